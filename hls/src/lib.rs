@@ -1,0 +1,16 @@
+//! HLS packaging without input or output: encoded access units and wall-clock anchors go in; init segments,
+//! CMAF media segments and playlists come out.
+//!
+//! What belongs here: media time, the latency knob, cut decisions, boxes, the window, playlist text, object names.
+//! What does not: sockets, files, clocks, threads, libav, metrics, logging. Time arrives as an argument, results
+//! leave as values, so that everything runs at the speed of the CPU in tests.
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod time;
+pub mod track;
+
+pub use names::{RungName, SessionId};
+pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
+pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
+pub mod packager;

@@ -1,0 +1,119 @@
+//! Names that appear in URLs, object names and playlists, checked once at their birth.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest accepted application, stream or rung name.
+pub const MAX_NAME_LEN: usize = 64;
+
+/// A name was empty, too long, or had a character outside `A-Za-z0-9_-`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name is 1 to {MAX_NAME_LEN} characters of A-Z a-z 0-9 _ -")]
+pub struct InvalidName;
+
+/// Whether `name` may appear in a path: 1 to 64 characters of `A-Za-z0-9_-`. Dots and slashes are out, so a name can
+/// never climb out of its folder.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=MAX_NAME_LEN).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+macro_rules! checked_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks and takes the name.
+            pub fn new(name: &str) -> Result<Self, InvalidName> {
+                if is_valid_name(name) { Ok(Self(name.into())) } else { Err(InvalidName) }
+            }
+
+            /// The name's text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+checked_name! {
+    /// One rendition's folder: `720p`, `480p`, `source`, `audio`.
+    RungName
+}
+
+checked_name! {
+    /// Distinguishes everything written between two discontinuities from everything before and after, so that no
+    /// object name is ever used twice. Every epoch has its own; see [`SessionId::from_start`].
+    SessionId
+}
+
+impl SessionId {
+    /// From the epoch's start in microseconds since 1970 and the epoch's number within the process: base 36, so that
+    /// names stay short and sort by age for the next decades.
+    pub fn from_start(unix_micros: i64, epoch: u32) -> Self {
+        let mut n = u64::try_from(unix_micros / 1000).unwrap_or(0);
+        let mut digits = Vec::new();
+        loop {
+            digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(n % 36) as usize]);
+            n /= 36;
+            if n == 0 {
+                break;
+            }
+        }
+        digits.reverse();
+        let stamp: String = digits.into_iter().map(char::from).collect();
+        Self(format!("{stamp}-{epoch}").into())
+    }
+}
+
+impl RungName {
+    /// The rung of audio.
+    pub fn audio() -> Self {
+        Self("audio".into())
+    }
+
+    /// The rung that passes the published video through.
+    pub fn source() -> Self {
+        Self("source".into())
+    }
+}
+
+/// `{session}-init.mp4`
+pub fn init_name(session: &SessionId) -> String {
+    format!("{session}-init.mp4")
+}
+
+/// `{session}-{seq}.m4s`
+pub fn segment_name(session: &SessionId, sequence: u64) -> String {
+    format!("{session}-{sequence}.m4s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_climb_or_hide_are_refused() {
+        for bad in ["", ".", "..", "a/b", "a b", "ä", "a.b", "a\0b", &"x".repeat(65)] {
+            assert_eq!(RungName::new(bad), Err(InvalidName), "{bad:?}");
+        }
+        assert!(RungName::new("720p").is_ok());
+        assert!(RungName::new(&"x".repeat(64)).is_ok());
+    }
+
+    #[test]
+    fn sessions_sort_by_age_and_are_valid_names() {
+        let a = SessionId::from_start(1_800_000_000_000_000, 0);
+        let b = SessionId::from_start(1_800_000_100_000_000, 0);
+        assert!(a < b);
+        assert!(is_valid_name(a.as_str()));
+    }
+}

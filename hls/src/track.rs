@@ -1,0 +1,81 @@
+//! What is packaged: tracks and their samples. No packaging here.
+
+use crate::names::RungName;
+use crate::time::MediaTime;
+use bytes::Bytes;
+
+/// Codecs that can be packaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// H.264 in `avc1` (parameter sets in the sample entry).
+    H264,
+    /// AAC (any object type that an AudioSpecificConfig can name) in `mp4a`.
+    Aac,
+}
+
+/// One rendition of an epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Track {
+    /// Its folder and its name in playlists.
+    pub rung: RungName,
+    /// What it carries.
+    pub kind: TrackKind,
+}
+
+/// Video or audio, with all that the sample entry and the multivariant playlist need.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrackKind {
+    /// A video rendition.
+    Video(VideoTrack),
+    /// The audio rendition.
+    Audio(AudioTrack),
+}
+
+/// Parameters of a video track.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoTrack {
+    /// Codec.
+    pub codec: Codec,
+    /// The codec's configuration record; for H.264 an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1).
+    pub config: Bytes,
+    /// Coded width in pixels after cropping.
+    pub width: u16,
+    /// Coded height in pixels after cropping.
+    pub height: u16,
+    /// Sample aspect ratio, (1, 1) for square pixels.
+    pub sample_aspect: (u16, u16),
+    /// Frames a second, as FRAME-RATE says it; the highest rate for variable sources.
+    pub frame_rate: f64,
+    /// What the encoder was told to keep to, in bits a second: BANDWIDTH until something was measured.
+    pub nominal_bitrate: u32,
+}
+
+/// Parameters of an audio track.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AudioTrack {
+    /// Codec.
+    pub codec: Codec,
+    /// AudioSpecificConfig (ISO 14496-3 1.6.2.1).
+    pub config: Bytes,
+    /// Samples a second.
+    pub sample_rate: u32,
+    /// Channels.
+    pub channels: u8,
+    /// PCM samples in one access unit: 1024 for AAC-LC, 2048 for HE-AAC at its output rate.
+    pub frame_samples: u32,
+    /// Bits a second: BANDWIDTH until something was measured.
+    pub nominal_bitrate: u32,
+}
+
+/// One encoded access unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it is shown.
+    pub pts: MediaTime,
+    /// When it is decoded; grows strictly within a track.
+    pub dts: MediaTime,
+    /// Whether decoding can start here (IDR; every audio frame).
+    pub key: bool,
+    /// The access unit: length-prefixed NAL units for H.264, a raw frame for AAC.
+    pub data: Bytes,
+}
