@@ -16,7 +16,7 @@ use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use crate::rtmp::Metadata;
 use crate::worker::{Job, Progress, Request, Response, VideoSettings};
 use bytes::Bytes;
-use hls::packager::{CutRule, Epoch, Output, Packager};
+use hls::packager::{BeginError, CutRule, Epoch, Output, Packager};
 use hls::{Anchor, MediaSpan, MediaTime, RungName, Sample, SessionId, Timing, Track};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -647,14 +647,42 @@ impl StreamCore {
         let held = run.take_held();
         self.epochs += 1;
         info!(epoch = self.epochs, %session, at = %start, renditions = tracks.len(), "epoch begins");
-        self.effects.push_back(Effect::Epoch(tracks.clone()));
-        self.packager.begin(Epoch { session, start, anchor, tracks, cuts });
+        if let Err(error) = self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts }) {
+            self.give_up_front(&error, now);
+            return;
+        }
+        self.effects.push_back(Effect::Epoch(tracks));
+        self.drain_packager();
         for (rung, sample) in held {
             if sample.pts >= start && self.packager.push(&rung, sample).is_err() {
                 self.counters.refused_samples += 1;
             }
         }
         self.drain_packager();
+    }
+
+    /// The first run's tracks cannot be packaged: published parameter sets that only a decoder can make sense of.
+    /// Without passing them through there is still a picture.
+    fn give_up_front(&mut self, error: &BeginError, now: Now) {
+        let Some(run) = self.runs.front_mut() else { return };
+        warn!(%error, "these renditions cannot be packaged");
+        run.begun = false;
+        let (id, passed_through) = (run.id, run.follows_source());
+        if matches!(run.worker, WorkerState::Running { .. }) {
+            self.effects.push_back(Effect::StopWorker(id));
+        }
+        run.worker = WorkerState::Dead;
+        let takes_input = run.input_ended.is_none();
+        run.input_ended.get_or_insert(now.instant);
+        if !takes_input {
+            return;
+        }
+        if passed_through && let (Some(config), Some(source)) = (self.video.clone(), self.source) {
+            self.adopt(config, source, false);
+        }
+        let mut restart = self.restarts.died(now.instant, now.instant);
+        restart.at = restart.at.max(now.instant + Duration::from_millis(100));
+        self.restart = Some(restart);
     }
 
     fn drain_packager(&mut self) {

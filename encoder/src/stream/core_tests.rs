@@ -237,7 +237,8 @@ impl Stage {
     }
 
     fn discontinuities(&self) -> usize {
-        self.rung("audio").iter().filter(|segment| segment.discontinuity).count()
+        // The first segment is one too, against players that still have an earlier stream of this name.
+        self.rung("audio").iter().skip(1).filter(|segment| segment.discontinuity).count()
     }
 }
 
@@ -263,6 +264,7 @@ fn a_plain_stream_is_one_epoch() {
 #[test]
 fn source_alone_starts_no_worker() {
     let mut stage = Stage::new("source");
+    stage.gop_ms = 1000;
     stage.come();
     stage.configs();
     stage.publish(0, 10_000, true, true);

@@ -4,11 +4,8 @@
 
 mod anchor;
 pub mod core;
-pub mod driver;
 mod gop;
-mod outlet;
 mod probe;
-pub mod registry;
 mod restart;
 mod run;
 mod shed;
@@ -16,7 +13,6 @@ mod silence;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore};
-pub use outlet::Outlet;
 pub use run::RunId;
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const WAIT_FOR_AUDIO: MediaSpan = MediaSpan::from_millis(1000);
 const WAIT_FOR_VIDEO: MediaSpan = MediaSpan::from_millis(2500);
 /// Pictures from which a frame rate is measured.
 const MEASURED_FRAMES: usize = 12;
-/// Rates that cameras and encoders really have; a measured one within 2 % is taken to be it.
+/// Rates that cameras and encoders really have; a measured one within 2 % is taken to be the nearest.
 const COMMON_RATES: [(u32, u32); 13] = [
     (10, 1),
     (12, 1),
@@ -285,9 +285,9 @@ mod tests {
         probe.metadata(Metadata { frame_rate: Some(1000.0), has_audio: Some(false), ..Metadata::default() });
         probe.push(Media::VideoConfig(VideoConfig { frame_rate: Some((60, 1)), ..video_config(1280, 720) }));
         for frame in 0..30 {
-            probe.push(video(frame * 1001 / 30, frame == 0));
+            probe.push(video(frame * 1000 / 24, frame == 0));
         }
-        assert_eq!(probe.verdict(now).unwrap().video.unwrap().1.frame_rate, (30000, 1001));
+        assert_eq!(probe.verdict(now).unwrap().video.unwrap().1.frame_rate, (24, 1));
     }
 
     #[test]

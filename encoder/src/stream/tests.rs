@@ -5,11 +5,13 @@ use bytes::Bytes;
 use hls::MediaTime;
 use std::time::Instant;
 
-/// A configuration whose record is a label: nothing here parses it.
+/// A configuration whose record differs by the last byte of its PPS.
 pub(crate) fn video_config(width: u16, height: u16) -> VideoConfig {
+    let mut record = AVCC;
+    record[AVCC.len() - 1] ^= (width / 16 + height) as u8;
     VideoConfig {
         codec: VideoCodec::H264,
-        record: AVCC.to_vec().into_iter().chain(width.to_be_bytes()).chain(height.to_be_bytes()).collect(),
+        record: Bytes::copy_from_slice(&record),
         width,
         height,
         sample_aspect: (1, 1),
@@ -17,10 +19,9 @@ pub(crate) fn video_config(width: u16, height: u16) -> VideoConfig {
     }
 }
 
-/// A record that boxes can be made from: baseline 3.0, one SPS and one PPS.
-pub(crate) const AVCC: [u8; 34] = [
-    1, 0x42, 0xc0, 0x1e, 0xff, 0xe1, 0, 0x17, 0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0,
-    0, 0x03, 0, 0x04, 0, 0, 0x03, 0, 0xf0, 0x3c, 0x58, 0, 0, 0,
+/// An AVCDecoderConfigurationRecord as x264 writes it for 1280x720 in the baseline profile.
+pub(crate) const AVCC: [u8; 38] = [
+    0x01, 0x42, 0xc0, 0x1f, 0xff, 0xe1, 0x00, 0x17, 0x67, 0x42, 0xc0, 0x1f, 0xda, 0x01, 0x40, 0x16, 0xec, 0x04, 0x40, 0x00, 0x00, 0x03, 0x00, 0x40, 0x00, 0x00, 0x0c, 0x83, 0xc6, 0x0c, 0xa8, 0x01, 0x00, 0x04, 0x68, 0xce, 0x0f, 0xc8,
 ];
 
 /// AAC of the given kind.
