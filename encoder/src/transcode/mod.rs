@@ -1,1 +1,6 @@
 //! Placeholder.
+
+mod av;
+mod contribution;
+pub mod demux;
+pub mod pattern;

@@ -1,0 +1,3 @@
+//! x
+pub(super) mod aac;
+pub(super) mod h264;
