@@ -379,6 +379,7 @@ impl StreamCore {
         }
         let Some(start) = (if self.video.is_some() { video_start } else { audio_start }) else { return };
         self.append_run(start, now);
+        self.expect_backlog(self.newest - start);
         for media in held {
             self.gop.push(&media);
             self.flow(media, now);
@@ -468,8 +469,10 @@ impl StreamCore {
         }
         if unit.key {
             self.last_source_key = Some(unit.pts);
-        } else {
-            self.check_source_fits(&unit, now);
+        } else if self.stopped_fitting(&unit) {
+            // The run that follows is fed from the last keyframe to this unit.
+            self.encode_source(now);
+            return;
         }
         self.feed(Media::Video(unit));
         self.restart_if_due(now);
@@ -488,17 +491,17 @@ impl StreamCore {
         self.restart_if_due(now);
     }
 
-    /// A published keyframe is overdue: the rung `source` is encoded from the last one on.
-    fn check_source_fits(&mut self, unit: &AccessUnit, now: Now) {
+    /// Whether a published keyframe that segments have to be cut at is overdue.
+    fn stopped_fitting(&self, unit: &AccessUnit) -> bool {
         let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
-        let (Some(key), Some(source), Some(config)) = (self.last_source_key, self.source, self.video.clone()) else {
-            return;
-        };
-        if !follows || unit.pts - key <= self.settings.timing.max_source_gop {
-            return;
-        }
+        let bound = self.settings.timing.max_source_gop;
+        follows && self.last_source_key.is_some_and(|key| unit.pts - key > bound)
+    }
+
+    /// The rung `source` is encoded from the last published keyframe on.
+    fn encode_source(&mut self, now: Now) {
+        let (Some(source), Some(config)) = (self.source, self.video.clone()) else { return };
         warn!(
-            since_keyframe = %(unit.pts - key),
             bound = %self.settings.timing.max_source_gop,
             "published keyframes have become too far apart to pass the video through"
         );
@@ -546,6 +549,7 @@ impl StreamCore {
         self.restart = None;
         info!(from = %start, replay = restart.replay, "starting the next worker");
         self.append_run(start, now);
+        self.expect_backlog(self.newest - start);
         for media in replayed {
             self.feed(media);
         }
@@ -571,6 +575,13 @@ impl StreamCore {
             self.effects.push_back(Effect::StartWorker(id, Box::new(job)));
         }
         self.runs.push_back(run);
+    }
+
+    /// What is fed at once at a run's start is not a sign of an encoder that is too slow.
+    fn expect_backlog(&mut self, span: MediaSpan) {
+        if let Some(run) = self.runs.back_mut() {
+            run.queue.expect_backlog(span);
+        }
     }
 
     fn end_input(&mut self, now: Instant) {

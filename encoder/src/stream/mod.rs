@@ -4,8 +4,11 @@
 
 mod anchor;
 pub mod core;
+pub mod driver;
 mod gop;
+mod outlet;
 mod probe;
+pub mod registry;
 mod restart;
 mod run;
 mod shed;
@@ -13,6 +16,7 @@ mod silence;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore};
+pub use outlet::Outlet;
 pub use run::RunId;
 
 #[cfg(test)]

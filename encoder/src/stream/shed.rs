@@ -20,6 +20,8 @@ pub struct ShedQueue {
     items: VecDeque<Request>,
     bytes: usize,
     budget: MediaSpan,
+    /// Allowed on top of the budget until the queue has been within it once.
+    backlog: MediaSpan,
     until_key: bool,
     shed_units: u64,
 }
@@ -27,7 +29,12 @@ pub struct ShedQueue {
 impl ShedQueue {
     /// A queue that lets `budget` of video wait.
     pub fn new(budget: MediaSpan) -> Self {
-        Self { items: VecDeque::new(), bytes: 0, budget, until_key: false, shed_units: 0 }
+        Self { items: VecDeque::new(), bytes: 0, budget, backlog: MediaSpan::ZERO, until_key: false, shed_units: 0 }
+    }
+
+    /// Lets that much more wait until the worker has caught up: media from before its start.
+    pub fn expect_backlog(&mut self, span: MediaSpan) {
+        self.backlog = span;
     }
 
     /// Puts a decoder configuration for video behind what waits.
@@ -48,7 +55,7 @@ impl ShedQueue {
     /// Puts a picture behind what waits, or sheds.
     pub fn video(&mut self, unit: &AccessUnit) {
         self.push(unit, 0);
-        if self.video_span() > self.budget || self.bytes > MAX_BYTES {
+        if self.video_span() > self.budget + self.backlog || self.bytes > MAX_BYTES {
             self.shed();
         }
     }
@@ -81,6 +88,9 @@ impl ShedQueue {
         let request = self.items.pop_front()?;
         if let Request::Unit(unit) = &request {
             self.bytes -= unit.data.len();
+            if self.backlog > MediaSpan::ZERO && self.video_span() <= self.budget {
+                self.backlog = MediaSpan::ZERO;
+            }
         }
         Some(request)
     }
@@ -199,6 +209,20 @@ mod tests {
         queue.video(&unit(1100, false, 10));
         assert_eq!(waiting(&mut queue), [(1000, true), (1100, false)]);
         assert_eq!(queue.take_shed(), 10);
+    }
+
+    #[test]
+    fn a_backlog_from_before_the_start_is_not_shed_but_only_once() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(500));
+        queue.expect_backlog(MediaSpan::from_millis(2000));
+        for ms in (0..=2000).step_by(100) {
+            queue.video(&unit(ms, ms == 0, 10));
+        }
+        assert_eq!(waiting(&mut queue).len(), 21);
+        for ms in (2100..=2700).step_by(100) {
+            queue.video(&unit(ms, false, 10));
+        }
+        assert!(queue.take_shed() > 0);
     }
 
     #[test]
