@@ -52,7 +52,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     );
     let library = Library::new();
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
-    let workers = WorkerOptions::new(config.worker_memory_bytes);
+    let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
+        .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone());
 
     let status = {
@@ -74,7 +75,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let publishers = tokio::spawn(rtmp::serve(
         rtmp_listener,
         registry.clone(),
-        rtmp::ServerOptions::new(config.publish_timeout),
+        rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() },
         {
             let shutdown = shutdown.clone();
             async move { shutdown.reached(Stage::Draining).await }

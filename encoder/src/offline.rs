@@ -40,7 +40,9 @@ pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memo
     let timing = settings.timing.clone();
     let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
     core.with(|core, now| core.publisher_came(now));
-    let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), WorkerOptions::new(memory)));
+    let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
+        .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
+    let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), workers));
 
     let started = Instant::now();
     let bar = progress_bar(duration);

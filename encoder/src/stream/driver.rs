@@ -111,7 +111,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
                         task.abort();
                     }
                 }
-                Effect::Epoch(tracks) => outlet.epoch(&tracks),
+                Effect::Epoch(tracks) => outlet.epoch(tracks),
                 Effect::Packaged(output) => outlet.packaged(output),
                 Effect::Thumbnail(picture) => outlet.thumbnail(picture),
                 Effect::Ended => break 'stream,
@@ -132,16 +132,17 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
 
 /// One worker's life: feeds it and hears it until it ends, then tells the core.
 async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: WorkerOptions) {
-    let mut worker = match Worker::spawn(&options) {
+    let options = WorkerOptions { span: tracing::Span::current(), ..options };
+    let mut worker = match Worker::spawn(options) {
         Ok(worker) => worker,
-        Err(fault) => {
-            error!(worker = id.0, %fault, "cannot start a worker");
+        Err(error) => {
+            error!(worker = id.0, %error, "cannot start a worker");
             shared.with(|core, now| core.worker_gone(id, now));
             return;
         }
     };
-    debug!(worker = id.0, pid = worker.pid(), rungs = job.rungs.len(), "worker started");
-    let mut requests = worker.requests();
+    debug!(worker = id.0, pid = worker.pid().unwrap_or(0), rungs = job.rungs.len(), "worker started");
+    let requests = worker.requests.clone();
     let feeder = {
         let shared = shared.clone();
         async move {
@@ -162,15 +163,16 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
     feeders.spawn(feeder.in_current_span());
     loop {
         match worker.next().await {
-            WorkerEvent::Response(response) => shared.with(|core, now| core.worker_said(id, response, now)),
-            WorkerEvent::Exited(exit) => {
+            Some(WorkerEvent::Response(response)) => shared.with(|core, now| core.worker_said(id, response, now)),
+            Some(WorkerEvent::Exited(exit)) => {
                 if exit.is_clean() {
                     info!(worker = id.0, "worker finished");
                 } else {
-                    warn!(worker = id.0, %exit, "worker died");
+                    warn!(worker = id.0, ending = ?exit.ending, fault = ?exit.fault, "worker died");
                 }
                 break;
             }
+            None => break,
         }
     }
     shared.with(|core, now| core.worker_gone(id, now));

@@ -94,8 +94,8 @@ impl Registry {
             .map(|(path, entry)| {
                 entry.core.look(|core| {
                     json!({
-                        "app": path.app,
-                        "name": path.name,
+                        "app": &*path.app,
+                        "name": &*path.name,
                         "published": core.is_published(),
                         "age_seconds": entry.started.elapsed().as_secs(),
                         "source": core.source().map(|source| json!({
@@ -182,7 +182,7 @@ impl Registry {
     /// Drives a stream to its end and takes it off the list.
     fn attend(&self, path: StreamPath, entry: Arc<Entry>, permit: probes::StreamPermit) {
         let span = info_span!("stream", app = %path.app, name = %path.name);
-        let outlet = Outlet::new(&self.outlet, path.clone(), &self.settings.timing);
+        let outlet = Outlet::new(&self.outlet, path.clone(), &self.settings.timing, now().wall);
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
@@ -221,11 +221,10 @@ impl Admission for Registry {
         if !is_valid_name(&request.app) {
             return Err(Refusal::BadName("the application's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         }
-        if !is_valid_name(request.key.expose()) {
-            return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
-        }
         // Without configured keys the key is the name.
-        let path = StreamPath { app: request.app, name: request.key.expose().to_owned() };
+        let Ok(path) = StreamPath::new(&request.app, request.key.expose()) else {
+            return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
+        };
         let taken = self.take_place(&path);
         if let Err(refusal) = &taken {
             let reason = match refusal {
