@@ -166,7 +166,7 @@ fn read_moof(
                 let bytes = at..at + size;
                 ensure!(bytes.start >= payload.start && bytes.end <= payload.end, "sample outside its mdat");
                 at = bytes.end;
-                let pts = dts + i64::from(entry.cts.unwrap_or(0));
+                let pts = dts + entry.cts.unwrap_or(0);
                 fragment.samples.push(BoxSample { dts, pts, duration, sync: flags & NON_SYNC == 0, bytes });
                 dts += i64::from(duration);
             }

@@ -29,13 +29,18 @@ pub fn binary() -> &'static Path {
             .current_dir(workspace())
             .output()
             .expect("cargo runs");
-        assert!(built.status.success(), "the encoder does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+        assert!(
+            built.status.success(),
+            "the encoder does not build:\n{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
         let artifacts = String::from_utf8_lossy(&built.stdout);
-        let executable = artifacts.lines().filter_map(|line| {
+        let mut executable = artifacts.lines().filter_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            (message["target"]["name"] == "encoder").then(|| message["executable"].as_str().map(PathBuf::from))?
+            (message["target"]["name"] == "encoder")
+                .then(|| message["executable"].as_str().map(PathBuf::from))?
         });
-        executable.last().expect("cargo names the executable it built")
+        executable.next_back().expect("cargo names the executable it built")
     })
 }
 
@@ -58,7 +63,8 @@ pub struct Options {
 impl Default for Options {
     /// Latency 6 s (2 s segments or less), three rungs, back within 3 s or ended.
     fn default() -> Self {
-        let args = ["--latency", "6", "--ladder", "720p@2800k,480p@1400k,360p@800k", "--reconnect-window", "3"];
+        let args =
+            ["--latency", "6", "--ladder", "720p@2800k,480p@1400k,360p@800k", "--reconnect-window", "3"];
         Self { args: args.map(str::to_owned).to_vec(), env: Vec::new(), secrets: Vec::new() }
     }
 }
@@ -269,7 +275,10 @@ impl Drop for Encoder {
 #[expect(clippy::print_stderr, reason = "a failed test shows the encoder's log")]
 fn eprintln_log(log: &str) {
     let lines: Vec<&str> = log.lines().collect();
-    eprintln!("--- the encoder's log, last 80 lines ---\n{}", lines[lines.len().saturating_sub(80)..].join("\n"));
+    eprintln!(
+        "--- the encoder's log, last 80 lines ---\n{}",
+        lines[lines.len().saturating_sub(80)..].join("\n")
+    );
 }
 
 /// `encoder serve` on these ports with this output, nothing inherited that would change it.
@@ -281,7 +290,9 @@ pub fn command(ports: &Ports, output: &Path) -> Command {
         }
     }
     command.arg("serve").arg("--output").arg(output);
-    for (flag, port) in [("--rtmp-listen", ports.rtmp), ("--http-listen", ports.http), ("--admin-listen", ports.admin)] {
+    for (flag, port) in
+        [("--rtmp-listen", ports.rtmp), ("--http-listen", ports.http), ("--admin-listen", ports.admin)]
+    {
         command.arg(flag).arg(format!("127.0.0.1:{port}"));
     }
     command

@@ -10,6 +10,7 @@ pub fn clip(name: &str) -> PathBuf {
     let root = workspace();
     let made = Command::new(root.join("fixtures/make.sh")).arg(name).output().expect("fixtures/make.sh runs");
     assert!(made.status.success(), "clip {name}: {}", String::from_utf8_lossy(&made.stderr));
-    let folder = std::env::var_os("ENCODER_FIXTURES").map_or_else(|| root.join(".cache/fixtures"), PathBuf::from);
+    let folder =
+        std::env::var_os("ENCODER_FIXTURES").map_or_else(|| root.join(".cache/fixtures"), PathBuf::from);
     folder.join(format!("{name}.flv"))
 }

@@ -3,7 +3,16 @@
 //! The tests are in `tests/tests`; nothing here knows how the encoder works inside.
 
 pub mod boxes;
+pub mod browser;
 pub mod checker;
+pub mod encoder_process;
+pub mod fixtures;
 pub mod http;
 pub mod patience;
 pub mod playlist;
+pub mod probe;
+pub mod process;
+pub mod publisher;
+pub mod reference;
+pub mod static_server;
+pub mod turn;

@@ -20,7 +20,8 @@ impl Program {
     /// Starts it; standard input is closed, both outputs are collected.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e} ({command:?})"));
+        let mut child =
+            command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e} ({command:?})"));
         let output = Arc::new(Mutex::new(String::new()));
         let mut readers = Vec::new();
         readers.extend(child.stdout.take().map(|pipe| collect(pipe, output.clone())));
@@ -186,17 +187,24 @@ mod tests {
     #[test]
     fn own_numbers_are_plausible() {
         let own = stat(std::process::id()).unwrap();
-        assert!(own.rss_kib > 100 && own.peak_rss_kib >= own.rss_kib / 2 && own.threads >= 1 && own.open_files >= 3);
+        assert!(
+            own.rss_kib > 100
+                && own.peak_rss_kib >= own.rss_kib / 2
+                && own.threads >= 1
+                && own.open_files >= 3
+        );
     }
 
     #[test]
     fn output_and_children_are_seen_and_the_end_is_awaited() {
-        let mut program = Program::spawn("sh", Command::new("sh").args(["-c", "sleep 60 & echo out; echo err >&2; wait"]));
+        let mut program =
+            Program::spawn("sh", Command::new("sh").args(["-c", "sleep 60 & echo out; echo err >&2; wait"]));
         patience::eventually("both lines", Duration::from_secs(5), || {
             let output = program.output();
             (output.contains("out\n") && output.contains("err\n")).then_some(())
         });
-        let sleeper = patience::eventually("the child", Duration::from_secs(5), || children(program.pid()).pop());
+        let sleeper =
+            patience::eventually("the child", Duration::from_secs(5), || children(program.pid()).pop());
         assert_eq!(tree(program.pid()), [program.pid(), sleeper]);
         signal_pid(sleeper, Signal::KILL);
         assert!(program.stop(Duration::from_secs(5)));

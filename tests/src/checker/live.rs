@@ -237,16 +237,19 @@ fn punctuality(
     let newest = list.segments.last().map(|s| s.msn);
     let is_new = newest.is_some_and(|msn| !state.known.contains_key(&msn));
     let limit = Duration::from_secs_f64(1.5 * list.target_duration.unwrap_or(0) as f64);
-    if let Some(waited) = state.updated_at.map(|before| at.saturating_sub(before)) {
-        if waited > limit + slack && !list.ended && !outage && !state.late_reported {
-            let detail = format!(
-                "nothing new for {:.2} s, 1.5 targets are {:.1} s",
-                waited.as_secs_f64(),
-                limit.as_secs_f64()
-            );
-            findings.push((Rule::LateUpdate, detail));
-            state.late_reported = true;
-        }
+    if let Some(waited) = state.updated_at.map(|before| at.saturating_sub(before))
+        && waited > limit + slack
+        && !list.ended
+        && !outage
+        && !state.late_reported
+    {
+        let detail = format!(
+            "nothing new for {:.2} s, 1.5 targets are {:.1} s",
+            waited.as_secs_f64(),
+            limit.as_secs_f64()
+        );
+        findings.push((Rule::LateUpdate, detail));
+        state.late_reported = true;
     }
     if is_new {
         state.updated_at = Some(at);
@@ -261,10 +264,10 @@ fn punctuality(
 fn wishes(state: &mut Rendition, list: &Media) -> Vec<Wish> {
     let mut wishes = Vec::new();
     for segment in list.segments.iter().filter(|s| !s.gap) {
-        if let Some(map) = &segment.map {
-            if state.wished.insert(map.clone()) {
-                wishes.push(Wish { uri: map.clone(), kind: ObjectKind::Init });
-            }
+        if let Some(map) = &segment.map
+            && state.wished.insert(map.clone())
+        {
+            wishes.push(Wish { uri: map.clone(), kind: ObjectKind::Init });
         }
         if state.wished.insert(segment.uri.clone()) {
             wishes.push(Wish { uri: segment.uri.clone(), kind: ObjectKind::Segment(segment.msn) });

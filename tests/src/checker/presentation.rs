@@ -193,10 +193,10 @@ impl Checker {
         let tolerance = TimeDelta::from_std(self.settings.time_tolerance).unwrap_or(TimeDelta::zero());
         let Some(own) = self.renditions.get(rendition) else { return };
         for (name, other) in self.renditions.iter().filter(|(name, _)| *name != rendition) {
-            if let (Some(a), Some(b)) = (list.target_duration, other.target_duration) {
-                if a != b {
-                    found.push((Rule::TargetDuration, format!("{a} here, {b} in {name}")));
-                }
+            if let (Some(a), Some(b)) = (list.target_duration, other.target_duration)
+                && a != b
+            {
+                found.push((Rule::TargetDuration, format!("{a} here, {b} in {name}")));
             }
             if other.server_control.as_ref().is_some_and(|control| *control != list.server_control) {
                 found.push((Rule::ServerControl, format!("differs from {name}")));
@@ -210,13 +210,13 @@ impl Checker {
                     let detail = format!("{} has {} here, {} in {name}", segment.msn, segment.dsn, twin.dsn);
                     found.push((Rule::DiscontinuityAlignment, detail));
                 }
-                if let (Some(a), Some(b)) = (own.times.get(&segment.msn), other.times.get(&segment.msn)) {
-                    if (*a - *b).abs() > tolerance {
-                        found.push((
-                            Rule::DateTimeAlignment,
-                            format!("{} at {a} here, {b} in {name}", segment.msn),
-                        ));
-                    }
+                if let (Some(a), Some(b)) = (own.times.get(&segment.msn), other.times.get(&segment.msn))
+                    && (*a - *b).abs() > tolerance
+                {
+                    found.push((
+                        Rule::DateTimeAlignment,
+                        format!("{} at {a} here, {b} in {name}", segment.msn),
+                    ));
                 }
             }
         }
