@@ -1,1 +1,18 @@
-//! x
+//! Harness of the end-to-end tests: starts the real binary and real publishers, judges what comes out with other
+//! people's tools (FFmpeg, mp4-atom, hls-parser, hls.js in Chromium) and with a checker for what those do not see.
+//! The tests are in `tests/tests`; nothing here knows how the encoder works inside.
+
+pub mod boxes;
+pub mod browser;
+pub mod checker;
+pub mod encoder_process;
+pub mod fixtures;
+pub mod http;
+pub mod patience;
+pub mod playlist;
+pub mod probe;
+pub mod process;
+pub mod publisher;
+pub mod reference;
+pub mod static_server;
+pub mod turn;

@@ -1,0 +1,126 @@
+//! hls-parser and hls.js, through Node: `tests/js`.
+
+use crate::encoder_process::workspace;
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+fn folder() -> PathBuf {
+    workspace().join("tests/js")
+}
+
+fn node(script: &str, input: &str) -> anyhow::Result<String> {
+    ensure!(
+        folder().join("node_modules").is_dir(),
+        "tests/js/node_modules is missing: run `npm ci` in tests/js"
+    );
+    let mut child = Command::new("node")
+        .arg(folder().join(script))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("node does not start")?;
+    child.stdin.take().context("stdin")?.write_all(input.as_bytes())?;
+    let done = child.wait_with_output()?;
+    let err = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "{script} ended with {}:\n{err}", done.status);
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+/// Parses playlists (name, text) with hls-parser in strict mode; answers its complaints.
+pub fn strict(playlists: &[(String, String)]) -> anyhow::Result<Vec<String>> {
+    Ok(serde_json::from_str(&node("strict.mjs", &serde_json::to_string(playlists)?)?)?)
+}
+
+/// What the browser is to do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Play {
+    /// The page.
+    pub page: String,
+    /// How long to play, in seconds, counted from the first frame shown.
+    pub seconds: f64,
+    /// Levels to switch to while playing: (seconds after the first frame, level; -1 is automatic). 0 is the lowest.
+    pub switches: Vec<(f64, i32)>,
+    /// How long to wait for the first frame, in seconds.
+    pub patience: f64,
+}
+
+impl Play {
+    /// Plays the page; up and down and up again in equal parts of the time.
+    pub fn with_switches(page: String, seconds: f64) -> Self {
+        let part = seconds / 4.0;
+        let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+        Self {
+            page,
+            seconds,
+            switches: vec![(0.5, 0), (part, 2), (2.0 * part, 0), (3.0 * part, 1)],
+            patience,
+        }
+    }
+}
+
+/// What the browser saw.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Played {
+    /// From opening the page to the first frame, in seconds.
+    pub first_frame: f64,
+    /// How long was watched, in seconds of the wall clock.
+    pub watched: f64,
+    /// How far the video's clock went in that time.
+    pub advanced: f64,
+    /// Longest stretch without progress, in seconds.
+    pub longest_freeze: f64,
+    /// How often the video waited for data after it had begun to play.
+    pub stalls: u32,
+    /// hls.js errors: (details, fatal).
+    pub errors: Vec<(String, bool)>,
+    /// Levels played, in order, with the height of each.
+    pub levels: Vec<(u32, u32)>,
+    /// Heights of the picture that the video element reported, in order of change.
+    pub heights: Vec<u32>,
+    /// Frames decoded and dropped.
+    pub frames: (u64, u64),
+    /// Seconds behind live as hls.js estimates it, at the end.
+    pub latency: Option<f64>,
+    /// Whether sound was decoded.
+    pub audio: bool,
+    /// What the page wrote to its console as error or threw.
+    pub console: Vec<String>,
+}
+
+impl Played {
+    /// All that is wrong: errors, stalls, a clock that did not go on, switches that did not happen.
+    pub fn complaints(&self, play: &Play) -> Vec<String> {
+        let mut wrong = Vec::new();
+        wrong
+            .extend(self.errors.iter().map(|(details, fatal)| format!("hls.js: {details} (fatal: {fatal})")));
+        wrong.extend(self.console.iter().map(|line| format!("console: {line}")));
+        if self.stalls > 0 {
+            wrong.push(format!("{} stalls", self.stalls));
+        }
+        if self.longest_freeze > 0.5 {
+            wrong.push(format!("frozen for {:.2} s", self.longest_freeze));
+        }
+        if (self.advanced - self.watched).abs() > 0.1 * self.watched {
+            wrong.push(format!("{:.2} s played in {:.2} s", self.advanced, self.watched));
+        }
+        let played: Vec<u32> = self.levels.iter().map(|(level, _)| *level).collect();
+        let wanted: Vec<u32> =
+            play.switches.iter().filter_map(|(_, level)| u32::try_from(*level).ok()).collect();
+        let mut left = played.iter();
+        if !wanted.iter().all(|level| left.any(|l| l == level)) {
+            wrong.push(format!("levels {wanted:?} were asked for in this order, played were {played:?}"));
+        }
+        wrong
+    }
+}
+
+/// Plays a page in headless Chromium.
+pub fn play(play: &Play) -> anyhow::Result<Played> {
+    let out = node("play.mjs", &serde_json::to_string(play)?)?;
+    serde_json::from_str(&out).with_context(|| out)
+}

@@ -1,0 +1,141 @@
+//! A blocking HTTP client that shows responses as they were sent: no redirects, no decompression, no error statuses.
+
+use anyhow::Context;
+use bytes::Bytes;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// Bodies beyond this are an error: nothing that is served is larger.
+const MAX_BODY: u64 = 64 << 20;
+
+/// One response, whole.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Header names in lower case, and values, in the order sent.
+    pub headers: Vec<(String, String)>,
+    /// Body as sent; compressed when `content-encoding` says so.
+    pub body: Bytes,
+    /// From asking to the body's last byte.
+    pub took: Duration,
+}
+
+impl Response {
+    /// The first header of that name (in lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The body as text, decompressed when it came as gzip.
+    pub fn text(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        match self.header("content-encoding") {
+            None => text.push_str(std::str::from_utf8(&self.body)?),
+            Some("gzip") => {
+                flate2::read::GzDecoder::new(&self.body[..]).read_to_string(&mut text)?;
+            }
+            Some(other) => anyhow::bail!("content-encoding {other}"),
+        }
+        Ok(text)
+    }
+}
+
+/// Keeps connections alive between requests, as players do.
+#[derive(Clone, Debug)]
+pub struct Client(ureq::Agent);
+
+impl Default for Client {
+    fn default() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_global(Some(Duration::from_secs(10)))
+            .build();
+        Self(config.new_agent())
+    }
+}
+
+impl Client {
+    /// GET with extra headers.
+    pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Response> {
+        let mut request = self.0.get(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let asked = Instant::now();
+        finish(request.call(), asked).with_context(|| format!("GET {url}"))
+    }
+
+    /// GET as players send it: gzip accepted, from another origin.
+    pub fn get(&self, url: &str) -> anyhow::Result<Response> {
+        self.get_with(url, &[("accept-encoding", "gzip"), ("origin", "https://player.example")])
+    }
+
+    /// HEAD.
+    pub fn head(&self, url: &str) -> anyhow::Result<Response> {
+        let asked = Instant::now();
+        finish(self.0.head(url).call(), asked).with_context(|| format!("HEAD {url}"))
+    }
+}
+
+fn finish(
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    asked: Instant,
+) -> anyhow::Result<Response> {
+    let mut answer = answer?;
+    let headers = answer
+        .headers()
+        .iter()
+        .map(|(n, v)| (n.as_str().to_owned(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
+        .collect();
+    let body = answer.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
+    Ok(Response { status: answer.status().as_u16(), headers, body: body.into(), took: asked.elapsed() })
+}
+
+/// `reference` as seen from the playlist at `base`: relative, absolute path, or a whole URL. Queries of the base are
+/// dropped, `.` and `..` resolved.
+pub fn join(base: &str, reference: &str) -> String {
+    if reference.contains("://") {
+        return reference.to_owned();
+    }
+    let base = base.split(['?', '#']).next().unwrap_or(base);
+    let host_end =
+        base.find("://").map_or(0, |at| base[at + 3..].find('/').map_or(base.len(), |p| at + 3 + p));
+    let (host, path) = base.split_at(host_end);
+    let mut parts: Vec<&str> = Vec::new();
+    if !reference.starts_with('/') {
+        parts.extend(path.split('/').skip(1));
+        parts.pop();
+    }
+    for part in reference.trim_start_matches('/').split('/') {
+        match part {
+            "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("{host}/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_resolved_as_browsers_do() {
+        let base = "http://h:1/live/x/index.m3u8?_HLS_msn=4";
+        for (reference, url) in [
+            ("720p/index.m3u8", "http://h:1/live/x/720p/index.m3u8"),
+            ("./a.m4s", "http://h:1/live/x/a.m4s"),
+            ("../y/a.m4s", "http://h:1/live/y/a.m4s"),
+            ("/a.m4s", "http://h:1/a.m4s"),
+            ("http://cdn/a.m4s", "http://cdn/a.m4s"),
+        ] {
+            assert_eq!(join(base, reference), url);
+        }
+    }
+}

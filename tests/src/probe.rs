@@ -1,0 +1,183 @@
+//! FFmpeg as judge: reads what was made and says what it thinks of it.
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use std::path::Path;
+use std::process::Command;
+
+/// One stream of ffprobe's report.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stream {
+    /// `video` or `audio`.
+    pub codec_type: String,
+    /// `h264`, `aac`, …
+    pub codec_name: String,
+    /// Profile as a name.
+    pub profile: Option<String>,
+    /// Pixels across.
+    pub width: Option<u32>,
+    /// Pixels down.
+    pub height: Option<u32>,
+    /// Sample aspect ratio, `1:1`.
+    pub sample_aspect_ratio: Option<String>,
+    /// Rate as a fraction.
+    pub r_frame_rate: Option<String>,
+    /// Audio channels.
+    pub channels: Option<u32>,
+    /// Samples a second, as text.
+    pub sample_rate: Option<String>,
+    /// First timestamp in seconds, as text.
+    pub start_time: Option<String>,
+    /// B-frames in a row at most.
+    pub has_b_frames: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Report {
+    streams: Vec<Stream>,
+}
+
+fn run(command: &mut Command) -> anyhow::Result<(String, String)> {
+    let done = command.output().with_context(|| format!("{command:?}"))?;
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure!(done.status.success(), "{command:?} ended with {}:\n{err}", done.status);
+    Ok((out.into_owned(), err.into_owned()))
+}
+
+/// Streams of a file or URL; any warning is an error.
+pub fn streams(input: &str) -> anyhow::Result<Vec<Stream>> {
+    let (out, err) =
+        run(Command::new("ffprobe").args(["-v", "warning", "-show_streams", "-of", "json"]).arg(input))?;
+    ensure!(err.trim().is_empty(), "ffprobe {input} says:\n{err}");
+    Ok(serde_json::from_str::<Report>(&out)?.streams)
+}
+
+/// Decodes everything; any warning is an error.
+pub fn decodes_clean(input: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-hide_banner", "-v", "warning", "-xerror", "-i"]).arg(input);
+    let (_, err) = run(command.args(["-f", "null", "-"]))?;
+    ensure!(err.trim().is_empty(), "decoding {} gives warnings:\n{err}", input.display());
+    Ok(())
+}
+
+/// One packet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Packet {
+    /// Presentation time in seconds.
+    pub pts: f64,
+    /// Decoding time in seconds.
+    pub dts: f64,
+    /// Whether decoding can start here.
+    pub key: bool,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Packets of the first stream, in file order.
+pub fn packets(input: &Path) -> anyhow::Result<Vec<Packet>> {
+    let mut command = Command::new("ffprobe");
+    command.args([
+        "-v",
+        "error",
+        "-select_streams",
+        "0",
+        "-show_entries",
+        "packet=pts_time,dts_time,size,flags",
+    ]);
+    let (out, _) = run(command.args(["-of", "csv=p=0"]).arg(input))?;
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split(',').collect();
+        let [pts, dts, size, flags, ..] = fields[..] else { bail!("a packet without times: {line}") };
+        Ok(Packet { pts: pts.parse()?, dts: dts.parse()?, size: size.parse()?, key: flags.starts_with('K') })
+    };
+    out.lines().filter(|l| !l.is_empty()).map(line).collect()
+}
+
+/// Metadata that a filter prints per frame: (time in seconds, value).
+fn per_frame(input: &Path, filter_option: &str, filter: &str, key: &str) -> anyhow::Result<Vec<(f64, f64)>> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-copyts", "-i"]).arg(input).args([filter_option, filter]);
+    let (out, _) = run(command.args(["-f", "null", "-"]))?;
+    let (mut found, mut time) = (Vec::new(), None);
+    for line in out.lines() {
+        if let Some((_, at)) = line.split_once("pts_time:") {
+            time = at.split_whitespace().next().and_then(|t| t.parse::<f64>().ok());
+        } else if let (Some(at), Some(value)) =
+            (time, line.strip_prefix(key).and_then(|v| v.strip_prefix('=')))
+        {
+            found.push((at, value.parse().unwrap_or(f64::NEG_INFINITY)));
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no frames", input.display());
+    Ok(found)
+}
+
+/// Times at which the picture turns white: the flashes of the fixtures.
+pub fn flashes(video: &Path) -> anyhow::Result<Vec<f64>> {
+    let key = "lavfi.signalstats.YAVG";
+    let filter = format!("scale=64:-2,signalstats,metadata=print:key={key}:file=-");
+    Ok(rising(&per_frame(video, "-vf", &filter, key)?, 225.0))
+}
+
+/// Times at which the tone begins: the beeps of the fixtures, to 2.5 ms.
+pub fn beeps(audio: &Path) -> anyhow::Result<Vec<f64>> {
+    let key = "lavfi.astats.Overall.RMS_level";
+    let filter = format!(
+        "aresample=48000,asetnsamples=n=120:p=0,astats=metadata=1:reset=1,ametadata=print:key={key}:file=-"
+    );
+    Ok(rising(&per_frame(audio, "-af", &filter, key)?, -30.0))
+}
+
+/// Where the value rises above the threshold; not at the very first frame, whose beginning was not seen.
+fn rising(values: &[(f64, f64)], threshold: f64) -> Vec<f64> {
+    values.windows(2).filter(|w| w[0].1 < threshold && w[1].1 >= threshold).map(|w| w[1].0).collect()
+}
+
+/// Each flash's distance to the nearest beep in seconds, positive when sound is late. Flashes at either end, whose
+/// beep may lie outside, are left out.
+pub fn sync_errors(flashes: &[f64], beeps: &[f64]) -> Vec<f64> {
+    let (Some(first), Some(last)) = (beeps.first(), beeps.last()) else { return Vec::new() };
+    flashes
+        .iter()
+        .filter(|f| (first - 0.5..=last + 0.5).contains(*f))
+        .filter_map(|flash| beeps.iter().map(|beep| beep - flash).min_by(|a, b| a.abs().total_cmp(&b.abs())))
+        .collect()
+}
+
+/// SSIM (all planes) of `distorted` against `reference`, both scaled to the reference's size, first frames aligned.
+pub fn ssim(distorted: &Path, reference: &Path, seconds: f64) -> anyhow::Result<f64> {
+    let mut command = Command::new("ffmpeg");
+    command
+        .args(["-nostdin", "-v", "info", "-hide_banner", "-nostats", "-i"])
+        .arg(distorted)
+        .arg("-i")
+        .arg(reference);
+    let graph = "[0:v]setpts=PTS-STARTPTS[a0];[1:v]setpts=PTS-STARTPTS[b];[a0][b]scale2ref=flags=bicubic[a][c];[a][c]ssim";
+    command.args(["-t", &seconds.to_string(), "-lavfi", graph, "-f", "null", "-"]);
+    let (_, err) = run(&mut command)?;
+    let all = err.rsplit_once("All:").context("no SSIM")?.1;
+    Ok(all.split_whitespace().next().context("no SSIM")?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_matched_with_their_nearest_partner() {
+        let errors = sync_errors(&[1.0, 3.0, 5.0, 7.0], &[1.02, 3.01, 4.98]);
+        assert_eq!(errors.len(), 3);
+        assert!((errors[0] - 0.02).abs() < 1e-9 && (errors[2] + 0.02).abs() < 1e-9);
+        assert!(sync_errors(&[1.0], &[]).is_empty());
+    }
+
+    #[test]
+    fn marks_of_a_fixture_are_in_step() {
+        let clip = crate::fixtures::clip("short");
+        let (flashes, beeps) = (flashes(&clip).unwrap(), beeps(&clip).unwrap());
+        assert_eq!((flashes.len(), beeps.len()), (1, 1), "{flashes:?} {beeps:?}");
+        let errors = sync_errors(&flashes, &beeps);
+        assert!(errors[0].abs() < 0.03, "{errors:?}");
+    }
+}

@@ -1,0 +1,51 @@
+//! Publishers that people really use: FFmpeg, and GStreamer's two RTMP sinks.
+
+use crate::process::Program;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// FFmpeg sends the file in real time, for ever.
+pub fn ffmpeg_looped(clip: &Path, url: &str) -> Program {
+    ffmpeg(clip, url, &["-stream_loop", "-1"])
+}
+
+/// FFmpeg sends the file once, in real time.
+pub fn ffmpeg_once(clip: &Path, url: &str) -> Program {
+    ffmpeg(clip, url, &[])
+}
+
+/// FFmpeg sends the file in real time, with more input options.
+pub fn ffmpeg(clip: &Path, url: &str, input: &[&str]) -> Program {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-re"]).args(input);
+    command.arg("-i").arg(clip).args(["-c", "copy", "-f", "flv", url]);
+    Program::spawn("ffmpeg (publisher)", &mut command)
+}
+
+/// Which of GStreamer's sinks publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GstSink {
+    /// GStreamer's own implementation.
+    Rtmp2Sink,
+    /// Around librtmp.
+    RtmpSink,
+}
+
+/// GStreamer sends the file in real time (its sinks wait for each buffer's time).
+pub fn gstreamer(clip: &Path, url: &str, sink: GstSink) -> Program {
+    let element = match sink {
+        GstSink::Rtmp2Sink => "rtmp2sink",
+        GstSink::RtmpSink => "rtmpsink",
+    };
+    let mut command = Command::new("gst-launch-1.0");
+    command.args(["-q", "-e", "filesrc"]).arg(format!("location={}", clip.display()));
+    command.args("! flvdemux name=d flvmux name=m streamable=true".split(' '));
+    command.args("d.video ! queue ! h264parse ! video/x-h264,stream-format=avc ! m.".split(' '));
+    command.args("d.audio ! queue ! aacparse ! audio/mpeg,stream-format=raw ! m.".split(' '));
+    command.args(["m.", "!", element, "sync=true"]).arg(format!("location={url}"));
+    Program::spawn(element, &mut command)
+}
+
+/// Long enough for any publisher to notice that it was refused.
+pub const REFUSAL: Duration = Duration::from_secs(15);

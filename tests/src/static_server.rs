@@ -1,0 +1,107 @@
+//! A small web server for files: the reference streams that FFmpeg writes, and the bare player page. Sends the headers
+//! that the origin should send, so that the checker can be shown a stream which breaks nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// A folder being served; ends when dropped.
+pub struct StaticServer {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StaticServer {
+    /// Serves the folders, searched in that order, on a port of the kernel's choice.
+    pub fn start(roots: Vec<PathBuf>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (roots, stopped) = (Arc::new(roots), stop.clone());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(stream), roots) = (stream, roots.clone()) else { continue };
+                std::thread::spawn(move || {
+                    let _ = serve(stream, &roots);
+                });
+            }
+        });
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+
+    /// URL of a file.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+}
+
+impl Drop for StaticServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(stream: TcpStream, roots: &[PathBuf]) -> std::io::Result<()> {
+    let mut out = stream.try_clone()?;
+    let mut lines = BufReader::new(stream).lines();
+    loop {
+        let Some(request) = lines.next().transpose()? else { return Ok(()) };
+        let mut gzip = false;
+        for line in lines.by_ref() {
+            let line = line?.to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            gzip |= line.starts_with("accept-encoding:") && line.contains("gzip");
+        }
+        let path = request.split_whitespace().nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
+        let body = roots
+            .iter()
+            .map(|root| root.join(path.trim_start_matches('/')))
+            .filter(|_| !path.contains(".."))
+            .find_map(|file| std::fs::read(file).ok());
+        let Some(mut body) = body else {
+            out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        };
+        let kind = content_type(path);
+        let playlist = path.ends_with(".m3u8");
+        let mut encoding = "";
+        if playlist && gzip {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            packed.write_all(&body)?;
+            body = packed.finish()?;
+            encoding = "Content-Encoding: gzip\r\n";
+        }
+        let cache = if playlist { "no-store" } else { "public, max-age=31536000, immutable" };
+        write!(
+            out,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: {kind}\r\nCache-Control: {cache}\r\n{encoding}\
+             Access-Control-Allow-Origin: *\r\n\r\n",
+            body.len()
+        )?;
+        out.write_all(&body)?;
+    }
+}
+
+fn content_type(path: &str) -> &'static str {
+    match Path::new(path).extension().and_then(|e| e.to_str()) {
+        Some("m3u8") => "application/vnd.apple.mpegurl",
+        Some("m4s") => "video/iso.segment",
+        Some("mp4") => "video/mp4",
+        Some("html") => "text/html; charset=utf-8",
+        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
