@@ -47,7 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
         }
         // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
-        Command::TranscodeWorker => return Ok(ExitCode::from(transcode::run_worker())),
+        Command::TranscodeWorker => return Ok(transcode::worker_main()),
     }
     Ok(ExitCode::SUCCESS)
 }

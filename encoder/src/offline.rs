@@ -3,7 +3,8 @@
 
 use crate::fault::Fault;
 use crate::media::Media;
-use crate::store::{DirStore, Store};
+use crate::store::Store;
+use crate::store::dir::DirStore;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::{Outlet, Settings, StreamCore};
 use crate::transcode::demux::Demuxer;
@@ -12,7 +13,7 @@ use hls::{MediaSpan, MediaTime};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -26,8 +27,12 @@ const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 /// Encodes a file to HLS in a directory.
 pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memory: u64) -> Result<(), Fault> {
     let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
-    let demuxer = Demuxer::open(&input).map_err(|error| unreadable(error.to_string()))?;
-    let duration = demuxer.info().duration;
+    let mut reader = read(input.clone());
+    let duration = match reader.recv().await {
+        Some(Ok(Read::Opened(duration))) => duration,
+        Some(Err(why)) => return Err(unreadable(why)),
+        Some(Ok(Read::Media(_))) | None => return Err(unreadable("reading it failed".to_owned())),
+    };
     let store: Arc<dyn Store> = Arc::new(DirStore::open(&output).await.map_err(|error| Fault::Store {
         place: output.display().to_string(),
         why: error.to_string(),
@@ -46,10 +51,9 @@ pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memo
 
     let started = Instant::now();
     let bar = progress_bar(duration);
-    let mut media = read(demuxer);
     let mut first: Option<MediaTime> = None;
-    while let Some(next) = media.recv().await {
-        let next = next.map_err(unreadable)?;
+    while let Some(next) = reader.recv().await {
+        let Read::Media(next) = next.map_err(unreadable)? else { continue };
         if let Media::Video(unit) | Media::Audio(unit) = &next {
             let first = *first.get_or_insert(unit.dts);
             bar.set_position((unit.dts - first).to_duration().as_millis() as u64);
@@ -73,14 +77,33 @@ pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memo
     Ok(())
 }
 
-/// Reads on a thread of its own: files block.
-fn read(demuxer: Demuxer) -> mpsc::Receiver<Result<Media, String>> {
+/// What comes off the reading thread.
+enum Read {
+    /// First: the file is open; its duration where it says one.
+    Opened(Option<MediaSpan>),
+    /// Then: what is in it.
+    Media(Media),
+}
+
+/// Reads on a thread of its own: files block, and libav's contexts stay where they were made.
+fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
+        let demuxer = match Demuxer::open(&input) {
+            Ok(demuxer) => demuxer,
+            Err(error) => {
+                // A closed channel means that nobody wants to know, here as below.
+                let _ = sender.blocking_send(Err(error.to_string()));
+                return;
+            }
+        };
+        let opened = Read::Opened(demuxer.info().duration);
+        if sender.blocking_send(Ok(opened)).is_err() {
+            return;
+        }
         for media in demuxer {
             let failed = media.is_err();
-            // A closed channel means that nobody wants the rest.
-            if sender.blocking_send(media.map_err(|error| error.to_string())).is_err() || failed {
+            if sender.blocking_send(media.map(Read::Media).map_err(|error| error.to_string())).is_err() || failed {
                 return;
             }
         }
@@ -88,10 +111,10 @@ fn read(demuxer: Demuxer) -> mpsc::Receiver<Result<Media, String>> {
     receiver
 }
 
-fn progress_bar(duration: Option<Duration>) -> ProgressBar {
+fn progress_bar(duration: Option<MediaSpan>) -> ProgressBar {
     let style = "{elapsed_precise} [{bar:40}] {percent}% {msg}";
     let bar = match duration {
-        Some(duration) => ProgressBar::new(duration.as_millis() as u64),
+        Some(duration) => ProgressBar::new(duration.to_duration().as_millis() as u64),
         None => ProgressBar::new_spinner(),
     };
     if let (Some(_), Ok(style)) = (duration, ProgressStyle::with_template(style)) {

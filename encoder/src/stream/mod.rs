@@ -16,7 +16,7 @@ mod silence;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore};
-pub use outlet::Outlet;
+pub use outlet::{Outlet, OutletOptions};
 pub use run::RunId;
 
 #[cfg(test)]
