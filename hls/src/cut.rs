@@ -138,30 +138,28 @@ mod tests {
 
     #[test]
     fn grid_cuts_at_the_first_key_at_or_after_each_multiple() {
-        assert_eq!(run(CutRule::Grid, 4.0, &[10_000, 11_000, 12_033, 13_000], 13_100), [
-            (11_000, false),
-            (12_033, false),
-            (13_000, false)
-        ]);
+        assert_eq!(
+            run(CutRule::Grid, 4.0, &[10_000, 11_000, 12_033, 13_000], 13_100),
+            [(11_000, false), (12_033, false), (13_000, false)]
+        );
     }
 
     #[test]
     fn a_first_segment_of_a_few_frames_is_joined_to_the_next() {
         assert_eq!(run(CutRule::Grid, 4.0, &[10_900, 11_000, 12_000], 12_100), [(12_000, false)]);
         // and cut where it was, should the next keyframe stay away
-        assert_eq!(run(CutRule::Grid, 4.0, &[10_900, 11_000, 12_500], 12_500), [
-            (11_000, false),
-            (12_000, true),
-            (12_500, false)
-        ].as_slice()[..2].to_vec());
+        assert_eq!(
+            run(CutRule::Grid, 4.0, &[10_900, 11_000, 12_500], 12_500),
+            [(11_000, false), (12_000, true), (12_500, false)].as_slice()[..2].to_vec()
+        );
     }
 
     #[test]
     fn grid_ignores_keys_between_multiples() {
-        assert_eq!(run(CutRule::Grid, 10.5, &[10_000, 10_700, 12_000, 13_000, 14_000], 14_100), [
-            (12_000, false),
-            (14_000, false)
-        ]);
+        assert_eq!(
+            run(CutRule::Grid, 10.5, &[10_000, 10_700, 12_000, 13_000, 14_000], 14_100),
+            [(12_000, false), (14_000, false)]
+        );
     }
 
     #[test]
@@ -172,10 +170,10 @@ mod tests {
 
     #[test]
     fn source_keys_gather_short_gops_up_to_the_target() {
-        assert_eq!(run(CutRule::SourceKeys, 4.0, &[0, 500, 1_000, 1_500, 2_000], 2_100), [
-            (1_000, false),
-            (2_000, false)
-        ]);
+        assert_eq!(
+            run(CutRule::SourceKeys, 4.0, &[0, 500, 1_000, 1_500, 2_000], 2_100),
+            [(1_000, false), (2_000, false)]
+        );
         // 0.8 s: two would be 1.6 s, above 1.45.
         assert_eq!(run(CutRule::SourceKeys, 4.0, &[0, 800, 1_600], 1_700), [(800, false), (1_600, false)]);
     }

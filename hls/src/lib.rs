@@ -13,6 +13,8 @@ pub mod names;
 pub mod packager;
 mod playlist;
 pub mod presentation;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod timing;
 pub mod track;

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use lane::{Lane, Taken};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Coded data that all renditions together may hold back; a sample beyond it is refused. Four renditions of 20 Mbit/s
+/// Coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20 Mbit/s
 /// stay below it for 25 s.
 pub const MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 
@@ -150,7 +150,8 @@ pub enum PushError {
     /// More than [`MAX_JUMP`] ahead of everything else. If it goes on, the clock jumped: end the epoch, begin another.
     #[error("the sample is too far ahead")]
     TooFarAhead,
-    /// [`MAX_BUFFERED_BYTES`] are waiting. The rendition goes on at its next keyframe.
+    /// [`MAX_BUFFERED_BYTES`] are waiting. The rendition with the most loses what waits of it, and it and this one go
+    /// on at their next keyframe.
     #[error("too much is buffered")]
     Full,
 }
@@ -168,7 +169,7 @@ pub struct Counters {
     pub rejected_samples: u64,
     /// Samples before the epoch's first slot, or in slots that were closed without them.
     pub late_samples: u64,
-    /// Video samples dropped because no keyframe came before them in their segment.
+    /// Samples dropped because no keyframe came before them in their segment, or because too much was buffered.
     pub undecodable_samples: u64,
     /// Samples at or behind the end of their epoch.
     pub surplus_samples: u64,
@@ -318,12 +319,15 @@ impl Packager {
             return Err(PushError::TooFarAhead);
         }
         let buffered: usize = open.lanes.iter().map(Lane::bytes).sum();
-        let lane = &mut open.lanes[index];
         if buffered + sample.data.len() > MAX_BUFFERED_BYTES {
-            lane.skip_to_key();
+            // Refusing alone would never end: the keyframe that completes the segment would be refused as well.
+            if let Some(largest) = open.lanes.iter_mut().max_by_key(|lane| lane.bytes()) {
+                self.counters.undecodable_samples += largest.abandon();
+            }
+            open.lanes[index].skip_to_key();
             return Err(PushError::Full);
         }
-        let Some((at, key)) = lane.push(sample, &mut self.counters)? else {
+        let Some((at, key)) = open.lanes[index].push(sample, &mut self.counters)? else {
             return Ok(());
         };
         let cuts = open.decide(index, at, key, &self.timing);

@@ -330,7 +330,8 @@ impl Presentation {
             self.expired.push(Expired { rung: over.rung, name: over.name });
         }
         for (rung, rendition) in &mut self.renditions {
-            let retained = self.retained.iter().filter(|r| r.rung == *rung).map(|r| r.init.as_str()).collect();
+            let retained =
+                self.retained.iter().filter(|r| r.rung == *rung).map(|r| r.init.as_str()).collect();
             let over = rendition.forget_inits(&retained).into_iter();
             self.expired.extend(over.map(|name| Expired { rung: rung.clone(), name }));
         }

@@ -145,13 +145,14 @@ impl Timing {
         let ms = i64::from(latency.as_millis());
         let (lookahead_frames, b_frames) = match ms {
             ..3_000 => (4, 0),
-            ..5_000 => (8, 1),
-            ..8_000 => (12, 2),
-            ..12_000 => (20, 2),
+            3_000..5_000 => (8, 1),
+            5_000..8_000 => (12, 2),
+            8_000..12_000 => (20, 2),
             _ => (30, 3),
         };
         let encoder_delay_ms = i64::from((lookahead_frames + b_frames) * 1000 / NOMINAL_FRAME_RATE);
-        let fits = |seconds: &i64| 3 * seconds * 1000 + seconds * 1000 + encoder_delay_ms + TRANSPORT_MS <= ms;
+        let fits =
+            |seconds: &i64| 3 * seconds * 1000 + seconds * 1000 + encoder_delay_ms + TRANSPORT_MS <= ms;
         let segment_s = [3, 2].into_iter().find(fits).unwrap_or(1);
         let segment_ms = segment_s * 1000;
         let gop_ms = if segment_s == 3 { 1_500 } else { segment_ms };
@@ -238,7 +239,11 @@ mod tests {
         let all: Vec<_> = all().collect();
         for pair in all.windows(2) {
             let (a, b) = (&pair[0], &pair[1]);
-            assert!(a.segment <= b.segment && a.lookahead_frames <= b.lookahead_frames && a.b_frames <= b.b_frames);
+            assert!(
+                a.segment <= b.segment
+                    && a.lookahead_frames <= b.lookahead_frames
+                    && a.b_frames <= b.b_frames
+            );
             assert!(a.vbv_ms <= b.vbv_ms && a.shed_queue <= b.shed_queue);
         }
     }

@@ -34,7 +34,8 @@ try {
     const { hls, video } = window.__encoder;
     const seen = window.__seen = { errors: [], levels: [], heights: [], stalls: 0, started: false, freeze: 0 };
     hls.on('hlsError', (_, data) => {
-      // Nudges and aborted loads on a switch are hls.js at work; it reports real trouble under other names.
+      // A load given up because of a switch is hls.js at work.
+      if (data.details === 'aborted' && !data.fatal) return;
       seen.errors.push([`${data.details}: ${data.reason ?? data.error?.message ?? ''}`, Boolean(data.fatal)]);
     });
     let last = -1;

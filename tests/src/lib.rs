@@ -16,3 +16,4 @@ pub mod publisher;
 pub mod reference;
 pub mod static_server;
 pub mod turn;
+pub mod verdict;

@@ -165,7 +165,10 @@ pub fn media(text: &str) -> anyhow::Result<Media> {
             }
             "#EXT-X-GAP" => gap = true,
             "#EXT-X-PROGRAM-DATE-TIME" => {
-                let parsed = DateTime::parse_from_rfc3339(value).with_context(|| line.to_owned())?;
+                // ISO 8601 allows an offset without a colon, which FFmpeg writes.
+                let parsed = DateTime::parse_from_rfc3339(value)
+                    .or_else(|_| DateTime::parse_from_str(value, "%Y-%m-%dT%H:%M:%S%.f%z"))
+                    .with_context(|| line.to_owned())?;
                 once(&mut date_time, parsed.with_timezone(&Utc), tag)?;
             }
             "#EXTINF" => {

@@ -1,16 +1,18 @@
 //! A small web server for files: the reference streams that FFmpeg writes, and the bare player page. Sends the headers
 //! that the origin should send, so that the checker can be shown a stream which breaks nothing.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// A folder being served; ends when dropped.
 pub struct StaticServer {
     address: SocketAddr,
+    hidden: Arc<Mutex<BTreeSet<String>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -21,19 +23,25 @@ impl StaticServer {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (roots, stopped) = (Arc::new(roots), stop.clone());
+        let hidden = Arc::new(Mutex::new(BTreeSet::new()));
+        let (roots, stopped, hides) = (Arc::new(roots), stop.clone(), hidden.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (Ok(stream), roots) = (stream, roots.clone()) else { continue };
+                let (Ok(stream), roots, hides) = (stream, roots.clone(), hides.clone()) else { continue };
                 std::thread::spawn(move || {
-                    let _ = serve(stream, &roots);
+                    let _ = serve(stream, &roots, &hides);
                 });
             }
         });
-        Ok(Self { address, stop, thread: Some(thread) })
+        Ok(Self { address, hidden, stop, thread: Some(thread) })
+    }
+
+    /// From now on this file is not found.
+    pub fn hide(&self, path: &str) {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
     }
 
     /// URL of a file.
@@ -52,7 +60,7 @@ impl Drop for StaticServer {
     }
 }
 
-fn serve(stream: TcpStream, roots: &[PathBuf]) -> std::io::Result<()> {
+fn serve(stream: TcpStream, roots: &[PathBuf], hidden: &Mutex<BTreeSet<String>>) -> std::io::Result<()> {
     let mut out = stream.try_clone()?;
     let mut lines = BufReader::new(stream).lines();
     loop {
@@ -66,10 +74,13 @@ fn serve(stream: TcpStream, roots: &[PathBuf]) -> std::io::Result<()> {
             gzip |= line.starts_with("accept-encoding:") && line.contains("gzip");
         }
         let path = request.split_whitespace().nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
+        let path = path.trim_start_matches('/');
+        let hides =
+            hidden.lock().unwrap_or_else(PoisonError::into_inner).contains(path) || path.contains("..");
         let body = roots
             .iter()
-            .map(|root| root.join(path.trim_start_matches('/')))
-            .filter(|_| !path.contains(".."))
+            .map(|root| root.join(path))
+            .filter(|_| !hides)
             .find_map(|file| std::fs::read(file).ok());
         let Some(mut body) = body else {
             out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;

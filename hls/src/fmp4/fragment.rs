@@ -48,7 +48,8 @@ pub(crate) fn media_segment(
     let mut out = Vec::with_capacity(64 + boxes.len() + MDAT_HEADER_LEN + body_len);
     styp.encode(&mut out).expect("three brands always encode");
     moof.encode(&mut out).expect("it just did");
-    let mdat_len = u32::try_from(MDAT_HEADER_LEN + body_len).expect("the packager's buffer is far below 4 GiB");
+    let mdat_len =
+        u32::try_from(MDAT_HEADER_LEN + body_len).expect("the packager's buffer is far below 4 GiB");
     out.extend_from_slice(&mdat_len.to_be_bytes());
     out.extend_from_slice(b"mdat");
     for sample in samples {
@@ -66,8 +67,11 @@ fn traf(kind: FragmentKind, base_decode_time: u64, samples: &[FragmentSample]) -
         duration: (!same_duration).then_some(sample.duration),
         size: Some(sample.data.len() as u32),
         // trex has the flags of what is most common; a fragment differs in its first sample, or is spelled out.
-        flags: (video && (index == 0 || !only_first_is_key))
-            .then_some(if sample.key { FLAGS_KEY } else { FLAGS_NON_KEY }),
+        flags: (video && (index == 0 || !only_first_is_key)).then_some(if sample.key {
+            FLAGS_KEY
+        } else {
+            FLAGS_NON_KEY
+        }),
         cts: video.then_some(sample.composition_offset.into()),
     });
     Traf {

@@ -4,8 +4,9 @@ use super::{CMFC, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID, VIDEO_TIMESCALE};
 use crate::track::{AudioTrack, Codec as TrackCodec, Track, TrackKind, VideoTrack};
 use bytes::Bytes;
 use mp4_atom::{
-    Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr, Mdhd, Mdia,
-    Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd, Trak, Trex, Url, Visual, Vmhd, esds,
+    Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr,
+    Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd, Trak, Trex, Url, Visual, Vmhd,
+    esds,
 };
 
 /// A track's parameters do not describe something playable. The publisher's fault; the same track fails again.
@@ -67,17 +68,22 @@ fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
         TrackCodec::H264 => {}
         TrackCodec::Aac => return Err(InvalidTrack::Codec(video.codec)),
     }
-    let avcc =
-        Avcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
+    let avcc = Avcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
     if avcc.sequence_parameter_sets.is_empty() || avcc.picture_parameter_sets.is_empty() {
         return Err(InvalidTrack::Avc("no parameter sets".into()));
     }
     let (h_spacing, v_spacing) = (u32::from(video.sample_aspect.0), u32::from(video.sample_aspect.1));
     let square = h_spacing == v_spacing || h_spacing == 0 || v_spacing == 0;
     // tkhd has the size in square pixels (14496-12 8.3.2.3): the height stays, the width is stretched.
-    let shown_width = if square { u32::from(video.width) } else { u32::from(video.width) * h_spacing / v_spacing };
+    let shown_width =
+        if square { u32::from(video.width) } else { u32::from(video.width) * h_spacing / v_spacing };
     let entry = Codec::Avc1(Avc1 {
-        visual: Visual { data_reference_index: 1, width: video.width, height: video.height, ..Visual::default() },
+        visual: Visual {
+            data_reference_index: 1,
+            width: video.width,
+            height: video.height,
+            ..Visual::default()
+        },
         avcc,
         pasp: (!square).then_some(Pasp { h_spacing, v_spacing }),
         ..Avc1::default()

@@ -133,6 +133,15 @@ impl Lane {
         self.queue.len() as u64
     }
 
+    /// Drops all that waits; says how many samples.
+    pub(super) fn abandon(&mut self) -> u64 {
+        self.skip_to_key();
+        self.bytes = 0;
+        let dropped = self.queue.len() as u64;
+        self.queue.clear();
+        dropped
+    }
+
     /// After a loss: what comes before the next keyframe is useless.
     pub(super) fn skip_to_key(&mut self) {
         self.awaits_key = self.is_video();
@@ -248,14 +257,21 @@ impl Lane {
 
     /// The time that the segment stands for. Video has the slot's; audio frames do not end at video's cuts, so audio's
     /// begins and ends with the first frame behind each.
-    fn span(&mut self, slot_start: MediaTime, slot_end: MediaTime, timing: &Timing) -> (MediaTime, MediaTime) {
+    fn span(
+        &mut self,
+        slot_start: MediaTime,
+        slot_end: MediaTime,
+        timing: &Timing,
+    ) -> (MediaTime, MediaTime) {
         if self.is_video() {
             return (slot_start, slot_end);
         }
         let start = self.boundary.take().unwrap_or(slot_start);
         let end = self
             .first_at()
-            .filter(|&at| at >= slot_end && at - slot_end <= self.frame_span() && at - start <= timing.max_segment)
+            .filter(|&at| {
+                at >= slot_end && at - slot_end <= self.frame_span() && at - start <= timing.max_segment
+            })
             .unwrap_or(slot_end)
             .max(start + ONE_TICK);
         self.boundary = Some(end);
@@ -264,7 +280,8 @@ impl Lane {
 
     /// Each sample lasts to the next one's decode time; an epoch's last as long as the one before it.
     fn with_durations(&self, taken: Vec<Queued>) -> Vec<FragmentSample> {
-        let following = taken.iter().skip(1).map(|s| Some(s.decode)).chain([self.queue.front().map(|s| s.decode)]);
+        let following =
+            taken.iter().skip(1).map(|s| Some(s.decode)).chain([self.queue.front().map(|s| s.decode)]);
         let durations: Vec<u32> = taken
             .iter()
             .zip(following)

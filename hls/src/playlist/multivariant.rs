@@ -30,11 +30,8 @@ pub(crate) fn render(renditions: &[(&Track, Bandwidth)]) -> String {
             TrackKind::Audio(_) => None,
         })
         .collect();
-    let mut playlist = MasterPlaylist {
-        version: Some(VERSION),
-        independent_segments: true,
-        ..MasterPlaylist::default()
-    };
+    let mut playlist =
+        MasterPlaylist { version: Some(VERSION), independent_segments: true, ..MasterPlaylist::default() };
     match (videos.as_slice(), audio) {
         ([], Some((track, _, bandwidth))) => playlist.variants.push(audio_only(track, bandwidth)),
         (videos, audio) => {
@@ -59,7 +56,8 @@ fn variant(
         peak: bandwidth.peak + audio.peak,
         average: bandwidth.average + audio.average,
     });
-    let codecs = [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
+    let codecs =
+        [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
     VariantStream {
         uri: uri(&track.rung),
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
@@ -71,7 +69,10 @@ fn variant(
 }
 
 fn audio_only(track: &Track, bandwidth: Bandwidth) -> VariantStream {
-    VariantStream { uri: uri(&track.rung), ..stream(bandwidth, codecs::of_track(track).into_iter().collect()) }
+    VariantStream {
+        uri: uri(&track.rung),
+        ..stream(bandwidth, codecs::of_track(track).into_iter().collect())
+    }
 }
 
 fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
@@ -113,7 +114,9 @@ mod tests {
 
     #[test]
     fn bandwidth_is_rounded_up_to_three_digits() {
-        for (bits, shown) in [(1, 1), (999, 999), (1_001, 1_010), (2_928_000, 2_930_000), (9_999_999, 10_000_000)] {
+        for (bits, shown) in
+            [(1, 1), (999, 999), (1_001, 1_010), (2_928_000, 2_930_000), (9_999_999, 10_000_000)]
+        {
             assert_eq!(round_up(bits), shown);
         }
     }

@@ -1,0 +1,65 @@
+# Every command sets up what it needs, says what it installs and why, and leaves alone what is there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Where `make demo` publishes to and is watched.
+RTMP_PORT ?= 1935
+HTTP_PORT ?= 8080
+ADMIN_PORT ?= 9090
+MEDIA ?= ./media
+
+.PHONY: help setup setup-test web build demo test lint unit e2e deny bench fuzz clean
+
+help: ## this list
+	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
+	@echo
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Debian packages that building and running need
+	@scripts/setup.sh build
+
+setup-test: ## the same, and what tests and benchmarks need
+	@scripts/setup.sh test
+
+web: setup ## the player page, bundled (web/dist)
+	@scripts/web.sh
+
+build: web ## the encoder, optimised
+	@cargo build --release --locked --package encoder
+
+demo: build ## watch a live stream of the test pattern in the browser
+	@RTMP_PORT=$(RTMP_PORT) HTTP_PORT=$(HTTP_PORT) ADMIN_PORT=$(ADMIN_PORT) MEDIA=$(MEDIA) scripts/demo.sh
+
+test: setup-test web lint unit e2e deny fuzz-build ## all tests; CI calls this
+
+lint: ## formatting, clippy, documentation: no warning passes
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+
+unit: ## tests that run at CPU speed
+	@scripts/cargo-test.sh --workspace --exclude tests
+	@cargo test --workspace --exclude tests --doc --locked --quiet
+
+e2e: ## real publishers, real browser, real time
+	@scripts/cargo-test.sh --package tests
+
+deny: ## licences, bans and sources of the dependencies
+	@scripts/deny.sh
+
+bench: setup-test web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
+	@cargo build --release --locked --package encoder --package tests
+	@cargo run --release --locked --quiet --package tests --bin bench
+
+fuzz: ## fuzz targets for FUZZ_SECONDS (default 60) each
+	@scripts/fuzz.sh run
+
+.PHONY: fuzz-build
+fuzz-build:
+	@scripts/fuzz.sh build
+
+clean: ## build results, test media, npm packages
+	@rm -rf target tests/fuzz/target web/dist web/node_modules tests/js/node_modules .cache

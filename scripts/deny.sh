@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# cargo-deny without the network: licences, bans and sources (advisories need a database from outside).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if ! command -v cargo-deny >/dev/null; then
+    echo "deny: cargo-deny is not installed; licences, bans and sources were not checked"
+    exit
+fi
+cargo deny --offline --log-level error check bans licenses sources

@@ -1,0 +1,120 @@
+//! What FFmpeg makes of the media that a checker downloaded: clean streams, aligned keyframes, sound in step.
+
+use crate::checker::{Checker, Piece};
+use crate::probe;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Furthest that sound may be from the picture, in seconds.
+pub const SYNC_LIMIT: f64 = 0.040;
+
+/// One rendition's media between two discontinuities, as a file.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The rendition's playlist, as the multivariant playlist names it.
+    pub rendition: String,
+    /// Whether it has a picture.
+    pub video: bool,
+    /// Streams as ffprobe sees them.
+    pub stream: probe::Stream,
+    /// Where it is.
+    pub file: PathBuf,
+}
+
+/// Writes what was recorded between two discontinuities (`piece` counts them), only segments that all renditions
+/// have; each file must be read by ffprobe and decoded by FFmpeg without one warning. Complaints are added to `wrong`.
+pub fn recordings(checker: &Checker, piece: usize, folder: &Path, wrong: &mut Vec<String>) -> Vec<Recorded> {
+    let Some(multivariant) = checker.multivariant_seen() else {
+        wrong.push("no multivariant playlist was ever seen".into());
+        return Vec::new();
+    };
+    let pieces: Vec<(String, Piece)> = multivariant
+        .playlists()
+        .into_iter()
+        .filter_map(|name| checker.pieces(&name).get(piece).map(|p| (name.clone(), p.clone())))
+        .collect();
+    let numbers = |piece: &Piece| piece.segments.iter().map(|(msn, _)| *msn).collect::<BTreeSet<u64>>();
+    let common = pieces.iter().map(|(_, p)| numbers(p)).reduce(|a, b| &a & &b).unwrap_or_default();
+    if pieces.len() != multivariant.playlists().len() || common.len() < 2 {
+        wrong.push(format!(
+            "piece {piece}: {} renditions have {} segments in common",
+            pieces.len(),
+            common.len()
+        ));
+    }
+    let mut recorded = Vec::new();
+    for (rendition, mut piece_of) in pieces {
+        piece_of.segments.retain(|(msn, _)| common.contains(msn));
+        let file = folder.join(format!("{piece}-{}.mp4", rendition.replace('/', "_")));
+        let streams = std::fs::write(&file, piece_of.concatenated())
+            .map_err(anyhow::Error::from)
+            .and_then(|()| probe::decodes_clean(&file))
+            .and_then(|()| probe::streams(&file.to_string_lossy()));
+        match streams.as_deref() {
+            Ok([stream]) => recorded.push(Recorded {
+                video: stream.codec_type == "video",
+                stream: stream.clone(),
+                rendition,
+                file,
+            }),
+            Ok(streams) => wrong.push(format!("{rendition}: {} streams instead of one", streams.len())),
+            Err(error) => wrong.push(format!("{rendition}: {error:#}")),
+        }
+    }
+    recorded
+}
+
+/// Keyframes must be at the same times in all rungs.
+pub fn keyframes_aligned(recorded: &[Recorded], wrong: &mut Vec<String>) {
+    let times: Vec<(&str, Vec<i64>)> = recorded
+        .iter()
+        .filter(|r| r.video)
+        .filter_map(|r| {
+            let packets =
+                probe::packets(&r.file).map_err(|e| wrong.push(format!("{}: {e:#}", r.rendition))).ok()?;
+            let keys = packets.iter().filter(|p| p.key);
+            Some((r.rendition.as_str(), keys.map(|p| (p.pts * 1000.0).round() as i64).collect()))
+        })
+        .collect();
+    let Some((first, reference)) = times.first() else { return };
+    if reference.len() < 2 {
+        wrong.push(format!("{first}: only {} keyframes", reference.len()));
+    }
+    for (name, keys) in &times[1..] {
+        let same =
+            keys.len() == reference.len() && keys.iter().zip(reference).all(|(a, b)| (a - b).abs() <= 1);
+        if !same {
+            wrong.push(format!("keyframes at (ms) {reference:?} in {first}, {keys:?} in {name}"));
+        }
+    }
+}
+
+/// Flashes and beeps of the fixtures must come together in every rung; answers the largest distance seen.
+pub fn sound_in_step(recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
+    let mut worst: f64 = 0.0;
+    let Some(audio) = recorded.iter().find(|r| !r.video) else {
+        wrong.push("no audio rendition".into());
+        return worst;
+    };
+    let beeps = match probe::beeps(&audio.file) {
+        Ok(beeps) => beeps,
+        Err(error) => {
+            wrong.push(format!("{}: {error:#}", audio.rendition));
+            return worst;
+        }
+    };
+    for video in recorded.iter().filter(|r| r.video) {
+        match probe::flashes(&video.file) {
+            Ok(flashes) => {
+                let errors = probe::sync_errors(&flashes, &beeps);
+                let largest = errors.iter().fold(0.0_f64, |a, e| a.max(e.abs()));
+                worst = worst.max(largest);
+                if errors.is_empty() || largest > SYNC_LIMIT {
+                    wrong.push(format!("{}: sound is off by {errors:.3?} s", video.rendition));
+                }
+            }
+            Err(error) => wrong.push(format!("{}: {error:#}", video.rendition)),
+        }
+    }
+    worst
+}
