@@ -177,7 +177,8 @@ impl Presentation {
         self.advance();
     }
 
-    /// A segment can be read, or never will be (a gap). In any order; each is listed when all before it in its
+    /// A segment can be read, or never will be (a gap). Every segment of every rendition must come, or a gap in its place,
+    /// for what is behind it waits; in any order. Each is listed when all before it in its
     /// rendition are. One that was given before, or that the window has passed, is not listed; the latter expires.
     pub fn add(&mut self, segment: SegmentInfo) {
         if self.first.is_some_and(|first| segment.sequence < first) {
@@ -185,7 +186,9 @@ impl Presentation {
             return;
         }
         let rendition = self.renditions.entry(segment.rung.clone()).or_default();
-        rendition.add(segment);
+        let mut unlisted = Vec::from_iter(rendition.add(segment));
+        unlisted.extend(rendition.take_skipped());
+        unlisted.into_iter().for_each(|segment| self.retain(segment));
         self.advance();
     }
 

@@ -118,6 +118,11 @@ impl Lane {
         self.queue.front().map(|s| s.at)
     }
 
+    /// Where the media that arrived ends, queued or not.
+    pub(super) fn newest_end(&self) -> Option<MediaTime> {
+        self.newest.map(|at| at + self.frame_span())
+    }
+
     /// Where the queued media ends.
     pub(super) fn end(&self) -> Option<MediaTime> {
         self.queue.iter().map(|s| s.at).max().map(|at| at + self.frame_span())
@@ -328,4 +333,17 @@ impl AudioClock {
 /// A sample's duration as trun holds it: never zero, never beyond 32 bits.
 fn duration(ticks: i64) -> u32 {
     u32::try_from(ticks.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn a_duration_is_never_zero_and_never_overflows() {
+        for (ticks, expected) in [(-5, 1), (0, 1), (3_000, 3_000), (1 << 32, u32::MAX), (i64::MAX, u32::MAX)]
+        {
+            assert_eq!(duration(ticks), expected);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::testing::{
     self, AVCC, Run, START_MS, anchor, audio, audio_at, epoch, frames, ms, rung, sound, video,
 };
 use crate::time::WallTime;
+use crate::track::Track;
 use mp4_atom::Codec;
 
 const FPS: (i64, i64) = (30, 1);
@@ -430,6 +431,39 @@ fn numbering_can_continue_an_earlier_presentation() {
     run.push_all(&[("v", frames(START_MS, FPS, 30, 61, false))]);
     assert_eq!((run.of("v")[0].sequence, run.of("v")[0].discontinuity), (500, true));
     assert_eq!((run.of("v")[1].sequence, run.of("v")[1].discontinuity), (501, false));
+}
+
+#[test]
+fn names_are_never_used_twice_not_even_by_a_second_publish() {
+    let mut names = std::collections::BTreeSet::new();
+    for publish in 0..2u32 {
+        let mut run = Run::new(4.0);
+        for number in 0..2 {
+            let start = START_MS + i64::from(number) * 2_000;
+            let session =
+                crate::SessionId::from_start(1_795_348_800_000_000 + i64::from(publish) * 1_000, number);
+            run.begin(Epoch { session, ..epoch(0, start, &[video("v")], CutRule::Grid) });
+            run.push_all(&[("v", frames(start, FPS, 30, 60, false))]);
+            run.end(None);
+        }
+        for segment in run.segments {
+            assert!(names.insert(segment.name));
+        }
+    }
+}
+
+#[test]
+fn an_encoder_that_failed_takes_no_audio_without_pictures_along() {
+    let mut run = Run::new(4.0);
+    run.begin(grid(&[video("v"), audio()]));
+    assert_eq!(run.packager.video_end(), None);
+    run.push_all(&[("v", frames(START_MS, FPS, 30, 75, false)), ("audio", sound(START_MS, 48_000, 250))]);
+    assert_eq!(run.packager.video_end(), Some(ms(12_500)));
+    run.end(run.packager.video_end());
+    run.check();
+    assert_eq!(run.spans("v"), [(10_000, 1_000), (11_000, 1_000), (12_000, 500)]);
+    assert_eq!(run.spans("audio").len(), 3);
+    assert_eq!(run.packager.counters().gaps, 0);
 }
 
 #[test]

@@ -17,6 +17,10 @@ pub(super) struct Rendition {
     waiting: BTreeMap<u64, SegmentInfo>,
     /// Next sequence number to list; `None` before the first.
     next: Option<u64>,
+    /// Where the list began, at the start or anew.
+    began: Option<u64>,
+    /// The list begins anew at the next epoch; what is on its way of an earlier one is not listed any more.
+    skips_to_epoch: bool,
     /// Init segments that can be read, oldest first.
     inits: Vec<String>,
     /// What the last segment listed needs.
@@ -44,6 +48,7 @@ impl Rendition {
     pub(super) fn restart(&mut self) -> VecDeque<SegmentInfo> {
         self.gone = false;
         self.next = None;
+        self.skips_to_epoch = true;
         self.has_media = false;
         std::mem::take(&mut self.listed)
     }
@@ -54,10 +59,26 @@ impl Rendition {
         }
     }
 
-    pub(super) fn add(&mut self, segment: SegmentInfo) {
+    /// Keeps a segment until it can be listed. Returns one that never will be: of before the list began anew.
+    pub(super) fn add(&mut self, segment: SegmentInfo) -> Option<SegmentInfo> {
         if self.next.is_none_or(|next| segment.sequence >= next) {
             self.waiting.entry(segment.sequence).or_insert(segment);
+            return None;
         }
+        (self.began.is_some_and(|began| segment.sequence < began)).then_some(segment)
+    }
+
+    /// What waits of before the epoch at which the list begins anew, as soon as that epoch's first segment is there.
+    pub(super) fn take_skipped(&mut self) -> Vec<SegmentInfo> {
+        if !self.skips_to_epoch {
+            return Vec::new();
+        }
+        let Some(first) = self.waiting.values().find(|s| s.discontinuity).map(|s| s.sequence) else {
+            return Vec::new();
+        };
+        self.skips_to_epoch = false;
+        let kept = self.waiting.split_off(&first);
+        std::mem::replace(&mut self.waiting, kept).into_values().collect()
     }
 
     /// Moves what became contiguous from the waiting to the listed; returns the new ones' sequence numbers, whether
@@ -77,6 +98,9 @@ impl Rendition {
             }
             let segment = entry.remove();
             self.measure(&segment);
+            if self.next.is_none() {
+                self.began = Some(segment.sequence);
+            }
             self.next = Some(segment.sequence + 1);
             new.push((segment.sequence, segment.discontinuity, segment.duration));
             self.listed.push_back(segment);

@@ -345,6 +345,45 @@ fn numbering_continues_an_earlier_presentation() {
     assert_eq!(playlist.discontinuities[&4], 2);
 }
 
+#[test]
+fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
+    let both = [video("a"), video("b")];
+    let one = [video("a")];
+    let mut run = Run::new(4.0);
+    let mut presentation = Presentation::new(&run.timing);
+    let mut late = None;
+    for (number, (tracks, seconds)) in
+        [(&both[..], 4), (&one[..], 4), (&both[..], 90)].into_iter().enumerate()
+    {
+        let start = START_MS + number as i64 * 4_000;
+        let fed = run.outputs.len();
+        run.begin(epoch(number as u32, start, tracks, CutRule::Grid));
+        let media: Vec<_> =
+            tracks.iter().map(|t| (t.rung.as_str(), frames(start, FPS, 30, seconds * 30, false))).collect();
+        run.push_all(&media);
+        run.end(None);
+        presentation.set_tracks(tracks);
+        for output in run.outputs[fed..].iter() {
+            match output {
+                Output::Segment(s) if s.rung == rung("b") && s.sequence == 3 => {
+                    late = Some(SegmentInfo::from(s))
+                }
+                Output::Segment(s) if s.rung == rung("b") && s.sequence == 9 => {
+                    presentation.add(late.take().unwrap());
+                    presentation.add(s.into());
+                }
+                output => feed(&mut presentation, output),
+            }
+        }
+    }
+    let (a, b) = (rung("a"), rung("b"));
+    let playlist = |rung: &RungName| parse(&presentation.media_playlist(rung).unwrap());
+    assert_eq!(playlist(&a).media_sequence, playlist(&b).media_sequence);
+    assert_eq!(playlist(&a).uris.len(), playlist(&b).uris.len());
+    let name = run.of("b")[3].name.clone();
+    assert!(presentation.take_expired().contains(&Expired { rung: b, name }));
+}
+
 /// What players keep in mind between reloads, read with m3u8-rs where it reads it.
 struct Read {
     media_sequence: u64,
