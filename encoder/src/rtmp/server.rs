@@ -388,20 +388,22 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// Sends what is left, waits for clients to read it, closes. What they still send is thrown away meanwhile.
+    /// Sends what is left and waits for the peer to close; closes when it does not. What it still sends is thrown away
+    /// meanwhile. A publisher that has ended closes by itself, and rtmp2sink takes it for an error when we are first; a
+    /// refused one wants to be closed, after a moment in which it reads the reason.
     async fn say_goodbye(mut self) {
         let has_words = !self.session.output().is_empty();
-        let send = async {
+        let part = async {
             if has_words {
                 timeout(self.options.write_timeout, self.writer.write_all(self.session.output())).await.ok();
                 sleep(REFUSAL_PAUSE).await;
+                timeout(LINGER, self.writer.shutdown()).await.ok();
             }
-            timeout(LINGER, self.writer.shutdown()).await.ok();
             sleep(LINGER).await;
         };
         let discard = async { while matches!(self.reader.read(&mut self.buffer).await, Ok(1..)) {} };
         tokio::select! {
-            () = send => {}
+            () = part => {}
             () = discard => {}
         }
     }
