@@ -49,6 +49,8 @@ function watch(stream) {
 function onState(state, words) {
   box.dataset.state = state;
   at("notice").textContent = words;
+  at("live").disabled = state !== "playing" && state !== "stalled";
+  showButtons();
 }
 
 function onLevels() {
@@ -78,7 +80,7 @@ function showFacts() {
   set("fact-dropped", Number.isFinite(facts.dropped) ? `${facts.dropped} of ${facts.shown}` : "–");
   const edge = !facts.live ? "REPLAY" : facts.edge > facts.target + 5 ? "GO LIVE" : "LIVE";
   set("live-text", edge);
-  at("live").classList.toggle("behind", edge !== "LIVE");
+  at("live").classList.toggle("behind", edge !== "LIVE" || !playing);
 }
 
 // === buttons ===
@@ -98,7 +100,7 @@ function showButtons() {
   box.classList.toggle("muted", video.muted);
   at("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
   at("mute").setAttribute("aria-label", video.muted ? "Unmute" : "Mute");
-  at("unmute").hidden = !video.muted || video.paused;
+  at("unmute").hidden = !video.muted || video.paused || box.dataset.state !== "playing";
 }
 
 for (const event of ["play", "pause", "volumechange", "playing"]) video.addEventListener(event, showButtons);

@@ -101,7 +101,10 @@ export class Player {
     // nobody hears. Segments are fMP4, so there is nothing for a worker to transmux.
     const hls = new Hls({ maxLiveSyncPlaybackRate: 1.1, enableWorker: false, backBufferLength: 30 });
     this.hls = hls;
-    hls.on(Hls.Events.MANIFEST_PARSED, () => this.onLevels());
+    hls.on(Hls.Events.MANIFEST_PARSED, () => {
+      this.onLevels();
+      this.listed().then((stream) => (this.since = stream?.since_unix_ms));
+    });
     hls.on(Hls.Events.LEVEL_SWITCHED, () => this.onLevels());
     hls.on(Hls.Events.ERROR, (_, fault) => fault.fatal && this.fault(fault));
     hls.loadSource(this.url);
@@ -139,19 +142,26 @@ export class Player {
     this.set("ended");
     clearTimeout(this.timer);
     const look = async () => {
+      const stream = await this.listed();
       if (this.stopped || this.state !== "ended") return;
-      try {
-        const { streams } = await (await fetch("/streams.json", { cache: "no-store" })).json();
-        if (streams.some((stream) => `${stream.app}/${stream.name}` === this.stream)) {
-          this.played = false;
-          return this.connect();
-        }
-      } catch {
-        // The server is away; the next look may find it.
+      // The same start is the broadcast that just ended and is still listed: it would play from its beginning.
+      if (stream && stream.since_unix_ms !== this.since) {
+        this.played = false;
+        return this.connect();
       }
       this.timer = setTimeout(look, COMEBACK_MS);
     };
     this.timer = setTimeout(look, COMEBACK_MS);
+  }
+
+  /** What the server says about this stream now; nothing when it is not on air or the server is away. */
+  async listed() {
+    try {
+      const { streams } = await (await fetch("/streams.json", { cache: "no-store" })).json();
+      return streams.find((stream) => `${stream.app}/${stream.name}` === this.stream);
+    } catch {
+      return undefined;
+    }
   }
 
   detach() {

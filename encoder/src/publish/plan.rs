@@ -93,7 +93,7 @@ impl Gap {
 /// What happened so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Media segments acknowledged.
+    /// Media segments acknowledged and listed.
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -500,10 +500,7 @@ impl<P: Playlists> Plan<P> {
                 let bytes = upload.object.body.len();
                 self.waiting_bytes -= bytes;
                 // Too late for one that its deadline made a gap: the object stays, unnamed.
-                if self.lanes.set(&rung, sequence, Outcome::Stored(bytes as u64)) {
-                    self.counters.segments += 1;
-                    self.counters.bytes += bytes as u64;
-                }
+                self.lanes.set(&rung, sequence, Outcome::Stored(bytes as u64));
             }
         }
     }
@@ -585,6 +582,10 @@ impl<P: Playlists> Plan<P> {
         let mut changed = Vec::new();
         while let Some((segment, bytes)) = self.lanes.pop() {
             self.playlists.add(&segment, bytes);
+            if let Some(bytes) = bytes {
+                self.counters.segments += 1;
+                self.counters.bytes += bytes;
+            }
             changed.push(segment.rung);
         }
         for rung in changed {

@@ -154,6 +154,7 @@ async fn a_late_init_segment_makes_gaps_of_what_needs_it() {
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
     assert!(counters.gaps[&Gap::NoInit] >= 2, "{counters:?}");
+    assert_eq!(counters.segments + counters.gaps[&Gap::NoInit], 20, "each segment is one or the other");
     assert!(counters.sealed);
     assert!(playlist(&store, "720p").ends_with("s-9.m4s 1000, end"));
 }
