@@ -4,6 +4,9 @@
 //! name (`replace`) or hard-linked to it (`create`: link(2) fails when the name exists, where rename(2) overwrites).
 //! Readers see all of an object or nothing.
 //!
+//! **Order.** A call that its caller gave up on goes on in its thread. So that a playlist's old version never lands on
+//! a newer one, calls on a name are numbered, and one that comes late leaves the newer version alone.
+//!
 //! **Durability.** A live segment is watched within seconds or never, so a stream that runs waits for no disk flush:
 //! the kernel writes back within some 30 s, and after a power cut the last seconds of a broadcast that ended anyway
 //! may be missing or empty. Two kinds of object are flushed (fdatasync, then the folder), because much hangs on
@@ -15,11 +18,12 @@
 
 use super::{Object, ObjectName, Store, StoreError, StoreFuture};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
@@ -46,13 +50,31 @@ struct Inner {
     /// Makes temporary names unique within the process.
     counter: AtomicU64,
     workers: Arc<Semaphore>,
+    /// Names that are being replaced.
+    replacing: Mutex<HashMap<ObjectName, Replacing>>,
+}
+
+#[derive(Debug, Default)]
+struct Replacing {
+    /// Calls under way; the entry goes with the last.
+    calls: u32,
+    /// Number of the newest version that has the name.
+    newest: u64,
+}
+
+/// One call of `replace`, numbered when it was made.
+#[derive(Debug)]
+struct Turn {
+    inner: Arc<Inner>,
+    name: ObjectName,
+    number: u64,
 }
 
 /// What happens when the name is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
+#[derive(Clone, Copy, Debug)]
+enum Taken<'a> {
     Refuse,
-    Replace,
+    Replace(&'a Turn),
 }
 
 // === impl DirStore ===
@@ -68,6 +90,7 @@ impl DirStore {
                 root,
                 counter: AtomicU64::new(0),
                 workers: Arc::new(Semaphore::new(WORKERS)),
+                replacing: Mutex::default(),
             }),
         };
         store
@@ -117,8 +140,8 @@ impl Store for DirStore {
     }
 
     fn replace<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
-        let name = name.clone();
-        Box::pin(self.blocking(move |inner| inner.write(&name, &object.body, Taken::Replace)))
+        let turn = Turn::take(&self.inner, name);
+        Box::pin(self.blocking(move |inner| inner.write(&turn.name, &object.body, Taken::Replace(&turn))))
     }
 
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
@@ -134,15 +157,18 @@ impl Store for DirStore {
 // === impl Inner ===
 
 impl Inner {
-    fn write(&self, name: &ObjectName, body: &Bytes, taken: Taken) -> io::Result<()> {
+    fn replacing(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectName, Replacing>> {
+        // Nothing under the lock panics; were it to, the map is whole.
+        self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, name: &ObjectName, body: &Bytes, taken: Taken<'_>) -> io::Result<()> {
         let path = self.root.join(name.as_str());
         let folder = path.parent().unwrap_or(&self.root);
         let (temporary, file) = self.temporary(folder, &file_name(&path))?;
         let result = self.fill_and_name(&temporary, file, &path, body, taken);
-        // After a rename it is gone; after a link or a failure it must go. What cannot go now is swept at the next
-        // start.
-        if (taken == Taken::Refuse || result.is_err())
-            && let Err(error) = fs::remove_file(&temporary)
+        // Gone after a rename, left after anything else. What cannot go now is swept at the next start.
+        if let Err(error) = fs::remove_file(&temporary)
             && error.kind() != ErrorKind::NotFound
         {
             warn!(%error, file = %temporary.display(), "cannot remove a temporary file");
@@ -157,7 +183,7 @@ impl Inner {
         mut file: File,
         path: &Path,
         body: &Bytes,
-        taken: Taken,
+        taken: Taken<'_>,
     ) -> io::Result<()> {
         file.write_all(body)?;
         if must_last_path(path, body) {
@@ -166,7 +192,7 @@ impl Inner {
         drop(file);
         match taken {
             Taken::Refuse => fs::hard_link(temporary, path),
-            Taken::Replace => fs::rename(temporary, path),
+            Taken::Replace(turn) => turn.rename(temporary, path),
         }
     }
 
@@ -206,6 +232,39 @@ impl Inner {
             .take_while(|folder| *folder != self.root)
             .try_for_each(|folder| fs::remove_dir(folder).ok());
         Ok(())
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn take(inner: &Arc<Inner>, name: &ObjectName) -> Self {
+        let number = inner.counter.fetch_add(1, Ordering::Relaxed) + 1;
+        inner.replacing().entry(name.clone()).or_default().calls += 1;
+        Self { inner: Arc::clone(inner), name: name.clone(), number }
+    }
+
+    /// Under the lock, so that two versions cannot pass each other between the look and the rename.
+    fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        let mut replacing = self.inner.replacing();
+        let entry = replacing.entry(self.name.clone()).or_default();
+        if entry.newest < self.number {
+            fs::rename(temporary, path)?;
+            entry.newest = self.number;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut replacing = self.inner.replacing();
+        if let Some(entry) = replacing.get_mut(&self.name) {
+            entry.calls -= 1;
+            if entry.calls == 0 {
+                replacing.remove(&self.name);
+            }
+        }
     }
 }
 
@@ -301,6 +360,19 @@ mod tests {
         store.remove(&name).await.unwrap();
         assert_eq!(files(store.root()), [""; 0], "empty folders go with the last object, the root stays");
         assert!(store.root().exists());
+    }
+
+    #[tokio::test]
+    async fn an_old_version_that_comes_late_leaves_the_new_one_alone() {
+        let (_folder, store) = temporary_store().await;
+        let name = ObjectName::new("live/demo/index.m3u8");
+        let old = Turn::take(&store.inner, &name);
+        store.replace(&name, object(b"new")).await.unwrap();
+        store.inner.write(&name, &Bytes::from_static(b"old"), Taken::Replace(&old)).unwrap();
+        drop(old);
+        assert_eq!(fs::read(store.root().join(name.as_str())).unwrap(), b"new");
+        assert_eq!(files(&store.root().join("live/demo")), ["index.m3u8"]);
+        assert!(store.inner.replacing().is_empty(), "nothing is remembered of calls that are over");
     }
 
     #[tokio::test]
