@@ -14,34 +14,41 @@ use std::time::{Duration, Instant};
 /// keys the key *is* the name; tests that look for leaks configure this one for [`STREAM`].
 pub const STREAM: &str = "test";
 
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
 /// The binary under test: `ENCODER_BIN`, else built with cargo, in the profile `ENCODER_PROFILE` (default `dev`).
 pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(given) = std::env::var_os("ENCODER_BIN") {
-            return given.into();
-        }
-        let profile = std::env::var("ENCODER_PROFILE").unwrap_or_else(|_| "dev".into());
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "encoder", "--bin", "encoder", "--profile", &profile])
-            .args(["--message-format", "json"])
-            .current_dir(workspace())
-            .output()
-            .expect("cargo runs");
-        assert!(
-            built.status.success(),
-            "the encoder does not build:\n{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        let artifacts = String::from_utf8_lossy(&built.stdout);
-        let mut executable = artifacts.lines().filter_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            (message["target"]["name"] == "encoder")
-                .then(|| message["executable"].as_str().map(PathBuf::from))?
-        });
-        executable.next_back().expect("cargo names the executable it built")
+    BINARY.get_or_init(|| match std::env::var_os("ENCODER_BIN") {
+        Some(given) => given.into(),
+        None => build(&std::env::var("ENCODER_PROFILE").unwrap_or_else(|_| "dev".into())),
     })
+}
+
+/// Makes [`binary`] answer this path; only before its first use.
+pub fn use_binary(path: PathBuf) {
+    let _ = BINARY.set(path);
+}
+
+/// Builds the encoder with cargo and answers where it is.
+pub fn build(profile: &str) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "encoder", "--bin", "encoder", "--profile", profile])
+        .args(["--message-format", "json"])
+        .current_dir(workspace())
+        .output()
+        .expect("cargo runs");
+    assert!(
+        built.status.success(),
+        "the encoder does not build:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let artifacts = String::from_utf8_lossy(&built.stdout);
+    let mut executables = artifacts.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "encoder").then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executables.next_back().expect("cargo names the executable it built")
 }
 
 /// The workspace's root.

@@ -145,19 +145,11 @@ pub fn sync_errors(flashes: &[f64], beeps: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// SSIM (all planes) of `distorted` against `reference`, both scaled to the reference's size, first frames aligned.
-pub fn ssim(distorted: &Path, reference: &Path, seconds: f64) -> anyhow::Result<f64> {
-    let mut command = Command::new("ffmpeg");
-    command
-        .args(["-nostdin", "-v", "info", "-hide_banner", "-nostats", "-i"])
-        .arg(distorted)
-        .arg("-i")
-        .arg(reference);
-    let graph = "[0:v]setpts=PTS-STARTPTS[a0];[1:v]setpts=PTS-STARTPTS[b];[a0][b]scale2ref=flags=bicubic[a][c];[a][c]ssim";
-    command.args(["-t", &seconds.to_string(), "-lavfi", graph, "-f", "null", "-"]);
-    let (_, err) = run(&mut command)?;
-    let all = err.rsplit_once("All:").context("no SSIM")?.1;
-    Ok(all.split_whitespace().next().context("no SSIM")?.parse()?)
+/// Mean brightness of the first `frames` frames.
+pub fn brightness(video: &Path, frames: usize) -> anyhow::Result<Vec<f64>> {
+    let key = "lavfi.signalstats.YAVG";
+    let filter = format!("trim=end_frame={frames},scale=64:36,signalstats,metadata=print:key={key}:file=-");
+    Ok(per_frame(video, "-vf", &filter, key)?.into_iter().map(|(_, value)| value).collect())
 }
 
 #[cfg(test)]

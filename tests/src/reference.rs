@@ -107,8 +107,8 @@ impl Reference {
             .map(|(i, r)| format!("v:{i},agroup:audio,name:{}", r.name))
             .collect();
         let map = format!("{} a:0,agroup:audio,default:yes,name:audio", variants.join(" "));
-        command.args(["-f", "hls", "-hls_segment_type", "fmp4", "-hls_delete_threshold", "20", "-hls_flags"]);
-        command.arg("delete_segments+independent_segments+program_date_time+temp_file");
+        command.args(["-f", "hls", "-hls_segment_type", "fmp4", "-hls_flags"]);
+        command.arg("independent_segments+program_date_time+temp_file");
         command.arg("-hls_time").arg(self.segment_seconds.to_string());
         command.arg("-hls_list_size").arg(self.window.to_string());
         command.args(["-master_pl_name", "index.m3u8", "-hls_fmp4_init_filename", "init.mp4"]);
