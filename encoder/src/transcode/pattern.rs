@@ -166,7 +166,8 @@ impl Pattern {
         if let Some(audio) = &mut self.audio {
             // Two frames more than are shown by then: the encoder holds one back, and begins with a frame of priming.
             // So nothing comes out later that is due before the next picture.
-            let until = self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
+            let until =
+                self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
             let origin = ORIGIN.to_scaled(SAMPLE_RATE);
             let mut samples = [0.0; FRAME_SAMPLES];
             while audio.encoded < until {

@@ -48,7 +48,12 @@ pub(super) fn blocks(unix_ms: u64) -> [[bool; COLUMNS]; ROWS] {
 /// Where a block lies in a picture: (left, top, right, bottom), the latter two exclusive.
 pub(super) fn block_area(row: usize, column: usize, width: usize, height: usize) -> [usize; 4] {
     let top = FIRST_ROW_UNIT + row * ROW_UNITS;
-    [column * width / COLUMNS, top * height / UNITS, (column + 1) * width / COLUMNS, (top + ROW_UNITS) * height / UNITS]
+    [
+        column * width / COLUMNS,
+        top * height / UNITS,
+        (column + 1) * width / COLUMNS,
+        (top + ROW_UNITS) * height / UNITS,
+    ]
 }
 
 /// First line of the black surround of the strip.
@@ -60,14 +65,17 @@ pub(super) fn strip_top(height: usize) -> usize {
 /// too damaged. `luma` holds `height` lines of `width` samples, each line `stride` behind the last. The picture may be
 /// scaled, even to another shape, but not cropped or padded by more than a third of a block.
 pub fn read_clock(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<u64> {
-    if width < MIN_WIDTH || height < MIN_HEIGHT || stride < width || luma.len() < stride * (height - 1) + width {
+    if width < MIN_WIDTH
+        || height < MIN_HEIGHT
+        || stride < width
+        || luma.len() < stride * (height - 1) + width
+    {
         return None;
     }
     let mut word = 0_u64;
     for row in 0..ROWS {
-        let levels: [u32; COLUMNS] = std::array::from_fn(|column| {
-            core_mean(luma, stride, block_area(row, column, width, height))
-        });
+        let levels: [u32; COLUMNS] =
+            std::array::from_fn(|column| core_mean(luma, stride, block_area(row, column, width, height)));
         let (mut white, mut black) = (0, 0);
         for at in 0..FINDER {
             for (level, is_white) in [(levels[at], LEFT[at]), (levels[COLUMNS - FINDER + at], RIGHT[at])] {
@@ -108,7 +116,10 @@ fn core_mean(luma: &[u8], stride: usize, [left, top, right, bottom]: [usize; 4])
 /// CRC-16/CCITT-FALSE (polynomial 0x1021, start 0xffff) over the low six bytes, most significant first.
 fn crc16(millis: u64) -> u16 {
     millis.to_be_bytes()[2..].iter().fold(0xffff, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
+        (0..8).fold(
+            crc ^ u16::from(*byte) << 8,
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 },
+        )
     })
 }
 
@@ -153,7 +164,8 @@ mod tests {
         assert_eq!(read_clock(&[], 0, 0, 0), None);
         assert_eq!(read_clock(&[0; 100], 100, 1280, 720), None);
         assert_eq!(read_clock(&vec![16; 640 * 360], 640, 640, 360), None);
-        let noise: Vec<u8> = (0..640 * 360_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let noise: Vec<u8> =
+            (0..640 * 360_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         assert_eq!(read_clock(&noise, 640, 640, 360), None);
     }
 }

@@ -124,13 +124,14 @@ impl Painter {
         let text = format!("{h:02}:{m:02}:{s:02}.{:03}", unix_ms % 1000);
         // Nine digits, and three separators of half a digit's width.
         let digit = (width * 2 / 25).min(line(9)) & !1;
-        let tall = (digit * 3 / 2).min(line(CLOCK_END - BARS_END - 5));
+        let tall = (digit * 3 / 2).min(line(CLOCK_END - BARS_END - 6));
         let mut left = (width - digit * 21 / 2) / 2 & !1;
         let top = line(BARS_END + 1) + 2;
         for character in text.chars() {
             let cell = if character.is_ascii_digit() { digit } else { digit / 2 };
             for [l, t, r, b] in strokes(character) {
-                let area = [left + l * cell / 16, top + t * tall / 24, left + r * cell / 16, top + b * tall / 24];
+                let area =
+                    [left + l * cell / 16, top + t * tall / 24, left + r * cell / 16, top + b * tall / 24];
                 picture.fill(area, WHITE);
             }
             left += cell;
@@ -138,7 +139,7 @@ impl Painter {
         let print = format!("UTC  FRAME {frame:08}  {width}X{height}  {}FPS", self.frame_rate);
         let dot = (height / 180).min(width / (6 * (print.len() + 2))).max(1);
         let left = width.saturating_sub(print.len() * 6 * dot) / 2;
-        let top = line(CLOCK_END).saturating_sub(10 * dot);
+        let top = line(CLOCK_END).saturating_sub(9 * dot);
         for (at, character) in print.chars().enumerate() {
             for (row, dots) in glyph(character).into_iter().enumerate() {
                 for column in (0..5).filter(|column| dots >> (4 - column) & 1 == 1) {
@@ -220,7 +221,9 @@ impl Dial {
                 _ => ((x.atan2(-y) / std::f64::consts::TAU).rem_euclid(1.0) * (FULL_TURN - 1.0)) as u8,
             }
         };
-        let turns = (0..side * side).map(|at| turn((at % side) as f64 - middle, (at / side) as f64 - middle)).collect();
+        let turns = (0..side * side)
+            .map(|at| turn((at % side) as f64 - middle, (at / side) as f64 - middle))
+            .collect();
         Self { left: cx.saturating_sub(radius) & !1, top: cy.saturating_sub(radius) & !1, side, turns }
     }
 
