@@ -388,7 +388,7 @@ impl VideoPath {
         let parameters = stream.parameters();
         let id = parameters.id();
         let name = id.name();
-        let extradata = av::extradata(&parameters);
+        let extradata = av::stream_extradata(&parameters);
         let decoder = codec::Context::from_parameters(parameters)
             .and_then(|context| context.decoder().video())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
@@ -418,7 +418,7 @@ impl AudioPath {
         let parameters = stream.parameters();
         let id = parameters.id();
         let name = id.name();
-        let record = av::extradata(&parameters);
+        let record = av::stream_extradata(&parameters);
         let decoder = codec::Context::from_parameters(parameters)
             .and_then(|context| context.decoder().audio())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
