@@ -11,7 +11,7 @@ RUN npm run build
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends clang libclang-dev pkg-config \
-    libavcodec-dev libavformat-dev libavutil-dev libavfilter-dev libavdevice-dev libswscale-dev libswresample-dev \
+    libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

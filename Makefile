@@ -11,7 +11,7 @@ HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
 MEDIA ?= ./media
 
-.PHONY: help setup setup-test web build demo test lint unit e2e deny bench fuzz clean
+.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deny bench fuzz clean
 
 help: ## this list
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
@@ -23,6 +23,9 @@ setup: ## Debian packages that building and running need
 
 setup-test: ## the same, and what tests and benchmarks need
 	@scripts/setup.sh test
+
+setup-bench: ## the same, and what is measured beside the encoder
+	@scripts/setup.sh bench
 
 web: setup ## the player page, bundled (web/dist)
 	@scripts/web.sh
@@ -50,7 +53,7 @@ e2e: ## real publishers, real browser, real time
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: setup-test web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
+bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench
 

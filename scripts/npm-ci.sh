@@ -6,5 +6,5 @@ stamp=node_modules/.installed
 want=$(cat package.json package-lock.json | sha256sum)
 if [ "$(cat $stamp 2>/dev/null)" = "$want" ]; then exit; fi
 echo "setup: npm packages in $1: ${2-}"
-npm ci --no-audit --no-fund --loglevel=error
+npm ci --no-audit --no-fund --silent
 echo "$want" >$stamp

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing for building (`build`) or testing (`test`) on Debian 12. Silent about what is there.
+# Installs what is missing for building (`build`), testing (`test`) or benchmarks (`bench`) on Debian 12. Silent about what is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-profile=${1:?build or test}
+profile=${1:?build, test or bench}
 
 # Package, what it is for, and a command whose presence makes it unnecessary ("-": only the package will do).
 wanted_for_building() {
@@ -15,8 +15,6 @@ libclang-dev|generates bindings to the FFmpeg libraries|-
 libavcodec-dev|decoding and encoding (with x264)|-
 libavformat-dev|reading files to publish|-
 libavutil-dev|pictures and sound of the FFmpeg libraries|-
-libavfilter-dev|headers that the bindings ask for|-
-libavdevice-dev|headers that the bindings ask for|-
 libswscale-dev|scaling|-
 libswresample-dev|sound conversion|-
 nodejs|bundles the player page|node
@@ -40,6 +38,13 @@ curl|asks the running encoder|curl
 LIST
 }
 
+wanted_for_benchmarks() {
+    cat <<'LIST'
+nginx|is measured beside the encoder|nginx
+libnginx-mod-rtmp|is measured beside the encoder|-
+LIST
+}
+
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]; }
 
 missing=()
@@ -54,6 +59,7 @@ consider() {
 }
 consider < <(wanted_for_building)
 [ "$profile" = build ] || consider < <(wanted_for_testing)
+[ "$profile" != bench ] || consider < <(wanted_for_benchmarks)
 
 if [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
@@ -66,9 +72,10 @@ if [ ${#missing[@]} -gt 0 ]; then
         as_root=(sudo)
     fi
     log=$(mktemp)
+    # RUNLEVEL=1: packages with a daemon do not start it.
     echo "setup: installing ${#missing[@]} Debian packages"
     if ! { "${as_root[@]}" apt-get update -qq &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
         cat "$log" >&2
         exit 1
     fi

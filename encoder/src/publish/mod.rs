@@ -59,7 +59,7 @@ pub trait Playlists: Send + 'static {
     /// A rendition's playlist, once it has something to list.
     fn media_playlist(&self, rung: &RungName) -> Option<String>;
 
-    /// The multivariant playlist, once it has something to name.
+    /// The multivariant playlist, once it has something to name; names no rendition without a playlist.
     fn multivariant(&self) -> Option<String>;
 
     /// Names of files that left the playlists long enough ago that no player wants them. Each is given once.

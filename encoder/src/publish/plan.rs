@@ -241,6 +241,7 @@ impl<P: Playlists> Plan<P> {
             Event::Tracks(tracks) => {
                 self.playlists.set_tracks(&tracks);
                 self.tracks = tracks;
+                self.mark_all();
             }
             Event::Init(init) => self.add_init(init, now),
             Event::Segment(segment) => self.add_segment(segment, now),
@@ -408,10 +409,14 @@ impl<P: Playlists> Plan<P> {
         Some(self.job(Flight::Playlist(key), Work::Replace(name, object), self.settings.attempt_timeout))
     }
 
-    /// The multivariant playlist waits for those that it names.
+    /// The multivariant playlist waits for those that it may name: all that have something to list.
     fn may_write(&self, key: &Option<RungName>) -> bool {
-        let acknowledged = |rung| self.paced.get(&Some(rung)).is_some_and(Paced::is_acknowledged);
-        key.is_some() || self.tracks.iter().all(|track| acknowledged(track.rung.clone()))
+        let is_there = |rung: &RungName| {
+            let acknowledged = self.paced.get(&Some(rung.clone())).is_some_and(Paced::is_acknowledged);
+            acknowledged || self.playlists.media_playlist(rung).is_none()
+        };
+        let current = self.tracks.iter().map(|track| &track.rung);
+        key.is_some() || current.chain(self.paced.keys().flatten()).all(is_there)
     }
 
     fn start_upload(&mut self, now: Duration) -> Option<Job> {
@@ -494,6 +499,7 @@ impl<P: Playlists> Plan<P> {
         match upload.what {
             What::Init(init) => {
                 self.playlists.add_init(&init);
+                self.mark_all();
                 self.lanes.init_stored(&init);
             }
             What::Segment { rung, sequence, .. } => {
@@ -579,32 +585,38 @@ impl<P: Playlists> Plan<P> {
 
     /// Lists what is settled, in order, and ends when all is.
     fn settle(&mut self, now: Duration) {
-        let mut changed = Vec::new();
+        let mut changed = false;
         while let Some((segment, bytes)) = self.lanes.pop() {
             self.playlists.add(&segment, bytes);
             if let Some(bytes) = bytes {
                 self.counters.segments += 1;
                 self.counters.bytes += bytes;
             }
-            changed.push(segment.rung);
+            self.mark(Some(segment.rung));
+            changed = true;
         }
-        for rung in changed {
-            self.mark(Some(rung));
+        if changed {
             self.mark(None);
+            // One rendition's segment may move the window of all.
+            self.mark_all();
         }
         let expired = self.playlists.take_expired();
         self.expire(expired, now);
         if self.give_up_at.is_some() && !self.ended && self.lanes.is_empty() {
             self.ended = true;
             self.playlists.end();
-            let keys: Vec<_> = self.paced.keys().cloned().collect();
-            keys.into_iter().for_each(|key| self.mark(key));
+            self.mark_all();
         }
         self.counters.sealed = self.ended && self.paced.values().all(Paced::is_sealed);
     }
 
     fn mark(&mut self, key: Option<RungName>) {
         self.paced.entry(key).or_default().mark();
+    }
+
+    /// What says nothing new when its time comes is not written.
+    fn mark_all(&mut self) {
+        self.paced.values_mut().for_each(Paced::mark);
     }
 
     fn backoff(&mut self, attempts: u32) -> Duration {

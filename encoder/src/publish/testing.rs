@@ -53,7 +53,8 @@ impl Playlists for TextPlaylists {
     }
 
     fn multivariant(&self) -> Option<String> {
-        let rungs: Vec<_> = self.rungs.iter().map(RungName::as_str).collect();
+        let listed = self.rungs.iter().filter(|rung| self.lines.contains_key(*rung));
+        let rungs: Vec<_> = listed.map(RungName::as_str).collect();
         (!rungs.is_empty()).then(|| rungs.join(", "))
     }
 

@@ -60,6 +60,10 @@ pub(super) struct Lane {
     newest: Option<MediaTime>,
     /// Nothing can be decoded before the next keyframe.
     awaits_key: bool,
+    /// Video: how far its first sample is shown behind its decode time. Decode times are written later by this much, so
+    /// that tfdt is where the segment starts and offsets may be negative (trun version 1, as CMAF allows). With decode
+    /// times as they came, hls.js found a hole of the B-frames' delay before the first picture and seeked over it.
+    reorder_delay: Option<MediaSpan>,
     /// Audio: where the last slot really ended, within a frame behind the common cut.
     boundary: Option<MediaTime>,
 }
@@ -79,6 +83,7 @@ impl Lane {
         Self {
             rung: track.rung,
             awaits_key: audio.is_none(),
+            reorder_delay: None,
             audio,
             frame_duration,
             queue: VecDeque::new(),
@@ -178,14 +183,17 @@ impl Lane {
                 let at = MediaTime::from_scaled(decode, clock.rate);
                 Queued { at, decode, composition_offset: 0, key: true, data: sample.data }
             }
-            None => Queued {
-                at: sample.pts,
-                decode: sample.dts.ticks_90k(),
-                composition_offset: i32::try_from((sample.pts - sample.dts).ticks_90k())
-                    .map_err(|_| PushError::OutOfRange)?,
-                key: sample.key,
-                data: sample.data,
-            },
+            None => {
+                let decode = sample.dts + *self.reorder_delay.get_or_insert(sample.pts - sample.dts);
+                Queued {
+                    at: sample.pts,
+                    decode: decode.ticks_90k(),
+                    composition_offset: i32::try_from((sample.pts - decode).ticks_90k())
+                        .map_err(|_| PushError::OutOfRange)?,
+                    key: sample.key,
+                    data: sample.data,
+                }
+            }
         };
         let (at, key) = (queued.at, queued.key);
         self.newest = self.newest.max(Some(at));

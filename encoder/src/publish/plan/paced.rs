@@ -71,9 +71,9 @@ impl Paced {
         self.written.is_some()
     }
 
-    /// Whether the store has the newest text.
+    /// Whether the store has the newest text, or there never was any.
     pub(super) fn is_sealed(&self) -> bool {
-        !self.marked && self.writing.is_none() && self.written.is_some()
+        !self.marked && self.writing.is_none()
     }
 
     fn space(&mut self, interval: Duration) {

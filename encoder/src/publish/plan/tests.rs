@@ -139,6 +139,26 @@ fn a_name_that_is_taken_at_once_is_not_ours() {
 }
 
 #[test]
+fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
+    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
+    plan.input(Event::Tracks(tracks(&["720p", "480p"])), Duration::ZERO);
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let mut written = Vec::new();
+    loop {
+        let jobs = due(&mut plan, Duration::ZERO);
+        if jobs.is_empty() {
+            break;
+        }
+        for (name, job) in jobs {
+            plan.done(job.id, Ok(()), Duration::ZERO);
+            written.push(name);
+        }
+    }
+    assert_eq!(written.last().unwrap(), "live/demo/index.m3u8");
+}
+
+#[test]
 fn waking_up_never_spins() {
     // Whatever failed, the next wake-up lies ahead once everything that is due was started.
     let mut plan = plan(Settings { seal_within: SECOND, ..Settings::default() });

@@ -1,0 +1,180 @@
+//! One test for each kind of source: published in real time for a few seconds, read back with FFmpeg.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and may say what they measured"
+)]
+
+use std::time::Duration;
+use tests::checker::watch::{Watch, report};
+use tests::checker::{Checker, Rule, Settings};
+use tests::encoder_process::{Encoder, Options, STREAM};
+use tests::patience::eventually;
+use tests::verdict::{self, Recorded};
+use tests::{fixtures, publisher, turn};
+
+/// What became of a source.
+struct Outcome {
+    checker: Checker,
+    pieces: Vec<Vec<Recorded>>,
+    wrong: Vec<String>,
+    log: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Outcome {
+    /// Sizes of the video rungs in the last piece, smallest first.
+    fn sizes(&self) -> Vec<(u32, u32)> {
+        let last = self.pieces.last().into_iter().flatten();
+        let mut sizes: Vec<_> = last.filter_map(|r| Some((r.stream.width?, r.stream.height?))).collect();
+        sizes.sort_unstable();
+        sizes
+    }
+
+    fn sound_in_step(&mut self) -> &mut Self {
+        for piece in &self.pieces {
+            verdict::sound_in_step(piece, &mut self.wrong);
+        }
+        self
+    }
+
+    #[track_caller]
+    fn fine(&self) {
+        assert!(self.wrong.is_empty(), "{}\n{}", self.wrong.join("\n"), self.log);
+    }
+
+    fn discontinuities(&self) -> usize {
+        let lists = self.checker.multivariant_seen().unwrap().playlists();
+        self.checker.listed(&lists[0]).iter().filter(|s| s.discontinuity).count()
+    }
+}
+
+/// Publishes the clip once, to its end, with `pieces` stretches between discontinuities expected.
+fn publish(clip: &str, ladder: &str, pieces: usize) -> Outcome {
+    publish_with(clip, ladder, pieces, Settings::default())
+}
+
+fn publish_with(clip: &str, ladder: &str, pieces: usize, rules: Settings) -> Outcome {
+    let clip = fixtures::clip(clip);
+    let _turn = turn::Turn::take();
+    let encoder = Encoder::start(Options::default().set("--ladder", ladder).set("--reconnect-window", "1"));
+    let mut publisher = publisher::ffmpeg_once(&clip, &encoder.rtmp_url(STREAM));
+    let watch = Watch::start(&encoder.wait_for_stream(STREAM), rules);
+    let ended = publisher.wait(Duration::from_secs(60));
+    watch.checker().expect_outage();
+    assert!(ended.is_some_and(|s| s.success()), "the publisher ended with {ended:?}: {}", publisher.output());
+    eventually("ENDLIST", Duration::from_secs(20), || watch.checker().ended().then_some(()));
+    let checker = watch.finish();
+    let mut wrong = Vec::new();
+    if !checker.violations().is_empty() {
+        wrong.push(report(checker.violations()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pieces: Vec<_> =
+        (0..pieces).map(|n| verdict::recordings(&checker, n, folder.path(), &mut wrong)).collect();
+    for piece in &pieces {
+        verdict::keyframes_aligned(piece, &mut wrong);
+    }
+    Outcome { checker, pieces, wrong, log: encoder.stop(), _folder: folder }
+}
+
+const LADDER: &str = "360p@800k,180p@300k";
+
+#[test]
+fn film_rate_24() {
+    let mut seen = publish("fps24", LADDER, 1);
+    seen.sound_in_step().fine();
+    assert_eq!(seen.pieces[0][0].stream.r_frame_rate.as_deref(), Some("24/1"));
+}
+
+#[test]
+fn broadcast_rate_29_97() {
+    publish("fps29.97", LADDER, 1).sound_in_step().fine();
+}
+
+#[test]
+fn high_rate_50_and_60() {
+    publish("fps50", LADDER, 1).sound_in_step().fine();
+    publish("fps60", LADDER, 1).sound_in_step().fine();
+}
+
+#[test]
+fn variable_rate() {
+    publish("vfr", LADDER, 1).sound_in_step().fine();
+}
+
+#[test]
+fn keyframes_wherever_the_publisher_liked() {
+    publish("gop-irregular", LADDER, 1).sound_in_step().fine();
+}
+
+#[test]
+fn odd_sizes_become_even() {
+    let mut seen = publish("odd-size", LADDER, 1);
+    seen.sound_in_step().fine();
+    assert!(seen.sizes().iter().all(|(w, h)| w % 2 == 0 && h % 2 == 0), "{:?}", seen.sizes());
+}
+
+#[test]
+fn anamorphic_pictures_become_square_pixels() {
+    let mut seen = publish("anamorphic", LADDER, 1);
+    seen.sound_in_step().fine();
+    for video in seen.pieces[0].iter().filter(|r| r.video) {
+        let (width, height) = (video.stream.width.unwrap(), video.stream.height.unwrap());
+        let shape = f64::from(width) / f64::from(height);
+        assert!((shape - 16.0 / 9.0).abs() < 0.02, "{width}x{height}");
+        assert!(matches!(video.stream.sample_aspect_ratio.as_deref(), None | Some("1:1")));
+    }
+}
+
+#[test]
+fn rungs_above_the_source_are_left_out() {
+    let mut seen = publish("small", "720p@2800k,480p@1400k,180p@300k", 1);
+    seen.sound_in_step().fine();
+    assert_eq!(seen.sizes(), [(320, 180)]);
+}
+
+#[test]
+fn the_automatic_ladder_never_upscales_and_says_what_it_chose() {
+    let mut seen = publish("anamorphic", "auto", 1);
+    seen.sound_in_step().fine();
+    assert!(seen.sizes().iter().all(|(_, h)| *h <= 576), "{:?}", seen.sizes());
+    assert!(seen.log.contains("ladder"), "{}", seen.log);
+}
+
+#[test]
+fn mono_at_44100() {
+    publish("mono-44100", LADDER, 1).sound_in_step().fine();
+}
+
+#[test]
+fn audio_only() {
+    let seen = publish("audio-only", LADDER, 1);
+    seen.fine();
+    assert!(seen.pieces[0].iter().all(|r| !r.video) && seen.pieces[0].len() == 1);
+}
+
+#[test]
+fn video_only() {
+    let seen = publish("video-only", LADDER, 1);
+    seen.fine();
+    assert!(seen.pieces[0].iter().all(|r| r.video));
+    assert_eq!(seen.checker.multivariant_seen().unwrap().media, []);
+}
+
+#[test]
+fn audio_that_comes_late() {
+    // Whoever does not wait for it has one rendition more from then on.
+    let rules = Settings { ignore: [Rule::RenditionsChanged].into(), ..Settings::default() };
+    let seen = publish_with("late-audio", LADDER, 1, rules);
+    seen.fine();
+    assert!(seen.pieces.iter().flatten().any(|r| !r.video), "sound never came");
+}
+
+#[test]
+fn a_new_resolution_in_the_middle_is_one_discontinuity() {
+    let mut seen = publish("resolution-change", "480p@1400k,360p@800k", 2);
+    seen.sound_in_step().fine();
+    assert_eq!(seen.discontinuities(), 1);
+}
