@@ -116,7 +116,7 @@ enum Flight {
 // === impl Plan ===
 
 impl<P: Playlists> Plan<P> {
-    /// Nothing is published yet. `prefix` is `{app}/{name}`.
+    /// Nothing is published yet. `prefix` is `{app}/{name}`; empty is the root of the store.
     pub fn new(prefix: impl Into<String>, playlists: P, settings: Settings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
@@ -308,7 +308,7 @@ impl<P: Playlists> Plan<P> {
         paced.start(text.clone(), now);
         let name = match &key {
             Some(rung) => self.object_name(rung, "index.m3u8"),
-            None => ObjectName::new(format!("{}/index.m3u8", self.prefix)),
+            None => self.below_prefix("index.m3u8"),
         };
         let body = Bytes::from(text);
         let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
@@ -542,8 +542,13 @@ impl<P: Playlists> Plan<P> {
         self.tracks.iter().any(|track| track.rung == *rung && matches!(track.kind, TrackKind::Audio(_)))
     }
 
+    /// An empty prefix is the store's root.
+    fn below_prefix(&self, path: &str) -> ObjectName {
+        ObjectName::new(if self.prefix.is_empty() { path.to_owned() } else { format!("{}/{path}", self.prefix) })
+    }
+
     fn object_name(&self, rung: &RungName, file: &str) -> ObjectName {
-        ObjectName::new(format!("{}/{rung}/{file}", self.prefix))
+        self.below_prefix(&format!("{rung}/{file}"))
     }
 }
 
