@@ -1,6 +1,7 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
 pub mod flv;
+pub mod ingest;
 pub mod ladder;
 pub mod media;
 pub mod origin;
