@@ -1,13 +1,28 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
+pub mod app;
+pub mod broadcast;
+pub mod cli;
+pub mod config;
+pub mod fault;
 pub mod flv;
+pub mod ingest;
 pub mod ladder;
+pub mod logging;
 pub mod media;
+pub mod offline;
 pub mod origin;
 pub mod publish;
 pub mod rtmp;
+pub mod shutdown;
 pub mod store;
 pub mod stream;
 pub mod timeline;
 pub mod transcode;
 pub mod worker;
+
+/// The commit that this was built from, where the build knew it.
+pub const REVISION: &str = match option_env!("ENCODER_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};

@@ -1,1 +1,61 @@
-fn main() {}
+//! The `encoder` command: reads the command line, runs what it names, turns the outcome into an exit code.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use encoder::cli::{Cli, Command};
+use encoder::config::LogFormat;
+use encoder::fault::{EXIT_USAGE, Fault};
+use encoder::{app, broadcast, config, logging, offline, transcode};
+use std::future::Future;
+use std::process::ExitCode;
+use tracing::error;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when even this cannot be printed.
+            let _ = error.print();
+            let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Fault> {
+    match command {
+        Command::Serve(args) => {
+            let format = if args.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
+            logging::start(format);
+            let config = config::serve(&args).map_err(Fault::Settings)?;
+            on_runtime(app::serve(config))?;
+        }
+        Command::Publish(args) => {
+            logging::start(LogFormat::Text);
+            on_runtime(async { Ok(broadcast::run(args).await?) })?;
+        }
+        Command::Transcode(args) => {
+            logging::start(LogFormat::Text);
+            let (settings, worker_memory) = config::transcode(&args.encoding).map_err(Fault::Settings)?;
+            on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
+        }
+        // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
+        Command::TranscodeWorker => return Ok(transcode::worker_main()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::Machine { what: "cannot start threads", why: error.to_string() })?;
+    runtime.block_on(work)
+}

@@ -6,11 +6,22 @@
 //! leave as values, so that everything runs at the speed of the CPU in tests.
 #![forbid(unsafe_code)]
 
+pub mod codecs;
+mod cut;
+pub mod fmp4;
 pub mod names;
+pub mod packager;
+mod playlist;
+pub mod presentation;
+#[cfg(test)]
+mod testing;
 pub mod time;
+pub mod timing;
 pub mod track;
 
 pub use names::{RungName, SessionId};
+pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, PushError, Segment};
+pub use presentation::{Expired, Presentation, SegmentInfo};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
+pub use timing::{Latency, Timing, TimingError};
 pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
-pub mod packager;

@@ -1,73 +1,431 @@
 //! Encoded samples in; init and media segments out, all renditions cut at the same media times.
 //!
 //! What belongs here: epochs, slots (the shared segment numbering), which sample goes into which segment, counting of
-//! misalignments. Boxes are in `fmp4`, cut decisions in `cut`, which segments are listed in `window`, text in
+//! misalignments. Boxes are in `fmp4`, cut decisions in `cut`, which segments are listed in `presentation`, text in
 //! `playlist`.
+//!
+//! One list of slots (sequence, start, end) serves all renditions. A slot is closed by the first keyframe of the
+//! reference renditions that the cut rule accepts; every rendition then fills it with what it has between the two
+//! times, or with a gap. So sequence numbers agree by construction, and no rendition waits for another: audio alone
+//! waits, for the video to say where to cut, and not longer than [`Timing::stall`].
+//!
+//! Bounds: [`MAX_BUFFERED_BYTES`] over all renditions; [`Timing::stall`] beyond a segment in media time;
+//! [`MAX_JUMP`] between a sample and the newest before it. Contract: after each call, [`Packager::poll`] until `None`.
 
-use crate::names::{RungName, SessionId};
+mod lane;
+mod types;
+
+pub use types::{BeginError, Counters, CutRule, Epoch, InitSegment, Output, PushError, Segment};
+
+use crate::cut::{Cut, Cutter};
+use crate::fmp4;
+use crate::names::{self, RungName};
 use crate::time::{Anchor, MediaSpan, MediaTime, WallTime};
-use crate::track::Track;
+use crate::timing::Timing;
+use crate::track::{Sample, TrackKind};
 use bytes::Bytes;
+use lane::{Lane, Taken};
+use std::collections::{BTreeMap, VecDeque};
 
-/// A stretch of media without a break: the same tracks, the same parameters, a continuous timeline. Every epoch but
-/// the first begins with one discontinuity, at the same media sequence number in every rendition.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Epoch {
-    /// Goes into every name written during the epoch.
-    pub session: SessionId,
-    /// Nothing before this media time belongs to the epoch; earlier samples are dropped and counted.
-    pub start: MediaTime,
-    /// Wall clock for PROGRAM-DATE-TIME.
-    pub anchor: Anchor,
-    /// All renditions, as the multivariant playlist lists them: video from largest to smallest, then audio.
-    pub tracks: Vec<Track>,
-    /// Where segments are cut.
-    pub cuts: CutRule,
+/// Coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20 Mbit/s
+/// stay below it for 25 s.
+pub const MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
+
+/// A sample further ahead of all others than this is refused: a clock that jumps begins a new epoch.
+pub const MAX_JUMP: MediaSpan = MediaSpan::from_millis(30_000);
+
+/// Times beyond this (three thousand years) are damage, and would overflow.
+const MAX_TIME: MediaTime = MediaTime::from_ticks_90k(1 << 53);
+
+/// What remains of a slot after the last video of an epoch is dropped when shorter: not worth a segment of its own.
+const SHORT_TAIL: MediaSpan = MediaSpan::from_millis(250);
+
+/// One stretch of time, the same for all renditions.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    sequence: u64,
+    start: MediaTime,
+    /// `None` for the last while it is being filled.
+    end: Option<MediaTime>,
+    wall: WallTime,
+    discontinuity: bool,
 }
 
-/// Where segments are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutRule {
-    /// At the multiples of the segment target on the media axis; every encoder puts an IDR frame there. Without video
-    /// the audio is cut there.
-    Grid,
-    /// At keyframes of the first video track, which are not ours to choose; the other tracks have theirs at the same
-    /// times.
-    SourceKeys,
+/// What a rendition keeps from one epoch to the next.
+#[derive(Debug)]
+struct Carry {
+    init_name: String,
+    init_body: Bytes,
+    fragments: u32,
 }
 
-/// An init segment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InitSegment {
-    /// Its rendition.
-    pub rung: RungName,
-    /// File name within the rendition's folder.
-    pub name: String,
-    /// ftyp and moov.
-    pub body: Bytes,
+#[derive(Debug)]
+struct OpenEpoch {
+    epoch: Epoch,
+    /// Of its first slot.
+    first_sequence: u64,
+    /// `None` until the first slot.
+    cutter: Option<Cutter>,
+    /// Those that at least one rendition has not filled, and the open one.
+    slots: VecDeque<Slot>,
+    lanes: Vec<Lane>,
+    /// Whether video says where to cut.
+    has_video: bool,
 }
 
-/// A media segment, whole; or a hole where one should be.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
-    /// Its rendition.
-    pub rung: RungName,
-    /// Media sequence number, the same for the same stretch of time in every rendition; grows by one.
-    pub sequence: u64,
-    /// The epoch it belongs to.
-    pub session: SessionId,
-    /// First segment of an epoch other than the first.
-    pub discontinuity: bool,
-    /// First presentation time.
-    pub start: MediaTime,
-    /// Presentation time covered.
-    pub duration: MediaSpan,
-    /// PROGRAM-DATE-TIME of `start`.
-    pub wall: WallTime,
-    /// File name within the rendition's folder.
-    pub name: String,
-    /// Name of the init segment that it needs.
-    pub init: String,
-    /// styp and fragments; `None` for a gap (EXT-X-GAP): no such object exists.
-    pub body: Option<Bytes>,
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Packager {
+    timing: Timing,
+    next_sequence: u64,
+    open: Option<OpenEpoch>,
+    carried: BTreeMap<RungName, Carry>,
+    /// Wall clock and duration of the last slot.
+    last_wall: Option<(WallTime, MediaSpan)>,
+    out: VecDeque<Output>,
+    counters: Counters,
 }
+
+impl Packager {
+    /// `first_sequence` is 0, or continues the media sequence of an earlier presentation under the same names; then
+    /// the first segment is a discontinuity.
+    pub fn new(timing: Timing, first_sequence: u64) -> Self {
+        Self {
+            timing,
+            next_sequence: first_sequence,
+            open: None,
+            carried: BTreeMap::new(),
+            last_wall: None,
+            out: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Opens an epoch. One that is open should have been ended; it is ended here, as by `end_epoch(None)`, if not.
+    ///
+    /// An init segment comes out for every track whose init differs from the one that its rung had last; the others go
+    /// on with their old one, so that players keep their decoder configuration.
+    ///
+    /// # Errors
+    /// See [`BeginError`].
+    pub fn begin(&mut self, epoch: Epoch) -> Result<(), BeginError> {
+        if epoch.tracks.is_empty() {
+            return Err(BeginError::NoTracks);
+        }
+        let mut inits: BTreeMap<RungName, Bytes> = BTreeMap::new();
+        for track in &epoch.tracks {
+            let rung = &track.rung;
+            let init = fmp4::init_segment(track)
+                .map_err(|source| BeginError::Track { rung: rung.clone(), source })?;
+            if inits.insert(rung.clone(), init).is_some() {
+                return Err(BeginError::DuplicateRung(rung.clone()));
+            }
+        }
+        self.end_epoch(None);
+        let name = names::init_name(&epoch.session);
+        for (rung, body) in inits {
+            let carried = self.carried.get(&rung);
+            if carried.is_some_and(|c| c.init_body == body) {
+                continue;
+            }
+            let fragments = carried.map_or(0, |c| c.fragments);
+            self.out.push_back(Output::Init(InitSegment {
+                rung: rung.clone(),
+                name: name.clone(),
+                body: body.clone(),
+            }));
+            self.carried.insert(rung, Carry { init_name: name.clone(), init_body: body, fragments });
+        }
+        let lanes = epoch.tracks.iter().map(|track| Lane::new(track.clone(), self.next_sequence)).collect();
+        let has_video = epoch.tracks.iter().any(|t| matches!(t.kind, TrackKind::Video(_)));
+        self.open = Some(OpenEpoch {
+            epoch,
+            first_sequence: self.next_sequence,
+            cutter: None,
+            slots: VecDeque::new(),
+            lanes,
+            has_video,
+        });
+        Ok(())
+    }
+
+    /// Takes a sample of the open epoch. Samples before the epoch's start are dropped silently, but counted.
+    ///
+    /// # Errors
+    /// See [`PushError`]; the sample is dropped and counted then.
+    pub fn push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+        let pushed = self.try_push(rung, sample);
+        if pushed.is_err() {
+            self.counters.rejected_samples += 1;
+        }
+        pushed
+    }
+
+    fn try_push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+        let open = self.open.as_mut().ok_or(PushError::NoEpoch)?;
+        let index = open.lanes.iter().position(|l| l.rung() == rung).ok_or(PushError::UnknownRung)?;
+        if sample.data.is_empty() {
+            return Err(PushError::Empty);
+        }
+        let times = MediaTime::ZERO..MAX_TIME;
+        if !times.contains(&sample.pts)
+            || !times.contains(&sample.dts)
+            || (sample.pts - sample.dts).abs() > MAX_JUMP
+        {
+            return Err(PushError::OutOfRange);
+        }
+        if sample.pts < open.epoch.start {
+            self.counters.late_samples += 1;
+            return Ok(());
+        }
+        if sample.pts - open.newest().unwrap_or(open.epoch.start) > MAX_JUMP {
+            return Err(PushError::TooFarAhead);
+        }
+        let buffered: usize = open.lanes.iter().map(Lane::bytes).sum();
+        if buffered + sample.data.len() > MAX_BUFFERED_BYTES {
+            // Refusing alone would never end: the keyframe that completes the segment would be refused as well.
+            if let Some(largest) = open.lanes.iter_mut().max_by_key(|lane| lane.bytes()) {
+                self.counters.undecodable_samples += largest.abandon();
+            }
+            open.lanes[index].skip_to_key();
+            return Err(PushError::Full);
+        }
+        let Some((at, key)) = open.lanes[index].push(sample, &mut self.counters)? else {
+            return Ok(());
+        };
+        let cuts = open.decide(index, at, key, &self.timing);
+        self.apply(&cuts);
+        self.fill(false);
+        Ok(())
+    }
+
+    /// Ends the epoch: everything that waits comes out. Samples shown at or after `at` are dropped, as belonging to
+    /// what follows; segments that came out before stay. Without an open epoch nothing happens.
+    pub fn end_epoch(&mut self, at: Option<MediaTime>) {
+        let Some(open) = self.open.as_mut() else {
+            return;
+        };
+        if let Some(at) = at {
+            for lane in &mut open.lanes {
+                self.counters.surplus_samples += lane.drop_from(at);
+            }
+        }
+        let mut cuts = Vec::new();
+        let end = open.lanes.iter().filter_map(Lane::end).max();
+        let end = end.map(|end| at.map_or(end, |at| end.min(at)));
+        if let Some(end) = end {
+            if open.cutter.is_none() {
+                let first = open.lanes.iter().filter_map(Lane::first_at).min();
+                cuts.extend(first.and_then(|first| open.start(first, &self.timing)));
+            }
+            if let Some(cutter) = &mut open.cutter {
+                cutter.on_progress(end, &mut cuts);
+            }
+        }
+        self.apply(&cuts);
+        self.close_last_slot(end);
+        self.fill(true);
+        if let Some(open) = self.open.take() {
+            for lane in open.lanes {
+                self.counters.surplus_samples += lane.left_over();
+            }
+        }
+    }
+
+    /// A new mapping to wall clock, for slots that begin from now on. PROGRAM-DATE-TIME never goes backwards: when the
+    /// new mapping is behind the old one, it runs at half speed until they meet.
+    pub fn re_anchor(&mut self, anchor: Anchor) {
+        if let Some(open) = &mut self.open {
+            open.epoch.anchor = anchor;
+        }
+    }
+
+    /// The next thing made; `None` until more is pushed.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Where the open epoch's video ends as far as it arrived: the time to end an epoch at when the encoder failed, for
+    /// audio that was not encoded runs ahead of it and would be left without pictures.
+    pub fn video_end(&self) -> Option<MediaTime> {
+        let lanes = self.open.iter().flat_map(|open| &open.lanes);
+        lanes.filter(|lane| lane.is_video()).filter_map(Lane::newest_end).max()
+    }
+
+    /// Counters since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The sequence number that the next slot will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Closes and opens slots. The first cut of an epoch only opens one.
+    fn apply(&mut self, cuts: &[Cut]) {
+        let Some(open) = self.open.as_mut() else {
+            return;
+        };
+        for cut in cuts {
+            if let Some(last) = open.slots.back_mut() {
+                last.end = Some(cut.at);
+                self.last_wall = Some((last.wall, cut.at - last.start));
+            }
+            self.counters.forced_cuts += u64::from(cut.forced);
+            let mapped = open.epoch.anchor.wall_at(cut.at);
+            let wall = match self.last_wall {
+                Some((wall, duration)) => {
+                    let half = MediaSpan::from_ticks_90k(duration.ticks_90k() / 2);
+                    mapped.max(wall + half)
+                }
+                None => mapped,
+            };
+            open.slots.push_back(Slot {
+                sequence: self.next_sequence,
+                start: cut.at,
+                end: None,
+                wall,
+                discontinuity: self.next_sequence > 0 && self.next_sequence == open.first_sequence,
+            });
+            self.next_sequence += 1;
+        }
+    }
+
+    /// At the end of an epoch: the open slot ends with the media, or is given back when it has none.
+    fn close_last_slot(&mut self, end: Option<MediaTime>) {
+        let Some(open) = self.open.as_mut() else {
+            return;
+        };
+        let Some(last) = open.slots.back_mut().filter(|slot| slot.end.is_none()) else {
+            return;
+        };
+        let (start, sequence) = (last.start, last.sequence);
+        let playable = open.lanes.iter().filter(|l| l.has_media_from(start));
+        let short = end.is_some_and(|end| end - start < SHORT_TAIL);
+        let worth = if open.has_video && short {
+            playable.filter(|l| l.is_video()).count() > 0
+        } else {
+            playable.count() > 0
+        };
+        match end.filter(|&end| end > start && worth) {
+            Some(end) => {
+                last.end = Some(end);
+                self.last_wall = Some((last.wall, end - start));
+            }
+            None => {
+                self.next_sequence = sequence;
+                open.slots.pop_back();
+            }
+        }
+    }
+
+    /// Every rendition takes the closed slots for which it has all it will get.
+    fn fill(&mut self, finish: bool) {
+        let Some(open) = self.open.as_mut() else {
+            return;
+        };
+        let Some(first_sequence) = open.slots.front().map(|slot| slot.sequence) else {
+            return;
+        };
+        let newest = open.newest();
+        for lane in &mut open.lanes {
+            while let Some(slot) = open.slots.get((lane.next_sequence() - first_sequence) as usize) {
+                let Some(end) = slot.end else { break };
+                let last = finish && slot.sequence + 1 == self.next_sequence;
+                let stalled = newest.is_some_and(|newest| newest - end >= self.timing.stall);
+                let Some(taken) =
+                    lane.take(slot.start, end, finish || stalled, last, &self.timing, &mut self.counters)
+                else {
+                    break;
+                };
+                let carry =
+                    self.carried.get_mut(lane.rung()).expect("begin() carries an init for every track");
+                let segment = segment(&open.epoch, slot, lane, taken, carry);
+                self.counters.gaps += u64::from(segment.body.is_none());
+                self.out.push_back(Output::Segment(segment));
+            }
+        }
+        let unfilled = open.lanes.iter().map(Lane::next_sequence).min().unwrap_or(self.next_sequence);
+        while open.slots.front().is_some_and(|slot| slot.sequence < unfilled) {
+            open.slots.pop_front();
+        }
+    }
+}
+
+fn segment(epoch: &Epoch, slot: &Slot, lane: &Lane, taken: Taken, carry: &mut Carry) -> Segment {
+    let body = (!taken.samples.is_empty()).then(|| {
+        carry.fragments = carry.fragments.wrapping_add(1);
+        fmp4::media_segment(lane.fragment_kind(), carry.fragments, taken.base_decode_time, &taken.samples)
+    });
+    Segment {
+        rung: lane.rung().clone(),
+        sequence: slot.sequence,
+        session: epoch.session.clone(),
+        discontinuity: slot.discontinuity,
+        start: taken.start,
+        duration: taken.end - taken.start,
+        wall: slot.wall + (taken.start - slot.start),
+        name: names::segment_name(&epoch.session, slot.sequence),
+        init: carry.init_name.clone(),
+        body,
+    }
+}
+
+impl OpenEpoch {
+    /// The latest presentation time of any rendition.
+    fn newest(&self) -> Option<MediaTime> {
+        self.lanes.iter().filter_map(Lane::newest).max()
+    }
+
+    /// Whether a rendition's keyframes may cut.
+    fn is_reference(&self, index: usize) -> bool {
+        match self.epoch.cuts {
+            CutRule::Grid => !self.has_video || self.lanes[index].is_video(),
+            CutRule::SourceKeys => {
+                !self.has_video || self.lanes.iter().position(Lane::is_video) == Some(index)
+            }
+        }
+    }
+
+    /// The first slot begins.
+    fn start(&mut self, at: MediaTime, timing: &Timing) -> Option<Cut> {
+        let rule = if self.has_video { self.epoch.cuts } else { CutRule::Grid };
+        self.cutter = Some(Cutter::new(rule, timing, at));
+        Some(Cut { at, forced: false })
+    }
+
+    /// What a new sample of rendition `index` means for the cuts.
+    fn decide(&mut self, index: usize, at: MediaTime, key: bool, timing: &Timing) -> Vec<Cut> {
+        let mut cuts = Vec::new();
+        let reference = self.is_reference(index);
+        if self.cutter.is_none() {
+            if reference && key {
+                cuts.extend(self.start(at, timing));
+            } else if let Some(first) = self.lanes[index].first_at()
+                && at - first >= timing.stall
+            {
+                // No video came: the others begin without it.
+                cuts.extend(self.start(first, timing));
+            }
+        }
+        let newest_reference = (0..self.lanes.len())
+            .filter(|&i| self.is_reference(i))
+            .filter_map(|i| self.lanes[i].newest())
+            .max();
+        let patience = self.newest().map(|newest| newest - timing.stall);
+        let Some(cutter) = &mut self.cutter else {
+            return cuts;
+        };
+        if reference && key {
+            cutter.on_key(at, &mut cuts);
+        }
+        if let Some(known) = newest_reference.max(patience) {
+            cutter.on_progress(known, &mut cuts);
+        }
+        cuts
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn anchor_maps_both_ways_from_its_point() {
-        let anchor = Anchor { media: MediaTime::from_ticks_90k(900_000), wall: WallTime::from_unix_micros(5_000_000) };
+        let anchor =
+            Anchor { media: MediaTime::from_ticks_90k(900_000), wall: WallTime::from_unix_micros(5_000_000) };
         assert_eq!(anchor.wall_at(MediaTime::from_ticks_90k(990_000)).unix_micros(), 6_000_000);
         assert_eq!(anchor.wall_at(MediaTime::from_ticks_90k(810_000)).unix_micros(), 4_000_000);
     }

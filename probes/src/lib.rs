@@ -1,1 +1,14 @@
-//! x
+//! Whether this process takes a stream, whether it is alive, and the internal HTTP server that says so.
+//!
+//! What belongs here: the busy state machine, liveness as progress, the metrics recorder, the admin router on its own
+//! thread and runtime. What does not: streams, media, stores; they report here and never wait for an answer.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod busy;
+pub mod metrics;
+pub mod probe;
+
+pub use admin::{Admin, AdminError, AdminHandle, StatusSource};
+pub use busy::{Denied, Event, Settings, State, Why};
+pub use probe::{Liveness, Probe, StreamPermit};

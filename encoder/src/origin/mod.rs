@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The public HTTP server: playlists, segments and the player page, out of memory.
+//!
+//! What belongs here: which bytes answer which request. What does not: making them (`hls`), keeping them for later
+//! ([`crate::store`]), deciding when they go ([`crate::stream`] tells the [`Library`]). Nothing here reads a file: a
+//! request can only ever reach what was put into the library or embedded in the binary.
+
+mod http;
+mod library;
+mod page;
+mod serve;
+
+pub use http::router;
+pub use library::{Library, Stored, StreamInfo, StreamPath};
+pub use serve::{Limits, serve};

@@ -2,6 +2,14 @@
 //! are read in [`crate::flv`], time is repaired in [`crate::timeline`], and whether a publisher is welcome is decided
 //! by whoever implements [`Admission`].
 
+pub mod amf;
+pub mod chunk;
+mod metadata;
+pub mod server;
+pub mod session;
+
+pub use server::{Publishers, ServerOptions, serve};
+
 use bytes::Bytes;
 use std::fmt;
 use std::future::Future;

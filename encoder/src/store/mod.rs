@@ -6,6 +6,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+pub mod dir;
+pub mod memory;
+
+#[cfg(test)]
+mod contract;
+
 /// Names an object below the store's root: `{app}/{name}/{rung}/{file}`, every part a valid name or file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName(String);

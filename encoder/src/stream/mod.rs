@@ -1,1 +1,25 @@
-//! Placeholder.
+//! One stream, from its first published byte to its end: what is encoded and how, worker supervision, shedding, and
+//! the way from one epoch to the next. Decisions are sans-IO ([`core`] and what it is made of); sockets, processes and
+//! clocks are in [`driver`], who may publish is in [`registry`].
+
+mod anchor;
+pub mod core;
+pub mod driver;
+mod gop;
+mod outlet;
+mod probe;
+pub mod registry;
+mod restart;
+mod run;
+mod shed;
+mod silence;
+
+pub use anchor::Now;
+pub use core::{Counters, Effect, Settings, StreamCore};
+pub use outlet::{Outlet, OutletOptions};
+pub use run::RunId;
+
+#[cfg(test)]
+mod core_tests;
+#[cfg(test)]
+pub(crate) mod tests;

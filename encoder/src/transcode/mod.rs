@@ -1,1 +1,232 @@
-//! Placeholder.
+//! Inside the worker: coded media in on stdin, a ladder of renditions out on stdout. The only module that names
+//! ffmpeg_next; [`av`] is the only file with `unsafe`. No tokio, no sockets, no files, no clock: media time alone.
+//!
+//! The process is expected to be replaced when anything is wrong with it; what it must not do is outlive its
+//! supervisor or pass damage on.
+
+mod audio;
+mod av;
+mod cadence;
+mod contribution;
+mod decode;
+pub mod demux;
+mod encode;
+pub mod error;
+pub mod nal;
+pub mod pattern;
+mod pipeline;
+mod scale;
+mod thumbnail;
+
+pub use error::TranscodeError;
+
+use crate::worker::protocol::{Decoder, Encoder};
+use crate::worker::{Progress, Request, Response};
+use bytes::BytesMut;
+use pipeline::{Counters, Pipeline};
+use std::fmt::Arguments;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two [`Response::Progress`], and between two looks at whether the supervisor still lives.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes read off stdin at once, and collected before a write.
+const CHUNK: usize = 64 << 10;
+
+/// Whether libav on this machine has an H.264 encoder of that name.
+pub fn has_video_encoder(name: &str) -> bool {
+    ffmpeg_next::encoder::find_by_name(name).is_some_and(|codec| codec.id() == ffmpeg_next::codec::Id::H264)
+}
+
+/// The hidden subcommand `transcode-worker`: confines the process, then runs on its standard streams.
+pub fn worker_main() -> ExitCode {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    confine();
+    let supervisor = rustix::process::getppid();
+    let orphaned = move || rustix::process::getppid() != supervisor;
+    let code = run_worker_with(io::stdin(), io::stdout(), processors, orphaned);
+    ExitCode::from(code)
+}
+
+/// Runs a worker on a pair of pipes until [`Request::Finish`], the end of `input`, or an error; gives the exit code
+/// (0, or as [`TranscodeError::exit_code`] says). The end of `input` without [`Request::Finish`] means that the
+/// supervisor is gone: everything is flushed all the same, in case somebody still reads.
+pub fn run_worker(input: impl Read, output: impl Write + Send + 'static) -> u8 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    run_worker_with(input, output, processors, || false)
+}
+
+fn run_worker_with(
+    input: impl Read,
+    output: impl Write + Send + 'static,
+    processors: usize,
+    orphaned: impl Fn() -> bool + Send + 'static,
+) -> u8 {
+    ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Warning);
+    ffmpeg_next::log::set_flags(ffmpeg_next::log::Flags::SKIP_REPEATED);
+    match run(input, output, processors, orphaned) {
+        Ok(()) => 0,
+        Err(error) => {
+            log(format_args!("{error}"));
+            error.exit_code()
+        }
+    }
+}
+
+/// A line for the supervisor's log. libav writes its own lines, with the codec's name in brackets in front, to the
+/// same stream; the supervisor bounds and rates both.
+fn log(line: Arguments<'_>) {
+    // Nobody to tell when this fails.
+    let _ = writeln!(io::stderr(), "worker: {line}");
+}
+
+/// Gives up what transcoding never needs. Best effort: a kernel that refuses leaves the process as it was.
+fn confine() {
+    use rustix::process::{Resource, Rlimit, nice, setrlimit};
+    // The supervisor answers viewers and the publisher's socket: it goes first when processors are short.
+    let _ = nice(5);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+    let _ = setrlimit(Resource::Fsize, none);
+    // The three standard streams are open, so not one more file or socket can be.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: Some(3) });
+    let _ = rustix::thread::set_no_new_privs(true);
+}
+
+fn run(
+    input: impl Read,
+    output: impl Write + Send + 'static,
+    processors: usize,
+    orphaned: impl Fn() -> bool + Send + 'static,
+) -> Result<(), TranscodeError> {
+    let counters = Arc::new(Counters::default());
+    let (out, responses) = pipeline::output_queue();
+    let writer = {
+        let counters = counters.clone();
+        thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || write_responses(output, &responses, &counters, &orphaned))?
+    };
+    let read = read_requests(input, &counters, out, processors);
+    // The queue is closed on our side; the writer ends once it has written what is in it.
+    let written = writer.join().unwrap_or(Err(TranscodeError::Panicked("writer")));
+    match (read, written) {
+        (Err(TranscodeError::Downstream), Err(cause)) => Err(cause),
+        (Err(cause), _) => Err(cause),
+        (Ok(()), written) => written,
+    }
+}
+
+/// The first thread: requests off the pipe into the pipeline.
+fn read_requests(
+    mut input: impl Read,
+    counters: &Arc<Counters>,
+    out: SyncSender<Response>,
+    processors: usize,
+) -> Result<(), TranscodeError> {
+    let mut decoder = Decoder::<Request>::new();
+    let mut pipeline: Option<Pipeline> = None;
+    let mut chunk = vec![0; CHUNK];
+    let ended = 'pipe: loop {
+        let read = match input.read(&mut chunk) {
+            Ok(0) => break Ok(false),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => break Err(error.into()),
+        };
+        decoder.push(&chunk[..read]);
+        loop {
+            let step = match (decoder.next(), &pipeline) {
+                (Err(error), _) => Err(error.into()),
+                (Ok(None), _) => break,
+                (Ok(Some(Request::Finish)), _) => break 'pipe Ok(true),
+                (Ok(Some(Request::Start(job))), None) => {
+                    Pipeline::start(job, counters.clone(), out.clone(), processors)
+                        .map(|p| pipeline = Some(p))
+                }
+                (Ok(Some(_)), None) => Err(TranscodeError::Unexpected("media before the job")),
+                (Ok(Some(request)), Some(pipeline)) => pipeline.submit(request),
+            };
+            if let Err(error) = step {
+                break 'pipe Err(error);
+            }
+        }
+    };
+    let flushed = pipeline.map_or(Ok(()), Pipeline::finish);
+    match (ended, flushed) {
+        // A stage that is gone says why when it is joined.
+        (Err(TranscodeError::Downstream), Err(cause)) => Err(cause),
+        (Err(cause), _) | (Ok(_), Err(cause)) => Err(cause),
+        (Ok(false), Ok(())) => Ok(()),
+        (Ok(true), Ok(())) => {
+            let _ = out.send(Response::Progress(counters.progress()));
+            out.send(Response::Finished).map_err(|_| TranscodeError::Downstream)
+        }
+    }
+}
+
+/// The last thread: responses onto the pipe, and counters between them.
+///
+/// Counters are sent only when they moved: a worker that is stuck falls silent although it was sent media, which is
+/// what the supervisor watches for.
+fn write_responses(
+    mut output: impl Write,
+    responses: &Receiver<Response>,
+    counters: &Counters,
+    orphaned: &dyn Fn() -> bool,
+) -> Result<(), TranscodeError> {
+    let mut encoder = Encoder::<Response>::new();
+    let mut buffer = BytesMut::with_capacity(CHUNK);
+    let mut told = Progress::default();
+    let mut next_progress = Instant::now() + PROGRESS_EVERY;
+    loop {
+        let response = match responses.try_recv() {
+            Ok(response) => Some(response),
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                // Nothing more at once: what was collected goes out before waiting.
+                write(&mut output, &mut buffer)?;
+                match responses.recv_timeout(next_progress.saturating_duration_since(Instant::now())) {
+                    Ok(response) => Some(response),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+        };
+        if let Some(response) = &response {
+            encoder.encode(response, &mut buffer)?;
+        }
+        if Instant::now() >= next_progress {
+            next_progress = Instant::now() + PROGRESS_EVERY;
+            // A supervisor that died while the pipeline hangs would leave this process behind for ever: nobody is
+            // left to read the end of stdin.
+            if orphaned() {
+                log(format_args!("the supervisor is gone"));
+                std::process::exit(74);
+            }
+            let progress = counters.progress();
+            if progress != told {
+                told = progress;
+                encoder.encode(&Response::Progress(progress), &mut buffer)?;
+            }
+        }
+        if buffer.len() >= CHUNK {
+            write(&mut output, &mut buffer)?;
+        }
+    }
+    write(&mut output, &mut buffer)
+}
+
+fn write(output: &mut impl Write, buffer: &mut BytesMut) -> Result<(), TranscodeError> {
+    if !buffer.is_empty() {
+        output.write_all(buffer)?;
+        output.flush()?;
+        buffer.clear();
+    }
+    Ok(())
+}

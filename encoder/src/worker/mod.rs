@@ -2,6 +2,12 @@
 //! What happens inside the child is in [`crate::transcode`]; when a worker is started or replaced is decided in
 //! [`crate::stream`].
 
+pub mod child;
+pub mod protocol;
+mod stderr;
+
+pub use child::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions};
+
 use crate::media::{AudioCodec, VideoCodec};
 use hls::MediaTime;
 use serde::{Deserialize, Serialize};
@@ -132,13 +138,15 @@ pub enum Request {
 /// Worker to supervisor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
-    /// Encoders are open. All samples behind this belong to these tracks.
+    /// Encoders are open: all samples of these tracks that follow belong to these configurations. Tracks that are
+    /// not in the list go on as they are; video comes with all its rungs at once, audio by itself.
     Opened(Vec<OpenedTrack>),
     /// An encoded access unit; dts grows strictly within a track.
     Unit(WireUnit),
     /// A picture of the stream.
     Thumbnail(bytes::Bytes),
-    /// Counters since the start, once a second or so; also a sign of life.
+    /// Counters since the start, at most once a second and only when they moved: a worker that was sent media and
+    /// says nothing hangs.
     Progress(Progress),
     /// Everything was flushed; the worker exits with 0.
     Finished,

@@ -1,0 +1,124 @@
+//! `encoder transcode`: the pipeline of a live stream on a file, as fast as it goes. The same core, worker and
+//! packager; only the clock that hurries is missing, so nothing is shed and nothing expires.
+
+use crate::fault::Fault;
+use crate::media::Media;
+use crate::store::Store;
+use crate::store::dir::DirStore;
+use crate::stream::driver::{SharedCore, drive};
+use crate::stream::{Outlet, Settings, StreamCore};
+use crate::transcode::demux::Demuxer;
+use crate::worker::child::WorkerOptions;
+use hls::{MediaSpan, MediaTime};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+use tracing::info;
+
+/// Units read ahead of the encoder.
+const READ_AHEAD: usize = 64;
+/// Requests that may wait for the worker.
+const WAITING_REQUESTS: usize = 128;
+/// Longer than any file.
+const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
+
+/// Encodes a file to HLS in a directory.
+pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memory: u64) -> Result<(), Fault> {
+    let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
+    let mut reader = read(input.clone());
+    let duration = match reader.recv().await {
+        Some(Ok(Read::Opened(duration))) => duration,
+        Some(Err(why)) => return Err(unreadable(why)),
+        Some(Ok(Read::Media(_))) | None => return Err(unreadable("reading it failed".to_owned())),
+    };
+    let store: Arc<dyn Store> = Arc::new(DirStore::open(&output).await.map_err(|error| Fault::Store {
+        place: output.display().to_string(),
+        why: error.to_string(),
+    })?);
+
+    let mut settings = settings;
+    settings.timing.shed_queue = FOR_EVER;
+    settings.timing.window = FOR_EVER;
+    settings.timing.stall = FOR_EVER;
+    let timing = settings.timing.clone();
+    let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
+    core.with(|core, now| core.publisher_came(now));
+    let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
+        .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
+    let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), workers));
+
+    let started = Instant::now();
+    let bar = progress_bar(duration);
+    let mut first: Option<MediaTime> = None;
+    while let Some(next) = reader.recv().await {
+        let Read::Media(next) = next.map_err(unreadable)? else { continue };
+        if let Media::Video(unit) | Media::Audio(unit) = &next {
+            let first = *first.get_or_insert(unit.dts);
+            bar.set_position((unit.dts - first).to_duration().as_millis() as u64);
+        }
+        core.room(WAITING_REQUESTS).await;
+        core.with(|core, now| core.media(next, now));
+    }
+    core.with(StreamCore::close);
+    driver.await.map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
+    bar.finish_and_clear();
+    let counters = core.look(StreamCore::counters);
+    info!(
+        playlist = %output.join("index.m3u8").display(),
+        seconds = started.elapsed().as_secs_f32(),
+        worker_restarts = counters.worker_restarts,
+        "encoded"
+    );
+    if core.look(|core| core.plan().is_none()) {
+        return Err(Fault::Input { file: input.display().to_string(), why: "no video or audio in it".to_owned() });
+    }
+    Ok(())
+}
+
+/// What comes off the reading thread.
+enum Read {
+    /// First: the file is open; its duration where it says one.
+    Opened(Option<MediaSpan>),
+    /// Then: what is in it.
+    Media(Media),
+}
+
+/// Reads on a thread of its own: files block, and libav's contexts stay where they were made.
+fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let demuxer = match Demuxer::open(&input) {
+            Ok(demuxer) => demuxer,
+            Err(error) => {
+                // A closed channel means that nobody wants to know, here as below.
+                let _ = sender.blocking_send(Err(error.to_string()));
+                return;
+            }
+        };
+        let opened = Read::Opened(demuxer.info().duration);
+        if sender.blocking_send(Ok(opened)).is_err() {
+            return;
+        }
+        for media in demuxer {
+            let failed = media.is_err();
+            if sender.blocking_send(media.map(Read::Media).map_err(|error| error.to_string())).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn progress_bar(duration: Option<MediaSpan>) -> ProgressBar {
+    let style = "{elapsed_precise} [{bar:40}] {percent}% {msg}";
+    let bar = match duration {
+        Some(duration) => ProgressBar::new(duration.to_duration().as_millis() as u64),
+        None => ProgressBar::new_spinner(),
+    };
+    if let (Some(_), Ok(style)) = (duration, ProgressStyle::with_template(style)) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}

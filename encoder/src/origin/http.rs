@@ -1,0 +1,204 @@
+//! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`]; sockets and their
+//! limits are in [`super::serve`].
+
+use super::library::{Library, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
+use super::page;
+use crate::store::content_type;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Serialize;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{Any, CorsLayer};
+
+/// Answers that are not to be kept: errors turn into successes within a second here.
+const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+/// How long a browser may remember a preflight's answer; Chromium caps it at two hours.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
+
+/// The public routes:
+///
+/// | path | answer |
+/// |---|---|
+/// | `/` and `/assets/…` | the player page, embedded |
+/// | `/streams.json` | streams that are live |
+/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match` |
+pub fn router(library: Arc<Library>) -> Router {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
+        .allow_headers([header::RANGE, header::IF_NONE_MATCH])
+        // `Age` is what hls.js tunes in by behind a CDN, `Date` what it may estimate the server's clock from.
+        .expose_headers([
+            header::CONTENT_LENGTH,
+            header::CONTENT_RANGE,
+            header::AGE,
+            header::DATE,
+            header::ETAG,
+        ])
+        .max_age(PREFLIGHT_MAX_AGE);
+    let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(is_text);
+    Router::new()
+        .route("/", get(page::index))
+        .route("/assets/{file}", get(page::asset))
+        .route("/streams.json", get(streams))
+        // Not a route with captures: those decode percent-encoding, and no name of ours needs any.
+        .fallback_service(get(object).with_state(Arc::clone(&library)))
+        .with_state(library)
+        .layer(compression)
+        .layer(cors)
+}
+
+/// Media is compressed already; and a compressed range would have lengths that nobody asked for.
+fn is_text(
+    status: StatusCode,
+    _: axum::http::Version,
+    headers: &HeaderMap,
+    _: &axum::http::Extensions,
+) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    status == StatusCode::OK
+        && (kind == content_type::PLAYLIST || kind.starts_with("text/") || kind == "application/json")
+}
+
+// === streams.json ===
+
+#[derive(Serialize)]
+struct Listing {
+    streams: Vec<ListedStream>,
+}
+
+#[derive(Serialize)]
+struct ListedStream {
+    app: String,
+    name: String,
+    /// URL path of the multivariant playlist.
+    playlist: String,
+    /// URL path of a picture, where there is one.
+    thumbnail: Option<String>,
+    /// Milliseconds since 1970.
+    since_unix_ms: i64,
+    latency_secs: f64,
+    hold_back_secs: f64,
+    rungs: Vec<String>,
+}
+
+async fn streams(State(library): State<Arc<Library>>) -> Response {
+    let list = |(path, info): (StreamPath, StreamInfo)| ListedStream {
+        playlist: format!("/{path}/{MULTIVARIANT}"),
+        thumbnail: library.get(&path, THUMBNAIL).map(|_| format!("/{path}/{THUMBNAIL}")),
+        app: path.app.to_string(),
+        name: path.name.to_string(),
+        since_unix_ms: info.started.unix_micros() / 1000,
+        latency_secs: info.latency_secs,
+        hold_back_secs: info.hold_back_secs,
+        rungs: info.rungs,
+    };
+    let listing = Listing { streams: library.live().into_iter().map(list).collect() };
+    ([NO_STORE], Json(listing)).into_response()
+}
+
+// === objects ===
+
+async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMap) -> Response {
+    match find(&library, uri.path()) {
+        Some(stored) => answer(&stored, &headers),
+        None => not_found(),
+    }
+}
+
+pub(super) fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, [NO_STORE], "not found\n").into_response()
+}
+
+/// The raw path is compared with names as they were put: encoded or climbing paths match nothing.
+fn find(library: &Library, path: &str) -> Option<Arc<Stored>> {
+    let mut parts = path.strip_prefix('/')?.splitn(3, '/');
+    let stream = StreamPath::new(parts.next()?, parts.next()?).ok()?;
+    library.get(&stream, parts.next()?)
+}
+
+fn answer(stored: &Stored, request: &HeaderMap) -> Response {
+    let object = &stored.object;
+    let etag = HeaderValue::from_str(&stored.etag).expect("an etag is hexadecimal digits in quotes");
+    let common = [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, HeaderValue::from_static(object.caching.cache_control())),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    if none_match(request, &stored.etag) {
+        return (StatusCode::NOT_MODIFIED, common).into_response();
+    }
+    let about_body = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(object.content_type)),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+    ];
+    let length = object.body.len() as u64;
+    match requested_range(request, &stored.etag, length) {
+        Requested::Whole => (common, about_body, Body::from(object.body.clone())).into_response(),
+        Requested::Part(range) => {
+            let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
+            // Within the length, which is a usize.
+            let body = object.body.slice(*range.start() as usize..=*range.end() as usize);
+            let content_range = [(header::CONTENT_RANGE, content_range)];
+            (StatusCode::PARTIAL_CONTENT, common, about_body, content_range, Body::from(body)).into_response()
+        }
+        Requested::Unsatisfiable => {
+            let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            (StatusCode::RANGE_NOT_SATISFIABLE, [NO_STORE], content_range).into_response()
+        }
+    }
+}
+
+/// RFC 9110 13.1.2: weak comparison, a list or `*`.
+pub(super) fn none_match(request: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let ours = opaque(etag);
+    request
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|tag| tag.trim() == "*" || opaque(tag) == ours)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Requested {
+    Whole,
+    Part(RangeInclusive<u64>),
+    Unsatisfiable,
+}
+
+/// RFC 9110 14.2: what cannot be parsed is ignored; several ranges may be, and are. An `If-Range` that does not match
+/// strongly means the whole.
+fn requested_range(request: &HeaderMap, etag: &str, length: u64) -> Requested {
+    let Some(Ok(range)) = request.get(header::RANGE).map(HeaderValue::to_str) else {
+        return Requested::Whole;
+    };
+    if let Some(condition) = request.get(header::IF_RANGE)
+        && (etag.starts_with("W/") || condition.as_bytes() != etag.as_bytes())
+    {
+        return Requested::Whole;
+    }
+    let Ok(parsed) = http_range_header::parse_range_header(range) else {
+        return Requested::Whole;
+    };
+    match parsed.validate(length) {
+        Ok(ranges) => match ranges.as_slice() {
+            [range] => Requested::Part(range.clone()),
+            _ => Requested::Whole,
+        },
+        Err(_) => Requested::Unsatisfiable,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Runs a [`Plan`] against a store on tokio. Every decision is the plan's; here are the clock, the tasks and the
+//! metrics.
+
+use super::plan::{Counters, Job, JobId, Plan, Settings, Work};
+use super::{Event, Playlists};
+use crate::store::{Store, StoreError};
+use metrics::{counter, gauge, histogram};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// Between two lines of the log about failures and gaps: a full disk fails many times a second.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Publishes one stream. Dropping it ends the stream as [`Event::End`] does.
+#[derive(Debug)]
+pub struct Publisher<P: Playlists> {
+    shared: Arc<Shared<P>>,
+}
+
+#[derive(Debug)]
+struct Shared<P> {
+    plan: Mutex<Plan<P>>,
+    changed: Notify,
+    started: Instant,
+}
+
+// === impl Publisher ===
+
+impl<P: Playlists> Publisher<P> {
+    /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`Event::End`], once all is written or
+    /// given up ([`Settings::seal_within`]), with what happened.
+    pub fn start(
+        store: Arc<dyn Store>,
+        prefix: impl Into<String>,
+        playlists: P,
+        settings: Settings,
+    ) -> (Self, JoinHandle<Counters>) {
+        let shared = Arc::new(Shared {
+            plan: Mutex::new(Plan::new(prefix, playlists, settings)),
+            changed: Notify::new(),
+            started: Instant::now(),
+        });
+        let task = tokio::spawn(drive(Arc::clone(&shared), store));
+        (Self { shared }, task)
+    }
+
+    /// Something is to be published. Never waits for the store: holds a lock for as long as a decision takes.
+    pub fn input(&self, event: Event) {
+        let now = self.shared.now();
+        self.shared.plan().input(event, now);
+        self.shared.changed.notify_one();
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.plan().counters().clone()
+    }
+
+    /// Bytes of segments that wait for the store or are being written.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.plan().waiting_bytes()
+    }
+}
+
+impl<P: Playlists> Drop for Publisher<P> {
+    fn drop(&mut self) {
+        self.input(Event::End);
+    }
+}
+
+// === impl Shared ===
+
+impl<P: Playlists> Shared<P> {
+    fn plan(&self) -> MutexGuard<'_, Plan<P>> {
+        // A panic inside the plan is a bug that the driver's task reports; the live path goes on without a store.
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> Counters {
+    let mut attempts = JoinSet::new();
+    let mut jobs: HashMap<Id, JobId> = HashMap::new();
+    let mut reported = Counters::default();
+    let mut logged = Logged::default();
+    loop {
+        let (wake_at, finished) = {
+            let mut plan = shared.plan();
+            let now = shared.now();
+            while let Some(job) = plan.poll(now) {
+                let id = job.id;
+                let attempt = attempts.spawn(attempt(Arc::clone(&store), job));
+                jobs.insert(attempt.id(), id);
+            }
+            report(plan.counters(), &mut reported);
+            logged.update(plan.counters());
+            gauge!("encoder_store_waiting_bytes").set(plan.waiting_bytes() as f64);
+            (plan.wake_at(), plan.is_finished())
+        };
+        if finished {
+            break;
+        }
+        let sleep = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(shared.started + at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.changed.notified() => {}
+            () = sleep => {}
+            Some(ended) = attempts.join_next_with_id() => {
+                let (task, result) = match ended {
+                    Ok((task, result)) => (task, result),
+                    // The store panicked: a bug, but no reason to take the stream along.
+                    Err(error) => (error.id(), Err(StoreError::Unavailable(error.to_string()))),
+                };
+                if let Some(id) = jobs.remove(&task) {
+                    let now = shared.now();
+                    shared.plan().done(id, result, now);
+                }
+            }
+        }
+    }
+    let counters = shared.plan().counters().clone();
+    if counters.sealed {
+        info!(location = store.location(), ?counters, "stream is stored and sealed");
+    } else {
+        warn!(location = store.location(), ?counters, "stream is stored without its last playlists");
+    }
+    counters
+}
+
+async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<(), StoreError> {
+    let Job { work, timeout, .. } = job;
+    let (kind, name, call) = match &work {
+        Work::Create(name, object) => ("segment", name, store.create(name, object.clone())),
+        Work::Replace(name, object) => ("playlist", name, store.replace(name, object.clone())),
+        Work::Remove(name) => ("removal", name, store.remove(name)),
+    };
+    let began = Instant::now();
+    let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!("no answer within {:.1} s", timeout.as_secs_f64())))
+    });
+    match &result {
+        Ok(()) => {
+            histogram!("encoder_store_seconds", "kind" => kind).record(began.elapsed().as_secs_f64());
+        }
+        Err(error) => {
+            counter!("encoder_store_failures_total", "kind" => kind).increment(1);
+            debug!(object = %name, %error, retryable = error.is_retryable(), "store");
+        }
+    }
+    result
+}
+
+/// What the log said last about failures.
+#[derive(Debug, Default)]
+struct Logged {
+    at: Option<Instant>,
+    failures: u64,
+    gaps: u64,
+}
+
+impl Logged {
+    fn update(&mut self, now: &Counters) {
+        let gaps = now.gaps.values().sum();
+        let news = now.failures > self.failures || gaps > self.gaps;
+        if !news || self.at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
+            return;
+        }
+        warn!(
+            failures = now.failures - self.failures,
+            gaps = gaps - self.gaps,
+            gaps_in_all = gaps,
+            last = now.last_failure.as_deref().unwrap_or_default(),
+            "store fails"
+        );
+        *self = Self { at: Some(Instant::now()), failures: now.failures, gaps };
+    }
+}
+
+/// Brings the process's counters up to the plan's.
+fn report(now: &Counters, reported: &mut Counters) {
+    counter!("encoder_store_segments_total").increment(now.segments - reported.segments);
+    counter!("encoder_store_bytes_total").increment(now.bytes - reported.bytes);
+    counter!("encoder_store_playlists_total").increment(now.playlists - reported.playlists);
+    for (reason, count) in &now.gaps {
+        let before = reported.gaps.get(reason).copied().unwrap_or(0);
+        counter!("encoder_store_gaps_total", "reason" => reason.as_str()).increment(count - before);
+    }
+    reported.clone_from(now);
+}
+
+#[cfg(test)]
+mod tests;

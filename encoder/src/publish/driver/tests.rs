@@ -1,0 +1,214 @@
+//! Whole streams against the memory store, on paused time: what a reader of the store sees, whatever the store does.
+
+use super::*;
+use crate::publish::plan::Gap;
+use crate::publish::testing::{TextPlaylists, init, segment, tracks};
+use crate::store::memory::{Call, Fault, MemoryStore, Operation};
+
+const SECOND: Duration = Duration::from_secs(1);
+const RUNGS: [&str; 2] = ["480p", "720p"];
+
+fn settings() -> Settings {
+    Settings { segment_deadline: 2 * SECOND, ..Settings::default() }
+}
+
+/// Publishes one segment a second in two rungs for `seconds`, then the end.
+async fn broadcast(
+    store: &MemoryStore,
+    playlists: TextPlaylists,
+    settings: Settings,
+    seconds: u64,
+) -> Counters {
+    let (publisher, task) = Publisher::start(Arc::new(store.clone()), "live/demo", playlists, settings);
+    publisher.input(Event::Tracks(tracks(&RUNGS)));
+    for rung in RUNGS {
+        publisher.input(Event::Init(init(rung, "s")));
+    }
+    for sequence in 0..seconds {
+        for rung in RUNGS {
+            publisher.input(Event::Segment(segment(rung, "s", sequence, 1000)));
+        }
+        let before = Instant::now();
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(before.elapsed(), SECOND);
+        check_readable(store);
+    }
+    drop(publisher);
+    let counters = task.await.unwrap();
+    check_readable(store);
+    counters
+}
+
+/// Rule: a playlist never names what cannot be read.
+fn check_readable(store: &MemoryStore) {
+    for rung in RUNGS {
+        for file in listed(store, rung) {
+            assert!(store.get(&format!("live/demo/{rung}/{file}")).is_some(), "{rung} names {file}");
+        }
+    }
+    if let Some(multivariant) = store.text("live/demo/index.m3u8") {
+        for rung in multivariant.split(", ") {
+            assert!(store.get(&format!("live/demo/{rung}/index.m3u8")).is_some(), "{rung} is named");
+        }
+    }
+}
+
+fn playlist(store: &MemoryStore, rung: &str) -> String {
+    store.text(&format!("live/demo/{rung}/index.m3u8")).unwrap_or_default()
+}
+
+fn listed(store: &MemoryStore, rung: &str) -> Vec<String> {
+    let text = playlist(store, rung);
+    text.split([' ', ',']).filter(|word| word.contains(".m")).map(str::to_owned).collect()
+}
+
+fn is_segment(call: &Call, name: &str) -> bool {
+    call.operation == Operation::Create && call.name.as_str().ends_with(name)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_store_has_everything_and_the_end() {
+    let store = MemoryStore::new();
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 20).await;
+    assert!(counters.sealed);
+    assert_eq!((counters.segments, counters.gaps.len()), (40, 0));
+    for rung in RUNGS {
+        assert_eq!(listed(&store, rung).len(), 21);
+        assert!(playlist(&store, rung).ends_with(", end"));
+    }
+    let mut last: HashMap<_, Instant> = HashMap::new();
+    for call in store.calls().into_iter().filter(|call| call.operation == Operation::Replace) {
+        if let Some(before) = last.insert(call.name.clone(), call.at) {
+            assert!(call.at - before >= SECOND, "{} too soon", call.name);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_late_segment_becomes_a_gap_and_the_stream_goes_on() {
+    let store = MemoryStore::new();
+    store.set_faults(|call| if is_segment(call, "720p/s-3.m4s") { Fault::Hang } else { Fault::None });
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
+    assert_eq!(counters.gaps.get(&Gap::Deadline), Some(&1));
+    let text = playlist(&store, "720p");
+    assert!(text.contains("s-2.m4s 1000, gap, s-4.m4s 1000"), "{text}");
+    assert!(!playlist(&store, "480p").contains("gap"));
+    assert!(counters.sealed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn passing_faults_are_retried_and_lost_answers_do_no_harm() {
+    let store = MemoryStore::new();
+    let mut number = 0;
+    store.set_faults(move |_| {
+        number += 1;
+        match number % 5 {
+            0 => Fault::Unavailable,
+            1 => Fault::LostAnswer,
+            2 => Fault::Slow(Duration::from_millis(300)),
+            _ => Fault::None,
+        }
+    });
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 30).await;
+    assert!(counters.failures > 10);
+    assert_eq!(counters.gaps.values().sum::<u64>(), 0, "{counters:?}");
+    assert!(counters.sealed);
+    assert!(playlist(&store, "720p").ends_with("s-29.m4s 1000, end"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_leaves_gaps_and_is_recovered_from() {
+    let store = MemoryStore::new();
+    let began = Instant::now();
+    store.set_faults(move |_| {
+        if (5 * SECOND..15 * SECOND).contains(&began.elapsed()) { Fault::Unavailable } else { Fault::None }
+    });
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 25).await;
+    let gaps = counters.gaps[&Gap::Deadline];
+    // Ten seconds in two rungs, less what came in the deadline before the store was back.
+    assert!((12..=20).contains(&gaps), "{counters:?}");
+    assert_eq!(counters.segments + gaps, 50);
+    assert!(counters.sealed);
+    assert!(playlist(&store, "720p").ends_with("s-24.m4s 1000, end"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_does_not_stop_the_stream_and_ends_in_time() {
+    let store = MemoryStore::new();
+    store.set_faults(|_| Fault::Refused);
+    let began = Instant::now();
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
+    assert_eq!(counters.gaps[&Gap::Refused], 20);
+    assert!(!counters.sealed);
+    assert!(began.elapsed() <= 10 * SECOND + settings().seal_within + settings().attempt_timeout);
+    assert!(store.names().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_init_segment_makes_gaps_of_what_needs_it() {
+    let store = MemoryStore::new();
+    let began = Instant::now();
+    store.set_faults(move |call| {
+        let init = is_segment(call, "720p/s-init.mp4");
+        if init && began.elapsed() < 4 * SECOND { Fault::Unavailable } else { Fault::None }
+    });
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
+    assert!(counters.gaps[&Gap::NoInit] >= 2, "{counters:?}");
+    assert_eq!(counters.segments + counters.gaps[&Gap::NoInit], 20, "each segment is one or the other");
+    assert!(counters.sealed);
+    assert!(playlist(&store, "720p").ends_with("s-9.m4s 1000, end"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_playlist_is_written_through_an_outage_at_the_end() {
+    let store = MemoryStore::new();
+    let began = Instant::now();
+    store.set_faults(move |call| {
+        let at = began.elapsed();
+        let playlist = call.operation == Operation::Replace;
+        if playlist && (5 * SECOND..25 * SECOND).contains(&at) { Fault::Unavailable } else { Fault::None }
+    });
+    let counters = broadcast(&store, TextPlaylists::default(), settings(), 8).await;
+    assert!(counters.sealed, "{counters:?}");
+    for rung in RUNGS {
+        assert!(playlist(&store, rung).ends_with("s-7.m4s 1000, end"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_left_the_playlists_is_removed_or_kept_as_told() {
+    for remove_expired in [true, false] {
+        let store = MemoryStore::new();
+        store.set_faults(|call| match call.operation {
+            Operation::Remove if call.name.as_str().ends_with("s-2.m4s") => Fault::Refused,
+            Operation::Remove | Operation::Create | Operation::Replace => Fault::None,
+        });
+        let playlists = TextPlaylists::with_window(5);
+        let settings = Settings { remove_expired, ..settings() };
+        let counters = broadcast(&store, playlists, settings, 20).await;
+        let kept = store.names().iter().filter(|name| name.ends_with(".m4s")).count();
+        if remove_expired {
+            assert_eq!((kept, counters.removed, counters.not_removed), (12, 28, 2));
+        } else {
+            assert_eq!((kept, counters.removed), (40, 0));
+        }
+        assert!(counters.sealed, "a failed removal does not hold up the end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_never_waits_and_memory_stays_bounded_while_the_store_hangs() {
+    let store = MemoryStore::new();
+    store.set_faults(|_| Fault::Hang);
+    let settings = Settings { max_waiting_bytes: 50_000, ..settings() };
+    let (publisher, _task) =
+        Publisher::start(Arc::new(store), "live/demo", TextPlaylists::default(), settings);
+    publisher.input(Event::Tracks(tracks(&RUNGS)));
+    let before = Instant::now();
+    for sequence in 0..1000 {
+        publisher.input(Event::Segment(segment("720p", "s", sequence, 1000)));
+        assert!(publisher.waiting_bytes() <= 50_000);
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert_eq!(publisher.counters().gaps[&Gap::Overflow], 950);
+}

@@ -1,0 +1,182 @@
+//! Decisions one by one; whole streams against a store with faults are in the driver's tests.
+
+use super::*;
+use crate::publish::testing::{TextPlaylists, init, segment, tracks};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn plan(settings: Settings) -> Plan<TextPlaylists> {
+    let mut plan = Plan::new("live/demo", TextPlaylists::default(), settings);
+    plan.input(Event::Tracks(tracks(&["720p"])), Duration::ZERO);
+    plan
+}
+
+/// All attempts that are due, by object name.
+fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
+    let mut jobs = Vec::new();
+    while let Some(job) = plan.poll(now) {
+        let name = match &job.work {
+            Work::Create(name, _) | Work::Replace(name, _) | Work::Remove(name) => name.as_str().to_owned(),
+        };
+        jobs.push((name, job));
+    }
+    jobs
+}
+
+fn names(jobs: &[(String, Job)]) -> Vec<&str> {
+    jobs.iter().map(|(name, _)| name.strip_prefix("live/demo/").unwrap()).collect()
+}
+
+fn unavailable() -> Result<(), StoreError> {
+    Err(StoreError::Unavailable("test".into()))
+}
+
+#[test]
+fn segments_are_written_together_and_listed_in_order() {
+    let mut plan = plan(Settings::default());
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 0, 10)), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 1, 10)), Duration::ZERO);
+    let jobs = due(&mut plan, Duration::ZERO);
+    assert_eq!(names(&jobs), ["720p/s-init.mp4", "720p/s-0.m4s", "720p/s-1.m4s"]);
+    // The second is there first: nothing may be listed yet.
+    plan.done(jobs[2].1.id, Ok(()), Duration::ZERO);
+    plan.done(jobs[0].1.id, Ok(()), Duration::ZERO);
+    assert_eq!(names(&due(&mut plan, Duration::ZERO)), [""; 0]);
+    plan.done(jobs[1].1.id, Ok(()), Duration::ZERO);
+    let jobs = due(&mut plan, Duration::ZERO);
+    assert_eq!(names(&jobs), ["720p/index.m3u8"], "the multivariant playlist waits for those that it names");
+    let Work::Replace(_, object) = &jobs[0].1.work else { panic!("playlists are replaced") };
+    assert_eq!(object.body, "720p: init s-init.mp4, s-0.m4s 10, s-1.m4s 10");
+    plan.done(jobs[0].1.id, Ok(()), Duration::ZERO);
+    assert_eq!(names(&due(&mut plan, Duration::ZERO)), ["index.m3u8"]);
+}
+
+#[test]
+fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
+    let mut plan = plan(Settings::default());
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    for job in due(&mut plan, Duration::ZERO) {
+        plan.done(job.1.id, Ok(()), Duration::ZERO);
+    }
+    let mut starts = Vec::new();
+    let mut last = String::new();
+    // A segment every 200 ms; every attempt succeeds at once.
+    for step in 0..50_u64 {
+        let now = Duration::from_millis(100 * step);
+        if step % 2 == 0 && step < 40 {
+            plan.input(Event::Segment(segment("720p", "s", step / 2, 1)), now);
+        }
+        loop {
+            let jobs = due(&mut plan, now);
+            if jobs.is_empty() {
+                break;
+            }
+            for (name, job) in jobs {
+                if let ("live/demo/720p/index.m3u8", Work::Replace(_, object)) = (&*name, &job.work) {
+                    starts.push(now);
+                    last = String::from_utf8(object.body.to_vec()).unwrap();
+                }
+                plan.done(job.id, Ok(()), now);
+            }
+        }
+    }
+    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= SECOND), "{starts:?}");
+    assert!(starts.len() >= 4);
+    assert!(last.ends_with("s-19.m4s 1"), "{last}");
+}
+
+#[test]
+fn a_failed_playlist_is_never_written_again_as_it_was() {
+    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    for job in due(&mut plan, Duration::ZERO) {
+        plan.done(job.1.id, Ok(()), Duration::ZERO);
+    }
+    let first = due(&mut plan, Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 1, 1)), Duration::ZERO);
+    for job in due(&mut plan, Duration::ZERO) {
+        plan.done(job.1.id, Ok(()), Duration::ZERO);
+    }
+    plan.done(first[0].1.id, unavailable(), Duration::ZERO);
+    let second = due(&mut plan, SECOND);
+    let Work::Replace(_, object) = &second[0].1.work else { panic!("{second:?}") };
+    assert!(object.body.ends_with(b"s-1.m4s 1"));
+}
+
+#[test]
+fn when_too_much_waits_the_oldest_that_is_not_being_written_becomes_a_gap() {
+    let settings = Settings { concurrency: 1, max_waiting_bytes: 300, ..Settings::default() };
+    let mut plan = plan(settings);
+    let mut flying = Vec::new();
+    for sequence in 0..4 {
+        plan.input(Event::Segment(segment("720p", "s", sequence, 100)), Duration::ZERO);
+        flying.extend(due(&mut plan, Duration::ZERO));
+        assert!(plan.waiting_bytes() <= 300);
+    }
+    assert_eq!(names(&flying), ["720p/s-0.m4s"]);
+    plan.done(flying[0].1.id, Ok(()), Duration::ZERO);
+    assert_eq!(names(&due(&mut plan, Duration::ZERO)), ["720p/s-2.m4s"], "1 gave way, 0 was being written");
+    assert_eq!(plan.counters().gaps, BTreeMap::from([(Gap::Overflow, 1)]));
+}
+
+#[test]
+fn a_segment_larger_than_all_room_is_a_gap() {
+    let mut plan = plan(Settings { max_waiting_bytes: 10, ..Settings::default() });
+    plan.input(Event::Segment(segment("720p", "s", 0, 11)), Duration::ZERO);
+    assert_eq!(plan.counters().gaps[&Gap::Overflow], 1);
+    assert_eq!(plan.waiting_bytes(), 0);
+}
+
+#[test]
+fn a_name_that_is_taken_at_once_is_not_ours() {
+    let mut plan = plan(Settings::default());
+    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let job = due(&mut plan, Duration::ZERO).remove(0).1;
+    plan.done(job.id, Err(StoreError::Exists), Duration::ZERO);
+    assert_eq!(plan.counters().gaps[&Gap::Refused], 1);
+}
+
+#[test]
+fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
+    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
+    plan.input(Event::Tracks(tracks(&["720p", "480p"])), Duration::ZERO);
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let mut written = Vec::new();
+    loop {
+        let jobs = due(&mut plan, Duration::ZERO);
+        if jobs.is_empty() {
+            break;
+        }
+        for (name, job) in jobs {
+            plan.done(job.id, Ok(()), Duration::ZERO);
+            written.push(name);
+        }
+    }
+    assert_eq!(written.last().unwrap(), "live/demo/index.m3u8");
+}
+
+#[test]
+fn waking_up_never_spins() {
+    // Whatever failed, the next wake-up lies ahead once everything that is due was started.
+    let mut plan = plan(Settings { seal_within: SECOND, ..Settings::default() });
+    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    plan.input(Event::End, Duration::ZERO);
+    let mut now = Duration::ZERO;
+    for _ in 0..1000 {
+        for (_, job) in due(&mut plan, now) {
+            plan.done(job.id, unavailable(), now);
+        }
+        assert!(plan.poll(now).is_none());
+        if plan.is_finished() {
+            return;
+        }
+        let wake = plan.wake_at().expect("not finished, nothing in flight");
+        assert!(wake > now, "{wake:?} at {now:?}");
+        now = wake;
+    }
+    panic!("never finished");
+}

@@ -1,0 +1,418 @@
+//! Sockets around [`super::session`]: accepting, time-outs, back pressure, the end of a connection.
+//!
+//! One task per connection; a slow, dead or hostile peer holds up nobody else. A panic in a task is caught where the
+//! task is joined, and logged: it costs that connection only (its sink is dropped without `end`).
+
+use super::session::{Event, Session, SessionError};
+use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout, timeout_at};
+use tracing::{debug, error, info, warn};
+
+/// Bytes read from a socket at a time.
+const READ_BUFFER: usize = 32 << 10;
+/// How long a refused client gets to read the reason: rtmp2sink and librtmp need the socket open, and closed then.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(300);
+/// How long a connection is read on after our end was closed, so that the kernel's reset does not eat our last words.
+const LINGER: Duration = Duration::from_secs(1);
+/// Longest pause behind a failed accept.
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time-outs and bounds. `Default` is right for the internet.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerOptions {
+    /// From accept to the end of the handshake. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// From there to `publish`. Default 10 s.
+    pub publish_timeout: Duration,
+    /// How long [`Admission::admit`] may take; longer ends in [`Refusal::Internal`]. Default 10 s.
+    pub admission_timeout: Duration,
+    /// How long an admitted publisher may go without a whole message. Default 30 s.
+    pub read_timeout: Duration,
+    /// How long a peer may leave our answers unread. Default 10 s.
+    pub write_timeout: Duration,
+    /// Idle time before the kernel probes the peer. Default 30 s: balancers forget idle connections after 60 s or more.
+    pub keepalive: Duration,
+    /// Connections that have not been let in, at once; beyond it new ones are closed unheard. Each holds at most
+    /// 100 kB. Default 256.
+    pub max_waiting: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(5),
+            publish_timeout: Duration::from_secs(10),
+            admission_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(10),
+            keepalive: Duration::from_secs(30),
+            max_waiting: 256,
+        }
+    }
+}
+
+/// The connections left when accepting stopped. Dropping it closes them all.
+#[derive(Debug)]
+pub struct Publishers {
+    tasks: JoinSet<()>,
+}
+
+impl Publishers {
+    /// How many connections are still open, those not yet let in included.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether all have ended.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Until all have ended by themselves or were sent off through [`MediaSink::sent_off`].
+    pub async fn finished(mut self) {
+        while let Some(joined) = self.tasks.join_next().await {
+            log_panic(joined);
+        }
+    }
+}
+
+/// Accepts publishers until `shutdown` resolves; then closes the listener and returns the connections that are left,
+/// which go on. Connections that have not been let in by then are still put to `admission`.
+pub async fn serve<A: Admission>(
+    listener: TcpListener,
+    admission: Arc<A>,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Publishers {
+    let mut tasks = JoinSet::new();
+    let waiting = Arc::new(Semaphore::new(options.max_waiting));
+    let mut turned_away = 0u64;
+    let mut pause = Duration::ZERO;
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Publishers { tasks },
+            Some(joined) = tasks.join_next() => log_panic(joined),
+            accepted = accept(&listener, pause) => match accepted {
+                Ok((socket, peer)) => {
+                    pause = Duration::ZERO;
+                    let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
+                        turned_away += 1;
+                        // Powers of two: a flood of connections is not to become a flood of lines.
+                        if turned_away.is_power_of_two() {
+                            warn!(turned_away, limit = options.max_waiting, "too many connections wait to publish");
+                        }
+                        continue;
+                    };
+                    set_socket_options(&socket, &options);
+                    let admission = Arc::clone(&admission);
+                    tasks.spawn(async move {
+                        Connection::new(socket, peer, options).run(&*admission, permit).await;
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: a loop without a pause would burn a core until some are free.
+                    pause = (pause * 2).clamp(Duration::from_millis(10), MAX_ACCEPT_PAUSE);
+                    warn!(%error, ?pause, "accept failed");
+                }
+            },
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
+    listener.accept().await
+}
+
+/// Failures are logged and lived with: they cost latency or late notice of a dead peer, not the stream.
+fn set_socket_options(socket: &TcpStream, options: &ServerOptions) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(options.keepalive)
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let result =
+        socket.set_nodelay(true).and_then(|()| socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    if let Err(error) = result {
+        debug!(%error, "socket options were not taken");
+    }
+}
+
+fn log_panic(joined: Result<(), JoinError>) {
+    if let Err(error) = joined
+        && error.is_panic()
+    {
+        error!(%error, "a connection's task panicked");
+    }
+}
+
+/// Why a connection ended other than by the publisher's word.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("closed by the peer")]
+    Closed,
+    #[error("socket: {0}")]
+    Socket(io::Error),
+    #[error("timed out waiting for {0}")]
+    TimedOut(&'static str),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl LinkError {
+    fn end_reason(&self) -> EndReason {
+        match self {
+            Self::Closed | Self::Socket(_) => EndReason::Closed,
+            Self::TimedOut(_) => EndReason::TimedOut,
+            Self::Session(_) => EndReason::Violation,
+        }
+    }
+}
+
+/// What came in during a publish, for its last log line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    bytes: u64,
+    video: u64,
+    audio: u64,
+    metadata: u64,
+}
+
+/// A socket and its session.
+struct Connection<S> {
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+    session: Session,
+    peer: SocketAddr,
+    options: ServerOptions,
+    buffer: Box<[u8]>,
+    /// The part of `buffer` that the session has not seen.
+    unread: std::ops::Range<usize>,
+    /// When `unread` came in.
+    arrived: Instant,
+    /// By when the peer must have taken some of our output; none while there is no output.
+    write_deadline: Option<tokio::time::Instant>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
+    fn new(socket: S, peer: SocketAddr, options: ServerOptions) -> Self {
+        let (reader, writer) = tokio::io::split(socket);
+        Self {
+            reader,
+            writer,
+            session: Session::new(peer),
+            peer,
+            options,
+            buffer: vec![0; READ_BUFFER].into(),
+            unread: 0..0,
+            arrived: Instant::now(),
+            write_deadline: None,
+        }
+    }
+
+    /// From the first byte to the last. `waiting` is given back once the publisher is let in.
+    async fn run<A: Admission>(mut self, admission: &A, waiting: OwnedSemaphorePermit) {
+        let request = match self.until_publish().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return self.say_goodbye().await,
+            // Port scans, health checks, strangers: nothing that an operator must see.
+            Err(error) => return debug!(peer = %self.peer, %error, "connection ended before publish"),
+        };
+        let (app, client, peer) = (request.app.clone(), request.client.clone(), self.peer);
+        let admitted = match timeout(self.options.admission_timeout, admission.admit(request)).await {
+            Ok(admitted) => admitted,
+            Err(_) => Err(Refusal::Internal),
+        };
+        let sink = match admitted {
+            Ok(sink) => sink,
+            Err(refusal) => {
+                info!(app, %peer, client, %refusal, "publish refused");
+                return self.refuse(&refusal).await;
+            }
+        };
+        drop(waiting);
+        info!(app, %peer, client, "publish started");
+        let began = Instant::now();
+        let mut counters = Counters::default();
+        let (reason, cause) = self.publish(sink, &mut counters).await;
+        let Counters { bytes, video, audio, metadata } = counters;
+        let seconds = began.elapsed().as_secs_f64();
+        info!(
+            app, %peer, client, ?reason, cause, seconds, bytes, video, audio, metadata,
+            unreadable_metadata = self.session.unreadable_metadata(), "publish ended"
+        );
+        match reason {
+            EndReason::SentOff | EndReason::Unpublished => self.say_goodbye().await,
+            EndReason::Closed | EndReason::TimedOut | EndReason::Violation => {}
+        }
+    }
+
+    /// Handshake, connect, createStream. None when the session itself refused what was asked.
+    async fn until_publish(&mut self) -> Result<Option<PublishRequest>, LinkError> {
+        let began = tokio::time::Instant::now();
+        let mut shaken = None;
+        loop {
+            if shaken.is_none() && self.session.is_shaken() {
+                shaken = Some(tokio::time::Instant::now());
+            }
+            let (deadline, awaited) = match shaken {
+                None => (began + self.options.handshake_timeout, "the handshake"),
+                Some(shaken) => (shaken + self.options.publish_timeout, "publish"),
+            };
+            let event = match timeout_at(deadline, self.step()).await {
+                Ok(step) => step?,
+                Err(_) => return Err(LinkError::TimedOut(awaited)),
+            };
+            match event {
+                None => {}
+                Some(Event::Publish(request)) => return Ok(Some(request)),
+                Some(Event::Refused(refusal)) => {
+                    info!(peer = %self.peer, %refusal, "request refused");
+                    return Ok(None);
+                }
+                Some(Event::Media(_) | Event::Metadata(_) | Event::Ended(_)) => {}
+            }
+        }
+    }
+
+    /// From `NetStream.Publish.Start` to the end, which the sink is told.
+    async fn publish<K: MediaSink>(
+        &mut self,
+        mut sink: K,
+        counters: &mut Counters,
+    ) -> (EndReason, Option<String>) {
+        let (reason, cause) = match self.relay(&mut sink, counters).await {
+            Ok(reason) => (reason, None),
+            Err(error) => (error.end_reason(), Some(error.to_string())),
+        };
+        sink.end(reason);
+        (reason, cause)
+    }
+
+    async fn relay<K: MediaSink>(
+        &mut self,
+        sink: &mut K,
+        counters: &mut Counters,
+    ) -> Result<EndReason, LinkError> {
+        self.session.accept()?;
+        let mut deadline = tokio::time::Instant::now() + self.options.read_timeout;
+        loop {
+            let event = tokio::select! {
+                refusal = sink.sent_off() => {
+                    self.session.refuse(&refusal)?;
+                    return Ok(EndReason::SentOff);
+                }
+                step = timeout_at(deadline, self.step()) => match step {
+                    Ok(step) => step?,
+                    Err(_) => return Err(LinkError::TimedOut("media")),
+                },
+            };
+            match event {
+                None => continue,
+                Some(Event::Media(message)) => {
+                    counters.bytes += message.payload.len() as u64;
+                    match message.kind {
+                        MessageKind::Video => counters.video += 1,
+                        MessageKind::Audio => counters.audio += 1,
+                    }
+                    if let Err(refusal) = sink.media(message) {
+                        self.session.refuse(&refusal)?;
+                        return Ok(EndReason::SentOff);
+                    }
+                }
+                Some(Event::Metadata(metadata)) => {
+                    counters.metadata += 1;
+                    sink.metadata(metadata);
+                }
+                Some(Event::Ended(reason)) => return Ok(reason),
+                // Neither comes once the publisher is let in.
+                Some(Event::Publish(_) | Event::Refused(_)) => {}
+            }
+            deadline = tokio::time::Instant::now() + self.options.read_timeout;
+        }
+    }
+
+    /// One read, one write, or one event out of what was read. Dropping the future between loses nothing.
+    async fn step(&mut self) -> Result<Option<Event>, LinkError> {
+        if !self.unread.is_empty() {
+            let mut input = &self.buffer[self.unread.clone()];
+            let event = self.session.handle(&mut input, self.arrived);
+            self.unread.start = self.unread.end - input.len();
+            if let Some(event) = event? {
+                return Ok(Some(event));
+            }
+        }
+        let output = self.session.output();
+        let deadline = (!output.is_empty()).then(|| {
+            *self
+                .write_deadline
+                .get_or_insert_with(|| tokio::time::Instant::now() + self.options.write_timeout)
+        });
+        tokio::select! {
+            read = self.reader.read(&mut self.buffer) => match read {
+                Ok(0) => Err(LinkError::Closed),
+                Ok(count) => {
+                    self.arrived = Instant::now();
+                    self.unread = 0..count;
+                    Ok(None)
+                }
+                Err(error) => Err(LinkError::Socket(error)),
+            },
+            written = self.writer.write(output), if deadline.is_some() => match written {
+                Ok(count) => {
+                    output.drain(..count);
+                    self.write_deadline = None;
+                    Ok(None)
+                }
+                Err(error) => Err(LinkError::Socket(error)),
+            },
+            () = until(deadline) => Err(LinkError::TimedOut("our answer to be read")),
+        }
+    }
+
+    async fn refuse(mut self, refusal: &Refusal) {
+        if self.session.refuse(refusal).is_ok() {
+            self.say_goodbye().await;
+        }
+    }
+
+    /// Sends what is left and waits for the peer to close; closes when it does not. What it still sends is thrown away
+    /// meanwhile. A publisher that has ended closes by itself, and rtmp2sink takes it for an error when we are first; a
+    /// refused one wants to be closed, after a moment in which it reads the reason.
+    async fn say_goodbye(mut self) {
+        let has_words = !self.session.output().is_empty();
+        let part = async {
+            if has_words {
+                timeout(self.options.write_timeout, self.writer.write_all(self.session.output())).await.ok();
+                sleep(REFUSAL_PAUSE).await;
+                timeout(LINGER, self.writer.shutdown()).await.ok();
+            }
+            sleep(LINGER).await;
+        };
+        let discard = async { while matches!(self.reader.read(&mut self.buffer).await, Ok(1..)) {} };
+        tokio::select! {
+            () = part => {}
+            () = discard => {}
+        }
+    }
+}
+
+/// Never, without a deadline.
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,99 @@
+//! Wall clock for media time, from arrivals: PROGRAM-DATE-TIME follows the publisher's clock as it drifts, and is
+//! never in the future. Pure.
+
+use hls::{Anchor, MediaSpan, MediaTime, WallTime};
+use std::time::Instant;
+
+/// How often the mapping is looked at again. A phone's clock is off by up to 100 ppm: 1 ms in this time.
+const WINDOW: MediaSpan = MediaSpan::from_millis(10_000);
+
+/// The same moment on the monotonic and on the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic.
+    pub instant: Instant,
+    /// UTC.
+    pub wall: WallTime,
+}
+
+impl Now {
+    /// UTC of an earlier moment.
+    pub fn wall_of(&self, earlier: Instant) -> WallTime {
+        let ago = self.instant.saturating_duration_since(earlier).as_micros();
+        WallTime::from_unix_micros(self.wall.unix_micros() - i64::try_from(ago).unwrap_or(i64::MAX))
+    }
+}
+
+/// Keeps the arrival that was least delayed on its way, of the present and of the former window.
+#[derive(Debug, Default)]
+pub struct AnchorTracker {
+    window_start: Option<MediaTime>,
+    former: Option<Anchor>,
+    current: Option<Anchor>,
+}
+
+impl AnchorTracker {
+    /// A unit arrived. Returns a new mapping at the end of every window.
+    pub fn arrived(&mut self, media: MediaTime, wall: WallTime) -> Option<Anchor> {
+        let arrival = Anchor { media, wall };
+        let start = *self.window_start.get_or_insert(media);
+        let mut renewed = None;
+        if (media - start).abs() >= WINDOW {
+            self.former = self.current.take();
+            self.window_start = Some(media);
+            renewed = self.former;
+        }
+        if self.current.is_none_or(|best| offset(arrival) < offset(best)) {
+            self.current = Some(arrival);
+        }
+        renewed
+    }
+
+    /// The mapping to start an epoch with.
+    pub fn best(&self) -> Option<Anchor> {
+        match (self.former, self.current) {
+            (Some(a), Some(b)) => Some(if offset(a) < offset(b) { a } else { b }),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// Microseconds by which the wall clock is ahead of the media axis' origin.
+fn offset(anchor: Anchor) -> i64 {
+    anchor.wall_at(MediaTime::ZERO).unix_micros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> MediaTime {
+        MediaTime::from_ticks_90k(ms * 90)
+    }
+
+    fn wall(ms: i64) -> WallTime {
+        WallTime::from_unix_micros(ms * 1000)
+    }
+
+    #[test]
+    fn the_least_delayed_arrival_counts() {
+        let mut tracker = AnchorTracker::default();
+        tracker.arrived(at(0), wall(1_000_300));
+        tracker.arrived(at(1000), wall(1_001_020));
+        tracker.arrived(at(2000), wall(1_002_500));
+        assert_eq!(tracker.best().unwrap().wall_at(at(5000)), wall(1_005_020));
+    }
+
+    #[test]
+    fn a_slow_publisher_clock_is_followed() {
+        let mut tracker = AnchorTracker::default();
+        let mut latest = None;
+        for second in 0..3600 {
+            // The publisher counts 1 s where 1.0001 s pass.
+            let renewed = tracker.arrived(at(second * 1000), wall(second * 1000 + second / 10));
+            latest = renewed.or(latest);
+        }
+        let drift = latest.unwrap().wall_at(at(3_600_000)).unix_micros() - 3_600_000_000;
+        assert!((355_000..=360_000).contains(&drift), "{drift}");
+    }
+}

@@ -1,0 +1,509 @@
+//! The core against a made-up worker and a made-up clock: hours of stream in milliseconds.
+
+use super::anchor::Now;
+use super::core::{Counters, Effect, Settings, StreamCore};
+use super::run::RunId;
+use super::tests::{AVCC, audio_config, unit_at, video_config};
+use crate::ladder::Ladder;
+use crate::media::Media;
+use crate::worker::{
+    AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit,
+};
+use hls::packager::{Output, Segment};
+use hls::timing::Latency;
+use hls::{Timing, Track, WallTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+fn settings(ladder: &str) -> Settings {
+    let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap());
+    Settings {
+        ladder: ladder.parse::<Ladder>().unwrap(),
+        cores: 2,
+        video: VideoSettings {
+            encoder: "libx264".into(),
+            preset: "veryfast".into(),
+            keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
+            lookahead_frames: 0,
+            b_frames: 0,
+            vbv_ms: 1000,
+        },
+        timing,
+        reconnect_window: Duration::from_secs(30),
+        thumbnail_every_ms: 0,
+    }
+}
+
+/// Encodes nothing, at once, with the keyframes that were asked for.
+struct FakeWorker {
+    job: Job,
+    opened: bool,
+    next_key: i64,
+}
+
+impl FakeWorker {
+    fn answer(&mut self, request: Request) -> Vec<Response> {
+        match request {
+            Request::Start(_) | Request::VideoConfig { .. } | Request::AudioConfig { .. } => Vec::new(),
+            Request::Finish => vec![Response::Finished],
+            Request::Unit(unit) => {
+                let mut answers = Vec::new();
+                if !self.opened {
+                    self.opened = true;
+                    let rungs = (0..self.job.rungs.len()).map(|i| OpenedTrack { track: i as u8, config: AVCC.to_vec() });
+                    let audio = self.job.audio.iter().map(|_| OpenedTrack { track: AUDIO_TRACK, config: vec![0x11, 0x90] });
+                    answers.push(Response::Opened(rungs.chain(audio).collect()));
+                }
+                if unit.track == AUDIO_TRACK {
+                    answers.push(Response::Unit(unit));
+                    return answers;
+                }
+                let key = match self.job.video.keyframes {
+                    Keyframes::Source => unit.key,
+                    Keyframes::Grid { ticks_90k } => {
+                        let due = unit.pts.ticks_90k() >= self.next_key;
+                        if due {
+                            self.next_key = (unit.pts.ticks_90k() / ticks_90k + 1) * ticks_90k;
+                        }
+                        due
+                    }
+                };
+                answers.extend((0..self.job.rungs.len()).map(|rung| {
+                    Response::Unit(WireUnit { track: rung as u8, key, ..unit.clone() })
+                }));
+                answers
+            }
+        }
+    }
+}
+
+/// A core, its workers and the time.
+struct Stage {
+    core: StreamCore,
+    origin: Instant,
+    elapsed: Duration,
+    workers: BTreeMap<RunId, FakeWorker>,
+    stuck: bool,
+    jobs: Vec<Job>,
+    epochs: Vec<Vec<Track>>,
+    segments: Vec<Segment>,
+    ended: bool,
+    gop_ms: i64,
+}
+
+impl Stage {
+    fn new(ladder: &str) -> Self {
+        let origin = Instant::now();
+        Self {
+            core: StreamCore::new(settings(ladder), 100, origin),
+            origin,
+            elapsed: Duration::ZERO,
+            workers: BTreeMap::new(),
+            stuck: false,
+            jobs: Vec::new(),
+            epochs: Vec::new(),
+            segments: Vec::new(),
+            ended: false,
+            gop_ms: 2000,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let micros = 1_800_000_000_000_000 + self.elapsed.as_micros() as i64;
+        Now { instant: self.origin + self.elapsed, wall: WallTime::from_unix_micros(micros) }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let now = self.now();
+            let mut moved = false;
+            while let Some(effect) = self.core.poll() {
+                moved = true;
+                match effect {
+                    Effect::StartWorker(id, job) => {
+                        self.jobs.push((*job).clone());
+                        self.workers.insert(id, FakeWorker { job: *job, opened: false, next_key: 0 });
+                    }
+                    Effect::StopWorker(id) => {
+                        self.workers.remove(&id);
+                    }
+                    Effect::Epoch(tracks) => self.epochs.push(tracks),
+                    Effect::Packaged(Output::Segment(segment)) => self.segments.push(segment),
+                    Effect::Packaged(_) | Effect::Thumbnail(_) => {}
+                    Effect::Ended => self.ended = true,
+                }
+            }
+            let ids: Vec<RunId> = self.workers.keys().copied().collect();
+            for id in ids {
+                while let Some(request) = self.core.next_request(id, now.instant) {
+                    moved = true;
+                    if self.stuck {
+                        continue;
+                    }
+                    let answers = self.workers.get_mut(&id).unwrap().answer(request);
+                    let finished = answers.contains(&Response::Finished);
+                    for answer in answers {
+                        self.core.worker_said(id, answer, now);
+                    }
+                    if finished {
+                        self.workers.remove(&id);
+                        self.core.worker_gone(id, now);
+                        break;
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, media: Media) {
+        let now = self.now();
+        self.core.media(media, now);
+        self.settle();
+    }
+
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(50) {
+            self.elapsed += Duration::from_millis(50);
+            let now = self.now();
+            self.core.tick(now);
+            self.settle();
+        }
+    }
+
+    fn come(&mut self) {
+        let now = self.now();
+        self.core.publisher_came(now);
+    }
+
+    fn go(&mut self) {
+        let now = self.now();
+        self.core.publisher_gone(now);
+        self.settle();
+    }
+
+    fn configs(&mut self) {
+        self.send(Media::VideoConfig(video_config(1280, 720)));
+        self.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
+    }
+
+    /// Publishes from `from_ms` to `to_ms`: 25 pictures a second, audio beside them, as time goes by.
+    fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
+        for ms in (from_ms..to_ms).step_by(40) {
+            self.elapsed += Duration::from_millis(40);
+            let arrived = self.now().instant;
+            let at = |key| crate::media::AccessUnit { arrived, ..unit_at(ms, key) };
+            if video {
+                self.send(Media::Video(at(ms % self.gop_ms == 0)));
+            }
+            if audio {
+                for part in [0, 20] {
+                    self.send(Media::Audio(crate::media::AccessUnit { arrived, ..unit_at(ms + part, true) }));
+                }
+            }
+            let now = self.now();
+            self.core.tick(now);
+            self.settle();
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.core.counters()
+    }
+
+    /// Segments of one rendition.
+    fn rung(&self, name: &str) -> Vec<&Segment> {
+        self.segments.iter().filter(|segment| segment.rung.as_str() == name).collect()
+    }
+
+    /// What holds for every stream: sequences grow by one and are the same everywhere, discontinuities are aligned,
+    /// time goes forward.
+    fn check(&self) {
+        let names: BTreeSet<&str> = self.segments.iter().map(|segment| segment.rung.as_str()).collect();
+        let mut breaks = BTreeSet::new();
+        for name in names {
+            let rung = self.rung(name);
+            for pair in rung.windows(2) {
+                assert_eq!(pair[1].sequence, pair[0].sequence + 1, "{name}");
+                assert!(pair[1].start >= pair[0].start + pair[0].duration, "{name}: {:?}", pair[1].start);
+                assert!(pair[1].wall >= pair[0].wall, "{name}");
+            }
+            let at: Vec<u64> = rung.iter().filter(|segment| segment.discontinuity).map(|s| s.sequence).collect();
+            breaks.insert(at);
+        }
+        assert!(breaks.len() <= 1, "discontinuities differ: {breaks:?}");
+    }
+
+    fn discontinuities(&self) -> usize {
+        // The first segment is one too, against players that still have an earlier stream of this name.
+        self.rung("audio").iter().skip(1).filter(|segment| segment.discontinuity).count()
+    }
+}
+
+#[test]
+fn a_plain_stream_is_one_epoch() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 20_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.epochs.len(), 1);
+    assert_eq!(stage.epochs[0].len(), 3);
+    assert_eq!(stage.discontinuities(), 0);
+    assert_eq!(stage.segments[0].sequence, 100);
+    let seconds: f64 = stage.rung("720p").iter().map(|segment| segment.duration.as_secs_f64()).sum();
+    assert!((19.9..=20.1).contains(&seconds), "{seconds}");
+    assert!(!stage.ended);
+    stage.wait(31_000);
+    assert!(stage.ended);
+}
+
+#[test]
+fn source_alone_starts_no_worker() {
+    let mut stage = Stage::new("source");
+    stage.gop_ms = 1000;
+    stage.come();
+    stage.configs();
+    stage.publish(0, 10_000, true, true);
+    stage.go();
+    stage.check();
+    assert!(stage.jobs.is_empty());
+    let seconds: f64 = stage.rung("source").iter().map(|segment| segment.duration.as_secs_f64()).sum();
+    assert!((9.9..=10.1).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn encoded_rungs_follow_a_source_rung() {
+    let mut stage = Stage::new("source,360p");
+    stage.gop_ms = 1000;
+    stage.come();
+    stage.configs();
+    stage.publish(0, 10_000, true, true);
+    assert_eq!(stage.jobs[0].video.keyframes, Keyframes::Source);
+    stage.go();
+    stage.check();
+    let starts = |name| stage.rung(name).iter().map(|segment| segment.start).collect::<Vec<_>>();
+    assert_eq!(starts("source"), starts("360p"));
+}
+
+#[test]
+fn a_source_whose_keyframes_stay_away_is_encoded_from_then_on() {
+    let mut stage = Stage::new("source,360p");
+    stage.gop_ms = 1000;
+    stage.come();
+    stage.configs();
+    stage.publish(0, 8_000, true, true);
+    stage.gop_ms = 20_000;
+    stage.publish(8_000, 19_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.epochs.len(), 2);
+    assert_eq!(stage.jobs.last().unwrap().rungs[0].name, "source");
+    assert_eq!(stage.discontinuities(), 1);
+    let last = *stage.rung("source").last().unwrap();
+    assert!((last.start + last.duration).as_secs_f64() > 28.5, "{last:?}");
+}
+
+#[test]
+fn a_dead_worker_costs_one_discontinuity() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 10_000, true, true);
+    let id = *stage.workers.keys().next().unwrap();
+    stage.workers.remove(&id);
+    let now = stage.now();
+    stage.core.worker_gone(id, now);
+    stage.settle();
+    assert_eq!(stage.workers.len(), 1, "the next one starts at once");
+    stage.publish(10_000, 20_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.counters().worker_restarts, 1);
+    assert_eq!(stage.discontinuities(), 1);
+    let last = *stage.rung("720p").last().unwrap();
+    assert!((last.start + last.duration).as_secs_f64() > 29.9, "{last:?}");
+}
+
+#[test]
+fn a_hung_worker_is_replaced() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 10_000, true, true);
+    let first = *stage.workers.keys().next().unwrap();
+    stage.stuck = true;
+    for ms in (10_000..20_000).step_by(40) {
+        stage.publish(ms, ms + 40, true, true);
+        if !stage.workers.contains_key(&first) {
+            break;
+        }
+    }
+    assert!(!stage.workers.contains_key(&first), "it was killed");
+    stage.stuck = false;
+    stage.publish(20_000, 30_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.counters().worker_restarts, 1);
+    assert_eq!(stage.discontinuities(), 1);
+}
+
+#[test]
+fn an_idle_publisher_does_not_kill_its_worker() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 5_000, true, true);
+    stage.wait(20_000);
+    assert_eq!(stage.counters().worker_restarts, 0);
+}
+
+#[test]
+fn a_publisher_that_comes_back_goes_on_in_the_same_playlists() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 6_000, true, true);
+    stage.go();
+    stage.wait(10_000);
+    assert!(!stage.ended);
+    let now = stage.now();
+    let resume = stage.core.publisher_came(now).unwrap();
+    assert!(resume.as_secs_f64() > 15.9);
+    stage.configs();
+    stage.publish(6_000, 12_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.epochs.len(), 2);
+    assert_eq!(stage.discontinuities(), 1);
+    stage.wait(31_000);
+    assert!(stage.ended);
+}
+
+#[test]
+fn a_change_of_resolution_is_a_discontinuity_with_the_same_renditions() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 6_000, true, true);
+    stage.send(Media::VideoConfig(video_config(640, 480)));
+    stage.publish(6_000, 12_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.discontinuities(), 1);
+    let names = |tracks: &Vec<Track>| tracks.iter().map(|track| track.rung.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&stage.epochs[0]), names(&stage.epochs[1]));
+    assert_eq!(stage.jobs[1].rungs[0].width, 640);
+}
+
+#[test]
+fn the_same_configuration_again_changes_nothing() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    stage.configs();
+    stage.publish(4_000, 8_000, true, true);
+    assert_eq!(stage.jobs.len(), 1);
+}
+
+#[test]
+fn video_alone_gets_silence() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.send(Media::VideoConfig(video_config(1280, 720)));
+    stage.publish(0, 10_000, true, false);
+    stage.go();
+    stage.check();
+    let seconds: f64 = stage.rung("audio").iter().map(|segment| segment.duration.as_secs_f64()).sum();
+    assert!((9.8..=10.1).contains(&seconds), "{seconds}");
+    assert!(stage.counters().silent_frames > 400);
+}
+
+#[test]
+fn late_audio_takes_the_place_of_silence() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.send(Media::VideoConfig(video_config(1280, 720)));
+    stage.publish(0, 6_000, true, false);
+    stage.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
+    stage.publish(6_000, 12_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.discontinuities(), 0);
+    assert_eq!(stage.jobs.len(), 1);
+}
+
+#[test]
+fn late_audio_of_another_kind_costs_one_discontinuity() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.send(Media::VideoConfig(video_config(1280, 720)));
+    stage.publish(0, 6_000, true, false);
+    stage.send(Media::AudioConfig(audio_config(2, 44_100, 2)));
+    stage.publish(6_000, 12_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.discontinuities(), 1);
+}
+
+#[test]
+fn audio_alone_is_a_stream() {
+    let mut stage = Stage::new("auto");
+    stage.come();
+    stage.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
+    stage.publish(0, 10_000, false, true);
+    stage.go();
+    stage.check();
+    assert!(stage.jobs.is_empty());
+    assert_eq!(stage.epochs[0].len(), 1);
+    assert!(stage.rung("audio").len() >= 9);
+}
+
+#[test]
+fn surround_sound_is_transcoded_once() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.send(Media::VideoConfig(video_config(1280, 720)));
+    stage.send(Media::AudioConfig(audio_config(2, 48_000, 6)));
+    stage.publish(0, 6_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.jobs[0].audio.as_ref().unwrap().channels, 2);
+    assert!(stage.rung("audio").len() >= 5);
+}
+
+#[test]
+fn a_worker_that_always_dies_does_not_spin() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 2_000, true, true);
+    for step in 0..100 {
+        let ids: Vec<RunId> = stage.workers.keys().copied().collect();
+        for id in ids {
+            stage.workers.remove(&id);
+            let now = stage.now();
+            stage.core.worker_gone(id, now);
+        }
+        stage.publish(2_000 + step * 40, 2_040 + step * 40, true, true);
+    }
+    let restarts = stage.counters().worker_restarts;
+    assert!((2..=8).contains(&restarts), "{restarts} in 4 s");
+}
+
+#[test]
+fn closing_ends_without_waiting_for_the_publisher() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    let now = stage.now();
+    stage.core.close(now);
+    stage.settle();
+    stage.wait(100);
+    assert!(stage.ended);
+}

@@ -1,0 +1,179 @@
+//! A stream's input and output: the task that carries out what [`StreamCore`] decides, its worker processes, its
+//! clock. Nothing is decided here.
+
+use super::anchor::Now;
+use super::core::{Effect, StreamCore};
+use super::outlet::Outlet;
+use super::run::RunId;
+use crate::worker::child::{Worker, WorkerEvent, WorkerOptions};
+use crate::worker::{Job, Request};
+use hls::WallTime;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{Instrument, debug, error, info, warn};
+
+/// How often the core is told that time has passed.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A stream's state where its publisher's connection, its workers and its driver reach it. The lock is held for the
+/// time of one decision, never across an await.
+pub struct SharedCore {
+    core: Mutex<StreamCore>,
+    /// There may be something to do.
+    wake: Notify,
+    /// There may be something to feed.
+    feed: Notify,
+    /// A request was taken.
+    taken: Notify,
+}
+
+impl SharedCore {
+    /// Shares a core.
+    pub fn new(core: StreamCore) -> Arc<Self> {
+        Arc::new(Self { core: Mutex::new(core), wake: Notify::new(), feed: Notify::new(), taken: Notify::new() })
+    }
+
+    /// Tells the core something, and everybody that there may be something to do.
+    pub fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
+        let result = tell(&mut self.lock(), now());
+        self.wake.notify_one();
+        self.feed.notify_waiters();
+        result
+    }
+
+    /// Looks at the core without changing it.
+    pub fn look<T>(&self, look: impl FnOnce(&StreamCore) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Waits until fewer than `limit` requests wait for workers: for those who can feed faster than live.
+    pub async fn room(&self, limit: usize) {
+        while self.look(StreamCore::waiting_requests) >= limit {
+            // A worker that dies takes what waits for it along without a word.
+            let _ = tokio::time::timeout(TICK, self.taken.notified()).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, StreamCore> {
+        self.core.lock().expect("no decision panics while it holds the lock")
+    }
+
+    /// Waits for the next request for a worker; `None` once its run is gone.
+    async fn next_request(&self, id: RunId) -> Option<Request> {
+        loop {
+            let fed = self.feed.notified();
+            tokio::pin!(fed);
+            // Registered before looking, so that nothing fed in between is missed.
+            fed.as_mut().enable();
+            {
+                let mut core = self.lock();
+                if let Some(request) = core.next_request(id, Instant::now()) {
+                    self.taken.notify_one();
+                    return Some(request);
+                }
+                if !core.has_run(id) {
+                    return None;
+                }
+            }
+            fed.await;
+        }
+    }
+}
+
+/// Monotonic and wall clock, read together.
+pub fn now() -> Now {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    Now { instant: Instant::now(), wall: WallTime::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX)) }
+}
+
+/// Runs a stream until it has ended for good and everything of it is written.
+pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) {
+    let mut running: HashMap<RunId, JoinHandle<()>> = HashMap::new();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    'stream: loop {
+        let effects: Vec<Effect> = {
+            let mut core = shared.lock();
+            std::iter::from_fn(|| core.poll()).collect()
+        };
+        for effect in effects {
+            match effect {
+                Effect::StartWorker(id, job) => {
+                    let task = run_worker(shared.clone(), id, *job, workers.clone());
+                    running.insert(id, tokio::spawn(task.in_current_span()));
+                }
+                // The task owns the child; dropping it kills the child.
+                Effect::StopWorker(id) => {
+                    if let Some(task) = running.remove(&id) {
+                        task.abort();
+                    }
+                }
+                Effect::Epoch(tracks) => outlet.epoch(tracks),
+                Effect::Packaged(output) => outlet.packaged(output),
+                Effect::Thumbnail(picture) => outlet.thumbnail(picture),
+                Effect::Ended => break 'stream,
+            }
+        }
+        outlet.refresh();
+        running.retain(|_, task| !task.is_finished());
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            _ = ticks.tick() => shared.lock().tick(now()),
+        }
+    }
+    for task in running.into_values() {
+        task.abort();
+    }
+    outlet.ended().await;
+}
+
+/// One worker's life: feeds it and hears it until it ends, then tells the core.
+async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: WorkerOptions) {
+    let options = WorkerOptions { span: tracing::Span::current(), ..options };
+    let mut worker = match Worker::spawn(options) {
+        Ok(worker) => worker,
+        Err(error) => {
+            error!(worker = id.0, %error, "cannot start a worker");
+            shared.with(|core, now| core.worker_gone(id, now));
+            return;
+        }
+    };
+    debug!(worker = id.0, pid = worker.pid().unwrap_or(0), rungs = job.rungs.len(), "worker started");
+    let requests = worker.requests.clone();
+    let feeder = {
+        let shared = shared.clone();
+        async move {
+            if requests.send(Request::Start(job)).await.is_err() {
+                return;
+            }
+            while let Some(request) = shared.next_request(id).await {
+                let last = matches!(request, Request::Finish);
+                // A broken pipe is the worker's end, which is heard below.
+                if requests.send(request).await.is_err() || last {
+                    return;
+                }
+            }
+        }
+    };
+    // Aborted with this task, not left behind.
+    let mut feeders = tokio::task::JoinSet::new();
+    feeders.spawn(feeder.in_current_span());
+    loop {
+        match worker.next().await {
+            Some(WorkerEvent::Response(response)) => shared.with(|core, now| core.worker_said(id, response, now)),
+            Some(WorkerEvent::Exited(exit)) => {
+                if exit.is_clean() {
+                    info!(worker = id.0, "worker finished");
+                } else {
+                    warn!(worker = id.0, ending = ?exit.ending, fault = ?exit.fault, "worker died");
+                }
+                break;
+            }
+            None => break,
+        }
+    }
+    shared.with(|core, now| core.worker_gone(id, now));
+}

@@ -1,0 +1,95 @@
+//! What was published since the last keyframe, kept so that a new worker can start at once and not at the next
+//! keyframe, which may be ten seconds away.
+
+use crate::media::Media;
+
+/// Coded bytes kept: ten seconds at 12 Mbit/s. A longer group of pictures is not kept: the next worker then waits for
+/// the next keyframe.
+const MAX_BYTES: usize = 15 << 20;
+
+/// Media since the last video keyframe, that one included.
+#[derive(Debug, Default)]
+pub struct Gop {
+    media: Vec<Media>,
+    bytes: usize,
+    overflowed: bool,
+}
+
+impl Gop {
+    /// Takes what was published.
+    pub fn push(&mut self, media: &Media) {
+        let size = match media {
+            Media::VideoConfig(_) | Media::AudioConfig(_) => return,
+            Media::Video(unit) => {
+                if unit.key {
+                    self.clear();
+                }
+                unit.data.len()
+            }
+            Media::Audio(unit) => unit.data.len(),
+        };
+        let starts = matches!(media, Media::Video(unit) if unit.key);
+        if self.overflowed || (self.media.is_empty() && !starts) {
+            return;
+        }
+        self.bytes += size;
+        if self.bytes > MAX_BYTES {
+            self.clear();
+            self.overflowed = true;
+            return;
+        }
+        self.media.push(media.clone());
+    }
+
+    /// Forgets everything, until the next keyframe.
+    pub fn clear(&mut self) {
+        self.media.clear();
+        self.bytes = 0;
+        self.overflowed = false;
+    }
+
+    /// What is kept, from the keyframe on; empty when there is none.
+    pub fn from_keyframe(&self) -> &[Media] {
+        &self.media
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::unit_at;
+
+    #[test]
+    fn only_the_last_group_is_kept() {
+        let mut gop = Gop::default();
+        for ms in (0..5000).step_by(40) {
+            gop.push(&Media::Video(unit_at(ms, ms % 2000 == 0)));
+        }
+        assert_eq!(gop.from_keyframe().len(), 25);
+    }
+
+    #[test]
+    fn without_a_keyframe_there_is_nothing_to_start_from() {
+        let mut gop = Gop::default();
+        gop.push(&Media::Audio(unit_at(0, true)));
+        gop.push(&Media::Video(unit_at(0, false)));
+        assert!(gop.from_keyframe().is_empty());
+    }
+
+    #[test]
+    fn an_endless_group_is_let_go() {
+        let mut gop = Gop::default();
+        let mut unit = unit_at(0, true);
+        unit.data = vec![0; 1 << 20].into();
+        gop.push(&Media::Video(unit.clone()));
+        unit.key = false;
+        for _ in 0..100 {
+            gop.push(&Media::Video(unit.clone()));
+            assert!(gop.bytes <= MAX_BYTES);
+        }
+        assert!(gop.from_keyframe().is_empty());
+        unit.key = true;
+        gop.push(&Media::Video(unit));
+        assert_eq!(gop.from_keyframe().len(), 1);
+    }
+}

@@ -1,0 +1,281 @@
+//! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
+//! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
+
+use crate::origin::{Library, StreamInfo, StreamPath};
+use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
+use crate::store::{Caching, Object, Store, content_type};
+use bytes::Bytes;
+use hls::packager::{InitSegment, Output, Segment};
+use hls::presentation::{Presentation, SegmentInfo};
+use hls::{RungName, Timing, Track, TrackKind, WallTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+/// What all outlets of a process share.
+#[derive(Clone)]
+pub struct OutletOptions {
+    /// The origin's objects.
+    pub library: Arc<Library>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+}
+
+/// One stream's way out.
+pub struct Outlet {
+    origin: Option<OriginSide>,
+    store: Publisher<StorePlaylists>,
+    written: JoinHandle<Counters>,
+}
+
+/// A stream's objects in the origin.
+struct OriginSide {
+    library: Arc<Library>,
+    path: StreamPath,
+    presentation: Presentation,
+    info: StreamInfo,
+    retention: Duration,
+    /// Content types of media, by rendition.
+    types: BTreeMap<RungName, MediaTypes>,
+    /// Renditions whose playlist has changed since it was rendered.
+    touched: BTreeSet<RungName>,
+    multivariant: Option<String>,
+    cleared: bool,
+}
+
+#[derive(Clone, Copy)]
+struct MediaTypes {
+    init: &'static str,
+    segment: &'static str,
+}
+
+impl Outlet {
+    /// To the origin and the store.
+    pub fn new(options: &OutletOptions, path: StreamPath, timing: &Timing, started: WallTime) -> Self {
+        let prefix = path.to_string();
+        let settings = Settings {
+            segment_deadline: timing.upload_deadline.to_duration(),
+            playlist_interval: Duration::ZERO,
+            remove_expired: true,
+            ..Settings::default()
+        };
+        let (store, written) =
+            Publisher::start(options.store.clone(), prefix, StorePlaylists(Presentation::new(timing)), settings);
+        let info = StreamInfo {
+            live: true,
+            started,
+            rungs: Vec::new(),
+            latency_secs: timing.latency.as_secs_f64(),
+            hold_back_secs: timing.hold_back.as_secs_f64(),
+        };
+        let origin = OriginSide {
+            library: options.library.clone(),
+            path,
+            presentation: Presentation::new(timing),
+            info,
+            retention: timing.retention.to_duration(),
+            types: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            multivariant: None,
+            cleared: false,
+        };
+        Self { origin: Some(origin), store, written }
+    }
+
+    /// To the store alone, without hurry: every segment is written, however long it takes.
+    pub fn to_store(store: Arc<dyn Store>, timing: &Timing) -> Self {
+        let patient = Duration::from_secs(3600);
+        let settings = Settings {
+            segment_deadline: patient,
+            attempt_timeout: patient,
+            playlist_interval: Duration::from_secs(1),
+            max_waiting_bytes: 256 << 20,
+            seal_within: patient,
+            ..Settings::default()
+        };
+        let (store, written) = Publisher::start(store, "", StorePlaylists(Presentation::new(timing)), settings);
+        Self { origin: None, store, written }
+    }
+
+    /// An epoch begins.
+    pub fn epoch(&mut self, tracks: Vec<Track>) {
+        if let Some(origin) = &mut self.origin {
+            origin.epoch(&tracks);
+        }
+        self.store.input(Event::Tracks(tracks));
+    }
+
+    /// An init or media segment.
+    pub fn packaged(&mut self, output: Output) {
+        if let Some(origin) = &mut self.origin {
+            origin.packaged(&output);
+        }
+        self.store.input(match output {
+            Output::Init(init) => Event::Init(init),
+            Output::Segment(segment) => Event::Segment(segment),
+        });
+    }
+
+    /// A picture of the stream; the newest wins.
+    pub fn thumbnail(&mut self, picture: Bytes) {
+        if let Some(origin) = &self.origin {
+            let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
+            origin.library.put(&origin.path, "thumb.jpg", object);
+        }
+    }
+
+    /// Renders playlists that have changed: once for everything that came together.
+    pub fn refresh(&mut self) {
+        if let Some(origin) = &mut self.origin {
+            origin.refresh();
+        }
+    }
+
+    /// Nothing follows: the playlists get their end, and everything is written.
+    pub async fn ended(mut self) {
+        if let Some(origin) = self.origin.take() {
+            origin.end();
+        }
+        self.store.input(Event::End);
+        match self.written.await {
+            Ok(counters) if counters.sealed => {
+                info!(segments = counters.segments, bytes = counters.bytes, gaps = ?counters.gaps, "stored");
+            }
+            Ok(counters) => warn!(
+                segments = counters.segments,
+                failures = counters.failures,
+                last_failure = counters.last_failure,
+                "the store does not have the last playlists"
+            ),
+            Err(error) => error!(%error, "writing to the store failed"),
+        }
+    }
+}
+
+impl OriginSide {
+    fn epoch(&mut self, tracks: &[Track]) {
+        if !self.cleared {
+            // An earlier stream of this name was kept for its last viewers.
+            self.library.remove_stream(&self.path);
+            self.cleared = true;
+        }
+        self.presentation.set_tracks(tracks);
+        for track in tracks {
+            let types = match track.kind {
+                TrackKind::Video(_) => {
+                    MediaTypes { init: content_type::VIDEO_INIT, segment: content_type::VIDEO_SEGMENT }
+                }
+                TrackKind::Audio(_) => MediaTypes { init: content_type::AUDIO, segment: content_type::AUDIO },
+            };
+            self.types.insert(track.rung.clone(), types);
+        }
+        self.info.rungs = tracks.iter().map(|track| track.rung.to_string()).collect();
+        self.library.set_info(&self.path, self.info.clone());
+    }
+
+    fn packaged(&mut self, output: &Output) {
+        match output {
+            Output::Init(InitSegment { rung, name, body }) => {
+                if let Some(types) = self.types.get(rung) {
+                    self.put_media(rung, name, body.clone(), types.init);
+                }
+                if let Output::Init(init) = output {
+                    self.presentation.add_init(init);
+                }
+            }
+            Output::Segment(segment) => {
+                if let (Some(body), Some(types)) = (&segment.body, self.types.get(&segment.rung)) {
+                    self.put_media(&segment.rung, &segment.name, body.clone(), types.segment);
+                }
+                self.presentation.add(SegmentInfo::from(segment));
+                self.touched.insert(segment.rung.clone());
+            }
+        }
+    }
+
+    fn put_media(&self, rung: &RungName, name: &str, body: Bytes, content_type: &'static str) {
+        let object = Object { body, content_type, caching: Caching::Immutable };
+        self.library.put(&self.path, &format!("{rung}/{name}"), object);
+    }
+
+    fn refresh(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        for rung in std::mem::take(&mut self.touched) {
+            if let Some(text) = self.presentation.media_playlist(&rung) {
+                self.put_playlist(&format!("{rung}/index.m3u8"), text);
+            }
+        }
+        // Last, so that it never names a rendition without a playlist.
+        let multivariant = self.presentation.multivariant();
+        if let Some(text) = multivariant
+            && self.multivariant.as_ref() != Some(&text)
+        {
+            self.put_playlist("index.m3u8", text.clone());
+            self.multivariant = Some(text);
+        }
+        for expired in self.presentation.take_expired() {
+            self.library.remove(&self.path, &format!("{}/{}", expired.rung, expired.name));
+        }
+    }
+
+    fn put_playlist(&self, path: &str, text: String) {
+        let object = Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None };
+        self.library.put(&self.path, path, object);
+    }
+
+    /// The playlists get their end; viewers have some time to see the rest.
+    fn end(mut self) {
+        self.presentation.end();
+        self.touched.extend(self.types.keys().cloned());
+        self.refresh();
+        self.info.live = false;
+        let Self { library, path, info, retention, .. } = self;
+        if library.info(&path).is_none_or(|shown| shown.started != info.started) {
+            return;
+        }
+        library.set_info(&path, info.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(retention).await;
+            if library.info(&path).is_some_and(|shown| shown.started == info.started) {
+                library.remove_stream(&path);
+            }
+        });
+    }
+}
+
+/// The store's playlists.
+struct StorePlaylists(Presentation);
+
+impl Playlists for StorePlaylists {
+    fn set_tracks(&mut self, tracks: &[Track]) {
+        self.0.set_tracks(tracks);
+    }
+
+    fn add_init(&mut self, init: &InitSegment) {
+        self.0.add_init(init);
+    }
+
+    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
+        self.0.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
+    }
+
+    fn end(&mut self) {
+        self.0.end();
+    }
+
+    fn media_playlist(&self, rung: &RungName) -> Option<String> {
+        self.0.media_playlist(rung)
+    }
+
+    fn multivariant(&self) -> Option<String> {
+        self.0.multivariant()
+    }
+
+    fn take_expired(&mut self) -> Vec<(RungName, String)> {
+        self.0.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
+    }
+}

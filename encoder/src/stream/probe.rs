@@ -1,0 +1,303 @@
+//! The first moments of a publish: what is sent, and whether it is enough to choose renditions. Pure. Media that comes
+//! meanwhile is held, bounded, and handed back with the verdict; nothing is lost.
+
+use crate::ladder::SourceVideo;
+use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use crate::rtmp::Metadata;
+use hls::{MediaSpan, MediaTime};
+use std::time::{Duration, Instant};
+
+/// Coded bytes that may be held: four seconds at 32 Mbit/s.
+const MAX_BYTES: usize = 16 << 20;
+/// How long the other kind of media may stay away before the stream is taken not to have it. Publishers send both
+/// sequence headers first, but OBS' audio and some phones' cameras start up to a second apart.
+const WAIT_FOR_AUDIO: MediaSpan = MediaSpan::from_millis(1000);
+const WAIT_FOR_VIDEO: MediaSpan = MediaSpan::from_millis(2500);
+/// Pictures from which a frame rate is measured.
+const MEASURED_FRAMES: usize = 12;
+/// Rates that cameras and encoders really have; a measured one within 2 % is taken to be the nearest.
+const COMMON_RATES: [(u32, u32); 13] = [
+    (10, 1),
+    (12, 1),
+    (15, 1),
+    (20, 1),
+    (24000, 1001),
+    (24, 1),
+    (25, 1),
+    (30000, 1001),
+    (30, 1),
+    (48, 1),
+    (50, 1),
+    (60000, 1001),
+    (60, 1),
+];
+
+/// What a publish turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Findings {
+    /// Its video, with what the ladder needs to know, and whether its keyframes are close enough to be the grid.
+    pub video: Option<(VideoConfig, SourceVideo, bool)>,
+    /// Its audio.
+    pub audio: Option<AudioConfig>,
+}
+
+/// Gathers until there is a verdict.
+#[derive(Debug)]
+pub struct Probe {
+    /// With a rung `source` the distance of keyframes has to be seen: at most this.
+    source_gop: Option<MediaSpan>,
+    since: Instant,
+    video: Option<VideoConfig>,
+    audio: Option<AudioConfig>,
+    metadata: Metadata,
+    held: Vec<Media>,
+    bytes: usize,
+}
+
+impl Probe {
+    /// Starts gathering. `source_gop` is given when a rung `source` is wanted.
+    pub fn new(source_gop: Option<MediaSpan>, now: Instant) -> Self {
+        Self {
+            source_gop,
+            since: now,
+            video: None,
+            audio: None,
+            metadata: Metadata::default(),
+            held: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes the publisher's own description.
+    pub fn metadata(&mut self, metadata: Metadata) {
+        self.metadata = metadata;
+    }
+
+    /// Takes media.
+    pub fn push(&mut self, media: Media) {
+        match &media {
+            Media::VideoConfig(config) => self.video = Some(config.clone()),
+            Media::AudioConfig(config) => self.audio = Some(config.clone()),
+            Media::Video(unit) => {
+                // Nothing can be decoded before the first keyframe.
+                if !unit.key && !self.held.iter().any(|held| matches!(held, Media::Video(_))) {
+                    return;
+                }
+                self.bytes += unit.data.len();
+            }
+            Media::Audio(unit) => self.bytes += unit.data.len(),
+        }
+        self.held.push(media);
+    }
+
+    /// The verdict, once there is one.
+    pub fn verdict(&self, now: Instant) -> Option<Findings> {
+        let video_units: Vec<&AccessUnit> = self.units(true).collect();
+        let has_video = self.video.is_some() && !video_units.is_empty();
+        let has_audio = self.audio.is_some() && self.units(false).next().is_some();
+        if !has_video && !has_audio {
+            return None;
+        }
+        // Live media arrives as it is made, a file as fast as it can be read: whichever clock is ahead counts.
+        let waited = self.span().max(MediaSpan::from(self.waited(now)));
+        let full = self.bytes >= MAX_BYTES;
+        if !full {
+            let no_audio_said = self.metadata.has_audio == Some(false);
+            let no_video_said = self.metadata.has_video == Some(false);
+            let quarter = |span: MediaSpan| MediaSpan::from_ticks_90k(span.ticks_90k() / 4);
+            let audio_patience = if no_audio_said { quarter(WAIT_FOR_AUDIO) } else { WAIT_FOR_AUDIO };
+            let video_patience = if no_video_said { quarter(WAIT_FOR_VIDEO) } else { WAIT_FOR_VIDEO };
+            if (!has_audio && waited < audio_patience) || (!has_video && waited < video_patience) {
+                return None;
+            }
+            if has_video && video_units.len() < MEASURED_FRAMES && waited < WAIT_FOR_AUDIO {
+                return None;
+            }
+            if has_video
+                && let Some(bound) = self.source_gop
+                && keyframe_distance(&video_units).is_none()
+                && self.span() <= bound
+                && self.waited(now) <= bound.to_duration() + Duration::from_secs(1)
+            {
+                return None;
+            }
+        }
+        let video = self.video.clone().filter(|_| has_video).map(|config| {
+            let source = SourceVideo {
+                width: config.width,
+                height: config.height,
+                sample_aspect: config.sample_aspect,
+                frame_rate: self.frame_rate(&config, &video_units),
+                bitrate: self.bitrate(),
+            };
+            let fits = match (self.source_gop, keyframe_distance(&video_units)) {
+                (Some(bound), Some(distance)) => distance <= bound,
+                _ => false,
+            };
+            (config, source, fits)
+        });
+        Some(Findings { video, audio: self.audio.clone().filter(|_| has_audio) })
+    }
+
+    /// What was held, in order of arrival.
+    pub fn into_held(self) -> Vec<Media> {
+        self.held
+    }
+
+    fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    fn units(&self, video: bool) -> impl Iterator<Item = &AccessUnit> {
+        self.held.iter().filter_map(move |media| match media {
+            Media::Video(unit) if video => Some(unit),
+            Media::Audio(unit) if !video => Some(unit),
+            _ => None,
+        })
+    }
+
+    fn span(&self) -> MediaSpan {
+        let times = || self.units(true).chain(self.units(false)).map(|unit| unit.dts);
+        match (times().min(), times().max()) {
+            (Some(first), Some(last)) => last - first,
+            _ => MediaSpan::ZERO,
+        }
+    }
+
+    /// The publisher's word where the pictures bear it out, else what the pictures say.
+    fn frame_rate(&self, config: &VideoConfig, units: &[&AccessUnit]) -> (u32, u32) {
+        let said = config.frame_rate.or_else(|| self.metadata.frame_rate.and_then(snap));
+        let measured = measured_rate(units);
+        match (said, measured) {
+            (Some(said), Some(measured)) => {
+                let ratio = f64::from(said.0) / f64::from(said.1) / measured;
+                if (0.8..1.25).contains(&ratio) { said } else { snap(measured).unwrap_or(said) }
+            }
+            (Some(said), None) => said,
+            (None, Some(measured)) => snap(measured).unwrap_or((30, 1)),
+            (None, None) => (30, 1),
+        }
+    }
+
+    fn bitrate(&self) -> Option<u32> {
+        let kbps = self.metadata.video_kbps?;
+        (50.0..=200_000.0).contains(&kbps).then(|| (kbps * 1000.0) as u32)
+    }
+}
+
+/// The longest distance of neighbouring keyframes, once there are two.
+fn keyframe_distance(units: &[&AccessUnit]) -> Option<MediaSpan> {
+    let keys: Vec<MediaTime> = units.iter().filter(|unit| unit.key).map(|unit| unit.pts).collect();
+    keys.windows(2).map(|pair| pair[1] - pair[0]).max()
+}
+
+fn measured_rate(units: &[&AccessUnit]) -> Option<f64> {
+    if units.len() < MEASURED_FRAMES {
+        return None;
+    }
+    let span = (units.last()?.dts - units.first()?.dts).as_secs_f64();
+    (span > 0.0).then(|| (units.len() - 1) as f64 / span)
+}
+
+fn snap(rate: f64) -> Option<(u32, u32)> {
+    if !(1.0..=240.0).contains(&rate) {
+        return None;
+    }
+    let distance = |candidate: &(u32, u32)| (f64::from(candidate.0) / f64::from(candidate.1) / rate - 1.0).abs();
+    let near = COMMON_RATES.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
+    Some(if distance(&near) < 0.02 { near } else { ((rate * 1000.0).round() as u32, 1000) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::{audio_config, unit_at, video_config};
+
+    fn video(ms: i64, key: bool) -> Media {
+        Media::Video(unit_at(ms, key))
+    }
+
+    fn audio(ms: i64) -> Media {
+        Media::Audio(unit_at(ms, true))
+    }
+
+    #[test]
+    fn both_kinds_and_a_measured_rate_are_enough() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        probe.push(Media::VideoConfig(video_config(1280, 720)));
+        probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+        for frame in 0..12 {
+            assert_eq!(probe.verdict(now), None);
+            probe.push(video(frame * 40, frame == 0));
+            probe.push(audio(frame * 40));
+        }
+        let findings = probe.verdict(now).unwrap();
+        assert_eq!(findings.video.unwrap().1.frame_rate, (25, 1));
+        assert!(findings.audio.is_some());
+    }
+
+    #[test]
+    fn absent_audio_is_waited_for_and_then_not() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        probe.push(Media::VideoConfig(video_config(1280, 720)));
+        for frame in 0..=24 {
+            probe.push(video(frame * 40, frame == 0));
+        }
+        assert_eq!(probe.verdict(now), None, "0.96 s");
+        probe.push(video(1000, false));
+        assert_eq!(probe.verdict(now).unwrap().audio, None);
+    }
+
+    #[test]
+    fn audio_alone_is_a_stream_after_a_while() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+        probe.push(audio(0));
+        assert_eq!(probe.verdict(now + Duration::from_secs(2)), None);
+        assert_eq!(probe.verdict(now + Duration::from_secs(3)).unwrap().video, None);
+    }
+
+    #[test]
+    fn a_source_rung_needs_a_second_keyframe_within_the_bound() {
+        let now = Instant::now();
+        let verdict = |gop_ms: i64, until_ms: i64| {
+            let mut probe = Probe::new(Some(MediaSpan::from_millis(2000)), now);
+            probe.push(Media::VideoConfig(video_config(1280, 720)));
+            probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+            for ms in (0..=until_ms).step_by(40) {
+                probe.push(video(ms, ms % gop_ms == 0));
+                probe.push(audio(ms));
+            }
+            probe.verdict(now).map(|findings| findings.video.unwrap().2)
+        };
+        assert_eq!(verdict(2000, 1960), None);
+        assert_eq!(verdict(2000, 2000), Some(true));
+        assert_eq!(verdict(10_000, 2040), Some(false));
+    }
+
+    #[test]
+    fn a_lying_frame_rate_is_not_believed() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        probe.metadata(Metadata { frame_rate: Some(1000.0), has_audio: Some(false), ..Metadata::default() });
+        probe.push(Media::VideoConfig(VideoConfig { frame_rate: Some((60, 1)), ..video_config(1280, 720) }));
+        for frame in 0..30 {
+            probe.push(video(frame * 1000 / 24, frame == 0));
+        }
+        assert_eq!(probe.verdict(now).unwrap().video.unwrap().1.frame_rate, (24, 1));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_an_early_verdict() {
+        let now = Instant::now();
+        let mut probe = Probe::new(Some(MediaSpan::from_millis(2000)), now);
+        probe.push(Media::VideoConfig(video_config(1280, 720)));
+        let mut big = unit_at(0, true);
+        big.data = vec![0; MAX_BYTES].into();
+        probe.push(Media::Video(big));
+        assert!(probe.verdict(now).is_some());
+    }
+}

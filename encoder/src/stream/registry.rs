@@ -1,0 +1,294 @@
+//! All streams of a process: who may publish, under which name, and where a publisher that comes back finds its stream.
+
+use super::core::{Settings, StreamCore};
+use super::driver::{SharedCore, drive, now};
+use super::outlet::{Outlet, OutletOptions};
+use crate::ingest::{Ingest, IngestError};
+use crate::origin::StreamPath;
+use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::worker::child::WorkerOptions;
+use hls::names::is_valid_name;
+use probes::{Denied, Probe};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::{Instrument, info, info_span, warn};
+
+/// A publisher that has sent nothing for this long loses its place to another one with the same name: its network is
+/// gone and its socket does not know it yet. Without this a phone that changes from Wi-Fi to mobile is locked out of
+/// its own stream for the read time-out.
+const STALE_AFTER: Duration = Duration::from_secs(4);
+
+/// The streams of a process.
+pub struct Registry {
+    /// Itself, for the tasks that attend to streams.
+    me: Weak<Self>,
+    settings: Settings,
+    outlet: OutletOptions,
+    workers: WorkerOptions,
+    probe: Arc<Probe>,
+    streams: Mutex<HashMap<StreamPath, Arc<Entry>>>,
+    count: watch::Sender<usize>,
+}
+
+/// One stream.
+struct Entry {
+    core: Arc<SharedCore>,
+    started: Instant,
+    publisher: Mutex<Present>,
+}
+
+/// Who holds a stream's publishing place.
+struct Present {
+    /// Grows with every publisher, so that one that was replaced cannot end its successor's stream.
+    number: u64,
+    heard: Instant,
+    send_off: watch::Sender<Option<Refusal>>,
+}
+
+impl Registry {
+    /// No streams yet.
+    pub fn new(settings: Settings, outlet: OutletOptions, workers: WorkerOptions, probe: Arc<Probe>) -> Arc<Self> {
+        let (count, _) = watch::channel(0);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            settings,
+            outlet,
+            workers,
+            probe,
+            streams: Mutex::new(HashMap::new()),
+            count,
+        })
+    }
+
+    /// The number of streams, those in their reconnect window included.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Ends all streams: publishers are told why and sent off, what they sent is flushed, playlists get their end.
+    pub fn end_all(&self, reason: &Refusal) {
+        let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
+        for entry in entries {
+            entry.present().send_off.send_replace(Some(reason.clone()));
+            entry.core.with(|core, now| core.close(now));
+        }
+    }
+
+    /// Ends streams that nobody publishes to, without waiting for their publishers to come back.
+    pub fn end_unpublished(&self) {
+        let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
+        for entry in entries.iter().filter(|entry| !entry.core.look(StreamCore::is_published)) {
+            entry.core.with(|core, now| core.close(now));
+        }
+    }
+
+    /// Every stream's state, for operators.
+    pub fn status(&self) -> Value {
+        let entries: Vec<(StreamPath, Arc<Entry>)> =
+            self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
+        let streams: Vec<Value> = entries
+            .iter()
+            .map(|(path, entry)| {
+                entry.core.look(|core| {
+                    json!({
+                        "app": &*path.app,
+                        "name": &*path.name,
+                        "published": core.is_published(),
+                        "age_seconds": entry.started.elapsed().as_secs(),
+                        "source": core.source().map(|source| json!({
+                            "width": source.width,
+                            "height": source.height,
+                            "frame_rate": f64::from(source.frame_rate.0) / f64::from(source.frame_rate.1.max(1)),
+                        })),
+                        "passed_through": core.plan().is_some_and(|plan| plan.source),
+                        "rungs": core.plan().map(|plan| &plan.rungs),
+                        "counters": core.counters(),
+                        "worker": core.progress(),
+                        "lag_seconds": core.lag().as_secs_f64(),
+                    })
+                })
+            })
+            .collect();
+        json!({ "streams": streams })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StreamPath, Arc<Entry>>> {
+        self.streams.lock().expect("nothing panics while it holds the map")
+    }
+
+    /// The stream to publish to, new or waiting for its publisher; and the publisher's place in it.
+    fn take_place(&self, path: &StreamPath) -> Result<Publisher, Refusal> {
+        let mut streams = self.lock();
+        let entry = match streams.get(path).cloned() {
+            // Its last writes are under way; a new stream's playlists must come behind them.
+            Some(entry) if entry.core.look(StreamCore::is_over) => return Err(Refusal::Busy),
+            Some(entry) => {
+                if entry.core.look(StreamCore::is_published) {
+                    let mut present = entry.present();
+                    if present.heard.elapsed() < STALE_AFTER {
+                        return Err(Refusal::AlreadyPublishing);
+                    }
+                    warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
+                    present.send_off.send_replace(Some(Refusal::AlreadyPublishing));
+                    present.number += 1;
+                    drop(present);
+                    entry.core.with(StreamCore::publisher_gone);
+                }
+                entry
+            }
+            None => {
+                let permit = self.probe.accept_stream().map_err(|denied| match denied {
+                    Denied::Full | Denied::NoStream => Refusal::Busy,
+                    Denied::Starting => Refusal::Internal,
+                    Denied::Leaving => Refusal::Draining,
+                })?;
+                let entry = self.start(path);
+                streams.insert(path.clone(), entry.clone());
+                self.count.send_replace(streams.len());
+                self.attend(path.clone(), entry.clone(), permit);
+                entry
+            }
+        };
+        let (send_off, sent_off) = watch::channel(None);
+        let number = {
+            let mut present = entry.present();
+            present.number += 1;
+            present.heard = Instant::now();
+            present.send_off = send_off;
+            present.number
+        };
+        let resume = entry.core.with(StreamCore::publisher_came);
+        let ingest = resume.map_or_else(Ingest::new, Ingest::resuming);
+        Ok(Publisher { entry, number, ingest, sent_off, path: path.clone() })
+    }
+
+    fn start(&self, path: &StreamPath) -> Arc<Entry> {
+        // Seconds since 1970: segments last a second at least, so the numbers never go back, neither with the next
+        // publish under this name nor after a restart of this process. Players stall on numbers that do.
+        let first_sequence = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
+        let core = StreamCore::new(self.settings.clone(), first_sequence, Instant::now());
+        info!(stream = %path, "stream begins");
+        let (send_off, _) = watch::channel(None);
+        Arc::new(Entry {
+            core: SharedCore::new(core),
+            started: Instant::now(),
+            publisher: Mutex::new(Present { number: 0, heard: Instant::now(), send_off }),
+        })
+    }
+
+    /// Drives a stream to its end and takes it off the list.
+    fn attend(&self, path: StreamPath, entry: Arc<Entry>, permit: probes::StreamPermit) {
+        let span = info_span!("stream", app = %path.app, name = %path.name);
+        let outlet = Outlet::new(&self.outlet, path.clone(), &self.settings.timing, now().wall);
+        let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
+        let registry = self.me.clone();
+        let attendant = async move {
+            // A panic in the driver must not leave the place taken for ever.
+            if let Err(error) = tokio::spawn(driver).await {
+                tracing::error!(%error, "stream's driver failed: the stream is given up");
+                entry.present().send_off.send_replace(Some(Refusal::Internal));
+                entry.core.with(|core, now| core.close(now));
+            }
+            let Some(registry) = registry.upgrade() else { return };
+            let count = {
+                let mut streams = registry.lock();
+                if streams.get(&path).is_some_and(|listed| Arc::ptr_eq(listed, &entry)) {
+                    streams.remove(&path);
+                }
+                streams.len()
+            };
+            drop(permit);
+            registry.count.send_replace(count);
+            info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
+        };
+        tokio::spawn(attendant.instrument(span));
+    }
+}
+
+impl Entry {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.publisher.lock().expect("nothing panics while it holds the publisher")
+    }
+}
+
+impl Admission for Registry {
+    type Sink = Publisher;
+
+    async fn admit(&self, request: PublishRequest) -> Result<Publisher, Refusal> {
+        if !is_valid_name(&request.app) {
+            return Err(Refusal::BadName("the application's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
+        }
+        // Without configured keys the key is the name.
+        let Ok(path) = StreamPath::new(&request.app, request.key.expose()) else {
+            return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
+        };
+        let taken = self.take_place(&path);
+        if let Err(refusal) = &taken {
+            let reason = match refusal {
+                Refusal::BadName(_) => "bad_name",
+                Refusal::AlreadyPublishing => "already_publishing",
+                Refusal::Busy => "busy",
+                Refusal::Draining => "draining",
+                Refusal::Unsupported(_) => "unsupported",
+                Refusal::Internal => "internal",
+            };
+            metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
+        }
+        taken
+    }
+}
+
+/// A publisher in its place.
+pub struct Publisher {
+    entry: Arc<Entry>,
+    number: u64,
+    ingest: Ingest,
+    sent_off: watch::Receiver<Option<Refusal>>,
+    path: StreamPath,
+}
+
+impl MediaSink for Publisher {
+    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+        {
+            let mut present = self.entry.present();
+            if present.number != self.number {
+                return Err(Refusal::AlreadyPublishing);
+            }
+            present.heard = message.arrived;
+        }
+        let media = self.ingest.push(message).map_err(|IngestError::Unsupported(what)| Refusal::Unsupported(what))?;
+        if !media.is_empty() {
+            self.entry.core.with(|core, now| media.into_iter().for_each(|item| core.media(item, now)));
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata) {
+        self.ingest.metadata(&metadata);
+        self.entry.core.with(|core, _| core.metadata(metadata));
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        loop {
+            if let Some(refusal) = self.sent_off.borrow_and_update().clone() {
+                return refusal;
+            }
+            if self.sent_off.changed().await.is_err() {
+                return Refusal::AlreadyPublishing;
+            }
+        }
+    }
+
+    fn end(self, reason: EndReason) {
+        let repairs = self.ingest.repairs();
+        info!(stream = %self.path, ?reason, ?repairs, "publisher is gone");
+        let present = self.entry.present();
+        if present.number == self.number {
+            drop(present);
+            self.entry.core.with(StreamCore::publisher_gone);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! One epoch's way from published units to the packager: which renditions are passed through, which come from a
+//! worker, and what waits until the tracks are known. Decided by [`super::core`].
+
+use super::shed::ShedQueue;
+use super::silence::{AudioFiller, silent_config};
+use crate::ladder::Plan;
+use crate::media::{AccessUnit, AudioConfig, VideoConfig};
+use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, VideoSettings, WireUnit};
+use bytes::Bytes;
+use hls::{AudioTrack, Codec, MediaSpan, MediaTime, RungName, Sample, Track, TrackKind, VideoTrack};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Coded bytes that may wait for a run's tracks. A worker that has not opened its encoders by then is given up by its
+/// watch; this bound holds when timestamps lie.
+const MAX_HELD_BYTES: usize = 48 << 20;
+/// Audio that is transcoded: AAC-LC, stereo, as every player takes it.
+const TRANSCODED_AUDIO: AudioRung = AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 };
+/// AAC-LC passed through counts as this much until it was measured.
+const NOMINAL_AUDIO_BITRATE: u32 = 128_000;
+
+/// Numbers the runs of a stream, and with them its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u32);
+
+/// Where the audio rendition comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AudioSource {
+    /// Published AAC-LC that every player takes: passed through.
+    Copy(AudioConfig),
+    /// Anything else: transcoded once, in the worker.
+    Transcode(AudioConfig),
+    /// None was published yet: silence.
+    Silence,
+}
+
+impl AudioSource {
+    /// What to do with audio of this configuration.
+    pub fn of(config: Option<AudioConfig>) -> Self {
+        match config {
+            None => Self::Silence,
+            Some(config) if fits(&config) => Self::Copy(config),
+            Some(config) => Self::Transcode(config),
+        }
+    }
+
+    fn copied(&self) -> Option<AudioConfig> {
+        match self {
+            Self::Copy(config) => Some(config.clone()),
+            Self::Silence => Some(silent_config()),
+            Self::Transcode(_) => None,
+        }
+    }
+}
+
+/// AAC-LC with one or two channels at a rate that browsers and phones take through MSE and natively.
+fn fits(config: &AudioConfig) -> bool {
+    config.object_type == 2
+        && (1..=2).contains(&config.channels)
+        && config.frame_samples == 1024
+        && (22_050..=48_000).contains(&config.sample_rate)
+}
+
+/// How far a run's worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Everything is passed through.
+    None,
+    /// It runs.
+    Running {
+        /// Since when.
+        started: Instant,
+        /// When it last said something.
+        heard: Instant,
+        /// When it was first given something to do after it last said something.
+        owing_since: Option<Instant>,
+    },
+    /// It flushed and said so.
+    Finished,
+    /// It died or was killed.
+    Dead,
+}
+
+/// One epoch in the making.
+#[derive(Debug)]
+pub struct Run {
+    /// Its number.
+    pub id: RunId,
+    /// Its video, if any.
+    pub video: Option<VideoConfig>,
+    /// Frames a second of the published video.
+    pub frame_rate: (u32, u32),
+    /// Its audio.
+    pub audio: AudioSource,
+    /// Its rungs.
+    pub plan: Plan,
+    /// Its worker.
+    pub worker: WorkerState,
+    /// Units on their way to the worker.
+    pub queue: ShedQueue,
+    /// All renditions, once they are known.
+    pub tracks: Option<Vec<Track>>,
+    /// Whether the packager has this epoch open.
+    pub begun: bool,
+    /// When the last published unit was in.
+    pub input_ended: Option<Instant>,
+    /// First picture (or, without video, first sound) that was fed.
+    pub first_pts: MediaTime,
+    held: VecDeque<(RungName, Sample)>,
+    held_bytes: usize,
+    opened: Vec<OpenedTrack>,
+    encoded_until: Vec<Option<MediaTime>>,
+    filler: Option<AudioFiller>,
+}
+
+/// What a run is made from.
+pub struct RunSetup {
+    /// Number.
+    pub id: RunId,
+    /// Video, if any.
+    pub video: Option<VideoConfig>,
+    /// Frames a second of the published video.
+    pub frame_rate: (u32, u32),
+    /// Audio.
+    pub audio: AudioSource,
+    /// Rungs.
+    pub plan: Plan,
+    /// First unit's time.
+    pub first_pts: MediaTime,
+    /// Media time that may wait for the worker.
+    pub shed_budget: MediaSpan,
+}
+
+impl Run {
+    /// A run that has not been fed yet; `now` counts as its worker's start.
+    pub fn new(setup: RunSetup, now: Instant) -> Self {
+        let RunSetup { id, video, frame_rate, audio, plan, first_pts, shed_budget } = setup;
+        let mut queue = ShedQueue::new(shed_budget);
+        let encodes_video = video.is_some() && !plan.rungs.is_empty();
+        if encodes_video && let Some(config) = &video {
+            queue.video_config(config);
+        }
+        if let AudioSource::Transcode(config) = &audio {
+            queue.audio_config(config);
+        }
+        let needs_worker = encodes_video || matches!(audio, AudioSource::Transcode(_));
+        let worker = if needs_worker {
+            WorkerState::Running { started: now, heard: now, owing_since: Some(now) }
+        } else {
+            WorkerState::None
+        };
+        let filler = audio.copied().filter(|_| video.is_some()).map(|config| AudioFiller::new(&config));
+        let encoded_until = vec![None; if encodes_video { plan.rungs.len() } else { 0 }];
+        let mut run = Self {
+            id,
+            video,
+            frame_rate,
+            audio,
+            plan,
+            worker,
+            queue,
+            tracks: None,
+            begun: false,
+            input_ended: None,
+            first_pts,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            opened: Vec::new(),
+            encoded_until,
+            filler,
+        };
+        if !needs_worker {
+            run.tracks = run.assemble();
+        }
+        run
+    }
+
+    /// What its worker is to do; `None` when everything is passed through.
+    pub fn job(&self, settings: &VideoSettings, thumbnail_every_ms: u32) -> Option<Job> {
+        if self.worker == WorkerState::None {
+            return None;
+        }
+        let rungs = if self.video.is_some() { self.plan.rungs.clone() } else { Vec::new() };
+        let mut video = settings.clone();
+        if self.plan.source {
+            video.keyframes = Keyframes::Source;
+        }
+        let audio = matches!(self.audio, AudioSource::Transcode(_)).then_some(TRANSCODED_AUDIO);
+        Some(Job { rungs, video, audio, thumbnail_every_ms })
+    }
+
+    /// Whether segments are cut at published keyframes.
+    pub fn follows_source(&self) -> bool {
+        self.plan.source && self.video.is_some()
+    }
+
+    /// A published picture: to the worker, and what is packaged at once into `out`.
+    pub fn video(&mut self, unit: &AccessUnit, out: &mut Vec<(RungName, Sample)>) {
+        if !self.encoded_until.is_empty() {
+            self.queue.video(unit);
+        }
+        if self.plan.source {
+            out.push((RungName::source(), sample(unit)));
+        }
+        if let Some(filler) = &mut self.filler {
+            let has_audio = matches!(self.audio, AudioSource::Copy(_));
+            let mut silence = Vec::new();
+            filler.video_at(self.first_pts, unit.pts, has_audio, &mut silence);
+            out.extend(silence.iter().map(|unit| (RungName::audio(), sample(unit))));
+        }
+    }
+
+    /// A published frame of audio: to the worker, or what is packaged for it at once into `out`.
+    pub fn audio(&mut self, unit: AccessUnit, out: &mut Vec<(RungName, Sample)>) {
+        match (&self.audio, &mut self.filler) {
+            (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
+            (AudioSource::Copy(_), Some(filler)) => {
+                let mut units = Vec::new();
+                filler.audio(unit, &mut units);
+                out.extend(units.iter().map(|unit| (RungName::audio(), sample(unit))));
+            }
+            (AudioSource::Copy(_), None) => out.push((RungName::audio(), sample(&unit))),
+            // Audio without a configuration cannot be packaged.
+            (AudioSource::Silence, _) => {}
+        }
+    }
+
+    /// Audio came at last, in the very format of the silence: it goes on in its place.
+    pub fn unmute(&mut self, config: AudioConfig) {
+        self.audio = AudioSource::Copy(config);
+    }
+
+    /// Silent frames put in and real ones dropped for them, since the last call.
+    pub fn take_audio_repairs(&mut self) -> (u64, u64) {
+        self.filler.as_mut().map_or((0, 0), |filler| (filler.take_filled(), filler.take_late()))
+    }
+
+    /// The worker opened encoders. True once all renditions are known.
+    pub fn opened(&mut self, tracks: Vec<OpenedTrack>) -> bool {
+        self.opened.extend(tracks);
+        if self.tracks.is_none() {
+            self.tracks = self.assemble();
+        }
+        self.tracks.is_some()
+    }
+
+    /// A unit that the worker encoded, as a sample of its rendition; `None` for a track that was never asked for.
+    pub fn encoded(&mut self, unit: WireUnit) -> Option<(RungName, Sample)> {
+        let rung = if unit.track == AUDIO_TRACK {
+            RungName::audio()
+        } else {
+            let index = usize::from(unit.track);
+            let until = self.encoded_until.get_mut(index)?;
+            *until = (*until).max(Some(unit.pts));
+            RungName::new(&self.plan.rungs[index].name).ok()?
+        };
+        let WireUnit { pts, dts, key, data, .. } = unit;
+        Some((rung, Sample { pts, dts, key, data }))
+    }
+
+    /// Where the shortest encoded rendition ends; `None` without encoded video or before every rendition has begun.
+    pub fn encoded_end(&self) -> Option<MediaTime> {
+        let shortest = self.encoded_until.iter().copied().min()??;
+        Some(shortest + MediaSpan::from_ticks_90k(1))
+    }
+
+    /// Keeps a sample until the epoch can begin. Beyond the bound samples are dropped.
+    pub fn hold(&mut self, rung: RungName, sample: Sample) {
+        if self.held_bytes + sample.data.len() <= MAX_HELD_BYTES {
+            self.held_bytes += sample.data.len();
+            self.held.push_back((rung, sample));
+        }
+    }
+
+    /// The first time at or after `floor` where the leading rendition can start, among what is held.
+    pub fn start_at_or_after(&self, floor: MediaTime) -> Option<MediaTime> {
+        let leading = &self.tracks.as_ref()?.first()?.rung;
+        self.held
+            .iter()
+            .find(|(rung, sample)| rung == leading && sample.key && sample.pts >= floor)
+            .map(|(_, sample)| sample.pts)
+    }
+
+    /// What was held, in order.
+    pub fn take_held(&mut self) -> VecDeque<(RungName, Sample)> {
+        self.held_bytes = 0;
+        std::mem::take(&mut self.held)
+    }
+
+    /// Whether nothing more will come out of it.
+    pub fn is_done(&self) -> bool {
+        match self.worker {
+            WorkerState::None => self.input_ended.is_some(),
+            WorkerState::Running { .. } => false,
+            WorkerState::Finished | WorkerState::Dead => true,
+        }
+    }
+
+    /// All renditions, once every encoder told its configuration.
+    fn assemble(&self) -> Option<Vec<Track>> {
+        let mut tracks = Vec::new();
+        if let Some(config) = &self.video {
+            if self.plan.source {
+                let nominal = self.plan.rungs.first().map_or(3_000_000, |rung| rung.bitrate * 2);
+                tracks.push(source_track(config, self.frame_rate, nominal));
+            }
+            for (index, rung) in self.plan.rungs.iter().enumerate() {
+                let kind = TrackKind::Video(VideoTrack {
+                    codec: Codec::H264,
+                    config: self.config_of(u8::try_from(index).ok()?)?,
+                    width: rung.width,
+                    height: rung.height,
+                    sample_aspect: (1, 1),
+                    frame_rate: f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1)),
+                    nominal_bitrate: rung.bitrate,
+                });
+                tracks.push(Track { rung: RungName::new(&rung.name).ok()?, kind });
+            }
+        }
+        let audio = match self.audio.copied() {
+            Some(config) => AudioTrack {
+                codec: Codec::Aac,
+                config: config.record,
+                sample_rate: config.sample_rate,
+                channels: config.channels,
+                frame_samples: config.frame_samples,
+                nominal_bitrate: NOMINAL_AUDIO_BITRATE,
+            },
+            None => AudioTrack {
+                codec: Codec::Aac,
+                config: self.config_of(AUDIO_TRACK)?,
+                sample_rate: TRANSCODED_AUDIO.sample_rate,
+                channels: TRANSCODED_AUDIO.channels,
+                frame_samples: 1024,
+                nominal_bitrate: TRANSCODED_AUDIO.bitrate,
+            },
+        };
+        tracks.push(Track { rung: RungName::audio(), kind: TrackKind::Audio(audio) });
+        Some(tracks)
+    }
+
+    fn config_of(&self, track: u8) -> Option<Bytes> {
+        let opened = self.opened.iter().find(|opened| opened.track == track)?;
+        Some(Bytes::copy_from_slice(&opened.config))
+    }
+}
+
+fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u32) -> Track {
+    let kind = TrackKind::Video(VideoTrack {
+        codec: Codec::H264,
+        config: config.record.clone(),
+        width: config.width,
+        height: config.height,
+        sample_aspect: config.sample_aspect,
+        frame_rate: f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1)),
+        nominal_bitrate,
+    });
+    Track { rung: RungName::source(), kind }
+}
+
+fn sample(unit: &AccessUnit) -> Sample {
+    Sample { pts: unit.pts, dts: unit.dts, key: unit.key, data: unit.data.clone() }
+}

@@ -1,0 +1,250 @@
+//! The one place where live media is dropped: the queue in front of the worker. What is dropped and when is decided
+//! here; who reads the queue and how fast is not.
+
+use crate::media::{AccessUnit, AudioConfig, VideoConfig};
+use crate::worker::{AUDIO_TRACK, Request, WireUnit};
+use hls::MediaSpan;
+use std::collections::VecDeque;
+
+/// Coded bytes that may wait at most: eight seconds at 16 Mbit/s. The bound in media time is the first to act; this
+/// one holds when timestamps lie.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Units on their way to one worker, bounded in media time and in bytes.
+///
+/// When full, video is dropped: everything waiting up to the newest keyframe in the queue, or, where none waits, all
+/// of it and what follows until the next keyframe. Audio is dropped only with the bytes' bound. Configurations and
+/// the end are never dropped. Every dropped unit is counted.
+#[derive(Debug)]
+pub struct ShedQueue {
+    items: VecDeque<Request>,
+    bytes: usize,
+    budget: MediaSpan,
+    /// Allowed on top of the budget until the queue has been within it once.
+    backlog: MediaSpan,
+    until_key: bool,
+    shed_units: u64,
+}
+
+impl ShedQueue {
+    /// A queue that lets `budget` of video wait.
+    pub fn new(budget: MediaSpan) -> Self {
+        Self { items: VecDeque::new(), bytes: 0, budget, backlog: MediaSpan::ZERO, until_key: false, shed_units: 0 }
+    }
+
+    /// Lets that much more wait until the worker has caught up: media from before its start.
+    pub fn expect_backlog(&mut self, span: MediaSpan) {
+        self.backlog = span;
+    }
+
+    /// Puts a decoder configuration for video behind what waits.
+    pub fn video_config(&mut self, config: &VideoConfig) {
+        self.items.push_back(Request::VideoConfig { codec: config.codec, record: config.record.clone() });
+    }
+
+    /// Puts a decoder configuration for audio behind what waits.
+    pub fn audio_config(&mut self, config: &AudioConfig) {
+        self.items.push_back(Request::AudioConfig { codec: config.codec, record: config.record.clone() });
+    }
+
+    /// Puts the end behind what waits.
+    pub fn finish(&mut self) {
+        self.items.push_back(Request::Finish);
+    }
+
+    /// Puts a picture behind what waits, or sheds.
+    pub fn video(&mut self, unit: &AccessUnit) {
+        self.push(unit, 0);
+        if self.video_span() > self.budget + self.backlog || self.bytes > MAX_BYTES {
+            self.shed();
+        }
+    }
+
+    /// Puts audio behind what waits, or drops it when the bytes' bound is reached.
+    pub fn audio(&mut self, unit: &AccessUnit) {
+        if self.bytes + unit.data.len() > MAX_BYTES {
+            self.shed_units += 1;
+            return;
+        }
+        self.push(unit, AUDIO_TRACK);
+    }
+
+    fn push(&mut self, unit: &AccessUnit, track: u8) {
+        if track == 0 {
+            if unit.key {
+                self.until_key = false;
+            } else if self.until_key {
+                self.shed_units += 1;
+                return;
+            }
+        }
+        self.bytes += unit.data.len();
+        let AccessUnit { pts, dts, key, ref data, .. } = *unit;
+        self.items.push_back(Request::Unit(WireUnit { track, pts, dts, key, data: data.clone() }));
+    }
+
+    /// The next request for the worker.
+    pub fn pop(&mut self) -> Option<Request> {
+        let request = self.items.pop_front()?;
+        if let Request::Unit(unit) = &request {
+            self.bytes -= unit.data.len();
+            if self.backlog > MediaSpan::ZERO && self.video_span() <= self.budget {
+                self.backlog = MediaSpan::ZERO;
+            }
+        }
+        Some(request)
+    }
+
+    /// Requests that wait.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Units dropped since the last call.
+    pub fn take_shed(&mut self) -> u64 {
+        std::mem::take(&mut self.shed_units)
+    }
+
+    /// Media time from the oldest to the newest picture that waits.
+    pub fn video_span(&self) -> MediaSpan {
+        let mut video = self.items.iter().filter_map(|request| match request {
+            Request::Unit(unit) if unit.track == 0 => Some(unit.dts),
+            _ => None,
+        });
+        match (video.next(), video.next_back()) {
+            (Some(first), Some(last)) => last - first,
+            _ => MediaSpan::ZERO,
+        }
+    }
+
+    fn shed(&mut self) {
+        let newest_key = self
+            .items
+            .iter()
+            .rposition(|request| matches!(request, Request::Unit(unit) if unit.track == 0 && unit.key));
+        // The newest keyframe may be the oldest picture: then nothing older is left to drop, and it has to go too.
+        let keep_from = match newest_key {
+            Some(at) if self.items.iter().take(at).any(is_video) => at,
+            _ => {
+                self.until_key = true;
+                self.items.len()
+            }
+        };
+        let mut index = 0;
+        let (bytes, shed) = (&mut self.bytes, &mut self.shed_units);
+        self.items.retain(|request| {
+            let drop = index < keep_from && is_video(request);
+            index += 1;
+            if let (true, Request::Unit(unit)) = (drop, request) {
+                *bytes -= unit.data.len();
+                *shed += 1;
+            }
+            !drop
+        });
+    }
+}
+
+fn is_video(request: &Request) -> bool {
+    matches!(request, Request::Unit(unit) if unit.track == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use hls::MediaTime;
+    use std::time::Instant;
+
+    fn unit(ms: i64, key: bool, size: usize) -> AccessUnit {
+        let at = MediaTime::from_ticks_90k(ms * 90);
+        AccessUnit { pts: at, dts: at, key, data: Bytes::from(vec![0; size]), arrived: Instant::now() }
+    }
+
+    fn waiting(queue: &mut ShedQueue) -> Vec<(i64, bool)> {
+        std::iter::from_fn(|| queue.pop())
+            .filter_map(|request| match request {
+                Request::Unit(unit) if unit.track == 0 => Some((unit.dts.ticks_90k() / 90, unit.key)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn within_the_budget_nothing_is_lost() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
+        for ms in (0..=1000).step_by(100) {
+            queue.video(&unit(ms, ms == 0, 10));
+        }
+        assert_eq!(waiting(&mut queue).len(), 11);
+        assert_eq!(queue.take_shed(), 0);
+        assert_eq!(queue.bytes, 0);
+    }
+
+    #[test]
+    fn over_the_budget_it_skips_to_the_newest_keyframe() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
+        for ms in (0..=1100).step_by(100) {
+            queue.video(&unit(ms, ms % 500 == 0, 10));
+            queue.audio(&unit(ms, true, 1));
+        }
+        assert_eq!(queue.take_shed(), 10);
+        let audio = queue.items.iter().filter(|request| !is_video(request)).count();
+        assert_eq!(audio, 12, "audio stays");
+        assert_eq!(waiting(&mut queue), [(1000, true), (1100, false)]);
+    }
+
+    #[test]
+    fn without_a_keyframe_it_waits_for_the_next_one() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(500));
+        for ms in (0..=900).step_by(100) {
+            queue.video(&unit(ms, ms == 0, 10));
+        }
+        assert!(queue.is_empty());
+        queue.video(&unit(1000, true, 10));
+        queue.video(&unit(1100, false, 10));
+        assert_eq!(waiting(&mut queue), [(1000, true), (1100, false)]);
+        assert_eq!(queue.take_shed(), 10);
+    }
+
+    #[test]
+    fn a_backlog_from_before_the_start_is_not_shed_but_only_once() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(500));
+        queue.expect_backlog(MediaSpan::from_millis(2000));
+        for ms in (0..=2000).step_by(100) {
+            queue.video(&unit(ms, ms == 0, 10));
+        }
+        assert_eq!(waiting(&mut queue).len(), 21);
+        for ms in (2100..=2700).step_by(100) {
+            queue.video(&unit(ms, false, 10));
+        }
+        assert!(queue.take_shed() > 0);
+    }
+
+    #[test]
+    fn bytes_are_bounded_when_timestamps_stand_still() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
+        for _ in 0..40 {
+            queue.video(&unit(0, true, 1 << 20));
+            queue.audio(&unit(0, true, 1 << 20));
+            assert!(queue.bytes <= MAX_BYTES + (1 << 20));
+        }
+        assert!(queue.take_shed() > 40);
+    }
+
+    #[test]
+    fn configurations_and_the_end_survive_shedding() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(100));
+        queue.video_config(&crate::stream::tests::video_config(1280, 720));
+        for ms in (0..1000).step_by(50) {
+            queue.video(&unit(ms, ms == 0, 10));
+        }
+        queue.finish();
+        assert!(matches!(queue.pop(), Some(Request::VideoConfig { .. })));
+        assert!(matches!(queue.pop(), Some(Request::Finish)));
+    }
+}

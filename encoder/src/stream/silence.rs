@@ -1,0 +1,198 @@
+//! Silent AAC where a publisher sends none: before its audio comes, and in holes. Players stall where one rendition
+//! has a hole and the multivariant playlist cannot gain an audio group later, so there is always audio.
+//! Used only where audio is copied; a worker that transcodes fills its own holes.
+
+use crate::media::{AccessUnit, AudioCodec, AudioConfig};
+use bytes::Bytes;
+use hls::{MediaSpan, MediaTime};
+use std::time::Instant;
+
+/// AudioSpecificConfig of AAC-LC, 48 kHz, stereo (ISO 14496-3 1.6.2.1: object type 2, frequency index 3, channels 2).
+const AAC_LC_48K_STEREO: [u8; 2] = [0x11, 0x90];
+/// A raw_data_block of one channel element whose spectrum is all zero, then ID_END (ISO 14496-3 4.4.2.1).
+/// `max_sfb` is 0, so the same bits are silence at every sampling rate.
+const SILENT_MONO: &[u8] = &[0x00, 0x00, 0x00, 0x07];
+/// The same as one channel pair element with a common window.
+const SILENT_STEREO: &[u8] = &[0x21, 0x00, 0x00, 0x00, 0x00, 0x1c];
+/// Audio may lag behind the video by this much before its absence counts as a hole: publishers interleave within
+/// half a second, phones on bad networks within one.
+const PATIENCE: MediaSpan = MediaSpan::from_millis(1000);
+
+/// The configuration of a stream that has no audio of its own.
+pub fn silent_config() -> AudioConfig {
+    AudioConfig {
+        codec: AudioCodec::Aac,
+        record: Bytes::from_static(&AAC_LC_48K_STEREO),
+        object_type: 2,
+        sample_rate: 48_000,
+        channels: 2,
+        frame_samples: 1024,
+    }
+}
+
+/// A silent access unit for that many channels; `None` for those we have no bits for.
+pub fn silent_frame(channels: u8) -> Option<Bytes> {
+    match channels {
+        1 => Some(Bytes::from_static(SILENT_MONO)),
+        2 => Some(Bytes::from_static(SILENT_STEREO)),
+        _ => None,
+    }
+}
+
+/// Keeps a copied audio rendition free of holes.
+#[derive(Debug)]
+pub struct AudioFiller {
+    frame: Option<Bytes>,
+    sample_rate: u32,
+    frame_samples: u32,
+    /// Where the next frame is expected, once there was a first.
+    next: Option<Position>,
+    filled_frames: u64,
+    late_frames: u64,
+}
+
+/// A grid of frames: `frames` whole frames behind `origin`, so that 44.1 kHz does not drift on a 90 kHz axis.
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    origin: MediaTime,
+    frames: i64,
+}
+
+impl AudioFiller {
+    /// For audio of this configuration.
+    pub fn new(config: &AudioConfig) -> Self {
+        Self {
+            frame: silent_frame(config.channels),
+            sample_rate: config.sample_rate,
+            frame_samples: config.frame_samples,
+            next: None,
+            filled_frames: 0,
+            late_frames: 0,
+        }
+    }
+
+    fn time(&self, position: Position) -> MediaTime {
+        let samples = position.frames * i64::from(self.frame_samples);
+        position.origin + (MediaTime::from_scaled(samples, self.sample_rate) - MediaTime::ZERO)
+    }
+
+    fn frame_span(&self) -> MediaSpan {
+        MediaTime::from_scaled(self.frame_samples.into(), self.sample_rate) - MediaTime::ZERO
+    }
+
+    /// Frames for a hole that ends at `until` (exclusive), from where audio stands; from `start` if there was none.
+    fn fill(&mut self, start: MediaTime, until: MediaTime, out: &mut Vec<AccessUnit>) {
+        let Some(frame) = self.frame.clone() else { return };
+        let mut position = self.next.unwrap_or(Position { origin: start, frames: 0 });
+        while self.time(Position { frames: position.frames + 1, ..position }) <= until {
+            let at = self.time(position);
+            out.push(AccessUnit { pts: at, dts: at, key: true, data: frame.clone(), arrived: Instant::now() });
+            position.frames += 1;
+            self.filled_frames += 1;
+        }
+        self.next = Some(position);
+    }
+
+    /// A frame of real audio; what is to be packaged for it is appended to `out`.
+    pub fn audio(&mut self, unit: AccessUnit, out: &mut Vec<AccessUnit>) {
+        if let Some(next) = self.next {
+            let expected = self.time(next);
+            // Silence (or an earlier frame) is there already.
+            if unit.pts + MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2) < expected {
+                self.late_frames += 1;
+                return;
+            }
+            if unit.pts - expected > self.frame_span() {
+                self.fill(expected, unit.pts, out);
+            }
+        }
+        self.next = Some(Position { origin: unit.pts, frames: 1 });
+        out.push(unit);
+    }
+
+    /// A picture at `pts` came: where audio has stayed away for longer than the patience, silence takes its place up
+    /// to that much before the picture. Without any audio the silence starts at `start`.
+    pub fn video_at(&mut self, start: MediaTime, pts: MediaTime, has_audio: bool, out: &mut Vec<AccessUnit>) {
+        // Where there is no audio at all nobody has to wait for it.
+        let until = if has_audio { pts - PATIENCE } else { pts };
+        let from = self.next.map_or(start, |next| self.time(next));
+        if until > from {
+            self.fill(start, until, out);
+        }
+    }
+
+    /// Silent frames put in since the last call.
+    pub fn take_filled(&mut self) -> u64 {
+        std::mem::take(&mut self.filled_frames)
+    }
+
+    /// Real frames dropped since the last call, because silence had taken their place.
+    pub fn take_late(&mut self) -> u64 {
+        std::mem::take(&mut self.late_frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> MediaTime {
+        MediaTime::from_ticks_90k(ms * 90)
+    }
+
+    fn unit(pts: MediaTime) -> AccessUnit {
+        AccessUnit { pts, dts: pts, key: true, data: Bytes::from_static(b"x"), arrived: Instant::now() }
+    }
+
+    fn gaps(units: &[AccessUnit]) -> Vec<i64> {
+        units.windows(2).map(|pair| (pair[1].pts - pair[0].pts).ticks_90k()).collect()
+    }
+
+    #[test]
+    fn silence_runs_from_the_start_with_the_video() {
+        let mut filler = AudioFiller::new(&silent_config());
+        let mut out = Vec::new();
+        for ms in (1000..2000).step_by(33) {
+            filler.video_at(at(1000), at(ms), false, &mut out);
+        }
+        assert_eq!(out[0].pts, at(1000));
+        assert!(gaps(&out).iter().all(|gap| *gap == 1920));
+        assert_eq!(out.len(), 46);
+    }
+
+    #[test]
+    fn silence_at_44_1_khz_does_not_drift() {
+        let config = AudioConfig { sample_rate: 44_100, ..silent_config() };
+        let mut filler = AudioFiller::new(&config);
+        let mut out = Vec::new();
+        filler.video_at(at(0), at(3_600_000), false, &mut out);
+        assert_eq!(out.len() as i64, 3600 * 44_100 / 1024);
+        let last = out.last().unwrap().pts;
+        assert!((at(3_600_000) - last).ticks_90k() < 2 * 2090);
+    }
+
+    #[test]
+    fn late_audio_joins_without_overlap_or_hole() {
+        let mut filler = AudioFiller::new(&silent_config());
+        let mut out = Vec::new();
+        filler.video_at(at(0), at(500), false, &mut out);
+        for frame in 0..40 {
+            filler.audio(unit(at(400) + MediaSpan::from_ticks_90k(1920 * frame)), &mut out);
+        }
+        assert!(gaps(&out).iter().all(|gap| (960..=2880).contains(gap)), "{:?}", gaps(&out));
+        assert!(filler.take_late() > 0);
+    }
+
+    #[test]
+    fn a_hole_in_the_audio_is_filled_only_after_patience() {
+        let mut filler = AudioFiller::new(&silent_config());
+        let mut out = Vec::new();
+        filler.audio(unit(at(0)), &mut out);
+        filler.video_at(at(0), at(900), true, &mut out);
+        assert_eq!(out.len(), 1, "audio may still come");
+        filler.video_at(at(0), at(3000), true, &mut out);
+        assert!(out.len() > 90, "{}", out.len());
+        filler.audio(unit(at(3000)), &mut out);
+        assert!(gaps(&out).iter().all(|gap| (1920..=3840).contains(gap)), "{:?}", gaps(&out));
+    }
+}

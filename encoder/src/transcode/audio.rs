@@ -1,0 +1,357 @@
+//! AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode. Times come
+//! from counting samples, held in step with the source's own times.
+
+use super::av;
+use super::error::TranscodeError;
+use crate::media::AudioCodec;
+use crate::worker::{AUDIO_TRACK, AudioRung, WireUnit};
+use bytes::Bytes;
+use ffmpeg_next::software::resampling;
+use ffmpeg_next::{
+    ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame, media,
+};
+use hls::MediaTime;
+use hls::time::{TICKS_PER_SECOND, rescale};
+use std::collections::VecDeque;
+
+/// Source and sample count may drift this far apart before silence is put in or samples are left out: RTMP rounds
+/// times to milliseconds and some publishers let them jitter by a frame. Half a frame more than one AAC frame.
+const TOLERANCE_TICKS: i64 = TICKS_PER_SECOND * 40 / 1000;
+
+/// Holes up to this long are filled with silence; longer ones become a jump in the times that come out.
+const LONGEST_SILENCE_TICKS: i64 = TICKS_PER_SECOND * 2;
+
+const PLANAR: format::Sample = format::Sample::F32(format::sample::Type::Planar);
+
+/// Where the samples that wait for the encoder belong on the media axis. Pure counting.
+#[derive(Debug)]
+struct Clock {
+    rate: i64,
+    /// Media time of the sample that `taken` counts from.
+    origin: Option<i64>,
+    /// Samples taken in since the origin.
+    taken: i64,
+}
+
+/// What to do with samples that say they belong at some time.
+#[derive(Debug, PartialEq, Eq)]
+enum Fix {
+    /// Append them.
+    None,
+    /// Append this many samples of silence first.
+    Silence(i64),
+    /// Leave out this many of their first samples.
+    Skip(i64),
+    /// What was taken so far ends here; these begin anew at their own time.
+    Resync,
+}
+
+impl Clock {
+    fn new(rate: u32) -> Self {
+        Self { rate: i64::from(rate.max(1)), origin: None, taken: 0 }
+    }
+
+    /// Media time of sample `index` since the origin, in 1/90000 s.
+    fn at(&self, index: i64) -> i64 {
+        self.origin.unwrap_or(0) + rescale(index, self.rate, TICKS_PER_SECOND)
+    }
+
+    fn fix(&self, pts: i64) -> Fix {
+        if self.origin.is_none() {
+            return Fix::Resync;
+        }
+        let late = pts - self.at(self.taken);
+        let samples = rescale(late.saturating_abs().min(1 << 40), TICKS_PER_SECOND, self.rate);
+        if late.saturating_abs() <= TOLERANCE_TICKS {
+            Fix::None
+        } else if late.saturating_abs() > LONGEST_SILENCE_TICKS {
+            Fix::Resync
+        } else if late > 0 {
+            Fix::Silence(samples)
+        } else {
+            Fix::Skip(samples)
+        }
+    }
+}
+
+/// The audio rendition.
+pub(super) struct AudioTranscoder {
+    decoder: decoder::Audio,
+    resampler: Option<resampling::Context>,
+    encoder: encoder::audio::Encoder,
+    packet: Packet,
+    rung: AudioRung,
+    layout: ChannelLayout,
+    frame_samples: usize,
+    clock: Clock,
+    /// Where the encoder's sample count meets the media axis: (sample, media time), a pair for each resync whose
+    /// packets may still come.
+    anchors: VecDeque<(i64, i64)>,
+    /// Samples that wait for a whole frame, a channel each.
+    waiting: Vec<Vec<f32>>,
+    /// Samples handed to the encoder, ever.
+    encoded: i64,
+    last_pts: Option<i64>,
+    errors: u64,
+}
+
+type Out<'a> = &'a mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>;
+
+impl AudioTranscoder {
+    /// Opens decoder and encoder and returns the encoder's AudioSpecificConfig.
+    pub(super) fn open(
+        codec: AudioCodec,
+        record: &[u8],
+        rung: &AudioRung,
+    ) -> Result<(Self, Bytes), TranscodeError> {
+        let id = match codec {
+            AudioCodec::Aac => codec::Id::AAC,
+        };
+        let decoder = av::parameters(media::Type::Audio, id, record)
+            .and_then(codec::Context::from_parameters)
+            .and_then(|context| {
+                let mut decoder = context.decoder();
+                decoder.set_packet_time_base(Rational(1, TICKS_PER_SECOND as i32));
+                decoder.audio()
+            })
+            .map_err(TranscodeError::AudioConfig)?;
+        let layout = if rung.channels == 1 { ChannelLayout::MONO } else { ChannelLayout::STEREO };
+        let (encoder, config) = open_encoder(rung, layout)?;
+        let frame_samples = match encoder.frame_size() {
+            0 => 1024,
+            samples => samples as usize,
+        };
+        let transcoder = Self {
+            decoder,
+            resampler: None,
+            encoder,
+            packet: Packet::empty(),
+            rung: rung.clone(),
+            layout,
+            frame_samples,
+            clock: Clock::new(rung.sample_rate),
+            anchors: VecDeque::new(),
+            waiting: vec![Vec::new(); layout.channels() as usize],
+            encoded: 0,
+            last_pts: None,
+            errors: 0,
+        };
+        Ok((transcoder, config))
+    }
+
+    /// Takes one access unit and hands what is ready to `out`.
+    pub(super) fn submit(&mut self, unit: &WireUnit, out: Out<'_>) -> Result<(), TranscodeError> {
+        let mut packet = Packet::copy(&unit.data);
+        packet.set_pts(Some(unit.pts.ticks_90k()));
+        packet.set_dts(Some(unit.pts.ticks_90k()));
+        if unit.data.is_empty() || self.decoder.send_packet(&packet).is_err() {
+            // The hole is filled when the next unit shows how long it is.
+            self.errors += 1;
+            return Ok(());
+        }
+        self.take_decoded(out)
+    }
+
+    /// Nothing follows: what waits is padded to a whole frame, and everything comes out.
+    pub(super) fn finish(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
+        // Fails only when it was said before.
+        let _ = self.decoder.send_eof();
+        self.take_decoded(out)?;
+        self.flush_resampler()?;
+        self.encode_waiting(true, out)?;
+        self.encoder.send_eof().map_err(failed)?;
+        self.drain(out)
+    }
+
+    /// Units that could not be decoded since the last call.
+    pub(super) fn take_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.errors)
+    }
+
+    fn take_decoded(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
+        loop {
+            let mut decoded = frame::Audio::empty();
+            match self.decoder.receive_frame(&mut decoded) {
+                Ok(()) => {}
+                Err(Error::Eof | Error::Other { .. }) => return Ok(()),
+                Err(_) => {
+                    self.errors += 1;
+                    continue;
+                }
+            }
+            if decoded.samples() == 0 || decoded.rate() == 0 || decoded.channels() == 0 {
+                continue;
+            }
+            if decoded.channel_layout().is_empty() {
+                decoded.set_channel_layout(ChannelLayout::default(decoded.channels().into()));
+            }
+            self.take_frame(&decoded, out)?;
+        }
+    }
+
+    fn take_frame(&mut self, decoded: &frame::Audio, out: Out<'_>) -> Result<(), TranscodeError> {
+        let fix = decoded.pts().map_or(Fix::None, |pts| self.clock.fix(pts));
+        match fix {
+            Fix::None => self.resample(decoded)?,
+            Fix::Silence(samples) => {
+                for channel in &mut self.waiting {
+                    channel.resize(channel.len() + samples as usize, 0.0);
+                }
+                self.clock.taken += samples;
+                self.resample(decoded)?;
+            }
+            Fix::Skip(samples) => {
+                let before = self.waiting[0].len();
+                self.resample(decoded)?;
+                let came = self.waiting[0].len() - before;
+                let drop = came.min(samples as usize);
+                for channel in &mut self.waiting {
+                    channel.drain(before..before + drop);
+                }
+                self.clock.taken -= drop as i64;
+            }
+            Fix::Resync => {
+                // What waits ends in silence at a frame's end, so that counting can begin anew.
+                self.flush_resampler()?;
+                self.encode_waiting(true, out)?;
+                let origin = decoded.pts().unwrap_or(0);
+                self.clock.origin = Some(origin);
+                self.clock.taken = 0;
+                self.anchors.push_back((self.encoded, origin));
+                self.resample(decoded)?;
+            }
+        }
+        self.encode_waiting(false, out)
+    }
+
+    fn resample(&mut self, decoded: &frame::Audio) -> Result<(), TranscodeError> {
+        let fits = self.resampler.as_ref().is_some_and(|r| {
+            let made_for = r.input();
+            made_for.format == decoded.format()
+                && made_for.rate == decoded.rate()
+                && made_for.channel_layout == decoded.channel_layout()
+        });
+        if !fits {
+            // HE-AAC with implicit signalling changes its rate behind the first frames, publishers their layout.
+            self.flush_resampler()?;
+            let made = resampling::Context::get(
+                decoded.format(),
+                decoded.channel_layout(),
+                decoded.rate(),
+                PLANAR,
+                self.layout,
+                self.rung.sample_rate,
+            );
+            self.resampler =
+                Some(made.map_err(|source| TranscodeError::Libav { what: "resampling", source })?);
+        }
+        self.convert(Some(decoded))
+    }
+
+    fn flush_resampler(&mut self) -> Result<(), TranscodeError> {
+        self.convert(None)?;
+        self.resampler = None;
+        Ok(())
+    }
+
+    fn convert(&mut self, decoded: Option<&frame::Audio>) -> Result<(), TranscodeError> {
+        let Some(resampler) = &mut self.resampler else { return Ok(()) };
+        let before = self.waiting[0].len();
+        av::convert(resampler, decoded, &mut self.waiting)
+            .map_err(|source| TranscodeError::Libav { what: "resampling", source })?;
+        self.clock.taken += (self.waiting[0].len() - before) as i64;
+        Ok(())
+    }
+
+    /// Encodes the whole frames that wait; with `all`, also the rest, padded with silence.
+    fn encode_waiting(&mut self, all: bool, out: Out<'_>) -> Result<(), TranscodeError> {
+        let mut done = 0;
+        loop {
+            let left = self.waiting[0].len() - done;
+            if left == 0 || (left < self.frame_samples && !all) {
+                break;
+            }
+            let samples = left.min(self.frame_samples);
+            let mut frame = frame::Audio::new(PLANAR, self.frame_samples, self.layout);
+            frame.set_rate(self.rung.sample_rate);
+            for (index, channel) in self.waiting.iter().enumerate() {
+                let plane = frame.plane_mut::<f32>(index);
+                plane[..samples].copy_from_slice(&channel[done..done + samples]);
+                plane[samples..].fill(0.0);
+            }
+            // In samples, so that the encoder's own arithmetic is exact; the origin is added behind it.
+            frame.set_pts(Some(self.encoded));
+            done += samples;
+            self.encoder.send_frame(&frame).map_err(failed)?;
+            self.encoded += self.frame_samples as i64;
+            self.drain(out)?;
+        }
+        for channel in &mut self.waiting {
+            channel.drain(..done);
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
+        loop {
+            match self.encoder.receive_packet(&mut self.packet) {
+                Ok(()) => {}
+                Err(Error::Eof | Error::Other { .. }) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            }
+            let (Some(data), Some(samples)) = (self.packet.data(), self.packet.pts()) else { continue };
+            while self.anchors.get(1).is_some_and(|&(from, _)| from <= samples) {
+                self.anchors.pop_front();
+            }
+            let Some(&(from, origin)) = self.anchors.front() else { continue };
+            let rate = i64::from(self.rung.sample_rate.max(1));
+            let pts = origin + rescale(samples - from, rate, TICKS_PER_SECOND);
+            // The packet before sample 0 is the encoder's run-up (its `initial_padding`), not the stream's sound:
+            // leaving it out keeps audio from beginning before the source did.
+            if samples < 0 || self.last_pts.is_some_and(|last| pts <= last) {
+                continue;
+            }
+            self.last_pts = Some(pts);
+            let pts = MediaTime::from_ticks_90k(pts);
+            out(WireUnit {
+                track: AUDIO_TRACK,
+                pts,
+                dts: pts,
+                key: true,
+                data: Bytes::copy_from_slice(data),
+            })?;
+        }
+    }
+}
+
+fn open_encoder(
+    rung: &AudioRung,
+    layout: ChannelLayout,
+) -> Result<(encoder::audio::Encoder, Bytes), TranscodeError> {
+    let codec = encoder::find(codec::Id::AAC).ok_or_else(|| TranscodeError::NoEncoder("aac".into()))?;
+    let open_failed = |source| TranscodeError::OpenEncoder { name: "audio".into(), source };
+    let mut audio = codec::Context::new_with_codec(codec).encoder().audio().map_err(open_failed)?;
+    audio.set_rate(rung.sample_rate as i32);
+    audio.set_format(PLANAR);
+    audio.set_channel_layout(layout);
+    audio.set_bit_rate(rung.bitrate as usize);
+    audio.set_time_base(Rational(1, rung.sample_rate as i32));
+    audio.set_flags(codec::Flags::GLOBAL_HEADER);
+    let mut options = Dictionary::new();
+    // The default coder spends several times the CPU for a difference nobody hears at these rates.
+    options.set("aac_coder", "fast");
+    let unknown = av::open(&mut audio, &codec, options).map_err(open_failed)?;
+    for option in unknown {
+        super::log(format_args!("encoder aac does not know the option {option}"));
+    }
+    let encoder = encoder::audio::Encoder(audio);
+    let config = Bytes::copy_from_slice(av::extradata(&encoder));
+    Ok((encoder, config))
+}
+
+fn failed(source: Error) -> TranscodeError {
+    TranscodeError::Libav { what: "audio encoding", source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! The gap between libav and ffmpeg-next's safe interface: the one file of the project with `unsafe` in it. Each
+//! function here does one thing that the safe interface lacks, and says why doing it is sound. No policy: which
+//! encoder, filter or size is chosen elsewhere.
+#![allow(unsafe_code)]
+
+use bytes::Bytes;
+use ffmpeg_next::codec::{Context, Parameters};
+use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, media, software};
+use std::ffi::c_int;
+use std::ptr;
+
+/// Parameters of a decoder that gets its configuration `record` out of band instead of from a demuxer.
+pub(super) fn parameters(medium: media::Type, id: codec::Id, record: &[u8]) -> Result<Parameters, Error> {
+    let mut parameters = Parameters::new();
+    parameters.set_medium(medium);
+    parameters.set_id(id);
+    let size = c_int::try_from(record.len()).map_err(|_| Error::InvalidData)?;
+    let padded = record.len() + ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
+    // SAFETY: `parameters` is a live, exclusively owned AVCodecParameters (`new` fails only out of memory, and then
+    // `set_medium` above has crashed on its null). Its extradata is null after allocation, so nothing leaks. The new
+    // block is `record.len()` plus the zeroed padding that libavcodec/codec_par.h asks for, from av_malloc's family
+    // as its release needs; the copy stays within both blocks, which cannot overlap.
+    unsafe {
+        let raw = parameters.as_mut_ptr();
+        let block = ffi::av_mallocz(padded).cast::<u8>();
+        if block.is_null() {
+            return Err(Error::Other { errno: 12 });
+        }
+        ptr::copy_nonoverlapping(record.as_ptr(), block, record.len());
+        (*raw).extradata = block;
+        (*raw).extradata_size = size;
+    }
+    Ok(parameters)
+}
+
+/// A copy of the configuration that a demuxer found for a stream; empty where there is none.
+pub(super) fn stream_extradata(parameters: &Parameters) -> Bytes {
+    // SAFETY: `as_ptr` is valid for as long as `parameters` is borrowed, and nobody writes to it meanwhile: every
+    // way to change it takes the parameters mutably. libav keeps `extradata` either null or pointing to
+    // `extradata_size` readable bytes.
+    unsafe {
+        let raw = parameters.as_ptr();
+        match ((*raw).extradata, usize::try_from((*raw).extradata_size)) {
+            (data, Ok(size)) if !data.is_null() => Bytes::copy_from_slice(std::slice::from_raw_parts(data, size)),
+            _ => Bytes::new(),
+        }
+    }
+}
+
+/// The configuration that an opened encoder made; empty when it makes none.
+pub(super) fn extradata(context: &Context) -> &[u8] {
+    // SAFETY: the context is alive as long as the borrow. libavcodec keeps `extradata` pointing at `extradata_size`
+    // readable bytes, or null with size 0 (avcodec.h), and an encoder does not touch it once it is open.
+    unsafe {
+        let raw = context.as_ptr();
+        match ((*raw).extradata, usize::try_from((*raw).extradata_size)) {
+            (data, Ok(size)) if !data.is_null() => std::slice::from_raw_parts(data, size),
+            _ => &[],
+        }
+    }
+}
+
+/// Sets the size of the rate-control buffer, in bits. Before opening.
+pub(super) fn set_rate_buffer(context: &mut Context, bits: i32) {
+    // SAFETY: a plain integer field of a live context that we hold exclusively.
+    unsafe { (*context.as_mut_ptr()).rc_buffer_size = bits }
+}
+
+/// Opens an encoder and returns the names of the options that it did not know (the safe interface drops them).
+pub(super) fn open(context: &mut Context, codec: &Codec, options: Dictionary) -> Result<Vec<String>, Error> {
+    // SAFETY: context and codec are live; avcodec_open2 takes the dictionary by reference, frees what it used and
+    // leaves the rest to us in `raw`, which goes back into an owner whatever the result was.
+    let (result, rest) = unsafe {
+        let mut raw = options.disown();
+        let result = ffi::avcodec_open2(context.as_mut_ptr(), codec.as_ptr(), &mut raw);
+        (result, Dictionary::own(raw))
+    };
+    if result < 0 {
+        Err(Error::from(result))
+    } else {
+        Ok(rest.iter().map(|(name, _)| name.to_owned()).collect())
+    }
+}
+
+/// Another reference to the same picture, without copying pixels. Time and picture type are its own; the pixels are
+/// shared and must not be written through either: see [`is_unshared`].
+pub(super) fn share(picture: &frame::Video) -> Result<frame::Video, Error> {
+    let mut shared = frame::Video::empty();
+    // SAFETY: both frames are live, `shared` is blank as av_frame_ref asks. References are counted atomically
+    // (libavutil/buffer.c), so the two may live in different threads.
+    let result = unsafe { ffi::av_frame_ref(shared.as_mut_ptr(), picture.as_ptr()) };
+    if result < 0 { Err(Error::from(result)) } else { Ok(shared) }
+}
+
+/// Whether nobody else refers to the picture's pixels, so that they may be written.
+pub(super) fn is_unshared(picture: &mut frame::Video) -> bool {
+    // SAFETY: only reads the reference counts of a live frame, atomically. A count of one cannot grow behind our
+    // back: whoever could take another reference needs this frame, and we hold it exclusively.
+    unsafe { ffi::av_frame_is_writable(picture.as_mut_ptr()) == 1 }
+}
+
+/// A new picture with pixels of its own, of unspecified content.
+pub(super) fn allocate(pixels: format::Pixel, width: u32, height: u32) -> Result<frame::Video, Error> {
+    let picture = frame::Video::new(pixels, width, height);
+    // SAFETY: reads a pointer of a live frame. `new` ignores a failed allocation, which leaves it null.
+    let missing = unsafe { picture.is_empty() };
+    if missing { Err(Error::Other { errno: 12 }) } else { Ok(picture) }
+}
+
+/// A rectangle inside a picture, in luma pixels; even in all four, so that it is whole in 4:2:0 too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rect {
+    pub(super) x: u32,
+    pub(super) y: u32,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// What a [`Scaler`] was made for; another source or target needs another one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ScalerSetup {
+    /// Source pixels.
+    pub(super) from: format::Pixel,
+    /// Source size, of the whole frame.
+    pub(super) from_size: (u32, u32),
+    /// Take every second line only: one field of an interlaced frame.
+    pub(super) one_field: bool,
+    /// Whether source samples use the full range 0..=255.
+    pub(super) from_full_range: bool,
+    /// Target pixels: planar 8-bit 4:2:0.
+    pub(super) to: format::Pixel,
+    /// Size of the target frame.
+    pub(super) to_size: (u32, u32),
+    /// Where in the target frame the picture goes.
+    pub(super) to_rect: Rect,
+    /// Whether target samples use the full range.
+    pub(super) to_full_range: bool,
+    /// libswscale's `SWS_*` flags.
+    pub(super) flags: i32,
+}
+
+/// libswscale with what ffmpeg-next leaves out: colour ranges, fields, and a target rectangle.
+pub(super) struct Scaler {
+    raw: ptr::NonNull<ffi::SwsContext>,
+    setup: ScalerSetup,
+}
+
+impl Scaler {
+    pub(super) fn new(setup: ScalerSetup) -> Result<Self, Error> {
+        let rect = setup.to_rect;
+        let fits = |at: u32, length: u32, whole: u32| at.checked_add(length).is_some_and(|end| end <= whole);
+        let even = [rect.x, rect.y, rect.width, rect.height].iter().all(|v| v % 2 == 0);
+        let planar = matches!(setup.to, format::Pixel::YUV420P | format::Pixel::YUVJ420P);
+        if !even
+            || !planar
+            || !fits(rect.x, rect.width, setup.to_size.0)
+            || !fits(rect.y, rect.height, setup.to_size.1)
+        {
+            return Err(Error::InvalidData);
+        }
+        let from_height = if setup.one_field { setup.from_size.1 / 2 } else { setup.from_size.1 };
+        let int = |v: u32| c_int::try_from(v).map_err(|_| Error::InvalidData);
+        // SAFETY: all arguments are values or null where null means "none"; libswscale checks sizes and formats and
+        // answers null when it cannot. The coefficient tables are static data of libswscale.
+        let raw = unsafe {
+            let raw = ffi::sws_getContext(
+                int(setup.from_size.0)?,
+                int(from_height)?,
+                setup.from.into(),
+                int(rect.width)?,
+                int(rect.height)?,
+                setup.to.into(),
+                setup.flags,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null(),
+            );
+            let Some(raw) = ptr::NonNull::new(raw) else { return Err(Error::InvalidData) };
+            let table = ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT as c_int);
+            ffi::sws_setColorspaceDetails(
+                raw.as_ptr(),
+                table,
+                setup.from_full_range.into(),
+                table,
+                setup.to_full_range.into(),
+                0,
+                1 << 16,
+                1 << 16,
+            );
+            raw
+        };
+        Ok(Self { raw, setup })
+    }
+
+    pub(super) fn setup(&self) -> &ScalerSetup {
+        &self.setup
+    }
+
+    /// Scales `from` into `to`'s rectangle. Both must be as the set-up says, and `to` unshared.
+    pub(super) fn run(&mut self, from: &frame::Video, to: &mut frame::Video) -> Result<(), Error> {
+        let setup = &self.setup;
+        let as_made = from.format() == setup.from
+            && (from.width(), from.height()) == setup.from_size
+            && to.format() == setup.to
+            && (to.width(), to.height()) == setup.to_size;
+        if !as_made || !is_unshared(to) {
+            return Err(Error::InvalidData);
+        }
+        let step = if setup.one_field { 2 } else { 1 };
+        let rows = (setup.from_size.1 / step) as c_int;
+        let (x, y) = (setup.to_rect.x as usize, setup.to_rect.y as usize);
+        // SAFETY: `from` has `from_size` pixels of `from` (checked above), so libswscale reads `rows` lines of it;
+        // with doubled strides that is every second line and ends inside the picture, as `rows` was halved. `to`
+        // is planar 4:2:0 of `to_size` and `new` checked that the rectangle lies inside it and is even, so plane
+        // offsets of (y * stride + x), halved for chroma, start the rectangle and all writes stay in it but for the
+        // padding that libswscale may use at the right edge: av_frame_get_buffer aligns and pads lines. Inside a
+        // frame, that overwrite lands in the bar at the right, which [`super::scale`] only ever keeps wider than
+        // none at all; nobody else reads `to` meanwhile (unshared, held exclusively).
+        let lines = unsafe {
+            let (source, target) = (from.as_ptr(), to.as_mut_ptr());
+            let mut planes_in = [ptr::null::<u8>(); 4];
+            let mut strides_in = [0; 4];
+            for i in 0..4 {
+                planes_in[i] = (*source).data[i];
+                strides_in[i] = (*source).linesize[i] * step as c_int;
+            }
+            let mut planes_out = [ptr::null_mut::<u8>(); 4];
+            let mut strides_out = [0; 4];
+            for i in 0..3 {
+                let shift = usize::from(i > 0);
+                let stride = (*target).linesize[i];
+                planes_out[i] = (*target).data[i].add((y >> shift) * stride as usize + (x >> shift));
+                strides_out[i] = stride;
+            }
+            ffi::sws_scale(
+                self.raw.as_ptr(),
+                planes_in.as_ptr(),
+                strides_in.as_ptr(),
+                0,
+                rows,
+                planes_out.as_ptr(),
+                strides_out.as_ptr(),
+            )
+        };
+        if lines < 0 { Err(Error::from(lines)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Scaler {
+    fn drop(&mut self) {
+        // SAFETY: made by sws_getContext, owned by this value alone, freed once.
+        unsafe { ffi::sws_freeContext(self.raw.as_ptr()) }
+    }
+}
+
+/// Converts decoded audio to planar floats, appending to one `Vec` a channel.
+///
+/// `converter`'s output must be planar `f32` with as many channels as `out` has, or nothing is done.
+pub(super) fn convert(
+    converter: &mut software::resampling::Context,
+    input: Option<&frame::Audio>,
+    out: &mut [Vec<f32>],
+) -> Result<(), Error> {
+    let target = *converter.output();
+    let planar = format::Sample::F32(format::sample::Type::Planar);
+    let channels = usize::try_from(target.channel_layout.channels()).unwrap_or(0);
+    if target.format != planar || channels != out.len() || channels == 0 || channels > 8 {
+        return Err(Error::InvalidData);
+    }
+    if let Some(frame) = input {
+        let made_for = converter.input();
+        if frame.format() != made_for.format
+            || i32::from(frame.channels()) != made_for.channel_layout.channels()
+            || frame.rate() != made_for.rate
+        {
+            return Err(Error::InputChanged);
+        }
+    }
+    let samples_in = input.map_or(0, |f| f.samples()) as c_int;
+    // SAFETY: `capacity` is libswresample's own upper bound for what this call can write, and each of the `channels`
+    // vectors gets that much spare room before its pointer is taken; `set_len` covers only what was written. Input
+    // planes hold `samples_in` samples in the layout that the converter was made for (checked above); without input,
+    // null with a count of 0 asks for what is buffered.
+    unsafe {
+        let capacity = ffi::swr_get_out_samples(converter.as_mut_ptr(), samples_in);
+        let capacity = usize::try_from(capacity).map_err(|_| Error::from(capacity))?;
+        let mut planes = [ptr::null_mut::<u8>(); 8];
+        for (plane, channel) in planes.iter_mut().zip(out.iter_mut()) {
+            channel.reserve(capacity);
+            *plane = channel.as_mut_ptr().add(channel.len()).cast();
+        }
+        let source = input.map_or(ptr::null_mut(), |f| (*f.as_ptr()).extended_data.cast::<*const u8>());
+        let written = ffi::swr_convert(
+            converter.as_mut_ptr(),
+            planes.as_mut_ptr(),
+            capacity as c_int,
+            source,
+            samples_in,
+        );
+        let written = usize::try_from(written).map_err(|_| Error::from(written))?;
+        for channel in out.iter_mut() {
+            channel.set_len(channel.len() + written.min(capacity));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Contribution encoders: what `encoder publish` makes itself when the material is not already H.264 and AAC, or is a
+//! test pattern. One picture size, one bit rate, a keyframe every second. The renditions of a stream are encoded
+//! elsewhere.
+
+use super::demux::aac;
+use super::demux::h264::{Framing, FramingError};
+use crate::media::{AccessUnit, AudioCodec, AudioConfig, Media, VideoCodec, VideoConfig};
+use bytes::Bytes;
+use ff::format::{Pixel, Sample, sample};
+use ff::{ChannelLayout, Dictionary, Rational, codec, color, frame, picture};
+use ffmpeg_next as ff;
+use hls::time::TICKS_PER_SECOND;
+use hls::{MediaSpan, MediaTime};
+use std::time::Instant;
+
+/// Samples a second of encoded audio.
+pub(super) const SAMPLE_RATE: u32 = 48_000;
+/// Channels of encoded audio.
+pub(super) const CHANNELS: u8 = 2;
+/// Samples in one AAC frame.
+pub(super) const FRAME_SAMPLES: usize = 1024;
+
+/// Why an encoder could not do its work: a fault of the build or of the settings; a retry does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The loaded libav has no such encoder.
+    #[error("this libav has no {0} encoder")]
+    Missing(&'static str),
+    /// libav refused the settings or a picture.
+    #[error("libav: {0}")]
+    Libav(#[from] ff::Error),
+    /// The encoder put out something that is not H.264.
+    #[error("encoder output: {0}")]
+    Output(#[from] FramingError),
+}
+
+/// What a contribution video encoder is to make.
+#[derive(Clone, Debug)]
+pub(super) struct VideoSettings {
+    /// Pixels across; even.
+    pub(super) width: u16,
+    /// Pixels down; even.
+    pub(super) height: u16,
+    /// Sample aspect ratio.
+    pub(super) sample_aspect: (u16, u16),
+    /// Frames a second, as (numerator, denominator).
+    pub(super) frame_rate: (u32, u32),
+    /// Bits a second, at most as well as on average.
+    pub(super) bitrate: u32,
+    /// x264 preset.
+    pub(super) preset: &'static str,
+    /// Whether latency matters more than quality: no lookahead, no frame threads.
+    pub(super) zero_latency: bool,
+}
+
+/// x264 without B-frames: dts is pts.
+pub(super) struct VideoEncoder {
+    encoder: codec::encoder::video::Encoder,
+    framing: Framing,
+    settings: VideoSettings,
+    next_key: Option<MediaTime>,
+}
+
+impl VideoEncoder {
+    pub(super) fn open(settings: VideoSettings) -> Result<Self, EncodeError> {
+        let name = "libx264";
+        let codec = codec::encoder::find_by_name(name).ok_or(EncodeError::Missing(name))?;
+        let mut video = codec::Context::new_with_codec(codec).encoder().video()?;
+        video.set_width(settings.width.into());
+        video.set_height(settings.height.into());
+        video.set_format(Pixel::YUV420P);
+        video.set_aspect_ratio(Rational(settings.sample_aspect.0.into(), settings.sample_aspect.1.into()));
+        video.set_time_base(Rational(1, TICKS_PER_SECOND as i32));
+        video.set_frame_rate(Some(Rational(settings.frame_rate.0 as i32, settings.frame_rate.1 as i32)));
+        video.set_bit_rate(settings.bitrate as usize);
+        video.set_max_bit_rate(settings.bitrate as usize);
+        video.set_max_b_frames(0);
+        // Keyframes are forced each second of media time; the encoder adds none of its own.
+        video.set_gop(10_000);
+        video.set_colorspace(color::Space::BT709);
+        video.set_color_primaries(color::Primaries::BT709);
+        video.set_color_transfer_characteristic(color::TransferCharacteristic::BT709);
+        video.set_color_range(color::Range::MPEG);
+        let mut options = Dictionary::new();
+        options.set("preset", settings.preset);
+        if settings.zero_latency {
+            options.set("tune", "zerolatency");
+        }
+        options.set("bufsize", &settings.bitrate.to_string());
+        options.set("forced-idr", "1");
+        options.set("x264-params", "scenecut=0:open-gop=0");
+        let encoder = video.open_with(options)?;
+        Ok(Self { encoder, framing: Framing::new(&[])?, settings, next_key: None })
+    }
+
+    /// Encodes a YUV 4:2:0 picture; what comes out goes to `out`.
+    pub(super) fn encode(
+        &mut self,
+        picture: &mut frame::Video,
+        pts: MediaTime,
+        out: &mut Vec<Media>,
+    ) -> Result<(), EncodeError> {
+        let second = MediaSpan::from_ticks_90k(TICKS_PER_SECOND);
+        let due = *self.next_key.get_or_insert(pts);
+        let key = pts >= due;
+        if key {
+            // On the grid again after a late frame; behind a gap the grid starts anew.
+            self.next_key = Some(if due + second > pts { due + second } else { pts + second });
+        }
+        picture.set_kind(if key { picture::Type::I } else { picture::Type::None });
+        picture.set_pts(Some(pts.ticks_90k()));
+        self.encoder.send_frame(picture)?;
+        self.drain(out)
+    }
+
+    /// Puts out what the encoder still holds.
+    pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        self.encoder.send_eof()?;
+        self.drain(out)
+    }
+
+    fn drain(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        let mut packet = ff::Packet::empty();
+        while received(self.encoder.receive_packet(&mut packet))? {
+            let (Some(data), Some(pts)) = (packet.data(), packet.pts()) else { continue };
+            let converted = self.framing.convert(data)?;
+            if let Some(record) = converted.record {
+                out.push(Media::VideoConfig(VideoConfig {
+                    codec: VideoCodec::H264,
+                    record,
+                    width: self.settings.width,
+                    height: self.settings.height,
+                    sample_aspect: self.settings.sample_aspect,
+                    frame_rate: Some(self.settings.frame_rate),
+                }));
+            }
+            out.push(Media::Video(AccessUnit {
+                pts: MediaTime::from_ticks_90k(pts),
+                dts: MediaTime::from_ticks_90k(packet.dts().unwrap_or(pts)),
+                key: packet.is_key(),
+                data: converted.data,
+                arrived: Instant::now(),
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// AAC-LC, 48 kHz stereo.
+pub(super) struct AudioEncoder {
+    encoder: codec::encoder::audio::Encoder,
+    config: Option<AudioConfig>,
+}
+
+impl AudioEncoder {
+    pub(super) fn open(bitrate: u32) -> Result<Self, EncodeError> {
+        let codec = codec::encoder::find(codec::Id::AAC).ok_or(EncodeError::Missing("aac"))?;
+        let mut audio = codec::Context::new_with_codec(codec).encoder().audio()?;
+        audio.set_rate(SAMPLE_RATE as i32);
+        audio.set_channel_layout(ChannelLayout::STEREO);
+        audio.set_format(Sample::F32(sample::Type::Planar));
+        audio.set_bit_rate(bitrate as usize);
+        audio.set_time_base(Rational(1, SAMPLE_RATE as i32));
+        let record = aac::lc_record(SAMPLE_RATE, CHANNELS).expect("48 kHz has an index");
+        let config = AudioConfig {
+            codec: AudioCodec::Aac,
+            record: Bytes::copy_from_slice(&record),
+            object_type: 2,
+            sample_rate: SAMPLE_RATE,
+            channels: CHANNELS,
+            frame_samples: FRAME_SAMPLES as u32,
+        };
+        Ok(Self { encoder: audio.open()?, config: Some(config) })
+    }
+
+    /// Encodes [`FRAME_SAMPLES`] of each channel, the first of which plays `at` samples after the origin of the media
+    /// axis. What comes out is a frame behind; the very first frame plays the encoder's priming, before the
+    /// first sample.
+    pub(super) fn encode(
+        &mut self,
+        channels: [&[f32]; 2],
+        at: i64,
+        out: &mut Vec<Media>,
+    ) -> Result<(), EncodeError> {
+        let format = Sample::F32(sample::Type::Planar);
+        let mut samples = frame::Audio::new(format, FRAME_SAMPLES, ChannelLayout::STEREO);
+        samples.set_rate(SAMPLE_RATE);
+        samples.set_pts(Some(at));
+        for (index, channel) in channels.into_iter().enumerate() {
+            samples.plane_mut::<f32>(index).copy_from_slice(channel);
+        }
+        self.encoder.send_frame(&samples)?;
+        self.drain(out)
+    }
+
+    /// Puts out what the encoder still holds.
+    pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        self.encoder.send_eof()?;
+        self.drain(out)
+    }
+
+    fn drain(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        let mut packet = ff::Packet::empty();
+        while received(self.encoder.receive_packet(&mut packet))? {
+            let (Some(data), Some(pts)) = (packet.data(), packet.pts()) else { continue };
+            out.extend(self.config.take().map(Media::AudioConfig));
+            let pts = MediaTime::from_scaled(pts, SAMPLE_RATE);
+            let data = Bytes::copy_from_slice(data);
+            out.push(Media::Audio(AccessUnit { pts, dts: pts, key: true, data, arrived: Instant::now() }));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a codec handed something out; "not yet" and "no more" are no errors.
+pub(super) fn received(result: Result<(), ff::Error>) -> Result<bool, ff::Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(ff::Error::Eof) => Ok(false),
+        Err(ff::Error::Other { errno: ff::util::error::EAGAIN }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

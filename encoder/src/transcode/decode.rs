@@ -1,0 +1,90 @@
+//! Access units to pictures. Damaged units are counted and passed over; no scaling, no decision about what is
+//! encoded.
+
+use super::av;
+use super::error::TranscodeError;
+use crate::media::VideoCodec;
+use crate::worker::WireUnit;
+use ffmpeg_next::codec::{self, packet, threading};
+use ffmpeg_next::{Error, Packet, decoder, frame, media};
+use hls::MediaTime;
+
+/// A decoded picture.
+pub(super) struct Picture {
+    /// Its pixels and properties.
+    pub(super) frame: frame::Video,
+    /// When it is shown.
+    pub(super) pts: MediaTime,
+}
+
+/// A video decoder for one configuration.
+pub(super) struct VideoDecoder {
+    inner: decoder::Video,
+    errors: u64,
+}
+
+impl VideoDecoder {
+    /// Opens a decoder for the record as published.
+    ///
+    /// `threads` above 1 decode the slices of a picture in parallel: unlike threads for whole frames, they neither
+    /// hold pictures back nor multiply memory.
+    pub(super) fn open(codec: VideoCodec, record: &[u8], threads: usize) -> Result<Self, TranscodeError> {
+        let id = match codec {
+            VideoCodec::H264 => codec::Id::H264,
+        };
+        let open = || -> Result<decoder::Video, Error> {
+            let parameters = av::parameters(media::Type::Video, id, record)?;
+            let mut context = codec::Context::from_parameters(parameters)?;
+            context.set_threading(threading::Config {
+                kind: threading::Type::Slice,
+                count: threads,
+                ..Default::default()
+            });
+            context.decoder().video()
+        };
+        Ok(Self { inner: open().map_err(TranscodeError::VideoConfig)?, errors: 0 })
+    }
+
+    /// Hands over one access unit; pictures are fetched with [`Self::receive`] until there is none.
+    pub(super) fn submit(&mut self, unit: &WireUnit) {
+        let mut packet = Packet::copy(&unit.data);
+        packet.set_pts(Some(unit.pts.ticks_90k()));
+        packet.set_dts(Some(unit.dts.ticks_90k()));
+        if unit.key {
+            packet.set_flags(packet::Flags::KEY);
+        }
+        if unit.data.is_empty() || self.inner.send_packet(&packet).is_err() {
+            self.errors += 1;
+        }
+    }
+
+    /// Nothing follows: the pictures still inside come out of [`Self::receive`].
+    pub(super) fn finish(&mut self) {
+        // Fails only when it was said before, which changes nothing.
+        let _ = self.inner.send_eof();
+    }
+
+    /// The next picture in display order, if there is one by now.
+    pub(super) fn receive(&mut self) -> Option<Picture> {
+        loop {
+            let mut frame = frame::Video::empty();
+            match self.inner.receive_frame(&mut frame) {
+                Ok(()) => {
+                    if frame.is_corrupt() || frame.has_decode_errors() {
+                        // Concealed: shown all the same, as a player would.
+                        self.errors += 1;
+                    }
+                    let Some(pts) = frame.pts().or(frame.timestamp()) else { continue };
+                    return Some(Picture { frame, pts: MediaTime::from_ticks_90k(pts) });
+                }
+                Err(Error::Eof | Error::Other { .. }) => return None,
+                Err(_) => self.errors += 1,
+            }
+        }
+    }
+
+    /// Units that could not be decoded, or only in part, since the last call.
+    pub(super) fn take_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.errors)
+    }
+}

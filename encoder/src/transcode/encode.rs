@@ -1,0 +1,189 @@
+//! Pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is packaged
+//! (length-prefixed NAL units, avcC). Which picture is an IDR is decided in [`super::cadence`].
+
+use super::av;
+use super::error::TranscodeError;
+use super::nal;
+use crate::worker::{VideoRung, VideoSettings, WireUnit};
+use bytes::Bytes;
+use ffmpeg_next::codec::{self, threading};
+use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, picture};
+use hls::MediaTime;
+use hls::time::TICKS_PER_SECOND;
+
+/// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and
+/// the 8x8 transform of High gains least at their size.
+const MAIN_PROFILE_UP_TO: u16 = 270;
+
+/// Luma samples a second that one x264 thread encodes at preset veryfast with half of its time to spare.
+const PIXELS_PER_THREAD: f64 = 70e6;
+
+/// x264 threads for a rung. Rungs run in parallel already, and each frame thread costs memory and one frame of
+/// delay: only rungs that one thread could not encode in real time get more, never more than there are processors.
+pub(super) fn threads(rung: &VideoRung, preset: &str, processors: usize) -> usize {
+    let pixels = f64::from(rung.width) * f64::from(rung.height);
+    let rate = f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1));
+    let cost = match preset {
+        "ultrafast" | "superfast" => 0.6,
+        "faster" => 1.6,
+        "fast" => 2.2,
+        "medium" => 2.8,
+        "slow" | "slower" | "veryslow" | "placebo" => 6.0,
+        _ => 1.0,
+    };
+    let needed = (pixels * rate * cost / PIXELS_PER_THREAD).ceil().clamp(1.0, 16.0) as usize;
+    needed.min(processors.max(1))
+}
+
+/// The encoder of one rung.
+pub(super) struct VideoEncoder {
+    inner: encoder::video::Encoder,
+    packet: Packet,
+    track: u8,
+    last_pts: Option<i64>,
+    last_dts: Option<i64>,
+}
+
+impl VideoEncoder {
+    /// Opens an encoder for pictures like `like`, which has the rung's size, and returns its avcC.
+    pub(super) fn open(
+        track: u8,
+        rung: &VideoRung,
+        settings: &VideoSettings,
+        like: &frame::Video,
+        processors: usize,
+    ) -> Result<(Self, Bytes), TranscodeError> {
+        let open_failed = |source| TranscodeError::OpenEncoder { name: rung.name.clone(), source };
+        let codec = encoder::find_by_name(&settings.encoder)
+            .ok_or_else(|| TranscodeError::NoEncoder(settings.encoder.clone()))?;
+        let mut video = codec::Context::new_with_codec(codec).encoder().video().map_err(open_failed)?;
+        video.set_width(rung.width.into());
+        video.set_height(rung.height.into());
+        video.set_aspect_ratio(Rational(1, 1));
+        video.set_format(format::Pixel::YUV420P);
+        video.set_time_base(Rational(1, TICKS_PER_SECOND as i32));
+        video.set_frame_rate(Some(Rational(rung.frame_rate.0 as i32, rung.frame_rate.1.max(1) as i32)));
+        video.set_bit_rate(rung.bitrate as usize);
+        video.set_max_bit_rate(rung.bitrate as usize);
+        let buffer = u64::from(rung.bitrate) * u64::from(settings.vbv_ms) / 1000;
+        av::set_rate_buffer(&mut video, i32::try_from(buffer).unwrap_or(i32::MAX));
+        // Keyframes come from the grid alone.
+        video.set_gop(i32::MAX as u32);
+        video.set_max_b_frames(settings.b_frames as usize);
+        video.set_color_range(like.color_range());
+        video.set_colorspace(like.color_space());
+        video.set_color_primaries(like.color_primaries());
+        video.set_color_transfer_characteristic(like.color_transfer_characteristic());
+        video.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP);
+        video.set_threading(threading::Config {
+            kind: threading::Type::Frame,
+            count: threads(rung, &settings.preset, processors),
+            ..Default::default()
+        });
+
+        let mut options = Dictionary::new();
+        options.set("preset", &settings.preset);
+        options.set("forced-idr", "1");
+        if settings.encoder == "libx264" {
+            let main = rung.width.min(rung.height) <= MAIN_PROFILE_UP_TO;
+            options.set("profile", if main { "main" } else { "high" });
+            options.set("x264-params", &x264_params(settings));
+        }
+        let unknown = av::open(&mut video, &codec, options).map_err(open_failed)?;
+        for option in unknown {
+            super::log(format_args!("encoder {} does not know the option {option}", settings.encoder));
+        }
+        let inner = encoder::video::Encoder(video);
+        let record = nal::avcc_record(av::extradata(&inner))
+            .map_err(|source| TranscodeError::EncoderConfig { name: rung.name.clone(), source })?;
+        Ok((Self { inner, packet: Packet::empty(), track, last_pts: None, last_dts: None }, record))
+    }
+
+    /// Encodes a picture and hands what is ready to `out`.
+    ///
+    /// A picture not later than the one before is left out: neither an encoder nor a playlist can use it.
+    pub(super) fn encode(
+        &mut self,
+        mut picture: frame::Video,
+        pts: MediaTime,
+        key: bool,
+        out: &mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>,
+    ) -> Result<(), TranscodeError> {
+        let ticks = pts.ticks_90k();
+        if self.last_pts.is_some_and(|last| ticks <= last) {
+            return Ok(());
+        }
+        self.last_pts = Some(ticks);
+        picture.set_pts(Some(ticks));
+        // The decoder leaves the source's type in the frame, which the encoder would obey.
+        picture.set_kind(if key { picture::Type::I } else { picture::Type::None });
+        self.inner.send_frame(&picture).map_err(failed)?;
+        self.drain(out)
+    }
+
+    /// Nothing follows: hands the rest to `out`.
+    pub(super) fn finish(
+        &mut self,
+        out: &mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>,
+    ) -> Result<(), TranscodeError> {
+        self.inner.send_eof().map_err(failed)?;
+        self.drain(out)
+    }
+
+    fn drain(
+        &mut self,
+        out: &mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>,
+    ) -> Result<(), TranscodeError> {
+        loop {
+            match self.inner.receive_packet(&mut self.packet) {
+                Ok(()) => {}
+                Err(Error::Eof) => return Ok(()),
+                Err(Error::Other { errno }) if errno == ffmpeg_next::error::EAGAIN => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            }
+            let Some(data) = self.packet.data() else { continue };
+            let pts = self.packet.pts().unwrap_or_default();
+            let dts = self.packet.dts().unwrap_or(pts);
+            // x264 keeps this by itself; other encoders are held to it.
+            let dts = self.last_dts.map_or(dts, |last| dts.max(last + 1));
+            self.last_dts = Some(dts);
+            out(WireUnit {
+                track: self.track,
+                pts: MediaTime::from_ticks_90k(pts),
+                dts: MediaTime::from_ticks_90k(dts),
+                key: self.packet.is_key(),
+                data: nal::annex_b_to_avcc(data),
+            })?;
+        }
+    }
+}
+
+/// What of x264's settings the job decides and libav has no option for.
+fn x264_params(settings: &VideoSettings) -> String {
+    format!(
+        "keyint=infinite:scenecut=0:open-gop=0:nal-hrd=none:b-pyramid=none:rc-lookahead={}:sync-lookahead=0",
+        settings.lookahead_frames,
+    )
+}
+
+fn failed(source: Error) -> TranscodeError {
+    TranscodeError::Libav { what: "encoding", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rung(width: u16, height: u16, rate: u32) -> VideoRung {
+        VideoRung { name: "r".into(), width, height, frame_rate: (rate, 1), bitrate: 1_000_000 }
+    }
+
+    #[test]
+    fn threads_follow_the_work_and_the_processors() {
+        assert_eq!(threads(&rung(1280, 720, 30), "veryfast", 8), 1);
+        assert_eq!(threads(&rung(1920, 1080, 60), "veryfast", 8), 2);
+        assert_eq!(threads(&rung(1920, 1080, 60), "veryfast", 1), 1);
+        assert_eq!(threads(&rung(3840, 2160, 60), "medium", 64), 16);
+        assert_eq!(threads(&rung(2, 2, 0), "veryfast", 0), 1);
+    }
+}

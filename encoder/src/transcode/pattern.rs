@@ -1,0 +1,211 @@
+//! The test pattern of `encoder publish --test-pattern`, encoded: what to show without a camera, and what to measure
+//! with. The drawing and the tone are pure and in modules of their own; here they meet the encoders. When a frame is
+//! due is decided by the caller.
+//!
+//! What can be measured with it:
+//! - the age of a picture: [`read_clock`] reads the wall clock at which it was drawn off any copy of it, scaled or
+//!   recompressed (the layout is in [`clock_code`]); people read the digits;
+//! - whether sound and picture are together: with the first frame of every second of media time the dial flashes
+//!   white for exactly that frame, and a beep of 1 kHz and 100 ms begins. Between beeps there is a quiet tone, never
+//!   silence;
+//! - lost frames: the frame counter.
+
+pub mod clock_code;
+mod draw;
+mod font;
+mod noise;
+mod tone;
+
+pub use super::contribution::EncodeError;
+pub use clock_code::read_clock;
+
+use super::contribution::{AudioEncoder, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings};
+use crate::media::Media;
+use draw::{Painter, Picture};
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::frame;
+use hls::time::TICKS_PER_SECOND;
+use hls::{MediaSpan, MediaTime, WallTime};
+use std::fmt;
+
+/// Where the pattern's media axis begins, as a file's does.
+const ORIGIN: MediaTime = MediaTime::from_ticks_90k(10 * TICKS_PER_SECOND);
+
+/// Frames a second as a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRate {
+    /// Numerator, at least 1.
+    pub num: u32,
+    /// Denominator, at least 1.
+    pub den: u32,
+}
+
+impl FrameRate {
+    /// When a frame is shown, since the start.
+    pub fn time_of(self, frame: u64) -> MediaSpan {
+        MediaSpan::from_ticks_90k(self.scaled(frame, TICKS_PER_SECOND as u64) as i64)
+    }
+
+    fn scaled(self, frame: u64, per_second: u64) -> u64 {
+        let scaled = u128::from(frame) * u128::from(self.den) * u128::from(per_second) / u128::from(self.num);
+        scaled as u64
+    }
+
+    fn millis(self, frame: u64) -> u64 {
+        self.scaled(frame, 1000)
+    }
+
+    /// Whether this is the first frame of a second.
+    fn is_mark(self, frame: u64) -> bool {
+        frame == 0 || self.scaled(frame, 1) != self.scaled(frame - 1, 1)
+    }
+
+    /// How far the second has gone that a frame falls into, 0 to 1.
+    fn phase(self, frame: u64) -> f64 {
+        (self.scaled(frame, 1_000_000) % 1_000_000) as f64 / 1e6
+    }
+
+    /// The sample, of `per_second`, with which the first frame of a second begins.
+    fn mark_sample(self, second: u64, per_second: u64) -> u64 {
+        let frame = (second * u64::from(self.num)).div_ceil(u64::from(self.den));
+        self.scaled(frame, per_second)
+    }
+}
+
+impl fmt::Display for FrameRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.num % self.den == 0 {
+            write!(f, "{}", self.num / self.den)
+        } else {
+            write!(f, "{:.2}", f64::from(self.num) / f64::from(self.den))
+        }
+    }
+}
+
+/// What the pattern is to be.
+#[derive(Clone, Debug)]
+pub struct PatternSettings {
+    /// Pixels across; even, at least 160.
+    pub width: u16,
+    /// Pixels down; even, at least 160.
+    pub height: u16,
+    /// Frames a second, 1 to 120.
+    pub frame_rate: FrameRate,
+    /// Bits a second of video.
+    pub bitrate: u32,
+    /// Whether there is a picture.
+    pub video: bool,
+    /// Whether there is sound.
+    pub audio: bool,
+}
+
+/// Bits a second of the tone.
+const AUDIO_BITRATE: u32 = 128_000;
+
+/// An encoded test pattern, frame by frame.
+pub struct Pattern {
+    frame_rate: FrameRate,
+    next_frame: u64,
+    video: Option<Video>,
+    audio: Option<Audio>,
+}
+
+struct Video {
+    painter: Painter,
+    picture: Picture,
+    encoder: VideoEncoder,
+}
+
+struct Audio {
+    encoder: AudioEncoder,
+    /// Samples given to the encoder.
+    encoded: u64,
+}
+
+impl Pattern {
+    /// Opens the encoders.
+    pub fn open(settings: &PatternSettings) -> Result<Self, EncodeError> {
+        let PatternSettings { width, height, frame_rate, bitrate, video, audio } = *settings;
+        let video = video.then(|| {
+            let painter = Painter::new(width.into(), height.into(), frame_rate);
+            let picture = painter.canvas();
+            let encoder = VideoEncoder::open(VideoSettings {
+                width,
+                height,
+                sample_aspect: (1, 1),
+                frame_rate: (frame_rate.num, frame_rate.den),
+                bitrate,
+                preset: "veryfast",
+                zero_latency: true,
+            })?;
+            Ok::<_, EncodeError>(Video { painter, picture, encoder })
+        });
+        let audio = audio.then(|| {
+            let encoder = AudioEncoder::open(AUDIO_BITRATE)?;
+            Ok::<_, EncodeError>(Audio { encoder, encoded: 0 })
+        });
+        Ok(Self { frame_rate, next_frame: 0, video: video.transpose()?, audio: audio.transpose()? })
+    }
+
+    /// When the next frame is due, since the first one.
+    pub fn next_due(&self) -> MediaSpan {
+        self.frame_rate.time_of(self.next_frame)
+    }
+
+    /// Draws and encodes the next frame, showing `wall`, and the sound up to the frame behind it. What comes out is
+    /// ordered by dts.
+    pub fn advance(&mut self, wall: WallTime) -> Result<Vec<Media>, EncodeError> {
+        let mut out = Vec::new();
+        let frame = self.next_frame;
+        self.next_frame += 1;
+        if let Some(video) = &mut self.video {
+            video.painter.paint(&mut video.picture, frame, (wall.unix_micros() / 1000).max(0) as u64);
+            let mut coded = as_frame(&video.picture);
+            video.encoder.encode(&mut coded, ORIGIN + self.frame_rate.time_of(frame), &mut out)?;
+        }
+        if let Some(audio) = &mut self.audio {
+            // Two frames more than are shown by then: the encoder holds one back, and begins with a frame of priming.
+            // So nothing comes out later that is due before the next picture.
+            let until =
+                self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
+            let origin = ORIGIN.to_scaled(SAMPLE_RATE);
+            let mut samples = [0.0; FRAME_SAMPLES];
+            while audio.encoded < until {
+                tone::fill(&mut samples, audio.encoded, self.frame_rate);
+                audio.encoder.encode([&samples, &samples], origin + audio.encoded as i64, &mut out)?;
+                audio.encoded += FRAME_SAMPLES as u64;
+            }
+        }
+        out.sort_by_key(|media| match media {
+            Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+            Media::Video(unit) | Media::Audio(unit) => Some(unit.dts),
+        });
+        Ok(out)
+    }
+
+    /// Puts out what the encoders still hold.
+    pub fn finish(&mut self) -> Result<Vec<Media>, EncodeError> {
+        let mut out = Vec::new();
+        if let Some(video) = &mut self.video {
+            video.encoder.finish(&mut out)?;
+        }
+        if let Some(audio) = &mut self.audio {
+            audio.encoder.finish(&mut out)?;
+        }
+        Ok(out)
+    }
+}
+
+fn as_frame(picture: &Picture) -> frame::Video {
+    let mut coded = frame::Video::new(Pixel::YUV420P, picture.width as u32, picture.height as u32);
+    for (index, plane) in picture.planes.iter().enumerate() {
+        let (stride, width) = (coded.stride(index), picture.width >> usize::from(index > 0));
+        for (to, from) in coded.data_mut(index).chunks_mut(stride).zip(plane.chunks_exact(width)) {
+            to[..width].copy_from_slice(from);
+        }
+    }
+    coded
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Digits and letters for burning in: seven segments for the clock, a 5 × 7 dot font for the small print. Pure.
+
+/// Dots of a glyph: seven rows of five, the leftmost dot in bit 4. Characters that the small print does not use are
+/// blank.
+pub(super) fn glyph(character: char) -> [u8; 7] {
+    match character {
+        '0' => [0x0e, 0x11, 0x13, 0x15, 0x19, 0x11, 0x0e],
+        '1' => [0x04, 0x0c, 0x04, 0x04, 0x04, 0x04, 0x0e],
+        '2' => [0x0e, 0x11, 0x01, 0x06, 0x08, 0x10, 0x1f],
+        '3' => [0x1f, 0x02, 0x04, 0x06, 0x01, 0x11, 0x0e],
+        '4' => [0x02, 0x06, 0x0a, 0x12, 0x1f, 0x02, 0x02],
+        '5' => [0x1f, 0x10, 0x1e, 0x01, 0x01, 0x11, 0x0e],
+        '6' => [0x06, 0x08, 0x10, 0x1e, 0x11, 0x11, 0x0e],
+        '7' => [0x1f, 0x01, 0x02, 0x04, 0x08, 0x08, 0x08],
+        '8' => [0x0e, 0x11, 0x11, 0x0e, 0x11, 0x11, 0x0e],
+        '9' => [0x0e, 0x11, 0x11, 0x0f, 0x01, 0x02, 0x0c],
+        'A' => [0x0e, 0x11, 0x11, 0x1f, 0x11, 0x11, 0x11],
+        'C' => [0x0e, 0x11, 0x10, 0x10, 0x10, 0x11, 0x0e],
+        'E' => [0x1f, 0x10, 0x10, 0x1e, 0x10, 0x10, 0x1f],
+        'F' => [0x1f, 0x10, 0x10, 0x1e, 0x10, 0x10, 0x10],
+        'M' => [0x11, 0x1b, 0x15, 0x15, 0x11, 0x11, 0x11],
+        'P' => [0x1e, 0x11, 0x11, 0x1e, 0x10, 0x10, 0x10],
+        'R' => [0x1e, 0x11, 0x11, 0x1e, 0x14, 0x12, 0x11],
+        'S' => [0x0f, 0x10, 0x10, 0x0e, 0x01, 0x01, 0x1e],
+        'T' => [0x1f, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04],
+        'U' => [0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x0e],
+        'X' => [0x11, 0x11, 0x0a, 0x04, 0x0a, 0x11, 0x11],
+        '.' => [0x00, 0x00, 0x00, 0x00, 0x00, 0x0c, 0x0c],
+        _ => [0; 7],
+    }
+}
+
+/// A rectangle relative to a digit's cell, in 1/16 of its width and 1/24 of its height: left, top, right, bottom.
+pub(super) type Stroke = [usize; 4];
+
+/// The strokes of a seven-segment digit, or of `:` and `.` in a cell of their own.
+pub(super) fn strokes(character: char) -> impl Iterator<Item = Stroke> {
+    const SEGMENTS: [Stroke; 7] = [
+        [2, 0, 14, 3],    // a: top
+        [11, 0, 14, 12],  // b: upper right
+        [11, 12, 14, 24], // c: lower right
+        [2, 21, 14, 24],  // d: bottom
+        [2, 12, 5, 24],   // e: lower left
+        [2, 0, 5, 12],    // f: upper left
+        [2, 11, 14, 14],  // g: middle
+    ];
+    const DOTS: [Stroke; 2] = [[4, 6, 12, 9], [4, 15, 12, 18]];
+    const POINT: [Stroke; 1] = [[4, 21, 12, 24]];
+    let (set, lit): (&[Stroke], u8) = match character {
+        '0' => (&SEGMENTS, 0b011_1111),
+        '1' => (&SEGMENTS, 0b000_0110),
+        '2' => (&SEGMENTS, 0b101_1011),
+        '3' => (&SEGMENTS, 0b100_1111),
+        '4' => (&SEGMENTS, 0b110_0110),
+        '5' => (&SEGMENTS, 0b110_1101),
+        '6' => (&SEGMENTS, 0b111_1101),
+        '7' => (&SEGMENTS, 0b000_0111),
+        '8' => (&SEGMENTS, 0b111_1111),
+        '9' => (&SEGMENTS, 0b110_1111),
+        ':' => (&DOTS, 0b11),
+        '.' => (&POINT, 0b1),
+        _ => (&[], 0),
+    };
+    set.iter().enumerate().filter(move |(at, _)| lit >> at & 1 == 1).map(|(_, stroke)| *stroke)
+}

@@ -1,0 +1,414 @@
+//! The worker's threads and the queues between them.
+//!
+//! ```text
+//! reader ─┬─► video: decode + scale ─┬─► encode rung 0 ─┐
+//!         │                          ├─► encode rung 1 ─┼─► writer ─► stdout
+//!         │                          └─► thumbnail ─────┤
+//!         └─► audio: decode + encode ───────────────────┘
+//! ```
+//!
+//! Every queue is short and blocks when full, back to the pipe, in front of which the supervisor sheds; only
+//! thumbnails are skipped when the one before is not done. The end travels downstream as closed queues: a stage that
+//! sees its input closed flushes, hands on, and ends. A stage that fails closes its queues both ways and its error
+//! surfaces where it is joined.
+
+use super::audio::AudioTranscoder;
+use super::cadence::{Decimator, KeyDecider};
+use super::decode::{Picture, VideoDecoder};
+use super::encode::VideoEncoder;
+use super::error::TranscodeError;
+use super::scale::Cascade;
+use super::thumbnail::{self, Schedule};
+use super::{av, log};
+use crate::media::{AudioCodec, VideoCodec};
+use crate::worker::{AUDIO_TRACK, Job, OpenedTrack, Progress, Request, Response, WireUnit};
+use bytes::Bytes;
+use ffmpeg_next::frame;
+use hls::MediaTime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+/// Coded units between the reader and a decoder: enough to decouple them, while a backlog stays with the supervisor,
+/// which can shed it.
+const UNITS: usize = 8;
+/// Pictures between scaling and a rung's encoder, each up to 3 MB at 1080p. Lets the rungs run apart a little when
+/// one meets a hard picture.
+const PICTURES: usize = 3;
+/// Responses between all stages and the writer.
+const RESPONSES: usize = 32;
+/// Source pictures from this size on are decoded with several threads.
+const PARALLEL_DECODING_FROM: u32 = 1920 * 1088;
+
+/// Counters that all stages share.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    decoded: AtomicU64,
+    decode_errors: AtomicU64,
+    encoded: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            decoded: self.decoded.load(Ordering::Relaxed),
+            decode_errors: self.decode_errors.load(Ordering::Relaxed),
+            encoded: self.encoded.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What all stages are given.
+#[derive(Clone)]
+struct Context {
+    job: Arc<Job>,
+    counters: Arc<Counters>,
+    out: SyncSender<Response>,
+    processors: usize,
+}
+
+impl Context {
+    fn send(&self, response: Response) -> Result<(), TranscodeError> {
+        self.out.send(response).map_err(|_| TranscodeError::Downstream)
+    }
+}
+
+enum VideoInput {
+    Config(VideoCodec, Bytes),
+    Unit(WireUnit),
+}
+
+enum AudioInput {
+    Config(AudioCodec, Bytes),
+    Unit(WireUnit),
+}
+
+type Stage = JoinHandle<Result<(), TranscodeError>>;
+
+/// The decoding and encoding stages; their output goes to the queue given to [`Self::start`].
+pub(super) struct Pipeline {
+    video: Option<(SyncSender<VideoInput>, Stage)>,
+    audio: Option<(SyncSender<AudioInput>, Stage)>,
+}
+
+/// The queue to the writer: all stages send into it, the writer reads.
+pub(super) fn output_queue() -> (SyncSender<Response>, Receiver<Response>) {
+    sync_channel(RESPONSES)
+}
+
+impl Pipeline {
+    /// Starts the stages that the job needs.
+    pub(super) fn start(
+        job: Job,
+        counters: Arc<Counters>,
+        out: SyncSender<Response>,
+        processors: usize,
+    ) -> Result<Self, TranscodeError> {
+        let context = Context { job: Arc::new(job), counters, out, processors };
+        let video = if context.job.rungs.is_empty() {
+            None
+        } else {
+            let (sender, receiver) = sync_channel(UNITS);
+            let context = context.clone();
+            Some((sender, spawn("video", move || VideoStage::new(context).run(&receiver))?))
+        };
+        let audio = if context.job.audio.is_none() {
+            None
+        } else {
+            let (sender, receiver) = sync_channel(UNITS);
+            Some((sender, spawn("audio", move || run_audio(&context, &receiver))?))
+        };
+        Ok(Self { video, audio })
+    }
+
+    /// Hands a request to its stage, waiting while that is busy. Media that the job has no use for is ignored.
+    ///
+    /// # Errors
+    /// [`TranscodeError::Downstream`] when the stage ended early; [`Self::finish`] says why.
+    pub(super) fn submit(&self, request: Request) -> Result<(), TranscodeError> {
+        let sent = match request {
+            Request::VideoConfig { codec, record } => {
+                self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Config(codec, record)).is_ok())
+            }
+            Request::AudioConfig { codec, record } => {
+                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Config(codec, record)).is_ok())
+            }
+            Request::Unit(unit) if unit.track == AUDIO_TRACK => {
+                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Unit(unit)).is_ok())
+            }
+            Request::Unit(unit) => {
+                self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Unit(unit)).is_ok())
+            }
+            Request::Start(_) => return Err(TranscodeError::Unexpected("a second job")),
+            Request::Finish => return Err(TranscodeError::Unexpected("finish inside the pipeline")),
+        };
+        if sent { Ok(()) } else { Err(TranscodeError::Downstream) }
+    }
+
+    /// Nothing follows: waits until everything is flushed, and gives the first error.
+    pub(super) fn finish(self) -> Result<(), TranscodeError> {
+        // Both queues close before either stage is waited for.
+        let video = self.video.map(|(_, stage)| stage);
+        let audio = self.audio.map(|(_, stage)| stage);
+        let video = video.map_or(Ok(()), |stage| join("video", stage));
+        let audio = audio.map_or(Ok(()), |stage| join("audio", stage));
+        first_cause([video, audio])
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, TranscodeError> {
+    Builder::new().name(name.into()).spawn(run).map_err(TranscodeError::Pipe)
+}
+
+fn join(name: &'static str, stage: Stage) -> Result<(), TranscodeError> {
+    stage.join().unwrap_or(Err(TranscodeError::Panicked(name)))
+}
+
+/// Of several results, the error that caused the others: not the mere absence of a neighbour.
+fn first_cause(results: impl IntoIterator<Item = Result<(), TranscodeError>>) -> Result<(), TranscodeError> {
+    let mut consequence = Ok(());
+    for result in results {
+        match result {
+            Err(TranscodeError::Downstream) => consequence = Err(TranscodeError::Downstream),
+            Err(cause) => return Err(cause),
+            Ok(()) => {}
+        }
+    }
+    consequence
+}
+
+struct Coded {
+    frame: frame::Video,
+    pts: MediaTime,
+    key: bool,
+}
+
+/// The encoders of one configuration.
+struct Encoders {
+    queues: Vec<SyncSender<Coded>>,
+    stages: Vec<Stage>,
+}
+
+impl Encoders {
+    /// Opens all rungs' encoders, announces them, and starts a thread for each.
+    fn open(context: &Context, pictures: &[Option<frame::Video>]) -> Result<Self, TranscodeError> {
+        let job = &context.job;
+        let mut opened = Vec::new();
+        let mut tracks = Vec::new();
+        for (index, (rung, picture)) in job.rungs.iter().zip(pictures).enumerate() {
+            let track = index as u8;
+            let picture =
+                picture.as_ref().ok_or(TranscodeError::Unexpected("a rung without its first picture"))?;
+            let (encoder, record) = VideoEncoder::open(track, rung, &job.video, picture, context.processors)?;
+            tracks.push(OpenedTrack { track, config: record.to_vec() });
+            opened.push(encoder);
+        }
+        context.send(Response::Opened(tracks))?;
+        let mut encoders = Self { queues: Vec::new(), stages: Vec::new() };
+        for encoder in opened {
+            let (sender, receiver) = sync_channel(PICTURES);
+            let context = context.clone();
+            encoders.stages.push(spawn("encode", move || run_encoder(&context, encoder, &receiver))?);
+            encoders.queues.push(sender);
+        }
+        Ok(encoders)
+    }
+
+    fn finish(self) -> Result<(), TranscodeError> {
+        drop(self.queues);
+        let results: Vec<_> = self.stages.into_iter().map(|stage| join("encode", stage)).collect();
+        first_cause(results)
+    }
+}
+
+fn run_encoder(
+    context: &Context,
+    mut encoder: VideoEncoder,
+    pictures: &Receiver<Coded>,
+) -> Result<(), TranscodeError> {
+    let mut out = |unit: WireUnit| {
+        context.counters.encoded.fetch_add(1, Ordering::Relaxed);
+        context.send(Response::Unit(unit))
+    };
+    for Coded { frame, pts, key } in pictures {
+        encoder.encode(frame, pts, key, &mut out)?;
+    }
+    encoder.finish(&mut out)
+}
+
+/// Decodes and scales; owns what a configuration needs.
+struct VideoStage {
+    context: Context,
+    decoder: Option<VideoDecoder>,
+    keys: KeyDecider,
+    decimators: Vec<Decimator>,
+    cascade: Cascade,
+    encoders: Option<Encoders>,
+    last_pts: Option<MediaTime>,
+    schedule: Schedule,
+    thumbnails: Option<(SyncSender<frame::Video>, Stage)>,
+}
+
+impl VideoStage {
+    fn new(context: Context) -> Self {
+        let job = context.job.clone();
+        Self {
+            decoder: None,
+            keys: KeyDecider::new(job.video.keyframes),
+            decimators: job.rungs.iter().map(|r| Decimator::new(r.frame_rate)).collect(),
+            cascade: Cascade::new(&job.rungs),
+            encoders: None,
+            last_pts: None,
+            schedule: Schedule::new(job.thumbnail_every_ms),
+            thumbnails: None,
+            context,
+        }
+    }
+
+    fn run(mut self, input: &Receiver<VideoInput>) -> Result<(), TranscodeError> {
+        let result = self.take_all(input);
+        // Encoders that failed ended early and made the sending fail: theirs is the cause.
+        let encoders = self.encoders.take().map_or(Ok(()), Encoders::finish);
+        let thumbnails = self.thumbnails.take().map_or(Ok(()), |(queue, stage)| {
+            drop(queue);
+            join("thumbnail", stage)
+        });
+        first_cause([result, encoders, thumbnails])
+    }
+
+    fn take_all(&mut self, input: &Receiver<VideoInput>) -> Result<(), TranscodeError> {
+        for item in input {
+            match item {
+                VideoInput::Config(codec, record) => {
+                    self.flush()?;
+                    let threads = self.decoder_threads();
+                    self.decoder = Some(VideoDecoder::open(codec, &record, threads)?);
+                    self.keys = KeyDecider::new(self.context.job.video.keyframes);
+                }
+                VideoInput::Unit(unit) => {
+                    let Some(decoder) = &mut self.decoder else {
+                        return Err(TranscodeError::Unexpected("video before its configuration"));
+                    };
+                    self.keys.submitted(unit.pts, unit.key);
+                    decoder.submit(&unit);
+                    self.take_pictures()?;
+                }
+            }
+        }
+        self.flush()
+    }
+
+    /// One thread decodes everything up to 1080p60 well ahead of real time.
+    fn decoder_threads(&self) -> usize {
+        let largest = self.context.job.rungs.iter().map(|r| u32::from(r.width) * u32::from(r.height)).max();
+        if largest.unwrap_or(0) > PARALLEL_DECODING_FROM { self.context.processors.clamp(1, 4) } else { 1 }
+    }
+
+    /// Gets everything out of the decoder and the encoders, and closes them.
+    fn flush(&mut self) -> Result<(), TranscodeError> {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.finish();
+            self.take_pictures()?;
+        }
+        self.decoder = None;
+        self.encoders.take().map_or(Ok(()), Encoders::finish)
+    }
+
+    fn take_pictures(&mut self) -> Result<(), TranscodeError> {
+        while let Some(picture) = self.decoder.as_mut().and_then(VideoDecoder::receive) {
+            self.context.counters.decoded.fetch_add(1, Ordering::Relaxed);
+            self.take_picture(picture)?;
+        }
+        if let Some(decoder) = &mut self.decoder {
+            self.context.counters.decode_errors.fetch_add(decoder.take_errors(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn take_picture(&mut self, picture: Picture) -> Result<(), TranscodeError> {
+        let pts = picture.pts;
+        // Times that do not grow cannot be shown; left out here once for all rungs.
+        if self.last_pts.is_some_and(|last| pts <= last) {
+            return Ok(());
+        }
+        self.last_pts = Some(pts);
+        // The first picture of an encoder is an IDR whatever the grid says, and every rung needs it.
+        let key = self.keys.decide(pts) || self.encoders.is_none();
+        let wanted: Vec<bool> = self.decimators.iter_mut().map(|d| d.keep(pts, key)).collect();
+        let pictures = self.cascade.scale(&picture.frame, &wanted)?;
+        drop(picture);
+        if self.encoders.is_none() {
+            self.encoders = Some(Encoders::open(&self.context, &pictures)?);
+        }
+        if let Some(Some(smallest)) = pictures.last()
+            && self.schedule.due(pts)
+        {
+            self.thumbnail(smallest)?;
+        }
+        let Some(encoders) = &self.encoders else { return Ok(()) };
+        for (queue, frame) in encoders.queues.iter().zip(pictures) {
+            if let Some(frame) = frame {
+                queue.send(Coded { frame, pts, key }).map_err(|_| TranscodeError::Downstream)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn thumbnail(&mut self, picture: &frame::Video) -> Result<(), TranscodeError> {
+        if self.thumbnails.is_none() {
+            let (sender, receiver) = sync_channel(1);
+            let context = self.context.clone();
+            self.thumbnails =
+                Some((sender, spawn("thumbnail", move || run_thumbnails(&context, &receiver))?));
+        }
+        let Some((queue, _)) = &self.thumbnails else { return Ok(()) };
+        let shared =
+            av::share(picture).map_err(|source| TranscodeError::Libav { what: "sharing", source })?;
+        match queue.try_send(shared) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(TranscodeError::Downstream),
+        }
+    }
+}
+
+fn run_thumbnails(context: &Context, pictures: &Receiver<frame::Video>) -> Result<(), TranscodeError> {
+    for picture in pictures {
+        match thumbnail::jpeg(&picture) {
+            Ok(jpeg) => context.send(Response::Thumbnail(jpeg))?,
+            // Not worth a stream.
+            Err(error) => log(format_args!("{error}")),
+        }
+    }
+    Ok(())
+}
+
+fn run_audio(context: &Context, input: &Receiver<AudioInput>) -> Result<(), TranscodeError> {
+    let Some(rung) = &context.job.audio else { return Ok(()) };
+    let mut out = |unit| context.send(Response::Unit(unit));
+    let mut transcoder: Option<AudioTranscoder> = None;
+    for item in input {
+        match item {
+            AudioInput::Config(codec, record) => {
+                if let Some(mut old) = transcoder.take() {
+                    old.finish(&mut out)?;
+                }
+                let (new, config) = AudioTranscoder::open(codec, &record, rung)?;
+                transcoder = Some(new);
+                let track = OpenedTrack { track: AUDIO_TRACK, config: config.to_vec() };
+                context.send(Response::Opened(vec![track]))?;
+            }
+            AudioInput::Unit(unit) => {
+                let Some(transcoder) = &mut transcoder else {
+                    return Err(TranscodeError::Unexpected("audio before its configuration"));
+                };
+                transcoder.submit(&unit, &mut out)?;
+                context.counters.decode_errors.fetch_add(transcoder.take_errors(), Ordering::Relaxed);
+            }
+        }
+    }
+    transcoder.map_or(Ok(()), |mut last| last.finish(&mut out))
+}

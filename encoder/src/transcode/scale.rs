@@ -1,0 +1,242 @@
+//! From the decoded picture to one picture a rung: 8-bit 4:2:0, limited range, square pixels, of the rung's size.
+//!
+//! Each rung is made from the next larger one that has the same shape, not from the source: a third of the pixels to
+//! read. A rung of the source's own size and format shares the decoded picture without copying it. A source of
+//! another shape than the rung (after a change of resolution within a job) is fitted inside it with black bars. Of an
+//! interlaced picture only the upper field is used: half the lines, but no combs.
+
+use super::av::{self, Rect, Scaler, ScalerSetup};
+use super::error::TranscodeError;
+use crate::worker::VideoRung;
+use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
+
+/// Horizontal and vertical slack, in pixels, that rounding rungs to even sizes explains: no bars for that.
+const ROUNDING: u32 = 2;
+
+/// Filter for making a picture smaller.
+const FILTER: i32 = ffi::SWS_BICUBIC;
+
+/// What of a source picture decides how it is scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shape {
+    pixels: format::Pixel,
+    size: (u32, u32),
+    sample_aspect: (u32, u32),
+    full_range: bool,
+    interlaced: bool,
+}
+
+impl Shape {
+    fn of(frame: &frame::Video) -> Self {
+        let Rational(num, den) = frame.aspect_ratio();
+        let sample_aspect = match (u32::try_from(num), u32::try_from(den)) {
+            (Ok(num), Ok(den)) if num > 0 && den > 0 => (num, den),
+            _ => (1, 1),
+        };
+        Self {
+            pixels: frame.format(),
+            size: (frame.width(), frame.height()),
+            sample_aspect,
+            full_range: frame.color_range() == color::Range::JPEG
+                || matches!(
+                    frame.format(),
+                    format::Pixel::YUVJ420P | format::Pixel::YUVJ422P | format::Pixel::YUVJ444P
+                ),
+            interlaced: frame.is_interlaced() && frame.height() >= 4,
+        }
+    }
+
+    /// Width and height on the screen, as a fraction's two halves.
+    fn aspect(&self) -> (u64, u64) {
+        (
+            u64::from(self.size.0) * u64::from(self.sample_aspect.0),
+            u64::from(self.size.1) * u64::from(self.sample_aspect.1),
+        )
+    }
+}
+
+/// Where a picture of an aspect goes in a frame: all of it, or centred between bars.
+fn fit(aspect: (u64, u64), frame: (u32, u32)) -> Rect {
+    let whole = Rect { x: 0, y: 0, width: frame.0, height: frame.1 };
+    let (across, down) = (aspect.0.max(1), aspect.1.max(1));
+    let width = (u64::from(frame.1) * across / down).min(u64::from(u32::MAX)) as u32;
+    let height = (u64::from(frame.0) * down / across).min(u64::from(u32::MAX)) as u32;
+    if width.abs_diff(frame.0) <= ROUNDING || height.abs_diff(frame.1) <= ROUNDING {
+        return whole;
+    }
+    // Everything a multiple of two, the offsets too, for 4:2:0.
+    if width < frame.0 {
+        let width = (width & !1).max(2);
+        Rect { x: ((frame.0 - width) / 2) & !1, width, ..whole }
+    } else {
+        let height = (height & !1).max(2);
+        Rect { y: ((frame.1 - height) / 2) & !1, height, ..whole }
+    }
+}
+
+/// What a rung's picture is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feed {
+    Source,
+    Rung(usize),
+}
+
+struct Rung {
+    size: (u32, u32),
+    /// Made for the feeds used so far: one, or two when the larger rung leaves pictures out.
+    scalers: Vec<(Feed, Scaler)>,
+    pool: Pool,
+}
+
+/// Pictures that are used again once nobody holds them. Grows to what the queues behind it hold at once.
+#[derive(Default)]
+struct Pool {
+    frames: Vec<frame::Video>,
+}
+
+impl Pool {
+    /// A picture to write to, black where the last user left the bars.
+    fn take(&mut self, size: (u32, u32)) -> Result<&mut frame::Video, ffmpeg_next::Error> {
+        let free = self.frames.iter_mut().position(av::is_unshared);
+        let index = match free {
+            Some(index) => index,
+            None => {
+                let mut frame = av::allocate(format::Pixel::YUV420P, size.0, size.1)?;
+                for plane in 0..3 {
+                    frame.data_mut(plane).fill(if plane == 0 { 16 } else { 128 });
+                }
+                self.frames.push(frame);
+                self.frames.len() - 1
+            }
+        };
+        Ok(&mut self.frames[index])
+    }
+}
+
+/// Scales to all rungs of a job. Lives in one thread: libswscale's contexts do not move.
+pub(super) struct Cascade {
+    rungs: Vec<Rung>,
+    shape: Option<Shape>,
+}
+
+impl Cascade {
+    pub(super) fn new(rungs: &[VideoRung]) -> Self {
+        let rung = |r: &VideoRung| Rung {
+            size: (r.width.into(), r.height.into()),
+            scalers: Vec::new(),
+            pool: Pool::default(),
+        };
+        Self { rungs: rungs.iter().map(rung).collect(), shape: None }
+    }
+
+    /// The picture for each rung that wants it, in the rungs' order.
+    pub(super) fn scale(
+        &mut self,
+        source: &frame::Video,
+        wanted: &[bool],
+    ) -> Result<Vec<Option<frame::Video>>, TranscodeError> {
+        let shape = Shape::of(source);
+        if self.shape != Some(shape) {
+            for rung in &mut self.rungs {
+                rung.scalers.clear();
+                rung.pool = Pool::default();
+            }
+            self.shape = Some(shape);
+        }
+        let failed = |source| TranscodeError::Libav { what: "scaling", source };
+        let mut made: Vec<Option<frame::Video>> = Vec::with_capacity(self.rungs.len());
+        for index in 0..self.rungs.len() {
+            let picture = if wanted.get(index).copied().unwrap_or(false) {
+                Some(self.make(index, shape, source, &made).map_err(failed)?)
+            } else {
+                None
+            };
+            made.push(picture);
+        }
+        Ok(made)
+    }
+
+    fn make(
+        &mut self,
+        index: usize,
+        shape: Shape,
+        source: &frame::Video,
+        made: &[Option<frame::Video>],
+    ) -> Result<frame::Video, ffmpeg_next::Error> {
+        let size = self.rungs[index].size;
+        let feed = self.feed(index, made);
+        let (from, rect) = match feed {
+            Feed::Source => (source, fit(shape.aspect(), size)),
+            Feed::Rung(larger) => match &made[larger] {
+                Some(frame) => (frame, Rect { x: 0, y: 0, width: size.0, height: size.1 }),
+                None => (source, fit(shape.aspect(), size)),
+            },
+        };
+        let from_source = feed == Feed::Source;
+        let whole = (rect.width, rect.height) == size;
+        let as_it_is = whole
+            && (from.width(), from.height()) == size
+            && from.format() == format::Pixel::YUV420P
+            && (!from_source || (!shape.full_range && !shape.interlaced));
+        if as_it_is {
+            let mut same = av::share(from)?;
+            same.set_kind(picture::Type::None);
+            return Ok(same);
+        }
+        let setup = ScalerSetup {
+            from: from.format(),
+            from_size: (from.width(), from.height()),
+            one_field: from_source && shape.interlaced,
+            from_full_range: from_source && shape.full_range,
+            to: format::Pixel::YUV420P,
+            to_size: size,
+            to_rect: rect,
+            to_full_range: false,
+            flags: FILTER,
+        };
+        let rung = &mut self.rungs[index];
+        let scaler = match rung.scalers.iter().position(|(f, s)| *f == feed && *s.setup() == setup) {
+            Some(at) => &mut rung.scalers[at].1,
+            None => {
+                rung.scalers.retain(|(f, _)| *f != feed);
+                rung.scalers.push((feed, Scaler::new(setup)?));
+                &mut rung.scalers.last_mut().expect("pushed just now").1
+            }
+        };
+        let target = rung.pool.take(size)?;
+        scaler.run(from, target)?;
+        let mut scaled = av::share(target)?;
+        scaled.set_pts(from.pts());
+        copy_colours(source, &mut scaled);
+        Ok(scaled)
+    }
+
+    /// The next larger rung of the same shape that has this picture, or the source.
+    fn feed(&self, index: usize, made: &[Option<frame::Video>]) -> Feed {
+        let (width, height) = self.rungs[index].size;
+        (0..index)
+            .rev()
+            .find(|&larger| {
+                let (w, h) = self.rungs[larger].size;
+                let same_shape =
+                    fit((w.into(), h.into()), (width, height)) == Rect { x: 0, y: 0, width, height };
+                made[larger].is_some() && w >= width && h >= height && same_shape
+            })
+            .map_or(Feed::Source, Feed::Rung)
+    }
+}
+
+/// Copies what the pixels mean; the range is what [`Cascade`] makes of it.
+fn copy_colours(from: &frame::Video, to: &mut frame::Video) {
+    to.set_color_range(color::Range::MPEG);
+    to.set_color_space(match from.color_space() {
+        // 4:4:4 of red, green and blue became luma and chroma with libswscale's default, BT.601.
+        color::Space::RGB => color::Space::SMPTE170M,
+        space => space,
+    });
+    to.set_color_primaries(from.color_primaries());
+    to.set_color_transfer_characteristic(from.color_transfer_characteristic());
+}
+
+#[cfg(test)]
+mod tests;

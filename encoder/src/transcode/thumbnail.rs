@@ -1,0 +1,126 @@
+//! A JPEG of the stream now and then, from the smallest rung's picture. When it is due is decided here too, on media
+//! time; where it goes is the supervisor's business.
+
+use super::av::{self, Rect, Scaler, ScalerSetup};
+use super::error::TranscodeError;
+use bytes::Bytes;
+use ffmpeg_next::codec::{self, threading};
+use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi, format, frame, picture};
+use hls::{MediaSpan, MediaTime};
+
+/// Pixels of a thumbnail's longer side at most.
+const LONG_SIDE: u32 = 320;
+
+/// JPEG quantiser, 2 (best) to 31: about 10 kB a picture.
+const QUANTISER: i32 = 5;
+
+/// Says when a thumbnail is due.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    every: Option<MediaSpan>,
+    next: Option<MediaTime>,
+}
+
+impl Schedule {
+    /// Every so many milliseconds of media time; 0 for never.
+    pub(super) fn new(every_ms: u32) -> Self {
+        Self { every: (every_ms > 0).then(|| MediaSpan::from_millis(every_ms.into())), next: None }
+    }
+
+    /// Whether the picture at `pts` is the one to take. The first is.
+    pub(super) fn due(&mut self, pts: MediaTime) -> bool {
+        let Some(every) = self.every else { return false };
+        let due = self.next.is_none_or(|next| pts >= next);
+        if due {
+            self.next = Some(pts + every);
+        }
+        due
+    }
+}
+
+/// Size of the thumbnail of a picture: as it is or scaled to the long side, even.
+fn size_of(width: u32, height: u32) -> (u32, u32) {
+    let long = width.max(height).max(1);
+    if long <= LONG_SIDE {
+        return (width & !1, height & !1);
+    }
+    let scale = |side: u32| (((side * LONG_SIDE + long / 2) / long) & !1).max(2);
+    (scale(width), scale(height))
+}
+
+/// Makes a JPEG of a picture.
+///
+/// Everything is opened anew each time: once in seconds, which costs less than holding it.
+pub(super) fn jpeg(source: &frame::Video) -> Result<Bytes, TranscodeError> {
+    let make = || -> Result<Bytes, Error> {
+        let (width, height) = size_of(source.width(), source.height());
+        let mut scaler = Scaler::new(ScalerSetup {
+            from: source.format(),
+            from_size: (source.width(), source.height()),
+            one_field: false,
+            from_full_range: false,
+            to: format::Pixel::YUVJ420P,
+            to_size: (width, height),
+            to_rect: Rect { x: 0, y: 0, width, height },
+            to_full_range: true,
+            flags: ffi::SWS_BILINEAR,
+        })?;
+        let mut small = av::allocate(format::Pixel::YUVJ420P, width, height)?;
+        scaler.run(source, &mut small)?;
+        small.set_pts(Some(0));
+        small.set_kind(picture::Type::I);
+        let codec = encoder::find(codec::Id::MJPEG).ok_or(Error::EncoderNotFound)?;
+        let mut video = codec::Context::new_with_codec(codec).encoder().video()?;
+        video.set_width(width);
+        video.set_height(height);
+        video.set_format(format::Pixel::YUVJ420P);
+        video.set_time_base(Rational(1, 1));
+        video.set_qmin(QUANTISER);
+        video.set_qmax(QUANTISER);
+        video.set_threading(threading::Config {
+            kind: threading::Type::None,
+            count: 1,
+            ..Default::default()
+        });
+        av::open(&mut video, &codec, Dictionary::new())?;
+        let mut encoder = encoder::video::Encoder(video);
+        encoder.send_frame(&small)?;
+        encoder.send_eof()?;
+        let mut packet = Packet::empty();
+        encoder.receive_packet(&mut packet)?;
+        packet.data().map(Bytes::copy_from_slice).ok_or(Error::InvalidData)
+    };
+    make().map_err(|source| TranscodeError::Libav { what: "making a thumbnail", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_long_side_is_what_counts() {
+        assert_eq!(size_of(640, 360), (320, 180));
+        assert_eq!(size_of(360, 640), (180, 320));
+        assert_eq!(size_of(160, 90), (160, 90));
+        assert_eq!(size_of(4000, 8), (320, 2));
+    }
+
+    #[test]
+    fn due_at_once_and_then_every_interval() {
+        let mut schedule = Schedule::new(1000);
+        let due: Vec<i64> =
+            (0..100).map(|n| n * 3000).filter(|&t| schedule.due(MediaTime::from_ticks_90k(t))).collect();
+        assert_eq!(due, [0, 90_000, 180_000, 270_000]);
+        assert!(!Schedule::new(0).due(MediaTime::ZERO));
+    }
+
+    #[test]
+    fn a_picture_becomes_a_jpeg() {
+        let mut grey = av::allocate(format::Pixel::YUV420P, 426, 240).unwrap();
+        for plane in 0..3 {
+            grey.data_mut(plane).fill(128);
+        }
+        let jpeg = jpeg(&grey).unwrap();
+        assert!(jpeg.starts_with(&[0xff, 0xd8]) && jpeg.ends_with(&[0xff, 0xd9]), "{} bytes", jpeg.len());
+    }
+}

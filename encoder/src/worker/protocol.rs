@@ -1,0 +1,386 @@
+//! The bytes between supervisor and worker, without input or output: requests one way, responses the other.
+//!
+//! Each direction begins with eight bytes: `ENCW`, the version as a 16-bit number, the direction's letter and a zero.
+//! Then come frames: a 32-bit length of what follows, a type byte, a body. All numbers are little-endian. Media is
+//! laid out by hand; job, tracks and counters, which are rare, are JSON. Neither side trusts the other: lengths are
+//! checked before anything is reserved, and no input panics.
+
+use super::{Job, OpenedTrack, Progress, Request, Response, WireUnit};
+use crate::media::{AudioCodec, VideoCodec};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use hls::MediaTime;
+use std::marker::PhantomData;
+
+/// Grows whenever the layout changes. Supervisor and worker are one binary, so a mismatch means that the file was
+/// replaced while the supervisor ran.
+pub const VERSION: u16 = 1;
+
+/// The largest coded access unit or picture, in bytes: several seconds of the fastest ladder in one frame.
+pub const MAX_UNIT: usize = 16 << 20;
+
+/// The largest JSON body or decoder configuration, in bytes.
+pub const MAX_CONTROL: usize = 1 << 20;
+
+const MAGIC: [u8; 4] = *b"ENCW";
+const PREAMBLE: usize = 8;
+/// Track, flags, pts and dts in front of a unit's data.
+const UNIT_HEAD: usize = 1 + 1 + 8 + 8;
+const KEY: u8 = 1;
+/// The largest frame behind its length.
+const MAX_FRAME: usize = 1 + UNIT_HEAD + MAX_UNIT;
+
+/// The other side breaks the protocol. Nothing behind it can be read; the process at the other end is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The stream does not begin as agreed: not a worker's pipe at all.
+    #[error("not the worker protocol")]
+    Preamble,
+    /// The other side was built from another version.
+    #[error("protocol version {theirs}, expected {VERSION}")]
+    Version {
+        /// What it speaks.
+        theirs: u16,
+    },
+    /// A frame announces more bytes than its type may have.
+    #[error("frame of {length} bytes is too long")]
+    TooLong {
+        /// Announced length.
+        length: usize,
+    },
+    /// A frame of an unknown type.
+    #[error("unknown frame type {0:#04x}")]
+    UnknownType(u8),
+    /// A frame's body is not what its type asks for.
+    #[error("malformed {0}")]
+    Malformed(&'static str),
+}
+
+/// One direction of the protocol: [`Request`] or [`Response`].
+pub trait Message: Sized {
+    #[doc(hidden)]
+    const DIRECTION: u8;
+    #[doc(hidden)]
+    fn write_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError>;
+    #[doc(hidden)]
+    fn read_body(kind: u8, body: Bytes) -> Result<Self, ProtocolError>;
+    #[doc(hidden)]
+    fn max_body(kind: u8) -> Option<usize>;
+}
+
+/// Turns messages into bytes.
+#[derive(Debug)]
+pub struct Encoder<M> {
+    greeted: bool,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M> Default for Encoder<M> {
+    fn default() -> Self {
+        Self { greeted: false, message: PhantomData }
+    }
+}
+
+impl<M: Message> Encoder<M> {
+    /// An encoder at the start of its direction.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a message to `out`, behind the preamble if it is the first.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] when it is larger than the other side would take; `out` is as before then.
+    pub fn encode(&mut self, message: &M, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        let start = out.len();
+        if !self.greeted {
+            out.put_slice(&MAGIC);
+            out.put_u16_le(VERSION);
+            out.put_slice(&[M::DIRECTION, 0]);
+        }
+        let frame = out.len();
+        out.put_u32_le(0);
+        let written = message.write_body(out).and_then(|()| {
+            let length = out.len() - frame - 4;
+            let most = M::max_body(out[frame + 4]).unwrap_or(0);
+            if length - 1 > most { Err(ProtocolError::TooLong { length }) } else { Ok(length) }
+        });
+        match written {
+            Ok(length) => {
+                out[frame..frame + 4].copy_from_slice(&(length as u32).to_le_bytes());
+                self.greeted = true;
+                Ok(())
+            }
+            Err(error) => {
+                out.truncate(start);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Turns bytes into messages. Holds at most one frame and what was read behind it; payloads are slices of what was
+/// read, not copies.
+#[derive(Debug)]
+pub struct Decoder<M> {
+    buffer: BytesMut,
+    greeted: bool,
+    failed: Option<ProtocolError>,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M> Default for Decoder<M> {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), greeted: false, failed: None, message: PhantomData }
+    }
+}
+
+impl<M: Message> Decoder<M> {
+    /// A decoder at the start of its direction.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes off the pipe.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The buffer to read into (at its end) instead of [`Self::push`], with room for at least `least` bytes.
+    pub fn buffer(&mut self, least: usize) -> &mut BytesMut {
+        self.buffer.reserve(least);
+        &mut self.buffer
+    }
+
+    /// The next whole message, or `None` when more bytes are needed. To be called until then after each push, which
+    /// is what bounds the memory held.
+    ///
+    /// # Errors
+    /// When the other side breaks the protocol; every later call says the same.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator's `None` is its end; here it asks for more bytes"
+    )]
+    pub fn next(&mut self) -> Result<Option<M>, ProtocolError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.advance();
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+            self.buffer = BytesMut::new();
+        }
+        result
+    }
+
+    /// Whether bytes of an unfinished message are held: a pipe that ends now was cut off.
+    pub fn is_mid_message(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    fn advance(&mut self) -> Result<Option<M>, ProtocolError> {
+        if !self.greeted {
+            // Garbage is told by its first bytes, without waiting for eight of them.
+            let seen = self.buffer.len().min(MAGIC.len());
+            if self.buffer[..seen] != MAGIC[..seen] {
+                return Err(ProtocolError::Preamble);
+            }
+            if self.buffer.len() < PREAMBLE {
+                return Ok(None);
+            }
+            let preamble = self.buffer.split_to(PREAMBLE);
+            let theirs = u16::from_le_bytes([preamble[4], preamble[5]]);
+            if theirs != VERSION {
+                return Err(ProtocolError::Version { theirs });
+            }
+            if preamble[6] != M::DIRECTION {
+                return Err(ProtocolError::Preamble);
+            }
+            self.greeted = true;
+        }
+        let Some(&[a, b, c, d]) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if length == 0 {
+            return Err(ProtocolError::Malformed("frame length"));
+        }
+        if length > MAX_FRAME {
+            return Err(ProtocolError::TooLong { length });
+        }
+        let Some(&kind) = self.buffer.get(4) else { return Ok(None) };
+        let most = M::max_body(kind).ok_or(ProtocolError::UnknownType(kind))?;
+        if length - 1 > most {
+            return Err(ProtocolError::TooLong { length });
+        }
+        if self.buffer.len() < 4 + length {
+            // Room for the rest at once, within the bound just checked, instead of growing by doubling.
+            self.buffer.reserve(4 + length - self.buffer.len());
+            return Ok(None);
+        }
+        let mut frame = self.buffer.split_to(4 + length).freeze();
+        frame.advance(5);
+        M::read_body(kind, frame).map(Some)
+    }
+}
+
+mod kind {
+    pub(super) const START: u8 = 0x01;
+    pub(super) const VIDEO_CONFIG: u8 = 0x02;
+    pub(super) const AUDIO_CONFIG: u8 = 0x03;
+    pub(super) const UNIT: u8 = 0x04;
+    pub(super) const FINISH: u8 = 0x05;
+    pub(super) const OPENED: u8 = 0x11;
+    pub(super) const THUMBNAIL: u8 = 0x12;
+    pub(super) const PROGRESS: u8 = 0x13;
+    pub(super) const FINISHED: u8 = 0x14;
+}
+
+impl Message for Request {
+    const DIRECTION: u8 = b'>';
+
+    fn max_body(kind: u8) -> Option<usize> {
+        match kind {
+            kind::START | kind::VIDEO_CONFIG | kind::AUDIO_CONFIG => Some(MAX_CONTROL),
+            kind::UNIT => Some(UNIT_HEAD + MAX_UNIT),
+            kind::FINISH => Some(0),
+            _ => None,
+        }
+    }
+
+    fn write_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self {
+            Self::Start(job) => write_json(kind::START, job, out)?,
+            Self::VideoConfig { codec, record } => {
+                let code = match codec {
+                    VideoCodec::H264 => 0,
+                };
+                out.put_slice(&[kind::VIDEO_CONFIG, code]);
+                out.put_slice(record);
+            }
+            Self::AudioConfig { codec, record } => {
+                let code = match codec {
+                    AudioCodec::Aac => 0,
+                };
+                out.put_slice(&[kind::AUDIO_CONFIG, code]);
+                out.put_slice(record);
+            }
+            Self::Unit(unit) => write_unit(unit, out),
+            Self::Finish => out.put_u8(kind::FINISH),
+        }
+        Ok(())
+    }
+
+    fn read_body(kind: u8, mut body: Bytes) -> Result<Self, ProtocolError> {
+        match kind {
+            kind::START => Ok(Self::Start(read_json::<Job>(&body, "job")?)),
+            kind::VIDEO_CONFIG => match body.try_get_u8() {
+                Ok(0) => Ok(Self::VideoConfig { codec: VideoCodec::H264, record: body }),
+                _ => Err(ProtocolError::Malformed("video codec")),
+            },
+            kind::AUDIO_CONFIG => match body.try_get_u8() {
+                Ok(0) => Ok(Self::AudioConfig { codec: AudioCodec::Aac, record: body }),
+                _ => Err(ProtocolError::Malformed("audio codec")),
+            },
+            kind::UNIT => read_unit(body).map(Self::Unit),
+            kind::FINISH => Ok(Self::Finish),
+            other => Err(ProtocolError::UnknownType(other)),
+        }
+    }
+}
+
+impl Message for Response {
+    const DIRECTION: u8 = b'<';
+
+    fn max_body(kind: u8) -> Option<usize> {
+        match kind {
+            kind::OPENED | kind::PROGRESS => Some(MAX_CONTROL),
+            kind::UNIT => Some(UNIT_HEAD + MAX_UNIT),
+            kind::THUMBNAIL => Some(MAX_UNIT),
+            kind::FINISHED => Some(0),
+            _ => None,
+        }
+    }
+
+    fn write_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self {
+            Self::Opened(tracks) => write_json(kind::OPENED, tracks, out)?,
+            Self::Unit(unit) => write_unit(unit, out),
+            Self::Thumbnail(jpeg) => {
+                out.put_u8(kind::THUMBNAIL);
+                out.put_slice(jpeg);
+            }
+            Self::Progress(progress) => write_json(kind::PROGRESS, progress, out)?,
+            Self::Finished => out.put_u8(kind::FINISHED),
+        }
+        Ok(())
+    }
+
+    fn read_body(kind: u8, body: Bytes) -> Result<Self, ProtocolError> {
+        match kind {
+            kind::OPENED => Ok(Self::Opened(read_json::<Vec<OpenedTrack>>(&body, "tracks")?)),
+            kind::UNIT => read_unit(body).map(Self::Unit),
+            kind::THUMBNAIL => Ok(Self::Thumbnail(body)),
+            kind::PROGRESS => Ok(Self::Progress(read_json::<Progress>(&body, "progress")?)),
+            kind::FINISHED => Ok(Self::Finished),
+            other => Err(ProtocolError::UnknownType(other)),
+        }
+    }
+}
+
+fn write_unit(unit: &WireUnit, out: &mut BytesMut) {
+    out.reserve(1 + UNIT_HEAD + unit.data.len());
+    out.put_u8(kind::UNIT);
+    out.put_u8(unit.track);
+    out.put_u8(if unit.key { KEY } else { 0 });
+    out.put_i64_le(unit.pts.ticks_90k());
+    out.put_i64_le(unit.dts.ticks_90k());
+    out.put_slice(&unit.data);
+}
+
+fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
+    if body.len() < UNIT_HEAD {
+        return Err(ProtocolError::Malformed("unit"));
+    }
+    let track = body.get_u8();
+    let flags = body.get_u8();
+    let pts = MediaTime::from_ticks_90k(body.get_i64_le());
+    let dts = MediaTime::from_ticks_90k(body.get_i64_le());
+    // Times beyond this are no media time of any stream, and sums of them would overflow.
+    let sane = |t: MediaTime| t.ticks_90k().unsigned_abs() < 1 << 56;
+    if flags & !KEY != 0 || !sane(pts) || !sane(dts) {
+        return Err(ProtocolError::Malformed("unit"));
+    }
+    Ok(WireUnit { track, pts, dts, key: flags & KEY != 0, data: body })
+}
+
+fn write_json<T: serde::Serialize>(kind: u8, value: &T, out: &mut BytesMut) -> Result<(), ProtocolError> {
+    out.put_u8(kind);
+    serde_json::to_writer(out.writer(), value).map_err(|_| ProtocolError::Malformed("value"))
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(body: &[u8], what: &'static str) -> Result<T, ProtocolError> {
+    serde_json::from_slice(body).map_err(|_| ProtocolError::Malformed(what))
+}
+
+/// Entry of the fuzz target `worker_protocol`: the first byte chooses the direction and how the rest is cut into
+/// reads. Whatever decodes must encode to something that decodes to the same.
+pub fn fuzz_worker_protocol(data: &[u8]) {
+    fn run<M: Message + PartialEq + std::fmt::Debug>(data: &[u8], read: usize) {
+        let mut decoder = Decoder::<M>::new();
+        for chunk in data.chunks(read) {
+            decoder.push(chunk);
+            while let Ok(Some(message)) = decoder.next() {
+                let mut bytes = BytesMut::new();
+                let encoded = Encoder::<M>::new().encode(&message, &mut bytes);
+                assert!(encoded.is_ok(), "what was read can be written");
+                let mut again = Decoder::<M>::new();
+                again.push(&bytes);
+                assert_eq!(again.next(), Ok(Some(message)));
+            }
+        }
+    }
+    let Some((&first, data)) = data.split_first() else { return };
+    let read = usize::from(first >> 1) + 1;
+    if first & 1 == 0 { run::<Request>(data, read) } else { run::<Response>(data, read) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! Real publishers against the RTMP server: ffmpeg, GStreamer's rtmp2sink, and rtmpsink (librtmp). What an outsider
+//! sees: who gets in, what a refused client prints, and that it ends.
+
+use encoder::rtmp::{
+    Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
+    ServerOptions, serve,
+};
+use std::net::SocketAddr;
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Generous: a loaded machine starts GStreamer in seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Default, Debug)]
+struct Heard {
+    video: Vec<MediaMessage>,
+    audio: Vec<MediaMessage>,
+    metadata: Vec<Metadata>,
+}
+
+struct Stage {
+    answer: Result<(), Refusal>,
+    requests: Mutex<Vec<PublishRequest>>,
+    /// Sends the publisher off once that many messages came.
+    patience: Option<usize>,
+    ended: mpsc::Sender<(EndReason, Heard)>,
+}
+
+struct Sink {
+    heard: Heard,
+    patience: Option<usize>,
+    ended: mpsc::Sender<(EndReason, Heard)>,
+    off: (Option<oneshot::Sender<()>>, oneshot::Receiver<()>),
+}
+
+impl Admission for Stage {
+    type Sink = Sink;
+
+    async fn admit(&self, request: PublishRequest) -> Result<Sink, Refusal> {
+        self.requests.lock().unwrap().push(request);
+        self.answer.clone()?;
+        let (sender, receiver) = oneshot::channel();
+        Ok(Sink {
+            heard: Heard::default(),
+            patience: self.patience,
+            ended: self.ended.clone(),
+            off: (Some(sender), receiver),
+        })
+    }
+}
+
+impl MediaSink for Sink {
+    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+        match message.kind {
+            MessageKind::Video => self.heard.video.push(message),
+            MessageKind::Audio => self.heard.audio.push(message),
+        }
+        if self.patience.is_some_and(|limit| self.heard.video.len() >= limit) {
+            self.off.0.take();
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata) {
+        self.heard.metadata.push(metadata);
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        (&mut self.off.1).await.ok();
+        Refusal::Draining
+    }
+
+    fn end(self, reason: EndReason) {
+        self.ended.try_send((reason, self.heard)).ok();
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    stage: Arc<Stage>,
+    ended: mpsc::Receiver<(EndReason, Heard)>,
+}
+
+async fn server(answer: Result<(), Refusal>, patience: Option<usize>) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, ended) = mpsc::channel(8);
+    let stage = Arc::new(Stage { answer, requests: Mutex::default(), patience, ended: sender });
+    let admission = Arc::clone(&stage);
+    tokio::spawn(serve(listener, admission, ServerOptions::default(), std::future::pending()));
+    Server { address, stage, ended }
+}
+
+fn ffmpeg(url: &str, seconds: u32) -> Command {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "info", "-re"]);
+    command.args(["-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30"]);
+    command.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
+    command.args(["-t", &seconds.to_string(), "-c:v", "libx264", "-preset", "ultrafast", "-g", "30"]);
+    command.args(["-pix_fmt", "yuv420p", "-c:a", "aac", "-f", "flv", url]);
+    command
+}
+
+fn gstreamer(sink: &str, url: &str, buffers: u32) -> Command {
+    let mut command = Command::new("gst-launch-1.0");
+    command.args(["-q", "videotestsrc", "is-live=true", &format!("num-buffers={buffers}"), "!"]);
+    command.args(["video/x-raw,width=320,height=180,framerate=30/1", "!", "x264enc", "tune=zerolatency"]);
+    command.args([
+        "speed-preset=ultrafast",
+        "key-int-max=30",
+        "!",
+        "h264parse",
+        "!",
+        "flvmux",
+        "streamable=true",
+    ]);
+    command.args(["name=mux", "!", sink, &format!("location={url}")]);
+    let audio = buffers * 48_000 / 30 / 1024;
+    command.args([
+        "audiotestsrc",
+        "is-live=true",
+        &format!("num-buffers={audio}"),
+        "samplesperbuffer=1024",
+        "!",
+    ]);
+    command.args([
+        "audio/x-raw,rate=48000,channels=2",
+        "!",
+        "audioconvert",
+        "!",
+        "avenc_aac",
+        "!",
+        "aacparse",
+        "!",
+        "mux.",
+    ]);
+    command
+}
+
+async fn run(mut command: Command) -> Output {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    timeout(PATIENCE, command.output()).await.expect("the client ends").expect("the client is installed")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+async fn end(server: &mut Server) -> (EndReason, Heard) {
+    timeout(PATIENCE, server.ended.recv()).await.expect("the publish ends").expect("the sink lives")
+}
+
+#[tokio::test]
+async fn ffmpeg_publishes() {
+    let mut server = server(Ok(()), None).await;
+    let url = format!("rtmp://{}/live/secret?latency=5", server.address);
+    let output = run(ffmpeg(&url, 2)).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let (reason, heard) = end(&mut server).await;
+    assert_eq!(reason, EndReason::Unpublished);
+    // Two seconds at 30 frames, the configuration in front and the end of sequence behind.
+    assert_eq!(heard.video.len(), 62, "{} video messages", heard.video.len());
+    assert!((90..=100).contains(&heard.audio.len()), "{} audio messages", heard.audio.len());
+    assert_eq!(heard.metadata[0].width, Some(320.0));
+    let requests = server.stage.requests.lock().unwrap();
+    let [request] = &requests[..] else { panic!("{requests:?}") };
+    assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
+    assert_eq!(request.query, "latency=5");
+    assert!(request.client.contains("Lavf"), "{}", request.client);
+}
+
+#[tokio::test]
+async fn ffmpeg_shows_why_it_was_refused() {
+    let reason = "no such key here";
+    let server = server(Err(Refusal::BadName(reason.into())), None).await;
+    let output = run(ffmpeg(&format!("rtmp://{}/live/x", server.address), 20)).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains(reason), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn ffmpeg_that_is_sent_off_is_told_and_ends() {
+    let mut server = server(Ok(()), Some(10)).await;
+    let output = run(ffmpeg(&format!("rtmp://{}/live/x", server.address), 20)).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("shutting down"), "{}", said(&output));
+    assert_eq!(end(&mut server).await.0, EndReason::SentOff);
+}
+
+#[tokio::test]
+async fn ffmpeg_with_the_key_inside_the_application_is_told_what_to_do() {
+    let server = server(Ok(()), None).await;
+    let output = run(ffmpeg(&format!("rtmp://{}/live/inst/topsecret", server.address), 20)).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("too many parts"), "{}", said(&output));
+    assert!(server.stage.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn gstreamer_publishes_through_both_sinks() {
+    for sink in ["rtmp2sink", "rtmpsink"] {
+        let mut server = server(Ok(()), None).await;
+        let output = run(gstreamer(sink, &format!("rtmp://{}/live/x", server.address), 45)).await;
+        assert!(output.status.success(), "{sink}: {}", said(&output));
+        let (reason, heard) = end(&mut server).await;
+        assert!(matches!(reason, EndReason::Unpublished | EndReason::Closed), "{sink}: {reason:?}");
+        assert!((45..=48).contains(&heard.video.len()), "{sink}: {} video messages", heard.video.len());
+        assert!(heard.audio.len() >= 40, "{sink}: {} audio messages", heard.audio.len());
+        let request = server.stage.requests.lock().unwrap()[0].clone();
+        assert_eq!((request.app.as_str(), request.key.expose()), ("live", "x"), "{sink}");
+    }
+}
+
+/// rtmpsink (librtmp) ends without the reason: it prints none, whatever the server says.
+#[tokio::test]
+async fn gstreamer_that_is_refused_ends_and_does_not_hang() {
+    let refusals = [
+        Refusal::BadName("no such key here".into()),
+        Refusal::AlreadyPublishing,
+        Refusal::Busy,
+        Refusal::Unsupported("no such codec".into()),
+    ];
+    for sink in ["rtmp2sink", "rtmpsink"] {
+        for refusal in &refusals {
+            let server = server(Err(refusal.clone()), None).await;
+            let output = run(gstreamer(sink, &format!("rtmp://{}/live/x", server.address), 900)).await;
+            assert!(!output.status.success(), "{sink} {refusal:?}: {}", said(&output));
+            let words = said(&output);
+            let told = words.contains(&refusal.to_string());
+            assert_eq!(told, sink == "rtmp2sink", "{sink}: {words}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn gstreamer_that_is_sent_off_ends() {
+    for sink in ["rtmp2sink", "rtmpsink"] {
+        let mut server = server(Ok(()), Some(10)).await;
+        let output = run(gstreamer(sink, &format!("rtmp://{}/live/x", server.address), 900)).await;
+        assert!(!output.status.success(), "{sink}: {}", said(&output));
+        assert_eq!(end(&mut server).await.0, EndReason::SentOff, "{sink}");
+    }
+}
+
+/// A player is told that there is nothing to play.
+#[tokio::test]
+async fn ffprobe_cannot_play() {
+    let server = server(Ok(()), None).await;
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "info", &format!("rtmp://{}/live/x", server.address)]);
+    let output = run(command).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("publishers only"), "{}", said(&output));
+}

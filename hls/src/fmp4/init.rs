@@ -1,0 +1,168 @@
+//! ftyp and moov.
+
+use super::{CMFC, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID, VIDEO_TIMESCALE};
+use crate::track::{AudioTrack, Codec as TrackCodec, Track, TrackKind, VideoTrack};
+use bytes::Bytes;
+use mp4_atom::{
+    Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr,
+    Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd, Trak, Trex, Url, Visual, Vmhd,
+    esds,
+};
+
+/// A track's parameters do not describe something playable. The publisher's fault; the same track fails again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTrack {
+    /// The H.264 configuration record cannot be read or has no parameter sets.
+    #[error("the AVCDecoderConfigurationRecord is damaged: {0}")]
+    Avc(String),
+    /// The AudioSpecificConfig is missing or has an impossible length.
+    #[error("the AudioSpecificConfig has {0} bytes, 2 to 64 are expected")]
+    AudioConfig(usize),
+    /// Sample rate, channels or samples a frame are zero or beyond what AAC has.
+    #[error("impossible audio: {0} Hz, {1} channels, {2} samples a frame")]
+    AudioShape(u32, u8, u32),
+    /// A codec of the other kind, such as AAC in a video track.
+    #[error("{0:?} does not fit the kind of the track")]
+    Codec(TrackCodec),
+}
+
+/// The init segment of a track: equal tracks give equal bytes.
+///
+/// # Errors
+/// When the track's parameters cannot be expressed; nothing of it can be packaged then.
+pub fn init_segment(track: &Track) -> Result<Bytes, InvalidTrack> {
+    let (trak, default_flags) = match &track.kind {
+        TrackKind::Video(video) => (video_trak(video)?, FLAGS_NON_KEY),
+        TrackKind::Audio(audio) => (audio_trak(audio)?, FLAGS_KEY),
+    };
+    let ftyp = Ftyp { major_brand: CMFC, minor_version: 0, compatible_brands: vec![CMFC, ISO6] };
+    let moov = Moov {
+        mvhd: Mvhd {
+            timescale: 1000,
+            rate: FixedPoint::from(1),
+            volume: FixedPoint::from(1),
+            next_track_id: TRACK_ID + 1,
+            ..Mvhd::default()
+        },
+        mvex: Some(Mvex {
+            mehd: None,
+            trex: vec![Trex {
+                track_id: TRACK_ID,
+                default_sample_description_index: 1,
+                default_sample_duration: 0,
+                default_sample_size: 0,
+                default_sample_flags: default_flags,
+            }],
+        }),
+        trak: vec![trak],
+        ..Moov::default()
+    };
+    let mut out = Vec::with_capacity(1024);
+    ftyp.encode(&mut out).expect("three brands always encode");
+    moov.encode(&mut out).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
+    Ok(out.into())
+}
+
+fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
+    match video.codec {
+        TrackCodec::H264 => {}
+        TrackCodec::Aac => return Err(InvalidTrack::Codec(video.codec)),
+    }
+    let avcc = Avcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
+    if avcc.sequence_parameter_sets.is_empty() || avcc.picture_parameter_sets.is_empty() {
+        return Err(InvalidTrack::Avc("no parameter sets".into()));
+    }
+    let (h_spacing, v_spacing) = (u32::from(video.sample_aspect.0), u32::from(video.sample_aspect.1));
+    let square = h_spacing == v_spacing || h_spacing == 0 || v_spacing == 0;
+    // tkhd has the size in square pixels (14496-12 8.3.2.3): the height stays, the width is stretched.
+    let shown_width =
+        if square { u32::from(video.width) } else { u32::from(video.width) * h_spacing / v_spacing };
+    let entry = Codec::Avc1(Avc1 {
+        visual: Visual {
+            data_reference_index: 1,
+            width: video.width,
+            height: video.height,
+            ..Visual::default()
+        },
+        avcc,
+        pasp: (!square).then_some(Pasp { h_spacing, v_spacing }),
+        ..Avc1::default()
+    });
+    let tkhd = Tkhd {
+        width: FixedPoint::from(u16::try_from(shown_width).unwrap_or(u16::MAX)),
+        height: FixedPoint::from(video.height),
+        ..tkhd()
+    };
+    let minf = Minf { vmhd: Some(Vmhd::default()), dinf: dinf(), stbl: stbl(entry), ..Minf::default() };
+    Ok(trak(tkhd, VIDEO_TIMESCALE, b"vide", "video", minf))
+}
+
+fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
+    match audio.codec {
+        TrackCodec::Aac => {}
+        TrackCodec::H264 => return Err(InvalidTrack::Codec(audio.codec)),
+    }
+    if !(2..=64).contains(&audio.config.len()) {
+        return Err(InvalidTrack::AudioConfig(audio.config.len()));
+    }
+    if !(1_000..=192_000).contains(&audio.sample_rate)
+        || audio.channels == 0
+        || !(128..=8_192).contains(&audio.frame_samples)
+    {
+        return Err(InvalidTrack::AudioShape(audio.sample_rate, audio.channels, audio.frame_samples));
+    }
+    let entry = Codec::Mp4a(Mp4a {
+        audio: Audio {
+            data_reference_index: 1,
+            channel_count: audio.channels.into(),
+            sample_size: 16,
+            // 16.16 fixed point ends at 65535 Hz; beyond it the timescale and the config say the rate.
+            sample_rate: FixedPoint::from(u16::try_from(audio.sample_rate).unwrap_or(0)),
+        },
+        esds: Esds {
+            es_desc: esds::EsDescriptor {
+                es_id: TRACK_ID as u16,
+                dec_config: esds::DecoderConfig {
+                    // MPEG-4 audio, audio stream (14496-1 tables 5 and 6)
+                    object_type_indication: 0x40,
+                    stream_type: 5,
+                    max_bitrate: audio.nominal_bitrate,
+                    avg_bitrate: audio.nominal_bitrate,
+                    dec_specific: Some(esds::DecoderSpecific {
+                        raw: audio.config.to_vec(),
+                        ..esds::DecoderSpecific::default()
+                    }),
+                    ..esds::DecoderConfig::default()
+                },
+                ..esds::EsDescriptor::default()
+            },
+        },
+        btrt: None,
+        taic: None,
+    });
+    let tkhd = Tkhd { volume: FixedPoint::from(1), ..tkhd() };
+    let minf = Minf { smhd: Some(Smhd::default()), dinf: dinf(), stbl: stbl(entry), ..Minf::default() };
+    Ok(trak(tkhd, audio.sample_rate, b"soun", "audio", minf))
+}
+
+fn tkhd() -> Tkhd {
+    Tkhd { track_id: TRACK_ID, enabled: true, in_movie: true, ..Tkhd::default() }
+}
+
+fn trak(tkhd: Tkhd, timescale: u32, handler: &[u8; 4], name: &str, minf: Minf) -> Trak {
+    let mdia = Mdia {
+        mdhd: Mdhd { timescale, language: "und".into(), ..Mdhd::default() },
+        hdlr: Hdlr { handler: FourCC::new(handler), name: name.into() },
+        minf,
+    };
+    Trak { tkhd, mdia, ..Trak::default() }
+}
+
+fn dinf() -> Dinf {
+    // Media is in the same file.
+    Dinf { dref: Dref { entries: vec![DrefEntry::Url(Url::default())] } }
+}
+
+fn stbl(entry: Codec) -> Stbl {
+    Stbl { stsd: Stsd { codecs: vec![entry] }, stco: Some(mp4_atom::Stco::default()), ..Stbl::default() }
+}

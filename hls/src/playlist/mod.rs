@@ -1,0 +1,9 @@
+//! Playlist text. Which segments are listed is decided in [`crate::presentation`]; what a segment is, in
+//! [`crate::packager`].
+
+pub(crate) mod media;
+pub(crate) mod multivariant;
+
+/// EXT-X-VERSION of every playlist: EXT-X-MAP in a playlist of media segments needs 6 (rfc8216bis section 8); the tags
+/// of low latency need no more.
+pub(crate) const VERSION: usize = 6;

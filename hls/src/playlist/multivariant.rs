@@ -1,0 +1,123 @@
+//! The multivariant playlist, through m3u8-rs. What was measured comes from [`crate::presentation`].
+
+use super::VERSION;
+use crate::codecs;
+use crate::names::RungName;
+use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
+use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, Resolution, VariantStream};
+
+/// GROUP-ID of the only audio group.
+const AUDIO_GROUP: &str = "audio";
+
+/// Bits a second of a rendition alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    pub(crate) peak: u64,
+    pub(crate) average: u64,
+}
+
+/// The text for these renditions: every video rendition a variant, with the audio as its group; audio alone is a
+/// variant by itself.
+pub(crate) fn render(renditions: &[(&Track, Bandwidth)]) -> String {
+    let audio = renditions.iter().find_map(|(track, bandwidth)| match &track.kind {
+        TrackKind::Audio(audio) => Some((*track, audio, *bandwidth)),
+        TrackKind::Video(_) => None,
+    });
+    let videos: Vec<_> = renditions
+        .iter()
+        .filter_map(|(track, bandwidth)| match &track.kind {
+            TrackKind::Video(video) => Some((*track, video, *bandwidth)),
+            TrackKind::Audio(_) => None,
+        })
+        .collect();
+    let mut playlist =
+        MasterPlaylist { version: Some(VERSION), independent_segments: true, ..MasterPlaylist::default() };
+    match (videos.as_slice(), audio) {
+        ([], Some((track, _, bandwidth))) => playlist.variants.push(audio_only(track, bandwidth)),
+        (videos, audio) => {
+            playlist.alternatives.extend(audio.map(|(track, audio, _)| alternative(track, audio)));
+            playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| {
+                variant(track, video, bandwidth, audio.map(|(track, _, bandwidth)| (track, bandwidth)))
+            }));
+        }
+    }
+    let mut text = Vec::new();
+    playlist.write_to(&mut text).expect("writing to memory does not fail");
+    String::from_utf8(text).expect("names, codecs and numbers are ASCII")
+}
+
+fn variant(
+    track: &Track,
+    video: &VideoTrack,
+    bandwidth: Bandwidth,
+    audio: Option<(&Track, Bandwidth)>,
+) -> VariantStream {
+    let total = audio.map_or(bandwidth, |(_, audio)| Bandwidth {
+        peak: bandwidth.peak + audio.peak,
+        average: bandwidth.average + audio.average,
+    });
+    let codecs =
+        [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
+    VariantStream {
+        uri: uri(&track.rung),
+        resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
+        // To three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes as many as there are.
+        frame_rate: (video.frame_rate > 0.0).then(|| (video.frame_rate * 1000.0).round() / 1000.0),
+        audio: audio.map(|_| AUDIO_GROUP.to_owned()),
+        ..stream(total, codecs.collect())
+    }
+}
+
+fn audio_only(track: &Track, bandwidth: Bandwidth) -> VariantStream {
+    VariantStream {
+        uri: uri(&track.rung),
+        ..stream(bandwidth, codecs::of_track(track).into_iter().collect())
+    }
+}
+
+fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
+    let peak = round_up(bandwidth.peak.max(1));
+    VariantStream {
+        bandwidth: peak,
+        average_bandwidth: Some(round_up(bandwidth.average.max(1)).min(peak)),
+        codecs: (!codecs.is_empty()).then(|| codecs.join(",")),
+        ..VariantStream::default()
+    }
+}
+
+fn alternative(track: &Track, audio: &AudioTrack) -> AlternativeMedia {
+    AlternativeMedia {
+        media_type: AlternativeMediaType::Audio,
+        uri: Some(uri(&track.rung)),
+        group_id: AUDIO_GROUP.to_owned(),
+        name: "Audio".to_owned(),
+        default: true,
+        autoselect: true,
+        channels: Some(audio.channels.to_string()),
+        ..AlternativeMedia::default()
+    }
+}
+
+fn uri(rung: &RungName) -> String {
+    format!("{rung}/index.m3u8")
+}
+
+/// To three digits, so that the text does not change with every small new peak.
+fn round_up(bits: u64) -> u64 {
+    let step = 10u64.pow(bits.max(1).ilog10().saturating_sub(2));
+    bits.div_ceil(step) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_up;
+
+    #[test]
+    fn bandwidth_is_rounded_up_to_three_digits() {
+        for (bits, shown) in
+            [(1, 1), (999, 999), (1_001, 1_010), (2_928_000, 2_930_000), (9_999_999, 10_000_000)]
+        {
+            assert_eq!(round_up(bits), shown);
+        }
+    }
+}

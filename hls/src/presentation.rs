@@ -1,0 +1,345 @@
+//! What viewers' playlists list, and which objects nobody needs any more.
+//!
+//! One instance serves one place where viewers read: the origin feeds its own at once, the store's is fed with what was
+//! acknowledged. Cutting and boxes do not belong here, nor does text (`playlist`).
+//!
+//! All renditions list the same window of sequence numbers; each ends where its contiguous segments end. Time passes
+//! with the media that is listed, so retention is right for live streams, where media time is wall time, and a pause of
+//! the stream only lengthens it.
+//!
+//! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
+
+mod rendition;
+
+use crate::names::{RungName, SessionId};
+use crate::packager::{InitSegment, Segment};
+use crate::playlist::{media::MediaPlaylist, multivariant};
+use crate::time::{MediaSpan, MediaTime, WallTime};
+use crate::timing::Timing;
+use crate::track::Track;
+use rendition::Rendition;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many windows are kept for the sake of a rendition that stays behind.
+pub const MAX_WINDOWS: i64 = 3;
+
+/// A rendition of which this many segments are listed, all of them gaps, is not waited for.
+const GAPS_TO_GIVE_UP: usize = 3;
+
+/// A segment without its body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SegmentInfo {
+    /// Its rendition.
+    pub rung: RungName,
+    /// Media sequence number.
+    pub sequence: u64,
+    /// The epoch it belongs to.
+    pub session: SessionId,
+    /// Whether EXT-X-DISCONTINUITY stands before it.
+    pub discontinuity: bool,
+    /// First presentation time.
+    pub start: MediaTime,
+    /// Presentation time covered.
+    pub duration: MediaSpan,
+    /// PROGRAM-DATE-TIME.
+    pub wall: WallTime,
+    /// File name.
+    pub name: String,
+    /// File name of its init segment.
+    pub init: String,
+    /// Size; `None` for a gap.
+    pub bytes: Option<u64>,
+}
+
+impl SegmentInfo {
+    /// The same stretch of time as a gap: for a segment that could not be stored.
+    pub fn into_gap(self) -> Self {
+        Self { bytes: None, ..self }
+    }
+}
+
+impl From<&Segment> for SegmentInfo {
+    fn from(segment: &Segment) -> Self {
+        Self {
+            rung: segment.rung.clone(),
+            sequence: segment.sequence,
+            session: segment.session.clone(),
+            discontinuity: segment.discontinuity,
+            start: segment.start,
+            duration: segment.duration,
+            wall: segment.wall,
+            name: segment.name.clone(),
+            init: segment.init.clone(),
+            bytes: segment.body.as_ref().map(|body| body.len() as u64),
+        }
+    }
+}
+
+/// An object that no playlist may still lead a viewer to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Expired {
+    /// Its rendition.
+    pub rung: RungName,
+    /// Its file name.
+    pub name: String,
+}
+
+/// A segment that left the window and may still be read by somebody who has an older playlist.
+#[derive(Debug)]
+struct Retained {
+    rung: RungName,
+    name: String,
+    init: String,
+    /// On the axis of [`Presentation::elapsed`].
+    until: MediaSpan,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Presentation {
+    timing: Timing,
+    /// As the multivariant playlist lists them.
+    tracks: Vec<Track>,
+    /// What replaces `tracks` as soon as all of it can be played.
+    next_tracks: Option<Vec<Track>>,
+    renditions: BTreeMap<RungName, Rendition>,
+    /// First listed sequence number; `None` before the first segment.
+    first: Option<u64>,
+    /// Discontinuities that have left the window.
+    gone_discontinuities: u64,
+    /// Sequence numbers in the window before which there is one.
+    discontinuities: BTreeSet<u64>,
+    retained: Vec<Retained>,
+    expired: Vec<Expired>,
+    /// The highest sequence number ever listed.
+    edge: Option<u64>,
+    /// Media time listed so far: what retention is measured in.
+    elapsed: MediaSpan,
+    /// The longest playlist so far.
+    longest: MediaSpan,
+    ended: bool,
+}
+
+impl Presentation {
+    /// With nothing to list.
+    pub fn new(timing: &Timing) -> Self {
+        Self {
+            timing: timing.clone(),
+            tracks: Vec::new(),
+            next_tracks: None,
+            renditions: BTreeMap::new(),
+            first: None,
+            gone_discontinuities: 0,
+            discontinuities: BTreeSet::new(),
+            retained: Vec::new(),
+            expired: Vec::new(),
+            edge: None,
+            elapsed: MediaSpan::ZERO,
+            longest: MediaSpan::ZERO,
+            ended: false,
+        }
+    }
+
+    /// Continues the numbering of an earlier presentation under the same names: the DISCONTINUITY-SEQUENCE never goes
+    /// back. `past` is the earlier one's [`Presentation::discontinuities`].
+    pub fn with_past_discontinuities(mut self, past: u64) -> Self {
+        self.gone_discontinuities = past;
+        self
+    }
+
+    /// All discontinuities so far, listed or not.
+    pub fn discontinuities(&self) -> u64 {
+        self.gone_discontinuities + self.discontinuities.len() as u64
+    }
+
+    /// The renditions from the epoch that begins now. Viewers see them once every one can be played; until then the
+    /// earlier ones stay. A rung that is no longer there has no playlist from then on.
+    pub fn set_tracks(&mut self, tracks: &[Track]) {
+        for (rung, rendition) in &mut self.renditions {
+            rendition.gone |= !tracks.iter().any(|t| t.rung == *rung);
+        }
+        let mut removed = Vec::new();
+        for track in tracks {
+            let rendition = self.renditions.entry(track.rung.clone()).or_default();
+            if rendition.gone {
+                removed.extend(rendition.restart());
+            }
+            rendition.set_track(track);
+        }
+        removed.into_iter().for_each(|segment| self.retain(segment));
+        self.next_tracks = Some(tracks.to_vec());
+        self.promote_tracks();
+    }
+
+    /// An init segment can be read. Segments that need it are not listed before.
+    pub fn add_init(&mut self, init: &InitSegment) {
+        self.renditions.entry(init.rung.clone()).or_default().add_init(&init.name);
+        self.advance();
+    }
+
+    /// A segment can be read, or never will be (a gap). Every segment of every rendition must come, or a gap in its place,
+    /// for what is behind it waits; in any order. Each is listed when all before it in its
+    /// rendition are. One that was given before, or that the window has passed, is not listed; the latter expires.
+    pub fn add(&mut self, segment: SegmentInfo) {
+        if self.first.is_some_and(|first| segment.sequence < first) {
+            self.retain(segment);
+            return;
+        }
+        let rendition = self.renditions.entry(segment.rung.clone()).or_default();
+        let mut unlisted = Vec::from_iter(rendition.add(segment));
+        unlisted.extend(rendition.take_skipped());
+        unlisted.into_iter().for_each(|segment| self.retain(segment));
+        self.advance();
+    }
+
+    /// The stream is over: ENDLIST from now on.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// The playlist at `{rung}/index.m3u8`; `None` for a rung that is not there (404), or that lists nothing yet.
+    pub fn media_playlist(&self, rung: &RungName) -> Option<String> {
+        let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
+        if !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
+            return None;
+        }
+        let listed = self.renditions.get(rung)?.listed();
+        let first = listed.front()?;
+        let playlist = MediaPlaylist {
+            timing: &self.timing,
+            media_sequence: first.sequence,
+            discontinuity_sequence: self.discontinuity_sequence(first.sequence),
+            segments: listed.iter(),
+            ended: self.ended,
+        };
+        Some(playlist.render())
+    }
+
+    /// The playlist at `index.m3u8`; `None` before every rendition can be played. Renditions that are nothing but gaps
+    /// are left out.
+    pub fn multivariant(&self) -> Option<String> {
+        let playable: Vec<_> = self
+            .tracks
+            .iter()
+            .filter_map(|track| Some((track, self.renditions.get(&track.rung)?)))
+            .filter(|(_, rendition)| rendition.is_playable())
+            .map(|(track, rendition)| (track, rendition.bandwidth()))
+            .collect();
+        (!playable.is_empty()).then(|| multivariant::render(&playable))
+    }
+
+    /// Objects whose retention is over since the last call (rfc8216bis 6.2.2: a segment's own duration and that of the
+    /// longest playlist that listed it, after it was removed). Init segments follow the last segment that needs them.
+    pub fn take_expired(&mut self) -> Vec<Expired> {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// Everything that is still listed or retained: for whoever removes a stream that has ended.
+    pub fn take_all(&mut self) -> Vec<Expired> {
+        let mut all: BTreeSet<Expired> = self.take_expired().into_iter().collect();
+        for retained in std::mem::take(&mut self.retained) {
+            all.insert(Expired { rung: retained.rung, name: retained.name });
+        }
+        for (rung, rendition) in std::mem::take(&mut self.renditions) {
+            all.extend(rendition.into_names().map(|name| Expired { rung: rung.clone(), name }));
+        }
+        all.into_iter().collect()
+    }
+
+    /// The DISCONTINUITY-SEQUENCE of a playlist that begins with `first`: tags before it, without its own.
+    fn discontinuity_sequence(&self, first: u64) -> u64 {
+        self.gone_discontinuities + self.discontinuities.range(..first).count() as u64
+    }
+
+    /// After anything was added: lists what became contiguous, moves the window, ends retentions.
+    fn advance(&mut self) {
+        for rendition in self.renditions.values_mut() {
+            for (sequence, discontinuity, duration) in rendition.list_contiguous() {
+                self.first = Some(self.first.map_or(sequence, |first| first.min(sequence)));
+                if discontinuity {
+                    self.discontinuities.insert(sequence);
+                }
+                if self.edge.is_none_or(|edge| sequence > edge) {
+                    self.edge = Some(sequence);
+                    self.elapsed = self.elapsed + duration;
+                }
+            }
+        }
+        self.promote_tracks();
+        let longest = self.renditions.values().map(|r| r.listed_from(0).1).max();
+        self.longest = self.longest.max(longest.unwrap_or_default());
+        while let Some(first) = self.first
+            && self.may_remove(first)
+        {
+            self.remove(first);
+        }
+        self.expire();
+    }
+
+    fn promote_tracks(&mut self) {
+        let ready = |track: &Track| {
+            let rendition = self.renditions.get(&track.rung);
+            rendition.is_some_and(|r| r.is_playable() || r.listed().len() >= GAPS_TO_GIVE_UP)
+        };
+        if self.next_tracks.as_ref().is_some_and(|tracks| tracks.iter().all(ready))
+            && let Some(tracks) = self.next_tracks.take()
+        {
+            self.tracks = tracks;
+        }
+    }
+
+    /// Whether every rendition that lists the segment `first` keeps a full window without it.
+    fn may_remove(&self, first: u64) -> bool {
+        if self.edge.is_none_or(|edge| first >= edge) {
+            return false;
+        }
+        let limit = MediaSpan::from_ticks_90k(self.timing.window.ticks_90k().saturating_mul(MAX_WINDOWS));
+        let current = self.next_tracks.as_ref().unwrap_or(&self.tracks);
+        let mut all_full = true;
+        for rendition in current.iter().filter_map(|track| self.renditions.get(&track.rung)) {
+            let (count, span) = rendition.listed_from(first + 1);
+            if span >= limit {
+                return true;
+            }
+            // A rung that came later does not list `first`, and loses nothing with it.
+            let affected = rendition.first().is_none_or(|own| own <= first);
+            all_full &= !affected || count >= self.timing.min_window_segments && span >= self.timing.window;
+        }
+        all_full
+    }
+
+    fn remove(&mut self, sequence: u64) {
+        let removed: Vec<_> =
+            self.renditions.values_mut().flat_map(|rendition| rendition.remove_through(sequence)).collect();
+        self.first = Some(sequence + 1);
+        if self.discontinuities.remove(&sequence) {
+            self.gone_discontinuities += 1;
+        }
+        removed.into_iter().for_each(|segment| self.retain(segment));
+    }
+
+    fn retain(&mut self, segment: SegmentInfo) {
+        if segment.bytes.is_none() {
+            return;
+        }
+        let measured = segment.duration + self.longest;
+        let until = self.elapsed + measured.max(self.timing.retention);
+        self.retained.push(Retained { rung: segment.rung, name: segment.name, init: segment.init, until });
+    }
+
+    fn expire(&mut self) {
+        let elapsed = self.elapsed;
+        for over in self.retained.extract_if(.., |r| r.until <= elapsed) {
+            self.expired.push(Expired { rung: over.rung, name: over.name });
+        }
+        for (rung, rendition) in &mut self.renditions {
+            let retained =
+                self.retained.iter().filter(|r| r.rung == *rung).map(|r| r.init.as_str()).collect();
+            let over = rendition.forget_inits(&retained).into_iter();
+            self.expired.extend(over.map(|name| Expired { rung: rung.clone(), name }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

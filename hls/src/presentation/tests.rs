@@ -1,0 +1,510 @@
+//! Golden playlists, and the rules that span reloads.
+
+use super::*;
+use crate::packager::{CutRule, Output};
+use crate::testing::{Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
+use proptest::prelude::*;
+
+const FPS: (i64, i64) = (30, 1);
+
+/// A broadcast of `epochs` of `seconds` each, and what the packager made of it.
+fn broadcast(latency: f64, epochs: usize, seconds: i64, tracks: &[Track]) -> Run {
+    let mut run = Run::new(latency);
+    for number in 0..epochs {
+        let start = START_MS + number as i64 * seconds * 1000;
+        run.begin(epoch(number as u32, start, tracks, CutRule::Grid));
+        let media: Vec<_> = tracks
+            .iter()
+            .map(|t| match &t.kind {
+                crate::TrackKind::Video(_) => {
+                    let gop = (run.timing.gop.as_secs_f64() * 30.0) as usize;
+                    (t.rung.as_str(), frames(start, FPS, gop, (seconds * 30) as usize, false))
+                }
+                crate::TrackKind::Audio(_) => {
+                    ("audio", sound(start, 48_000, (seconds * 48_000 / 1024) as usize))
+                }
+            })
+            .collect();
+        run.push_all(&media);
+        run.end(Some(ms(start + seconds * 1000)));
+    }
+    run.check();
+    run
+}
+
+fn feed(presentation: &mut Presentation, output: &Output) {
+    match output {
+        Output::Init(init) => presentation.add_init(init),
+        Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
+    }
+}
+
+fn presented(run: &Run, tracks: &[Track]) -> Presentation {
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(tracks);
+    run.outputs.iter().for_each(|output| feed(&mut presentation, output));
+    presentation
+}
+
+#[test]
+fn a_playlist_as_players_read_it() {
+    let tracks = [video("v")];
+    let mut run = broadcast(4.0, 2, 2, &tracks);
+    for segment in &mut run.segments {
+        if segment.sequence == 1 {
+            segment.body = None;
+        }
+    }
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    run.inits.iter().for_each(|init| presentation.add_init(init));
+    run.segments.iter().for_each(|segment| presentation.add(segment.into()));
+    presentation.end();
+    let init = &run.inits[0].name;
+    let (a, b) = (&run.segments[0].session, &run.segments[2].session);
+    assert_eq!(
+        presentation.media_playlist(&rung("v")).unwrap(),
+        format!(
+            "#EXTM3U\n\
+             #EXT-X-VERSION:6\n\
+             #EXT-X-TARGETDURATION:1\n\
+             #EXT-X-SERVER-CONTROL:HOLD-BACK=3.000\n\
+             #EXT-X-MEDIA-SEQUENCE:0\n\
+             #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n\
+             #EXT-X-MAP:URI=\"{init}\"\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:00.000Z\n\
+             #EXTINF:1.00000,\n\
+             {a}-0.m4s\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:01.000Z\n\
+             #EXT-X-GAP\n\
+             #EXTINF:1.00000,\n\
+             {a}-1.m4s\n\
+             #EXT-X-DISCONTINUITY\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:02.000Z\n\
+             #EXTINF:1.00000,\n\
+             {b}-2.m4s\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:03.000Z\n\
+             #EXTINF:1.00000,\n\
+             {b}-3.m4s\n\
+             #EXT-X-ENDLIST\n"
+        )
+    );
+}
+
+#[test]
+fn a_multivariant_playlist_as_players_read_it() {
+    let tracks = [video("720p"), video("360p"), audio()];
+    let run = broadcast(4.0, 1, 3, &tracks);
+    let text = presented(&run, &tracks).multivariant().unwrap();
+    let stream = "BANDWIDTH=896000,AVERAGE-BANDWIDTH=896000,CODECS=\"avc1.64001e,mp4a.40.2\",\
+                  RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"";
+    assert_eq!(
+        text,
+        format!(
+            "#EXTM3U\n\
+             #EXT-X-VERSION:6\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n\
+             #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,\
+             AUTOSELECT=YES,CHANNELS=\"2\"\n\
+             #EXT-X-STREAM-INF:{stream}\n720p/index.m3u8\n\
+             #EXT-X-STREAM-INF:{stream}\n360p/index.m3u8\n"
+        )
+    );
+}
+
+#[test]
+fn audio_alone_is_a_variant() {
+    let run = broadcast(4.0, 1, 3, &[audio()]);
+    assert_eq!(
+        presented(&run, &[audio()]).multivariant().unwrap(),
+        "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+         #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\"\naudio/index.m3u8\n"
+    );
+}
+
+#[test]
+fn nothing_is_published_before_every_rendition_can_be_played() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast(4.0, 1, 3, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    run.inits.iter().for_each(|init| presentation.add_init(init));
+    assert_eq!(presentation.multivariant(), None);
+    assert_eq!(presentation.media_playlist(&rung("v")), None);
+    presentation.add(run.of("v")[0].into());
+    assert_eq!(presentation.multivariant(), None);
+    presentation.add(run.of("audio")[0].into());
+    assert!(presentation.multivariant().is_some());
+    assert_eq!(presentation.media_playlist(&rung("other")), None);
+}
+
+#[test]
+fn a_rendition_of_gaps_alone_is_left_out() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast(4.0, 1, 5, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    run.inits.iter().for_each(|init| presentation.add_init(init));
+    for segment in run.of("v") {
+        presentation.add(segment.into());
+    }
+    for segment in run.of("audio") {
+        assert!(segment.sequence < 3 || presentation.multivariant().is_some());
+        presentation.add(SegmentInfo::from(segment).into_gap());
+    }
+    let text = presentation.multivariant().unwrap();
+    assert!(text.contains("v/index.m3u8") && !text.contains("AUDIO"), "{text}");
+}
+
+#[test]
+fn a_segment_waits_for_those_before_it_and_for_its_init() {
+    let tracks = [video("v")];
+    let run = broadcast(4.0, 1, 4, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    let listed = |p: &Presentation| {
+        let text = p.media_playlist(&rung("v")).unwrap_or_default();
+        text.lines().filter(|l| l.ends_with(".m4s")).count()
+    };
+    presentation.add((&run.segments[0]).into());
+    assert_eq!(listed(&presentation), 0, "no init yet");
+    presentation.add_init(&run.inits[0]);
+    assert_eq!(listed(&presentation), 1);
+    presentation.add((&run.segments[3]).into());
+    presentation.add((&run.segments[2]).into());
+    assert_eq!(listed(&presentation), 1, "1 is missing");
+    presentation.add(SegmentInfo::from(&run.segments[1]).into_gap());
+    assert_eq!(listed(&presentation), 4);
+    presentation.add((&run.segments[1]).into());
+    let text = presentation.media_playlist(&rung("v")).unwrap();
+    assert!(text.contains("#EXT-X-GAP"), "a gap stays a gap: players have seen it");
+}
+
+#[test]
+fn bandwidth_follows_the_peak_and_never_shrinks() {
+    let tracks = [video("v")];
+    let run = broadcast(4.0, 1, 20, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    presentation.add_init(&run.inits[0]);
+    let mut seen = Vec::new();
+    for segment in &run.segments {
+        let bytes = if segment.sequence == 3 { 250_000 } else { 50_000 };
+        presentation.add(SegmentInfo { bytes: Some(bytes), ..segment.into() });
+        let text = presentation.multivariant().unwrap();
+        let value = text.split("BANDWIDTH=").nth(1).unwrap().split(',').next().unwrap();
+        seen.push(value.parse::<u64>().unwrap());
+    }
+    assert_eq!(seen[..4], [800_000, 800_000, 800_000, 2_000_000]);
+    assert!(seen[4..].iter().all(|&b| b == 2_000_000));
+}
+
+#[test]
+fn the_window_is_full_and_the_same_everywhere() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast(4.0, 1, 120, &tracks);
+    let presentation = presented(&run, &tracks);
+    for name in ["v", "audio"] {
+        let playlist = parse(&presentation.media_playlist(&rung(name)).unwrap());
+        // 31: the last audio segment is a few milliseconds short of its second.
+        assert_eq!((playlist.media_sequence, playlist.uris.len()), (89, 31), "{name}");
+        assert!(playlist.total >= 30.0);
+    }
+}
+
+#[test]
+fn a_rendition_that_stays_behind_holds_the_window_only_so_long() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast(4.0, 1, 200, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    run.inits.iter().for_each(|init| presentation.add_init(init));
+    run.of("audio")[..3].iter().for_each(|segment| presentation.add((*segment).into()));
+    run.of("v").into_iter().for_each(|segment| presentation.add(segment.into()));
+    let playlist = parse(&presentation.media_playlist(&rung("v")).unwrap());
+    assert!(playlist.total <= 3.0 * run.timing.window.as_secs_f64() + 1.1, "{}", playlist.total);
+    assert_eq!(presentation.media_playlist(&RungName::audio()), None);
+    // It comes back in step.
+    run.of("audio").into_iter().skip(3).for_each(|segment| presentation.add(segment.into()));
+    let audio = parse(&presentation.media_playlist(&RungName::audio()).unwrap());
+    let video = parse(&presentation.media_playlist(&rung("v")).unwrap());
+    assert_eq!(audio.media_sequence, video.media_sequence);
+}
+
+#[test]
+fn removed_objects_expire_after_their_retention_and_inits_after_them() {
+    let tracks = [video("v")];
+    let mut other = video("v");
+    if let crate::TrackKind::Video(video) = &mut other.kind {
+        video.width = 320;
+    }
+    let mut run = broadcast(4.0, 1, 20, &tracks);
+    let start = START_MS + 20_000;
+    run.begin(epoch(1, start, &[other], CutRule::Grid));
+    run.push_all(&[("v", frames(start, FPS, 30, 150 * 30, false))]);
+    run.end(None);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    let mut expired = Vec::new();
+    let mut removed_at = BTreeMap::new();
+    for output in &run.outputs {
+        feed(&mut presentation, output);
+        let Output::Segment(segment) = output else { continue };
+        let first = presentation.media_playlist(&rung("v")).map(|text| parse(&text).media_sequence).unwrap();
+        removed_at.entry(first).or_insert(segment.sequence);
+        for over in presentation.take_expired() {
+            expired.push(over.name.clone());
+            let Some((_, number)) = over.name.trim_end_matches(".m4s").rsplit_once('-') else { panic!() };
+            if let Ok(number) = number.parse::<u64>() {
+                let waited = segment.sequence - removed_at[&(number + 1)];
+                assert!(waited >= 31, "a segment of a 30 s playlist is readable for 31 s: {waited}");
+                assert!(waited <= 34, "and not for ever: {waited}");
+            }
+        }
+    }
+    assert!(expired.contains(&run.inits[0].name), "the first epoch's init is over");
+    assert!(!expired.contains(&run.inits[1].name));
+    let unique: BTreeSet<_> = expired.iter().collect();
+    assert_eq!(unique.len(), expired.len());
+    // What is left is everything else.
+    let all = expired.len() + presentation.take_all().len();
+    assert_eq!(all, run.segments.len() + run.inits.len());
+}
+
+#[test]
+fn a_rung_that_goes_has_no_playlist_and_one_that_comes_starts_in_step() {
+    let before = [video("720p"), video("360p")];
+    let after = [video("360p"), video("180p")];
+    let mut run = broadcast(4.0, 1, 4, &before);
+    let mut presentation = presented(&run, &before);
+    let outputs = run.outputs.len();
+    let start = START_MS + 4_000;
+    run.begin(epoch(1, start, &after, CutRule::Grid));
+    let media = frames(start, FPS, 30, 120, false);
+    run.push_all(&[("360p", media.clone()), ("180p", media)]);
+    run.end(None);
+    presentation.set_tracks(&after);
+    let old = presentation.multivariant().unwrap();
+    assert!(old.contains("720p") && !old.contains("180p"), "until the new rung can be played");
+    run.outputs[outputs..].iter().for_each(|output| feed(&mut presentation, output));
+    let new = presentation.multivariant().unwrap();
+    assert!(!new.contains("720p") && new.contains("180p"));
+    assert_eq!(presentation.media_playlist(&rung("720p")), None);
+    let kept = parse(&presentation.media_playlist(&rung("360p")).unwrap());
+    let fresh = parse(&presentation.media_playlist(&rung("180p")).unwrap());
+    assert_eq!((kept.media_sequence, kept.discontinuity_sequence), (0, 0));
+    assert_eq!((fresh.media_sequence, fresh.discontinuity_sequence), (4, 0));
+    assert_eq!(
+        kept.discontinuities[&4], fresh.discontinuities[&4],
+        "segments agree on their discontinuity number"
+    );
+}
+
+#[test]
+fn a_rung_that_comes_back_begins_a_new_list() {
+    let both = [video("a"), video("b")];
+    let one = [video("a")];
+    let mut run = Run::new(4.0);
+    let mut presentation = Presentation::new(&run.timing);
+    let mut fed = 0;
+    for (number, tracks) in [&both[..], &one[..], &both[..]].into_iter().enumerate() {
+        let start = START_MS + number as i64 * 4_000;
+        run.begin(epoch(number as u32, start, tracks, CutRule::Grid));
+        let media: Vec<_> =
+            tracks.iter().map(|t| (t.rung.as_str(), frames(start, FPS, 30, 120, false))).collect();
+        run.push_all(&media);
+        run.end(None);
+        presentation.set_tracks(tracks);
+        run.outputs[fed..].iter().for_each(|output| feed(&mut presentation, output));
+        fed = run.outputs.len();
+    }
+    let a = parse(&presentation.media_playlist(&rung("a")).unwrap());
+    let b = parse(&presentation.media_playlist(&rung("b")).unwrap());
+    assert_eq!((b.media_sequence, b.uris.len()), (8, 4));
+    assert_eq!(a.discontinuities[&8], b.discontinuities[&8]);
+}
+
+#[test]
+fn numbering_continues_an_earlier_presentation() {
+    let tracks = [video("v")];
+    let run = broadcast(4.0, 2, 2, &tracks);
+    let earlier = presented(&run, &tracks);
+    assert_eq!(earlier.discontinuities(), 1);
+    let mut next = Run::new(4.0);
+    next.packager = crate::Packager::new(timing(4.0), run.packager.next_sequence());
+    next.begin(epoch(7, START_MS, &tracks, CutRule::Grid));
+    next.push_all(&[("v", frames(START_MS, FPS, 30, 60, false))]);
+    next.end(None);
+    let mut presentation =
+        Presentation::new(&next.timing).with_past_discontinuities(earlier.discontinuities());
+    presentation.set_tracks(&tracks);
+    next.outputs.iter().for_each(|output| feed(&mut presentation, output));
+    let playlist = parse(&presentation.media_playlist(&rung("v")).unwrap());
+    assert_eq!((playlist.media_sequence, playlist.discontinuity_sequence), (4, 1));
+    assert_eq!(playlist.discontinuities[&4], 2);
+}
+
+#[test]
+fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
+    let both = [video("a"), video("b")];
+    let one = [video("a")];
+    let mut run = Run::new(4.0);
+    let mut presentation = Presentation::new(&run.timing);
+    let mut late = None;
+    for (number, (tracks, seconds)) in
+        [(&both[..], 4), (&one[..], 4), (&both[..], 90)].into_iter().enumerate()
+    {
+        let start = START_MS + number as i64 * 4_000;
+        let fed = run.outputs.len();
+        run.begin(epoch(number as u32, start, tracks, CutRule::Grid));
+        let media: Vec<_> =
+            tracks.iter().map(|t| (t.rung.as_str(), frames(start, FPS, 30, seconds * 30, false))).collect();
+        run.push_all(&media);
+        run.end(None);
+        presentation.set_tracks(tracks);
+        for output in run.outputs[fed..].iter() {
+            match output {
+                Output::Segment(s) if s.rung == rung("b") && s.sequence == 3 => {
+                    late = Some(SegmentInfo::from(s))
+                }
+                Output::Segment(s) if s.rung == rung("b") && s.sequence == 9 => {
+                    presentation.add(late.take().unwrap());
+                    presentation.add(s.into());
+                }
+                output => feed(&mut presentation, output),
+            }
+        }
+    }
+    let (a, b) = (rung("a"), rung("b"));
+    let playlist = |rung: &RungName| parse(&presentation.media_playlist(rung).unwrap());
+    assert_eq!(playlist(&a).media_sequence, playlist(&b).media_sequence);
+    assert_eq!(playlist(&a).uris.len(), playlist(&b).uris.len());
+    let name = run.of("b")[3].name.clone();
+    assert!(presentation.take_expired().contains(&Expired { rung: b, name }));
+}
+
+/// What players keep in mind between reloads, read with m3u8-rs where it reads it.
+struct Read {
+    media_sequence: u64,
+    discontinuity_sequence: u64,
+    uris: Vec<String>,
+    total: f64,
+    /// Discontinuity sequence number of each media sequence number.
+    discontinuities: BTreeMap<u64, u64>,
+    target_duration: u64,
+    server_control: String,
+    date_times: Vec<String>,
+}
+
+fn parse(text: &str) -> Read {
+    let (_, playlist) = m3u8_rs::parse_media_playlist(text.as_bytes()).unwrap();
+    assert_eq!(playlist.version, Some(6));
+    assert!(playlist.independent_segments);
+    assert!(text.contains("#EXT-X-DISCONTINUITY-SEQUENCE:"), "Apple 8.17");
+    let lines =
+        |prefix: &str| text.lines().filter(|l| l.starts_with(prefix)).map(str::to_owned).collect::<Vec<_>>();
+    let mut number = playlist.discontinuity_sequence;
+    let mut discontinuities = BTreeMap::new();
+    for (i, segment) in playlist.segments.iter().enumerate() {
+        number += u64::from(segment.discontinuity);
+        discontinuities.insert(playlist.media_sequence + i as u64, number);
+        assert!(segment.duration.round() as u64 <= playlist.target_duration);
+    }
+    let date_times = lines("#EXT-X-PROGRAM-DATE-TIME:");
+    assert_eq!(date_times.len(), playlist.segments.len());
+    Read {
+        media_sequence: playlist.media_sequence,
+        discontinuity_sequence: playlist.discontinuity_sequence,
+        uris: playlist.segments.iter().map(|s| s.uri.clone()).collect(),
+        total: playlist.segments.iter().map(|s| f64::from(s.duration)).sum(),
+        discontinuities,
+        target_duration: playlist.target_duration,
+        server_control: lines("#EXT-X-SERVER-CONTROL:").concat(),
+        date_times,
+    }
+}
+
+/// Reloads after every step, and holds each playlist against all before it and those of the other renditions.
+#[derive(Default)]
+struct Player {
+    uris: BTreeMap<(RungName, u64), String>,
+    discontinuities: BTreeMap<u64, u64>,
+    last: BTreeMap<RungName, (u64, u64, u64)>,
+    constants: Option<(u64, String)>,
+}
+
+impl Player {
+    fn reload(&mut self, presentation: &Presentation, rung: &RungName) {
+        let Some(text) = presentation.media_playlist(rung) else { return };
+        let read = parse(&text);
+        let constants = (read.target_duration, read.server_control);
+        assert_eq!(*self.constants.get_or_insert(constants.clone()), constants, "never change");
+        let end = read.media_sequence + read.uris.len() as u64;
+        let (msn, dsn, last_end) = self.last.get(rung).copied().unwrap_or_default();
+        assert!(read.media_sequence >= msn && read.discontinuity_sequence >= dsn && end >= last_end);
+        self.last.insert(rung.clone(), (read.media_sequence, read.discontinuity_sequence, end));
+        for (i, uri) in read.uris.into_iter().enumerate() {
+            let msn = read.media_sequence + i as u64;
+            assert_eq!(
+                *self.uris.entry((rung.clone(), msn)).or_insert(uri.clone()),
+                uri,
+                "same MSN, same URI"
+            );
+        }
+        for (msn, number) in read.discontinuities {
+            assert_eq!(*self.discontinuities.entry(msn).or_insert(number), number, "of {msn} in {rung}");
+        }
+        assert!(read.date_times.is_sorted());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reloads_never_contradict_each_other(
+        latency in prop_oneof![Just(4.0), Just(10.5), Just(15.0)],
+        epochs in 1usize..6,
+        seconds in 3i64..60,
+        shuffle in prop::collection::vec(0usize..12, 40),
+        gaps in prop::collection::vec(any::<bool>(), 7),
+    ) {
+        let tracks = [video("a"), video("b"), audio()];
+        let run = broadcast(latency, epochs, seconds, &tracks);
+        let mut presentation = Presentation::new(&run.timing);
+        presentation.set_tracks(&tracks);
+        let mut player = Player::default();
+        let mut objects = BTreeSet::new();
+        // Acknowledged out of order, up to twelve objects apart.
+        let mut order: Vec<(usize, &Output)> = run
+            .outputs
+            .iter()
+            .enumerate()
+            .map(|(i, output)| (i + shuffle[i % shuffle.len()], output))
+            .collect();
+        order.sort_by_key(|(at, _)| *at);
+        for (i, (_, output)) in order.into_iter().enumerate() {
+            match output {
+                Output::Init(init) => presentation.add_init(init),
+                Output::Segment(segment) if gaps[i % 7] && i % 3 == 0 => {
+                    presentation.add(SegmentInfo::from(segment).into_gap());
+                }
+                Output::Segment(segment) => presentation.add(segment.into()),
+            }
+            tracks.iter().for_each(|track| player.reload(&presentation, &track.rung));
+            for expired in presentation.take_expired() {
+                for track in &tracks {
+                    let text = presentation.media_playlist(&track.rung).unwrap_or_default();
+                    let listed = track.rung == expired.rung && text.contains(&expired.name);
+                    prop_assert!(!listed, "{expired:?} is still listed");
+                }
+                prop_assert!(objects.insert(expired));
+            }
+        }
+        presentation.end();
+        for track in &tracks {
+            prop_assert!(presentation.media_playlist(&track.rung).unwrap().ends_with("#EXT-X-ENDLIST\n"));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Made-up media and a reader of what comes out, for tests.
+
+use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, PushError, Segment};
+use crate::time::{Anchor, MediaSpan, MediaTime, WallTime, rescale};
+use crate::timing::{Latency, Timing};
+use crate::track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
+use crate::{RungName, SessionId};
+use bytes::Bytes;
+use mp4_atom::{Any, DecodeMaybe, Moof, Moov};
+use std::collections::BTreeMap;
+
+/// 640x360, High@3.0, by x264.
+pub(crate) const AVCC: &[u8] = &[
+    0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,
+    0xf9, 0x70, 0x11, 0x00, 0x00, 0x03, 0x00, 0x01, 0x00, 0x00, 0x03, 0x00, 0x3c, 0x0f, 0x16, 0x2d, 0x96,
+    0x01, 0x00, 0x04, 0x68, 0xef, 0xbc, 0xb0, 0xfd, 0xf8, 0xf8, 0x00,
+];
+
+/// Where streams begin: 10 s, by convention.
+pub(crate) const START_MS: i64 = 10_000;
+
+pub(crate) fn timing(seconds: f64) -> Timing {
+    Timing::new(Latency::from_secs_f64(seconds).unwrap())
+}
+
+pub(crate) fn ms(ms: i64) -> MediaTime {
+    MediaTime::ZERO + MediaSpan::from_millis(ms)
+}
+
+pub(crate) fn rung(name: &str) -> RungName {
+    RungName::new(name).unwrap()
+}
+
+pub(crate) fn video(name: &str) -> Track {
+    let kind = TrackKind::Video(VideoTrack {
+        codec: Codec::H264,
+        config: Bytes::from_static(AVCC),
+        width: 640,
+        height: 360,
+        sample_aspect: (1, 1),
+        frame_rate: 30.0,
+        nominal_bitrate: 800_000,
+    });
+    Track { rung: rung(name), kind }
+}
+
+pub(crate) fn audio() -> Track {
+    audio_at(48_000)
+}
+
+pub(crate) fn audio_at(sample_rate: u32) -> Track {
+    let kind = TrackKind::Audio(AudioTrack {
+        codec: Codec::Aac,
+        config: Bytes::from_static(&[0x11, 0x90]),
+        sample_rate,
+        channels: 2,
+        frame_samples: 1024,
+        nominal_bitrate: 96_000,
+    });
+    Track { rung: RungName::audio(), kind }
+}
+
+/// The wall clock at media time 10 s is 2026-11-22T12:00:00Z.
+pub(crate) fn anchor() -> Anchor {
+    Anchor { media: ms(START_MS), wall: WallTime::from_unix_micros(1_795_348_800_000_000) }
+}
+
+pub(crate) fn epoch(number: u32, start_ms: i64, tracks: &[Track], cuts: CutRule) -> Epoch {
+    Epoch {
+        session: SessionId::from_start(1_795_348_800_000_000, number),
+        start: ms(start_ms),
+        anchor: anchor(),
+        tracks: tracks.to_vec(),
+        cuts,
+    }
+}
+
+/// Frames of `fps` from `start_ms` on, an IDR every `gop` frames; with B-frames decode times run two frames ahead.
+pub(crate) fn frames(
+    start_ms: i64,
+    fps: (i64, i64),
+    gop: usize,
+    count: usize,
+    b_frames: bool,
+) -> Vec<Sample> {
+    let at = |n: i64| ms(start_ms) + MediaSpan::from_ticks_90k(rescale(n, fps.0, fps.1 * 90_000));
+    let mut order: Vec<usize> = (0..count).collect();
+    if b_frames {
+        // Within a GOP: I P B P B ...: every pair behind the I is decoded the other way round.
+        for gop in order.chunks_mut(gop) {
+            gop[1..].chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
+        }
+    }
+    let lead = if b_frames { 1 } else { 0 };
+    let sample = |(decoded, shown): (usize, usize)| Sample {
+        pts: at(shown as i64),
+        dts: at(decoded as i64 - lead),
+        key: shown % gop == 0,
+        data: Bytes::from(vec![shown as u8; 200 + shown % 7]),
+    };
+    order.into_iter().enumerate().map(sample).collect()
+}
+
+/// AAC frames from `start_ms` on, stamped in whole milliseconds as FLV does.
+pub(crate) fn sound(start_ms: i64, rate: i64, count: usize) -> Vec<Sample> {
+    (0..count as i64)
+        .map(|n| {
+            let at = ms(start_ms + rescale(n * 1024, rate, 1000));
+            Sample { pts: at, dts: at, key: true, data: Bytes::from(vec![n as u8; 40]) }
+        })
+        .collect()
+}
+
+/// What a media segment's boxes say.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) fragment_number: u32,
+    pub(crate) base: u64,
+    /// Duration, composition offset, sync sample, data.
+    pub(crate) samples: Vec<(u32, i64, bool, Vec<u8>)>,
+}
+
+impl Parsed {
+    pub(crate) fn duration(&self) -> u64 {
+        self.samples.iter().map(|s| u64::from(s.0)).sum()
+    }
+}
+
+/// Reads a media segment with mp4-atom, and its samples at the offsets that the boxes give.
+pub(crate) fn parse(body: &[u8], default_flags: u32) -> Parsed {
+    let mut rest = body;
+    let mut moof: Option<(usize, Moof)> = None;
+    let mut kinds = Vec::new();
+    while !rest.is_empty() {
+        let offset = body.len() - rest.len();
+        match Any::decode_maybe(&mut rest).unwrap().expect("a whole box") {
+            Any::Styp(styp) => {
+                assert!(styp.compatible_brands.contains(&b"cmfc".into()));
+                assert!(styp.compatible_brands.contains(&b"iso6".into()));
+                kinds.push("styp");
+            }
+            Any::Moof(found) => {
+                moof = Some((offset, found));
+                kinds.push("moof");
+            }
+            Any::Mdat(_) => kinds.push("mdat"),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!(kinds, ["styp", "moof", "mdat"]);
+    let (offset, moof) = moof.unwrap();
+    let traf = &moof.traf[0];
+    assert!(traf.tfhd.default_base_is_moof && traf.tfhd.base_data_offset.is_none());
+    let trun = &traf.trun[0];
+    let mut data = &body[offset + trun.data_offset.unwrap() as usize..];
+    let samples: Vec<_> = trun
+        .samples
+        .iter()
+        .map(|entry| {
+            let (sample, behind) = data.split_at(entry.size.unwrap() as usize);
+            data = behind;
+            let duration = entry.duration.or(traf.tfhd.default_sample_duration).unwrap();
+            let flags = entry.flags.unwrap_or(default_flags);
+            (duration, entry.cts.unwrap_or(0), flags & 0x0001_0000 == 0, sample.to_vec())
+        })
+        .collect();
+    assert!(data.is_empty(), "mdat holds nothing but the samples");
+    Parsed {
+        fragment_number: moof.mfhd.sequence_number,
+        base: traf.tfdt.as_ref().unwrap().base_media_decode_time,
+        samples,
+    }
+}
+
+pub(crate) fn parse_init(body: &[u8]) -> Moov {
+    let mut rest = body;
+    let Some(Any::Ftyp(ftyp)) = Any::decode_maybe(&mut rest).unwrap() else { panic!("ftyp first") };
+    assert!(
+        ftyp.compatible_brands.contains(&b"cmfc".into()) && ftyp.compatible_brands.contains(&b"iso6".into())
+    );
+    let Some(Any::Moov(moov)) = Any::decode_maybe(&mut rest).unwrap() else { panic!("then moov") };
+    assert!(rest.is_empty());
+    moov
+}
+
+/// A packager and everything that came out of it.
+pub(crate) struct Run {
+    pub(crate) packager: Packager,
+    pub(crate) timing: Timing,
+    pub(crate) inits: Vec<InitSegment>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Run {
+    pub(crate) fn new(latency: f64) -> Self {
+        let timing = timing(latency);
+        Self {
+            packager: Packager::new(timing.clone(), 0),
+            timing,
+            inits: Vec::new(),
+            segments: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    pub(crate) fn begin(&mut self, epoch: Epoch) {
+        self.packager.begin(epoch).unwrap();
+        self.drain();
+    }
+
+    pub(crate) fn push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+        let pushed = self.packager.push(rung, sample);
+        self.drain();
+        pushed
+    }
+
+    /// Pushes the samples of several renditions in the order of their decode times.
+    pub(crate) fn push_all(&mut self, tracks: &[(&str, Vec<Sample>)]) {
+        let mut all: Vec<_> = tracks
+            .iter()
+            .flat_map(|(name, samples)| samples.iter().map(|s| (rung(name), s.clone())))
+            .collect();
+        all.sort_by_key(|(_, s)| s.dts);
+        for (rung, sample) in all {
+            self.push(&rung, sample).unwrap();
+        }
+    }
+
+    pub(crate) fn end(&mut self, at: Option<MediaTime>) {
+        self.packager.end_epoch(at);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.packager.poll() {
+            self.outputs.push(output.clone());
+            match output {
+                Output::Init(init) => self.inits.push(init),
+                Output::Segment(segment) => self.segments.push(segment),
+            }
+        }
+    }
+
+    pub(crate) fn of(&self, name: &str) -> Vec<&Segment> {
+        self.segments.iter().filter(|s| s.rung.as_str() == name).collect()
+    }
+
+    /// Start and duration in milliseconds of each segment; negative durations are gaps.
+    pub(crate) fn spans(&self, name: &str) -> Vec<(i64, i64)> {
+        let span = |s: &&Segment| {
+            let length = s.duration.ticks_90k() / 90;
+            (s.start.ticks_90k() / 90, if s.body.is_some() { length } else { -length })
+        };
+        self.of(name).iter().map(span).collect()
+    }
+
+    pub(crate) fn parsed(&self, name: &str) -> Vec<Parsed> {
+        let flags = if name == "audio" { 0x0200_0000 } else { 0x0101_0000 };
+        self.of(name).iter().filter_map(|s| s.body.as_ref()).map(|body| parse(body, flags)).collect()
+    }
+
+    /// What holds whatever was pushed. Returns how many samples came out, by rendition.
+    pub(crate) fn check(&self) -> BTreeMap<RungName, usize> {
+        let mut by_rung: BTreeMap<RungName, Vec<&Segment>> = BTreeMap::new();
+        let mut inits: Vec<(&RungName, &str)> = Vec::new();
+        for output in &self.outputs {
+            match output {
+                Output::Init(init) => {
+                    assert!(!inits.contains(&(&init.rung, &init.name)), "names are never reused");
+                    inits.push((&init.rung, &init.name));
+                }
+                Output::Segment(segment) => {
+                    assert!(inits.contains(&(&segment.rung, &segment.init)), "an init comes first");
+                    by_rung.entry(segment.rung.clone()).or_default().push(segment);
+                }
+            }
+        }
+        let mut slots: BTreeMap<u64, (&SessionId, bool)> = BTreeMap::new();
+        let mut samples = BTreeMap::new();
+        for (rung, segments) in by_rung {
+            let audio = rung == RungName::audio();
+            let flags = if audio { 0x0200_0000 } else { 0x0101_0000 };
+            let (mut last_fragment, mut decoded_to, mut count) = (0, 0, 0);
+            let mut session = &segments[0].session;
+            for pair in segments.windows(2) {
+                let (a, b) = (pair[0], pair[1]);
+                assert!(b.sequence > a.sequence && b.name != a.name && b.wall >= a.wall);
+                if a.session == b.session {
+                    assert_eq!(b.sequence, a.sequence + 1, "no holes within an epoch");
+                    assert_eq!(b.start, a.start + a.duration, "{rung} is continuous");
+                }
+            }
+            for segment in segments {
+                let td = f64::from(self.timing.target_duration);
+                assert!(segment.duration > MediaSpan::ZERO);
+                assert!(segment.duration.as_secs_f64().round() <= td, "EXTINF above TARGETDURATION");
+                let slot = (&segment.session, segment.discontinuity);
+                assert_eq!(*slots.entry(segment.sequence).or_insert(slot), slot, "renditions agree");
+                let Some(body) = &segment.body else { continue };
+                let parsed = parse(body, flags);
+                assert!(parsed.samples[0].2, "a segment begins with a keyframe");
+                assert!(parsed.fragment_number > last_fragment);
+                // The last frame of an epoch may reach over the discontinuity.
+                let overlap =
+                    if segment.session == *session { 0 } else { 2 * u64::from(parsed.samples[0].0) };
+                session = &segment.session;
+                assert!(parsed.base + overlap >= decoded_to, "decode times grow");
+                assert!(parsed.samples.iter().all(|s| s.0 > 0));
+                last_fragment = parsed.fragment_number;
+                decoded_to = parsed.base + parsed.duration();
+                count += parsed.samples.len();
+            }
+            samples.insert(rung, count);
+        }
+        let sequences: Vec<u64> = slots.keys().copied().collect();
+        assert!(sequences.windows(2).all(|w| w[1] == w[0] + 1), "sequence numbers grow by one");
+        samples
+    }
+}

@@ -1,0 +1,109 @@
+use super::*;
+
+fn settings(capacity: u32, recycle_after: u32) -> Settings {
+    Settings { capacity: NonZeroU32::new(capacity).unwrap(), recycle_after: NonZeroU32::new(recycle_after) }
+}
+
+fn free(taken: u32) -> State {
+    State::Free { taken }
+}
+
+fn busy(streams: u32, taken: u32) -> State {
+    State::Busy { streams, taken }
+}
+
+fn draining(streams: u32, why: Why) -> State {
+    State::Draining { streams, why }
+}
+
+fn spent(why: Why) -> State {
+    State::Spent { why }
+}
+
+fn broken() -> Why {
+    Why::Fault("disk".into())
+}
+
+/// Every state against every event, capacity 2, no recycling.
+#[test]
+fn every_pair_of_state_and_event() {
+    use Denied::*;
+    use Event::*;
+    let fault = || Fault("disk".into());
+    let table = [
+        (State::Starting, Ready, Ok(free(0))),
+        (State::Starting, StreamAccepted, Err(Starting)),
+        (State::Starting, StreamEnded, Err(NoStream)),
+        (State::Starting, Drain, Ok(spent(Why::Asked))),
+        (State::Starting, fault(), Ok(spent(broken()))),
+        (free(3), Ready, Ok(free(3))),
+        (free(3), StreamAccepted, Ok(busy(1, 4))),
+        (free(3), StreamEnded, Err(NoStream)),
+        (free(3), Drain, Ok(spent(Why::Asked))),
+        (free(3), fault(), Ok(spent(broken()))),
+        (busy(1, 4), Ready, Ok(busy(1, 4))),
+        (busy(1, 4), StreamAccepted, Ok(busy(2, 5))),
+        (busy(1, 4), StreamEnded, Ok(free(4))),
+        (busy(1, 4), Drain, Ok(draining(1, Why::Asked))),
+        (busy(1, 4), fault(), Ok(draining(1, broken()))),
+        (busy(2, 5), Ready, Ok(busy(2, 5))),
+        (busy(2, 5), StreamAccepted, Err(Full)),
+        (busy(2, 5), StreamEnded, Ok(busy(1, 5))),
+        (busy(2, 5), Drain, Ok(draining(2, Why::Asked))),
+        (busy(2, 5), fault(), Ok(draining(2, broken()))),
+        (draining(2, Why::Asked), Ready, Ok(draining(2, Why::Asked))),
+        (draining(2, Why::Asked), StreamAccepted, Err(Leaving)),
+        (draining(2, Why::Asked), StreamEnded, Ok(draining(1, Why::Asked))),
+        (draining(1, Why::Asked), StreamEnded, Ok(spent(Why::Asked))),
+        (draining(1, broken()), StreamEnded, Ok(spent(broken()))),
+        (draining(2, Why::Asked), Drain, Ok(draining(2, Why::Asked))),
+        (draining(2, broken()), Drain, Ok(draining(2, Why::Asked))),
+        (draining(2, Why::Asked), fault(), Ok(draining(2, Why::Asked))),
+        (spent(Why::Recycle), Ready, Ok(spent(Why::Recycle))),
+        (spent(Why::Recycle), StreamAccepted, Err(Leaving)),
+        (spent(Why::Recycle), StreamEnded, Err(NoStream)),
+        (spent(Why::Recycle), Drain, Ok(spent(Why::Asked))),
+        (spent(Why::Recycle), fault(), Ok(spent(Why::Recycle))),
+    ];
+    for (state, event, expected) in table {
+        assert_eq!(state.on(event.clone(), &settings(2, 0)), expected, "{state:?} on {event:?}");
+    }
+}
+
+#[test]
+fn recycling_takes_no_stream_beyond_the_limit_and_waits_for_the_last() {
+    let settings = settings(2, 3);
+    let full = busy(2, 3);
+    assert_eq!(full.welcome(&settings), Err(Denied::Leaving));
+    let one_left = full.on(Event::StreamEnded, &settings).unwrap();
+    assert_eq!(one_left, busy(1, 3), "a running stream is never hurt by recycling");
+    assert!(!one_left.wants_restart());
+    assert_eq!(one_left.on(Event::StreamAccepted, &settings), Err(Denied::Leaving));
+    let done = one_left.on(Event::StreamEnded, &settings).unwrap();
+    assert_eq!(done, spent(Why::Recycle));
+    assert!(done.wants_restart());
+}
+
+#[test]
+fn ready_means_that_a_stream_would_be_taken() {
+    let settings = settings(2, 0);
+    for state in [
+        State::Starting,
+        free(0),
+        busy(1, 1),
+        busy(2, 2),
+        draining(1, Why::Asked),
+        spent(Why::Asked),
+        spent(broken()),
+    ] {
+        let taken = state.on(Event::StreamAccepted, &settings);
+        assert_eq!(state.welcome(&settings).err(), taken.err(), "{state:?}");
+    }
+}
+
+#[test]
+fn only_a_process_that_nobody_asked_to_leave_is_restarted() {
+    assert!(spent(broken()).wants_restart());
+    assert!(!spent(Why::Asked).wants_restart());
+    assert!(!draining(1, broken()).wants_restart(), "a restart would cut the stream that still runs");
+}

@@ -1,0 +1,238 @@
+//! The busy state for concurrent use, and liveness as progress. Which event leads where is in [`crate::busy`]; HTTP
+//! answers are in [`crate::admin`].
+
+use crate::busy::{Denied, Event, Settings, State};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// What liveness found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Somebody made progress lately.
+    Alive,
+    /// Nobody did for this long: a deadlock, or a runtime whose threads all block.
+    Stuck(Duration),
+    /// The process is done and wants to be replaced (recycling, or a fault).
+    Restart(String),
+}
+
+/// The process's state, shared by whoever takes streams and whoever answers probes. Nothing here blocks for longer
+/// than a transition takes.
+#[derive(Debug)]
+pub struct Probe {
+    settings: Settings,
+    state: watch::Sender<State>,
+    started: Instant,
+    /// Milliseconds from `started` to the last heartbeat.
+    last_beat_ms: AtomicU64,
+    patience: Duration,
+}
+
+/// One stream's place. Dropping it gives the place back.
+#[derive(Debug)]
+#[must_use = "dropping the permit ends the stream"]
+pub struct StreamPermit {
+    probe: Arc<Probe>,
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// A process that is starting. `patience` is how long [`Probe::heartbeat`] may stay away before liveness fails:
+    /// far above the heartbeat's period, for a kubelet that kills an encoder for a hiccup does more harm than one.
+    pub fn new(settings: Settings, patience: Duration) -> Arc<Self> {
+        let probe = Self {
+            settings,
+            state: watch::Sender::new(State::Starting),
+            started: Instant::now(),
+            last_beat_ms: AtomicU64::new(0),
+            patience,
+        };
+        probe.publish_gauges();
+        Arc::new(probe)
+    }
+
+    /// Everything that a stream needs is up.
+    pub fn ready(&self) {
+        self.apply(Event::Ready);
+    }
+
+    /// Take no more streams. [`Probe::subscribe`] tells when the last one ended.
+    pub fn drain(&self) {
+        self.apply(Event::Drain);
+    }
+
+    /// Something that no further stream can do without is broken.
+    pub fn fault(&self, reason: impl Into<String>) {
+        self.apply(Event::Fault(reason.into()));
+    }
+
+    /// Takes a place, or says why there is none. Two callers never get the same place.
+    pub fn accept_stream(self: &Arc<Self>) -> Result<StreamPermit, Denied> {
+        self.transition(Event::StreamAccepted)?;
+        Ok(StreamPermit { probe: Arc::clone(self) })
+    }
+
+    /// Somebody made progress. To be called about once a second from a task of the runtime that carries the streams.
+    pub fn heartbeat(&self) {
+        self.heartbeat_at(self.started.elapsed());
+    }
+
+    /// Where the process stands.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Follows the state; the value at the time of the call counts as seen.
+    pub fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Capacity and recycling as set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Readiness: whether a stream would be taken now.
+    pub fn readiness(&self) -> Result<(), Denied> {
+        self.state.borrow().welcome(&self.settings)
+    }
+
+    /// Liveness now.
+    pub fn liveness(&self) -> Liveness {
+        self.liveness_at(self.started.elapsed())
+    }
+
+    fn heartbeat_at(&self, since_start: Duration) {
+        self.last_beat_ms.fetch_max(millis(since_start), Ordering::Relaxed);
+    }
+
+    fn liveness_at(&self, since_start: Duration) -> Liveness {
+        let state = self.state();
+        if let State::Spent { why } = &state
+            && state.wants_restart()
+        {
+            return Liveness::Restart(why.to_string());
+        }
+        let silent = millis(since_start).saturating_sub(self.last_beat_ms.load(Ordering::Relaxed));
+        let silent = Duration::from_millis(silent);
+        if silent > self.patience { Liveness::Stuck(silent) } else { Liveness::Alive }
+    }
+
+    /// For events that are never turned down.
+    fn apply(&self, event: Event) {
+        if let Err(denied) = self.transition(event.clone()) {
+            warn!(?event, %denied, "busy state turned an event down");
+        }
+    }
+
+    fn transition(&self, event: Event) -> Result<(), Denied> {
+        let mut result = Ok(());
+        self.state.send_if_modified(|state| match state.on(event, &self.settings) {
+            Ok(next) if next == *state => false,
+            Ok(next) => {
+                info!(from = state.name(), to = next.name(), streams = next.streams(), "busy state");
+                // Inside the lock: gauges then change in the order of the states.
+                self.set_gauges(&next);
+                *state = next;
+                true
+            }
+            Err(denied) => {
+                result = Err(denied);
+                false
+            }
+        });
+        result
+    }
+
+    /// Sets the gauges afresh, for a recorder that was installed late.
+    pub(crate) fn publish_gauges(&self) {
+        self.set_gauges(&self.state.borrow());
+    }
+
+    /// At most one of the three is 1 (what autoscalers sum up): available beats busy where there is room left.
+    fn set_gauges(&self, state: &State) {
+        let available = state.welcome(&self.settings).is_ok();
+        let draining = state.is_leaving();
+        let busy = state.streams() > 0 && !available && !draining;
+        crate::metrics::busy_gauges(available, busy, draining, state.streams());
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl StreamPermit ===
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.probe.apply(Event::StreamEnded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    fn probe(capacity: u32, recycle_after: u32) -> Arc<Probe> {
+        let settings = Settings {
+            capacity: NonZeroU32::new(capacity).unwrap(),
+            recycle_after: NonZeroU32::new(recycle_after),
+        };
+        Probe::new(settings, Duration::from_secs(10))
+    }
+
+    #[test]
+    fn many_publishers_at_once_never_get_more_places_than_there_are() {
+        let probe = probe(3, 0);
+        probe.ready();
+        let permits: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| probe.accept_stream())).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
+        });
+        assert_eq!(permits.len(), 3);
+        assert_eq!(probe.readiness(), Err(Denied::Full));
+        drop(permits);
+        assert_eq!(probe.readiness(), Ok(()));
+    }
+
+    #[test]
+    fn liveness_fails_after_the_bound_and_recovers_with_progress() {
+        let probe = probe(1, 0);
+        assert_eq!(
+            probe.liveness_at(Duration::from_secs(10)),
+            Liveness::Alive,
+            "start-up has the same patience"
+        );
+        assert_eq!(probe.liveness_at(Duration::from_secs(11)), Liveness::Stuck(Duration::from_secs(11)));
+        probe.heartbeat_at(Duration::from_secs(12));
+        assert_eq!(probe.liveness_at(Duration::from_secs(20)), Liveness::Alive);
+    }
+
+    #[test]
+    fn a_recycled_process_asks_for_its_restart() {
+        let probe = probe(1, 1);
+        probe.ready();
+        drop(probe.accept_stream().unwrap());
+        assert!(matches!(probe.liveness(), Liveness::Restart(_)));
+        assert_eq!(probe.accept_stream().unwrap_err(), Denied::Leaving);
+    }
+
+    #[tokio::test]
+    async fn drain_can_be_waited_for() {
+        let probe = probe(1, 0);
+        probe.ready();
+        let permit = probe.accept_stream().unwrap();
+        probe.drain();
+        let mut states = probe.subscribe();
+        assert!(matches!(*states.borrow(), State::Draining { streams: 1, .. }));
+        drop(permit);
+        states.wait_for(|state| matches!(state, State::Spent { .. })).await.unwrap();
+        assert_eq!(probe.liveness(), Liveness::Alive, "who was asked to leave is not restarted");
+    }
+}
