@@ -219,11 +219,10 @@ fn files(name: &str, folder: &Path) -> anyhow::Result<RungFiles> {
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
         .collect();
     names.sort_unstable();
-    let init = names
-        .iter()
-        .find(|n| n.ends_with("init.mp4"))
-        .with_context(|| format!("no init in {}", folder.display()))?;
-    let prefix = if init == "init.mp4" { "seg-" } else { init.trim_end_matches("init.mp4") };
+    let init = names.iter().find(|n| n.contains("init") && n.ends_with(".mp4"));
+    let init = init.with_context(|| format!("no init segment in {}", folder.display()))?;
+    // Ours are {session}-init.mp4 and {session}-{seq}.m4s, FFmpeg's init_{n}.mp4 and seg-{seq}.m4s.
+    let prefix = init.strip_suffix("init.mp4").filter(|p| !p.is_empty()).unwrap_or("seg-");
     let number = |n: &String| n.strip_prefix(prefix)?.strip_suffix(".m4s")?.parse::<u64>().ok();
     let mut numbered: Vec<(u64, &String)> = names.iter().filter_map(|n| Some((number(n)?, n))).collect();
     numbered.sort_unstable();

@@ -41,7 +41,7 @@ fn segment_count(body: &[u8]) -> usize {
 pub(crate) fn frames_of(any_segment: &Path, segment: &Path) -> anyhow::Result<usize> {
     let folder = any_segment.parent().context("a folder")?;
     let mut inits = std::fs::read_dir(folder)?.filter_map(|e| Some(e.ok()?.path()));
-    let init = inits.find(|p| p.to_string_lossy().ends_with("init.mp4")).context("init")?;
+    let init = inits.find(|p| p.to_string_lossy().contains("init")).context("init")?;
     let init = boxes::init(&std::fs::read(init)?.into())?;
     Ok(boxes::fragment(&init, &std::fs::read(segment)?.into())?.samples.len())
 }
