@@ -125,6 +125,7 @@ struct Audio {
 impl Pattern {
     /// Opens the encoders.
     pub fn open(settings: &PatternSettings) -> Result<Self, EncodeError> {
+        super::quiet();
         let PatternSettings { width, height, frame_rate, bitrate, video, audio } = *settings;
         let video = video.then(|| {
             let painter = Painter::new(width.into(), height.into(), frame_rate);
