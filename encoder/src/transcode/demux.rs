@@ -326,7 +326,7 @@ impl Demuxer {
                             data,
                             arrived: Instant::now(),
                         }));
-                        at = at + (step - MediaTime::ZERO);
+                        at += step - MediaTime::ZERO;
                     }
                 }
                 AudioPath::Copy { adts: false, record, output_rate, announced } => {

@@ -74,7 +74,7 @@ impl FrameRate {
 
 impl fmt::Display for FrameRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.num % self.den == 0 {
+        if self.num.is_multiple_of(self.den) {
             write!(f, "{}", self.num / self.den)
         } else {
             write!(f, "{:.2}", f64::from(self.num) / f64::from(self.den))
@@ -136,7 +136,7 @@ impl Pattern {
                 sample_aspect: (1, 1),
                 frame_rate: (frame_rate.num, frame_rate.den),
                 bitrate,
-                preset: "veryfast",
+                preset: "ultrafast",
                 zero_latency: true,
             })?;
             Ok::<_, EncodeError>(Video { painter, picture, encoder })
