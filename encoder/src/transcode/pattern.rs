@@ -74,7 +74,7 @@ impl FrameRate {
 
 impl fmt::Display for FrameRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.num % self.den == 0 {
+        if self.num.is_multiple_of(self.den) {
             write!(f, "{}", self.num / self.den)
         } else {
             write!(f, "{:.2}", f64::from(self.num) / f64::from(self.den))
@@ -125,6 +125,7 @@ struct Audio {
 impl Pattern {
     /// Opens the encoders.
     pub fn open(settings: &PatternSettings) -> Result<Self, EncodeError> {
+        super::quiet();
         let PatternSettings { width, height, frame_rate, bitrate, video, audio } = *settings;
         let video = video.then(|| {
             let painter = Painter::new(width.into(), height.into(), frame_rate);
@@ -135,7 +136,7 @@ impl Pattern {
                 sample_aspect: (1, 1),
                 frame_rate: (frame_rate.num, frame_rate.den),
                 bitrate,
-                preset: "veryfast",
+                preset: "ultrafast",
                 zero_latency: true,
             })?;
             Ok::<_, EncodeError>(Video { painter, picture, encoder })
@@ -166,7 +167,8 @@ impl Pattern {
         if let Some(audio) = &mut self.audio {
             // Two frames more than are shown by then: the encoder holds one back, and begins with a frame of priming.
             // So nothing comes out later that is due before the next picture.
-            let until = self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
+            let until =
+                self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
             let origin = ORIGIN.to_scaled(SAMPLE_RATE);
             let mut samples = [0.0; FRAME_SAMPLES];
             while audio.encoded < until {

@@ -75,7 +75,9 @@ pub(in crate::transcode) fn is_adts(packet: &[u8]) -> bool {
 }
 
 /// Splits a packet into its ADTS frames.
-pub(in crate::transcode) fn adts_frames(packet: &[u8]) -> impl Iterator<Item = Result<AdtsFrame<'_>, AacError>> {
+pub(in crate::transcode) fn adts_frames(
+    packet: &[u8],
+) -> impl Iterator<Item = Result<AdtsFrame<'_>, AacError>> {
     let mut rest = packet;
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -115,7 +115,8 @@ impl Framing {
             Some(nal_type::PPS) if nal.len() >= 2 => (&mut self.pps, exp_golomb(&nal[1..])),
             _ => return false,
         };
-        let same_id = |kept: &Bytes| exp_golomb(&kept[if kept[0] & 0x1f == nal_type::SPS { 4 } else { 1 }..]) == id;
+        let same_id =
+            |kept: &Bytes| exp_golomb(&kept[if kept[0] & 0x1f == nal_type::SPS { 4 } else { 1 }..]) == id;
         match sets.iter().position(same_id) {
             Some(at) if sets[at] == nal => false,
             Some(at) => {

@@ -60,7 +60,8 @@ fn gradient_noise(x: usize, y: usize, cell: usize) -> f64 {
 
 /// A lattice point's gradient, as an angle.
 fn hash(column: usize, row: usize, cell: usize) -> u16 {
-    let mut h = (column as u32).wrapping_mul(0x9e37_79b9) ^ (row as u32).wrapping_mul(0x85eb_ca6b) ^ cell as u32;
+    let mut h =
+        (column as u32).wrapping_mul(0x9e37_79b9) ^ (row as u32).wrapping_mul(0x85eb_ca6b) ^ cell as u32;
     h = (h ^ h >> 15).wrapping_mul(0x2c1b_3c6d);
     h = (h ^ h >> 12).wrapping_mul(0x297a_2d39);
     (h >> 16) as u16

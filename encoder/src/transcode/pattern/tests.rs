@@ -21,7 +21,9 @@ fn scaled(luma: &[u8], (width, height): (usize, usize), (to_width, to_height): (
             let columns = x * width / to_width..((x + 1) * width).div_ceil(to_width);
             let sum: usize = rows
                 .clone()
-                .map(|row| luma[row * width..][columns.clone()].iter().map(|l| usize::from(*l)).sum::<usize>())
+                .map(|row| {
+                    luma[row * width..][columns.clone()].iter().map(|l| usize::from(*l)).sum::<usize>()
+                })
                 .sum();
             out.push((sum / (rows.len() * columns.len())) as u8);
         }
@@ -36,10 +38,14 @@ fn damaged(luma: &[u8], width: usize, radius: usize, amplitude: i32) -> Vec<u8> 
     let mut out = Vec::with_capacity(luma.len());
     for y in 0..height {
         for x in 0..width {
-            let (rows, columns) =
-                (y.saturating_sub(radius)..(y + radius + 1).min(height), x.saturating_sub(radius)..(x + radius + 1).min(width));
-            let sum: i32 =
-                rows.clone().map(|row| luma[row * width..][columns.clone()].iter().map(|l| i32::from(*l)).sum::<i32>()).sum();
+            let (rows, columns) = (
+                y.saturating_sub(radius)..(y + radius + 1).min(height),
+                x.saturating_sub(radius)..(x + radius + 1).min(width),
+            );
+            let sum: i32 = rows
+                .clone()
+                .map(|row| luma[row * width..][columns.clone()].iter().map(|l| i32::from(*l)).sum::<i32>())
+                .sum();
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let noise = (seed >> 16) as i32 % (2 * amplitude + 1) - amplitude;
             out.push((sum / (rows.len() * columns.len()) as i32 + noise).clamp(0, 255) as u8);
@@ -55,7 +61,11 @@ fn the_clock_survives_scaling_blur_and_noise() {
         let small = scaled(&picture.planes[0], (1280, 720), (width, height));
         assert_eq!(read_clock(&small, width, width, height), Some(NOW_MS), "{width}x{height}");
         let worse = damaged(&small, width, 1, 40);
-        assert_eq!(read_clock(&worse, width, width, height), Some(NOW_MS), "{width}x{height}, blurred and noisy");
+        assert_eq!(
+            read_clock(&worse, width, width, height),
+            Some(NOW_MS),
+            "{width}x{height}, blurred and noisy"
+        );
     }
 }
 
@@ -102,7 +112,14 @@ fn marks_at_fractional_rates_are_the_first_frame_of_each_second() {
 }
 
 fn settings() -> PatternSettings {
-    PatternSettings { width: 320, height: 240, frame_rate: THIRTY, bitrate: 500_000, video: true, audio: true }
+    PatternSettings {
+        width: 320,
+        height: 240,
+        frame_rate: THIRTY,
+        bitrate: 500_000,
+        video: true,
+        audio: true,
+    }
 }
 
 #[test]
@@ -122,8 +139,11 @@ fn encoded_in_order_with_a_key_frame_each_second_and_sound_to_match() {
         })
         .collect();
     assert!(units.windows(2).all(|pair| pair[0].1.dts <= pair[1].1.dts), "ordered across tracks");
-    let keys: Vec<i64> =
-        units.iter().filter(|(video, unit)| *video && unit.key).map(|(_, unit)| unit.pts.ticks_90k()).collect();
+    let keys: Vec<i64> = units
+        .iter()
+        .filter(|(video, unit)| *video && unit.key)
+        .map(|(_, unit)| unit.pts.ticks_90k())
+        .collect();
     assert_eq!(keys, [900_000, 990_000]);
     assert_eq!(units.iter().filter(|(video, _)| *video).count(), 60);
     let audio: Vec<i64> =
@@ -131,7 +151,10 @@ fn encoded_in_order_with_a_key_frame_each_second_and_sound_to_match() {
     assert_eq!(audio[0], 900_000 - 1920, "one frame of priming");
     assert!(audio.windows(2).all(|pair| pair[1] - pair[0] == 1920));
     assert!(*audio.last().unwrap() + 1920 >= 900_000 + 2 * 90_000);
-    assert!(matches!(&media[..2], [Media::VideoConfig(_), Media::AudioConfig(_)]), "configurations come first");
+    assert!(
+        matches!(&media[..2], [Media::VideoConfig(_), Media::AudioConfig(_)]),
+        "configurations come first"
+    );
     assert_eq!(media.iter().filter(|m| matches!(m, Media::VideoConfig(_))).count(), 1);
 }
 
@@ -144,4 +167,3 @@ fn picture_or_sound_alone() {
     let media = blind.advance(WallTime::from_unix_micros(0)).unwrap();
     assert!(media.iter().all(|m| matches!(m, Media::AudioConfig(_) | Media::Audio(_))) && media.len() > 2);
 }
-

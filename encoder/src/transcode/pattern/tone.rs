@@ -53,7 +53,8 @@ mod tests {
     fn loud_for_a_tenth_of_each_second_and_never_silent() {
         let mut samples = vec![0.0; 96_000];
         fill(&mut samples, 0, THIRTY);
-        let peak = |range: std::ops::Range<usize>| samples[range].iter().fold(0.0_f32, |peak, s| peak.max(s.abs()));
+        let peak =
+            |range: std::ops::Range<usize>| samples[range].iter().fold(0.0_f32, |peak, s| peak.max(s.abs()));
         for second in [0, 48_000] {
             assert!((peak(second..second + 4_800) - 0.5).abs() < 0.01);
             assert!((peak(second + 4_800..second + 48_000) - 0.02).abs() < 0.001);

@@ -1,0 +1,207 @@
+//! Decoding what publishers do not send, and encoding it again as H.264 and AAC.
+
+use super::super::contribution::{
+    AudioEncoder, EncodeError, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings, received,
+};
+use super::DemuxError;
+use crate::media::Media;
+use ff::format::{Pixel, Sample, sample};
+use ff::{ChannelLayout, codec, frame, software};
+use ffmpeg_next as ff;
+use hls::time::TICKS_PER_SECOND;
+use hls::{MediaSpan, MediaTime};
+
+/// Bits a second of sound.
+const AUDIO_BITRATE: u32 = 160_000;
+/// A hole in the sound from this on is filled with silence, so that it stays with the picture; samples.
+const HOLE: i64 = SAMPLE_RATE as i64 / 10;
+/// A longer one is left as a jump: it is no hole but a broken clock.
+const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
+
+/// Pictures of any codec to H.264.
+pub(super) struct VideoRecoder {
+    decoder: codec::decoder::Video,
+    scaler: Option<software::scaling::Context>,
+    encoder: VideoEncoder,
+    settings: VideoSettings,
+    last: Option<MediaTime>,
+}
+
+impl VideoRecoder {
+    pub(super) fn open(decoder: codec::decoder::Video, settings: VideoSettings) -> Result<Self, EncodeError> {
+        let encoder = VideoEncoder::open(settings.clone())?;
+        Ok(Self { decoder, scaler: None, encoder, settings, last: None })
+    }
+
+    pub(super) fn packet(
+        &mut self,
+        packet: &ff::Packet,
+        pts: MediaTime,
+        dts: MediaTime,
+        out: &mut Vec<Media>,
+    ) -> Result<(), DemuxError> {
+        let mut placed = packet.clone();
+        placed.set_pts(Some(pts.ticks_90k()));
+        placed.set_dts(Some(dts.ticks_90k()));
+        self.decoder.send_packet(&placed).map_err(DemuxError::Broken)?;
+        self.drain(out)
+    }
+
+    pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), DemuxError> {
+        self.decoder.send_eof().map_err(DemuxError::Broken)?;
+        self.drain(out)?;
+        Ok(self.encoder.finish(out)?)
+    }
+
+    fn drain(&mut self, out: &mut Vec<Media>) -> Result<(), DemuxError> {
+        let mut decoded = frame::Video::empty();
+        while received(self.decoder.receive_frame(&mut decoded)).map_err(DemuxError::Broken)? {
+            let (num, den) = self.settings.frame_rate;
+            let step = MediaSpan::from_ticks_90k(TICKS_PER_SECOND * i64::from(den) / i64::from(num));
+            let expected = self.last.map(|last| last + step);
+            let stamped = decoded.timestamp().map(MediaTime::from_ticks_90k);
+            let Some(mut pts) = stamped.or(expected) else { continue };
+            if let Some(last) = self.last
+                && pts <= last
+            {
+                // Two pictures at one time: encoders refuse that.
+                pts = last + MediaSpan::from_ticks_90k(1);
+            }
+            self.last = Some(pts);
+            let mut picture = self.scaled(&decoded).map_err(EncodeError::from)?;
+            self.encoder.encode(&mut picture, pts, out)?;
+        }
+        Ok(())
+    }
+
+    fn scaled(&mut self, decoded: &frame::Video) -> Result<frame::Video, ff::Error> {
+        let (format, width, height) = (decoded.format(), decoded.width(), decoded.height());
+        let fits = self.scaler.as_ref().is_some_and(|scaler| {
+            let input = scaler.input();
+            (input.format, input.width, input.height) == (format, width, height)
+        });
+        if !fits {
+            let (to_width, to_height) = (self.settings.width.into(), self.settings.height.into());
+            let flags = software::scaling::Flags::BICUBIC;
+            let scaler = software::scaling::Context::get(
+                format,
+                width,
+                height,
+                Pixel::YUV420P,
+                to_width,
+                to_height,
+                flags,
+            )?;
+            self.scaler = Some(scaler);
+        }
+        let mut picture = frame::Video::empty();
+        if let Some(scaler) = &mut self.scaler {
+            scaler.run(decoded, &mut picture)?;
+        }
+        Ok(picture)
+    }
+}
+
+/// Sound of any codec to AAC-LC, 48 kHz stereo.
+pub(super) struct AudioRecoder {
+    decoder: codec::decoder::Audio,
+    resampler: Option<software::resampling::Context>,
+    encoder: AudioEncoder,
+    /// Resampled, not yet a whole frame.
+    waiting: [Vec<f32>; 2],
+    /// The sample behind the last encoded one, from the origin of the media axis.
+    next: Option<i64>,
+}
+
+impl AudioRecoder {
+    pub(super) fn open(decoder: codec::decoder::Audio) -> Result<Self, EncodeError> {
+        let encoder = AudioEncoder::open(AUDIO_BITRATE)?;
+        Ok(Self { decoder, resampler: None, encoder, waiting: [Vec::new(), Vec::new()], next: None })
+    }
+
+    pub(super) fn packet(
+        &mut self,
+        packet: &ff::Packet,
+        pts: MediaTime,
+        out: &mut Vec<Media>,
+    ) -> Result<(), DemuxError> {
+        let mut placed = packet.clone();
+        placed.set_pts(Some(pts.ticks_90k()));
+        placed.set_dts(Some(pts.ticks_90k()));
+        self.decoder.send_packet(&placed).map_err(DemuxError::Broken)?;
+        self.drain(out)
+    }
+
+    pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), DemuxError> {
+        self.decoder.send_eof().map_err(DemuxError::Broken)?;
+        self.drain(out)?;
+        let whole = self.waiting[0].len().next_multiple_of(FRAME_SAMPLES);
+        for channel in &mut self.waiting {
+            channel.resize(whole, 0.0);
+        }
+        self.encode(out)?;
+        Ok(self.encoder.finish(out)?)
+    }
+
+    fn drain(&mut self, out: &mut Vec<Media>) -> Result<(), DemuxError> {
+        let mut decoded = frame::Audio::empty();
+        while received(self.decoder.receive_frame(&mut decoded)).map_err(DemuxError::Broken)? {
+            if let Some(ticks) = decoded.timestamp() {
+                self.place(MediaTime::from_ticks_90k(ticks).to_scaled(SAMPLE_RATE));
+            }
+            self.resample(&mut decoded).map_err(EncodeError::from)?;
+            self.encode(out)?;
+        }
+        Ok(())
+    }
+
+    /// The next samples belong at `at`: says so the first time, and fills holes later.
+    fn place(&mut self, at: i64) {
+        let next = *self.next.get_or_insert(at) + self.waiting[0].len() as i64;
+        if (HOLE..LONGEST_HOLE).contains(&(at - next)) {
+            for channel in &mut self.waiting {
+                channel.resize(channel.len() + (at - next) as usize, 0.0);
+            }
+        }
+    }
+
+    fn resample(&mut self, decoded: &mut frame::Audio) -> Result<(), ff::Error> {
+        if decoded.channel_layout().is_empty() {
+            decoded.set_channel_layout(ChannelLayout::default(decoded.channels().into()));
+        }
+        let (format, layout, rate) = (decoded.format(), decoded.channel_layout(), decoded.rate());
+        let fits = self.resampler.as_ref().is_some_and(|resampler| {
+            let input = resampler.input();
+            (input.format, input.channel_layout, input.rate) == (format, layout, rate)
+        });
+        let planar = Sample::F32(sample::Type::Planar);
+        if !fits {
+            let (to, rate_to) = (ChannelLayout::STEREO, SAMPLE_RATE);
+            self.resampler =
+                Some(software::resampling::Context::get(format, layout, rate, planar, to, rate_to)?);
+        }
+        let Some(resampler) = &mut self.resampler else { return Ok(()) };
+        // Room for all: what does not fit stays inside the resampler and adds up.
+        let room = decoded.samples() * SAMPLE_RATE as usize / (rate as usize).max(1) + 256;
+        let mut resampled = frame::Audio::new(planar, room, ChannelLayout::STEREO);
+        resampler.run(decoded, &mut resampled)?;
+        for (index, channel) in self.waiting.iter_mut().enumerate() {
+            channel.extend_from_slice(resampled.plane::<f32>(index));
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        while self.waiting[0].len() >= FRAME_SAMPLES {
+            let next = self.next.get_or_insert(0);
+            let at = *next;
+            *next += FRAME_SAMPLES as i64;
+            let [left, right] = &self.waiting;
+            self.encoder.encode([&left[..FRAME_SAMPLES], &right[..FRAME_SAMPLES]], at, out)?;
+            for channel in &mut self.waiting {
+                channel.drain(..FRAME_SAMPLES);
+            }
+        }
+        Ok(())
+    }
+}
