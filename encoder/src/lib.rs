@@ -1,5 +1,6 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
+pub mod broadcast;
 pub mod flv;
 pub mod ladder;
 pub mod media;

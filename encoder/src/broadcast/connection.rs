@@ -1,0 +1,350 @@
+//! One connection: a socket, a session, and media at the pace of real time. Whether to try again is decided in
+//! [`super`].
+
+use super::pacer::Pacer;
+use super::progress::Progress;
+use super::session::{Event, Session, SessionError};
+use super::source::{Gate, Source, SourceError};
+use super::tag::{self, Clock};
+use super::url::RtmpUrl;
+use crate::media::{AudioConfig, Media, VideoConfig};
+use bytes::{Buf, BytesMut};
+use hls::MediaTime;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// For the socket and the conversation up to "publish", each.
+const SET_UP: Duration = Duration::from_secs(10);
+/// A server that takes nothing for this long is lost.
+const STALL: Duration = Duration::from_secs(10);
+/// For the last words, and for the server to close.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// No media is added to more unsent bytes than this.
+const MAX_UNSENT: usize = 512 << 10;
+/// What is read at once.
+const READ_BUFFER: usize = 16 << 10;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The source is at its end, and the server was told.
+    Finished,
+    /// We were asked to stop, and the server was told.
+    Stopped,
+    /// The server does not let us publish.
+    Refused(String),
+    /// Broken, silent, or sent off; the text says which.
+    Lost(String),
+    /// There is nothing to publish.
+    Source(SourceError),
+}
+
+/// What outlives a connection: where the broadcast has come to.
+#[derive(Default)]
+pub(super) struct Broadcast {
+    start_timestamp_ms: u32,
+    video: Option<VideoConfig>,
+    audio: Option<AudioConfig>,
+    clock: Option<Clock>,
+    position: MediaTime,
+    pacer: Pacer,
+    gate: Gate,
+    held: Option<Held>,
+}
+
+/// Taken off the queue, not yet sent.
+struct Held {
+    media: Media,
+    /// Asked of the pacer once, however often waiting is interrupted.
+    due: Option<std::time::Instant>,
+}
+
+impl Broadcast {
+    /// Nothing was sent yet; the first media will have this RTMP time.
+    pub(super) fn new(start_timestamp_ms: u32) -> Self {
+        Self { start_timestamp_ms, ..Self::default() }
+    }
+
+    /// The configurations known so far.
+    fn configs(&self) -> Vec<Media> {
+        let video = self.video.clone().map(Media::VideoConfig);
+        video.into_iter().chain(self.audio.clone().map(Media::AudioConfig)).collect()
+    }
+
+    /// After a pause the file goes on from where it was, not from where it would be.
+    fn restart_pacing(&mut self) {
+        self.pacer.restart();
+        if let Some(held) = &mut self.held {
+            held.due = None;
+        }
+    }
+
+    /// Media handed in later than it was due.
+    pub(super) fn late(&self) -> u64 {
+        self.pacer.late()
+    }
+
+    /// Keeps a configuration for the next connection.
+    fn remember(&mut self, media: &Media) {
+        match media {
+            Media::VideoConfig(config) => self.video = Some(config.clone()),
+            Media::AudioConfig(config) => self.audio = Some(config.clone()),
+            Media::Video(_) | Media::Audio(_) => {}
+        }
+    }
+
+    /// Waits for the source's first media, so that a bad file is told before anybody is connected to.
+    pub(super) async fn prime(&mut self, source: &mut Source) -> Result<(), Ending> {
+        if self.held.is_none() {
+            self.held = match source.media.recv().await {
+                Some(Ok(media)) => Some(Held { media, due: None }),
+                Some(Err(error)) => return Err(Ending::Source(error)),
+                None => return Err(Ending::Finished),
+            };
+        }
+        Ok(())
+    }
+
+    /// The next media that is to be sent, when it is due.
+    async fn next(&mut self, source: &mut Source) -> Option<Result<Media, SourceError>> {
+        // Held across cancellation: what was taken off the queue is not lost.
+        if self.held.is_none() {
+            match source.media.recv().await? {
+                Ok(media) => self.held = Some(Held { media, due: None }),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        if let Some(Held { media: Media::Video(unit) | Media::Audio(unit), due }) = &mut self.held
+            && !source.live
+        {
+            let due = *due.get_or_insert_with(|| self.pacer.due(unit.dts, std::time::Instant::now()));
+            sleep_until(Instant::from_std(due)).await;
+        }
+        self.held.take().map(|held| Ok(held.media))
+    }
+}
+
+/// Connects, publishes, and returns when there is no more to be done on this connection.
+pub(super) async fn run(
+    url: &RtmpUrl,
+    broadcast: &mut Broadcast,
+    source: &mut Source,
+    progress: &mut Progress,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Ending {
+    let socket = tokio::select! {
+        socket = timeout(SET_UP, TcpStream::connect((url.host.as_str(), url.port))) => socket,
+        () = &mut stop => return Ending::Stopped,
+    };
+    let mut socket = match socket {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Ending::Lost(format!("cannot connect: {error}")),
+        Err(_) => return Ending::Lost("cannot connect: no answer".into()),
+    };
+    // Small messages at once: pacing is ours. A refusal of the option costs latency, not correctness.
+    let _ = socket.set_nodelay(true);
+    let mut link = match Session::new(url.clone()) {
+        Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now() },
+        Err(error) => return Ending::Lost(error.to_string()),
+    };
+    let set_up = tokio::select! {
+        set_up = timeout(SET_UP, link.set_up(&mut socket)) => set_up,
+        () = &mut stop => return Ending::Stopped,
+    };
+    match set_up {
+        Ok(None) => {}
+        Ok(Some(ending)) => return ending,
+        Err(_) => return Ending::Lost("the server does not answer".into()),
+    }
+    progress.published();
+    let ending = link.publish(&mut socket, broadcast, source, progress, stop).await;
+    if matches!(ending, Ending::Finished | Ending::Stopped) {
+        // The broadcast is over either way; a server that is gone by now has lost nothing.
+        let _ = timeout(FAREWELL, link.say_farewell(&mut socket)).await;
+    }
+    ending
+}
+
+/// A session and what it has not sent yet.
+struct Link {
+    session: Session,
+    unsent: BytesMut,
+    /// When bytes last left, or there were none to leave.
+    moved: Instant,
+}
+
+impl Link {
+    /// Until the server lets us publish (`None`) or all is over.
+    async fn set_up(&mut self, socket: &mut TcpStream) -> Option<Ending> {
+        loop {
+            let output = self.session.take_output();
+            if let Err(error) = socket.write_all(&output).await {
+                return Some(Ending::Lost(error.to_string()));
+            }
+            match self.read(socket).await {
+                Ok(Some(Event::Publishing)) => return None,
+                Ok(Some(Event::Refused(text) | Event::SentOff(text))) => return Some(Ending::Refused(text)),
+                Ok(None) => {}
+                Err(ending) => return Some(ending),
+            }
+        }
+    }
+
+    async fn read(&mut self, socket: &mut TcpStream) -> Result<Option<Event>, Ending> {
+        let mut buffer = vec![0; READ_BUFFER];
+        match socket.read(&mut buffer).await {
+            Ok(0) => Err(Ending::Lost("the server closed the connection".into())),
+            Ok(len) => self.session.handle(&buffer[..len]).map_err(lost),
+            Err(error) => Err(Ending::Lost(error.to_string())),
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        socket: &mut TcpStream,
+        broadcast: &mut Broadcast,
+        source: &mut Source,
+        progress: &mut Progress,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Ending {
+        broadcast.restart_pacing();
+        if let Err(error) = self.begin(broadcast, source) {
+            return lost(error);
+        }
+        let mut ticks = tokio::time::interval(Progress::EVERY);
+        let mut buffer = vec![0; READ_BUFFER];
+        loop {
+            self.unsent.extend_from_slice(&self.session.take_output());
+            if self.unsent.is_empty() {
+                self.moved = Instant::now();
+            }
+            // Every branch may be dropped half way without loss: reads and writes are whole or not at all, and media
+            // taken off the queue is kept by the broadcast.
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ending::Stopped,
+                written = socket.writable(), if !self.unsent.is_empty() => {
+                    match written.and_then(|()| socket.try_write(&self.unsent)) {
+                        Ok(len) => {
+                            self.unsent.advance(len);
+                            progress.sent(len);
+                            self.moved = Instant::now();
+                        }
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Ending::Lost(error.to_string()),
+                    }
+                }
+                readable = socket.readable() => {
+                    match readable.and_then(|()| socket.try_read(&mut buffer)) {
+                        Ok(0) => return Ending::Lost("the server closed the connection".into()),
+                        Ok(len) => match self.session.handle(&buffer[..len]) {
+                            Ok(Some(Event::Refused(text) | Event::SentOff(text))) => {
+                                return Ending::Lost(format!("sent off: {text}"));
+                            }
+                            Ok(Some(Event::Publishing) | None) => {}
+                            Err(error) => return lost(error),
+                        },
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Ending::Lost(error.to_string()),
+                    }
+                }
+                () = sleep_until(self.moved + STALL), if !self.unsent.is_empty() => {
+                    return Ending::Lost("the server takes nothing any more".into());
+                }
+                media = broadcast.next(source), if self.unsent.len() < MAX_UNSENT => match media {
+                    Some(Ok(media)) => if let Err(error) = self.send(broadcast, progress, &media) {
+                        return lost(error);
+                    },
+                    Some(Err(error)) => return Ending::Source(error),
+                    None => return Ending::Finished,
+                },
+                _ = ticks.tick() => progress.show(source.dropped(), broadcast.pacer.late()),
+            }
+        }
+    }
+
+    /// What a fresh connection needs before media: metadata and the configurations known so far.
+    fn begin(&mut self, broadcast: &mut Broadcast, source: &mut Source) -> Result<(), SessionError> {
+        if broadcast.clock.is_some() {
+            // Not the first connection: decoding begins at a keyframe.
+            broadcast.gate.close();
+            if source.live {
+                broadcast.held = None;
+                for config in source.discard_backlog() {
+                    broadcast.remember(&config);
+                }
+            }
+        }
+        let configs = broadcast.configs();
+        if configs.is_empty() {
+            return Ok(());
+        }
+        self.session.metadata(tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref()))?;
+        if let Some(clock) = &broadcast.clock {
+            for config in configs {
+                self.session.media(tag::tag(&config, clock, broadcast.position))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        broadcast: &mut Broadcast,
+        progress: &mut Progress,
+        media: &Media,
+    ) -> Result<(), SessionError> {
+        broadcast.remember(media);
+        if !broadcast.gate.admits(media) {
+            progress.skipped();
+            return Ok(());
+        }
+        match media {
+            Media::VideoConfig(_) | Media::AudioConfig(_) => {
+                let values = tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
+                self.session.metadata(values)?;
+                // Ahead of the first media there is no clock yet: they are sent with it.
+                if let Some(clock) = &broadcast.clock {
+                    self.session.media(tag::tag(media, clock, broadcast.position))?;
+                }
+            }
+            Media::Video(unit) | Media::Audio(unit) => {
+                broadcast.position = unit.dts;
+                let clock = match broadcast.clock {
+                    Some(clock) => clock,
+                    None => {
+                        let clock = Clock::new(unit.dts, broadcast.start_timestamp_ms);
+                        broadcast.clock = Some(clock);
+                        for config in broadcast.configs() {
+                            self.session.media(tag::tag(&config, &clock, unit.dts))?;
+                        }
+                        clock
+                    }
+                };
+                self.session.media(tag::tag(media, &clock, unit.dts))?;
+                progress.unit(matches!(media, Media::Video(_)), unit.dts);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left and the end, then waits for the server to close, so that nothing is lost to a reset.
+    async fn say_farewell(&mut self, socket: &mut TcpStream) -> std::io::Result<()> {
+        // A farewell that cannot be written is none.
+        let _ = self.session.finish();
+        self.unsent.extend_from_slice(&self.session.take_output());
+        socket.write_all(&self.unsent).await?;
+        socket.shutdown().await?;
+        let mut buffer = [0; 1024];
+        while socket.read(&mut buffer).await? > 0 {}
+        Ok(())
+    }
+}
+
+fn lost(error: SessionError) -> Ending {
+    Ending::Lost(error.to_string())
+}

@@ -1,0 +1,331 @@
+//! The publisher's side of an RTMP connection: bytes and media in, bytes and events out. Sans-IO; sockets and time-outs
+//! are in [`super::connection`].
+//!
+//! Reading uses the server side's chunk and AMF readers with their limits, as what a server sends is input like any
+//! other. Writing uses `rml_rtmp`'s serializer.
+
+use super::tag::Tag;
+use super::url::RtmpUrl;
+use crate::rtmp::MessageKind;
+use crate::rtmp::amf::{self, AmfError};
+use crate::rtmp::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
+use bytes::Bytes;
+use rml_amf0::Amf0Value;
+use rml_rtmp::chunk_io::ChunkSerializer;
+use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
+use rml_rtmp::messages::MessagePayload;
+use rml_rtmp::time::RtmpTimestamp;
+use std::collections::HashMap;
+
+/// Our chunk size: large, as nothing urgent has to get in between; what most servers take.
+const CHUNK_SIZE: u32 = 65_536;
+/// User control events (RTMP 1.0, 7.1.7).
+const PING_REQUEST: [u8; 2] = [0, 6];
+const PING_RESPONSE: [u8; 2] = [0, 7];
+/// Longest text of a server that is shown, in characters.
+const MAX_TEXT: usize = 200;
+
+/// Transactions that are answered.
+const CONNECT: f64 = 1.0;
+const CREATE_STREAM: f64 = 4.0;
+
+/// What an event means to the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The server takes media from now on.
+    Publishing,
+    /// The server does not let us publish, in its own words; nothing follows.
+    Refused(String),
+    /// The server let us publish and has changed its mind; nothing follows.
+    SentOff(String),
+}
+
+/// The server does not speak RTMP as we understand it. A retry may meet another server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    /// No RTMP handshake.
+    #[error("the server's handshake is not RTMP")]
+    Handshake,
+    /// A chunk that breaks the protocol or a limit.
+    #[error("the server breaks the protocol: {0}")]
+    Chunk(#[from] ChunkError),
+    /// A command that cannot be read.
+    #[error("the server sent a command that cannot be read: {0}")]
+    Amf(#[from] AmfError),
+    /// `createStream` was answered without a stream.
+    #[error("the server gave no stream to publish on")]
+    NoStream,
+    /// A message of ours is too long for RTMP: above 16 MiB.
+    #[error("a message is too long for RTMP")]
+    TooLong,
+}
+
+/// How far the conversation has come.
+enum State {
+    /// Until the server's part of the handshake is whole.
+    Handshake(Box<Handshake>),
+    /// `connect` is on its way.
+    Connecting,
+    /// `createStream` is on its way.
+    CreatingStream,
+    /// `publish` is on its way.
+    Asking { stream: u32 },
+    /// Media may be sent.
+    Publishing { stream: u32 },
+    /// Refused, sent off, or finished by us.
+    Over,
+}
+
+/// What of a command moves the state machine.
+enum Reply {
+    /// `_result` of a transaction, with the value behind the command object.
+    Result { transaction: f64, value: Option<Amf0Value> },
+    /// `_error`, or `onStatus` of level `error`.
+    Failure(String),
+    /// `onStatus` of another level, by its code.
+    Status(String),
+    /// Nothing that matters here: `onBWDone`, `onFCPublish`.
+    Other,
+}
+
+/// One attempt to publish.
+pub(super) struct Session {
+    url: RtmpUrl,
+    state: State,
+    reader: ChunkReader,
+    serializer: ChunkSerializer,
+    output: Vec<u8>,
+}
+
+impl Session {
+    /// Begins the handshake: there is output at once.
+    pub(super) fn new(url: RtmpUrl) -> Result<Self, SessionError> {
+        let mut handshake = Handshake::new(PeerType::Client);
+        let output = handshake.generate_outbound_p0_and_p1().map_err(|_| SessionError::Handshake)?;
+        Ok(Self {
+            url,
+            state: State::Handshake(Box::new(handshake)),
+            reader: ChunkReader::new(Limits::BEFORE_PUBLISH),
+            serializer: ChunkSerializer::new(),
+            output,
+        })
+    }
+
+    /// Takes what is to be sent.
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Takes bytes from the server; at most one event is decisive, so the first one is returned and ends the call.
+    pub(super) fn handle(&mut self, input: &[u8]) -> Result<Option<Event>, SessionError> {
+        let remaining;
+        let mut input = input;
+        if let State::Handshake(handshake) = &mut self.state {
+            match handshake.process_bytes(input).map_err(|_| SessionError::Handshake)? {
+                HandshakeProcessResult::InProgress { response_bytes } => {
+                    self.output.extend(response_bytes);
+                    return Ok(None);
+                }
+                HandshakeProcessResult::Completed { response_bytes, remaining_bytes } => {
+                    self.output.extend(response_bytes);
+                    remaining = remaining_bytes;
+                    input = &remaining;
+                    self.connect()?;
+                    self.state = State::Connecting;
+                }
+            }
+        }
+        while let Some(message) = self.reader.read(&mut input)? {
+            if let Some(event) = self.message(&message)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends `onMetaData`. Ignored unless publishing, as is all media.
+    pub(super) fn metadata(&mut self, values: Amf0Value) -> Result<(), SessionError> {
+        let State::Publishing { stream } = self.state else { return Ok(()) };
+        let text = |text: &str| Amf0Value::Utf8String(text.into());
+        self.amf(message_type::DATA_AMF0, stream, &vec![text("@setDataFrame"), text("onMetaData"), values])
+    }
+
+    /// Sends a sequence header or coded media.
+    pub(super) fn media(&mut self, tag: Tag) -> Result<(), SessionError> {
+        let State::Publishing { stream } = self.state else { return Ok(()) };
+        let type_id = match tag.kind {
+            MessageKind::Video => message_type::VIDEO,
+            MessageKind::Audio => message_type::AUDIO,
+        };
+        self.send(type_id, stream, tag.timestamp_ms, tag.body)
+    }
+
+    /// Says that the broadcast is over.
+    pub(super) fn finish(&mut self) -> Result<(), SessionError> {
+        if let State::Publishing { stream } = self.state {
+            let key = Amf0Value::Utf8String(self.url.key.expose().to_owned());
+            self.command("FCUnpublish", 6.0, Amf0Value::Null, Some(key))?;
+            self.command("deleteStream", 7.0, Amf0Value::Null, Some(Amf0Value::Number(stream.into())))?;
+        }
+        self.state = State::Over;
+        Ok(())
+    }
+
+    fn message(&mut self, message: &Message) -> Result<Option<Event>, SessionError> {
+        match message.type_id {
+            message_type::COMMAND_AMF0 => self.reply(parse_reply(&message.payload)?),
+            message_type::USER_CONTROL if message.payload.starts_with(&PING_REQUEST) => {
+                let response = [&PING_RESPONSE, &message.payload[2..]].concat();
+                self.send(message_type::USER_CONTROL, 0, 0, response.into())?;
+                Ok(None)
+            }
+            // Acknowledgements, windows and bandwidth: TCP does that for us.
+            _ => Ok(None),
+        }
+    }
+
+    /// The transition function.
+    fn reply(&mut self, reply: Reply) -> Result<Option<Event>, SessionError> {
+        match (&self.state, reply) {
+            (State::Connecting, Reply::Result { transaction: CONNECT, .. }) => {
+                self.ask_for_stream()?;
+                self.state = State::CreatingStream;
+            }
+            (State::CreatingStream, Reply::Result { transaction: CREATE_STREAM, value }) => {
+                let stream = match value {
+                    Some(Amf0Value::Number(stream)) if (1.0..=f64::from(u32::MAX)).contains(&stream) => {
+                        stream as u32
+                    }
+                    Some(_) | None => return Err(SessionError::NoStream),
+                };
+                self.ask_to_publish(stream)?;
+                self.state = State::Asking { stream };
+            }
+            (State::Asking { stream }, Reply::Status(code)) if code == "NetStream.Publish.Start" => {
+                self.state = State::Publishing { stream: *stream };
+                return Ok(Some(Event::Publishing));
+            }
+            (State::Connecting | State::CreatingStream | State::Asking { .. }, Reply::Failure(text)) => {
+                self.state = State::Over;
+                return Ok(Some(Event::Refused(text)));
+            }
+            (State::Publishing { .. }, Reply::Failure(text)) => {
+                self.state = State::Over;
+                return Ok(Some(Event::SentOff(text)));
+            }
+            // Answers to what needs none (releaseStream, FCPublish), and notices.
+            (
+                State::Handshake(_)
+                | State::Connecting
+                | State::CreatingStream
+                | State::Asking { .. }
+                | State::Publishing { .. },
+                Reply::Result { .. } | Reply::Status(_) | Reply::Other,
+            )
+            | (State::Handshake(_), Reply::Failure(_))
+            | (State::Over, _) => {}
+        }
+        Ok(None)
+    }
+
+    fn connect(&mut self) -> Result<(), SessionError> {
+        let packet = self
+            .serializer
+            .set_max_chunk_size(CHUNK_SIZE, RtmpTimestamp::new(0))
+            .map_err(|_| SessionError::TooLong)?;
+        self.output.extend(packet.bytes);
+        let text = |value: &str| Amf0Value::Utf8String(value.into());
+        let object = HashMap::from([
+            ("app".into(), text(&self.url.app)),
+            ("type".into(), text("nonprivate")),
+            ("flashVer".into(), text(&format!("FMLE/3.0 (compatible; {})", super::CLIENT_NAME))),
+            ("tcUrl".into(), text(&self.url.tc_url())),
+        ]);
+        self.command("connect", CONNECT, Amf0Value::Object(object), None)
+    }
+
+    fn ask_for_stream(&mut self) -> Result<(), SessionError> {
+        let key = || Some(Amf0Value::Utf8String(self.url.key.expose().to_owned()));
+        let (release, publish) = (key(), key());
+        self.command("releaseStream", 2.0, Amf0Value::Null, release)?;
+        self.command("FCPublish", 3.0, Amf0Value::Null, publish)?;
+        self.command("createStream", CREATE_STREAM, Amf0Value::Null, None)
+    }
+
+    fn ask_to_publish(&mut self, stream: u32) -> Result<(), SessionError> {
+        let text = |value: &str| Amf0Value::Utf8String(value.into());
+        let values = vec![
+            text("publish"),
+            Amf0Value::Number(5.0),
+            Amf0Value::Null,
+            text(self.url.key.expose()),
+            text("live"),
+        ];
+        self.amf(message_type::COMMAND_AMF0, stream, &values)
+    }
+
+    fn command(
+        &mut self,
+        name: &str,
+        transaction: f64,
+        object: Amf0Value,
+        argument: Option<Amf0Value>,
+    ) -> Result<(), SessionError> {
+        let mut values = vec![Amf0Value::Utf8String(name.into()), Amf0Value::Number(transaction), object];
+        values.extend(argument);
+        self.amf(message_type::COMMAND_AMF0, 0, &values)
+    }
+
+    fn amf(&mut self, type_id: u8, stream: u32, values: &Vec<Amf0Value>) -> Result<(), SessionError> {
+        let payload = rml_amf0::serialize(values).map_err(|_| SessionError::TooLong)?;
+        self.send(type_id, stream, 0, payload.into())
+    }
+
+    fn send(&mut self, type_id: u8, stream: u32, timestamp_ms: u32, data: Bytes) -> Result<(), SessionError> {
+        let timestamp = RtmpTimestamp::new(timestamp_ms);
+        let payload = MessagePayload { timestamp, type_id, message_stream_id: stream, data };
+        let packet = self.serializer.serialize(&payload, false, false).map_err(|_| SessionError::TooLong)?;
+        self.output.extend(packet.bytes);
+        Ok(())
+    }
+}
+
+fn parse_reply(payload: &[u8]) -> Result<Reply, SessionError> {
+    let (name, transaction, mut values) = match amf::command(payload) {
+        // Too few values to mean anything.
+        Err(AmfError::NotACommand) => return Ok(Reply::Other),
+        command => command?,
+    };
+    let value = (values.len() > 1).then(|| values.swap_remove(1));
+    Ok(match name.as_str() {
+        "_result" => Reply::Result { transaction, value },
+        "_error" => Reply::Failure(status_text(value)),
+        "onStatus" => match property(value.as_ref(), "level") {
+            Some("error") => Reply::Failure(status_text(value)),
+            Some(_) | None => Reply::Status(property(value.as_ref(), "code").unwrap_or_default().to_owned()),
+        },
+        _ => Reply::Other,
+    })
+}
+
+fn property<'a>(status: Option<&'a Amf0Value>, name: &str) -> Option<&'a str> {
+    match status {
+        Some(Amf0Value::Object(properties)) => match properties.get(name) {
+            Some(Amf0Value::Utf8String(text)) => Some(text),
+            Some(_) | None => None,
+        },
+        Some(_) | None => None,
+    }
+}
+
+/// What a status object says to people: its description, else its code; printable and cut to length.
+fn status_text(status: Option<Amf0Value>) -> String {
+    let text = property(status.as_ref(), "description")
+        .filter(|text| !text.trim().is_empty())
+        .or_else(|| property(status.as_ref(), "code"))
+        .unwrap_or("no reason given");
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! What is published: a file, once or in a loop, or the test pattern, read on a thread of its own as libav blocks.
+//! When it is sent is decided by [`super::connection`].
+//!
+//! The queue to the sender is bounded in access units. A file waits when it is full. The test pattern does not, as it
+//! shows the time of now: it drops to the next keyframe and counts.
+
+use super::StreamSettings;
+use crate::media::{AccessUnit, Media};
+use crate::transcode::demux::{DemuxError, DemuxOptions, Demuxer, SourceInfo};
+use crate::transcode::pattern::{EncodeError, Pattern, PatternSettings};
+use hls::{MediaSpan, MediaTime, WallTime};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// Access units between source and sender: about two seconds of picture and sound.
+const QUEUE_UNITS: usize = 160;
+
+/// What to publish.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    /// A media file, again and again if `looped`.
+    File { path: PathBuf, looped: bool },
+    /// The test pattern.
+    Pattern(PatternSettings),
+}
+
+/// Why there is nothing (more) to publish. A retry does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file cannot be opened or read.
+    #[error(transparent)]
+    File(#[from] DemuxError),
+    /// The test pattern cannot be encoded.
+    #[error("test pattern: {0}")]
+    Pattern(#[from] EncodeError),
+    /// The thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running source. Dropping it stops its thread.
+pub(super) struct Source {
+    /// Media in order of dts; closed at its end, an error is the last item.
+    pub(super) media: mpsc::Receiver<Result<Media, SourceError>>,
+    /// Whether it makes media in real time by itself.
+    pub(super) live: bool,
+    dropped: Arc<AtomicU64>,
+    /// Dropped with the source, which wakes the pattern's thread.
+    _stop: std::sync::mpsc::Sender<()>,
+}
+
+impl Source {
+    /// Starts the thread; a file is opened before this returns its first media.
+    pub(super) fn start(input: Input, settings: StreamSettings) -> Result<Self, SourceError> {
+        let (sender, media) = mpsc::channel(QUEUE_UNITS);
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let live = matches!(input, Input::Pattern(_));
+        let counter = Arc::clone(&dropped);
+        std::thread::Builder::new()
+            .name("publish-source".into())
+            .spawn(move || {
+                let outcome = match input {
+                    Input::File { path, looped } => play(&path, looped, &settings, &sender),
+                    Input::Pattern(pattern) => generate(&pattern, &settings, &sender, &stopped, &counter),
+                };
+                if let Err(error) = outcome {
+                    // Nobody there to be told is no fault.
+                    let _ = sender.blocking_send(Err(error));
+                }
+            })
+            .map_err(SourceError::Thread)?;
+        Ok(Self { media, live, dropped, _stop: stop })
+    }
+
+    /// Access units dropped because nobody took them in time.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Throws away what has queued up while there was no connection: a live source is to be seen live.
+    pub(super) fn discard_backlog(&mut self) -> Vec<Media> {
+        let mut configs = Vec::new();
+        while let Ok(Ok(media)) = self.media.try_recv() {
+            match media {
+                Media::VideoConfig(_) | Media::AudioConfig(_) => configs.push(media),
+                Media::Video(_) | Media::Audio(_) => {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        configs
+    }
+}
+
+/// Plays a file; returns when it is over, was stopped, or played for long enough.
+fn play(
+    path: &Path,
+    looped: bool,
+    settings: &StreamSettings,
+    sender: &mpsc::Sender<Result<Media, SourceError>>,
+) -> Result<(), SourceError> {
+    let options = DemuxOptions { video: settings.video, audio: settings.audio, bitrate: settings.bitrate };
+    let mut axis = LoopAxis::default();
+    loop {
+        let demuxer = Demuxer::open_with(path, &options)?;
+        axis.next_pass();
+        for media in demuxer {
+            let media = axis.place(media?);
+            if axis.elapsed() >= settings.duration || sender.blocking_send(Ok(media)).is_err() {
+                return Ok(());
+            }
+        }
+        // A file without a single access unit would spin.
+        if !looped || axis.elapsed() == MediaSpan::ZERO {
+            return Ok(());
+        }
+    }
+}
+
+/// Draws the test pattern in real time; returns when it was stopped or has run for long enough.
+fn generate(
+    pattern: &PatternSettings,
+    settings: &StreamSettings,
+    sender: &mpsc::Sender<Result<Media, SourceError>>,
+    stopped: &Receiver<()>,
+    dropped: &AtomicU64,
+) -> Result<(), SourceError> {
+    let mut pattern = Pattern::open(pattern)?;
+    // Begin with a full second of wall clock, so that flash and beep come on the second.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let start = Instant::now() + Duration::from_nanos(u64::from(1_000_000_000 - now.subsec_nanos()));
+    let mut gate = Gate::default();
+    while pattern.next_due() < settings.duration {
+        let due = start + pattern.next_due().to_duration();
+        match stopped.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = WallTime::from_unix_micros(i64::try_from(wall.as_micros()).unwrap_or(i64::MAX));
+        for media in pattern.advance(wall)? {
+            if !gate.admits(&media) {
+                dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            match sender.try_send(Ok(media)) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    gate.close();
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets media through except between a drop and the next keyframe.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    closed: bool,
+}
+
+impl Gate {
+    /// Something was lost: what follows is of no use up to a keyframe.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn admits(&mut self, media: &Media) -> bool {
+        match media {
+            Media::VideoConfig(_) | Media::AudioConfig(_) => true,
+            Media::Video(AccessUnit { key: true, .. }) => {
+                self.closed = false;
+                true
+            }
+            Media::Video(_) => !self.closed,
+            // Sound is of use without a picture; there may be no picture at all.
+            Media::Audio(_) => true,
+        }
+    }
+}
+
+/// Puts the passes of a loop one behind the other on one media axis.
+#[derive(Debug, Default)]
+struct LoopAxis {
+    /// Of the whole, not of a pass.
+    first: Option<MediaTime>,
+    /// Where the next pass is to begin: behind the longer track.
+    end: Option<MediaTime>,
+    /// Of this pass, from its first access unit on.
+    shift: Option<MediaSpan>,
+    /// Last dts and its distance to the one before, of video and audio.
+    video: Option<(MediaTime, MediaSpan)>,
+    audio: Option<(MediaTime, MediaSpan)>,
+}
+
+impl LoopAxis {
+    fn next_pass(&mut self) {
+        self.shift = None;
+        self.video = None;
+        self.audio = None;
+    }
+
+    fn place(&mut self, mut media: Media) -> Media {
+        let (unit, last) = match &mut media {
+            Media::VideoConfig(_) | Media::AudioConfig(_) => return media,
+            Media::Video(unit) => (unit, &mut self.video),
+            Media::Audio(unit) => (unit, &mut self.audio),
+        };
+        let shift = *self.shift.get_or_insert(self.end.map_or(MediaSpan::ZERO, |end| end - unit.dts));
+        (unit.pts, unit.dts) = (unit.pts + shift, unit.dts + shift);
+        let step = last.map_or(MediaSpan::from_millis(40), |(dts, _)| unit.dts - dts);
+        *last = Some((unit.dts, step));
+        self.first.get_or_insert(unit.dts);
+        self.end = self.end.max(Some(unit.dts + step));
+        media
+    }
+
+    fn elapsed(&self) -> MediaSpan {
+        match (self.first, self.end) {
+            (Some(first), Some(end)) => end - first,
+            (None, _) | (_, None) => MediaSpan::ZERO,
+        }
+    }
+}
+
+/// What is known of a file without playing it.
+pub(super) fn probe(path: &Path) -> Result<SourceInfo, SourceError> {
+    Ok(Demuxer::open(path)?.info())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn unit(dts_ms: i64, key: bool) -> AccessUnit {
+        let dts = MediaTime::ZERO + MediaSpan::from_millis(10_000 + dts_ms);
+        AccessUnit { pts: dts, dts, key, data: Bytes::new(), arrived: Instant::now() }
+    }
+
+    fn placed(axis: &mut LoopAxis, media: Media) -> i64 {
+        match axis.place(media) {
+            Media::Video(unit) | Media::Audio(unit) => unit.dts.to_scaled(1000) - 10_000,
+            Media::VideoConfig(_) | Media::AudioConfig(_) => panic!("not a unit"),
+        }
+    }
+
+    #[test]
+    fn passes_follow_each_other_without_a_jump() {
+        let mut axis = LoopAxis::default();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            axis.next_pass();
+            for (video, ms) in [(true, 0), (false, 10), (true, 40), (false, 31), (true, 80)] {
+                let media = if video { Media::Video(unit(ms, true)) } else { Media::Audio(unit(ms, true)) };
+                seen.push(placed(&mut axis, media));
+            }
+        }
+        assert_eq!(seen, [0, 10, 40, 31, 80, 120, 130, 160, 151, 200, 240, 250, 280, 271, 320]);
+        assert_eq!(axis.elapsed(), MediaSpan::from_millis(360));
+    }
+
+    #[test]
+    fn a_closed_gate_opens_with_a_key_frame() {
+        let mut gate = Gate::default();
+        assert!(gate.admits(&Media::Video(unit(0, false))));
+        gate.close();
+        assert!(!gate.admits(&Media::Video(unit(0, false))));
+        assert!(gate.admits(&Media::Audio(unit(0, true))));
+        assert!(gate.admits(&Media::Video(unit(0, true))));
+        assert!(gate.admits(&Media::Video(unit(0, false))));
+    }
+}

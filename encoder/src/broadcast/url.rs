@@ -1,0 +1,140 @@
+//! Where to publish: `rtmp://HOST[:PORT]/{app}/{key}`. The key is a secret and shows in no rendering of the type.
+
+use crate::rtmp::StreamKey;
+use std::fmt;
+use std::str::FromStr;
+
+/// The port when the URL names none (IANA: macromedia-fcs).
+const DEFAULT_PORT: u16 = 1935;
+
+/// A place to publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RtmpUrl {
+    /// Host name or address; IPv6 without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Application: everything between the host and the last slash.
+    pub app: String,
+    /// What comes behind the last slash, its query included.
+    pub key: StreamKey,
+}
+
+/// Why a URL is none to publish to. Says nothing of the URL itself, as the key is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    /// Another scheme or none.
+    #[error("the URL must begin with rtmp://")]
+    Scheme,
+    /// Nothing between `//` and the path, or something with a user name in it.
+    #[error("the URL names no host")]
+    Host,
+    /// Not a number from 1 to 65535.
+    #[error("the URL's port is no number from 1 to 65535")]
+    Port,
+    /// Fewer than two parts in the path.
+    #[error("the URL must end with /APP/KEY")]
+    Path,
+}
+
+impl RtmpUrl {
+    /// The URL of the application, without the key, as `connect` names it.
+    pub(super) fn tc_url(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match self.port {
+            DEFAULT_PORT => format!("rtmp://{host}/{}", self.app),
+            port => format!("rtmp://{host}:{port}/{}", self.app),
+        }
+    }
+}
+
+impl FromStr for RtmpUrl {
+    type Err = BadUrl;
+
+    fn from_str(url: &str) -> Result<Self, BadUrl> {
+        let rest = match url.split_at_checked("rtmp://".len()) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("rtmp://") => rest,
+            _ => return Err(BadUrl::Scheme),
+        };
+        let (authority, path) = rest.split_once('/').ok_or(BadUrl::Path)?;
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(bracketed) => {
+                let (host, behind) = bracketed.split_once(']').ok_or(BadUrl::Host)?;
+                match behind.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if behind.is_empty() => (host, None),
+                    None => return Err(BadUrl::Port),
+                }
+            }
+            None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+        };
+        if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
+            return Err(BadUrl::Host);
+        }
+        let port = match port.map(str::parse) {
+            None => DEFAULT_PORT,
+            Some(Ok(port)) if port > 0 => port,
+            Some(_) => return Err(BadUrl::Port),
+        };
+        // A key's query may hold slashes of its own.
+        let end_of_names = path.find('?').unwrap_or(path.len());
+        let slash = path[..end_of_names].rfind('/').ok_or(BadUrl::Path)?;
+        let (app, key) = (path[..slash].trim_matches('/'), &path[slash + 1..]);
+        if app.is_empty() || key.is_empty() || key.starts_with('?') {
+            return Err(BadUrl::Path);
+        }
+        Ok(Self { host: host.into(), port, app: app.into(), key: StreamKey::new(key.into()) })
+    }
+}
+
+impl fmt::Display for RtmpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/…", self.tc_url())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(url: &str) -> Result<(String, u16, String, String), BadUrl> {
+        let url: RtmpUrl = url.parse()?;
+        Ok((url.host, url.port, url.app, url.key.expose().to_owned()))
+    }
+
+    #[test]
+    fn urls_and_their_parts() {
+        let ok = |host: &str, port, app: &str, key: &str| Ok((host.into(), port, app.into(), key.into()));
+        let table = [
+            ("rtmp://example.org/live/abc", ok("example.org", 1935, "live", "abc")),
+            ("RTMP://example.org:1936/live/abc", ok("example.org", 1936, "live", "abc")),
+            ("rtmp://[::1]:1936/live/abc", ok("::1", 1936, "live", "abc")),
+            ("rtmp://[::1]/live/abc", ok("::1", 1935, "live", "abc")),
+            ("rtmp://h/live/eu/abc", ok("h", 1935, "live/eu", "abc")),
+            ("rtmp://h/live/abc?latency=5&x=a/b", ok("h", 1935, "live", "abc?latency=5&x=a/b")),
+            ("http://h/live/abc", Err(BadUrl::Scheme)),
+            ("live/abc", Err(BadUrl::Scheme)),
+            ("rtmp:///live/abc", Err(BadUrl::Host)),
+            ("rtmp://user@h/live/abc", Err(BadUrl::Host)),
+            ("rtmp://[::1/live/abc", Err(BadUrl::Host)),
+            ("rtmp://h:0/live/abc", Err(BadUrl::Port)),
+            ("rtmp://h:70000/live/abc", Err(BadUrl::Port)),
+            ("rtmp://[::1]1936/live/abc", Err(BadUrl::Port)),
+            ("rtmp://h", Err(BadUrl::Path)),
+            ("rtmp://h/live", Err(BadUrl::Path)),
+            ("rtmp://h/live/", Err(BadUrl::Path)),
+            ("rtmp://h/live/?a=b", Err(BadUrl::Path)),
+        ];
+        for (url, expected) in table {
+            assert_eq!(parts(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_key_shows_nowhere() {
+        let url: RtmpUrl = "rtmp://example.org:1936/live/secret?token=secret".parse().unwrap();
+        assert_eq!(url.to_string(), "rtmp://example.org:1936/live/…");
+        assert!(!format!("{url:?}").contains("secret"));
+        assert!(!url.tc_url().contains("secret"));
+    }
+}
