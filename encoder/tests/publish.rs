@@ -1,4 +1,5 @@
 //! `encoder publish` against a real RTMP server: ffmpeg listens, records, and ffprobe judges what arrived.
+#![allow(clippy::unwrap_used, reason = "helpers of tests; clippy knows test functions only")]
 
 use clap::Parser;
 use encoder::broadcast::{PublishArgs, PublishError, run_until};
@@ -166,6 +167,21 @@ fn the_test_pattern_arrives_in_real_time_with_its_clock_and_marks() {
     let shown = read_clock(&gray, 640, 640, 360).expect("the clock is readable");
     let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     assert!((unix(started)..unix(started + took)).contains(&shown));
+
+    // So it does in every frame after a low rung's fate: a quarter of the pixels at 100 kbit/s.
+    let small = dir.path().join("small.mp4");
+    let from = ["-loglevel", "error", "-i", file.to_str().unwrap(), "-an", "-vf", "scale=320:180"];
+    let to =
+        ["-c:v", "libx264", "-b:v", "100k", "-maxrate", "100k", "-bufsize", "100k", small.to_str().unwrap()];
+    output("ffmpeg", &[&from[..], &to].concat());
+    let shown =
+        ["-loglevel", "error", "-i", small.to_str().unwrap(), "-f", "rawvideo", "-pix_fmt", "gray", "-"];
+    let ages: Vec<Option<u64>> = output("ffmpeg", &shown)
+        .chunks_exact(320 * 180)
+        .map(|luma| read_clock(luma, 320, 320, 180))
+        .collect();
+    assert!(ages.len() >= 80 && ages.iter().all(Option::is_some), "{ages:?}");
+    assert!(ages.is_sorted());
 
     // Flash and beep together: the first bright dial and the first loud sample behind the first second.
     let dial = output(
