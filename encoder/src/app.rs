@@ -177,6 +177,7 @@ fn describe_metrics() {
     describe_counter!("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung");
     describe_counter!("encoder_worker_hangs_total", "Worker processes that were killed because they hung");
     describe_counter!("encoder_shed_units_total", "Access units dropped because the encoder was too slow");
+    describe_counter!("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind");
     describe_counter!("encoder_rejected_total", "Publishers refused, by reason");
 }
 

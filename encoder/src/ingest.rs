@@ -1,12 +1,147 @@
-//! tmp
-use crate::media::Media;
-use crate::rtmp::{MediaMessage, Metadata};
-pub struct Ingest;
-pub enum IngestError { Unsupported(String) }
-impl Ingest {
-  pub fn new() -> Self { Self }
-  pub fn resuming(_: hls::MediaTime) -> Self { Self }
-  pub fn push(&mut self, _: MediaMessage) -> Result<Vec<Media>, IngestError> { Ok(vec![]) }
-  pub fn metadata(&mut self, _: &Metadata) {}
-  pub fn repairs(&self) -> u32 { 0 }
+//! Published messages to media on the stream's axis: [`crate::flv`] and [`crate::timeline`] put together. Garbage is
+//! counted and passed over; only what can never be encoded is an error.
+//!
+//! Not here: sockets ([`crate::rtmp`]), and what to do with the media ([`crate::stream`]).
+
+use crate::flv::{Demuxer, FlvError, Tag};
+use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use crate::rtmp::{MediaMessage, Metadata, Refusal};
+use crate::timeline::{Repairs, Timeline};
+use hls::MediaTime;
+
+/// The publisher sends what cannot be encoded, now or later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct IngestError {
+    /// What was sent, and what would do: for the publisher to read.
+    pub reason: String,
 }
+
+impl From<IngestError> for Refusal {
+    fn from(error: IngestError) -> Self {
+        Self::Unsupported(error.reason)
+    }
+}
+
+/// What was found in a publisher's messages beside media, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oddities {
+    /// Messages that could not be read and were passed over.
+    pub malformed: u64,
+    /// Pictures called key in the tag which decoding cannot start at (open GOP, recovery point).
+    pub false_keys: u64,
+    /// Configurations equal to the one in force, left out.
+    pub repeated_configs: u64,
+}
+
+/// One publisher's messages to [`Media`].
+#[derive(Clone, Debug, Default)]
+pub struct Ingest {
+    demuxer: Demuxer,
+    timeline: Timeline,
+    video: Option<VideoConfig>,
+    audio: Option<AudioConfig>,
+    oddities: Oddities,
+}
+
+impl Ingest {
+    /// For a new stream: its axis begins at [`crate::timeline::START`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For a publisher that came back: everything is strictly behind `after`.
+    pub fn resume(after: MediaTime) -> Self {
+        Self { timeline: Timeline::resume(after), ..Self::default() }
+    }
+
+    /// Takes what `onMetaData` said: the frame rate, where no parameter set says one.
+    pub fn metadata(&mut self, metadata: &Metadata) {
+        if self.video.as_ref().is_none_or(|video| video.frame_rate.is_none()) {
+            self.timeline.set_frame_rate(metadata.frame_rate.and_then(as_ratio));
+        }
+    }
+
+    /// What a message becomes: at most one configuration or access unit. Configurations come before the units that need
+    /// them, and again only when they change.
+    pub fn push(&mut self, message: MediaMessage) -> Result<Option<Media>, IngestError> {
+        let MediaMessage { kind, timestamp_ms, payload, arrived } = message;
+        let tag = match self.demuxer.read(kind, &payload) {
+            Ok(tag) => tag,
+            Err(FlvError::Unsupported(reason)) => return Err(IngestError { reason }),
+            Err(FlvError::Malformed(_)) => {
+                self.oddities.malformed += 1;
+                return Ok(None);
+            }
+        };
+        Ok(match tag {
+            Tag::VideoConfig(config) => {
+                if self.video.as_ref() == Some(&config) {
+                    self.oddities.repeated_configs += 1;
+                    return Ok(None);
+                }
+                if config.frame_rate.is_some() {
+                    self.timeline.set_frame_rate(config.frame_rate);
+                }
+                self.video = Some(config.clone());
+                Some(Media::VideoConfig(config))
+            }
+            Tag::AudioConfig(config) => {
+                if self.audio.as_ref() == Some(&config) {
+                    self.oddities.repeated_configs += 1;
+                    return Ok(None);
+                }
+                self.timeline.set_audio_format(config.sample_rate, config.frame_samples);
+                self.audio = Some(config.clone());
+                Some(Media::AudioConfig(config))
+            }
+            Tag::Video(picture) => {
+                self.oddities.false_keys += u64::from(picture.flagged_key && !picture.key);
+                let stamp = self.timeline.video(timestamp_ms, picture.composition_ms, arrived);
+                stamp.map(|stamp| {
+                    Media::Video(AccessUnit {
+                        pts: stamp.pts,
+                        dts: stamp.dts,
+                        key: picture.key,
+                        data: picture.data,
+                        arrived,
+                    })
+                })
+            }
+            Tag::Audio(data) => self
+                .timeline
+                .audio(timestamp_ms, arrived)
+                .map(|time| Media::Audio(AccessUnit { pts: time, dts: time, key: true, data, arrived })),
+            Tag::EndOfSequence(_) | Tag::Nothing => None,
+        })
+    }
+
+    /// Repairs of time so far.
+    pub fn repairs(&self) -> Repairs {
+        self.timeline.repairs()
+    }
+
+    /// Other findings so far.
+    pub fn oddities(&self) -> Oddities {
+        self.oddities
+    }
+}
+
+/// A believable rate as a ratio: 29.97 and its kin are what they are short for.
+fn as_ratio(rate: f64) -> Option<(u32, u32)> {
+    if !(1.0..=240.0).contains(&rate) {
+        return None;
+    }
+    let whole = rate.round();
+    let ntsc = rate * 1.001;
+    if (rate - whole).abs() < 0.005 {
+        Some((whole as u32, 1))
+    } else if (ntsc - ntsc.round()).abs() < 0.01 {
+        Some((ntsc.round() as u32 * 1000, 1001))
+    } else {
+        Some(((rate * 1000.0).round() as u32, 1000))
+    }
+}
+
+#[cfg(test)]
+mod tests;

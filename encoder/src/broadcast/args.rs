@@ -137,7 +137,8 @@ impl PublishArgs {
 
 fn parse_size(text: &str) -> Result<(u16, u16), String> {
     let range = 160..=4096;
-    let side = |side: &str| side.parse().ok().filter(|side: &u16| range.contains(side) && side % 2 == 0);
+    let side =
+        |side: &str| side.parse().ok().filter(|side: &u16| range.contains(side) && side.is_multiple_of(2));
     text.split_once('x')
         .and_then(|(width, height)| Some((side(width)?, side(height)?)))
         .ok_or_else(|| "a size is WIDTHxHEIGHT, both even and from 160 to 4096".into())

@@ -53,14 +53,34 @@ pub(super) struct Broadcast {
     position: MediaTime,
     pacer: Pacer,
     gate: Gate,
-    /// Taken off the queue, not yet sent.
-    held: Option<Media>,
+    held: Option<Held>,
+}
+
+/// Taken off the queue, not yet sent.
+struct Held {
+    media: Media,
+    /// Asked of the pacer once, however often waiting is interrupted.
+    due: Option<std::time::Instant>,
 }
 
 impl Broadcast {
     /// Nothing was sent yet; the first media will have this RTMP time.
     pub(super) fn new(start_timestamp_ms: u32) -> Self {
         Self { start_timestamp_ms, ..Self::default() }
+    }
+
+    /// The configurations known so far.
+    fn configs(&self) -> Vec<Media> {
+        let video = self.video.clone().map(Media::VideoConfig);
+        video.into_iter().chain(self.audio.clone().map(Media::AudioConfig)).collect()
+    }
+
+    /// After a pause the file goes on from where it was, not from where it would be.
+    fn restart_pacing(&mut self) {
+        self.pacer.restart();
+        if let Some(held) = &mut self.held {
+            held.due = None;
+        }
     }
 
     /// Media handed in later than it was due.
@@ -81,7 +101,7 @@ impl Broadcast {
     pub(super) async fn prime(&mut self, source: &mut Source) -> Result<(), Ending> {
         if self.held.is_none() {
             self.held = match source.media.recv().await {
-                Some(Ok(media)) => Some(media),
+                Some(Ok(media)) => Some(Held { media, due: None }),
                 Some(Err(error)) => return Err(Ending::Source(error)),
                 None => return Err(Ending::Finished),
             };
@@ -94,17 +114,17 @@ impl Broadcast {
         // Held across cancellation: what was taken off the queue is not lost.
         if self.held.is_none() {
             match source.media.recv().await? {
-                Ok(media) => self.held = Some(media),
+                Ok(media) => self.held = Some(Held { media, due: None }),
                 Err(error) => return Some(Err(error)),
             }
         }
-        if let Some(Media::Video(unit) | Media::Audio(unit)) = &self.held
+        if let Some(Held { media: Media::Video(unit) | Media::Audio(unit), due }) = &mut self.held
             && !source.live
         {
-            let due = self.pacer.due(unit.dts, std::time::Instant::now());
+            let due = *due.get_or_insert_with(|| self.pacer.due(unit.dts, std::time::Instant::now()));
             sleep_until(Instant::from_std(due)).await;
         }
-        self.held.take().map(Ok)
+        self.held.take().map(|held| Ok(held.media))
     }
 }
 
@@ -175,7 +195,7 @@ impl Link {
     }
 
     async fn read(&mut self, socket: &mut TcpStream) -> Result<Option<Event>, Ending> {
-        let mut buffer = [0; READ_BUFFER];
+        let mut buffer = vec![0; READ_BUFFER];
         match socket.read(&mut buffer).await {
             Ok(0) => Err(Ending::Lost("the server closed the connection".into())),
             Ok(len) => self.session.handle(&buffer[..len]).map_err(lost),
@@ -191,7 +211,7 @@ impl Link {
         progress: &mut Progress,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Ending {
-        broadcast.pacer.restart();
+        broadcast.restart_pacing();
         if let Err(error) = self.begin(broadcast, source) {
             return lost(error);
         }
@@ -259,9 +279,7 @@ impl Link {
                 }
             }
         }
-        let configs: Vec<Media> = (broadcast.video.clone().map(Media::VideoConfig).into_iter())
-            .chain(broadcast.audio.clone().map(Media::AudioConfig))
-            .collect();
+        let configs = broadcast.configs();
         if configs.is_empty() {
             return Ok(());
         }
@@ -289,7 +307,7 @@ impl Link {
             Media::VideoConfig(_) | Media::AudioConfig(_) => {
                 let values = tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
                 self.session.metadata(values)?;
-                // Ahead of the first media there is no clock yet: `begin` of the clock sends them.
+                // Ahead of the first media there is no clock yet: they are sent with it.
                 if let Some(clock) = &broadcast.clock {
                     self.session.media(tag::tag(media, clock, broadcast.position))?;
                 }
@@ -301,9 +319,7 @@ impl Link {
                     None => {
                         let clock = Clock::new(unit.dts, broadcast.start_timestamp_ms);
                         broadcast.clock = Some(clock);
-                        for config in (broadcast.video.clone().map(Media::VideoConfig).into_iter())
-                            .chain(broadcast.audio.clone().map(Media::AudioConfig))
-                        {
+                        for config in broadcast.configs() {
                             self.session.media(tag::tag(&config, &clock, unit.dts))?;
                         }
                         clock

@@ -86,7 +86,7 @@ impl PublishError {
 
 /// Publishes until the source ends, or Ctrl-C or SIGTERM.
 pub async fn run(args: PublishArgs) -> Result<(), PublishError> {
-    run_until(args, interrupted()).await
+    Box::pin(run_until(args, interrupted())).await
 }
 
 /// Publishes until the source ends or `stop` resolves.

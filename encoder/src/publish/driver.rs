@@ -1,8 +1,7 @@
 //! Runs a [`Plan`] against a store on tokio. Every decision is the plan's; here are the clock, the tasks and the
 //! metrics.
 
-use super::plan::{Counters, Job, JobId, Plan, Settings, Work};
-use super::{Event, Playlists};
+use super::{Counters, Event, Job, JobId, Plan, Playlists, Settings, Work};
 use crate::store::{Store, StoreError};
 use metrics::{counter, gauge, histogram};
 use std::collections::HashMap;

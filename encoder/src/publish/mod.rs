@@ -15,11 +15,13 @@
 
 mod driver;
 mod plan;
+mod settings;
 #[cfg(test)]
 mod testing;
 
 pub use driver::Publisher;
-pub use plan::{Counters, Gap, Plan, Settings};
+pub use plan::{Job, JobId, Plan, Work};
+pub use settings::{Counters, Gap, Settings};
 
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};

@@ -640,7 +640,7 @@ impl StreamCore {
             let Some(run) = self.runs.front().filter(|run| run.is_done()) else { return };
             if run.begun {
                 // A worker that flushed has brought every rendition to the same end; a dead one has not.
-                let end = if run.worker == WorkerState::Dead { run.encoded_end() } else { None };
+                let end = if run.worker == WorkerState::Dead { self.packager.video_end() } else { None };
                 self.packager.end_epoch(end);
                 self.drain_packager();
             }

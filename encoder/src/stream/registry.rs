@@ -3,9 +3,10 @@
 use super::core::{Settings, StreamCore};
 use super::driver::{SharedCore, drive, now};
 use super::outlet::{Outlet, OutletOptions};
-use crate::ingest::{Ingest, IngestError};
+use crate::ingest::Ingest;
 use crate::origin::StreamPath;
 use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::timeline::Repairs;
 use crate::worker::child::WorkerOptions;
 use hls::names::is_valid_name;
 use probes::{Denied, Probe};
@@ -161,8 +162,8 @@ impl Registry {
             present.number
         };
         let resume = entry.core.with(StreamCore::publisher_came);
-        let ingest = resume.map_or_else(Ingest::new, Ingest::resuming);
-        Ok(Publisher { entry, number, ingest, sent_off, path: path.clone() })
+        let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
+        Ok(Publisher { entry, number, ingest, counted: Repairs::default(), sent_off, path: path.clone() })
     }
 
     fn start(&self, path: &StreamPath) -> Arc<Entry> {
@@ -246,6 +247,8 @@ pub struct Publisher {
     entry: Arc<Entry>,
     number: u64,
     ingest: Ingest,
+    /// Repairs that the metrics have.
+    counted: Repairs,
     sent_off: watch::Receiver<Option<Refusal>>,
     path: StreamPath,
 }
@@ -259,9 +262,16 @@ impl MediaSink for Publisher {
             }
             present.heard = message.arrived;
         }
-        let media = self.ingest.push(message).map_err(|IngestError::Unsupported(what)| Refusal::Unsupported(what))?;
-        if !media.is_empty() {
-            self.entry.core.with(|core, now| media.into_iter().for_each(|item| core.media(item, now)));
+        let media = self.ingest.push(message)?;
+        let repairs = self.ingest.repairs();
+        if repairs != self.counted {
+            for (kind, count) in repairs.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
+                metrics::counter!("encoder_timestamp_repairs_total", "kind" => kind).increment(count);
+            }
+            self.counted = repairs;
+        }
+        if let Some(media) = media {
+            self.entry.core.with(|core, now| core.media(media, now));
         }
         Ok(())
     }
@@ -283,8 +293,8 @@ impl MediaSink for Publisher {
     }
 
     fn end(self, reason: EndReason) {
-        let repairs = self.ingest.repairs();
-        info!(stream = %self.path, ?reason, ?repairs, "publisher is gone");
+        let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
+        info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
         let present = self.entry.present();
         if present.number == self.number {
             drop(present);

@@ -109,7 +109,7 @@ pub struct Run {
     held: VecDeque<(RungName, Sample)>,
     held_bytes: usize,
     opened: Vec<OpenedTrack>,
-    encoded_until: Vec<Option<MediaTime>>,
+    encodes_video: bool,
     filler: Option<AudioFiller>,
 }
 
@@ -150,7 +150,6 @@ impl Run {
             WorkerState::None
         };
         let filler = audio.copied().filter(|_| video.is_some()).map(|config| AudioFiller::new(&config));
-        let encoded_until = vec![None; if encodes_video { plan.rungs.len() } else { 0 }];
         let mut run = Self {
             id,
             video,
@@ -166,7 +165,7 @@ impl Run {
             held: VecDeque::new(),
             held_bytes: 0,
             opened: Vec::new(),
-            encoded_until,
+            encodes_video,
             filler,
         };
         if !needs_worker {
@@ -196,7 +195,7 @@ impl Run {
 
     /// A published picture: to the worker, and what is packaged at once into `out`.
     pub fn video(&mut self, unit: &AccessUnit, out: &mut Vec<(RungName, Sample)>) {
-        if !self.encoded_until.is_empty() {
+        if self.encodes_video {
             self.queue.video(unit);
         }
         if self.plan.source {
@@ -245,23 +244,14 @@ impl Run {
     }
 
     /// A unit that the worker encoded, as a sample of its rendition; `None` for a track that was never asked for.
-    pub fn encoded(&mut self, unit: WireUnit) -> Option<(RungName, Sample)> {
+    pub fn encoded(&self, unit: WireUnit) -> Option<(RungName, Sample)> {
         let rung = if unit.track == AUDIO_TRACK {
             RungName::audio()
         } else {
-            let index = usize::from(unit.track);
-            let until = self.encoded_until.get_mut(index)?;
-            *until = (*until).max(Some(unit.pts));
-            RungName::new(&self.plan.rungs[index].name).ok()?
+            RungName::new(&self.plan.rungs.get(usize::from(unit.track))?.name).ok()?
         };
         let WireUnit { pts, dts, key, data, .. } = unit;
         Some((rung, Sample { pts, dts, key, data }))
-    }
-
-    /// Where the shortest encoded rendition ends; `None` without encoded video or before every rendition has begun.
-    pub fn encoded_end(&self) -> Option<MediaTime> {
-        let shortest = self.encoded_until.iter().copied().min()??;
-        Some(shortest + MediaSpan::from_ticks_90k(1))
     }
 
     /// Keeps a sample until the epoch can begin. Beyond the bound samples are dropped.

@@ -31,7 +31,13 @@ pub enum EncodeError {
     Libav(#[from] ff::Error),
     /// The encoder put out something that is not H.264.
     #[error("encoder output: {0}")]
-    Output(#[from] FramingError),
+    Output(String),
+}
+
+impl From<FramingError> for EncodeError {
+    fn from(error: FramingError) -> Self {
+        Self::Output(error.to_string())
+    }
 }
 
 /// What a contribution video encoder is to make.

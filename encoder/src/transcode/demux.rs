@@ -29,6 +29,9 @@ const ORIGIN_90K: i64 = 10 * TICKS_PER_SECOND;
 /// Packets in a row that cannot be decoded before a file counts as broken.
 const MAX_DECODE_ERRORS: u32 = 100;
 
+/// Pictures without a dts that are held back for it; H.264 reorders 16 at most.
+const MAX_UNDATED: usize = 32;
+
 /// Why a file cannot be read (to its end). The file's fault unless said otherwise; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum DemuxError {
@@ -131,6 +134,8 @@ pub struct Demuxer {
     start_90k: Option<i64>,
     video: Option<Track<VideoPath>>,
     audio: Option<Track<AudioPath>>,
+    /// Pictures whose dts the container does not say, from the first one on.
+    undated: Vec<AccessUnit>,
     ready: Interleaver,
     state: ReadState,
 }
@@ -192,6 +197,7 @@ impl Demuxer {
     /// The same with a choice of what to take.
     pub fn open_with(path: impl AsRef<Path>, options: &DemuxOptions) -> Result<Self, DemuxError> {
         let path = path.as_ref();
+        super::quiet();
         // Only the file itself: a playlist inside must not make us open sockets.
         let mut protocols = ff::Dictionary::new();
         protocols.set("protocol_whitelist", "file");
@@ -228,7 +234,8 @@ impl Demuxer {
         }
         let ready = Interleaver::new(video.is_some(), audio.is_some());
         let state = ReadState::Reading { decode_errors: 0 };
-        Ok(Self { input, info, start_90k: starts.into_iter().min(), video, audio, ready, state })
+        let start_90k = starts.into_iter().min();
+        Ok(Self { input, info, start_90k, video, audio, undated: Vec::new(), ready, state })
     }
 
     /// What the headers say.
@@ -255,7 +262,8 @@ impl Demuxer {
                 Ok(ReadState::Reading { decode_errors: decode_errors + 1 })
             }
             Err(ff::Error::Eof) => {
-                let mut out = Vec::new();
+                // A file of a few pictures may never have said a dts.
+                let mut out: Vec<Media> = self.undated.drain(..).map(Media::Video).collect();
                 if let Some(Track { path: VideoPath::Recode(recoder), .. }) = &mut self.video {
                     recoder.finish(&mut out)?;
                 }
@@ -286,7 +294,13 @@ impl Demuxer {
                     // Without a configuration nothing can be decoded; parameter sets alone are no picture.
                     if *announced && !converted.data.is_empty() {
                         let (key, data) = (packet.is_key(), converted.data);
-                        out.push(Media::Video(AccessUnit { pts, dts, key, data, arrived: Instant::now() }));
+                        let unit = AccessUnit { pts, dts, key, data, arrived: Instant::now() };
+                        if packet.dts().is_none() && self.undated.len() < MAX_UNDATED {
+                            self.undated.push(unit);
+                        } else {
+                            out.extend(dated(&mut self.undated, dts, shape.frame_span()).map(Media::Video));
+                            out.push(Media::Video(unit));
+                        }
                     }
                 }
                 VideoPath::Recode(recoder) => recoder.packet(packet, pts, dts, &mut out)?,
@@ -312,7 +326,7 @@ impl Demuxer {
                             data,
                             arrived: Instant::now(),
                         }));
-                        at = at + (step - MediaTime::ZERO);
+                        at += step - MediaTime::ZERO;
                     }
                 }
                 AudioPath::Copy { adts: false, record, output_rate, announced } => {
@@ -458,6 +472,12 @@ impl Shape {
         })
     }
 
+    /// From one picture to the next, as far as is known.
+    fn frame_span(&self) -> MediaSpan {
+        let (num, den) = self.frame_rate.unwrap_or((25, 1));
+        MediaSpan::from_ticks_90k(rescale(den.into(), num.into(), TICKS_PER_SECOND))
+    }
+
     fn config(&self, record: Bytes) -> VideoConfig {
         let Self { width, height, sample_aspect, frame_rate } = *self;
         VideoConfig { codec: VideoCodec::H264, record, width, height, sample_aspect, frame_rate }
@@ -474,6 +494,21 @@ fn ticks_90k(count: i64, time_base: Rational) -> i64 {
     let (num, den) = (i64::from(time_base.numerator()), i64::from(time_base.denominator()));
     // A time base is positive in every demuxer; a broken one counts as 90 kHz.
     if num <= 0 || den <= 0 { count } else { rescale(count.saturating_mul(num), den, TICKS_PER_SECOND) }
+}
+
+/// Gives pictures their dts, counted back from the first one known. Matroska has none, and libav knows how far pictures
+/// are reordered only after the first few.
+fn dated(
+    undated: &mut Vec<AccessUnit>,
+    known: MediaTime,
+    step: MediaSpan,
+) -> impl Iterator<Item = AccessUnit> {
+    let count = undated.len() as i64;
+    undated.drain(..).zip(0..).map(move |(mut unit, at)| {
+        let back = MediaSpan::from_ticks_90k(step.ticks_90k() * (count - at));
+        unit.dts = (known + -back).min(unit.pts);
+        unit
+    })
 }
 
 /// (pts, dts) of a packet on the media axis. The first packet of a file that does not say its start says it.

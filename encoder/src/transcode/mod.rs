@@ -38,6 +38,11 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Bytes read off stdin at once, and collected before a write.
 const CHUNK: usize = 64 << 10;
 
+/// libav writes to standard error by itself; what matters of it comes back as errors.
+fn quiet() {
+    ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Fatal);
+}
+
 /// Whether libav on this machine has an H.264 encoder of that name.
 pub fn has_video_encoder(name: &str) -> bool {
     ffmpeg_next::encoder::find_by_name(name).is_some_and(|codec| codec.id() == ffmpeg_next::codec::Id::H264)

@@ -74,7 +74,7 @@ impl FrameRate {
 
 impl fmt::Display for FrameRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.num % self.den == 0 {
+        if self.num.is_multiple_of(self.den) {
             write!(f, "{}", self.num / self.den)
         } else {
             write!(f, "{:.2}", f64::from(self.num) / f64::from(self.den))
@@ -125,6 +125,7 @@ struct Audio {
 impl Pattern {
     /// Opens the encoders.
     pub fn open(settings: &PatternSettings) -> Result<Self, EncodeError> {
+        super::quiet();
         let PatternSettings { width, height, frame_rate, bitrate, video, audio } = *settings;
         let video = video.then(|| {
             let painter = Painter::new(width.into(), height.into(), frame_rate);
@@ -135,7 +136,7 @@ impl Pattern {
                 sample_aspect: (1, 1),
                 frame_rate: (frame_rate.num, frame_rate.den),
                 bitrate,
-                preset: "veryfast",
+                preset: "ultrafast",
                 zero_latency: true,
             })?;
             Ok::<_, EncodeError>(Video { painter, picture, encoder })

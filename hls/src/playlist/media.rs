@@ -30,7 +30,12 @@ impl<'a, I: Iterator<Item = &'a SegmentInfo>> MediaPlaylist<'a, I> {
         writeln!(out, "#EXTM3U")?;
         writeln!(out, "#EXT-X-VERSION:{VERSION}")?;
         writeln!(out, "#EXT-X-TARGETDURATION:{}", self.timing.target_duration)?;
-        writeln!(out, "#EXT-X-SERVER-CONTROL:HOLD-BACK={:.3}", self.timing.hold_back.as_secs_f64())?;
+        // Three target durations are what players keep to unasked (rfc8216bis 6.3.3); and hls-parser's strict mode
+        // refuses the tag without CAN-BLOCK-RELOAD, though 4.4.3.8 has that optional.
+        let default_s = f64::from(3 * self.timing.target_duration);
+        if self.timing.hold_back.as_secs_f64() > default_s {
+            writeln!(out, "#EXT-X-SERVER-CONTROL:HOLD-BACK={:.3}", self.timing.hold_back.as_secs_f64())?;
+        }
         writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", self.media_sequence)?;
         writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", self.discontinuity_sequence)?;
         writeln!(out, "#EXT-X-INDEPENDENT-SEGMENTS")?;

@@ -1,1 +1,137 @@
+use super::*;
+use crate::rtmp::session::{Event as ServerEvent, Session as ServerSession};
+use crate::rtmp::{EndReason, Refusal};
+use std::time::Instant;
 
+fn client() -> Session {
+    Session::new("rtmp://localhost/live/secret".parse().unwrap()).unwrap()
+}
+
+fn server() -> ServerSession {
+    ServerSession::new("127.0.0.1:1".parse().unwrap())
+}
+
+/// Carries bytes both ways, `piece` at a time, until nothing moves; answers a publish request with `refusal`.
+fn converse(
+    client: &mut Session,
+    server: &mut ServerSession,
+    refusal: Option<&Refusal>,
+    piece: usize,
+) -> (Vec<Event>, Vec<ServerEvent>) {
+    let (mut heard, mut seen) = (Vec::new(), Vec::new());
+    loop {
+        let up = client.take_output();
+        for mut input in up.chunks(piece) {
+            while let Some(event) = server.handle(&mut input, Instant::now()).unwrap() {
+                if matches!(event, ServerEvent::Publish(_)) {
+                    match refusal {
+                        None => server.accept().unwrap(),
+                        Some(refusal) => server.refuse(refusal).unwrap(),
+                    }
+                }
+                seen.push(event);
+            }
+        }
+        let down = std::mem::take(server.output());
+        for input in down.chunks(piece) {
+            heard.extend(client.handle(input).unwrap());
+        }
+        if up.is_empty() && down.is_empty() {
+            return (heard, seen);
+        }
+    }
+}
+
+#[test]
+fn a_server_lets_us_publish_and_gets_what_we_send() {
+    for piece in [1, 7, 100_000] {
+        let (mut client, mut server) = (client(), server());
+        let (heard, seen) = converse(&mut client, &mut server, None, piece);
+        assert_eq!(heard, [Event::Publishing]);
+        let [ServerEvent::Publish(request)] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
+
+        // Longer than a chunk, above the extended timestamp, and over the wrap.
+        let times = [0x00ff_fff0, 0x0100_0010, u32::MAX - 5, 30, 63, 96];
+        client.metadata(super::super::tag::metadata(None, None)).unwrap();
+        for timestamp_ms in times {
+            let body = Bytes::from(vec![timestamp_ms as u8; 150_000]);
+            client.media(Tag { kind: MessageKind::Video, timestamp_ms, body }).unwrap();
+            let body = Bytes::from(vec![1, 2, 3]);
+            client.media(Tag { kind: MessageKind::Audio, timestamp_ms, body }).unwrap();
+        }
+        client.finish().unwrap();
+        let (_, seen) = converse(&mut client, &mut server, None, piece);
+        assert!(matches!(&seen[0], ServerEvent::Metadata(metadata) if metadata.encoder.is_some()));
+        let media: Vec<_> = seen
+            .iter()
+            .filter_map(|event| match event {
+                ServerEvent::Media(media) => Some((media.kind, media.timestamp_ms, media.payload.len())),
+                _ => None,
+            })
+            .collect();
+        let expected: Vec<_> = times
+            .iter()
+            .flat_map(|t| [(MessageKind::Video, *t, 150_000), (MessageKind::Audio, *t, 3)])
+            .collect();
+        assert_eq!(media, expected);
+        assert!(matches!(seen.last(), Some(ServerEvent::Ended(EndReason::Unpublished))));
+    }
+}
+
+#[test]
+fn a_refusal_is_heard_in_the_servers_words() {
+    let refusal = Refusal::BadName("no such stream".into());
+    let (heard, _) = converse(&mut client(), &mut server(), Some(&refusal), 100_000);
+    assert_eq!(heard, [Event::Refused("no such stream".into())]);
+}
+
+#[test]
+fn being_sent_off_is_heard_too() {
+    let (mut client, mut server) = (client(), server());
+    converse(&mut client, &mut server, None, 100_000);
+    server.refuse(&Refusal::Draining).unwrap();
+    let (heard, _) = converse(&mut client, &mut server, None, 100_000);
+    assert_eq!(heard, [Event::SentOff(Refusal::Draining.to_string())]);
+}
+
+#[test]
+fn nothing_is_sent_before_the_server_agrees_or_after_the_end() {
+    let mut client = client();
+    client.take_output();
+    let tag = || Tag { kind: MessageKind::Audio, timestamp_ms: 0, body: Bytes::from_static(&[1]) };
+    client.media(tag()).unwrap();
+    client.finish().unwrap();
+    client.media(tag()).unwrap();
+    assert!(client.take_output().is_empty());
+}
+
+#[test]
+fn a_refused_connect_and_a_terse_status_are_refusals() {
+    let status = |code: &str| {
+        let object = HashMap::from([
+            ("level".to_owned(), Amf0Value::Utf8String("error".into())),
+            ("code".to_owned(), Amf0Value::Utf8String(code.into())),
+        ]);
+        Amf0Value::Object(object)
+    };
+    for name in ["_error", "onStatus"] {
+        let values = vec![
+            Amf0Value::Utf8String(name.into()),
+            Amf0Value::Number(1.0),
+            Amf0Value::Null,
+            status("Nope\u{7}"),
+        ];
+        let payload = rml_amf0::serialize(&values).unwrap();
+        assert!(matches!(parse_reply(&payload), Ok(Reply::Failure(text)) if text == "Nope"));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_from_a_server_are_an_answer(bytes: Vec<u8>) {
+        let (mut client, mut server) = (client(), server());
+        converse(&mut client, &mut server, None, 100_000);
+        let _ = client.handle(&bytes);
+    }
+}

@@ -1,7 +1,7 @@
 //! Whole streams against the memory store, on paused time: what a reader of the store sees, whatever the store does.
 
 use super::*;
-use crate::publish::plan::Gap;
+use crate::publish::Gap;
 use crate::publish::testing::{TextPlaylists, init, segment, tracks};
 use crate::store::memory::{Call, Fault, MemoryStore, Operation};
 

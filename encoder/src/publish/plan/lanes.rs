@@ -1,7 +1,7 @@
 //! Which segment is settled, and in which order segments are listed: one lane per rendition. What is written when is
 //! in [`super`].
 
-use super::Gap;
+use crate::publish::Gap;
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::collections::{BTreeMap, HashSet, VecDeque};

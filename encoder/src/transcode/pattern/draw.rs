@@ -83,9 +83,9 @@ impl Painter {
         let mut background = Picture::black(width, height);
         let line = |units: usize| units * height / UNITS;
         for (at, colour) in BARS.into_iter().enumerate() {
-            let edge = |bar: usize| bar * width / BARS.len() & !1;
+            let edge = |bar: usize| even(bar * width / BARS.len());
             let right = if at + 1 == BARS.len() { width } else { edge(at + 1) };
-            background.fill([edge(at), 0, right, line(BARS_END) & !1], colour);
+            background.fill([edge(at), 0, right, even(line(BARS_END))], colour);
         }
         // A slow colour change under the noise, so that chroma has something to do as well.
         let (half_width, half_height) = (width / 2, height / 2);
@@ -123,9 +123,9 @@ impl Painter {
         let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
         let text = format!("{h:02}:{m:02}:{s:02}.{:03}", unix_ms % 1000);
         // Nine digits, and three separators of half a digit's width.
-        let digit = (width * 2 / 25).min(line(9)) & !1;
+        let digit = even((width * 2 / 25).min(line(9)));
         let tall = (digit * 3 / 2).min(line(CLOCK_END - BARS_END - 6));
-        let mut left = (width - digit * 21 / 2) / 2 & !1;
+        let mut left = even((width - digit * 21 / 2) / 2);
         let top = line(BARS_END + 1) + 2;
         for character in text.chars() {
             let cell = if character.is_ascii_digit() { digit } else { digit / 2 };
@@ -167,12 +167,14 @@ impl Painter {
     }
 }
 
+/// Down to where a chroma sample begins.
+fn even(pixels: usize) -> usize {
+    pixels & !1
+}
+
 /// A filled circle, as spans; cut to the picture.
 fn disc(picture: &mut Picture, cx: usize, cy: usize, radius: usize, colour: Colour) {
-    for y in cy.saturating_sub(radius) & !1..cy + radius {
-        if y % 2 == 1 {
-            continue;
-        }
+    for y in (even(cy.saturating_sub(radius))..cy + radius).step_by(2) {
         let dy = y.abs_diff(cy);
         let half = (radius * radius).saturating_sub(dy * dy).isqrt();
         picture.fill([cx.saturating_sub(half), y, cx + half, y + 2], colour);
@@ -211,7 +213,7 @@ const FULL_TURN: f64 = 250.0;
 
 impl Dial {
     fn new(cx: usize, cy: usize, radius: usize) -> Self {
-        let side = 2 * radius & !1;
+        let side = 2 * radius;
         let middle = side as f64 / 2.0 - 0.5;
         let turn = |x: f64, y: f64| {
             let distance = (x * x + y * y).sqrt() / radius as f64;
@@ -224,7 +226,7 @@ impl Dial {
         let turns = (0..side * side)
             .map(|at| turn((at % side) as f64 - middle, (at / side) as f64 - middle))
             .collect();
-        Self { left: cx.saturating_sub(radius) & !1, top: cy.saturating_sub(radius) & !1, side, turns }
+        Self { left: even(cx.saturating_sub(radius)), top: even(cy.saturating_sub(radius)), side, turns }
     }
 
     /// `phase` is how far the current second has gone, 0 to 1.

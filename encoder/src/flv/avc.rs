@@ -1,0 +1,181 @@
+//! H.264: the AVCDecoderConfigurationRecord (ISO 14496-15, 5.3.3.1) and length-prefixed access units.
+//!
+//! NAL unit lengths of other than four bytes are rewritten to four, in the record and in every unit, so that nothing
+//! behind this module has to ask.
+
+use super::FlvError;
+use crate::media::{VideoCodec, VideoConfig};
+use bytes::{BufMut, Bytes, BytesMut};
+use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
+use h264_reader::rbsp::{BitReader, decode_nal};
+
+/// Longest record taken, in bytes: real ones have 30 to 300.
+const MAX_RECORD: usize = 16 << 10;
+/// Longest sequence parameter set parsed, in bytes.
+const MAX_SPS: usize = 1 << 10;
+/// Pixels across and down.
+const DIMENSIONS: std::ops::RangeInclusive<u32> = 16..=8192;
+/// Where the level stands in a sequence parameter set NAL unit.
+const LEVEL_AT: usize = 3;
+/// Level 6.2: the crate refuses pictures larger than the level allows, while decoders just decode them.
+const HIGHEST_LEVEL: u8 = 62;
+
+/// NAL unit types (ITU-T H.264, table 7-1).
+mod nal_type {
+    pub(super) const IDR: u8 = 5;
+    pub(super) const SPS: u8 = 7;
+    /// 1 to 5 are coded slices.
+    pub(super) const SLICES: std::ops::RangeInclusive<u8> = 1..=5;
+}
+
+/// Reads a configuration record. Returns the configuration, with a record of four-byte lengths, and how many bytes of
+/// length the units carry: 1, 2 or 4.
+pub fn read_config(record: &Bytes) -> Result<(VideoConfig, usize), FlvError> {
+    if record.len() > MAX_RECORD {
+        return Err(FlvError::Malformed("AVC configuration is too long"));
+    }
+    let &[1, _profile, _compatibility, _level, lengths, counts, ..] = &record[..] else {
+        return Err(FlvError::Malformed("AVC configuration of unknown version"));
+    };
+    let nal_length_size = usize::from(lengths & 3) + 1;
+    if nal_length_size == 3 {
+        return Err(FlvError::Malformed("AVC configuration with lengths of three bytes"));
+    }
+    let mut rest = &record[6..];
+    let mut first = None;
+    for _ in 0..counts & 0x1f {
+        let set = parameter_set(&mut rest)?;
+        first = first.or(Some(set));
+    }
+    let (&pictures, mut rest) = rest.split_first().ok_or(SHORT_RECORD)?;
+    for _ in 0..pictures {
+        parameter_set(&mut rest)?;
+    }
+    if pictures == 0 {
+        return Err(FlvError::Malformed("AVC configuration without a picture parameter set"));
+    }
+    let first = first.ok_or(FlvError::Malformed("AVC configuration without a sequence parameter set"))?;
+    let sps = parse_sps(first)?;
+
+    let (width, height) =
+        sps.pixel_dimensions().map_err(|_| FlvError::Malformed("sequence parameter set of unknown size"))?;
+    if !DIMENSIONS.contains(&width) || !DIMENSIONS.contains(&height) {
+        return Err(FlvError::Unsupported(format!(
+            "video is {width}x{height}; this encoder takes {} to {} pixels a side",
+            DIMENSIONS.start(),
+            DIMENSIONS.end()
+        )));
+    }
+    let vui = sps.vui_parameters.as_ref();
+    let mut own_record = BytesMut::from(&record[..]);
+    own_record[4] = lengths | 3;
+    let config = VideoConfig {
+        codec: VideoCodec::H264,
+        record: own_record.freeze(),
+        width: width as u16,
+        height: height as u16,
+        sample_aspect: vui.and_then(sample_aspect).unwrap_or((1, 1)),
+        frame_rate: vui.and_then(frame_rate),
+    };
+    Ok((config, nal_length_size))
+}
+
+const SHORT_RECORD: FlvError = FlvError::Malformed("AVC configuration ends early");
+
+fn parameter_set<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FlvError> {
+    let (length, tail) = rest.split_first_chunk::<2>().ok_or(SHORT_RECORD)?;
+    let (set, tail) = tail.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(SHORT_RECORD)?;
+    *rest = tail;
+    Ok(set)
+}
+
+/// What h264-reader allocates is bounded by the set's own counts (at most 255 and 32 entries), and it returns errors.
+fn parse_sps(nal: &[u8]) -> Result<SeqParameterSet, FlvError> {
+    const BROKEN: FlvError = FlvError::Malformed("sequence parameter set cannot be read");
+    if nal.len() > MAX_SPS || nal.len() <= LEVEL_AT || nal[0] & 0x1f != nal_type::SPS {
+        return Err(BROKEN);
+    }
+    // Encoders pad with zeros behind the stop bit, which the crate takes for more data.
+    let end = nal.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let mut nal = nal[..end].to_vec();
+    if nal.len() <= LEVEL_AT {
+        return Err(BROKEN);
+    }
+    nal[LEVEL_AT] = HIGHEST_LEVEL;
+    let rbsp = decode_nal(&nal).map_err(|_| BROKEN)?;
+    SeqParameterSet::from_bits(BitReader::new(&rbsp[..])).map_err(|_| BROKEN)
+}
+
+fn sample_aspect(vui: &VuiParameters) -> Option<(u16, u16)> {
+    let (width, height) = vui.aspect_ratio_info.as_ref()?.get()?;
+    (width > 0 && height > 0).then_some((width, height))
+}
+
+/// Two ticks make a frame (ITU-T H.264, E.2.1), for frames and field pairs alike.
+fn frame_rate(vui: &VuiParameters) -> Option<(u32, u32)> {
+    let timing = vui.timing_info.as_ref()?;
+    let (rate, per) = (u64::from(timing.time_scale), 2 * u64::from(timing.num_units_in_tick));
+    if per == 0 || !(per..=240 * per).contains(&rate) {
+        return None;
+    }
+    let divisor = gcd(rate, per);
+    Some((u32::try_from(rate / divisor).ok()?, u32::try_from(per / divisor).ok()?))
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// An access unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Whether it holds an IDR slice. An I picture with a recovery point, which an open GOP begins with, is none:
+    /// pictures behind it may refer to what was before it.
+    pub idr: bool,
+    /// NAL units behind four bytes of length each.
+    pub data: Bytes,
+}
+
+/// Checks an access unit whose NAL units carry `size` bytes of length, and brings it to four. Empty NAL units are left
+/// out. No copy is made of a unit that has four-byte lengths and no empty NAL unit.
+pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
+    const BROKEN: FlvError = FlvError::Malformed("NAL unit lengths do not fit the picture");
+    let (mut idr, mut slices, mut as_is) = (false, false, size == 4);
+    let mut rest = &payload[..];
+    while !rest.is_empty() {
+        let nal = next_nal(&mut rest, size).ok_or(BROKEN)?;
+        match nal.first() {
+            None => as_is = false,
+            Some(header) => {
+                let nal_type = header & 0x1f;
+                idr |= nal_type == nal_type::IDR;
+                slices |= nal_type::SLICES.contains(&nal_type);
+            }
+        }
+    }
+    if !slices {
+        return Err(FlvError::Malformed("no picture in the video message"));
+    }
+    if as_is {
+        return Ok(Unit { idr, data: payload.clone() });
+    }
+    // One-byte lengths and NAL units of one byte make it grow by half at most; two passes spare the guess.
+    let mut data = BytesMut::new();
+    let mut rest = &payload[..];
+    while !rest.is_empty() {
+        let nal = next_nal(&mut rest, size).ok_or(BROKEN)?;
+        if !nal.is_empty() {
+            data.put_u32(nal.len() as u32);
+            data.put_slice(nal);
+        }
+    }
+    Ok(Unit { idr, data: data.freeze() })
+}
+
+fn next_nal<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let (length, tail) = rest.split_at_checked(size)?;
+    let length = length.iter().fold(0usize, |length, &byte| length << 8 | usize::from(byte));
+    let (nal, tail) = tail.split_at_checked(length)?;
+    *rest = tail;
+    Some(nal)
+}

@@ -1,0 +1,99 @@
+//! What publishing is told at its start, and what it counts. Decisions are in [`super::plan`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How a stream is published. Durations that move a viewer's distance from live come from `hls::Timing`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// From a segment's arrival to its acknowledgement at most (`Timing::upload_deadline`); then it becomes a gap.
+    pub segment_deadline: Duration,
+    /// Between the starts of two writes of one playlist at least: 1 s for a bucket, 0 for a directory.
+    pub playlist_interval: Duration,
+    /// One attempt at writing anything, at most.
+    pub attempt_timeout: Duration,
+    /// Pause before the second attempt; doubles with each further one up to `max_backoff`, each cut by a random part
+    /// of up to a half, so that encoders do not come back all at once.
+    pub first_backoff: Duration,
+    /// Longest pause between two attempts.
+    pub max_backoff: Duration,
+    /// Init and media segments written at a time. Playlists and removals are not counted: there are few.
+    pub concurrency: usize,
+    /// Bytes of segments that wait for the store or are being written, at most.
+    pub max_waiting_bytes: usize,
+    /// From the end of the stream to the last playlist's acknowledgement at most.
+    pub seal_within: Duration,
+    /// Whether objects that left the playlists are removed.
+    pub remove_expired: bool,
+    /// Seed of the back-off's jitter.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    /// For a bucket; a directory wants `playlist_interval` zero.
+    fn default() -> Self {
+        Self {
+            segment_deadline: Duration::from_secs(2),
+            playlist_interval: Duration::from_secs(1),
+            attempt_timeout: Duration::from_millis(1500),
+            first_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(1),
+            concurrency: 8,
+            max_waiting_bytes: 64 << 20,
+            seal_within: Duration::from_secs(30),
+            remove_expired: false,
+            seed: 0,
+        }
+    }
+}
+
+/// Why a segment became a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gap {
+    /// It came as one.
+    Packager,
+    /// The store did not take it in time.
+    Deadline,
+    /// The store refused it, or its name was taken.
+    Refused,
+    /// Too much was waiting.
+    Overflow,
+    /// Its init segment was not there in time.
+    NoInit,
+}
+
+impl Gap {
+    /// For metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Packager => "packager",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Overflow => "overflow",
+            Self::NoInit => "no_init",
+        }
+    }
+}
+
+/// What happened so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Media segments acknowledged and listed.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Segments that became gaps, by reason.
+    pub gaps: BTreeMap<Gap, u64>,
+    /// Playlist writes acknowledged.
+    pub playlists: u64,
+    /// Attempts that failed, at anything.
+    pub failures: u64,
+    /// What the last of them ran into.
+    pub last_failure: Option<String>,
+    /// Objects removed.
+    pub removed: u64,
+    /// Objects that could not be removed and remain.
+    pub not_removed: u64,
+    /// Whether every playlist's last version was acknowledged.
+    pub sealed: bool,
+}

@@ -1,0 +1,363 @@
+//! RTMP's 32-bit milliseconds of two tracks onto one continuous 90 kHz axis; every repair is counted. Pure: arrival
+//! times are handed in.
+//!
+//! What belongs here: wrap, jumps, strictly growing decode times, audio times from sample counts ([`audio`]), video
+//! times on the frame grid ([`video`]). Parsing is in [`crate::flv`], dropping for want of capacity in
+//! [`crate::stream`].
+//!
+//! How a message is placed:
+//! 1. Its 32 bits are continued from the track's last message: the nearest of all readings, so a wrap is a small step.
+//! 2. It is where its time says, unless it *jumped*: more than [`BACKWARD_JUMP`] back, or more than [`FORWARD_JUMP`]
+//!    further ahead than its arrival, and the other track, account for. A publisher that was silent for a minute and
+//!    goes on a minute later left a gap, not a jump.
+//! 3. A jump is taken out: the track goes on right behind the newest media, or by as much later as it arrived later.
+//! 4. The other track, when its time jumps as well, gets the same correction, so that sound and picture stay together;
+//!    until then its messages are still placed by the old one.
+
+pub mod audio;
+pub mod video;
+
+use audio::SampleCounter;
+use hls::{MediaSpan, MediaTime};
+use std::time::{Duration, Instant};
+use video::FrameGrid;
+
+/// Where a stream's axis begins: far enough from zero that no decode time is negative, whatever starts early.
+pub const START: MediaTime = MediaTime::from_ticks_90k(10 * 90_000);
+/// Stepping back further than this is a jump; less is disorder, straightened on the spot.
+pub const BACKWARD_JUMP: MediaSpan = MediaSpan::from_millis(500);
+/// Stepping ahead further than this without reason is a jump; less is a gap.
+pub const FORWARD_JUMP: MediaSpan = MediaSpan::from_millis(2_000);
+/// Two tracks whose first messages are further apart than this count from different origins.
+pub const MAX_START_APART: MediaSpan = MediaSpan::from_millis(5_000);
+/// How far behind the old end a resumed axis begins: room for the track that starts earlier in time but later on the
+/// wire.
+pub const RESUME_LEAD: MediaSpan = MediaSpan::from_millis(1_000);
+/// Least step between decode times of pictures: RTMP's own resolution.
+pub const MIN_STEP: MediaSpan = MediaSpan::from_millis(1);
+/// Presentation this far behind decoding is believed; B pictures need a second at most.
+pub const MAX_COMPOSITION: MediaSpan = MediaSpan::from_millis(5_000);
+
+/// Step behind the newest media when a jump is taken out: about a frame.
+const REBASE_STEP: i64 = 20 * TICKS_PER_MS;
+/// Longest silence that a jump is sized by.
+const MAX_SILENCE: Duration = Duration::from_secs(600);
+const TICKS_PER_MS: i64 = 90;
+
+macro_rules! repairs {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// What was repaired, by kind, since the stream's start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Repairs {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl Repairs {
+            /// What was added since `earlier`.
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($field: self.$field - earlier.$field,)* }
+            }
+
+            /// Kind and count, for metrics and logs.
+            pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
+
+            /// All kinds together.
+            pub fn total(&self) -> u64 {
+                0 $(+ self.$field)*
+            }
+        }
+    };
+}
+
+repairs! {
+    /// The 32-bit clock went round; counted for each track.
+    wraps,
+    /// Times jumped ahead and were brought back.
+    jumps_forward,
+    /// Times jumped back and were brought forth.
+    jumps_backward,
+    /// A track took over the correction of the other.
+    jumps_followed,
+    /// Times stepped ahead by more than [`FORWARD_JUMP`], as arrival or the other track did: left as a gap.
+    gaps,
+    /// A track began more than [`MAX_START_APART`] from the other and was put beside it.
+    separated_starts,
+    /// A picture's decode time did not grow and was moved up.
+    reordered,
+    /// A picture's presentation was before its decoding, or more than [`MAX_COMPOSITION`] behind.
+    compositions,
+    /// Audio times and sample count had drifted apart and were brought together.
+    audio_resyncs,
+    /// Audio frames left out because there was more audio than time.
+    audio_frames_dropped,
+    /// The frame grid did not fit any longer.
+    grid_losses,
+    /// Messages before the beginning of a resumed axis, left out.
+    before_start,
+}
+
+/// Where a picture is on the axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Presentation; never before `dts`.
+    pub pts: MediaTime,
+    /// Decoding; grows strictly.
+    pub dts: MediaTime,
+}
+
+/// One of the two tracks' way from its clock to the axis. All arithmetic wraps modulo 2^64: the sums are right as long
+/// as the place on the axis fits, whatever a hostile clock has added up to.
+#[derive(Clone, Copy, Debug)]
+struct Track {
+    /// The last time in milliseconds, continued beyond 32 bits.
+    raw_ms: i64,
+    /// Axis less clock in ticks, as the track started.
+    base: i64,
+    /// Sum of the corrections applied, in ticks.
+    correction: i64,
+    /// Where the last message was placed, in ticks.
+    axis: i64,
+    /// When it arrived.
+    arrived: Instant,
+}
+
+impl Track {
+    fn place(&self, raw_ms: i64, correction: i64) -> i64 {
+        raw_ms.wrapping_mul(TICKS_PER_MS).wrapping_add(self.base).wrapping_add(correction)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Video,
+    Audio,
+}
+
+/// A message's place, in ticks.
+struct Placed {
+    axis: i64,
+    /// Nothing before tells about what follows.
+    broken: bool,
+}
+
+/// One stream's axis.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    begin: i64,
+    /// Nothing is placed here or before.
+    floor: i64,
+    video: Option<Track>,
+    audio: Option<Track>,
+    /// The newest sum of corrections; a track that has less is still to jump.
+    correction: i64,
+    /// Newest media of both tracks, and when it arrived.
+    head: Option<(i64, Instant)>,
+    last_video_dts: Option<i64>,
+    grid: FrameGrid,
+    samples: SampleCounter,
+    repairs: Repairs,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Timeline {
+    /// The axis of a new stream: the first message is at [`START`].
+    pub fn new() -> Self {
+        Self::beginning(START.ticks_90k(), i64::MIN)
+    }
+
+    /// The axis of a stream whose publisher came back: everything is strictly behind `after`.
+    pub fn resume(after: MediaTime) -> Self {
+        Self::beginning((after + RESUME_LEAD).ticks_90k(), after.ticks_90k())
+    }
+
+    fn beginning(begin: i64, floor: i64) -> Self {
+        Self {
+            begin,
+            floor,
+            video: None,
+            audio: None,
+            correction: 0,
+            head: None,
+            last_video_dts: (floor > i64::MIN).then_some(floor),
+            grid: FrameGrid::default(),
+            samples: SampleCounter::behind(floor),
+            repairs: Repairs::default(),
+        }
+    }
+
+    /// The frame rate that the publisher names, as (numerator, denominator): believed until pictures contradict it.
+    pub fn set_frame_rate(&mut self, rate: Option<(u32, u32)>) {
+        self.grid.set_hint(rate);
+    }
+
+    /// How many samples a second and in a frame the audio that follows has. Both are above zero.
+    pub fn set_audio_format(&mut self, sample_rate: u32, frame_samples: u32) {
+        self.samples.set_format(sample_rate, frame_samples);
+    }
+
+    /// What was repaired so far.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
+    }
+
+    /// Places a picture. None when it is left out.
+    pub fn video(&mut self, dts_ms: u32, composition_ms: i32, arrived: Instant) -> Option<Stamp> {
+        let placed = self.place(Kind::Video, dts_ms, arrived);
+        if placed.broken {
+            self.grid.restart();
+        }
+        if placed.axis <= self.floor {
+            self.repairs.before_start += 1;
+            return None;
+        }
+        let composition = i64::from(composition_ms) * TICKS_PER_MS;
+        let (mut dts, mut pts) = self.grid.snap(placed.axis, composition, &mut self.repairs);
+        if let Some(last) = self.last_video_dts
+            && dts <= last
+        {
+            self.repairs.reordered += 1;
+            dts = last + MIN_STEP.ticks_90k();
+        }
+        self.last_video_dts = Some(dts);
+        if pts < dts || composition < 0 {
+            // A reordered picture moved up is not the publisher's wrong composition.
+            self.repairs.compositions += u64::from(composition < 0);
+            pts = pts.max(dts);
+        } else if composition > MAX_COMPOSITION.ticks_90k() {
+            self.repairs.compositions += 1;
+            pts = dts;
+        }
+        Some(Stamp { pts: MediaTime::from_ticks_90k(pts), dts: MediaTime::from_ticks_90k(dts) })
+    }
+
+    /// Places a frame of audio. None when it is left out.
+    pub fn audio(&mut self, timestamp_ms: u32, arrived: Instant) -> Option<MediaTime> {
+        let placed = self.place(Kind::Audio, timestamp_ms, arrived);
+        if placed.broken {
+            self.samples.restart();
+        }
+        if placed.axis <= self.floor {
+            self.repairs.before_start += 1;
+            return None;
+        }
+        self.samples.place(placed.axis, &mut self.repairs).map(MediaTime::from_ticks_90k)
+    }
+
+    /// Steps 1 to 4 of the module's description.
+    fn place(&mut self, kind: Kind, timestamp_ms: u32, arrived: Instant) -> Placed {
+        let (own, other) = match kind {
+            Kind::Video => (self.video, self.audio),
+            Kind::Audio => (self.audio, self.video),
+        };
+        let (track, broken) = match (own, other) {
+            (Some(own), other) => self.go_on(own, other, timestamp_ms, arrived),
+            (None, Some(other)) => (self.join(other, timestamp_ms, arrived), true),
+            (None, None) => {
+                let raw_ms = i64::from(timestamp_ms);
+                let base = self.begin - raw_ms * TICKS_PER_MS;
+                (Track { raw_ms, base, correction: 0, axis: self.begin, arrived }, true)
+            }
+        };
+        match kind {
+            Kind::Video => self.video = Some(track),
+            Kind::Audio => self.audio = Some(track),
+        }
+        if self.head.is_none_or(|(head, _)| track.axis >= head) {
+            self.head = Some((track.axis, arrived));
+        }
+        Placed { axis: track.axis, broken }
+    }
+
+    /// The second track's first message.
+    fn join(&mut self, other: Track, timestamp_ms: u32, arrived: Instant) -> Track {
+        let raw_ms = nearest(other.raw_ms, timestamp_ms);
+        let Track { base, correction, .. } = other;
+        let axis = other.place(raw_ms, correction);
+        let track = Track { raw_ms, base, correction, axis, arrived };
+        let behind_other = axis.wrapping_sub(other.axis);
+        let expected = other.axis + elapsed(other.arrived, arrived);
+        let apart = MAX_START_APART.ticks_90k();
+        if (-apart..=apart).contains(&behind_other) || (expected - apart..=expected + apart).contains(&axis) {
+            return track;
+        }
+        self.repairs.separated_starts += 1;
+        Track { base: base.wrapping_add(expected.wrapping_sub(axis)), axis: expected, ..track }
+    }
+
+    /// A message behind another of its track; and whether it does not simply follow it.
+    fn go_on(
+        &mut self,
+        own: Track,
+        other: Option<Track>,
+        timestamp_ms: u32,
+        arrived: Instant,
+    ) -> (Track, bool) {
+        let raw_ms = nearest(own.raw_ms, timestamp_ms);
+        self.repairs.wraps += u64::from(raw_ms >> 32 > own.raw_ms >> 32);
+        let silence = elapsed(own.arrived, arrived);
+        let here = Track { raw_ms, arrived, ..own };
+
+        let as_before = own.place(raw_ms, own.correction);
+        let step = as_before.wrapping_sub(own.axis);
+        // The other track has jumped already: whichever correction is nearer to where this track was.
+        if own.correction != self.correction {
+            let followed = own.place(raw_ms, self.correction);
+            let followed_step = followed.wrapping_sub(own.axis);
+            if distance(followed_step, silence) < distance(step, silence)
+                && (-FORWARD_JUMP.ticks_90k()..=FORWARD_JUMP.ticks_90k() + silence).contains(&followed_step)
+            {
+                self.repairs.jumps_followed += 1;
+                return (Track { correction: self.correction, axis: followed, ..here }, true);
+            }
+        }
+
+        if step < -BACKWARD_JUMP.ticks_90k() {
+            self.repairs.jumps_backward += 1;
+            return (self.rebase(here, arrived), true);
+        }
+        let limit = FORWARD_JUMP.ticks_90k();
+        if step > limit {
+            let behind_other = other.is_some_and(|other| as_before.wrapping_sub(other.axis) <= limit);
+            if step - silence > limit && !behind_other {
+                self.repairs.jumps_forward += 1;
+                return (self.rebase(here, arrived), true);
+            }
+            self.repairs.gaps += 1;
+        }
+        (Track { axis: as_before, ..here }, false)
+    }
+
+    /// A new correction, which puts `track` behind the newest media.
+    fn rebase(&mut self, track: Track, arrived: Instant) -> Track {
+        let (head, head_arrived) = self.head.unwrap_or((track.axis, track.arrived));
+        let axis = head + elapsed(head_arrived, arrived).max(REBASE_STEP);
+        self.correction = axis.wrapping_sub(track.place(track.raw_ms, 0));
+        Track { correction: self.correction, axis, ..track }
+    }
+}
+
+/// The reading of 32 bits that is nearest to the last one.
+fn nearest(last_ms: i64, timestamp_ms: u32) -> i64 {
+    let step = timestamp_ms.wrapping_sub(last_ms as u32) as i32;
+    last_ms.wrapping_add(step.into())
+}
+
+/// In ticks; not negative.
+fn elapsed(from: Instant, to: Instant) -> i64 {
+    MediaSpan::from(to.saturating_duration_since(from).min(MAX_SILENCE)).ticks_90k()
+}
+
+/// How far a step is outside of what could be expected: nothing up to the silence.
+fn distance(step: i64, silence: i64) -> i64 {
+    if step < 0 { step.saturating_neg() } else { (step - silence).max(0) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+use super::*;
+use proptest::prelude::*;
+
+/// A wall clock that stands still unless told otherwise: input as fast as it goes.
+struct Clock(Instant);
+
+impl Clock {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn at_ms(&self, ms: u64) -> Instant {
+        self.0 + Duration::from_millis(ms)
+    }
+}
+
+/// The exact time of a picture, in milliseconds rounded as encoders do.
+fn frame_ms(index: u64, (num, den): (u64, u64)) -> u64 {
+    (index * 1000 * den + num / 2) / num
+}
+
+fn ticks(time: MediaTime) -> i64 {
+    time.ticks_90k() - START.ticks_90k()
+}
+
+fn play_video(timeline: &mut Timeline, clock: &Clock, times: impl IntoIterator<Item = u64>) -> Vec<i64> {
+    let mut places = Vec::new();
+    for ms in times {
+        places.extend(timeline.video(ms as u32, 0, clock.at_ms(ms)).map(|stamp| ticks(stamp.dts)));
+    }
+    places
+}
+
+fn steps(places: &[i64]) -> Vec<i64> {
+    places.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[test]
+fn a_stream_begins_at_ten_seconds_whatever_its_clock_says() {
+    for first in [0, 1, 5_000, u32::MAX] {
+        let mut timeline = Timeline::new();
+        let stamp = timeline.video(first, 0, Instant::now()).unwrap();
+        assert_eq!(stamp.dts, MediaTime::from_ticks_90k(900_000), "{first}");
+    }
+}
+
+#[test]
+fn known_rates_come_out_on_their_exact_grid() {
+    // 24000/1001 has frames of 3753.75 ticks: to the nearest tick, without the fractions adding up.
+    let rates = [(30, 1), (25, 1), (60, 1), (30_000, 1001), (60_000, 1001), (24_000, 1001), (24, 1), (50, 1)];
+    for (num, den) in rates {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_frame_rate(Some((num, den)));
+        let (num, den) = (u64::from(num), u64::from(den));
+        let frames = 100_000;
+        let places = play_video(&mut timeline, &clock, (0..frames).map(|n| frame_ms(n, (num, den))));
+        for (n, place) in places.iter().enumerate() {
+            let exact = hls::time::rescale(n as i64 * den as i64, num as i64, 90_000);
+            assert_eq!(*place, exact, "{num}/{den} frame {n}");
+        }
+        assert_eq!(timeline.repairs(), Repairs::default(), "{num}/{den}");
+    }
+}
+
+#[test]
+fn an_unknown_rate_is_found_and_a_wrong_one_is_found_out() {
+    for hint in [None, Some((30, 1)), Some((25, 1)), Some((1, 1))] {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_frame_rate(hint);
+        let places = play_video(&mut timeline, &clock, (0..2_000).map(|n| frame_ms(n, (30_000, 1001))));
+        let steps = steps(&places);
+        assert!(steps[300..].iter().all(|&step| step == 3003), "{hint:?}: {:?}", &steps[280..320]);
+        assert!(steps.iter().all(|&step| (2700..=3300).contains(&step)), "{hint:?}");
+        assert!(timeline.repairs().grid_losses <= 1, "{hint:?}: {:?}", timeline.repairs());
+    }
+}
+
+#[test]
+fn variable_rates_keep_their_milliseconds() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_frame_rate(Some((30, 1)));
+    let mut ms = 0;
+    let times: Vec<u64> = (0..2_000u64)
+        .map(|n| {
+            ms += 17 + n * 7919 % 40;
+            ms
+        })
+        .collect();
+    let places = play_video(&mut timeline, &clock, times.iter().copied());
+    for (place, ms) in places.iter().zip(&times) {
+        assert!((place - (*ms as i64 - times[0] as i64) * 90).abs() <= 135, "at {ms} ms");
+    }
+}
+
+#[test]
+fn a_dropped_frame_leaves_a_hole_of_one_frame() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_frame_rate(Some((30, 1)));
+    let times = (0..100).filter(|n| *n != 50).map(|n| frame_ms(n, (30, 1)));
+    let steps = steps(&play_video(&mut timeline, &clock, times));
+    assert_eq!(steps[49], 6000);
+    assert!(steps.iter().enumerate().all(|(n, &step)| n == 49 || step == 3000));
+}
+
+#[test]
+fn presentation_is_on_the_grid_too() {
+    let mut timeline = Timeline::new();
+    timeline.set_frame_rate(Some((30, 1)));
+    let now = Instant::now();
+    // Two frames of reordering: 66.67 ms, which rounds to 66 or 67.
+    for (n, composition) in [(0u64, 67), (1, 66), (2, 67), (3, 133), (4, 0)] {
+        let stamp = timeline.video(frame_ms(n, (30, 1)) as u32, composition, now).unwrap();
+        assert_eq!((stamp.pts - stamp.dts).ticks_90k() % 3000, 0, "frame {n}");
+    }
+}
+
+#[test]
+fn impossible_presentation_is_repaired() {
+    let mut timeline = Timeline::new();
+    let now = Instant::now();
+    for (ms, composition) in [(0, -40), (40, i32::MIN >> 8), (80, 8_388_607)] {
+        let stamp = timeline.video(ms, composition, now).unwrap();
+        assert_eq!(stamp.pts, stamp.dts, "{composition}");
+    }
+    assert_eq!(timeline.repairs().compositions, 3);
+}
+
+#[test]
+fn the_32_bit_clock_goes_round_unnoticed() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_frame_rate(Some((25, 1)));
+    timeline.set_audio_format(48_000, 1024);
+    let start = (1u64 << 32) - 1_000;
+    for n in 0..100 {
+        let ms = start + n * 40;
+        timeline.video(ms as u32, 0, clock.at_ms(n * 40)).unwrap();
+        timeline.audio(ms as u32, clock.at_ms(n * 40)).map(|time| assert!(ticks(time) < 100 * 3600));
+    }
+    assert_eq!(timeline.repairs().wraps, 2);
+    assert_eq!(timeline.repairs().jumps_forward + timeline.repairs().jumps_backward, 0);
+}
+
+#[test]
+fn jumps_are_taken_out_and_sound_stays_with_the_picture() {
+    // (jump in milliseconds, for how long nothing came, what the axis may step at the jump)
+    let hour = 3_600_000i64;
+    let table = [
+        (hour, 0, 0..=100),
+        (-hour, 0, 0..=100),
+        (3 * hour, 4_000, 4_000..=4_100),
+        (-3 * hour, 4_000, 4_000..=4_100),
+        (-1_000, 0, 0..=100),
+        (2_500, 0, 0..=100),
+        (1 << 31, 0, 0..=100),
+    ];
+    for (jump, silence, allowed) in table {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_audio_format(48_000, 1024);
+        let (mut video, mut audio) = (Vec::new(), Vec::new());
+        for n in 0..200i64 {
+            let (jump, silence) = if n < 100 { (0, 0) } else { (jump, silence) };
+            let ms = 5 * hour + n * 40 + jump;
+            let now = clock.at_ms((n * 40 + silence) as u64);
+            video.push(ticks(timeline.video(ms as u32, 0, now).unwrap().dts));
+            // Audio is 15 ms behind on the clock, and its frames are as long as pictures here.
+            audio.extend(timeline.audio((ms + 15) as u32, now).map(ticks));
+        }
+        let step_ms = (video[100] - video[99]) / 90;
+        assert!(allowed.contains(&step_ms), "jump {jump}: the axis stepped {step_ms} ms");
+        assert!(steps(&video).iter().all(|&step| step > 0), "jump {jump}");
+        let repairs = timeline.repairs();
+        assert_eq!(repairs.jumps_forward + repairs.jumps_backward, 1, "jump {jump}: {repairs:?}");
+        assert_eq!(repairs.jumps_followed, 1, "jump {jump}: {repairs:?}");
+        // In step to the millisecond: both tracks were moved by the same amount.
+        let (video, audio) = (timeline.video.unwrap(), timeline.audio.unwrap());
+        assert_eq!(audio.axis - video.axis, 15 * 90, "jump {jump}");
+    }
+}
+
+#[test]
+fn late_messages_of_before_a_jump_keep_their_place() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    let now = clock.at_ms(0);
+    timeline.video(1_000, 0, now).unwrap();
+    timeline.audio(1_000, now).unwrap();
+    timeline.video(1_040, 0, now).unwrap();
+    timeline.video(900_000, 0, now).unwrap();
+    // Two of the old time, then the new one.
+    timeline.audio(1_021, now).unwrap();
+    assert_eq!(timeline.audio.unwrap().axis, START.ticks_90k() + 21 * 90);
+    timeline.audio(1_043, now).unwrap();
+    timeline.audio(900_005, now).unwrap();
+    assert_eq!(timeline.audio.unwrap().axis - timeline.video.unwrap().axis, 5 * 90);
+}
+
+#[test]
+fn a_pause_on_the_wire_and_on_the_clock_is_a_gap() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.video(0, 0, clock.at_ms(0)).unwrap();
+    let stamp = timeline.video(20_000, 0, clock.at_ms(19_500)).unwrap();
+    assert_eq!(ticks(stamp.dts), 20 * 90_000);
+    assert_eq!(timeline.repairs(), Repairs { gaps: 1, ..Repairs::default() });
+}
+
+/// OBS drops pictures on a slow uplink while sound goes on.
+#[test]
+fn missing_pictures_are_a_gap_when_sound_went_on() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_audio_format(48_000, 1024);
+    let now = clock.at_ms(0);
+    timeline.video(0, 0, now).unwrap();
+    for n in 0..400u64 {
+        timeline.audio((n * 1024 / 48) as u32, now).unwrap();
+    }
+    let stamp = timeline.video(8_500, 0, now).unwrap();
+    assert_eq!(ticks(stamp.dts), 8_500 * 90);
+}
+
+#[test]
+fn tracks_that_start_apart() {
+    // (audio's first time, where it is put, separated)
+    for (audio_ms, place_ms, separated) in [
+        (100_000u32, 0, 0),
+        (100_700, 700, 0),
+        (98_000, -2_000, 0),
+        (104_900, 4_900, 0),
+        (0, 0, 1),
+        (4_000_000_000, 0, 1),
+    ] {
+        let mut timeline = Timeline::new();
+        let now = Instant::now();
+        timeline.video(100_000, 0, now).unwrap();
+        let audio = timeline.audio(audio_ms, now).unwrap();
+        assert_eq!(ticks(audio), place_ms * 90, "{audio_ms}");
+        assert_eq!(timeline.repairs().separated_starts, separated, "{audio_ms}");
+    }
+}
+
+#[test]
+fn decode_times_grow_whatever_is_sent() {
+    let now = Instant::now();
+    let mut timeline = Timeline::new();
+    let mut last = None;
+    for ms in [0, 40, 40, 40, 20, 80, 60, 120, 121, 121] {
+        let dts = timeline.video(ms, 0, now).unwrap().dts;
+        assert!(last.is_none_or(|last| dts > last), "{ms}");
+        last = Some(dts);
+    }
+    assert_eq!(timeline.repairs().reordered, 5);
+}
+
+#[test]
+fn audio_is_exact_for_a_day() {
+    for (rate, samples) in [(44_100u32, 1024u32), (48_000, 1024), (48_000, 2048), (22_050, 1024)] {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_audio_format(rate, samples);
+        let frames = 86_400 * u64::from(rate) / u64::from(samples);
+        for n in 0..frames {
+            let ms = n * u64::from(samples) * 1000 / u64::from(rate);
+            let place = timeline.audio(ms as u32, clock.at_ms(ms)).unwrap();
+            let exact = hls::time::rescale((n * u64::from(samples)) as i64, rate.into(), 90_000);
+            assert_eq!(ticks(place), exact, "{rate} frame {n}");
+        }
+        assert_eq!(timeline.repairs(), Repairs::default(), "{rate}");
+    }
+}
+
+#[test]
+fn arrival_stamps_with_jitter_do_not_disturb_audio() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_audio_format(48_000, 1024);
+    let mut places = Vec::new();
+    for n in 0..5_000u64 {
+        let ms = 100 + n * 1024 / 48 + n * 7919 % 60 - 30;
+        places.push(timeline.audio(ms as u32, clock.at_ms(ms)).unwrap().ticks_90k());
+    }
+    assert!(steps(&places).iter().all(|&step| step == 1920));
+    assert_eq!(timeline.repairs().audio_resyncs, 0);
+}
+
+#[test]
+fn missing_audio_becomes_a_gap_and_surplus_audio_is_left_out() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_audio_format(48_000, 1024);
+    let mut last = i64::MIN;
+    let mut feed = |timeline: &mut Timeline, ms: u64| {
+        let place = timeline.audio(ms as u32, clock.at_ms(ms)).map(ticks);
+        if let Some(place) = place {
+            assert!(place > last, "at {ms} ms");
+            last = place;
+        }
+        place
+    };
+    for n in 0..100 {
+        feed(&mut timeline, n * 1024 / 48).unwrap();
+    }
+    // 300 ms are missing.
+    let behind = 100 * 1024 / 48 + 300;
+    assert_eq!(feed(&mut timeline, behind), Some(behind as i64 * 90));
+    assert_eq!(timeline.repairs().audio_resyncs, 1);
+    // The clock stands still for twenty frames and goes on: 427 ms too much sound.
+    for _ in 0..20 {
+        feed(&mut timeline, behind);
+    }
+    for n in 0..200 {
+        feed(&mut timeline, behind + n * 1024 / 48);
+    }
+    let repairs = timeline.repairs();
+    assert!((18..=22).contains(&repairs.audio_frames_dropped), "{repairs:?}");
+    let end = (behind + 199 * 1024 / 48) as i64 * 90;
+    assert!((last - end).abs() < 50 * 90, "{last} should be near {end}");
+}
+
+#[test]
+fn a_slow_sample_clock_is_brought_back_within_its_bound() {
+    // 100 ppm: 0.36 s in an hour.
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    timeline.set_audio_format(48_000, 1024);
+    for n in 0..170_000u64 {
+        let exact_us = n * 1024 * 1_000_000 / 48_000;
+        let ms = (exact_us + exact_us / 10_000) / 1000;
+        if let Some(place) = timeline.audio(ms as u32, clock.at_ms(ms)) {
+            assert!((ticks(place) - ms as i64 * 90).abs() < 45 * 90, "frame {n}");
+        }
+    }
+    let repairs = timeline.repairs();
+    assert!((7..=12).contains(&repairs.audio_resyncs), "{repairs:?}");
+}
+
+#[test]
+fn a_resumed_axis_is_strictly_behind_the_old_end() {
+    let after = MediaTime::from_ticks_90k(123_456_789);
+    let now = Instant::now();
+    let mut timeline = Timeline::resume(after);
+    timeline.set_audio_format(44_100, 1024);
+    let first = timeline.video(77, 0, now).unwrap();
+    assert_eq!(first.dts, after + RESUME_LEAD);
+    // Audio that starts earlier on the clock: taken while it is behind the old end, left out before.
+    let mut timeline = Timeline::resume(after);
+    timeline.video(10_000, 0, now).unwrap();
+    for ms in (8_000..10_000).step_by(23) {
+        if let Some(place) = timeline.audio(ms, now) {
+            assert!(place > after, "{ms}");
+        }
+    }
+    assert!(timeline.repairs().before_start > 0);
+}
+
+#[test]
+fn repairs_can_be_compared() {
+    let earlier = Repairs { wraps: 1, ..Repairs::default() };
+    let later = Repairs { wraps: 3, gaps: 2, ..Repairs::default() };
+    assert_eq!(later.since(&earlier), Repairs { wraps: 2, gaps: 2, ..Repairs::default() });
+    assert_eq!(later.total(), 5);
+    assert!(later.by_kind().any(|kind| kind == ("gaps", 2)));
+}
+
+proptest! {
+    /// Any clock, however wild: decode times grow, presentation is not before, nothing overflows, and the axis never
+    /// runs ahead of arrival by more than what a gap may be.
+    #[test]
+    fn any_clock_gives_a_sound_axis(
+        messages in proptest::collection::vec((any::<bool>(), any::<u32>(), any::<i32>(), 0u64..10_000), 1..300),
+        hint in proptest::option::of((1u32..=u32::MAX, 1u32..=u32::MAX)),
+    ) {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_frame_rate(hint);
+        timeline.set_audio_format(44_100, 1024);
+        let mut now = 0;
+        let (mut video, mut audio) = (None, None);
+        for (is_video, ms, composition, pause) in messages {
+            now += pause;
+            if is_video {
+                if let Some(stamp) = timeline.video(ms, composition >> 8, clock.at_ms(now)) {
+                    prop_assert!(video.is_none_or(|last| stamp.dts > last));
+                    prop_assert!(stamp.pts >= stamp.dts);
+                    prop_assert!(stamp.dts > MediaTime::ZERO);
+                    video = Some(stamp.dts);
+                }
+            } else if let Some(time) = timeline.audio(ms, clock.at_ms(now)) {
+                prop_assert!(audio.is_none_or(|last| time > last));
+                prop_assert!(time > MediaTime::ZERO);
+                audio = Some(time);
+            }
+        }
+    }
+}
