@@ -10,8 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Used as the stream key in every test, so that finding it in a log is a leak and nothing else. Without configured
-/// keys the key *is* the name; tests that look for leaks configure this one for [`STREAM`].
+/// Name and key of the stream in most tests.
 pub const STREAM: &str = "test";
 
 static BINARY: OnceLock<PathBuf> = OnceLock::new();

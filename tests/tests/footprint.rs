@@ -42,7 +42,6 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
     let options = Options::default()
         .set("--ladder", "source,144p@150k")
         .set("--reconnect-window", "0")
-        .set("--archive", "none")
         .set("--latency", "2");
     let encoder = Encoder::start(options);
     let publish = |n: usize| {

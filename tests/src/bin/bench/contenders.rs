@@ -3,9 +3,12 @@
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tests::encoder_process::{Encoder, Options, free_port};
-use tests::patience::eventually;
+use tests::patience::{eventually, pause};
 use tests::process::Program;
 use tests::reference::Reference;
 use tests::static_server::StaticServer;
@@ -42,6 +45,7 @@ pub(crate) trait Contender {
 pub(crate) struct EncoderRun {
     encoder: Encoder,
     rungs: Vec<String>,
+    keeper: Keeper,
 }
 
 impl EncoderRun {
@@ -50,10 +54,11 @@ impl EncoderRun {
             .set("--ladder", ladder)
             .set("--latency", latency)
             .set("--capacity", &capacity.to_string())
-            .set("--archive", "hls")
             .set("--reconnect-window", "1");
         let rungs = ladder.split(',').filter_map(|r| r.split('@').next()).map(str::to_owned).collect();
-        Self { encoder: Encoder::start(options), rungs }
+        let encoder = Encoder::start(options);
+        let keeper = Keeper::start(encoder.output.path().join("live/bench0"));
+        Self { encoder, rungs, keeper }
     }
 }
 
@@ -82,8 +87,57 @@ impl Contender for EncoderRun {
     }
 
     fn media(&self) -> anyhow::Result<Vec<RungFiles>> {
-        let stream = self.encoder.output.path().join("live/bench0");
-        self.rungs.iter().map(|rung| files(rung, &stream.join(rung))).collect()
+        self.rungs.iter().map(|rung| files(rung, &self.keeper.kept.path().join(rung))).collect()
+    }
+}
+
+/// Keeps media that its writer deletes, by hard links: nothing is asked of whoever is measured.
+struct Keeper {
+    kept: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Watches the folders in `stream`.
+    fn start(stream: PathBuf) -> Self {
+        let kept = tempfile::tempdir().expect("a temporary folder");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (into, stopped) = (kept.path().to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                link_all(&stream, &into);
+                pause(Duration::from_millis(500));
+            }
+            link_all(&stream, &into);
+        });
+        Self { kept, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Links media files of every folder in `from` into a folder of the same name in `into`.
+fn link_all(from: &Path, into: &Path) {
+    let entries =
+        |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    for rung in entries(from).filter(|p| p.is_dir()) {
+        let Some(folder) = rung.file_name().map(|name| into.join(name)) else { continue };
+        let _ = std::fs::create_dir_all(&folder);
+        let media = |p: &PathBuf| p.extension().is_some_and(|e| e == "m4s" || e == "mp4");
+        for file in entries(&rung).filter(media) {
+            if let Some(name) = file.file_name() {
+                // It may exist already, or be gone again.
+                let _ = std::fs::hard_link(&file, folder.join(name));
+            }
+        }
     }
 }
 
