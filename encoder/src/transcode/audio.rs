@@ -234,13 +234,16 @@ impl AudioTranscoder {
         if !fits {
             // HE-AAC with implicit signalling changes its rate behind the first frames, publishers their layout.
             self.flush_resampler()?;
-            let made = resampling::Context::get(
+            // Without this, libswresample adds channels up beyond full scale when its output is float.
+            let options = Dictionary::from_iter([("rematrix_maxval", "1.0")]);
+            let made = resampling::Context::get_with(
                 decoded.format(),
                 decoded.channel_layout(),
                 decoded.rate(),
                 PLANAR,
                 self.layout,
                 self.rung.sample_rate,
+                options,
             );
             self.resampler =
                 Some(made.map_err(|source| TranscodeError::Libav { what: "resampling", source })?);

@@ -3,6 +3,7 @@
 
 use super::av;
 use super::error::TranscodeError;
+use super::nal;
 use crate::media::VideoCodec;
 use crate::worker::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
@@ -30,7 +31,12 @@ impl VideoDecoder {
     /// hold pictures back nor multiply memory.
     pub(super) fn open(codec: VideoCodec, record: &[u8], threads: usize) -> Result<Self, TranscodeError> {
         let id = match codec {
-            VideoCodec::H264 => codec::Id::H264,
+            VideoCodec::H264 => {
+                // libavcodec opens with anything and decodes nothing then.
+                let (sets, _) = nal::record_to_annex_b(record).map_err(TranscodeError::VideoRecord)?;
+                nal::avcc_record(&sets).map_err(TranscodeError::VideoRecord)?;
+                codec::Id::H264
+            }
         };
         let open = || -> Result<decoder::Video, Error> {
             let parameters = av::parameters(media::Type::Video, id, record)?;

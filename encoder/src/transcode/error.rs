@@ -9,6 +9,9 @@ pub enum TranscodeError {
     /// The publisher's video configuration cannot be used; another worker would fail alike.
     #[error("video decoder does not take the configuration: {0}")]
     VideoConfig(#[source] ffmpeg_next::Error),
+    /// The publisher's video configuration is not what it should be; another worker would fail alike.
+    #[error("video configuration: {0}")]
+    VideoRecord(#[source] NalError),
     /// The publisher's audio configuration cannot be used; another worker would fail alike.
     #[error("audio decoder does not take the configuration: {0}")]
     AudioConfig(#[source] ffmpeg_next::Error),
@@ -61,7 +64,7 @@ impl TranscodeError {
     /// 74 the pipe, 76 the protocol, 70 ourselves.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::VideoConfig(_) | Self::AudioConfig(_) => 65,
+            Self::VideoConfig(_) | Self::VideoRecord(_) | Self::AudioConfig(_) => 65,
             Self::NoEncoder(_) | Self::OpenEncoder { .. } => 64,
             Self::Pipe(_) => 74,
             Self::Protocol(_) | Self::Unexpected(_) => 76,

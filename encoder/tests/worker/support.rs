@@ -69,11 +69,15 @@ impl Source {
     }
 
     pub(crate) fn units(&self, track: u8) -> Vec<&WireUnit> {
-        let unit = |r| match r {
-            &Request::Unit(ref unit) if unit.track == track => Some(unit),
-            _ => None,
-        };
-        self.requests.iter().filter_map(unit).collect()
+        let mut units = Vec::new();
+        for request in &self.requests {
+            if let Request::Unit(unit) = request
+                && unit.track == track
+            {
+                units.push(unit);
+            }
+        }
+        units
     }
 
     /// Display times in order.

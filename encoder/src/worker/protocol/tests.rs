@@ -1,1 +1,191 @@
 use super::*;
+use crate::worker::{AUDIO_TRACK, AudioRung, Keyframes, VideoRung, VideoSettings};
+use proptest::prelude::*;
+
+fn job() -> Job {
+    Job {
+        rungs: vec![VideoRung {
+            name: "720p".into(),
+            width: 1280,
+            height: 720,
+            frame_rate: (30_000, 1001),
+            bitrate: 2_800_000,
+        }],
+        video: VideoSettings {
+            encoder: "libx264".into(),
+            preset: "veryfast".into(),
+            keyframes: Keyframes::Grid { ticks_90k: 180_000 },
+            lookahead_frames: 10,
+            b_frames: 2,
+            vbv_ms: 1000,
+        },
+        audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
+        thumbnail_every_ms: 5000,
+    }
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from)
+}
+
+fn unit() -> impl Strategy<Value = WireUnit> {
+    let time = || (-(1i64 << 50)..1 << 50).prop_map(MediaTime::from_ticks_90k);
+    (any::<u8>(), time(), time(), any::<bool>(), bytes()).prop_map(|(track, pts, dts, key, data)| WireUnit {
+        track,
+        pts,
+        dts,
+        key,
+        data,
+    })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(Request::Start(job())),
+        bytes().prop_map(|record| Request::VideoConfig { codec: VideoCodec::H264, record }),
+        bytes().prop_map(|record| Request::AudioConfig { codec: AudioCodec::Aac, record }),
+        unit().prop_map(Request::Unit),
+        Just(Request::Finish),
+    ]
+}
+
+fn response() -> impl Strategy<Value = Response> {
+    let track =
+        (any::<u8>(), bytes()).prop_map(|(track, config)| OpenedTrack { track, config: config.to_vec() });
+    let progress = any::<(u64, u64, u64)>().prop_map(|(decoded, decode_errors, encoded)| Progress {
+        decoded,
+        decode_errors,
+        encoded,
+    });
+    prop_oneof![
+        prop::collection::vec(track, 0..4).prop_map(Response::Opened),
+        unit().prop_map(Response::Unit),
+        bytes().prop_map(Response::Thumbnail),
+        progress.prop_map(Response::Progress),
+        Just(Response::Finished),
+    ]
+}
+
+fn write<M: Message>(messages: &[M]) -> BytesMut {
+    let mut encoder = Encoder::new();
+    let mut out = BytesMut::new();
+    for message in messages {
+        encoder.encode(message, &mut out).unwrap();
+    }
+    out
+}
+
+/// Decodes what comes in reads of the given sizes, in turn.
+fn read<M: Message>(mut bytes: &[u8], sizes: &[usize]) -> Result<Vec<M>, ProtocolError> {
+    let mut decoder = Decoder::new();
+    let mut got = Vec::new();
+    for &size in sizes.iter().cycle() {
+        let (now, later) = bytes.split_at(size.clamp(1, bytes.len().max(1)).min(bytes.len()));
+        decoder.push(now);
+        while let Some(message) = decoder.next()? {
+            got.push(message);
+        }
+        bytes = later;
+        if bytes.is_empty() {
+            assert!(!decoder.is_mid_message());
+            return Ok(got);
+        }
+    }
+    unreachable!("sizes is not empty")
+}
+
+proptest! {
+    #[test]
+    fn requests_round_trip(messages in prop::collection::vec(request(), 1..6), sizes in prop::collection::vec(1usize..400, 1..8)) {
+        prop_assert_eq!(read::<Request>(&write(&messages), &sizes), Ok(messages));
+    }
+
+    #[test]
+    fn responses_round_trip(messages in prop::collection::vec(response(), 1..6), sizes in prop::collection::vec(1usize..400, 1..8)) {
+        prop_assert_eq!(read::<Response>(&write(&messages), &sizes), Ok(messages));
+    }
+
+    #[test]
+    fn no_bytes_panic(first in any::<u8>(), data in prop::collection::vec(any::<u8>(), 0..400)) {
+        fuzz_worker_protocol(&[&[first], &data[..]].concat());
+        // The same behind a good preamble, where it gets further.
+        fuzz_worker_protocol(&[&[first & !1], &write(&[Request::Finish])[..PREAMBLE], &data].concat());
+        fuzz_worker_protocol(&[&[first | 1], &write(&[Response::Finished])[..PREAMBLE], &data].concat());
+    }
+
+    #[test]
+    fn damage_never_panics(messages in prop::collection::vec(request(), 1..4), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = write(&messages);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        let mut decoder = Decoder::<Request>::new();
+        decoder.push(&bytes);
+        while let Ok(Some(_)) = decoder.next() {}
+    }
+}
+
+#[test]
+fn payload_is_a_slice_of_what_was_read() {
+    let data = Bytes::from(vec![7; 100_000]);
+    let unit = WireUnit { track: AUDIO_TRACK, pts: MediaTime::ZERO, dts: MediaTime::ZERO, key: true, data };
+    let wire = write(&[Request::Unit(unit)]);
+    let mut decoder = Decoder::<Request>::new();
+    decoder.push(&wire);
+    let range = decoder.buffer(0).as_ptr_range();
+    let Ok(Some(Request::Unit(got))) = decoder.next() else { panic!() };
+    assert!(range.contains(&got.data.as_ptr()));
+}
+
+#[test]
+fn lengths_are_refused_before_anything_is_reserved() {
+    let preamble = &write(&[Request::Finish])[..PREAMBLE];
+    for (kind, length) in [
+        (kind::UNIT, u32::MAX),
+        (kind::UNIT, MAX_FRAME as u32 + 1),
+        (kind::START, MAX_CONTROL as u32 + 2),
+        (kind::FINISH, 2),
+    ] {
+        let mut decoder = Decoder::<Request>::new();
+        decoder.push(preamble);
+        decoder.push(&length.to_le_bytes());
+        decoder.push(&[kind]);
+        let length = length as usize;
+        assert_eq!(decoder.next(), Err(ProtocolError::TooLong { length }));
+        assert!(decoder.buffer.capacity() < 1000);
+    }
+}
+
+#[test]
+fn what_the_other_side_would_refuse_is_not_written() {
+    let data = Bytes::from(vec![0; MAX_UNIT + 1]);
+    let mut out = BytesMut::from(&b"before"[..]);
+    let result = Encoder::new().encode(&Response::Thumbnail(data), &mut out);
+    assert_eq!(result, Err(ProtocolError::TooLong { length: MAX_UNIT + 2 }));
+    assert_eq!(&out[..], b"before");
+}
+
+#[test]
+fn other_versions_directions_and_programs_are_told_apart() {
+    let mut decoder = Decoder::<Request>::new();
+    decoder.push(b"ENCW\x09\x00>\x00");
+    assert_eq!(decoder.next(), Err(ProtocolError::Version { theirs: 9 }));
+
+    let mut decoder = Decoder::<Response>::new();
+    decoder.push(&write(&[Request::Finish]));
+    assert_eq!(decoder.next(), Err(ProtocolError::Preamble));
+
+    let mut decoder = Decoder::<Response>::new();
+    decoder.push(b"x");
+    assert_eq!(decoder.next(), Err(ProtocolError::Preamble));
+    decoder.push(b"more");
+    assert_eq!(decoder.next(), Err(ProtocolError::Preamble), "it stays broken");
+}
+
+#[test]
+fn a_cut_off_message_is_noticed() {
+    let wire = write(&[Request::Start(job())]);
+    let mut decoder = Decoder::<Request>::new();
+    decoder.push(&wire[..wire.len() - 1]);
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(decoder.is_mid_message());
+}
