@@ -33,8 +33,8 @@ const SEAL_DEADLINE: Duration = Duration::from_secs(5);
 /// Runs the encoder until it is asked to leave.
 pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
-    let shutdown =
-        Shutdown::listen().map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
+    let shutdown = Shutdown::listen()
+        .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
 
     let rtmp_listener = bind("--rtmp-listen", config.rtmp_listen).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
@@ -43,9 +43,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let http_address = local(&http_listener, config.http_listen);
     let admin_address = local(&admin_listener, config.admin_listen);
 
-    let store: Arc<dyn Store> = Arc::new(DirStore::open(&config.output).await.map_err(|error| Fault::Store {
-        place: config.output.display().to_string(),
-        why: error.to_string(),
+    let store: Arc<dyn Store> = Arc::new(DirStore::open(&config.output).await.map_err(|error| {
+        Fault::Store { place: config.output.display().to_string(), why: error.to_string() }
     })?);
     let probe = Probe::new(
         probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
@@ -61,18 +60,26 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
         let registry = registry.clone();
         Arc::new(move || registry.status())
     };
-    let machine = |what: &'static str| move |error: &dyn std::fmt::Display| Fault::Machine { what, why: error.to_string() };
-    let admin_listener = admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
+    let machine = |what: &'static str| {
+        move |error: &dyn std::fmt::Display| Fault::Machine { what, why: error.to_string() }
+    };
+    let admin_listener =
+        admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
     let admin = Admin::start(admin_listener, probe.clone(), status)
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     describe_metrics();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, mut serving_stopped) = tokio::sync::watch::channel(false);
-    let viewers = tokio::spawn(origin::serve(http_listener, origin::router(library), origin::Limits::default(), async move {
-        // A dropped sender stops it as well.
-        let _ = serving_stopped.changed().await;
-    }));
+    let viewers = tokio::spawn(origin::serve(
+        http_listener,
+        origin::router(library),
+        origin::Limits::default(),
+        async move {
+            // A dropped sender stops it as well.
+            let _ = serving_stopped.changed().await;
+        },
+    ));
     let publishers = tokio::spawn(rtmp::serve(
         rtmp_listener,
         registry.clone(),
@@ -174,10 +181,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 fn describe_metrics() {
     use metrics::describe_counter;
-    describe_counter!("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung");
+    describe_counter!(
+        "encoder_worker_restarts_total",
+        "Worker processes that replaced one which died or hung"
+    );
     describe_counter!("encoder_worker_hangs_total", "Worker processes that were killed because they hung");
     describe_counter!("encoder_shed_units_total", "Access units dropped because the encoder was too slow");
     describe_counter!("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind");
     describe_counter!("encoder_rejected_total", "Publishers refused, by reason");
 }
-

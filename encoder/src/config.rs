@@ -84,7 +84,12 @@ impl Judge {
         self.bad.push(BadSetting { flag, value: value.to_owned(), problem: problem.to_string() });
     }
 
-    fn take<T, E: fmt::Display>(&mut self, flag: &'static str, value: &str, result: Result<T, E>) -> Option<T> {
+    fn take<T, E: fmt::Display>(
+        &mut self,
+        flag: &'static str,
+        value: &str,
+        result: Result<T, E>,
+    ) -> Option<T> {
         result.map_err(|problem| self.reject(flag, value, problem)).ok()
     }
 
@@ -143,7 +148,8 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             None
         }
     };
-    let stream = encoding(&args.encoding, Duration::from_secs_f64(reconnect_window.unwrap_or(0.0)), &mut judge);
+    let stream =
+        encoding(&args.encoding, Duration::from_secs_f64(reconnect_window.unwrap_or(0.0)), &mut judge);
     let all = (|| {
         let (stream, worker_memory_bytes) = stream?;
         Some(ServeConfig {
@@ -183,7 +189,11 @@ fn encoding(args: &EncodingArgs, reconnect_window: Duration, judge: &mut Judge) 
         judge.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
     }
     if !crate::transcode::has_video_encoder(&args.video_encoder) {
-        judge.reject("--video-encoder", &args.video_encoder, "libav on this machine has no such H.264 encoder");
+        judge.reject(
+            "--video-encoder",
+            &args.video_encoder,
+            "libav on this machine has no such H.264 encoder",
+        );
     }
     let timing = Timing::new(latency?);
     let video = VideoSettings {

@@ -25,7 +25,12 @@ const WAITING_REQUESTS: usize = 128;
 const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 
 /// Encodes a file to HLS in a directory.
-pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memory: u64) -> Result<(), Fault> {
+pub async fn transcode(
+    input: PathBuf,
+    output: PathBuf,
+    settings: Settings,
+    memory: u64,
+) -> Result<(), Fault> {
     let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
     let mut reader = read(input.clone());
     let duration = match reader.recv().await {
@@ -33,10 +38,11 @@ pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memo
         Some(Err(why)) => return Err(unreadable(why)),
         Some(Ok(Read::Media(_))) | None => return Err(unreadable("reading it failed".to_owned())),
     };
-    let store: Arc<dyn Store> = Arc::new(DirStore::open(&output).await.map_err(|error| Fault::Store {
-        place: output.display().to_string(),
-        why: error.to_string(),
-    })?);
+    let store: Arc<dyn Store> = Arc::new(
+        DirStore::open(&output)
+            .await
+            .map_err(|error| Fault::Store { place: output.display().to_string(), why: error.to_string() })?,
+    );
 
     let mut settings = settings;
     settings.timing.shed_queue = FOR_EVER;
@@ -72,7 +78,10 @@ pub async fn transcode(input: PathBuf, output: PathBuf, settings: Settings, memo
         "encoded"
     );
     if core.look(|core| core.plan().is_none()) {
-        return Err(Fault::Input { file: input.display().to_string(), why: "no video or audio in it".to_owned() });
+        return Err(Fault::Input {
+            file: input.display().to_string(),
+            why: "no video or audio in it".to_owned(),
+        });
     }
     Ok(())
 }
@@ -103,7 +112,9 @@ fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
         }
         for media in demuxer {
             let failed = media.is_err();
-            if sender.blocking_send(media.map(Read::Media).map_err(|error| error.to_string())).is_err() || failed {
+            if sender.blocking_send(media.map(Read::Media).map_err(|error| error.to_string())).is_err()
+                || failed
+            {
                 return;
             }
         }

@@ -1,6 +1,8 @@
 //! Real publishers against the RTMP server: ffmpeg, GStreamer's rtmp2sink, and rtmpsink (librtmp). What an outsider
 //! sees: who gets in, what a refused client prints, and that it ends.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests; clippy knows test functions only")]
+
 use encoder::rtmp::{
     Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
     ServerOptions, serve,

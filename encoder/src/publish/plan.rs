@@ -544,7 +544,11 @@ impl<P: Playlists> Plan<P> {
 
     /// An empty prefix is the store's root.
     fn below_prefix(&self, path: &str) -> ObjectName {
-        ObjectName::new(if self.prefix.is_empty() { path.to_owned() } else { format!("{}/{path}", self.prefix) })
+        ObjectName::new(if self.prefix.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{}/{path}", self.prefix)
+        })
     }
 
     fn object_name(&self, rung: &RungName, file: &str) -> ObjectName {

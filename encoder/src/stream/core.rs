@@ -161,7 +161,7 @@ impl StreamCore {
             Ladder::Auto => false,
             Ladder::Rungs(specs) => specs.contains(&RungSpec::Source),
         };
-        let source_gop = wants_source.then(|| self.settings.timing.max_source_gop);
+        let source_gop = wants_source.then_some(self.settings.timing.max_source_gop);
         self.publisher = Publisher::Probing(Box::new(Probe::new(source_gop, now.instant)));
         self.anchors = AnchorTracker::default();
         (self.counters.publishes > 1).then_some(self.newest)
@@ -276,7 +276,8 @@ impl StreamCore {
         self.pump(now);
         if let Publisher::Absent(since) = self.publisher
             && self.runs.is_empty()
-            && (self.closing || now.instant.saturating_duration_since(since) >= self.settings.reconnect_window)
+            && (self.closing
+                || now.instant.saturating_duration_since(since) >= self.settings.reconnect_window)
         {
             self.publisher = Publisher::Over;
             self.effects.push_back(Effect::Ended);
@@ -362,7 +363,9 @@ impl StreamCore {
 
     /// The probe has its verdict: renditions are chosen and what was held flows.
     fn settle(&mut self, findings: Findings, now: Now) {
-        let Publisher::Probing(probe) = std::mem::replace(&mut self.publisher, Publisher::Flowing) else { return };
+        let Publisher::Probing(probe) = std::mem::replace(&mut self.publisher, Publisher::Flowing) else {
+            return;
+        };
         let held = probe.into_held();
         let video_start = held.iter().find_map(|media| match media {
             Media::Video(unit) if unit.key => Some(unit.pts),
@@ -454,7 +457,11 @@ impl StreamCore {
             run.unmute(config);
             return;
         }
-        info!(sample_rate = config.sample_rate, channels = config.channels, "published audio changes its format");
+        info!(
+            sample_rate = config.sample_rate,
+            channels = config.channels,
+            "published audio changes its format"
+        );
         self.switch = true;
     }
 
@@ -540,7 +547,8 @@ impl StreamCore {
         if !matches!(self.publisher, Publisher::Flowing) {
             return;
         }
-        let replayed: Vec<Media> = if self.video.is_some() { self.gop.from_keyframe().to_vec() } else { Vec::new() };
+        let replayed: Vec<Media> =
+            if self.video.is_some() { self.gop.since_keyframe().to_vec() } else { Vec::new() };
         let start = match (replayed.first(), &self.video) {
             (Some(Media::Video(unit)), Some(_)) => unit.pts,
             (_, Some(_)) => return, // until the next keyframe
@@ -658,7 +666,9 @@ impl StreamCore {
         let held = run.take_held();
         self.epochs += 1;
         info!(epoch = self.epochs, %session, at = %start, renditions = tracks.len(), "epoch begins");
-        if let Err(error) = self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts }) {
+        if let Err(error) =
+            self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts })
+        {
             self.give_up_front(&error, now);
             return;
         }

@@ -6,9 +6,7 @@ use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
 use crate::ladder::Ladder;
 use crate::media::Media;
-use crate::worker::{
-    AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit,
-};
+use crate::worker::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
 use hls::packager::{Output, Segment};
 use hls::timing::Latency;
 use hls::{Timing, Track, WallTime};
@@ -50,8 +48,13 @@ impl FakeWorker {
                 let mut answers = Vec::new();
                 if !self.opened {
                     self.opened = true;
-                    let rungs = (0..self.job.rungs.len()).map(|i| OpenedTrack { track: i as u8, config: AVCC.to_vec() });
-                    let audio = self.job.audio.iter().map(|_| OpenedTrack { track: AUDIO_TRACK, config: vec![0x11, 0x90] });
+                    let rungs = (0..self.job.rungs.len())
+                        .map(|i| OpenedTrack { track: i as u8, config: AVCC.to_vec() });
+                    let audio = self
+                        .job
+                        .audio
+                        .iter()
+                        .map(|_| OpenedTrack { track: AUDIO_TRACK, config: vec![0x11, 0x90] });
                     answers.push(Response::Opened(rungs.chain(audio).collect()));
                 }
                 if unit.track == AUDIO_TRACK {
@@ -68,9 +71,10 @@ impl FakeWorker {
                         due
                     }
                 };
-                answers.extend((0..self.job.rungs.len()).map(|rung| {
-                    Response::Unit(WireUnit { track: rung as u8, key, ..unit.clone() })
-                }));
+                answers.extend(
+                    (0..self.job.rungs.len())
+                        .map(|rung| Response::Unit(WireUnit { track: rung as u8, key, ..unit.clone() })),
+                );
                 answers
             }
         }
@@ -230,7 +234,8 @@ impl Stage {
                 assert!(pair[1].start >= pair[0].start + pair[0].duration, "{name}: {:?}", pair[1].start);
                 assert!(pair[1].wall >= pair[0].wall, "{name}");
             }
-            let at: Vec<u64> = rung.iter().filter(|segment| segment.discontinuity).map(|s| s.sequence).collect();
+            let at: Vec<u64> =
+                rung.iter().filter(|segment| segment.discontinuity).map(|s| s.sequence).collect();
             breaks.insert(at);
         }
         assert!(breaks.len() <= 1, "discontinuities differ: {breaks:?}");

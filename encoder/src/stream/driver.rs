@@ -33,7 +33,12 @@ pub struct SharedCore {
 impl SharedCore {
     /// Shares a core.
     pub fn new(core: StreamCore) -> Arc<Self> {
-        Arc::new(Self { core: Mutex::new(core), wake: Notify::new(), feed: Notify::new(), taken: Notify::new() })
+        Arc::new(Self {
+            core: Mutex::new(core),
+            wake: Notify::new(),
+            feed: Notify::new(),
+            taken: Notify::new(),
+        })
     }
 
     /// Tells the core something, and everybody that there may be something to do.
@@ -86,7 +91,10 @@ impl SharedCore {
 /// Monotonic and wall clock, read together.
 pub fn now() -> Now {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-    Now { instant: Instant::now(), wall: WallTime::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX)) }
+    Now {
+        instant: Instant::now(),
+        wall: WallTime::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX)),
+    }
 }
 
 /// Runs a stream until it has ended for good and everything of it is written.
@@ -163,7 +171,9 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
     feeders.spawn(feeder.in_current_span());
     loop {
         match worker.next().await {
-            Some(WorkerEvent::Response(response)) => shared.with(|core, now| core.worker_said(id, response, now)),
+            Some(WorkerEvent::Response(response)) => {
+                shared.with(|core, now| core.worker_said(id, response, now))
+            }
             Some(WorkerEvent::Exited(exit)) => {
                 if exit.is_clean() {
                     info!(worker = id.0, "worker finished");

@@ -49,7 +49,7 @@ impl Gop {
     }
 
     /// What is kept, from the keyframe on; empty when there is none.
-    pub fn from_keyframe(&self) -> &[Media] {
+    pub fn since_keyframe(&self) -> &[Media] {
         &self.media
     }
 }
@@ -65,7 +65,7 @@ mod tests {
         for ms in (0..5000).step_by(40) {
             gop.push(&Media::Video(unit_at(ms, ms % 2000 == 0)));
         }
-        assert_eq!(gop.from_keyframe().len(), 25);
+        assert_eq!(gop.since_keyframe().len(), 25);
     }
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
         let mut gop = Gop::default();
         gop.push(&Media::Audio(unit_at(0, true)));
         gop.push(&Media::Video(unit_at(0, false)));
-        assert!(gop.from_keyframe().is_empty());
+        assert!(gop.since_keyframe().is_empty());
     }
 
     #[test]
@@ -87,9 +87,9 @@ mod tests {
             gop.push(&Media::Video(unit.clone()));
             assert!(gop.bytes <= MAX_BYTES);
         }
-        assert!(gop.from_keyframe().is_empty());
+        assert!(gop.since_keyframe().is_empty());
         unit.key = true;
         gop.push(&Media::Video(unit));
-        assert_eq!(gop.from_keyframe().len(), 1);
+        assert_eq!(gop.since_keyframe().len(), 1);
     }
 }

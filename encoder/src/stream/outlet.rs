@@ -61,8 +61,12 @@ impl Outlet {
             remove_expired: true,
             ..Settings::default()
         };
-        let (store, written) =
-            Publisher::start(options.store.clone(), prefix, StorePlaylists(Presentation::new(timing)), settings);
+        let (store, written) = Publisher::start(
+            options.store.clone(),
+            prefix,
+            StorePlaylists(Presentation::new(timing)),
+            settings,
+        );
         let info = StreamInfo {
             live: true,
             started,
@@ -95,7 +99,8 @@ impl Outlet {
             seal_within: patient,
             ..Settings::default()
         };
-        let (store, written) = Publisher::start(store, "", StorePlaylists(Presentation::new(timing)), settings);
+        let (store, written) =
+            Publisher::start(store, "", StorePlaylists(Presentation::new(timing)), settings);
         Self { origin: None, store, written }
     }
 
@@ -223,7 +228,8 @@ impl OriginSide {
     }
 
     fn put_playlist(&self, path: &str, text: String) {
-        let object = Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None };
+        let object =
+            Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None };
         self.library.put(&self.path, path, object);
     }
 

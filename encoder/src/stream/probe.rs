@@ -181,7 +181,7 @@ impl Probe {
 
     fn bitrate(&self) -> Option<u32> {
         let kbps = self.metadata.video_kbps?;
-        (50.0..=200_000.0).contains(&kbps).then(|| (kbps * 1000.0) as u32)
+        (50.0..=200_000.0).contains(&kbps).then_some((kbps * 1000.0) as u32)
     }
 }
 
@@ -203,7 +203,8 @@ fn snap(rate: f64) -> Option<(u32, u32)> {
     if !(1.0..=240.0).contains(&rate) {
         return None;
     }
-    let distance = |candidate: &(u32, u32)| (f64::from(candidate.0) / f64::from(candidate.1) / rate - 1.0).abs();
+    let distance =
+        |candidate: &(u32, u32)| (f64::from(candidate.0) / f64::from(candidate.1) / rate - 1.0).abs();
     let near = COMMON_RATES.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
     Some(if distance(&near) < 0.02 { near } else { ((rate * 1000.0).round() as u32, 1000) })
 }

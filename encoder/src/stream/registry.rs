@@ -51,7 +51,12 @@ struct Present {
 
 impl Registry {
     /// No streams yet.
-    pub fn new(settings: Settings, outlet: OutletOptions, workers: WorkerOptions, probe: Arc<Probe>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        outlet: OutletOptions,
+        workers: WorkerOptions,
+        probe: Arc<Probe>,
+    ) -> Arc<Self> {
         let (count, _) = watch::channel(0);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),

@@ -5,8 +5,13 @@ use std::time::{Duration, Instant};
 /// A worker that lived this long had nothing wrong with its start.
 const HEALTHY_AFTER: Duration = Duration::from_secs(20);
 /// The delays before the second, third … successor in a row; the first starts at once.
-const DELAYS: [Duration; 5] =
-    [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+const DELAYS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 
 /// How the next worker is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

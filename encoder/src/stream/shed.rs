@@ -29,7 +29,14 @@ pub struct ShedQueue {
 impl ShedQueue {
     /// A queue that lets `budget` of video wait.
     pub fn new(budget: MediaSpan) -> Self {
-        Self { items: VecDeque::new(), bytes: 0, budget, backlog: MediaSpan::ZERO, until_key: false, shed_units: 0 }
+        Self {
+            items: VecDeque::new(),
+            bytes: 0,
+            budget,
+            backlog: MediaSpan::ZERO,
+            until_key: false,
+            shed_units: 0,
+        }
     }
 
     /// Lets that much more wait until the worker has caught up: media from before its start.

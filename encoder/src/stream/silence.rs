@@ -86,7 +86,13 @@ impl AudioFiller {
         let mut position = self.next.unwrap_or(Position { origin: start, frames: 0 });
         while self.time(Position { frames: position.frames + 1, ..position }) <= until {
             let at = self.time(position);
-            out.push(AccessUnit { pts: at, dts: at, key: true, data: frame.clone(), arrived: Instant::now() });
+            out.push(AccessUnit {
+                pts: at,
+                dts: at,
+                key: true,
+                data: frame.clone(),
+                arrived: Instant::now(),
+            });
             position.frames += 1;
             self.filled_frames += 1;
         }

@@ -41,7 +41,9 @@ pub(super) fn stream_extradata(parameters: &Parameters) -> Bytes {
     unsafe {
         let raw = parameters.as_ptr();
         match ((*raw).extradata, usize::try_from((*raw).extradata_size)) {
-            (data, Ok(size)) if !data.is_null() => Bytes::copy_from_slice(std::slice::from_raw_parts(data, size)),
+            (data, Ok(size)) if !data.is_null() => {
+                Bytes::copy_from_slice(std::slice::from_raw_parts(data, size))
+            }
             _ => Bytes::new(),
         }
     }
