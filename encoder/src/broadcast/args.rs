@@ -45,7 +45,7 @@ pub struct PublishArgs {
     )]
     pub input: Option<PathBuf>,
 
-    /// Where to publish: rtmp://HOST[:1935]/APP/KEY. The key is never shown
+    /// Where to publish: rtmp://HOST:PORT/APP/KEY (port 1935 if left out). The key is never shown
     #[arg(env = "ENCODER_PUBLISH_URL", hide_env_values = true)]
     pub url: UrlArg,
 

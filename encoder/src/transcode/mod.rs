@@ -1,5 +1,5 @@
 //! Inside the worker: coded media in on stdin, a ladder of renditions out on stdout. The only module that names
-//! ffmpeg_next; [`av`] is the only file with `unsafe`. No tokio, no sockets, no files, no clock: media time alone.
+//! ffmpeg_next; `av` is the only file with `unsafe`. No tokio, no sockets, no files, no clock: media time alone.
 //!
 //! The process is expected to be replaced when anything is wrong with it; what it must not do is outlive its
 //! supervisor or pass damage on.
