@@ -158,7 +158,8 @@ fn window_moves(state: &mut Rendition, list: &Media, at: Duration, findings: &mu
             }
         }
     }
-    let removing = state.window.is_some_and(|(old_first, _)| first > old_first) || first > 0;
+    // A stream's first number says nothing: servers that must never go back begin with a large one.
+    let removing = *state.first_seen.get_or_insert(first) < first;
     let shortest = 3.0 * list.target_duration.unwrap_or(0) as f64;
     if removing && list.duration() + 1e-3 < shortest {
         findings.push((

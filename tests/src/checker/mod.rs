@@ -204,6 +204,8 @@ struct Rendition {
     known: BTreeMap<u64, Listed>,
     /// Numbers listed last time: first and one past the last.
     window: Option<(u64, u64)>,
+    /// The first number of the first playlist seen.
+    first_seen: Option<u64>,
     /// Longest playlist so far, in seconds.
     longest: f64,
     ended: Option<Vec<u64>>,
