@@ -3,7 +3,7 @@
 //!
 //! [`Checker`] is sans-IO: responses and times in, violations and wishes ("fetch this segment") out. [`watch`] is the
 //! loop that polls a real server. What single playlists must look like and what may change between two of them is in
-//! [`live`]; the multivariant playlist, headers, segments and renditions against each other in [`presentation`].
+//! `live`; the multivariant playlist, headers, segments and renditions against each other in `presentation`.
 
 mod live;
 mod presentation;
