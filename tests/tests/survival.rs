@@ -149,7 +149,7 @@ fn second_publishers_are_refused_with_a_reason() {
     let encoder = Encoder::start(Options::default().set("--ladder", "source"));
     let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
-    for (key, reason) in [(STREAM, "already being published"), ("other", "busy"), ("no.good", "characters")] {
+    for (key, reason) in [(STREAM, "already being published"), ("other", "busy"), ("no.good", "1 to 64")] {
         let mut second = publisher::ffmpeg_once(&clip, &encoder.rtmp_url(key));
         let status = second.wait(publisher::REFUSAL);
         let said = second.output();
