@@ -67,11 +67,17 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Latency 6 s (2 s segments or less), three rungs, back within 3 s or ended.
+    /// Latency 6 s (2 s segments or less), three rungs, back within 3 s or ended; told to leave, gone after 2 s even
+    /// when a publisher stays.
     fn default() -> Self {
-        let args =
-            ["--latency", "6", "--ladder", "720p@2800k,480p@1400k,360p@800k", "--reconnect-window", "3"];
-        Self { args: args.map(str::to_owned).to_vec(), env: Vec::new(), secrets: Vec::new() }
+        let args = [
+            ["--latency", "6"],
+            ["--ladder", "720p@2800k,480p@1400k,360p@800k"],
+            ["--reconnect-window", "3"],
+            ["--drain-timeout", "2"],
+        ];
+        let args = args.concat();
+        Self { args: args.into_iter().map(str::to_owned).collect(), env: Vec::new(), secrets: Vec::new() }
     }
 }
 
