@@ -1,6 +1,8 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
 pub mod flv;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod ladder;
 pub mod media;

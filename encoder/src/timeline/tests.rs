@@ -139,7 +139,9 @@ fn the_32_bit_clock_goes_round_unnoticed() {
     for n in 0..100 {
         let ms = start + n * 40;
         timeline.video(ms as u32, 0, clock.at_ms(n * 40)).unwrap();
-        timeline.audio(ms as u32, clock.at_ms(n * 40)).map(|time| assert!(ticks(time) < 100 * 3600));
+        if let Some(time) = timeline.audio(ms as u32, clock.at_ms(n * 40)) {
+            assert!(ticks(time) < 100 * 3600);
+        }
     }
     assert_eq!(timeline.repairs().wraps, 2);
     assert_eq!(timeline.repairs().jumps_forward + timeline.repairs().jumps_backward, 0);
