@@ -42,7 +42,9 @@ pub fn chunk_reader(input: &[u8]) {
     session(bytes, piece);
 }
 
-fn session(bytes: &[u8], piece: usize) {
+/// Returns how many media messages became media.
+fn session(bytes: &[u8], piece: usize) -> usize {
+    let mut media = 0;
     let now = Instant::now();
     let mut session = Session::new(([127, 0, 0, 1], 1935).into());
     let mut ingest = Ingest::new();
@@ -52,25 +54,25 @@ fn session(bytes: &[u8], piece: usize) {
             let event = match session.handle(&mut part, now) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
-                Err(_) => return,
+                Err(_) => return media,
             };
             assert!(session.buffered_bytes() <= Limits::PUBLISHING.partial_bytes);
             match event {
                 Event::Publish(_) => {
                     if session.accept().is_err() {
-                        return;
+                        return media;
                     }
                 }
-                Event::Media(message) => {
-                    if ingest.push(message).is_err() {
-                        return;
-                    }
-                }
+                Event::Media(message) => match ingest.push(message) {
+                    Ok(read) => media += usize::from(read.is_some()),
+                    Err(_) => return media,
+                },
                 Event::Metadata(metadata) => ingest.metadata(&metadata),
                 Event::Refused(_) | Event::Ended(_) => {}
             }
         }
     }
+    media
 }
 
 /// AMF values and commands.
@@ -177,4 +179,19 @@ pub fn flv_file(file: &Bytes) -> impl Iterator<Item = MediaMessage> + '_ {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seeds that stop at the door would teach a fuzzer nothing.
+    #[test]
+    fn seeds_reach_the_media() {
+        for (name, expected) in [("publish", 4), ("publish-in-small-pieces", 4), ("extended-time", 0)] {
+            let path = format!("{}/../fixtures/corpus/chunk_reader/{name}", env!("CARGO_MANIFEST_DIR"));
+            let seed = std::fs::read(path).unwrap();
+            assert_eq!(session(&seed[1..], seed[0].into()), expected, "{name}");
+        }
+    }
 }
