@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod fault;
 pub mod flv;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod ladder;
 pub mod logging;

@@ -1,103 +1,15 @@
 //! Real publishers against the RTMP server: ffmpeg, GStreamer's rtmp2sink, and rtmpsink (librtmp). What an outsider
 //! sees: who gets in, what a refused client prints, and that it ends.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests; clippy knows test functions only")]
+#![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
-use encoder::rtmp::{
-    Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
-    ServerOptions, serve,
-};
-use std::net::SocketAddr;
+mod support;
+
+use encoder::rtmp::{EndReason, Refusal};
 use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::net::TcpListener;
+use support::{PATIENCE, end, server};
 use tokio::process::Command;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-
-/// Generous: a loaded machine starts GStreamer in seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Default, Debug)]
-struct Heard {
-    video: Vec<MediaMessage>,
-    audio: Vec<MediaMessage>,
-    metadata: Vec<Metadata>,
-}
-
-struct Stage {
-    answer: Result<(), Refusal>,
-    requests: Mutex<Vec<PublishRequest>>,
-    /// Sends the publisher off once that many messages came.
-    patience: Option<usize>,
-    ended: mpsc::Sender<(EndReason, Heard)>,
-}
-
-struct Sink {
-    heard: Heard,
-    patience: Option<usize>,
-    ended: mpsc::Sender<(EndReason, Heard)>,
-    off: (Option<oneshot::Sender<()>>, oneshot::Receiver<()>),
-}
-
-impl Admission for Stage {
-    type Sink = Sink;
-
-    async fn admit(&self, request: PublishRequest) -> Result<Sink, Refusal> {
-        self.requests.lock().unwrap().push(request);
-        self.answer.clone()?;
-        let (sender, receiver) = oneshot::channel();
-        Ok(Sink {
-            heard: Heard::default(),
-            patience: self.patience,
-            ended: self.ended.clone(),
-            off: (Some(sender), receiver),
-        })
-    }
-}
-
-impl MediaSink for Sink {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
-        match message.kind {
-            MessageKind::Video => self.heard.video.push(message),
-            MessageKind::Audio => self.heard.audio.push(message),
-        }
-        if self.patience.is_some_and(|limit| self.heard.video.len() >= limit) {
-            self.off.0.take();
-        }
-        Ok(())
-    }
-
-    fn metadata(&mut self, metadata: Metadata) {
-        self.heard.metadata.push(metadata);
-    }
-
-    async fn sent_off(&mut self) -> Refusal {
-        (&mut self.off.1).await.ok();
-        Refusal::Draining
-    }
-
-    fn end(self, reason: EndReason) {
-        self.ended.try_send((reason, self.heard)).ok();
-    }
-}
-
-struct Server {
-    address: SocketAddr,
-    stage: Arc<Stage>,
-    ended: mpsc::Receiver<(EndReason, Heard)>,
-}
-
-async fn server(answer: Result<(), Refusal>, patience: Option<usize>) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, ended) = mpsc::channel(8);
-    let stage = Arc::new(Stage { answer, requests: Mutex::default(), patience, ended: sender });
-    let admission = Arc::clone(&stage);
-    tokio::spawn(serve(listener, admission, ServerOptions::default(), std::future::pending()));
-    Server { address, stage, ended }
-}
 
 fn ffmpeg(url: &str, seconds: u32) -> Command {
     let mut command = Command::new("ffmpeg");
@@ -152,10 +64,6 @@ async fn run(mut command: Command) -> Output {
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-async fn end(server: &mut Server) -> (EndReason, Heard) {
-    timeout(PATIENCE, server.ended.recv()).await.expect("the publish ends").expect("the sink lives")
 }
 
 #[tokio::test]

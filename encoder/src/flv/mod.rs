@@ -306,4 +306,4 @@ fn legacy_audio_name(format: u8) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

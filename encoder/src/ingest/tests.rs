@@ -1,1 +1,67 @@
+use super::*;
+use crate::flv::tests::{AVCC, bytes};
+use crate::rtmp::MessageKind;
+use std::time::Instant;
 
+fn message(kind: MessageKind, timestamp_ms: u32, body: &str) -> MediaMessage {
+    MediaMessage { kind, timestamp_ms, payload: bytes(body), arrived: Instant::now() }
+}
+
+fn video(timestamp_ms: u32, body: &str) -> MediaMessage {
+    message(MessageKind::Video, timestamp_ms, body)
+}
+
+#[test]
+fn garbage_is_counted_and_the_stream_lives() {
+    let mut ingest = Ingest::new();
+    let config = format!("17 00 000000 {AVCC}");
+    // A picture before its configuration, then the configuration twice.
+    assert_eq!(ingest.push(video(0, "27 01 000000 00000001 41")), Ok(None));
+    assert!(matches!(ingest.push(video(0, &config)), Ok(Some(Media::VideoConfig(_)))));
+    assert_eq!(ingest.push(video(0, &config)), Ok(None));
+    // Lengths that do not fit, no body, and a picture.
+    assert_eq!(ingest.push(video(33, "27 01 000000 00000009 41")), Ok(None));
+    assert_eq!(ingest.push(video(66, "")), Ok(None));
+    assert!(
+        matches!(ingest.push(video(100, "17 01 000000 00000001 41")), Ok(Some(Media::Video(unit))) if !unit.key)
+    );
+    assert_eq!(ingest.oddities(), Oddities { malformed: 2, false_keys: 1, repeated_configs: 1 });
+}
+
+#[test]
+fn what_can_never_be_encoded_is_an_error_for_the_publisher() {
+    let mut ingest = Ingest::new();
+    let error = ingest.push(video(0, "90 68766331 00")).unwrap_err();
+    let refusal = Refusal::from(error);
+    assert_eq!(
+        refusal,
+        Refusal::Unsupported("video is HEVC (hvc1); this encoder takes H.264 video and AAC audio".into())
+    );
+}
+
+#[test]
+fn a_publisher_that_comes_back_goes_on_behind_the_old_end() {
+    let after = MediaTime::from_ticks_90k(5_000_000);
+    let mut ingest = Ingest::resume(after);
+    ingest.push(video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    let Ok(Some(Media::Video(unit))) = ingest.push(video(0, "17 01 000000 00000001 65")) else { panic!() };
+    assert!(unit.dts > after && unit.key);
+}
+
+#[test]
+fn rates_from_metadata_are_ratios() {
+    for (rate, ratio) in [
+        (30.0, Some((30, 1))),
+        (29.97, Some((30_000, 1001))),
+        (29.97002997, Some((30_000, 1001))),
+        (23.976, Some((24_000, 1001))),
+        (59.94, Some((60_000, 1001))),
+        (12.5, Some((12_500, 1000))),
+        (0.0, None),
+        (-30.0, None),
+        (1e9, None),
+        (f64::NAN, None),
+    ] {
+        assert_eq!(as_ratio(rate), ratio, "{rate}");
+    }
+}

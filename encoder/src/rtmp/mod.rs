@@ -53,7 +53,8 @@ pub struct PublishRequest {
     pub client: String,
 }
 
-/// Why a publisher was turned away or sent off; becomes an `onStatus` error that OBS, ffmpeg and GStreamer show.
+/// Why a publisher was turned away or sent off; becomes an `onStatus` error. ffmpeg and GStreamer's rtmp2sink show its
+/// text; OBS 29 and librtmp only that they were turned away.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Application or stream name outside the allowed characters, or a key nobody knows.

@@ -43,7 +43,7 @@ pub struct ServerOptions {
     /// Idle time before the kernel probes the peer. Default 30 s: balancers forget idle connections after 60 s or more.
     pub keepalive: Duration,
     /// Connections that have not been let in, at once; beyond it new ones are closed unheard. Each holds at most
-    /// 100 kB. Default 256.
+    /// 200 kB. Default 256.
     pub max_waiting: usize,
 }
 

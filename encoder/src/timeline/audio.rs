@@ -39,9 +39,11 @@ impl SampleCounter {
         Self { end: floor.saturating_add(1), ..Self::default() }
     }
 
-    /// A new format restarts the count.
+    /// A new format restarts the count. One with frames of less than a millisecond is none.
     pub(super) fn set_format(&mut self, sample_rate: u32, frame_samples: u32) {
-        let format = (sample_rate > 0 && frame_samples > 0).then_some(Format { sample_rate, frame_samples });
+        // Frames of less than a tick could not be told apart.
+        let is_sound = sample_rate > 0 && u64::from(frame_samples) * 1000 >= u64::from(sample_rate);
+        let format = is_sound.then_some(Format { sample_rate, frame_samples });
         if self.format != format {
             self.format = format;
             self.restart();

@@ -197,7 +197,8 @@ impl Timeline {
         self.grid.set_hint(rate);
     }
 
-    /// How many samples a second and in a frame the audio that follows has. Both are above zero.
+    /// How many samples a second and in a frame the audio that follows has. Frames of less
+    /// than a millisecond are not believed.
     pub fn set_audio_format(&mut self, sample_rate: u32, frame_samples: u32) {
         self.samples.set_format(sample_rate, frame_samples);
     }

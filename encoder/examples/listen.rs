@@ -1,0 +1,85 @@
+//! Takes publishers and logs what they send, without encoding anything: `cargo run --example listen 127.0.0.1:1935`.
+//! The stream key `refuse` is refused, and `off` is sent off after 300 messages.
+
+use encoder::ingest::Ingest;
+use encoder::media::{AccessUnit, Media};
+use encoder::rtmp::{
+    Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal, ServerOptions, serve,
+};
+use std::sync::Arc;
+use tracing::info;
+
+struct Everybody;
+
+#[derive(Default)]
+struct Report {
+    ingest: Ingest,
+    metadata: Option<Metadata>,
+    first_and_last: Option<(AccessUnit, AccessUnit)>,
+    keys: u64,
+    messages_left: Option<u64>,
+}
+
+impl Admission for Everybody {
+    type Sink = Report;
+
+    async fn admit(&self, request: PublishRequest) -> Result<Report, Refusal> {
+        info!(app = request.app, query = request.query, client = request.client, "asks to publish");
+        match request.key.expose() {
+            "refuse" => Err(Refusal::BadName("this key is refused".into())),
+            "off" => Ok(Report { messages_left: Some(300), ..Report::default() }),
+            _ => Ok(Report::default()),
+        }
+    }
+}
+
+impl MediaSink for Report {
+    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+        if let Some(left) = &mut self.messages_left {
+            *left = left.checked_sub(1).ok_or(Refusal::Draining)?;
+        }
+        match self.ingest.push(message)? {
+            Some(Media::VideoConfig(config)) => info!(?config, "video"),
+            Some(Media::AudioConfig(config)) => info!(?config, "audio"),
+            Some(Media::Video(unit)) => {
+                self.keys += u64::from(unit.key);
+                self.first_and_last = match self.first_and_last.take() {
+                    None => Some((unit.clone(), unit)),
+                    Some((first, _)) => Some((first, unit)),
+                };
+            }
+            Some(Media::Audio(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata) {
+        if self.metadata.as_ref() != Some(&metadata) {
+            info!(?metadata, "metadata");
+            self.metadata = Some(metadata);
+        }
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        std::future::pending().await
+    }
+
+    fn end(self, _: EndReason) {
+        if let Some((first, last)) = self.first_and_last {
+            let (media, wall) =
+                ((last.dts - first.dts).as_secs_f64(), (last.arrived - first.arrived).as_secs_f64());
+            info!(media, wall, keys = self.keys, "seconds of video");
+        }
+        info!(repairs = ?self.ingest.repairs(), oddities = ?self.ingest.oddities(), "report");
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:1935".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    info!(address = %listener.local_addr()?, "listening");
+    serve(listener, Arc::new(Everybody), ServerOptions::default(), std::future::pending()).await;
+    Ok(())
+}

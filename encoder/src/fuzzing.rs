@@ -1,0 +1,197 @@
+//! What the fuzz targets in `tests/fuzz` call, and the tests that replay `fixtures/corpus`: bytes in, nothing out, and
+//! every promise that holds for bytes from anybody asserted on the way. Not for use by the encoder itself.
+//!
+//! A target is added as a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, and a folder of
+//! seeds.
+
+use crate::flv::{Demuxer, Tag};
+use crate::ingest::Ingest;
+use crate::rtmp::chunk::{ChunkReader, Limits};
+use crate::rtmp::session::{Event, Session};
+use crate::rtmp::{MediaMessage, MessageKind, amf};
+use crate::timeline::Timeline;
+use bytes::Bytes;
+use hls::MediaTime;
+use std::time::{Duration, Instant};
+
+/// A target's entry.
+pub type Target = fn(&[u8]);
+
+/// Name and entry of every target; the name is that of its folder of seeds.
+pub const TARGETS: [(&str, Target); 4] =
+    [("chunk_reader", chunk_reader), ("amf_guard", amf_guard), ("flv", flv), ("timeline", timeline)];
+
+/// Everything behind the handshake: chunks, AMF, the session, and the media that comes out of it. The first byte says
+/// how large the pieces are in which the rest arrives.
+pub fn chunk_reader(input: &[u8]) {
+    let Some((&piece, bytes)) = input.split_first() else { return };
+    let piece = usize::from(piece).max(1);
+    for limits in [Limits::BEFORE_PUBLISH, Limits::PUBLISHING] {
+        let mut reader = ChunkReader::new(limits);
+        'pieces: for mut part in bytes.chunks(piece) {
+            loop {
+                match reader.read(&mut part) {
+                    Ok(Some(message)) => assert!(message.payload.len() <= limits.partial_bytes),
+                    Ok(None) => break,
+                    Err(_) => break 'pieces,
+                }
+                assert!(reader.buffered_bytes() <= limits.partial_bytes);
+            }
+        }
+    }
+    session(bytes, piece);
+}
+
+/// Returns how many media messages became media.
+fn session(bytes: &[u8], piece: usize) -> usize {
+    let mut media = 0;
+    let now = Instant::now();
+    let mut session = Session::new(([127, 0, 0, 1], 1935).into());
+    let mut ingest = Ingest::new();
+    let handshake = [&[3][..], &[0; 2 * 1536]].concat();
+    for mut part in std::iter::once(&handshake[..]).chain(bytes.chunks(piece)) {
+        loop {
+            let event = match session.handle(&mut part, now) {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(_) => return media,
+            };
+            assert!(session.buffered_bytes() <= Limits::PUBLISHING.partial_bytes);
+            match event {
+                Event::Publish(_) => {
+                    if session.accept().is_err() {
+                        return media;
+                    }
+                }
+                Event::Media(message) => match ingest.push(message) {
+                    Ok(read) => media += usize::from(read.is_some()),
+                    Err(_) => return media,
+                },
+                Event::Metadata(metadata) => ingest.metadata(&metadata),
+                Event::Refused(_) | Event::Ended(_) => {}
+            }
+        }
+    }
+    media
+}
+
+/// AMF values and commands.
+pub fn amf_guard(input: &[u8]) {
+    if let Ok(values) = amf::values(input) {
+        assert!(values.len() <= amf::MAX_VALUES);
+    }
+    amf::command(input).ok();
+}
+
+/// Tag bodies of one publisher: kind in one byte, length in two, body.
+pub fn flv(input: &[u8]) {
+    let mut demuxer = Demuxer::new();
+    let mut rest = input;
+    while let [kind, high, low, tail @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(tail.len());
+        let (body, behind) = tail.split_at(length);
+        rest = behind;
+        let kind = if kind & 1 == 0 { MessageKind::Video } else { MessageKind::Audio };
+        match demuxer.read(kind, &Bytes::copy_from_slice(body)) {
+            Ok(Tag::VideoConfig(config)) => {
+                assert!((16..=8192).contains(&config.width) && (16..=8192).contains(&config.height));
+                if let Some((num, den)) = config.frame_rate {
+                    assert!(den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den));
+                }
+            }
+            Ok(Tag::Video(picture)) => assert!(is_length_prefixed(&picture.data)),
+            Ok(Tag::AudioConfig(config)) => {
+                assert!(config.sample_rate > 0 && config.channels > 0 && config.frame_samples > 0);
+            }
+            Ok(Tag::Audio(_) | Tag::EndOfSequence(_) | Tag::Nothing) | Err(_) => {}
+        }
+    }
+}
+
+/// NAL units that are not empty, behind four bytes of length each, to the last byte.
+fn is_length_prefixed(mut data: &[u8]) -> bool {
+    while let Some((length, tail)) = data.split_first_chunk::<4>() {
+        match tail.split_at_checked(u32::from_be_bytes(*length) as usize) {
+            Some(([_, ..], behind)) => data = behind,
+            Some(([], _)) | None => return false,
+        }
+    }
+    data.is_empty()
+}
+
+/// Messages of ten bytes: kind and format, pause before it in units of 16 ms, time, composition offset. Decode times
+/// grow strictly, presentation is never before, and everything is behind zero and behind a resumed axis' beginning.
+pub fn timeline(input: &[u8]) {
+    let began = Instant::now();
+    let resumed = MediaTime::from_ticks_90k(90_000);
+    for (mut timeline, floor) in [(Timeline::new(), MediaTime::ZERO), (Timeline::resume(resumed), resumed)] {
+        let mut now = began;
+        let (mut video, mut audio) = (floor, floor);
+        let mut rest = input;
+        while let Some((message, tail)) = rest.split_first_chunk::<10>() {
+            rest = tail;
+            let [flags, pause, a, b, c, d, e, f, g, h] = *message;
+            now += Duration::from_millis(16 * u64::from(pause));
+            let time = u32::from_be_bytes([a, b, c, d]);
+            let composition = i32::from_be_bytes([e, f, g, h]);
+            match flags & 3 {
+                0 => {
+                    if let Some(stamp) = timeline.video(time, composition >> 8, now) {
+                        assert!(stamp.dts > video && stamp.pts >= stamp.dts);
+                        video = stamp.dts;
+                    }
+                }
+                1 => {
+                    if let Some(stamp) = timeline.audio(time, now) {
+                        assert!(stamp > audio);
+                        audio = stamp;
+                    }
+                }
+                2 => timeline.set_frame_rate(Some((time, composition.unsigned_abs()))),
+                _ => timeline.set_audio_format(time % 200_000, composition.unsigned_abs() % 10_000),
+            }
+        }
+    }
+}
+
+/// Reads a whole FLV file's tags into an [`Ingest`]: 13 bytes of header; tags of 11 bytes, body, and four bytes.
+/// For tests that take their media from files.
+pub fn flv_file(file: &Bytes) -> impl Iterator<Item = MediaMessage> + '_ {
+    let arrived = Instant::now();
+    let mut at = 13;
+    std::iter::from_fn(move || {
+        loop {
+            let head = file.get(at..at + 11)?;
+            let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+            let timestamp_ms = u32::from_be_bytes([head[7], head[4], head[5], head[6]]);
+            let kind = match head[0] {
+                8 => Some(MessageKind::Audio),
+                9 => Some(MessageKind::Video),
+                _ => None,
+            };
+            if file.len() < at + 11 + length {
+                return None;
+            }
+            let payload = file.slice(at + 11..at + 11 + length);
+            at += 11 + length + 4;
+            if let Some(kind) = kind {
+                return Some(MediaMessage { kind, timestamp_ms, payload, arrived });
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seeds that stop at the door would teach a fuzzer nothing.
+    #[test]
+    fn seeds_reach_the_media() {
+        for (name, expected) in [("publish", 4), ("publish-in-small-pieces", 4), ("extended-time", 0)] {
+            let path = format!("{}/../fixtures/corpus/chunk_reader/{name}", env!("CARGO_MANIFEST_DIR"));
+            let seed = std::fs::read(path).unwrap();
+            assert_eq!(session(&seed[1..], seed[0].into()), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! An RTMP server whose sinks write down what they hear.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses its part.
+
+use encoder::rtmp::{
+    Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
+    ServerOptions, serve,
+};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Generous: a loaded machine starts GStreamer in seconds.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Default, Debug)]
+pub struct Heard {
+    pub video: Vec<MediaMessage>,
+    pub audio: Vec<MediaMessage>,
+    pub metadata: Vec<Metadata>,
+}
+
+pub struct Stage {
+    pub answer: Result<(), Refusal>,
+    pub requests: Mutex<Vec<PublishRequest>>,
+    /// Sends the publisher off once that many messages came.
+    patience: Option<usize>,
+    ended: mpsc::Sender<(EndReason, Heard)>,
+}
+
+pub struct Sink {
+    heard: Heard,
+    patience: Option<usize>,
+    ended: mpsc::Sender<(EndReason, Heard)>,
+    off: (Option<oneshot::Sender<()>>, oneshot::Receiver<()>),
+}
+
+impl Admission for Stage {
+    type Sink = Sink;
+
+    async fn admit(&self, request: PublishRequest) -> Result<Sink, Refusal> {
+        self.requests.lock().unwrap().push(request);
+        self.answer.clone()?;
+        let (sender, receiver) = oneshot::channel();
+        Ok(Sink {
+            heard: Heard::default(),
+            patience: self.patience,
+            ended: self.ended.clone(),
+            off: (Some(sender), receiver),
+        })
+    }
+}
+
+impl MediaSink for Sink {
+    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+        match message.kind {
+            MessageKind::Video => self.heard.video.push(message),
+            MessageKind::Audio => self.heard.audio.push(message),
+        }
+        if self.patience.is_some_and(|limit| self.heard.video.len() >= limit) {
+            self.off.0.take();
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata) {
+        self.heard.metadata.push(metadata);
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        (&mut self.off.1).await.ok();
+        Refusal::Draining
+    }
+
+    fn end(self, reason: EndReason) {
+        self.ended.try_send((reason, self.heard)).ok();
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub stage: Arc<Stage>,
+    pub ended: mpsc::Receiver<(EndReason, Heard)>,
+}
+
+pub async fn server(answer: Result<(), Refusal>, patience: Option<usize>) -> Server {
+    server_with(answer, patience, ServerOptions::default()).await
+}
+
+pub async fn server_with(
+    answer: Result<(), Refusal>,
+    patience: Option<usize>,
+    options: ServerOptions,
+) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, ended) = mpsc::channel(8);
+    let stage = Arc::new(Stage { answer, requests: Mutex::default(), patience, ended: sender });
+    let admission = Arc::clone(&stage);
+    tokio::spawn(serve(listener, admission, options, std::future::pending()));
+    Server { address, stage, ended }
+}
+
+pub async fn end(server: &mut Server) -> (EndReason, Heard) {
+    timeout(PATIENCE, server.ended.recv()).await.expect("the publish ends").expect("the sink lives")
+}
