@@ -19,9 +19,8 @@ const ONE_TICK: MediaSpan = MediaSpan::from_ticks_90k(1);
 struct Queued {
     /// When it is shown; of audio as counted in samples.
     at: MediaTime,
-    /// Decode time in the track's timescale.
-    decode: i64,
-    composition_offset: i32,
+    /// The same in the track's timescale.
+    shown: i64,
     key: bool,
     data: Bytes,
 }
@@ -60,10 +59,6 @@ pub(super) struct Lane {
     newest: Option<MediaTime>,
     /// Nothing can be decoded before the next keyframe.
     awaits_key: bool,
-    /// Video: how far its first sample is shown behind its decode time. Decode times are written later by this much, so
-    /// that tfdt is where the segment starts and offsets may be negative (trun version 1, as CMAF allows). With decode
-    /// times as they came, hls.js found a hole of the B-frames' delay before the first picture and seeked over it.
-    reorder_delay: Option<MediaSpan>,
     /// Audio: where the last slot really ended, within a frame behind the common cut.
     boundary: Option<MediaTime>,
 }
@@ -83,7 +78,6 @@ impl Lane {
         Self {
             rung: track.rung,
             awaits_key: audio.is_none(),
-            reorder_delay: None,
             audio,
             frame_duration,
             queue: VecDeque::new(),
@@ -179,20 +173,12 @@ impl Lane {
         self.awaits_key = false;
         let queued = match &mut self.audio {
             Some(clock) => {
-                let decode = clock.place(sample.pts, counters);
-                let at = MediaTime::from_scaled(decode, clock.rate);
-                Queued { at, decode, composition_offset: 0, key: true, data: sample.data }
+                let shown = clock.place(sample.pts, counters);
+                let at = MediaTime::from_scaled(shown, clock.rate);
+                Queued { at, shown, key: true, data: sample.data }
             }
             None => {
-                let decode = sample.dts + *self.reorder_delay.get_or_insert(sample.pts - sample.dts);
-                Queued {
-                    at: sample.pts,
-                    decode: decode.ticks_90k(),
-                    composition_offset: i32::try_from((sample.pts - decode).ticks_90k())
-                        .map_err(|_| PushError::OutOfRange)?,
-                    key: sample.key,
-                    data: sample.data,
-                }
+                Queued { at: sample.pts, shown: sample.pts.ticks_90k(), key: sample.key, data: sample.data }
             }
         };
         let (at, key) = (queued.at, queued.key);
@@ -241,12 +227,8 @@ impl Lane {
             end = (shown + self.frame_span()).min(slot_end).max(start + ONE_TICK);
         }
         self.next_sequence += 1;
-        Some(Taken {
-            start,
-            end,
-            base_decode_time: taken.first().map_or(0, |s| u64::try_from(s.decode).unwrap_or(0)),
-            samples: self.with_durations(taken),
-        })
+        let (base_decode_time, samples) = self.in_decode_time(taken, end);
+        Some(Taken { start, end, base_decode_time, samples })
     }
 
     /// Indices of the slot's first sample and of the first behind it; equal for a gap. `None` while more may come.
@@ -291,22 +273,35 @@ impl Lane {
         (start, end)
     }
 
-    /// Each sample lasts to the next one's decode time; an epoch's last as long as the one before it.
-    fn with_durations(&self, taken: Vec<Queued>) -> Vec<FragmentSample> {
-        let following =
-            taken.iter().skip(1).map(|s| Some(s.decode)).chain([self.queue.front().map(|s| s.decode)]);
-        let durations: Vec<u32> = taken
-            .iter()
-            .zip(following)
-            .map(|(s, next)| next.map_or(self.frame_duration, |next| duration(next - s.decode)))
-            .collect();
-        let sample = |(s, duration): (Queued, u32)| FragmentSample {
-            duration,
-            composition_offset: s.composition_offset,
-            key: s.key,
-            data: s.data,
+    /// Decode times and durations of a segment's samples. The decode times are its presentation times in rising order,
+    /// so that tfdt is where the segment starts, the durations are those of the pictures, and their sum is the
+    /// segment's, whatever was lost or lasts longer than others. Offsets may be negative (trun version 1, as CMAF
+    /// allows). The encoder's own decode times give none of this once pictures are not evenly spaced, and with them
+    /// hls.js found a hole of the B-frames' delay before the first picture and seeked over it.
+    fn in_decode_time(&self, taken: Vec<Queued>, end: MediaTime) -> (u64, Vec<FragmentSample>) {
+        let mut times: Vec<i64> = taken.iter().map(|s| s.shown).collect();
+        times.sort_unstable();
+        let last = match self.is_video() {
+            true => times.last().map(|last| duration(end.ticks_90k() - last)),
+            false => Some(self.frame_duration),
         };
-        taken.into_iter().zip(durations).map(sample).collect()
+        let following = self.queue.front().filter(|_| !self.is_video()).map(|next| next.shown);
+        let durations = times
+            .windows(2)
+            .map(|pair| duration(pair[1] - pair[0]))
+            .chain(following.zip(times.last()).map(|(next, last)| duration(next - last)).or(last));
+        let samples = taken
+            .iter()
+            .zip(&times)
+            .zip(durations)
+            .map(|((s, decode), duration)| FragmentSample {
+                duration,
+                composition_offset: i32::try_from(s.shown - decode).unwrap_or(0),
+                key: s.key,
+                data: s.data.clone(),
+            })
+            .collect();
+        (times.first().map_or(0, |first| u64::try_from(*first).unwrap_or(0)), samples)
     }
 
     fn tolerance(&self) -> MediaSpan {

@@ -373,9 +373,29 @@ fn a_jump_is_refused_and_a_pause_below_it_becomes_gaps() {
     run.end(None);
     run.check();
     assert_eq!(run.of("v").last().unwrap().start, ms(21_000));
-    // The last picture before the pause lasts until the next: no overflow, no hole in decode time.
+    // The last picture before the pause lasts to the end of its segment; what follows is gaps.
     let first = &run.parsed("v")[0];
-    assert_eq!(first.base + first.duration(), 20_000 * 90);
+    assert_eq!(first.base + first.duration(), 11_000 * 90);
+}
+
+/// What a shed queue, a bad network and a publisher's last moment leave behind: pictures missing among B-frames.
+#[test]
+fn pictures_that_are_missing_leave_no_hole_and_no_segment_of_another_length() {
+    let mut run = Run::new(4.0);
+    run.begin(grid(&[video("v")]));
+    let mut samples = frames(START_MS, FPS, 30, 90, true);
+    let mut n = 0;
+    samples.retain(|_| {
+        n += 1;
+        ![12, 13, 14, 29, 57, 58, 87, 88].contains(&(n - 1))
+    });
+    run.push_all(&[("v", samples)]);
+    run.end(None);
+    run.check();
+    for (segment, parsed) in run.of("v").iter().zip(run.parsed("v")) {
+        assert_eq!(parsed.base, segment.start.ticks_90k() as u64);
+        assert_eq!(parsed.duration(), segment.duration.ticks_90k() as u64);
+    }
 }
 
 #[test]
