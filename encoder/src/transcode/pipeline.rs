@@ -35,7 +35,7 @@ use std::thread::{Builder, JoinHandle};
 const UNITS: usize = 8;
 /// Pictures between scaling and a rung's encoder, each up to 3 MB at 1080p. Lets the rungs run apart a little when
 /// one meets a hard picture.
-const PICTURES: usize = 3;
+const PICTURES: usize = 2;
 /// Responses between all stages and the writer.
 const RESPONSES: usize = 32;
 /// Source pictures from this size on are decoded with several threads.
