@@ -50,7 +50,7 @@ pub async fn transcode(
     settings.timing.stall = FOR_EVER;
     let timing = settings.timing.clone();
     let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
-    core.with(|core, now| core.publisher_came(now));
+    core.with(StreamCore::publisher_came).expect("a new stream takes a publisher");
     let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), workers));

@@ -33,7 +33,7 @@ fn settings(ladder: &str) -> Settings {
 }
 
 /// Encodes nothing, at once, with the keyframes that were asked for.
-struct FakeWorker {
+pub(super) struct FakeWorker {
     job: Job,
     opened: bool,
     next_key: i64,
@@ -82,21 +82,21 @@ impl FakeWorker {
 }
 
 /// A core, its workers and the time.
-struct Stage {
-    core: StreamCore,
+pub(super) struct Stage {
+    pub(super) core: StreamCore,
     origin: Instant,
-    elapsed: Duration,
-    workers: BTreeMap<RunId, FakeWorker>,
-    stuck: bool,
+    pub(super) elapsed: Duration,
+    pub(super) workers: BTreeMap<RunId, FakeWorker>,
+    pub(super) stuck: bool,
     jobs: Vec<Job>,
     epochs: Vec<Vec<Track>>,
-    segments: Vec<Segment>,
-    ended: bool,
+    pub(super) segments: Vec<Segment>,
+    pub(super) ended: bool,
     gop_ms: i64,
 }
 
 impl Stage {
-    fn new(ladder: &str) -> Self {
+    pub(super) fn new(ladder: &str) -> Self {
         let origin = Instant::now();
         Self {
             core: StreamCore::new(settings(ladder), 100, origin),
@@ -112,12 +112,12 @@ impl Stage {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let micros = 1_800_000_000_000_000 + self.elapsed.as_micros() as i64;
         Now { instant: self.origin + self.elapsed, wall: WallTime::from_unix_micros(micros) }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let now = self.now();
             let mut moved = false;
@@ -162,13 +162,13 @@ impl Stage {
         }
     }
 
-    fn send(&mut self, media: Media) {
+    pub(super) fn send(&mut self, media: Media) {
         let now = self.now();
         self.core.media(media, now);
         self.settle();
     }
 
-    fn wait(&mut self, ms: u64) {
+    pub(super) fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
             self.elapsed += Duration::from_millis(50);
             let now = self.now();
@@ -179,10 +179,10 @@ impl Stage {
 
     fn come(&mut self) {
         let now = self.now();
-        self.core.publisher_came(now);
+        self.core.publisher_came(now).unwrap();
     }
 
-    fn go(&mut self) {
+    pub(super) fn go(&mut self) {
         let now = self.now();
         self.core.publisher_gone(now);
         self.settle();
@@ -213,7 +213,7 @@ impl Stage {
         }
     }
 
-    fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         self.core.counters()
     }
 
@@ -376,7 +376,7 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_playlists() {
     stage.wait(10_000);
     assert!(!stage.ended);
     let now = stage.now();
-    let resume = stage.core.publisher_came(now).unwrap();
+    let resume = stage.core.publisher_came(now).unwrap().unwrap();
     assert!(resume.as_secs_f64() > 15.9);
     stage.configs();
     stage.publish(6_000, 12_000, true, true);

@@ -20,6 +20,8 @@ pub use outlet::{Outlet, OutletOptions};
 pub use run::RunId;
 
 #[cfg(test)]
+mod core_properties;
+#[cfg(test)]
 mod core_tests;
 #[cfg(test)]
 pub(crate) mod tests;

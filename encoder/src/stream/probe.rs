@@ -2,7 +2,7 @@
 //! meanwhile is held, bounded, and handed back with the verdict; nothing is lost.
 
 use crate::ladder::SourceVideo;
-use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use crate::media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
 use crate::rtmp::Metadata;
 use hls::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
@@ -73,21 +73,37 @@ impl Probe {
         self.metadata = metadata;
     }
 
-    /// Takes media.
+    /// Takes media. What was held in a format that changes already is let go: the stream begins with the new one.
     pub fn push(&mut self, media: Media) {
         match &media {
-            Media::VideoConfig(config) => self.video = Some(config.clone()),
-            Media::AudioConfig(config) => self.audio = Some(config.clone()),
+            Media::VideoConfig(config) => {
+                self.video = Some(config.clone());
+                self.let_go(|held| matches!(held, Media::Video(_) | Media::VideoConfig(_)));
+            }
+            Media::AudioConfig(config) => {
+                self.audio = Some(config.clone());
+                self.let_go(|held| matches!(held, Media::Audio(_) | Media::AudioConfig(_)));
+            }
             Media::Video(unit) => {
-                // Nothing can be decoded before the first keyframe.
-                if !unit.key && !self.held.iter().any(|held| matches!(held, Media::Video(_))) {
+                // Nothing can be decoded before its configuration and the first keyframe.
+                let first = !self.held.iter().any(|held| matches!(held, Media::Video(_)));
+                if self.video.is_none() || (first && !unit.key) {
                     return;
                 }
-                self.bytes += unit.data.len();
             }
-            Media::Audio(unit) => self.bytes += unit.data.len(),
+            Media::Audio(_) => {
+                if self.audio.is_none() {
+                    return;
+                }
+            }
         }
+        self.bytes += cost(&media);
         self.held.push(media);
+    }
+
+    fn let_go(&mut self, which: impl Fn(&Media) -> bool) {
+        self.held.retain(|held| !which(held));
+        self.bytes = self.held.iter().map(cost).sum();
     }
 
     /// The verdict, once there is one.
@@ -183,6 +199,15 @@ impl Probe {
         let kbps = self.metadata.video_kbps?;
         (50.0..=200_000.0).contains(&kbps).then_some((kbps * 1000.0) as u32)
     }
+}
+
+fn cost(media: &Media) -> usize {
+    UNIT_OVERHEAD
+        + match media {
+            Media::VideoConfig(config) => config.record.len(),
+            Media::AudioConfig(config) => config.record.len(),
+            Media::Video(unit) | Media::Audio(unit) => unit.data.len(),
+        }
 }
 
 /// The longest distance of neighbouring keyframes, once there are two.

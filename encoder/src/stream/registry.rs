@@ -166,7 +166,7 @@ impl Registry {
             present.send_off = send_off;
             present.number
         };
-        let resume = entry.core.with(StreamCore::publisher_came);
+        let resume = entry.core.with(StreamCore::publisher_came).map_err(|_| Refusal::Busy)?;
         let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
         Ok(Publisher { entry, number, ingest, counted: Repairs::default(), sent_off, path: path.clone() })
     }
