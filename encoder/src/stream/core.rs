@@ -573,7 +573,8 @@ impl StreamCore {
         if self.switch {
             // Until video comes that was only announced, sound goes on alone.
             let wanted = AudioSource::of(self.audio.clone());
-            let changed = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
+            let changed =
+                self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
             if self.video.is_some() || (changed && self.runs.len() >= MAX_RUNS) {
                 return;
             }

@@ -18,13 +18,23 @@ const MAX_WORKERS: usize = 3;
 enum Event {
     Come,
     Go,
-    Publish { ms: u64, video: bool, audio: bool },
-    Wait { ms: u64 },
+    Publish {
+        ms: u64,
+        video: bool,
+        audio: bool,
+    },
+    Wait {
+        ms: u64,
+    },
     /// Both clocks of the publisher go on while it sends nothing.
-    Pause { ms: u64 },
+    Pause {
+        ms: u64,
+    },
     VideoConfig(usize),
     AudioConfig(usize),
-    KeyEvery { ms: i64 },
+    KeyEvery {
+        ms: i64,
+    },
     Kill(usize),
     /// Workers take what they are given and say nothing.
     Hang(bool),
@@ -221,7 +231,7 @@ fn check_segments(segments: &[Segment]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, max_shrink_time: 15_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_stream_goes_on_and_ends(

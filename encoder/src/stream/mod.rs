@@ -15,7 +15,7 @@ mod shed;
 mod silence;
 
 pub use anchor::Now;
-pub use core::{Counters, Effect, Settings, StreamCore};
+pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};
 pub use outlet::{Outlet, OutletOptions};
 pub use run::RunId;
 

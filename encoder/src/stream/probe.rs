@@ -326,4 +326,17 @@ mod tests {
         probe.push(Media::Video(big));
         assert!(probe.verdict(now).is_some());
     }
+
+    #[test]
+    fn announcements_without_media_do_not_pile_up() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        for step in 0..1000 {
+            probe.push(Media::VideoConfig(video_config(640 + 16 * (step % 2), 480)));
+            probe.push(Media::AudioConfig(audio_config(2, 48_000, 1 + (step % 2) as u8)));
+            probe.push(video(i64::from(step), true));
+            probe.push(audio(i64::from(step)));
+        }
+        assert_eq!(probe.held.len(), 4);
+    }
 }
