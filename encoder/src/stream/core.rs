@@ -304,8 +304,9 @@ impl StreamCore {
                 self.gop.clear();
             }
         }
-        self.tick(now);
+        // Before its successor starts: what is packaged by then need not be encoded again.
         self.pump(now);
+        self.tick(now);
     }
 
     /// Time has passed; call at least ten times a second.
@@ -678,7 +679,7 @@ impl StreamCore {
             },
             now.instant,
         );
-        if let Some(job) = run.job(&self.settings.video, self.settings.thumbnail_every_ms) {
+        if let Some(job) = run.job(&self.settings, self.packaged_until) {
             self.effects.push_back(Effect::StartWorker(id, Box::new(job)));
         }
         self.runs.push_back(run);

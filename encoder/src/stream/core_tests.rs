@@ -61,6 +61,9 @@ impl FakeWorker {
                     answers.push(Response::Unit(unit));
                     return answers;
                 }
+                if unit.pts.ticks_90k() < self.job.encode_from_90k {
+                    return answers;
+                }
                 let key = match self.job.video.keyframes {
                     Keyframes::Source => unit.key,
                     Keyframes::Grid { ticks_90k } => {

@@ -1,11 +1,12 @@
 //! One epoch's way from published units to the packager: which renditions are passed through, which come from a
 //! worker, and what waits until the tracks are known. Decided by [`super::core`].
 
+use super::core::Settings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::ladder::Plan;
 use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
-use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, VideoSettings, WireUnit};
+use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, MediaSpan, MediaTime, RungName, Sample, Track, TrackKind, VideoTrack};
 use std::collections::VecDeque;
@@ -174,18 +175,25 @@ impl Run {
         run
     }
 
-    /// What its worker is to do; `None` when everything is passed through.
-    pub fn job(&self, settings: &VideoSettings, thumbnail_every_ms: u32) -> Option<Job> {
+    /// What its worker is to do; `None` when everything is passed through. Pictures before `encode_from` are packaged
+    /// already.
+    pub fn job(&self, settings: &Settings, encode_from: MediaTime) -> Option<Job> {
         if self.worker == WorkerState::None {
             return None;
         }
         let rungs = if self.video.is_some() { self.plan.rungs.clone() } else { Vec::new() };
-        let mut video = settings.clone();
+        let mut video = settings.video.clone();
         if self.plan.source {
             video.keyframes = Keyframes::Source;
         }
         let audio = matches!(self.audio, AudioSource::Transcode(_)).then_some(TRANSCODED_AUDIO);
-        Some(Job { rungs, video, audio, thumbnail_every_ms })
+        Some(Job {
+            rungs,
+            video,
+            audio,
+            encode_from_90k: encode_from.ticks_90k(),
+            thumbnail_every_ms: settings.thumbnail_every_ms,
+        })
     }
 
     /// Whether segments are cut at published keyframes.

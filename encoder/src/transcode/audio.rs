@@ -340,10 +340,7 @@ fn open_encoder(
     audio.set_bit_rate(rung.bitrate as usize);
     audio.set_time_base(Rational(1, rung.sample_rate as i32));
     audio.set_flags(codec::Flags::GLOBAL_HEADER);
-    let mut options = Dictionary::new();
-    // The default coder spends several times the CPU for a difference nobody hears at these rates.
-    options.set("aac_coder", "fast");
-    let unknown = av::open(&mut audio, &codec, options).map_err(open_failed)?;
+    let unknown = av::open(&mut audio, &codec, Dictionary::new()).map_err(open_failed)?;
     for option in unknown {
         super::log(format_args!("encoder aac does not know the option {option}"));
     }

@@ -141,6 +141,17 @@ pub(super) struct ScalerSetup {
     pub(super) flags: i32,
 }
 
+/// The same layout under the name that says nothing of the range, which is told separately: libswscale warns about the
+/// other names.
+fn without_range(pixels: format::Pixel) -> format::Pixel {
+    match pixels {
+        format::Pixel::YUVJ420P => format::Pixel::YUV420P,
+        format::Pixel::YUVJ422P => format::Pixel::YUV422P,
+        format::Pixel::YUVJ444P => format::Pixel::YUV444P,
+        other => other,
+    }
+}
+
 /// libswscale with what ffmpeg-next leaves out: colour ranges, fields, and a target rectangle.
 pub(super) struct Scaler {
     raw: ptr::NonNull<ffi::SwsContext>,
@@ -168,10 +179,10 @@ impl Scaler {
             let raw = ffi::sws_getContext(
                 int(setup.from_size.0)?,
                 int(from_height)?,
-                setup.from.into(),
+                without_range(setup.from).into(),
                 int(rect.width)?,
                 int(rect.height)?,
-                setup.to.into(),
+                without_range(setup.to).into(),
                 setup.flags,
                 ptr::null_mut(),
                 ptr::null_mut(),

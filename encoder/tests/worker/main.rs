@@ -222,6 +222,23 @@ async fn thumbnails_come_as_often_as_asked() {
 }
 
 #[tokio::test]
+async fn what_is_packaged_already_is_not_encoded_again() {
+    let whole =
+        transcode(job(vec![rung(320, 180, 30, 200_000)]), Source::video("320x180", "30", 2, "")).await;
+    let pts = |outcome: &Outcome| -> Vec<i64> {
+        let mut pts: Vec<i64> = outcome.tracks[&0][0].units.iter().map(|unit| unit.pts.ticks_90k()).collect();
+        pts.sort_unstable();
+        pts
+    };
+    let all = pts(&whole);
+    let mut job = job(vec![rung(320, 180, 30, 200_000)]);
+    job.encode_from_90k = all[37];
+    let rest = transcode(job, Source::video("320x180", "30", 2, "")).await;
+    assert_eq!(pts(&rest), all[37..]);
+    assert!(rest.tracks[&0][0].units[0].key, "it begins with an IDR frame, off the grid");
+}
+
+#[tokio::test]
 async fn a_job_without_media_finishes() {
     let outcome =
         support::drive(vec![Request::Start(job(vec![rung(320, 180, 30, 1000)])), Request::Finish]).await;

@@ -147,6 +147,7 @@ pub(crate) fn job(rungs: Vec<VideoRung>) -> Job {
             vbv_ms: 1000,
         },
         audio: None,
+        encode_from_90k: 0,
         thumbnail_every_ms: 0,
     }
 }

@@ -20,6 +20,7 @@ fn job() -> Job {
             vbv_ms: 1000,
         },
         audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
+        encode_from_90k: 0,
         thumbnail_every_ms: 5000,
     }
 }
