@@ -96,7 +96,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
 
     shutdown.reached(Stage::Draining).await;
     probe.drain();
-    registry.end_unpublished();
+    registry.drain();
     end_streams(&registry, &shutdown, config.drain_timeout).await;
 
     publishers.abort();

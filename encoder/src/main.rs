@@ -8,7 +8,11 @@ use encoder::fault::{EXIT_USAGE, Fault};
 use encoder::{app, broadcast, config, logging, offline, transcode};
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing::error;
+
+/// What writes that are under way get when everything else is done.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -57,5 +61,8 @@ fn on_runtime(work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault
         .enable_all()
         .build()
         .map_err(|error| Fault::Machine { what: "cannot start threads", why: error.to_string() })?;
-    runtime.block_on(work)
+    let outcome = runtime.block_on(work);
+    // What still waits for a disk that hangs is not waited for.
+    runtime.shutdown_timeout(LAST_WRITES);
+    outcome
 }

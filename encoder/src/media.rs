@@ -5,6 +5,9 @@ use bytes::Bytes;
 use hls::MediaTime;
 use std::time::Instant;
 
+/// Bytes that a unit costs beside its coded data, for bounds in bytes: a flood of tiny units is bounded as well.
+pub const UNIT_OVERHEAD: usize = 128;
+
 /// Video codecs that a publisher may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -50,7 +50,8 @@ pub async fn transcode(
     settings.timing.stall = FOR_EVER;
     let timing = settings.timing.clone();
     let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
-    core.with(|core, now| core.publisher_came(now));
+    core.with(StreamCore::publisher_came)
+        .map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
     let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), workers));
@@ -65,24 +66,33 @@ pub async fn transcode(
             bar.set_position((unit.dts - first).to_duration().as_millis() as u64);
         }
         core.room(WAITING_REQUESTS).await;
+        // Nothing hurries: what a dead worker took along would be missing for ever, and the next one dies of it too.
+        if core.look(|core| core.counters().worker_restarts) > 0 {
+            break;
+        }
         core.with(|core, now| core.media(next, now));
     }
     core.with(StreamCore::close);
     driver.await.map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
     bar.finish_and_clear();
     let counters = core.look(StreamCore::counters);
-    info!(
-        playlist = %output.join("index.m3u8").display(),
-        seconds = started.elapsed().as_secs_f32(),
-        worker_restarts = counters.worker_restarts,
-        "encoded"
-    );
+    if counters.worker_restarts > 0 {
+        return Err(Fault::Machine {
+            what: "encoding failed",
+            why: "the encoding process died; what was encoded until then is in the output".to_owned(),
+        });
+    }
     if core.look(|core| core.plan().is_none()) {
         return Err(Fault::Input {
             file: input.display().to_string(),
             why: "no video or audio in it".to_owned(),
         });
     }
+    info!(
+        playlist = %output.join("index.m3u8").display(),
+        seconds = started.elapsed().as_secs_f32(),
+        "encoded"
+    );
     Ok(())
 }
 

@@ -22,10 +22,17 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// How long a worker may take to flush after its input's end.
+/// How long a worker may be silent after its input's end: flushing takes a slow encoder longer, but it is heard.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// A worker may take this long to start: loading libav from a cold disk included.
 const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs in a row, and with them worker processes, that a stream has at most. A publisher that changes its format faster
+/// than workers flush waits for them.
+const MAX_RUNS: usize = 3;
+/// A hole in what is published that ends the epoch: viewers skip it, instead of waiting through empty segments. Well
+/// below [`hls::packager::MAX_JUMP`], beyond which the packager refuses what follows.
+const MAX_HOLE: MediaSpan = MediaSpan::from_millis(10_000);
 
 /// What a stream is run with; the same for all streams of a process.
 #[derive(Clone, Debug)]
@@ -74,6 +81,11 @@ enum Publisher {
     Over,
 }
 
+/// The stream has ended, or is about to: nobody can publish to it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stream has ended")]
+pub struct StreamOver;
+
 /// Counters of a stream's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
@@ -85,7 +97,7 @@ pub struct Counters {
     pub silent_frames: u64,
     /// Frames of audio that came too late.
     pub late_audio_frames: u64,
-    /// Samples that the packager refused.
+    /// Samples that the packager refused, or that waited for too long for their epoch to begin.
     pub refused_samples: u64,
     /// Times that the publisher came (back).
     pub publishes: u64,
@@ -104,8 +116,12 @@ pub struct StreamCore {
     source_fits: bool,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
-    /// The configuration has changed: the next keyframe starts a new run.
+    /// What is published does not go on as it was: the next keyframe starts a new run.
     switch: bool,
+    /// Video in this configuration has been announced; it comes with the next keyframe.
+    next_video: Option<VideoConfig>,
+    /// Newest media that a run was fed.
+    fed_until: MediaTime,
     restart: Option<Restart>,
     restarts: RestartPolicy,
     gop: Gop,
@@ -136,6 +152,8 @@ impl StreamCore {
             video: None,
             audio: None,
             switch: false,
+            next_video: None,
+            fed_until: MediaTime::ZERO,
             restart: None,
             restarts: RestartPolicy::default(),
             gop: Gop::default(),
@@ -154,8 +172,17 @@ impl StreamCore {
     // --- what happens to it ---
 
     /// Somebody publishes (again). Returns where the media axis stands, when it has begun: what is published now has to
-    /// lie behind it.
-    pub fn publisher_came(&mut self, now: Now) -> Option<MediaTime> {
+    /// lie behind it. Whoever published until now is taken to be gone.
+    ///
+    /// # Errors
+    /// When the stream has ended, or is to end without another publisher: a new stream has to be made.
+    pub fn publisher_came(&mut self, now: Now) -> Result<Option<MediaTime>, StreamOver> {
+        if self.closing || self.is_over() {
+            return Err(StreamOver);
+        }
+        if self.is_published() {
+            self.publisher_gone(now);
+        }
         self.counters.publishes += 1;
         let wants_source = match &self.settings.ladder {
             Ladder::Auto => false,
@@ -164,7 +191,7 @@ impl StreamCore {
         let source_gop = wants_source.then_some(self.settings.timing.max_source_gop);
         self.publisher = Publisher::Probing(Box::new(Probe::new(source_gop, now.instant)));
         self.anchors = AnchorTracker::default();
-        (self.counters.publishes > 1).then_some(self.newest)
+        Ok((self.counters.publishes > 1).then_some(self.newest))
     }
 
     /// The publisher described itself.
@@ -210,6 +237,7 @@ impl StreamCore {
         self.end_input(now.instant);
         self.restart = None;
         self.switch = false;
+        self.next_video = None;
         self.gop.clear();
         self.last_source_key = None;
         self.publisher = Publisher::Absent(now.instant);
@@ -221,6 +249,12 @@ impl StreamCore {
     pub fn close(&mut self, now: Now) {
         self.closing = true;
         self.publisher_gone(now);
+    }
+
+    /// No more publishers but the one that is there: the stream ends when it goes, or now when nobody is there.
+    pub fn close_after_publisher(&mut self, now: Now) {
+        self.closing = true;
+        self.tick(now);
     }
 
     /// A worker said something.
@@ -241,7 +275,15 @@ impl StreamCore {
             }
             Response::Thumbnail(picture) => self.effects.push_back(Effect::Thumbnail(picture)),
             Response::Progress(progress) => self.progress = progress,
-            Response::Finished => run.worker = WorkerState::Finished,
+            Response::Finished if run.input_ended.is_some() && run.queue.is_empty() => {
+                run.worker = WorkerState::Finished;
+            }
+            // Nobody asked it to: there is more to encode.
+            Response::Finished => {
+                warn!(worker = id.0, "worker finishes too early: it is replaced");
+                self.effects.push_back(Effect::StopWorker(id));
+                self.worker_gone(id, now);
+            }
         }
         self.pump(now);
     }
@@ -383,6 +425,7 @@ impl StreamCore {
         let Some(start) = (if self.video.is_some() { video_start } else { audio_start }) else { return };
         self.append_run(start, now);
         self.expect_backlog(self.newest - start);
+        self.last_source_key = None;
         for media in held {
             self.gop.push(&media);
             self.flow(media, now);
@@ -419,6 +462,11 @@ impl StreamCore {
 
     /// What is published while it flows.
     fn flow(&mut self, media: Media, now: Now) {
+        if let Media::Video(unit) | Media::Audio(unit) = &media
+            && unit.pts - self.fed_until > MAX_HOLE
+        {
+            self.skip_hole(&media, now);
+        }
         match media {
             Media::VideoConfig(config) => self.video_config(config),
             Media::AudioConfig(config) => self.audio_config(config),
@@ -428,10 +476,47 @@ impl StreamCore {
     }
 
     fn video_config(&mut self, config: VideoConfig) {
-        if self.video.as_ref() == Some(&config) {
+        if self.next_video.as_ref().or(self.video.as_ref()) == Some(&config) {
             return;
         }
         info!(width = config.width, height = config.height, "published video changes its format");
+        self.next_video = Some(config);
+        self.gop.clear();
+        self.last_source_key = None;
+        self.switch = true;
+    }
+
+    /// Nothing was published for long, or its time jumped: what follows is a run of its own.
+    fn skip_hole(&mut self, media: &Media, now: Now) {
+        match media {
+            Media::Video(unit) => {
+                if !unit.key {
+                    self.gop.clear();
+                }
+                self.switch = true;
+            }
+            Media::Audio(_) if self.video.is_some() => {
+                self.gop.clear();
+                self.switch = true;
+            }
+            Media::Audio(unit) => {
+                if self.has_live_run() {
+                    self.append_run(unit.pts, now);
+                }
+            }
+            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+        }
+    }
+
+    /// The run that was waited for begins: in the announced format, if one was.
+    fn switch_run(&mut self, start: MediaTime, now: Now) {
+        if let Some(config) = self.next_video.take() {
+            self.adopt_changed(config);
+        }
+        self.append_run(start, now);
+    }
+
+    fn adopt_changed(&mut self, config: VideoConfig) {
         let former = self.source;
         let source = SourceVideo {
             width: config.width,
@@ -441,9 +526,6 @@ impl StreamCore {
             bitrate: former.and_then(|source| source.bitrate),
         };
         self.adopt(config, source, self.source_fits);
-        self.gop.clear();
-        self.last_source_key = None;
-        self.switch = true;
     }
 
     fn audio_config(&mut self, config: AudioConfig) {
@@ -451,7 +533,10 @@ impl StreamCore {
             return;
         }
         self.audio = Some(config.clone());
-        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else { return };
+        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else {
+            self.gop.forget_audio();
+            return;
+        };
         if run.audio == AudioSource::Silence && config == super::silence::silent_config() {
             info!("audio has come, in place of the silence");
             run.unmute(config);
@@ -462,17 +547,16 @@ impl StreamCore {
             channels = config.channels,
             "published audio changes its format"
         );
+        self.gop.forget_audio();
         self.switch = true;
     }
 
     fn video(&mut self, unit: AccessUnit, now: Now) {
         if self.switch {
-            if !unit.key {
+            if !unit.key || self.runs.len() >= MAX_RUNS {
                 return;
             }
-            self.switch = false;
-            self.end_input(now.instant);
-            self.append_run(unit.pts, now);
+            self.switch_run(unit.pts, now);
         }
         if unit.key {
             self.last_source_key = Some(unit.pts);
@@ -487,12 +571,16 @@ impl StreamCore {
 
     fn audio(&mut self, unit: AccessUnit, now: Now) {
         if self.switch {
-            if self.video.is_some() {
+            // Until video comes that was only announced, sound goes on alone.
+            let wanted = AudioSource::of(self.audio.clone());
+            let changed =
+                self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
+            if self.video.is_some() || (changed && self.runs.len() >= MAX_RUNS) {
                 return;
             }
-            self.switch = false;
-            self.end_input(now.instant);
-            self.append_run(unit.pts, now);
+            if changed {
+                self.append_run(unit.pts, now);
+            }
         }
         self.feed(Media::Audio(unit));
         self.restart_if_due(now);
@@ -522,6 +610,9 @@ impl StreamCore {
     fn feed(&mut self, media: Media) {
         let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else { return };
         let mut packaged = Vec::new();
+        if let Media::Video(unit) | Media::Audio(unit) = &media {
+            self.fed_until = self.fed_until.max(unit.pts);
+        }
         match media {
             Media::Video(unit) => run.video(&unit, &mut packaged),
             Media::Audio(unit) => run.audio(unit, &mut packaged),
@@ -544,7 +635,8 @@ impl StreamCore {
     /// Starts the run that follows a dead one, when its time has come and there is something to start from.
     fn restart_if_due(&mut self, now: Now) {
         let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
-        if !matches!(self.publisher, Publisher::Flowing) {
+        let awaits_key = self.switch && self.video.is_some();
+        if !matches!(self.publisher, Publisher::Flowing) || awaits_key {
             return;
         }
         let replayed: Vec<Media> =
@@ -554,7 +646,6 @@ impl StreamCore {
             (_, Some(_)) => return, // until the next keyframe
             (_, None) => self.newest,
         };
-        self.restart = None;
         info!(from = %start, replay = restart.replay, "starting the next worker");
         self.append_run(start, now);
         self.expect_backlog(self.newest - start);
@@ -563,7 +654,15 @@ impl StreamCore {
         }
     }
 
+    /// What is published goes to a new run from now on. It stands for whatever was waited for: a restart, a switch.
     fn append_run(&mut self, first_pts: MediaTime, now: Now) {
+        self.end_input(now.instant);
+        while self.runs.len() >= MAX_RUNS {
+            self.hurry_front(now);
+        }
+        self.restart = None;
+        self.switch = self.next_video.is_some();
+        self.fed_until = first_pts;
         let id = RunId(self.next_run);
         self.next_run += 1;
         let empty = Plan { source: false, rungs: Vec::new(), reasons: Vec::new() };
@@ -583,6 +682,21 @@ impl StreamCore {
             self.effects.push_back(Effect::StartWorker(id, Box::new(job)));
         }
         self.runs.push_back(run);
+    }
+
+    /// Ends the first run as it stands: it has had its time, and others wait behind it.
+    fn hurry_front(&mut self, now: Now) {
+        let Some(run) = self.runs.front_mut() else { return };
+        if matches!(run.worker, WorkerState::Running { .. }) {
+            warn!(worker = run.id.0, "too many changes at once: what this worker has not flushed is lost");
+            self.effects.push_back(Effect::StopWorker(run.id));
+            run.worker = WorkerState::Dead;
+        }
+        self.pump(now);
+    }
+
+    fn has_live_run(&self) -> bool {
+        self.runs.back().is_some_and(|run| run.input_ended.is_none())
     }
 
     /// What is fed at once at a run's start is not a sign of an encoder that is too slow.
@@ -609,7 +723,7 @@ impl StreamCore {
                 let WorkerState::Running { started, heard, owing_since } = run.worker else { return None };
                 let past = |since: Instant| now.instant.saturating_duration_since(since);
                 let silent = owing_since.map_or(Duration::ZERO, |since| past(since.max(heard)));
-                if run.input_ended.is_some_and(|since| past(since) > FLUSH_DEADLINE) {
+                if run.input_ended.is_some_and(|since| past(since.max(heard)) > FLUSH_DEADLINE) {
                     return Some((run.id, "it does not finish"));
                 }
                 let patience = if heard == started { START_DEADLINE } else { silence };
@@ -628,7 +742,7 @@ impl StreamCore {
     fn package(&mut self, id: RunId, rung: RungName, sample: Sample) {
         let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
         if !run.begun {
-            run.hold(rung, sample);
+            self.counters.refused_samples += run.hold(rung, sample);
             return;
         }
         if self.packager.push(&rung, sample).is_err() {

@@ -33,7 +33,7 @@ fn settings(ladder: &str) -> Settings {
 }
 
 /// Encodes nothing, at once, with the keyframes that were asked for.
-struct FakeWorker {
+pub(super) struct FakeWorker {
     job: Job,
     opened: bool,
     next_key: i64,
@@ -82,21 +82,21 @@ impl FakeWorker {
 }
 
 /// A core, its workers and the time.
-struct Stage {
-    core: StreamCore,
+pub(super) struct Stage {
+    pub(super) core: StreamCore,
     origin: Instant,
-    elapsed: Duration,
-    workers: BTreeMap<RunId, FakeWorker>,
-    stuck: bool,
+    pub(super) elapsed: Duration,
+    pub(super) workers: BTreeMap<RunId, FakeWorker>,
+    pub(super) stuck: bool,
     jobs: Vec<Job>,
     epochs: Vec<Vec<Track>>,
-    segments: Vec<Segment>,
-    ended: bool,
+    pub(super) segments: Vec<Segment>,
+    pub(super) ended: bool,
     gop_ms: i64,
 }
 
 impl Stage {
-    fn new(ladder: &str) -> Self {
+    pub(super) fn new(ladder: &str) -> Self {
         let origin = Instant::now();
         Self {
             core: StreamCore::new(settings(ladder), 100, origin),
@@ -112,12 +112,12 @@ impl Stage {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let micros = 1_800_000_000_000_000 + self.elapsed.as_micros() as i64;
         Now { instant: self.origin + self.elapsed, wall: WallTime::from_unix_micros(micros) }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let now = self.now();
             let mut moved = false;
@@ -162,13 +162,13 @@ impl Stage {
         }
     }
 
-    fn send(&mut self, media: Media) {
+    pub(super) fn send(&mut self, media: Media) {
         let now = self.now();
         self.core.media(media, now);
         self.settle();
     }
 
-    fn wait(&mut self, ms: u64) {
+    pub(super) fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
             self.elapsed += Duration::from_millis(50);
             let now = self.now();
@@ -179,10 +179,10 @@ impl Stage {
 
     fn come(&mut self) {
         let now = self.now();
-        self.core.publisher_came(now);
+        self.core.publisher_came(now).unwrap();
     }
 
-    fn go(&mut self) {
+    pub(super) fn go(&mut self) {
         let now = self.now();
         self.core.publisher_gone(now);
         self.settle();
@@ -213,7 +213,7 @@ impl Stage {
         }
     }
 
-    fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         self.core.counters()
     }
 
@@ -376,7 +376,7 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_playlists() {
     stage.wait(10_000);
     assert!(!stage.ended);
     let now = stage.now();
-    let resume = stage.core.publisher_came(now).unwrap();
+    let resume = stage.core.publisher_came(now).unwrap().unwrap();
     assert!(resume.as_secs_f64() > 15.9);
     stage.configs();
     stage.publish(6_000, 12_000, true, true);
@@ -511,4 +511,124 @@ fn closing_ends_without_waiting_for_the_publisher() {
     stage.settle();
     stage.wait(100);
     assert!(stage.ended);
+}
+
+#[test]
+fn a_switch_while_a_restart_is_pending_makes_one_run() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    // Two deaths in a row: the next start waits for a keyframe, and so does the change of format.
+    for _ in 0..2 {
+        let id = *stage.workers.keys().next().unwrap();
+        stage.workers.remove(&id);
+        let now = stage.now();
+        stage.core.worker_gone(id, now);
+        stage.settle();
+    }
+    stage.send(Media::VideoConfig(video_config(640, 480)));
+    stage.publish(4_040, 12_000, true, true);
+    assert_eq!(stage.workers.len(), 1, "the switch is the restart");
+    stage.check();
+    let now = stage.now();
+    stage.core.close(now);
+    stage.settle();
+    stage.wait(1_000);
+    assert!(stage.ended);
+}
+
+#[test]
+fn a_worker_that_finishes_unasked_is_replaced() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    let id = *stage.workers.keys().next().unwrap();
+    let now = stage.now();
+    stage.core.worker_said(id, Response::Finished, now);
+    stage.settle();
+    stage.publish(4_000, 10_000, true, true);
+    stage.check();
+    assert_eq!(stage.workers.len(), 1);
+    assert!(stage.core.lag().as_secs_f64() < 3.0);
+}
+
+#[test]
+fn video_that_is_announced_and_never_comes_leaves_the_sound() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 10_000, false, true);
+    assert!(stage.rung("audio").len() >= 6);
+    stage.publish(10_000, 16_000, true, true);
+    stage.go();
+    assert!(stage.rung("360p").len() >= 5, "and is taken when it comes");
+    assert_eq!(stage.discontinuities(), 1);
+}
+
+#[test]
+fn formats_that_flap_do_not_pile_up_workers() {
+    let mut stage = Stage::new("360p");
+    stage.gop_ms = 40;
+    stage.come();
+    stage.configs();
+    stage.publish(0, 2_000, true, true);
+    stage.stuck = true;
+    for step in 0..100i64 {
+        stage.send(Media::VideoConfig(video_config(640 + 16 * (step % 2) as u16, 480)));
+        stage.publish(2_000 + step * 40, 2_040 + step * 40, true, true);
+        assert!(stage.workers.len() <= 3);
+    }
+}
+
+#[test]
+fn a_silence_longer_than_the_packager_takes_is_skipped() {
+    for (video, audio) in [(true, true), (false, true)] {
+        let mut stage = Stage::new("360p");
+        stage.come();
+        stage.configs();
+        stage.publish(0, 6_000, video, audio);
+        stage.wait(60_000);
+        stage.publish(66_000, 76_000, video, audio);
+        stage.check();
+        assert!(stage.core.lag().as_secs_f64() < 3.0, "{}", stage.core.lag().as_secs_f64());
+        assert_eq!(stage.discontinuities(), 1);
+    }
+}
+
+#[test]
+fn nobody_comes_back_to_a_stream_that_is_to_end() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    let now = stage.now();
+    stage.core.close_after_publisher(now);
+    stage.publish(4_000, 8_000, true, true);
+    assert!(!stage.ended, "its publisher may go on");
+    stage.go();
+    stage.wait(100);
+    assert!(stage.ended, "and the reconnect window is not waited for");
+    let now = stage.now();
+    assert!(stage.core.publisher_came(now).is_err());
+}
+
+#[test]
+fn a_worker_that_flushes_slowly_is_waited_for() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    stage.stuck = true;
+    stage.go();
+    let id = *stage.workers.keys().next().unwrap();
+    for _ in 0..10 {
+        stage.wait(2_000);
+        let now = stage.now();
+        stage.core.worker_said(id, Response::Progress(crate::worker::Progress::default()), now);
+    }
+    assert!(stage.workers.contains_key(&id));
+    stage.wait(6_000);
+    assert!(!stage.workers.contains_key(&id), "but not when it says nothing");
 }

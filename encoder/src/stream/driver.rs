@@ -6,17 +6,19 @@ use super::core::{Effect, StreamCore};
 use super::outlet::Outlet;
 use super::run::RunId;
 use crate::worker::child::{Worker, WorkerEvent, WorkerOptions};
-use crate::worker::{Job, Request};
+use crate::worker::{Job, Request, Response};
 use hls::WallTime;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, error, info, warn};
 
 /// How often the core is told that time has passed.
 const TICK: Duration = Duration::from_millis(50);
+/// What a worker that said it has finished may take to end.
+const EXIT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A stream's state where its publisher's connection, its workers and its driver reach it. The lock is held for the
 /// time of one decision, never across an await.
@@ -62,8 +64,9 @@ impl SharedCore {
         }
     }
 
+    /// After a panic in a decision the driver gives the stream up; until then whoever looks is still answered.
     fn lock(&self) -> MutexGuard<'_, StreamCore> {
-        self.core.lock().expect("no decision panics while it holds the lock")
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the next request for a worker; `None` once its run is gone.
@@ -99,10 +102,16 @@ pub fn now() -> Now {
 
 /// Runs a stream until it has ended for good and everything of it is written.
 pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) {
-    let mut running: HashMap<RunId, JoinHandle<()>> = HashMap::new();
+    // Workers go with this function, however it ends.
+    let mut tasks = JoinSet::new();
+    let mut running: HashMap<RunId, AbortHandle> = HashMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     'stream: loop {
+        if shared.core.is_poisoned() {
+            error!("a decision failed: the stream is given up");
+            break;
+        }
         let effects: Vec<Effect> = {
             let mut core = shared.lock();
             std::iter::from_fn(|| core.poll()).collect()
@@ -111,7 +120,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             match effect {
                 Effect::StartWorker(id, job) => {
                     let task = run_worker(shared.clone(), id, *job, workers.clone());
-                    running.insert(id, tokio::spawn(task.in_current_span()));
+                    running.insert(id, tasks.spawn(task.in_current_span()));
                 }
                 // The task owns the child; dropping it kills the child.
                 Effect::StopWorker(id) => {
@@ -127,14 +136,13 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
         }
         outlet.refresh();
         running.retain(|_, task| !task.is_finished());
+        while tasks.try_join_next().is_some() {}
         tokio::select! {
             () = shared.wake.notified() => {}
             _ = ticks.tick() => shared.lock().tick(now()),
         }
     }
-    for task in running.into_values() {
-        task.abort();
-    }
+    drop(tasks);
     outlet.ended().await;
 }
 
@@ -167,11 +175,18 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
         }
     };
     // Aborted with this task, not left behind.
-    let mut feeders = tokio::task::JoinSet::new();
+    let mut feeders = JoinSet::new();
     feeders.spawn(feeder.in_current_span());
+    let mut finished = false;
     loop {
-        match worker.next().await {
+        let patience = if finished { EXIT_DEADLINE } else { Duration::MAX };
+        let Ok(event) = tokio::time::timeout(patience, worker.next()).await else {
+            warn!(worker = id.0, "worker has finished and does not end: it is killed");
+            break;
+        };
+        match event {
             Some(WorkerEvent::Response(response)) => {
+                finished |= response == Response::Finished;
                 shared.with(|core, now| core.worker_said(id, response, now))
             }
             Some(WorkerEvent::Exited(exit)) => {

@@ -1,7 +1,7 @@
 //! What was published since the last keyframe, kept so that a new worker can start at once and not at the next
 //! keyframe, which may be ten seconds away.
 
-use crate::media::Media;
+use crate::media::{Media, UNIT_OVERHEAD};
 
 /// Coded bytes kept: ten seconds at 12 Mbit/s. A longer group of pictures is not kept: the next worker then waits for
 /// the next keyframe.
@@ -32,7 +32,7 @@ impl Gop {
         if self.overflowed || (self.media.is_empty() && !starts) {
             return;
         }
-        self.bytes += size;
+        self.bytes += size + UNIT_OVERHEAD;
         if self.bytes > MAX_BYTES {
             self.clear();
             self.overflowed = true;
@@ -46,6 +46,18 @@ impl Gop {
         self.media.clear();
         self.bytes = 0;
         self.overflowed = false;
+    }
+
+    /// Forgets the audio: it is of a format that is not in force any more.
+    pub fn forget_audio(&mut self) {
+        let bytes = &mut self.bytes;
+        self.media.retain(|media| match media {
+            Media::Audio(unit) => {
+                *bytes -= unit.data.len() + UNIT_OVERHEAD;
+                false
+            }
+            Media::Video(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => true,
+        });
     }
 
     /// What is kept, from the keyframe on; empty when there is none.

@@ -15,10 +15,12 @@ mod shed;
 mod silence;
 
 pub use anchor::Now;
-pub use core::{Counters, Effect, Settings, StreamCore};
+pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};
 pub use outlet::{Outlet, OutletOptions};
 pub use run::RunId;
 
+#[cfg(test)]
+mod core_properties;
 #[cfg(test)]
 mod core_tests;
 #[cfg(test)]

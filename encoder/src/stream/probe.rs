@@ -2,7 +2,7 @@
 //! meanwhile is held, bounded, and handed back with the verdict; nothing is lost.
 
 use crate::ladder::SourceVideo;
-use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use crate::media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
 use crate::rtmp::Metadata;
 use hls::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
@@ -73,21 +73,37 @@ impl Probe {
         self.metadata = metadata;
     }
 
-    /// Takes media.
+    /// Takes media. What was held in a format that changes already is let go: the stream begins with the new one.
     pub fn push(&mut self, media: Media) {
         match &media {
-            Media::VideoConfig(config) => self.video = Some(config.clone()),
-            Media::AudioConfig(config) => self.audio = Some(config.clone()),
+            Media::VideoConfig(config) => {
+                self.video = Some(config.clone());
+                self.let_go(|held| matches!(held, Media::Video(_) | Media::VideoConfig(_)));
+            }
+            Media::AudioConfig(config) => {
+                self.audio = Some(config.clone());
+                self.let_go(|held| matches!(held, Media::Audio(_) | Media::AudioConfig(_)));
+            }
             Media::Video(unit) => {
-                // Nothing can be decoded before the first keyframe.
-                if !unit.key && !self.held.iter().any(|held| matches!(held, Media::Video(_))) {
+                // Nothing can be decoded before its configuration and the first keyframe.
+                let first = !self.held.iter().any(|held| matches!(held, Media::Video(_)));
+                if self.video.is_none() || (first && !unit.key) {
                     return;
                 }
-                self.bytes += unit.data.len();
             }
-            Media::Audio(unit) => self.bytes += unit.data.len(),
+            Media::Audio(_) => {
+                if self.audio.is_none() {
+                    return;
+                }
+            }
         }
+        self.bytes += cost(&media);
         self.held.push(media);
+    }
+
+    fn let_go(&mut self, which: impl Fn(&Media) -> bool) {
+        self.held.retain(|held| !which(held));
+        self.bytes = self.held.iter().map(cost).sum();
     }
 
     /// The verdict, once there is one.
@@ -183,6 +199,15 @@ impl Probe {
         let kbps = self.metadata.video_kbps?;
         (50.0..=200_000.0).contains(&kbps).then_some((kbps * 1000.0) as u32)
     }
+}
+
+fn cost(media: &Media) -> usize {
+    UNIT_OVERHEAD
+        + match media {
+            Media::VideoConfig(config) => config.record.len(),
+            Media::AudioConfig(config) => config.record.len(),
+            Media::Video(unit) | Media::Audio(unit) => unit.data.len(),
+        }
 }
 
 /// The longest distance of neighbouring keyframes, once there are two.
@@ -300,5 +325,18 @@ mod tests {
         big.data = vec![0; MAX_BYTES].into();
         probe.push(Media::Video(big));
         assert!(probe.verdict(now).is_some());
+    }
+
+    #[test]
+    fn announcements_without_media_do_not_pile_up() {
+        let now = Instant::now();
+        let mut probe = Probe::new(None, now);
+        for step in 0..1000 {
+            probe.push(Media::VideoConfig(video_config(640 + 16 * (step % 2), 480)));
+            probe.push(Media::AudioConfig(audio_config(2, 48_000, 1 + (step % 2) as u8)));
+            probe.push(video(i64::from(step), true));
+            probe.push(audio(i64::from(step)));
+        }
+        assert_eq!(probe.held.len(), 4);
     }
 }

@@ -1,6 +1,6 @@
 //! All streams of a process: who may publish, under which name, and where a publisher that comes back finds its stream.
 
-use super::core::{Settings, StreamCore};
+use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{SharedCore, drive, now};
 use super::outlet::{Outlet, OutletOptions};
 use crate::ingest::Ingest;
@@ -12,7 +12,7 @@ use hls::names::is_valid_name;
 use probes::{Denied, Probe};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{Instrument, info, info_span, warn};
@@ -83,11 +83,11 @@ impl Registry {
         }
     }
 
-    /// Ends streams that nobody publishes to, without waiting for their publishers to come back.
-    pub fn end_unpublished(&self) {
+    /// Nobody is let in any more: streams end when their publishers go, and those that have none end now.
+    pub fn drain(&self) {
         let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
-        for entry in entries.iter().filter(|entry| !entry.core.look(StreamCore::is_published)) {
-            entry.core.with(|core, now| core.close(now));
+        for entry in entries {
+            entry.core.with(StreamCore::close_after_publisher);
         }
     }
 
@@ -133,15 +133,12 @@ impl Registry {
             Some(entry) if entry.core.look(StreamCore::is_over) => return Err(Refusal::Busy),
             Some(entry) => {
                 if entry.core.look(StreamCore::is_published) {
-                    let mut present = entry.present();
+                    let present = entry.present();
                     if present.heard.elapsed() < STALE_AFTER {
                         return Err(Refusal::AlreadyPublishing);
                     }
                     warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
                     present.send_off.send_replace(Some(Refusal::AlreadyPublishing));
-                    present.number += 1;
-                    drop(present);
-                    entry.core.with(StreamCore::publisher_gone);
                 }
                 entry
             }
@@ -159,14 +156,16 @@ impl Registry {
             }
         };
         let (send_off, sent_off) = watch::channel(None);
-        let number = {
+        let (number, resume) = {
+            // Held until the core knows, so that whoever is replaced cannot end or feed what is its successor's.
             let mut present = entry.present();
+            // It may have ended since it was looked at.
+            let resume = entry.core.with(StreamCore::publisher_came).map_err(|StreamOver| Refusal::Busy)?;
             present.number += 1;
             present.heard = Instant::now();
             present.send_off = send_off;
-            present.number
+            (present.number, resume)
         };
-        let resume = entry.core.with(StreamCore::publisher_came);
         let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
         Ok(Publisher { entry, number, ingest, counted: Repairs::default(), sent_off, path: path.clone() })
     }
@@ -192,11 +191,9 @@ impl Registry {
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
-            // A panic in the driver must not leave the place taken for ever.
+            // A panic must not leave the place taken for ever.
             if let Err(error) = tokio::spawn(driver).await {
                 tracing::error!(%error, "stream's driver failed: the stream is given up");
-                entry.present().send_off.send_replace(Some(Refusal::Internal));
-                entry.core.with(|core, now| core.close(now));
             }
             let Some(registry) = registry.upgrade() else { return };
             let count = {
@@ -208,6 +205,13 @@ impl Registry {
             };
             drop(permit);
             registry.count.send_replace(count);
+            // Nobody hears a core without its driver. After an orderly end there is no publisher.
+            entry.core.with(|core, now| core.close(now));
+            entry.present().send_off.send_if_modified(|told| {
+                let untold = told.is_none();
+                told.get_or_insert(Refusal::Internal);
+                untold
+            });
             info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
         };
         tokio::spawn(attendant.instrument(span));
@@ -216,7 +220,8 @@ impl Registry {
 
 impl Entry {
     fn present(&self) -> MutexGuard<'_, Present> {
-        self.publisher.lock().expect("nothing panics while it holds the publisher")
+        // A number and a time are whole whatever panicked.
+        self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -276,6 +281,10 @@ impl MediaSink for Publisher {
             self.counted = repairs;
         }
         if let Some(media) = media {
+            let present = self.entry.present();
+            if present.number != self.number {
+                return Err(Refusal::AlreadyPublishing);
+            }
             self.entry.core.with(|core, now| core.media(media, now));
         }
         Ok(())
@@ -302,7 +311,6 @@ impl MediaSink for Publisher {
         info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
         let present = self.entry.present();
         if present.number == self.number {
-            drop(present);
             self.entry.core.with(StreamCore::publisher_gone);
         }
     }

@@ -4,7 +4,7 @@
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::ladder::Plan;
-use crate::media::{AccessUnit, AudioConfig, VideoConfig};
+use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, VideoSettings, WireUnit};
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, MediaSpan, MediaTime, RungName, Sample, Track, TrackKind, VideoTrack};
@@ -236,8 +236,11 @@ impl Run {
 
     /// The worker opened encoders. True once all renditions are known.
     pub fn opened(&mut self, tracks: Vec<OpenedTrack>) -> bool {
-        self.opened.extend(tracks);
         if self.tracks.is_none() {
+            for track in tracks {
+                self.opened.retain(|known| known.track != track.track);
+                self.opened.push(track);
+            }
             self.tracks = self.assemble();
         }
         self.tracks.is_some()
@@ -245,7 +248,7 @@ impl Run {
 
     /// A unit that the worker encoded, as a sample of its rendition; `None` for a track that was never asked for.
     pub fn encoded(&self, unit: WireUnit) -> Option<(RungName, Sample)> {
-        let rung = if unit.track == AUDIO_TRACK {
+        let rung = if unit.track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
             RungName::audio()
         } else {
             RungName::new(&self.plan.rungs.get(usize::from(unit.track))?.name).ok()?
@@ -254,12 +257,19 @@ impl Run {
         Some((rung, Sample { pts, dts, key, data }))
     }
 
-    /// Keeps a sample until the epoch can begin. Beyond the bound samples are dropped.
-    pub fn hold(&mut self, rung: RungName, sample: Sample) {
-        if self.held_bytes + sample.data.len() <= MAX_HELD_BYTES {
-            self.held_bytes += sample.data.len();
-            self.held.push_back((rung, sample));
+    /// Keeps a sample until the epoch can begin. Beyond the bound the oldest go, so that the keyframe to begin with
+    /// finds room whenever it comes; returns how many.
+    pub fn hold(&mut self, rung: RungName, sample: Sample) -> u64 {
+        self.held_bytes += size(&sample);
+        self.held.push_back((rung, sample));
+        let mut dropped = 0;
+        while self.held_bytes > MAX_HELD_BYTES
+            && let Some((_, oldest)) = self.held.pop_front()
+        {
+            self.held_bytes -= size(&oldest);
+            dropped += 1;
         }
+        dropped
     }
 
     /// The first time at or after `floor` where the leading rendition can start, among what is held.
@@ -335,6 +345,10 @@ impl Run {
     }
 }
 
+fn size(sample: &Sample) -> usize {
+    sample.data.len() + UNIT_OVERHEAD
+}
+
 fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u32) -> Track {
     let kind = TrackKind::Video(VideoTrack {
         codec: Codec::H264,
@@ -350,4 +364,45 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
 
 fn sample(unit: &AccessUnit) -> Sample {
     Sample { pts: unit.pts, dts: unit.dts, key: unit.key, data: unit.data.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::{audio_config, unit_at};
+
+    fn copied_audio() -> Run {
+        let setup = RunSetup {
+            id: RunId(0),
+            video: None,
+            frame_rate: (25, 1),
+            audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
+            plan: Plan { source: false, rungs: Vec::new(), reasons: Vec::new() },
+            first_pts: MediaTime::ZERO,
+            shed_budget: MediaSpan::from_millis(1000),
+        };
+        Run::new(setup, Instant::now())
+    }
+
+    #[test]
+    fn the_keyframe_to_begin_with_finds_room_among_what_is_held() {
+        let mut run = copied_audio();
+        let mut big = sample(&unit_at(0, false));
+        big.data = vec![0; 1 << 20].into();
+        let dropped: u64 = (0..100).map(|_| run.hold(RungName::audio(), big.clone())).sum();
+        assert!(dropped > 50 && run.held_bytes <= MAX_HELD_BYTES);
+        let key = sample(&unit_at(5000, true));
+        run.hold(RungName::audio(), key.clone());
+        assert_eq!(run.start_at_or_after(MediaTime::ZERO), Some(key.pts));
+    }
+
+    #[test]
+    fn a_track_that_was_not_asked_for_is_not_taken() {
+        let run = copied_audio();
+        for track in [0, 7, AUDIO_TRACK] {
+            let at = MediaTime::ZERO;
+            let unit = WireUnit { track, pts: at, dts: at, key: true, data: Bytes::from_static(&[1]) };
+            assert_eq!(run.encoded(unit), None);
+        }
+    }
 }

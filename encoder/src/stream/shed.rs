@@ -1,7 +1,7 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when is decided
 //! here; who reads the queue and how fast is not.
 
-use crate::media::{AccessUnit, AudioConfig, VideoConfig};
+use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, Request, WireUnit};
 use hls::MediaSpan;
 use std::collections::VecDeque;
@@ -69,7 +69,7 @@ impl ShedQueue {
 
     /// Puts audio behind what waits, or drops it when the bytes' bound is reached.
     pub fn audio(&mut self, unit: &AccessUnit) {
-        if self.bytes + unit.data.len() > MAX_BYTES {
+        if self.bytes + unit.data.len() + UNIT_OVERHEAD > MAX_BYTES {
             self.shed_units += 1;
             return;
         }
@@ -85,7 +85,7 @@ impl ShedQueue {
                 return;
             }
         }
-        self.bytes += unit.data.len();
+        self.bytes += unit.data.len() + UNIT_OVERHEAD;
         let AccessUnit { pts, dts, key, ref data, .. } = *unit;
         self.items.push_back(Request::Unit(WireUnit { track, pts, dts, key, data: data.clone() }));
     }
@@ -94,7 +94,7 @@ impl ShedQueue {
     pub fn pop(&mut self) -> Option<Request> {
         let request = self.items.pop_front()?;
         if let Request::Unit(unit) = &request {
-            self.bytes -= unit.data.len();
+            self.bytes -= unit.data.len() + UNIT_OVERHEAD;
             if self.backlog > MediaSpan::ZERO && self.video_span() <= self.budget {
                 self.backlog = MediaSpan::ZERO;
             }
@@ -148,7 +148,7 @@ impl ShedQueue {
             let drop = index < keep_from && is_video(request);
             index += 1;
             if let (true, Request::Unit(unit)) = (drop, request) {
-                *bytes -= unit.data.len();
+                *bytes -= unit.data.len() + UNIT_OVERHEAD;
                 *shed += 1;
             }
             !drop
