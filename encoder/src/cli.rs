@@ -32,10 +32,10 @@ pub struct ServeArgs {
     /// Where publishers connect (RTMP)
     #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_listen: String,
-    /// Where viewers connect: HLS and the player page. Public
+    /// Where viewers connect: HLS and the player page; may be public
     #[arg(long, env = "ENCODER_HTTP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     pub http_listen: String,
-    /// Where operators connect: probes, metrics, status. Not for the public
+    /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub admin_listen: String,
     /// Where segments and playlists are kept: a directory
@@ -47,13 +47,13 @@ pub struct ServeArgs {
     /// After this many streams liveness fails, so that the container is restarted; 0 is never
     #[arg(long, env = "ENCODER_RECYCLE_AFTER", value_name = "N", default_value = "0")]
     pub recycle_after: String,
-    /// Seconds that a publisher may be gone before its stream has ended
+    /// Seconds that a publisher may be gone before its stream ends
     #[arg(long, env = "ENCODER_RECONNECT_WINDOW", value_name = "SECONDS", default_value = "30")]
     pub reconnect_window: String,
     /// Seconds without a byte after which a publisher counts as gone
     #[arg(long, env = "ENCODER_PUBLISH_TIMEOUT", value_name = "SECONDS", default_value = "30")]
     pub publish_timeout: String,
-    /// Seconds that running streams get to end by themselves after SIGTERM
+    /// Seconds that publishers get to end their streams after SIGTERM
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "3600")]
     pub drain_timeout: String,
     #[command(flatten)]
@@ -94,7 +94,7 @@ pub struct EncodingArgs {
     /// libav's name of the H.264 encoder
     #[arg(long, env = "ENCODER_VIDEO_ENCODER", value_name = "NAME", default_value = "libx264")]
     pub video_encoder: String,
-    /// Mebibytes that a stream's worker process may use before it is replaced
+    /// Mebibytes of memory beyond which a stream's encoding process is killed (live: replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
 }

@@ -10,7 +10,7 @@ use tracing::warn;
 pub enum Stage {
     /// Not at all.
     Running,
-    /// No new streams; running ones end by themselves (SIGTERM: what a platform sends).
+    /// No new streams; running ones end with their publishers (SIGTERM: what a platform sends).
     Draining,
     /// Running streams are ended and flushed, within seconds (SIGINT: somebody at a terminal; or a second signal).
     Ending,

@@ -63,11 +63,12 @@ impl Scene {
     }
 }
 
+/// Those in the middle: a stream's first segment is one too, for players that still have an earlier one of its name.
 #[track_caller]
 fn discontinuities(checker: &Checker, expected: usize) {
     assert!(checker.violations().is_empty(), "{}", report(checker.violations()));
     for list in checker.multivariant_seen().unwrap().playlists() {
-        let count = checker.listed(&list).iter().filter(|s| s.discontinuity).count();
+        let count = checker.listed(&list).iter().skip(1).filter(|s| s.discontinuity).count();
         assert_eq!(count, expected, "discontinuities in {list}");
     }
 }

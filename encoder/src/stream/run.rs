@@ -373,3 +373,44 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
 fn sample(unit: &AccessUnit) -> Sample {
     Sample { pts: unit.pts, dts: unit.dts, key: unit.key, data: unit.data.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::tests::{audio_config, unit_at};
+
+    fn copied_audio() -> Run {
+        let setup = RunSetup {
+            id: RunId(0),
+            video: None,
+            frame_rate: (25, 1),
+            audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
+            plan: Plan { source: false, rungs: Vec::new(), reasons: Vec::new() },
+            first_pts: MediaTime::ZERO,
+            shed_budget: MediaSpan::from_millis(1000),
+        };
+        Run::new(setup, Instant::now())
+    }
+
+    #[test]
+    fn the_keyframe_to_begin_with_finds_room_among_what_is_held() {
+        let mut run = copied_audio();
+        let mut big = sample(&unit_at(0, false));
+        big.data = vec![0; 1 << 20].into();
+        let dropped: u64 = (0..100).map(|_| run.hold(RungName::audio(), big.clone())).sum();
+        assert!(dropped > 50 && run.held_bytes <= MAX_HELD_BYTES);
+        let key = sample(&unit_at(5000, true));
+        run.hold(RungName::audio(), key.clone());
+        assert_eq!(run.start_at_or_after(MediaTime::ZERO), Some(key.pts));
+    }
+
+    #[test]
+    fn a_track_that_was_not_asked_for_is_not_taken() {
+        let run = copied_audio();
+        for track in [0, 7, AUDIO_TRACK] {
+            let at = MediaTime::ZERO;
+            let unit = WireUnit { track, pts: at, dts: at, key: true, data: Bytes::from_static(&[1]) };
+            assert_eq!(run.encoded(unit), None);
+        }
+    }
+}

@@ -281,15 +281,10 @@ impl Lane {
     fn in_decode_time(&self, taken: Vec<Queued>, end: MediaTime) -> (u64, Vec<FragmentSample>) {
         let mut times: Vec<i64> = taken.iter().map(|s| s.shown).collect();
         times.sort_unstable();
-        let last = match self.is_video() {
-            true => times.last().map(|last| duration(end.ticks_90k() - last)),
-            false => Some(self.frame_duration),
-        };
-        let following = self.queue.front().filter(|_| !self.is_video()).map(|next| next.shown);
-        let durations = times
-            .windows(2)
-            .map(|pair| duration(pair[1] - pair[0]))
-            .chain(following.zip(times.last()).map(|(next, last)| duration(next - last)).or(last));
+        // The last one lasts to the segment's end: for audio that is where the next frame begins.
+        let timescale = self.audio.as_ref().map_or(VIDEO_TIMESCALE, |clock| clock.rate);
+        let last = times.last().map(|last| duration(end.to_scaled(timescale) - last));
+        let durations = times.windows(2).map(|pair| duration(pair[1] - pair[0])).chain(last);
         let samples = taken
             .iter()
             .zip(&times)

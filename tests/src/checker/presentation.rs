@@ -165,7 +165,8 @@ impl Checker {
         let before = state.decode_end.replace((map.clone(), msn, end));
         let Some(track) = init.tracks.get(&fragment.track) else { return };
         let timescale = f64::from(track.timescale);
-        if let Some((_, _, expected)) = before.filter(|(m, n, _)| *m == map && *n + 1 == msn) {
+        let follows_on = |(m, n): (&String, u64)| *m == map && n + 1 == msn && !listed.discontinuity;
+        if let Some((_, _, expected)) = before.filter(|(m, n, _)| follows_on((m, *n))) {
             let off = (start - expected) as f64 / timescale;
             // One tick either way is rounding between time scales.
             if (start - expected).abs() > 1 {
