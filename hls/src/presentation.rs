@@ -18,7 +18,7 @@ use crate::time::{MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::Track;
 use rendition::Rendition;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many windows are kept for the sake of a rendition that stays behind.
 pub const MAX_WINDOWS: i64 = 3;
@@ -84,6 +84,15 @@ pub struct Expired {
     pub name: String,
 }
 
+/// How far a rendition's playlist has come: what a server needs to hold a request for more (rfc8216bis 6.2.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Media sequence number of the last segment listed.
+    pub last_sequence: u64,
+    /// Whether nothing follows: the playlist has its ENDLIST.
+    pub ended: bool,
+}
+
 /// A segment that left the window and may still be read by somebody who has an older playlist.
 #[derive(Debug)]
 struct Retained {
@@ -118,6 +127,7 @@ pub struct Presentation {
     /// The longest playlist so far.
     longest: MediaSpan,
     ended: bool,
+    blocking_reload: bool,
 }
 
 impl Presentation {
@@ -137,7 +147,15 @@ impl Presentation {
             elapsed: MediaSpan::ZERO,
             longest: MediaSpan::ZERO,
             ended: false,
+            blocking_reload: false,
         }
+    }
+
+    /// For a server that holds requests with `_HLS_msn`: every media playlist says CAN-BLOCK-RELOAD. A server that
+    /// does not is hammered by players that were told so.
+    pub fn with_blocking_reload(mut self) -> Self {
+        self.blocking_reload = true;
+        self
     }
 
     /// Continues the numbering of an earlier presentation under the same names: the DISCONTINUITY-SEQUENCE never goes
@@ -199,11 +217,7 @@ impl Presentation {
 
     /// The playlist at `{rung}/index.m3u8`; `None` for a rung that is not there (404), or that lists nothing yet.
     pub fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
-        if !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
-            return None;
-        }
-        let listed = self.renditions.get(rung)?.listed();
+        let listed = self.listed(rung)?;
         let first = listed.front()?;
         let playlist = MediaPlaylist {
             timing: &self.timing,
@@ -211,8 +225,24 @@ impl Presentation {
             discontinuity_sequence: self.discontinuity_sequence(first.sequence),
             segments: listed.iter(),
             ended: self.ended,
+            blocking_reload: self.blocking_reload,
         };
         Some(playlist.render())
+    }
+
+    /// Where the present [`Presentation::media_playlist`] ends; `None` where there is none.
+    pub fn edge(&self, rung: &RungName) -> Option<Edge> {
+        let last = self.listed(rung)?.back()?;
+        Some(Edge { last_sequence: last.sequence, ended: self.ended })
+    }
+
+    /// What the playlist of a rung lists; `None` for a rung that viewers do not see.
+    fn listed(&self, rung: &RungName) -> Option<&VecDeque<SegmentInfo>> {
+        let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
+        if !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
+            return None;
+        }
+        Some(self.renditions.get(rung)?.listed())
     }
 
     /// The playlist at `index.m3u8`; `None` before every rendition can be played. Renditions that are nothing but gaps

@@ -1,8 +1,9 @@
-//! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`]; sockets and their
-//! limits are in [`super::serve`].
+//! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`], what a request waits
+//! for in [`super::reload`]; sockets and their limits are in [`super::serve`].
 
 use super::library::{Library, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
 use super::page;
+use super::reload::{self, Reload};
 use crate::store::content_type;
 use axum::Router;
 use axum::body::Body;
@@ -14,12 +15,16 @@ use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
 
 /// Answers that are not to be kept: errors turn into successes within a second here.
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+/// A request is held for so many target durations at most, then answered with 503 (rfc8216bis 6.2.5.2).
+const HOLD_TARGET_DURATIONS: u32 = 3;
 
 /// How long a browser may remember a preflight's answer; Chromium caps it at two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
@@ -30,7 +35,7 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// |---|---|
 /// | `/` and `/assets/…` | the player page, embedded |
 /// | `/streams.json` | streams that are live |
-/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match` |
+/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match`; a media playlist with `_HLS_msn` once that segment is listed |
 pub fn router(library: Arc<Library>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -109,21 +114,45 @@ async fn streams(State(library): State<Arc<Library>>) -> Response {
 // === objects ===
 
 async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMap) -> Response {
-    match find(&library, uri.path()) {
-        Some(stored) => answer(&stored, &headers),
-        None => not_found(),
+    let Some((stream, path)) = split(uri.path()) else { return not_found() };
+    let Some(stored) = library.get(&stream, path) else { return not_found() };
+    let Some(reloadable) = stored.reload else { return answer(&stored, &headers) };
+    match reload::decide(uri.query(), reloadable.edge) {
+        Ok(Reload::Now) => answer(&stored, &headers),
+        Ok(Reload::Until(segment)) => {
+            let Some(versions) = library.follow(&stream, path) else { return not_found() };
+            // What is not needed while a request is held, perhaps thousands of times.
+            drop((stored, library));
+            let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
+            match tokio::time::timeout(longest, listed(versions, segment)).await {
+                Ok(Some(stored)) => answer(&stored, &headers),
+                Ok(None) => not_found(),
+                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE], "nothing new came in time\n")
+                    .into_response(),
+            }
+        }
+        Err(refused) => (StatusCode::BAD_REQUEST, [NO_STORE], format!("{refused}\n")).into_response(),
     }
+}
+
+/// The first version of a playlist that lists the segment, or its last; `None` when it was removed before.
+async fn listed(mut versions: watch::Receiver<Arc<Stored>>, segment: u64) -> Option<Arc<Stored>> {
+    let is_answered = |stored: &Arc<Stored>| {
+        stored.reload.is_none_or(|reloadable| reload::is_answered(segment, reloadable.edge))
+    };
+    versions.wait_for(is_answered).await.ok().map(|stored| Arc::clone(&stored))
 }
 
 pub(super) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [NO_STORE], "not found\n").into_response()
 }
 
-/// The raw path is compared with names as they were put: encoded or climbing paths match nothing.
-fn find(library: &Library, path: &str) -> Option<Arc<Stored>> {
+/// Stream and path within it. The raw path is compared with names as they were put: encoded or climbing paths match
+/// nothing.
+fn split(path: &str) -> Option<(StreamPath, &str)> {
     let mut parts = path.strip_prefix('/')?.splitn(3, '/');
     let stream = StreamPath::new(parts.next()?, parts.next()?).ok()?;
-    library.get(&stream, parts.next()?)
+    Some((stream, parts.next()?))
 }
 
 fn answer(stored: &Stored, request: &HeaderMap) -> Response {
@@ -200,5 +229,7 @@ fn requested_range(request: &HeaderMap, etag: &str, length: u64) -> Requested {
     }
 }
 
+#[cfg(test)]
+mod reload_tests;
 #[cfg(test)]
 mod tests;

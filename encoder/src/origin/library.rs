@@ -7,10 +7,12 @@
 use crate::store::{Caching, Object};
 use hls::WallTime;
 use hls::names::is_valid_name;
+use hls::presentation::Edge;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// `{app}/{name}`: where a stream lives. Holds no secret: it is the name, not the key.
@@ -44,6 +46,17 @@ pub struct Stored {
     pub object: Object,
     /// ETag with quotes; weak for what may be sent compressed, for the bytes on the wire differ then (RFC 9110 8.8.1).
     pub etag: Arc<str>,
+    /// For a media playlist whose next version may be waited for.
+    pub reload: Option<Reloadable>,
+}
+
+/// What holding a request for a media playlist goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloadable {
+    /// Where this version ends.
+    pub edge: Edge,
+    /// Its EXT-X-TARGETDURATION.
+    pub target_duration: Duration,
 }
 
 /// Every stream's objects. Share it in an `Arc`.
@@ -54,10 +67,17 @@ pub struct Library {
 
 #[derive(Debug)]
 struct Shelf {
-    objects: RwLock<HashMap<String, Arc<Stored>>>,
+    objects: RwLock<HashMap<String, Slot>>,
     info: RwLock<Option<StreamInfo>>,
-    /// Grows with every put and removal; ends (sender dropped) with the stream.
-    version: watch::Sender<u64>,
+}
+
+/// One object's place.
+#[derive(Debug)]
+enum Slot {
+    Plain(Arc<Stored>),
+    /// A channel for each, so that a waiter wakes for its own playlist's versions and nothing else; it closes (sender
+    /// dropped) when the playlist or its stream is removed.
+    MediaPlaylist(watch::Sender<Arc<Stored>>),
 }
 
 /// Path within a stream of its multivariant playlist.
@@ -84,6 +104,17 @@ impl fmt::Display for StreamPath {
     }
 }
 
+// === impl Slot ===
+
+impl Slot {
+    fn stored(&self) -> Arc<Stored> {
+        match self {
+            Self::Plain(stored) => Arc::clone(stored),
+            Self::MediaPlaylist(versions) => Arc::clone(&versions.borrow()),
+        }
+    }
+}
+
 // === impl Library ===
 
 impl Library {
@@ -96,18 +127,37 @@ impl Library {
     /// first object.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag });
+        let stored = Arc::new(Stored { object, etag, reload: None });
+        write(&self.shelf_or_new(stream).objects).insert(path.to_owned(), Slot::Plain(stored));
+    }
+
+    /// Adds or replaces a media playlist that ends at `edge`, and wakes whoever waits for it. Everything that it lists
+    /// was put before.
+    pub fn put_playlist(
+        &self,
+        stream: &StreamPath,
+        path: &str,
+        object: Object,
+        edge: Edge,
+        target_duration: Duration,
+    ) {
+        let etag = etag(&object);
+        let stored = Arc::new(Stored { object, etag, reload: Some(Reloadable { edge, target_duration }) });
         let shelf = self.shelf_or_new(stream);
-        write(&shelf.objects).insert(path.to_owned(), stored);
-        shelf.version.send_modify(|version| *version += 1);
+        let mut objects = write(&shelf.objects);
+        match objects.get(path) {
+            // Not `send`, which keeps the old version when nobody waits.
+            Some(Slot::MediaPlaylist(versions)) => drop(versions.send_replace(stored)),
+            Some(Slot::Plain(_)) | None => {
+                objects.insert(path.to_owned(), Slot::MediaPlaylist(watch::Sender::new(stored)));
+            }
+        }
     }
 
     /// Drops an object; one that is not there is no error. Answers that are being sent keep its bytes to their end.
     pub fn remove(&self, stream: &StreamPath, path: &str) {
-        if let Some(shelf) = self.shelf(stream)
-            && write(&shelf.objects).remove(path).is_some()
-        {
-            shelf.version.send_modify(|version| *version += 1);
+        if let Some(shelf) = self.shelf(stream) {
+            write(&shelf.objects).remove(path);
         }
     }
 
@@ -116,19 +166,33 @@ impl Library {
         *write(&self.shelf_or_new(stream).info) = Some(info);
     }
 
-    /// Drops a stream with all its objects; whoever follows its version sees the end.
+    /// Drops a stream with all its objects; whoever follows one of its playlists sees the end.
     pub fn remove_stream(&self, stream: &StreamPath) {
         write(&self.streams).remove(stream);
     }
 
     /// An object.
     pub fn get(&self, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
-        read(&self.shelf(stream)?.objects).get(path).cloned()
+        read(&self.shelf(stream)?.objects).get(path).map(Slot::stored)
     }
 
-    /// Follows a stream: the value changes with every put and removal, the channel closes with the stream.
-    pub fn watch(&self, stream: &StreamPath) -> Option<watch::Receiver<u64>> {
-        Some(self.shelf(stream)?.version.subscribe())
+    /// Follows a media playlist: the value is its newest version, the channel closes when it is removed or its stream
+    /// is. `None` for what was not put with [`Library::put_playlist`].
+    pub fn follow(&self, stream: &StreamPath, path: &str) -> Option<watch::Receiver<Arc<Stored>>> {
+        match read(&self.shelf(stream)?.objects).get(path)? {
+            Slot::Plain(_) => None,
+            Slot::MediaPlaylist(versions) => Some(versions.subscribe()),
+        }
+    }
+
+    /// How many follow a media playlist.
+    #[cfg(test)]
+    pub(super) fn followers(&self, stream: &StreamPath, path: &str) -> usize {
+        let shelf = self.shelf(stream).unwrap();
+        match read(&shelf.objects).get(path) {
+            Some(Slot::MediaPlaylist(versions)) => versions.receiver_count(),
+            Some(Slot::Plain(_)) | None => 0,
+        }
     }
 
     /// What is known about a stream.
@@ -152,7 +216,7 @@ impl Library {
     pub fn total_bytes(&self) -> u64 {
         let shelves: Vec<_> = read(&self.streams).values().cloned().collect();
         let bytes = |shelf: &Shelf| -> u64 {
-            read(&shelf.objects).values().map(|stored| stored.object.body.len() as u64).sum()
+            read(&shelf.objects).values().map(|slot| slot.stored().object.body.len() as u64).sum()
         };
         shelves.iter().map(|shelf| bytes(shelf)).sum()
     }
@@ -165,13 +229,11 @@ impl Library {
         if let Some(shelf) = self.shelf(stream) {
             return shelf;
         }
-        Arc::clone(write(&self.streams).entry(stream.clone()).or_insert_with(|| {
-            Arc::new(Shelf {
-                objects: RwLock::default(),
-                info: RwLock::default(),
-                version: watch::Sender::new(0),
-            })
-        }))
+        Arc::clone(
+            write(&self.streams)
+                .entry(stream.clone())
+                .or_insert_with(|| Arc::new(Shelf { objects: RwLock::default(), info: RwLock::default() })),
+        )
     }
 }
 
@@ -206,19 +268,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_follows_a_stream_sees_changes_and_its_end() {
+    async fn whoever_follows_a_playlist_sees_its_versions_alone_and_its_end() {
         let library = Library::new();
-        let path = StreamPath::new("live", "demo").unwrap();
-        assert!(library.watch(&path).is_none());
-        library.put(&path, MULTIVARIANT, playlist("1"));
-        let mut versions = library.watch(&path).unwrap();
-        let before = *versions.borrow_and_update();
-        library.put(&path, MULTIVARIANT, playlist("2"));
+        let stream = StreamPath::new("live", "demo").unwrap();
+        let put = |rung: &str, last_sequence, text| {
+            let edge = Edge { last_sequence, ended: false };
+            library.put_playlist(&stream, rung, playlist(text), edge, Duration::from_secs(1));
+        };
+        assert!(library.follow(&stream, "720p").is_none());
+        library.put(&stream, MULTIVARIANT, playlist("m"));
+        assert!(library.follow(&stream, MULTIVARIANT).is_none(), "nothing to wait for");
+        put("720p", 1, "1");
+        let mut versions = library.follow(&stream, "720p").unwrap();
+        assert_eq!(&versions.borrow_and_update().object.body[..], b"1");
+        put("360p", 1, "other");
+        library.put(&stream, "720p/1.m4s", playlist("media"));
+        assert!(!versions.has_changed().unwrap(), "woken for nothing");
+        put("720p", 2, "2");
         versions.changed().await.unwrap();
-        assert!(*versions.borrow_and_update() > before);
-        library.remove_stream(&path);
+        assert_eq!(versions.borrow_and_update().reload.unwrap().edge.last_sequence, 2);
+        assert_eq!(&library.get(&stream, "720p").unwrap().object.body[..], b"2");
+        library.remove_stream(&stream);
         assert!(versions.changed().await.is_err(), "closed");
-        assert!(library.get(&path, MULTIVARIANT).is_none());
+        assert!(library.get(&stream, "720p").is_none());
     }
 
     #[test]

@@ -7,8 +7,9 @@
 mod http;
 mod library;
 mod page;
+mod reload;
 mod serve;
 
 pub use http::router;
-pub use library::{Library, Stored, StreamInfo, StreamPath};
+pub use library::{Library, Reloadable, Stored, StreamInfo, StreamPath};
 pub use serve::{Limits, serve};

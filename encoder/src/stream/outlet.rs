@@ -35,6 +35,7 @@ struct OriginSide {
     library: Arc<Library>,
     path: StreamPath,
     presentation: Presentation,
+    target_duration: Duration,
     info: StreamInfo,
     retention: Duration,
     /// Content types of media, by rendition.
@@ -77,7 +78,8 @@ impl Outlet {
         let origin = OriginSide {
             library: options.library.clone(),
             path,
-            presentation: Presentation::new(timing),
+            presentation: Presentation::new(timing).with_blocking_reload(),
+            target_duration: Duration::from_secs(timing.target_duration.into()),
             info,
             retention: timing.retention.to_duration(),
             types: BTreeMap::new(),
@@ -210,8 +212,11 @@ impl OriginSide {
             return;
         }
         for rung in std::mem::take(&mut self.touched) {
-            if let Some(text) = self.presentation.media_playlist(&rung) {
-                self.put_playlist(&format!("{rung}/index.m3u8"), text);
+            if let Some(text) = self.presentation.media_playlist(&rung)
+                && let Some(edge) = self.presentation.edge(&rung)
+            {
+                let path = format!("{rung}/index.m3u8");
+                self.library.put_playlist(&self.path, &path, playlist(text), edge, self.target_duration);
             }
         }
         // Last, so that it never names a rendition without a playlist.
@@ -219,18 +224,12 @@ impl OriginSide {
         if let Some(text) = multivariant
             && self.multivariant.as_ref() != Some(&text)
         {
-            self.put_playlist("index.m3u8", text.clone());
+            self.library.put(&self.path, "index.m3u8", playlist(text.clone()));
             self.multivariant = Some(text);
         }
         for expired in self.presentation.take_expired() {
             self.library.remove(&self.path, &format!("{}/{}", expired.rung, expired.name));
         }
-    }
-
-    fn put_playlist(&self, path: &str, text: String) {
-        let object =
-            Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None };
-        self.library.put(&self.path, path, object);
     }
 
     /// The playlists get their end; viewers have some time to see the rest.
@@ -251,6 +250,10 @@ impl OriginSide {
             }
         });
     }
+}
+
+fn playlist(text: String) -> Object {
+    Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None }
 }
 
 /// The store's playlists.

@@ -16,6 +16,8 @@ pub(crate) struct MediaPlaylist<'a, I> {
     /// In order of their sequence, without holes.
     pub(crate) segments: I,
     pub(crate) ended: bool,
+    /// Whether the server holds requests for what is not listed yet.
+    pub(crate) blocking_reload: bool,
 }
 
 impl<'a, I: Iterator<Item = &'a SegmentInfo>> MediaPlaylist<'a, I> {
@@ -32,9 +34,11 @@ impl<'a, I: Iterator<Item = &'a SegmentInfo>> MediaPlaylist<'a, I> {
         writeln!(out, "#EXT-X-TARGETDURATION:{}", self.timing.target_duration)?;
         // Three target durations are what players keep to unasked (rfc8216bis 6.3.3); and hls-parser's strict mode
         // refuses the tag without CAN-BLOCK-RELOAD, though 4.4.3.8 has that optional.
-        let default_s = f64::from(3 * self.timing.target_duration);
-        if self.timing.hold_back.as_secs_f64() > default_s {
-            writeln!(out, "#EXT-X-SERVER-CONTROL:HOLD-BACK={:.3}", self.timing.hold_back.as_secs_f64())?;
+        let hold_back_s = self.timing.hold_back.as_secs_f64();
+        if self.blocking_reload {
+            writeln!(out, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK={hold_back_s:.3}")?;
+        } else if hold_back_s > f64::from(3 * self.timing.target_duration) {
+            writeln!(out, "#EXT-X-SERVER-CONTROL:HOLD-BACK={hold_back_s:.3}")?;
         }
         writeln!(out, "#EXT-X-MEDIA-SEQUENCE:{}", self.media_sequence)?;
         writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", self.discontinuity_sequence)?;

@@ -68,7 +68,6 @@ fn a_playlist_as_players_read_it() {
             "#EXTM3U\n\
              #EXT-X-VERSION:6\n\
              #EXT-X-TARGETDURATION:1\n\
-             #EXT-X-SERVER-CONTROL:HOLD-BACK=3.000\n\
              #EXT-X-MEDIA-SEQUENCE:0\n\
              #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
              #EXT-X-INDEPENDENT-SEGMENTS\n\
@@ -90,6 +89,67 @@ fn a_playlist_as_players_read_it() {
              #EXT-X-ENDLIST\n"
         )
     );
+}
+
+#[test]
+fn hold_back_is_said_where_blocking_is_and_where_players_would_not_keep_it_unasked() {
+    let tracks = [video("v")];
+    for (latency, blocking, control) in [
+        (4.0, false, ""),
+        (8.0, false, "#EXT-X-SERVER-CONTROL:HOLD-BACK=4.920\n"),
+        (4.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=3.000\n"),
+        (8.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=4.920\n"),
+    ] {
+        let run = broadcast(latency, 1, 2, &tracks);
+        let mut presentation = Presentation::new(&run.timing);
+        if blocking {
+            presentation = presentation.with_blocking_reload();
+        }
+        presentation.set_tracks(&tracks);
+        run.outputs.iter().for_each(|output| feed(&mut presentation, output));
+        let text = presentation.media_playlist(&rung("v")).unwrap();
+        let (init, session) = (&run.inits[0].name, &run.segments[0].session);
+        assert_eq!(
+            text,
+            format!(
+                "#EXTM3U\n\
+                 #EXT-X-VERSION:6\n\
+                 #EXT-X-TARGETDURATION:1\n\
+                 {control}\
+                 #EXT-X-MEDIA-SEQUENCE:0\n\
+                 #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
+                 #EXT-X-INDEPENDENT-SEGMENTS\n\
+                 #EXT-X-MAP:URI=\"{init}\"\n\
+                 #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:00.000Z\n\
+                 #EXTINF:1.00000,\n\
+                 {session}-0.m4s\n\
+                 #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:01.000Z\n\
+                 #EXTINF:1.00000,\n\
+                 {session}-1.m4s\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn the_edge_is_the_end_of_the_playlist() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast(4.0, 2, 30, &tracks);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&tracks);
+    for output in &run.outputs {
+        feed(&mut presentation, output);
+        for track in &tracks {
+            let read = presentation.media_playlist(&track.rung).map(|text| parse(&text));
+            let end = read.map(|read| read.media_sequence + read.uris.len() as u64);
+            let edge = presentation.edge(&track.rung);
+            assert_eq!(edge.map(|edge| edge.last_sequence + 1), end);
+            assert!(edge.is_none_or(|edge| !edge.ended));
+        }
+    }
+    presentation.end();
+    assert!(presentation.edge(&rung("v")).unwrap().ended);
+    assert_eq!(presentation.edge(&rung("none")), None);
 }
 
 #[test]
