@@ -92,9 +92,7 @@ fn log(line: Arguments<'_>) {
 
 /// Gives up what transcoding never needs. Best effort: a kernel that refuses leaves the process as it was.
 fn confine() {
-    use rustix::process::{Resource, Rlimit, nice, setrlimit};
-    // The supervisor answers viewers and the publisher's socket: it goes first when processors are short.
-    let _ = nice(5);
+    use rustix::process::{Resource, Rlimit, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
     let _ = setrlimit(Resource::Fsize, none);

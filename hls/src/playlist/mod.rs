@@ -4,6 +4,6 @@
 pub(crate) mod media;
 pub(crate) mod multivariant;
 
-/// EXT-X-VERSION of every playlist: EXT-X-MAP in a playlist of media segments needs 6 (rfc8216bis section 8); the tags
-/// of low latency need no more.
-pub(crate) const VERSION: usize = 6;
+/// EXT-X-VERSION of every playlist, the same whatever happens in them: EXT-X-MAP in a playlist of media segments needs 6
+/// (rfc8216bis section 8), EXT-X-GAP 8 as hls-parser has it; the tags of low latency need no more.
+pub(crate) const VERSION: usize = 8;

@@ -66,7 +66,7 @@ fn a_playlist_as_players_read_it() {
         presentation.media_playlist(&rung("v")).unwrap(),
         format!(
             "#EXTM3U\n\
-             #EXT-X-VERSION:6\n\
+             #EXT-X-VERSION:8\n\
              #EXT-X-TARGETDURATION:1\n\
              #EXT-X-MEDIA-SEQUENCE:0\n\
              #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
@@ -113,7 +113,7 @@ fn hold_back_is_said_where_blocking_is_and_where_players_would_not_keep_it_unask
             text,
             format!(
                 "#EXTM3U\n\
-                 #EXT-X-VERSION:6\n\
+                 #EXT-X-VERSION:8\n\
                  #EXT-X-TARGETDURATION:1\n\
                  {control}\
                  #EXT-X-MEDIA-SEQUENCE:0\n\
@@ -163,7 +163,7 @@ fn a_multivariant_playlist_as_players_read_it() {
         text,
         format!(
             "#EXTM3U\n\
-             #EXT-X-VERSION:6\n\
+             #EXT-X-VERSION:8\n\
              #EXT-X-INDEPENDENT-SEGMENTS\n\
              #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,\
              AUTOSELECT=YES,CHANNELS=\"2\"\n\
@@ -178,7 +178,7 @@ fn audio_alone_is_a_variant() {
     let run = broadcast(4.0, 1, 3, &[audio()]);
     assert_eq!(
         presented(&run, &[audio()]).multivariant().unwrap(),
-        "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+        "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-INDEPENDENT-SEGMENTS\n\
          #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\"\naudio/index.m3u8\n"
     );
 }
@@ -459,7 +459,7 @@ struct Read {
 
 fn parse(text: &str) -> Read {
     let (_, playlist) = m3u8_rs::parse_media_playlist(text.as_bytes()).unwrap();
-    assert_eq!(playlist.version, Some(6));
+    assert_eq!(playlist.version, Some(8));
     assert!(playlist.independent_segments);
     assert!(text.contains("#EXT-X-DISCONTINUITY-SEQUENCE:"), "Apple 8.17");
     let lines =
