@@ -24,6 +24,7 @@ use tower_http::cors::{Any, CorsLayer};
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// A request is held for so many target durations at most, then answered with 503 (rfc8216bis 6.2.5.2).
+/// hls.js 1.7.4 then polls without directives until the playlist moves again.
 const HOLD_TARGET_DURATIONS: u32 = 3;
 
 /// How long a browser may remember a preflight's answer; Chromium caps it at two hours.
@@ -35,7 +36,8 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// |---|---|
 /// | `/` and `/assets/…` | the player page, embedded |
 /// | `/streams.json` | streams that are live |
-/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match`; a media playlist with `_HLS_msn` once that segment is listed |
+/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match` |
+/// | `…/index.m3u8?_HLS_msn=N` | a media playlist, as soon as it lists segment N |
 pub fn router(library: Arc<Library>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
