@@ -22,6 +22,10 @@ use tracing::{Instrument, info, info_span, warn};
 /// its own stream for the read time-out.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
+/// A publisher of whose messages none could be read for this long is sent off with a reason; otherwise it would hold a
+/// place and show nothing.
+const UNDERSTOOD_WITHIN: Duration = Duration::from_secs(10);
+
 /// The streams of a process.
 pub struct Registry {
     /// Itself, for the tasks that attend to streams.
@@ -167,7 +171,7 @@ impl Registry {
             (present.number, resume)
         };
         let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
-        Ok(Publisher { entry, number, ingest, counted: Repairs::default(), sent_off, path: path.clone() })
+        Ok(Publisher { entry, number, ingest, since: None, understood: false, counted: Repairs::default(), sent_off, path: path.clone() })
     }
 
     fn start(&self, path: &StreamPath) -> Arc<Entry> {
@@ -257,6 +261,10 @@ pub struct Publisher {
     entry: Arc<Entry>,
     number: u64,
     ingest: Ingest,
+    /// When its first message came.
+    since: Option<Instant>,
+    /// Whether any of its messages was media.
+    understood: bool,
     /// Repairs that the metrics have.
     counted: Repairs,
     sent_off: watch::Receiver<Option<Refusal>>,
@@ -272,7 +280,13 @@ impl MediaSink for Publisher {
             }
             present.heard = message.arrived;
         }
+        let arrived = message.arrived;
         let media = self.ingest.push(message)?;
+        self.understood |= media.is_some();
+        let waited = arrived.saturating_duration_since(*self.since.get_or_insert(arrived));
+        if !self.understood && waited > UNDERSTOOD_WITHIN {
+            return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
+        }
         let repairs = self.ingest.repairs();
         if repairs != self.counted {
             for (kind, count) in repairs.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
@@ -309,6 +323,12 @@ impl MediaSink for Publisher {
     fn end(self, reason: EndReason) {
         let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
         info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
+    }
+}
+
+/// However it goes, a panic of its connection included, its place is free afterwards.
+impl Drop for Publisher {
+    fn drop(&mut self) {
         let present = self.entry.present();
         if present.number == self.number {
             self.entry.core.with(StreamCore::publisher_gone);
