@@ -301,13 +301,10 @@ impl Packager {
             return;
         };
         let (start, sequence) = (last.start, last.sequence);
-        let playable = open.lanes.iter().filter(|l| l.has_media_from(start));
+        // A gap in one rendition costs players more than the few pictures of a short tail are worth.
         let short = end.is_some_and(|end| end - start < SHORT_TAIL);
-        let worth = if open.has_video && short {
-            playable.filter(|l| l.is_video()).count() > 0
-        } else {
-            playable.count() > 0
-        };
+        let playable = open.lanes.iter().filter(|l| l.has_media_from(start)).count();
+        let worth = playable > 0 && (!short || playable == open.lanes.len());
         match end.filter(|&end| end > start && worth) {
             Some(end) => {
                 last.end = Some(end);

@@ -73,6 +73,8 @@ impl Default for Options {
         let args = [
             ["--latency", "6"],
             ["--ladder", "720p@2800k,480p@1400k,360p@800k"],
+            // The browser, the publisher and the judges share two processors with it.
+            ["--preset", "superfast"],
             ["--reconnect-window", "3"],
             ["--drain-timeout", "2"],
         ];

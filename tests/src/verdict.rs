@@ -1,7 +1,9 @@
 //! What FFmpeg makes of the media that a checker downloaded: clean streams, aligned keyframes, sound in step.
 
+use crate::boxes;
 use crate::checker::{Checker, Piece};
 use crate::probe;
+use anyhow::Context;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,9 @@ pub struct Recorded {
     pub stream: probe::Stream,
     /// Where it is.
     pub file: PathBuf,
+    /// By how many seconds FFmpeg shows everything later than its boxes say: its demuxer shifts a track whose composition
+    /// offsets are negative by the largest of them, and no other track with it.
+    pub shown_late: f64,
 }
 
 /// Writes what was recorded between two discontinuities (`piece` counts them), only segments that all renditions
@@ -54,6 +59,10 @@ pub fn recordings(checker: &Checker, piece: usize, folder: &Path, wrong: &mut Ve
             Ok([stream]) => recorded.push(Recorded {
                 video: stream.codec_type == "video",
                 stream: stream.clone(),
+                shown_late: shown_late(&piece_of, &file).unwrap_or_else(|error| {
+                    wrong.push(format!("{rendition}: {error:#}"));
+                    0.0
+                }),
                 rendition,
                 file,
             }),
@@ -89,6 +98,17 @@ pub fn keyframes_aligned(recorded: &[Recorded], wrong: &mut Vec<String>) {
     }
 }
 
+/// The first packet as FFmpeg has it, against the decode time in its segment, which is its presentation time.
+fn shown_late(piece: &Piece, file: &Path) -> anyhow::Result<f64> {
+    let init = boxes::init(&piece.init)?;
+    let (_, body) = piece.segments.first().context("no segment")?;
+    let fragment = boxes::fragment(&init, body)?;
+    let first = fragment.samples.first().context("no sample")?;
+    let timescale = f64::from(init.tracks.get(&fragment.track).context("no track")?.timescale);
+    let shown = probe::packets(file)?.first().context("no packet")?.pts;
+    Ok(shown - first.pts as f64 / timescale)
+}
+
 /// Flashes and beeps of the fixtures must come together in every rung; answers the largest distance seen.
 pub fn sound_in_step(recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
     let mut worst: f64 = 0.0;
@@ -105,7 +125,8 @@ pub fn sound_in_step(recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
     };
     for video in recorded.iter().filter(|r| r.video) {
         match probe::flashes(&video.file) {
-            Ok(flashes) => {
+            Ok(mut flashes) => {
+                flashes.iter_mut().for_each(|flash| *flash -= video.shown_late - audio.shown_late);
                 let errors = probe::sync_errors(&flashes, &beeps);
                 let largest = errors.iter().fold(0.0_f64, |a, e| a.max(e.abs()));
                 worst = worst.max(largest);

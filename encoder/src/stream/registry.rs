@@ -171,7 +171,16 @@ impl Registry {
             (present.number, resume)
         };
         let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
-        Ok(Publisher { entry, number, ingest, since: None, understood: false, counted: Repairs::default(), sent_off, path: path.clone() })
+        Ok(Publisher {
+            entry,
+            number,
+            ingest,
+            since: None,
+            understood: false,
+            counted: Repairs::default(),
+            sent_off,
+            path: path.clone(),
+        })
     }
 
     fn start(&self, path: &StreamPath) -> Arc<Entry> {

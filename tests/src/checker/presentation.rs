@@ -151,7 +151,7 @@ impl Checker {
         let Some(listed) = state.known.get(&msn).cloned() else { return };
         let Some(map) = listed.map.clone() else { return };
         let Some((init_body, Some(init))) = state.inits.get(&map).cloned() else { return };
-        if state.pieces.last().is_none_or(|(name, _)| *name != map) {
+        if state.pieces.last().is_none_or(|(name, _)| *name != map) || listed.discontinuity {
             state.pieces.push((map.clone(), Piece { init: init_body, segments: Vec::new() }));
         }
         if let Some((_, piece)) = state.pieces.last_mut() {
