@@ -1,34 +1,35 @@
 //! Files as media: what `encoder publish FILE` and `encoder transcode FILE` read. H.264 and AAC are passed through in
 //! the form in which a publisher sends them; anything else is decoded and encoded again. As fast as it goes; pacing
 //! is the caller's.
+//!
+//! What belongs here: opening a file, leading its packets along, and errors. What becomes of a track is in `path`, its
+//! place on the media axis in `times`, the order over both tracks in `interleave`, encoding again in `recode`.
 
 pub(super) mod aac;
 pub(super) mod h264;
 mod interleave;
+mod path;
 mod recode;
+mod times;
 
 pub use super::contribution::EncodeError;
 
-use super::av;
-use super::contribution::VideoSettings;
-use crate::media::{AccessUnit, Media, VideoCodec, VideoConfig};
+use crate::media::{AccessUnit, Media};
 use aac::AacError;
 use bytes::Bytes;
-use ff::{Rational, codec, format, media};
+use ff::{Rational, format, media};
 use ffmpeg_next as ff;
-use h264::{Framing, FramingError};
+use h264::FramingError;
 use hls::time::{TICKS_PER_SECOND, rescale};
 use hls::{MediaSpan, MediaTime};
 use interleave::Interleaver;
-use recode::{AudioRecoder, VideoRecoder};
+use path::{AudioPath, VideoPath};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use times::{dated, start_of, times};
 
-/// Where a file's media axis begins. Not at zero, so that pictures decoded ahead of their time have a place before it.
-const ORIGIN_90K: i64 = 10 * TICKS_PER_SECOND;
 /// Packets in a row that cannot be decoded before a file counts as broken.
 const MAX_DECODE_ERRORS: u32 = 100;
-
 /// Pictures without a dts that are held back for it; H.264 reorders 16 at most.
 const MAX_UNDATED: usize = 32;
 
@@ -156,36 +157,6 @@ struct Track<P> {
     path: P,
     /// Last dts that came out.
     last: Option<MediaTime>,
-}
-
-enum VideoPath {
-    /// H.264 as it is.
-    Copy {
-        framing: Framing,
-        shape: Shape,
-        announced: bool,
-    },
-    Recode(Box<VideoRecoder>),
-}
-
-enum AudioPath {
-    /// AAC as it is; `adts` when frames come with headers, whose configuration is then that of the last frame.
-    Copy {
-        adts: bool,
-        record: Bytes,
-        output_rate: u32,
-        announced: bool,
-    },
-    Recode(Box<AudioRecoder>),
-}
-
-/// What of a video configuration the record does not say by itself.
-#[derive(Clone, Debug)]
-struct Shape {
-    width: u16,
-    height: u16,
-    sample_aspect: (u16, u16),
-    frame_rate: Option<(u32, u32)>,
 }
 
 impl Demuxer {
@@ -395,133 +366,6 @@ impl Iterator for Demuxer {
             }
         }
     }
-}
-
-impl VideoPath {
-    fn open(stream: &format::stream::Stream<'_>, bitrate: u32) -> Result<(Self, TrackInfo), DemuxError> {
-        let parameters = stream.parameters();
-        let id = parameters.id();
-        let name = id.name();
-        let extradata = av::stream_extradata(&parameters);
-        let decoder = codec::Context::from_parameters(parameters)
-            .and_then(|context| context.decoder().video())
-            .map_err(|error| DemuxError::Codec { codec: name, error })?;
-        let rate = stream.avg_frame_rate();
-        let shape = Shape::new(decoder.width(), decoder.height(), decoder.aspect_ratio(), rate)?;
-        let recoded = id != codec::Id::H264;
-        let path = if recoded {
-            let settings = VideoSettings {
-                width: shape.width & !1,
-                height: shape.height & !1,
-                sample_aspect: shape.sample_aspect,
-                frame_rate: shape.frame_rate.unwrap_or((30, 1)),
-                bitrate,
-                preset: "veryfast",
-                zero_latency: false,
-            };
-            Self::Recode(Box::new(VideoRecoder::open(decoder, settings)?))
-        } else {
-            Self::Copy { framing: Framing::new(&extradata)?, shape, announced: false }
-        };
-        Ok((path, TrackInfo { codec: name, recoded }))
-    }
-}
-
-impl AudioPath {
-    fn open(stream: &format::stream::Stream<'_>) -> Result<(Self, TrackInfo), DemuxError> {
-        let parameters = stream.parameters();
-        let id = parameters.id();
-        let name = id.name();
-        let record = av::stream_extradata(&parameters);
-        let decoder = codec::Context::from_parameters(parameters)
-            .and_then(|context| context.decoder().audio())
-            .map_err(|error| DemuxError::Codec { codec: name, error })?;
-        let output_rate = decoder.rate();
-        // Without a configuration of its own, AAC comes as ADTS. A channel layout that a publisher cannot announce is
-        // mixed down by encoding again.
-        let copied = id == codec::Id::AAC
-            && (record.is_empty() || aac::audio_config(&record, output_rate).is_ok())
-            && decoder.channels() > 0;
-        let path = if copied {
-            Self::Copy { adts: record.is_empty(), record, output_rate, announced: false }
-        } else {
-            Self::Recode(Box::new(AudioRecoder::open(decoder)?))
-        };
-        Ok((path, TrackInfo { codec: name, recoded: !copied }))
-    }
-}
-
-impl Shape {
-    fn new(width: u32, height: u32, aspect: Rational, rate: Rational) -> Result<Self, DemuxError> {
-        let size = |pixels: u32| u16::try_from(pixels).ok().filter(|pixels| *pixels >= 2);
-        let (Some(w), Some(h)) = (size(width), size(height)) else {
-            return Err(DemuxError::PictureSize(width, height));
-        };
-        let aspect = (u16::try_from(aspect.numerator()), u16::try_from(aspect.denominator()));
-        let (num, den) =
-            (u32::try_from(rate.numerator()).unwrap_or(0), u32::try_from(rate.denominator()).unwrap_or(0));
-        Ok(Self {
-            width: w,
-            height: h,
-            sample_aspect: match aspect {
-                (Ok(num @ 1..), Ok(den @ 1..)) => (num, den),
-                (Ok(_) | Err(_), _) => (1, 1),
-            },
-            frame_rate: (den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den))
-                .then_some((num, den)),
-        })
-    }
-
-    /// From one picture to the next, as far as is known.
-    fn frame_span(&self) -> MediaSpan {
-        let (num, den) = self.frame_rate.unwrap_or((25, 1));
-        MediaSpan::from_ticks_90k(rescale(den.into(), num.into(), TICKS_PER_SECOND))
-    }
-
-    fn config(&self, record: Bytes) -> VideoConfig {
-        let Self { width, height, sample_aspect, frame_rate } = *self;
-        VideoConfig { codec: VideoCodec::H264, record, width, height, sample_aspect, frame_rate }
-    }
-}
-
-/// A stream's first time, where the container says it.
-fn start_of(stream: &format::stream::Stream<'_>) -> Option<i64> {
-    let start = stream.start_time();
-    (start != ff::ffi::AV_NOPTS_VALUE).then(|| ticks_90k(start, stream.time_base()))
-}
-
-fn ticks_90k(count: i64, time_base: Rational) -> i64 {
-    let (num, den) = (i64::from(time_base.numerator()), i64::from(time_base.denominator()));
-    // A time base is positive in every demuxer; a broken one counts as 90 kHz.
-    if num <= 0 || den <= 0 { count } else { rescale(count.saturating_mul(num), den, TICKS_PER_SECOND) }
-}
-
-/// Gives pictures their dts, counted back from the first one known. Matroska has none, and libav knows how far pictures
-/// are reordered only after the first few.
-fn dated(
-    undated: &mut Vec<AccessUnit>,
-    known: MediaTime,
-    step: MediaSpan,
-) -> impl Iterator<Item = AccessUnit> {
-    let count = undated.len() as i64;
-    undated.drain(..).zip(0..).map(move |(mut unit, at)| {
-        let back = MediaSpan::from_ticks_90k(step.ticks_90k() * (count - at));
-        unit.dts = (known + -back).min(unit.pts);
-        unit
-    })
-}
-
-/// (pts, dts) of a packet on the media axis. The first packet of a file that does not say its start says it.
-fn times(
-    packet: &ff::Packet,
-    time_base: Rational,
-    start: &mut Option<i64>,
-) -> Option<(MediaTime, MediaTime)> {
-    let dts = ticks_90k(packet.dts().or(packet.pts())?, time_base);
-    let pts = packet.pts().map_or(dts, |pts| ticks_90k(pts, time_base));
-    let start = *start.get_or_insert(dts);
-    let place = |ticks: i64| MediaTime::from_ticks_90k(ticks - start + ORIGIN_90K);
-    Some((place(pts).max(place(dts)), place(dts)))
 }
 
 #[cfg(test)]

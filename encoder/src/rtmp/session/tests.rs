@@ -1,5 +1,8 @@
+use super::answer::{MAX_OUTPUT, object, text};
 use super::*;
+use bytes::Bytes;
 use rml_rtmp::messages::MessagePayload;
+use rml_rtmp::time::RtmpTimestamp;
 
 fn session() -> (Session, Instant) {
     let mut session = Session::new(([127, 0, 0, 1], 9).into());

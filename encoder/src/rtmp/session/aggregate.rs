@@ -1,0 +1,61 @@
+//! Aggregate messages (RTMP 1.0, 7.1.6): FLV tags in one message, handed out one by one.
+
+use crate::rtmp::MessageKind;
+use crate::rtmp::chunk::message_type;
+use bytes::Bytes;
+
+/// Bytes of a tag header (FLV, annex E.4.1).
+const TAG_HEADER: usize = 11;
+
+/// An aggregate message under way. Gives its audio and video tags and passes over others; what does not parse ends it.
+pub(super) struct Aggregate {
+    rest: Bytes,
+    /// What to add to a tag's time: the message's time less the first tag's.
+    offset_ms: Option<u32>,
+    timestamp_ms: u32,
+}
+
+/// Audio or video out of an aggregate message, as if it had come in a message of its own.
+pub(super) struct Tag {
+    pub(super) kind: MessageKind,
+    pub(super) timestamp_ms: u32,
+    pub(super) payload: Bytes,
+}
+
+impl Aggregate {
+    /// For a message with this payload and time.
+    pub(super) fn new(payload: Bytes, timestamp_ms: u32) -> Self {
+        Self { rest: payload, offset_ms: None, timestamp_ms }
+    }
+}
+
+impl Iterator for Aggregate {
+    type Item = Tag;
+
+    fn next(&mut self) -> Option<Tag> {
+        loop {
+            let tag = &self.rest;
+            if tag.len() < TAG_HEADER {
+                return None;
+            }
+            let type_id = tag[0];
+            let length = u32::from_be_bytes([0, tag[1], tag[2], tag[3]]) as usize;
+            // Low 24 bits first, then the high 8 (FLV, annex E.4.1).
+            let time = u32::from_be_bytes([tag[7], tag[4], tag[5], tag[6]]);
+            if tag.len() < TAG_HEADER + length {
+                return None;
+            }
+            let payload = tag.slice(TAG_HEADER..TAG_HEADER + length);
+            // Behind each tag comes its size once more, in four bytes.
+            self.rest = tag.slice((TAG_HEADER + length + 4).min(tag.len())..);
+            let offset = *self.offset_ms.get_or_insert(self.timestamp_ms.wrapping_sub(time));
+            let timestamp_ms = time.wrapping_add(offset);
+            let kind = match type_id {
+                message_type::AUDIO => MessageKind::Audio,
+                message_type::VIDEO => MessageKind::Video,
+                _ => continue,
+            };
+            return Some(Tag { kind, timestamp_ms, payload });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What we say: answers to commands, refusals, acknowledgements and pongs, and the bound on what waits to be read. When
+//! we say it is decided in [`super`].
+
+use super::{Session, SessionError, State};
+use crate::rtmp::{Refusal, metadata};
+use rml_amf0::Amf0Value;
+use rml_rtmp::chunk_io::ChunkSerializer;
+use rml_rtmp::messages::{PeerBandwidthLimitType, RtmpMessage, UserControlEventType};
+use rml_rtmp::time::RtmpTimestamp;
+
+/// What we ask the peer to acknowledge by, and may send it unacknowledged.
+const OUR_WINDOW: u32 = 2_500_000;
+/// Chunk size of what we send.
+const OUR_CHUNK_SIZE: u32 = 4096;
+/// Answers that the peer has not taken. Pings are answered one to one, so a peer that never reads must end somewhere.
+pub(super) const MAX_OUTPUT: usize = 64 << 10;
+
+impl Session {
+    /// The sequence that ffmpeg, rtmp2sink and librtmp all understand: a serializer of its own, so that the headers are
+    /// full ones, chunk size first. `_error` leaves the latter two hanging.
+    pub(super) fn refuse_with(
+        &mut self,
+        stream_id: u32,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), SessionError> {
+        self.serializer = ChunkSerializer::new();
+        self.send_chunk_size()?;
+        self.send(on_status("error", code, reason), stream_id)?;
+        self.state = State::Ended;
+        Ok(())
+    }
+
+    pub(super) fn user_control(&mut self, payload: &[u8]) -> Result<(), SessionError> {
+        // PingRequest (RTMP 1.0, 7.1.7); all other events are for players, and unknown ones must not end a publish.
+        if let [0, 6, a, b, c, d, ..] = *payload {
+            self.send(
+                RtmpMessage::UserControl {
+                    event_type: UserControlEventType::PingResponse,
+                    stream_id: None,
+                    buffer_length: None,
+                    timestamp: Some(RtmpTimestamp::new(u32::from_be_bytes([a, b, c, d]))),
+                },
+                0,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Tells the running total once the peer's window is used up.
+    pub(super) fn acknowledge(&mut self) -> Result<(), SessionError> {
+        let Some(window) = self.ack_window else { return Ok(()) };
+        if self.received.wrapping_sub(self.acknowledged) < window {
+            return Ok(());
+        }
+        self.acknowledged = self.received;
+        self.send(RtmpMessage::Acknowledgement { sequence_number: self.received }, 0)
+    }
+
+    /// What `connect` is answered with.
+    pub(super) fn send_connected(&mut self, transaction: f64) -> Result<(), SessionError> {
+        self.send(RtmpMessage::WindowAcknowledgement { size: OUR_WINDOW }, 0)?;
+        self.send(
+            RtmpMessage::SetPeerBandwidth { size: OUR_WINDOW, limit_type: PeerBandwidthLimitType::Dynamic },
+            0,
+        )?;
+        self.send_chunk_size()?;
+        let server = [("fmsVer", text("FMS/3,5,7,7009")), ("capabilities", Amf0Value::Number(31.0))];
+        let information = [
+            ("level", text("status")),
+            ("code", text("NetConnection.Connect.Success")),
+            ("description", text("connected")),
+            ("objectEncoding", Amf0Value::Number(0.0)),
+        ];
+        self.send(
+            RtmpMessage::Amf0Command {
+                command_name: "_result".into(),
+                transaction_id: transaction,
+                command_object: object(server),
+                additional_arguments: vec![object(information)],
+            },
+            0,
+        )
+    }
+
+    fn send_chunk_size(&mut self) -> Result<(), SessionError> {
+        let packet = self.serializer.set_max_chunk_size(OUR_CHUNK_SIZE, RtmpTimestamp::new(0));
+        self.output.extend_from_slice(&packet.map_err(|_| SessionError::Internal)?.bytes);
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, message: RtmpMessage, stream_id: u32) -> Result<(), SessionError> {
+        let payload = message
+            .into_message_payload(RtmpTimestamp::new(0), stream_id)
+            .map_err(|_| SessionError::Internal)?;
+        // Full headers throughout: some clients want them, and we send a few hundred bytes in all.
+        let packet = self.serializer.serialize(&payload, true, false).map_err(|_| SessionError::Internal)?;
+        if self.output.len() + packet.bytes.len() > MAX_OUTPUT {
+            return Err(SessionError::OutputOverflow);
+        }
+        self.output.extend_from_slice(&packet.bytes);
+        Ok(())
+    }
+}
+
+/// The codes that clients tell apart; others they show as they are.
+pub(super) fn status_code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::BadName(_) | Refusal::AlreadyPublishing => "NetStream.Publish.BadName",
+        Refusal::Busy | Refusal::Draining | Refusal::Internal => "NetStream.Publish.Denied",
+        Refusal::Unsupported(_) => "NetStream.Publish.Rejected",
+    }
+}
+
+pub(super) fn on_status(level: &str, code: &str, description: &str) -> RtmpMessage {
+    RtmpMessage::Amf0Command {
+        command_name: "onStatus".into(),
+        transaction_id: 0.0,
+        command_object: Amf0Value::Null,
+        additional_arguments: vec![object([
+            ("level", text(level)),
+            ("code", text(code)),
+            ("description", text(&metadata::printable(description, 512))),
+        ])],
+    }
+}
+
+pub(super) fn object<const N: usize>(properties: [(&str, Amf0Value); N]) -> Amf0Value {
+    Amf0Value::Object(properties.into_iter().map(|(key, value)| (key.to_string(), value)).collect())
+}
+
+pub(super) fn text(text: &str) -> Amf0Value {
+    Amf0Value::Utf8String(text.into())
+}

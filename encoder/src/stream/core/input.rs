@@ -1,0 +1,257 @@
+//! What is published, on its way into the last run: the probe's verdict and the renditions that follow from it, changes
+//! of format, holes, and the units themselves.
+//!
+//! How runs are appended and what becomes of them is in [`super::runs`].
+
+use super::{MAX_RUNS, Now, Publisher, StreamCore};
+use crate::ladder::{self, SourceVideo};
+use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use crate::stream::probe::Findings;
+use crate::stream::restart::Restart;
+use crate::stream::run::AudioSource;
+use crate::stream::silence;
+use hls::{MediaSpan, MediaTime};
+use tracing::{info, warn};
+
+/// A hole in what is published that ends the epoch: viewers skip it, instead of waiting through empty segments. Well
+/// below [`hls::packager::MAX_JUMP`], beyond which the packager refuses what follows.
+const MAX_HOLE: MediaSpan = MediaSpan::from_millis(10_000);
+
+impl StreamCore {
+    pub(super) fn judge(&mut self, now: Now) {
+        if let Publisher::Probing(probe) = &self.publisher
+            && let Some(findings) = probe.verdict(now.instant)
+        {
+            self.settle(findings, now);
+        }
+    }
+
+    /// The probe has its verdict: renditions are chosen and what was held flows.
+    pub(super) fn settle(&mut self, findings: Findings, now: Now) {
+        let Publisher::Probing(probe) = std::mem::replace(&mut self.publisher, Publisher::Flowing) else {
+            return;
+        };
+        let held = probe.into_held();
+        let video_start = held.iter().find_map(|media| match media {
+            Media::Video(unit) if unit.key => Some(unit.pts),
+            _ => None,
+        });
+        let audio_start = held.iter().find_map(|media| match media {
+            Media::Audio(unit) => Some(unit.pts),
+            _ => None,
+        });
+        self.audio = findings.audio;
+        self.video = None;
+        if let Some((config, source, fits)) = findings.video {
+            self.adopt(config, source, fits);
+        }
+        let Some(start) = (if self.video.is_some() { video_start } else { audio_start }) else { return };
+        self.append_run(start, now);
+        self.expect_backlog(self.newest - start);
+        self.last_source_key = None;
+        for media in held {
+            self.gop.push(&media);
+            self.flow(media, now);
+        }
+    }
+
+    /// Takes a video configuration, choosing renditions or fitting the chosen ones to it.
+    pub(super) fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool) {
+        let plan = match &self.plan {
+            Some(former) => ladder::replan(former, &source, fits && former.source),
+            None => ladder::plan(&self.settings.ladder, &source, fits, self.settings.cores),
+        };
+        let rungs: Vec<String> = plan
+            .rungs
+            .iter()
+            .map(|rung| {
+                let fps = f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1));
+                format!("{} {}x{} {:.5}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
+            })
+            .collect();
+        info!(
+            source = format!("{}x{}", source.width, source.height),
+            fps = f64::from(source.frame_rate.0) / f64::from(source.frame_rate.1.max(1)),
+            passed_through = plan.source,
+            rungs = rungs.join(", "),
+            reasons = plan.reasons.join("; "),
+            "renditions chosen"
+        );
+        self.plan = Some(plan);
+        self.source = Some(source);
+        self.source_fits = fits;
+        self.video = Some(config);
+    }
+
+    /// What is published while it flows.
+    pub(super) fn flow(&mut self, media: Media, now: Now) {
+        if let Media::Video(unit) | Media::Audio(unit) = &media
+            && unit.pts - self.fed_until > MAX_HOLE
+        {
+            self.skip_hole(&media, now);
+        }
+        match media {
+            Media::VideoConfig(config) => self.video_config(config),
+            Media::AudioConfig(config) => self.audio_config(config),
+            Media::Video(unit) => self.video(unit, now),
+            Media::Audio(unit) => self.audio(unit, now),
+        }
+    }
+
+    fn video_config(&mut self, config: VideoConfig) {
+        if self.next_video.as_ref().or(self.video.as_ref()) == Some(&config) {
+            return;
+        }
+        info!(width = config.width, height = config.height, "published video changes its format");
+        self.next_video = Some(config);
+        self.gop.clear();
+        self.last_source_key = None;
+        self.switch = true;
+    }
+
+    /// Nothing was published for long, or its time jumped: what follows is a run of its own.
+    fn skip_hole(&mut self, media: &Media, now: Now) {
+        match media {
+            Media::Video(unit) => {
+                if !unit.key {
+                    self.gop.clear();
+                }
+                self.switch = true;
+            }
+            Media::Audio(_) if self.video.is_some() => {
+                self.gop.clear();
+                self.switch = true;
+            }
+            Media::Audio(unit) => {
+                if self.has_live_run() {
+                    self.append_run(unit.pts, now);
+                }
+            }
+            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+        }
+    }
+
+    /// The run that was waited for begins: in the announced format, if one was.
+    fn switch_run(&mut self, start: MediaTime, now: Now) {
+        if let Some(config) = self.next_video.take() {
+            self.adopt_changed(config);
+        }
+        self.append_run(start, now);
+    }
+
+    fn adopt_changed(&mut self, config: VideoConfig) {
+        let former = self.source;
+        let source = SourceVideo {
+            width: config.width,
+            height: config.height,
+            sample_aspect: config.sample_aspect,
+            frame_rate: config.frame_rate.or(former.map(|source| source.frame_rate)).unwrap_or((30, 1)),
+            bitrate: former.and_then(|source| source.bitrate),
+        };
+        self.adopt(config, source, self.source_fits);
+    }
+
+    fn audio_config(&mut self, config: AudioConfig) {
+        if self.audio.as_ref() == Some(&config) {
+            return;
+        }
+        self.audio = Some(config.clone());
+        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else {
+            self.gop.forget_audio();
+            return;
+        };
+        if run.audio == AudioSource::Silence && config == silence::silent_config() {
+            info!("audio has come, in place of the silence");
+            run.unmute(config);
+            return;
+        }
+        info!(
+            sample_rate = config.sample_rate,
+            channels = config.channels,
+            "published audio changes its format"
+        );
+        self.gop.forget_audio();
+        self.switch = true;
+    }
+
+    fn video(&mut self, unit: AccessUnit, now: Now) {
+        if self.switch {
+            if !unit.key || self.runs.len() >= MAX_RUNS {
+                return;
+            }
+            self.switch_run(unit.pts, now);
+        }
+        if unit.key {
+            self.last_source_key = Some(unit.pts);
+        } else if self.stopped_fitting(&unit) {
+            // The run that follows is fed from the last keyframe to this unit.
+            self.encode_source(now);
+            return;
+        }
+        self.feed(Media::Video(unit));
+        self.restart_if_due(now);
+    }
+
+    fn audio(&mut self, unit: AccessUnit, now: Now) {
+        if self.switch {
+            // Until video comes that was only announced, sound goes on alone.
+            let wanted = AudioSource::of(self.audio.clone());
+            let changed =
+                self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
+            if self.video.is_some() || (changed && self.runs.len() >= MAX_RUNS) {
+                return;
+            }
+            if changed {
+                self.append_run(unit.pts, now);
+            }
+        }
+        self.feed(Media::Audio(unit));
+        self.restart_if_due(now);
+    }
+
+    /// Whether a published keyframe that segments have to be cut at is overdue.
+    fn stopped_fitting(&self, unit: &AccessUnit) -> bool {
+        let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
+        let bound = self.settings.timing.max_source_gop;
+        follows && self.last_source_key.is_some_and(|key| unit.pts - key > bound)
+    }
+
+    /// The rung `source` is encoded from the last published keyframe on.
+    fn encode_source(&mut self, now: Now) {
+        let (Some(source), Some(config)) = (self.source, self.video.clone()) else { return };
+        warn!(
+            bound = %self.settings.timing.max_source_gop,
+            "published keyframes have become too far apart to pass the video through"
+        );
+        self.adopt(config, source, false);
+        self.end_input(now.instant);
+        self.restart = Some(Restart { at: now.instant, replay: true });
+        self.restart_if_due(now);
+    }
+
+    /// Gives a published unit to the last run, unless its input has ended.
+    pub(super) fn feed(&mut self, media: Media) {
+        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else { return };
+        let mut packaged = Vec::new();
+        if let Media::Video(unit) | Media::Audio(unit) = &media {
+            self.fed_until = self.fed_until.max(unit.pts);
+        }
+        match media {
+            Media::Video(unit) => run.video(&unit, &mut packaged),
+            Media::Audio(unit) => run.audio(unit, &mut packaged),
+            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+        }
+        let shed = run.queue.take_shed();
+        if shed > 0 {
+            self.counters.shed_units += shed;
+            metrics::counter!("encoder_shed_units_total").increment(shed);
+        }
+        let (silent, late) = run.take_audio_repairs();
+        self.counters.silent_frames += silent;
+        self.counters.late_audio_frames += late;
+        let id = run.id;
+        for (rung, sample) in packaged {
+            self.package(id, rung, sample);
+        }
+    }
+}

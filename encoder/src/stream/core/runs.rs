@@ -1,0 +1,216 @@
+//! The row of runs: how one is appended, restarted, watched, and moved on to the packager, epoch by epoch.
+//!
+//! What is fed to the last run is decided in [`super::input`]; what one run does with it is in [`crate::stream::run`].
+
+use super::{Effect, MAX_RUNS, Now, Publisher, StreamCore};
+use crate::ladder::Plan;
+use crate::media::Media;
+use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
+use hls::packager::{BeginError, CutRule, Epoch, Output};
+use hls::{Anchor, MediaSpan, MediaTime, RungName, Sample, SessionId};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// How long a worker may be silent after its input's end: flushing takes a slow encoder longer, but it is heard.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// A worker may take this long to start: loading libav from a cold disk included.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+impl StreamCore {
+    /// Starts the run that follows a dead one, when its time has come and there is something to start from.
+    pub(super) fn restart_if_due(&mut self, now: Now) {
+        let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
+        let awaits_key = self.switch && self.video.is_some();
+        if !matches!(self.publisher, Publisher::Flowing) || awaits_key {
+            return;
+        }
+        let replayed: Vec<Media> =
+            if self.video.is_some() { self.gop.since_keyframe().to_vec() } else { Vec::new() };
+        let start = match (replayed.first(), &self.video) {
+            (Some(Media::Video(unit)), Some(_)) => unit.pts,
+            (_, Some(_)) => return, // until the next keyframe
+            (_, None) => self.newest,
+        };
+        info!(from = %start, replay = restart.replay, "starting the next worker");
+        self.append_run(start, now);
+        self.expect_backlog(self.newest - start);
+        for media in replayed {
+            self.feed(media);
+        }
+    }
+
+    /// What is published goes to a new run from now on. It stands for whatever was waited for: a restart, a switch.
+    pub(super) fn append_run(&mut self, first_pts: MediaTime, now: Now) {
+        self.end_input(now.instant);
+        while self.runs.len() >= MAX_RUNS {
+            self.hurry_front(now);
+        }
+        self.restart = None;
+        self.switch = self.next_video.is_some();
+        self.fed_until = first_pts;
+        let id = RunId(self.next_run);
+        self.next_run += 1;
+        let empty = Plan { source: false, rungs: Vec::new(), reasons: Vec::new() };
+        let run = Run::new(
+            RunSetup {
+                id,
+                video: self.video.clone(),
+                frame_rate: self.source.map_or((30, 1), |source| source.frame_rate),
+                audio: AudioSource::of(self.audio.clone()),
+                plan: self.plan.clone().filter(|_| self.video.is_some()).unwrap_or(empty),
+                first_pts,
+                shed_budget: self.settings.timing.shed_queue,
+            },
+            now.instant,
+        );
+        if let Some(job) = run.job(&self.settings, self.packaged_until) {
+            self.effects.push_back(Effect::StartWorker(id, Box::new(job)));
+        }
+        self.runs.push_back(run);
+    }
+
+    /// Ends the first run as it stands: it has had its time, and others wait behind it.
+    fn hurry_front(&mut self, now: Now) {
+        let Some(run) = self.runs.front_mut() else { return };
+        if matches!(run.worker, WorkerState::Running { .. }) {
+            warn!(worker = run.id.0, "too many changes at once: what this worker has not flushed is lost");
+            self.effects.push_back(Effect::StopWorker(run.id));
+            run.worker = WorkerState::Dead;
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn has_live_run(&self) -> bool {
+        self.runs.back().is_some_and(|run| run.input_ended.is_none())
+    }
+
+    /// What is fed at once at a run's start is not a sign of an encoder that is too slow.
+    pub(super) fn expect_backlog(&mut self, span: MediaSpan) {
+        if let Some(run) = self.runs.back_mut() {
+            run.queue.expect_backlog(span);
+        }
+    }
+
+    pub(super) fn end_input(&mut self, now: Instant) {
+        if let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) {
+            run.input_ended = Some(now);
+            run.queue.finish();
+        }
+    }
+
+    /// Kills workers that hang. What follows is what follows any death.
+    pub(super) fn watch_workers(&mut self, now: Now) {
+        let silence = self.settings.timing.worker_silence.to_duration();
+        let hung: Vec<(RunId, &str)> = self
+            .runs
+            .iter()
+            .filter_map(|run| {
+                let WorkerState::Running { started, heard, owing_since } = run.worker else { return None };
+                let past = |since: Instant| now.instant.saturating_duration_since(since);
+                let silent = owing_since.map_or(Duration::ZERO, |since| past(since.max(heard)));
+                if run.input_ended.is_some_and(|since| past(since.max(heard)) > FLUSH_DEADLINE) {
+                    return Some((run.id, "it does not finish"));
+                }
+                let patience = if heard == started { START_DEADLINE } else { silence };
+                (silent > patience).then_some((run.id, "it has gone silent"))
+            })
+            .collect();
+        for (id, why) in hung {
+            warn!(worker = id.0, why, "worker hangs: it is killed");
+            metrics::counter!("encoder_worker_hangs_total").increment(1);
+            self.effects.push_back(Effect::StopWorker(id));
+            self.worker_gone(id, now);
+        }
+    }
+
+    /// A sample to the packager, or into waiting until its epoch is open.
+    pub(super) fn package(&mut self, id: RunId, rung: RungName, sample: Sample) {
+        let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
+        if !run.begun {
+            self.counters.refused_samples += run.hold(rung, sample);
+            return;
+        }
+        if self.packager.push(&rung, sample).is_err() {
+            self.counters.refused_samples += 1;
+        }
+        self.drain_packager();
+    }
+
+    /// Moves the row of runs on: begins the first when it can begin, removes it when it is done.
+    pub(super) fn pump(&mut self, now: Now) {
+        while let Some(run) = self.runs.front() {
+            if !run.begun
+                && let Some(start) = run.start_at_or_after(self.packaged_until)
+            {
+                self.begin(start, now);
+            }
+            let Some(run) = self.runs.front().filter(|run| run.is_done()) else { return };
+            if run.begun {
+                // A worker that flushed has brought every rendition to the same end; a dead one has not.
+                let end = if run.worker == WorkerState::Dead { self.packager.video_end() } else { None };
+                self.packager.end_epoch(end);
+                self.drain_packager();
+            }
+            self.runs.pop_front();
+        }
+    }
+
+    fn begin(&mut self, start: MediaTime, now: Now) {
+        let anchor = self.anchors.best().unwrap_or(Anchor { media: start, wall: now.wall });
+        let session = SessionId::from_start(now.wall.unix_micros(), self.epochs);
+        let Some(run) = self.runs.front_mut() else { return };
+        let Some(tracks) = run.tracks.clone() else { return };
+        run.begun = true;
+        let cuts = if run.follows_source() { CutRule::SourceKeys } else { CutRule::Grid };
+        let held = run.take_held();
+        self.epochs += 1;
+        info!(epoch = self.epochs, %session, at = %start, renditions = tracks.len(), "epoch begins");
+        if let Err(error) =
+            self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts })
+        {
+            self.give_up_front(&error, now);
+            return;
+        }
+        self.effects.push_back(Effect::Epoch(tracks));
+        self.drain_packager();
+        for (rung, sample) in held {
+            if sample.pts >= start && self.packager.push(&rung, sample).is_err() {
+                self.counters.refused_samples += 1;
+            }
+        }
+        self.drain_packager();
+    }
+
+    /// The first run's tracks cannot be packaged: published parameter sets that only a decoder can make sense of.
+    /// Without passing them through there is still a picture.
+    fn give_up_front(&mut self, error: &BeginError, now: Now) {
+        let Some(run) = self.runs.front_mut() else { return };
+        warn!(%error, "these renditions cannot be packaged");
+        run.begun = false;
+        let (id, passed_through) = (run.id, run.follows_source());
+        if matches!(run.worker, WorkerState::Running { .. }) {
+            self.effects.push_back(Effect::StopWorker(id));
+        }
+        run.worker = WorkerState::Dead;
+        let takes_input = run.input_ended.is_none();
+        run.input_ended.get_or_insert(now.instant);
+        if !takes_input {
+            return;
+        }
+        if passed_through && let (Some(config), Some(source)) = (self.video.clone(), self.source) {
+            self.adopt(config, source, false);
+        }
+        let mut restart = self.restarts.died(now.instant, now.instant);
+        restart.at = restart.at.max(now.instant + Duration::from_millis(100));
+        self.restart = Some(restart);
+    }
+
+    fn drain_packager(&mut self) {
+        while let Some(output) = self.packager.poll() {
+            if let Output::Segment(segment) = &output {
+                self.packaged_until = self.packaged_until.max(segment.start + segment.duration);
+            }
+            self.effects.push_back(Effect::Packaged(output));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What becomes of a track: passed through where a publisher could have sent it as it is, decoded and encoded again
+//! where not. Decided once, when the file is opened; packets are led along in [`super`].
+
+use super::aac;
+use super::h264::Framing;
+use super::recode::{AudioRecoder, VideoRecoder};
+use super::{DemuxError, TrackInfo};
+use crate::media::{VideoCodec, VideoConfig};
+use crate::transcode::av;
+use crate::transcode::contribution::VideoSettings;
+use bytes::Bytes;
+use ff::{Rational, codec, format};
+use ffmpeg_next as ff;
+use hls::MediaSpan;
+use hls::time::{TICKS_PER_SECOND, rescale};
+
+/// How a file's pictures become a publisher's.
+pub(super) enum VideoPath {
+    /// H.264 as it is.
+    Copy {
+        framing: Framing,
+        shape: Shape,
+        announced: bool,
+    },
+    Recode(Box<VideoRecoder>),
+}
+
+/// How a file's sound becomes a publisher's.
+pub(super) enum AudioPath {
+    /// AAC as it is; `adts` when frames come with headers, whose configuration is then that of the last frame.
+    Copy {
+        adts: bool,
+        record: Bytes,
+        output_rate: u32,
+        announced: bool,
+    },
+    Recode(Box<AudioRecoder>),
+}
+
+/// What of a video configuration the record does not say by itself.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    width: u16,
+    height: u16,
+    sample_aspect: (u16, u16),
+    frame_rate: Option<(u32, u32)>,
+}
+
+impl VideoPath {
+    pub(super) fn open(
+        stream: &format::stream::Stream<'_>,
+        bitrate: u32,
+    ) -> Result<(Self, TrackInfo), DemuxError> {
+        let parameters = stream.parameters();
+        let id = parameters.id();
+        let name = id.name();
+        let extradata = av::stream_extradata(&parameters);
+        let decoder = codec::Context::from_parameters(parameters)
+            .and_then(|context| context.decoder().video())
+            .map_err(|error| DemuxError::Codec { codec: name, error })?;
+        let rate = stream.avg_frame_rate();
+        let shape = Shape::new(decoder.width(), decoder.height(), decoder.aspect_ratio(), rate)?;
+        let recoded = id != codec::Id::H264;
+        let path = if recoded {
+            let settings = VideoSettings {
+                width: shape.width & !1,
+                height: shape.height & !1,
+                sample_aspect: shape.sample_aspect,
+                frame_rate: shape.frame_rate.unwrap_or((30, 1)),
+                bitrate,
+                preset: "veryfast",
+                zero_latency: false,
+            };
+            Self::Recode(Box::new(VideoRecoder::open(decoder, settings)?))
+        } else {
+            Self::Copy { framing: Framing::new(&extradata)?, shape, announced: false }
+        };
+        Ok((path, TrackInfo { codec: name, recoded }))
+    }
+}
+
+impl AudioPath {
+    pub(super) fn open(stream: &format::stream::Stream<'_>) -> Result<(Self, TrackInfo), DemuxError> {
+        let parameters = stream.parameters();
+        let id = parameters.id();
+        let name = id.name();
+        let record = av::stream_extradata(&parameters);
+        let decoder = codec::Context::from_parameters(parameters)
+            .and_then(|context| context.decoder().audio())
+            .map_err(|error| DemuxError::Codec { codec: name, error })?;
+        let output_rate = decoder.rate();
+        // Without a configuration of its own, AAC comes as ADTS. A channel layout that a publisher cannot announce is
+        // mixed down by encoding again.
+        let copied = id == codec::Id::AAC
+            && (record.is_empty() || aac::audio_config(&record, output_rate).is_ok())
+            && decoder.channels() > 0;
+        let path = if copied {
+            Self::Copy { adts: record.is_empty(), record, output_rate, announced: false }
+        } else {
+            Self::Recode(Box::new(AudioRecoder::open(decoder)?))
+        };
+        Ok((path, TrackInfo { codec: name, recoded: !copied }))
+    }
+}
+
+impl Shape {
+    fn new(width: u32, height: u32, aspect: Rational, rate: Rational) -> Result<Self, DemuxError> {
+        let size = |pixels: u32| u16::try_from(pixels).ok().filter(|pixels| *pixels >= 2);
+        let (Some(w), Some(h)) = (size(width), size(height)) else {
+            return Err(DemuxError::PictureSize(width, height));
+        };
+        let aspect = (u16::try_from(aspect.numerator()), u16::try_from(aspect.denominator()));
+        let (num, den) =
+            (u32::try_from(rate.numerator()).unwrap_or(0), u32::try_from(rate.denominator()).unwrap_or(0));
+        Ok(Self {
+            width: w,
+            height: h,
+            sample_aspect: match aspect {
+                (Ok(num @ 1..), Ok(den @ 1..)) => (num, den),
+                (Ok(_) | Err(_), _) => (1, 1),
+            },
+            frame_rate: (den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den))
+                .then_some((num, den)),
+        })
+    }
+
+    /// From one picture to the next, as far as is known.
+    pub(super) fn frame_span(&self) -> MediaSpan {
+        let (num, den) = self.frame_rate.unwrap_or((25, 1));
+        MediaSpan::from_ticks_90k(rescale(den.into(), num.into(), TICKS_PER_SECOND))
+    }
+
+    pub(super) fn config(&self, record: Bytes) -> VideoConfig {
+        let Self { width, height, sample_aspect, frame_rate } = *self;
+        VideoConfig { codec: VideoCodec::H264, record, width, height, sample_aspect, frame_rate }
+    }
+}

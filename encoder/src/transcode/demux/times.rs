@@ -1,0 +1,50 @@
+//! A file's times on the media axis: where it starts, and the dts that a container keeps to itself.
+
+use crate::media::AccessUnit;
+use ff::{Rational, format};
+use ffmpeg_next as ff;
+use hls::time::{TICKS_PER_SECOND, rescale};
+use hls::{MediaSpan, MediaTime};
+
+/// Where a file's media axis begins. Not at zero, so that pictures decoded ahead of their time have a place before it.
+const ORIGIN_90K: i64 = 10 * TICKS_PER_SECOND;
+
+/// A stream's first time, where the container says it.
+pub(super) fn start_of(stream: &format::stream::Stream<'_>) -> Option<i64> {
+    let start = stream.start_time();
+    (start != ff::ffi::AV_NOPTS_VALUE).then(|| ticks_90k(start, stream.time_base()))
+}
+
+fn ticks_90k(count: i64, time_base: Rational) -> i64 {
+    let (num, den) = (i64::from(time_base.numerator()), i64::from(time_base.denominator()));
+    // A time base is positive in every demuxer; a broken one counts as 90 kHz.
+    if num <= 0 || den <= 0 { count } else { rescale(count.saturating_mul(num), den, TICKS_PER_SECOND) }
+}
+
+/// Gives pictures their dts, counted back from the first one known. Matroska has none, and libav knows how far pictures
+/// are reordered only after the first few.
+pub(super) fn dated(
+    undated: &mut Vec<AccessUnit>,
+    known: MediaTime,
+    step: MediaSpan,
+) -> impl Iterator<Item = AccessUnit> {
+    let count = undated.len() as i64;
+    undated.drain(..).zip(0..).map(move |(mut unit, at)| {
+        let back = MediaSpan::from_ticks_90k(step.ticks_90k() * (count - at));
+        unit.dts = (known + -back).min(unit.pts);
+        unit
+    })
+}
+
+/// (pts, dts) of a packet on the media axis. The first packet of a file that does not say its start says it.
+pub(super) fn times(
+    packet: &ff::Packet,
+    time_base: Rational,
+    start: &mut Option<i64>,
+) -> Option<(MediaTime, MediaTime)> {
+    let dts = ticks_90k(packet.dts().or(packet.pts())?, time_base);
+    let pts = packet.pts().map_or(dts, |pts| ticks_90k(pts, time_base));
+    let start = *start.get_or_insert(dts);
+    let place = |ticks: i64| MediaTime::from_ticks_90k(ticks - start + ORIGIN_90K);
+    Some((place(pts).max(place(dts)), place(dts)))
+}
