@@ -4,22 +4,32 @@
 //! A target is added as a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, and a folder of
 //! seeds.
 
+mod packager;
+
 use crate::flv::{Demuxer, Tag};
 use crate::ingest::Ingest;
 use crate::rtmp::chunk::{ChunkReader, Limits};
 use crate::rtmp::session::{Event, Session};
 use crate::rtmp::{MediaMessage, MessageKind, amf};
 use crate::timeline::Timeline;
+pub use crate::worker::protocol::fuzz_worker_protocol as worker_protocol;
 use bytes::Bytes;
 use hls::MediaTime;
+pub use packager::packager;
 use std::time::{Duration, Instant};
 
 /// A target's entry.
 pub type Target = fn(&[u8]);
 
 /// Name and entry of every target; the name is that of its folder of seeds.
-pub const TARGETS: [(&str, Target); 4] =
-    [("chunk_reader", chunk_reader), ("amf_guard", amf_guard), ("flv", flv), ("timeline", timeline)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("chunk_reader", chunk_reader),
+    ("amf_guard", amf_guard),
+    ("flv", flv),
+    ("timeline", timeline),
+    ("worker_protocol", worker_protocol),
+    ("packager", packager),
+];
 
 /// Everything behind the handshake: chunks, AMF, the session, and the media that comes out of it. The first byte says
 /// how large the pieces are in which the rest arrives.
