@@ -31,7 +31,7 @@ const AUDIO: [(u32, u32); 4] = [(48_000, 1024), (44_100, 1024), (8_000, 2048), (
 const WALL: WallTime = WallTime::from_unix_micros(1_795_348_800_000_000);
 
 /// The first byte is the latency, the second the first media sequence number; then come calls of ten bytes: what is
-/// called, a byte, and two numbers of four bytes, big-endian, whose meaning [`Run::call`] has.
+/// called, a byte, and two numbers of four bytes, big-endian, whose meaning `Run::call` has.
 pub fn packager(input: &[u8]) {
     run(input);
 }
