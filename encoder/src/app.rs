@@ -162,7 +162,7 @@ fn announce(config: &ServeConfig, rtmp: SocketAddr, http: SocketAddr, admin: Soc
         warn!(
             asked_seconds = timing.latency.as_secs_f64(),
             seconds = (plain * 10.0).round() / 10.0,
-            "players on plain HLS cannot come that close: this is what viewers will see"
+            "plain HLS keeps players three target durations back: viewers may be this far behind"
         );
     }
     info!("publish to rtmp://{}/live/demo", reachable(rtmp));

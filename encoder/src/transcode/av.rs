@@ -152,6 +152,12 @@ fn without_range(pixels: format::Pixel) -> format::Pixel {
     }
 }
 
+/// libav's number of a pixel format, by the name that says nothing of the range.
+fn pixel_format(pixels: format::Pixel) -> i64 {
+    let format: ffi::AVPixelFormat = without_range(pixels).into();
+    format as i64
+}
+
 /// libswscale with what ffmpeg-next leaves out: colour ranges, fields, and a target rectangle.
 pub(super) struct Scaler {
     raw: ptr::NonNull<ffi::SwsContext>,
@@ -173,22 +179,33 @@ impl Scaler {
         }
         let from_height = if setup.one_field { setup.from_size.1 / 2 } else { setup.from_size.1 };
         let int = |v: u32| c_int::try_from(v).map_err(|_| Error::InvalidData);
-        // SAFETY: all arguments are values or null where null means "none"; libswscale checks sizes and formats and
-        // answers null when it cannot. The coefficient tables are static data of libswscale.
+        // Ranges are set before the context is made: for equal sizes and formats libswscale decides then whether it
+        // merely copies.
+        let options: [(&std::ffi::CStr, i64); 9] = [
+            (c"srcw", int(setup.from_size.0)?.into()),
+            (c"srch", int(from_height)?.into()),
+            (c"src_format", pixel_format(setup.from)),
+            (c"src_range", setup.from_full_range.into()),
+            (c"dstw", int(rect.width)?.into()),
+            (c"dsth", int(rect.height)?.into()),
+            (c"dst_format", pixel_format(setup.to)),
+            (c"dst_range", setup.to_full_range.into()),
+            (c"sws_flags", setup.flags.into()),
+        ];
+        // SAFETY: the context is allocated and freed here or owned by the result; av_opt_set_int takes an object that
+        // begins with an AVClass, as this one does, and a name that lives longer than the call. libswscale checks sizes
+        // and formats in sws_init_context and says so when it cannot. The coefficient tables are its static data.
         let raw = unsafe {
-            let raw = ffi::sws_getContext(
-                int(setup.from_size.0)?,
-                int(from_height)?,
-                without_range(setup.from).into(),
-                int(rect.width)?,
-                int(rect.height)?,
-                without_range(setup.to).into(),
-                setup.flags,
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null(),
-            );
-            let Some(raw) = ptr::NonNull::new(raw) else { return Err(Error::InvalidData) };
+            let Some(raw) = ptr::NonNull::new(ffi::sws_alloc_context()) else {
+                return Err(Error::Other { errno: 12 });
+            };
+            let set = options
+                .iter()
+                .all(|(name, value)| ffi::av_opt_set_int(raw.as_ptr().cast(), name.as_ptr(), *value, 0) >= 0);
+            if !set || ffi::sws_init_context(raw.as_ptr(), ptr::null_mut(), ptr::null_mut()) < 0 {
+                ffi::sws_freeContext(raw.as_ptr());
+                return Err(Error::InvalidData);
+            }
             let table = ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT as c_int);
             ffi::sws_setColorspaceDetails(
                 raw.as_ptr(),
