@@ -82,7 +82,10 @@ pub fn keyframes_aligned(recorded: &[Recorded], wrong: &mut Vec<String>) {
             let packets =
                 probe::packets(&r.file).map_err(|e| wrong.push(format!("{}: {e:#}", r.rendition))).ok()?;
             let keys = packets.iter().filter(|p| p.key);
-            Some((r.rendition.as_str(), keys.map(|p| (p.pts * 1000.0).round() as i64).collect()))
+            Some((
+                r.rendition.as_str(),
+                keys.map(|p| ((p.pts - r.shown_late) * 1000.0).round() as i64).collect(),
+            ))
         })
         .collect();
     let Some((first, reference)) = times.first() else { return };
