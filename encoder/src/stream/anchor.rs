@@ -7,6 +7,10 @@ use std::time::Instant;
 /// How often the mapping is looked at again. A phone's clock is off by up to 100 ppm: 1 ms in this time.
 const WINDOW: MediaSpan = MediaSpan::from_millis(10_000);
 
+/// How far the mapping is moved at a time, in microseconds: many times what clocks drift in a window, and too little to
+/// be seen. The first arrivals of a publish come in a burst, late; correcting that at once would tear the dates.
+const STEP_MICROS: i64 = 20_000;
+
 /// The same moment on the monotonic and on the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -29,6 +33,8 @@ impl Now {
 pub struct AnchorTracker {
     window_start: Option<MediaTime>,
     former: Option<Anchor>,
+    /// What was given out last.
+    given: Option<Anchor>,
     current: Option<Anchor>,
 }
 
@@ -41,7 +47,7 @@ impl AnchorTracker {
         if (media - start).abs() >= WINDOW {
             self.former = self.current.take();
             self.window_start = Some(media);
-            renewed = self.former;
+            renewed = self.former.map(|target| self.towards(target));
         }
         if self.current.is_none_or(|best| offset(arrival) < offset(best)) {
             self.current = Some(arrival);
@@ -50,11 +56,21 @@ impl AnchorTracker {
     }
 
     /// The mapping to start an epoch with.
-    pub fn best(&self) -> Option<Anchor> {
-        match (self.former, self.current) {
+    pub fn best(&mut self) -> Option<Anchor> {
+        self.given = match (self.former, self.current) {
             (Some(a), Some(b)) => Some(if offset(a) < offset(b) { a } else { b }),
             (a, b) => a.or(b),
-        }
+        };
+        self.given
+    }
+
+    /// A step from what was given out last.
+    fn towards(&mut self, target: Anchor) -> Anchor {
+        let from = self.given.map_or(offset(target), offset);
+        let micros = from + (offset(target) - from).clamp(-STEP_MICROS, STEP_MICROS);
+        let stepped = Anchor { media: MediaTime::ZERO, wall: WallTime::from_unix_micros(micros) };
+        self.given = Some(stepped);
+        stepped
     }
 }
 
@@ -82,6 +98,18 @@ mod tests {
         tracker.arrived(at(1000), wall(1_001_020));
         tracker.arrived(at(2000), wall(1_002_500));
         assert_eq!(tracker.best().unwrap().wall_at(at(5000)), wall(1_005_020));
+    }
+
+    #[test]
+    fn a_late_beginning_is_corrected_in_small_steps() {
+        let mut tracker = AnchorTracker::default();
+        tracker.arrived(at(0), wall(300));
+        assert_eq!(tracker.best().unwrap().wall_at(at(0)), wall(300));
+        let renewed: Vec<i64> = (1..=60)
+            .filter_map(|second| tracker.arrived(at(second * 1000), wall(second * 1000)))
+            .map(|anchor| anchor.wall_at(at(0)).unix_micros() / 1000)
+            .collect();
+        assert_eq!(renewed, [280, 260, 240, 220, 200, 180]);
     }
 
     #[test]
