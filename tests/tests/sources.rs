@@ -161,7 +161,7 @@ fn video_only() {
     seen.fine();
     // Silence stands in for the sound that does not come.
     assert!(seen.pieces[0].iter().any(|r| !r.video));
-    assert_eq!(seen.checker.multivariant_seen().unwrap().media, []);
+    assert_eq!(seen.checker.multivariant_seen().unwrap().media.len(), 1);
 }
 
 #[test]
