@@ -190,8 +190,9 @@ impl SourceVideo {
         }
     }
 
-    fn fps(&self) -> f64 {
-        f64::from(self.frame_rate.0) / f64::from(self.frame_rate.1.max(1))
+    /// Frames a second.
+    pub fn fps(&self) -> f64 {
+        rate_of(self.frame_rate)
     }
 
     /// Even width and height in square pixels with the given shorter side, which is never above the source's own.
@@ -354,7 +355,8 @@ fn divided_rate(source: &SourceVideo, at_most: f64) -> (u32, u32) {
     (source.frame_rate.0, source.frame_rate.1.max(1).saturating_mul(divisor))
 }
 
-fn rate_of(frame_rate: (u32, u32)) -> f64 {
+/// Frames a second of a rate as (numerator, denominator).
+pub fn rate_of(frame_rate: (u32, u32)) -> f64 {
     f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1))
 }
 

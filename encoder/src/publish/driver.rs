@@ -179,9 +179,9 @@ impl Logged {
         warn!(
             failures = now.failures - self.failures,
             gaps = gaps - self.gaps,
-            gaps_in_all = gaps,
+            causes = ?now.gaps,
             last = now.last_failure.as_deref().unwrap_or_default(),
-            "store fails"
+            "segments are late or missing in the store"
         );
         *self = Self { at: Some(Instant::now()), failures: now.failures, gaps };
     }

@@ -111,7 +111,7 @@ impl Registry {
                         "source": core.source().map(|source| json!({
                             "width": source.width,
                             "height": source.height,
-                            "frame_rate": f64::from(source.frame_rate.0) / f64::from(source.frame_rate.1.max(1)),
+                            "frame_rate": source.fps(),
                         })),
                         "passed_through": core.plan().is_some_and(|plan| plan.source),
                         "rungs": core.plan().map(|plan| &plan.rungs),

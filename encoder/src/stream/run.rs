@@ -4,7 +4,7 @@
 use super::core::Settings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
-use crate::ladder::Plan;
+use crate::ladder::{Plan, rate_of};
 use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
 use bytes::Bytes;
@@ -319,7 +319,7 @@ impl Run {
                     width: rung.width,
                     height: rung.height,
                     sample_aspect: (1, 1),
-                    frame_rate: f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1)),
+                    frame_rate: rate_of(rung.frame_rate),
                     nominal_bitrate: rung.bitrate,
                 });
                 tracks.push(Track { rung: RungName::new(&rung.name).ok()?, kind });
@@ -364,7 +364,7 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
         width: config.width,
         height: config.height,
         sample_aspect: config.sample_aspect,
-        frame_rate: f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1)),
+        frame_rate: rate_of(frame_rate),
         nominal_bitrate,
     });
     Track { rung: RungName::source(), kind }

@@ -22,7 +22,7 @@ const PIXELS_PER_THREAD: f64 = 70e6;
 /// delay: only rungs that one thread could not encode in real time get more, never more than there are processors.
 pub(super) fn threads(rung: &VideoRung, preset: &str, processors: usize) -> usize {
     let pixels = f64::from(rung.width) * f64::from(rung.height);
-    let rate = f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1));
+    let rate = crate::ladder::rate_of(rung.frame_rate);
     let cost = match preset {
         "ultrafast" | "superfast" => 0.6,
         "faster" => 1.6,

@@ -65,13 +65,13 @@ impl StreamCore {
             .rungs
             .iter()
             .map(|rung| {
-                let fps = f64::from(rung.frame_rate.0) / f64::from(rung.frame_rate.1.max(1));
-                format!("{} {}x{} {:.5}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
+                let fps = ladder::rate_of(rung.frame_rate);
+                format!("{} {}x{} {:.2}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
             })
             .collect();
         info!(
             source = format!("{}x{}", source.width, source.height),
-            fps = f64::from(source.frame_rate.0) / f64::from(source.frame_rate.1.max(1)),
+            fps = source.fps(),
             passed_through = plan.source,
             rungs = rungs.join(", "),
             reasons = plan.reasons.join("; "),
@@ -123,7 +123,7 @@ impl StreamCore {
                 self.switch = true;
             }
             Media::Audio(unit) => {
-                if self.has_live_run() {
+                if self.live_run().is_some() {
                     self.append_run(unit.pts, now);
                 }
             }
@@ -156,7 +156,7 @@ impl StreamCore {
             return;
         }
         self.audio = Some(config.clone());
-        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else {
+        let Some(run) = self.live_run() else {
             self.gop.forget_audio();
             return;
         };

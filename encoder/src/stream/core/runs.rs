@@ -80,8 +80,9 @@ impl StreamCore {
         self.pump(now);
     }
 
-    pub(super) fn has_live_run(&self) -> bool {
-        self.runs.back().is_some_and(|run| run.input_ended.is_none())
+    /// The run that takes what is published.
+    pub(super) fn live_run(&mut self) -> Option<&mut Run> {
+        self.runs.back_mut().filter(|run| run.input_ended.is_none())
     }
 
     /// What is fed at once at a run's start is not a sign of an encoder that is too slow.
@@ -92,7 +93,7 @@ impl StreamCore {
     }
 
     pub(super) fn end_input(&mut self, now: Instant) {
-        if let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) {
+        if let Some(run) = self.live_run() {
             run.input_ended = Some(now);
             run.queue.finish();
         }
