@@ -16,7 +16,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the encoder: take RTMP streams, encode them, serve and store them as HLS
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Publish a file or a test pattern to an RTMP server, in real time
     Publish(crate::broadcast::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
@@ -35,6 +35,18 @@ pub struct ServeArgs {
     /// Where viewers connect: HLS and the player page; may be public
     #[arg(long, env = "ENCODER_HTTP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     pub http_listen: String,
+    /// Where publishers connect with TLS (RTMPS)
+    #[arg(long, env = "ENCODER_RTMPS_LISTEN", value_name = "ADDR:PORT")]
+    pub rtmps_listen: Option<String>,
+    /// Where viewers connect with TLS: the same as on --http-listen
+    #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
+    pub https_listen: Option<String>,
+    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
+    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Private key of the first certificate (PEM)
+    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub admin_listen: String,

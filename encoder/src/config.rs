@@ -1,9 +1,10 @@
-//! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound and no file
-//! touched here.
+//! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound here and no file
+//! touched, but for reading what settings name: certificates.
 
 use crate::cli::{EncodingArgs, ServeArgs};
 use crate::ladder::Ladder;
 use crate::stream::Settings;
+use crate::tls::{self, Identity};
 use crate::worker::{Keyframes, VideoSettings};
 use hls::Timing;
 use hls::timing::Latency;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// x264's presets that make sense live, fastest first.
@@ -36,6 +38,8 @@ pub struct ServeConfig {
     pub rtmp_listen: SocketAddr,
     /// Public HTTP listener.
     pub http_listen: SocketAddr,
+    /// Listeners with TLS, where there is one.
+    pub tls: Option<TlsConfig>,
     /// Internal HTTP listener.
     pub admin_listen: SocketAddr,
     /// Directory store's root.
@@ -54,6 +58,17 @@ pub struct ServeConfig {
     pub worker_memory_bytes: u64,
     /// Log lines.
     pub log_format: LogFormat,
+}
+
+/// What is served with TLS; at least one of both.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// RTMPS listener.
+    pub rtmps_listen: Option<SocketAddr>,
+    /// Public HTTPS listener.
+    pub https_listen: Option<SocketAddr>,
+    /// Certificate and key, good together.
+    pub identity: Arc<Identity>,
 }
 
 /// One bad setting.
@@ -118,18 +133,24 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
     let http_listen = judge.address("--http-listen", &args.http_listen);
     let admin_listen = judge.address("--admin-listen", &args.admin_listen);
-    for (flag, a, b) in [
-        ("--http-listen", rtmp_listen, http_listen),
-        ("--admin-listen", rtmp_listen, admin_listen),
-        ("--admin-listen", http_listen, admin_listen),
-    ] {
-        if let (Some(a), Some(b)) = (a, b)
-            && a == b
-            && a.port() != 0
+    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| judge.address("--rtmps-listen", value));
+    let https_listen = args.https_listen.as_ref().map(|value| judge.address("--https-listen", value));
+    let listeners = [
+        ("--rtmp-listen", rtmp_listen),
+        ("--rtmps-listen", rtmps_listen.flatten()),
+        ("--http-listen", http_listen),
+        ("--https-listen", https_listen.flatten()),
+        ("--admin-listen", admin_listen),
+    ];
+    for (index, (flag, address)) in listeners.iter().enumerate() {
+        if let Some(address) = address
+            && address.port() != 0
+            && listeners[..index].iter().any(|(_, other)| other.as_ref() == Some(address))
         {
-            judge.reject(flag, &b.to_string(), "is taken by another of these listeners");
+            judge.reject(flag, &address.to_string(), "is taken by another of these listeners");
         }
     }
+    let identity = identity(args, &mut judge);
     if args.output.is_empty() {
         judge.reject("--output", "''", "must name a directory");
     } else if args.output.contains("://") {
@@ -155,6 +176,11 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         Some(ServeConfig {
             rtmp_listen: rtmp_listen?,
             http_listen: http_listen?,
+            tls: identity.map(|identity| TlsConfig {
+                rtmps_listen: rtmps_listen.flatten(),
+                https_listen: https_listen.flatten(),
+                identity: Arc::new(identity),
+            }),
             admin_listen: admin_listen?,
             output: PathBuf::from(&args.output),
             capacity: NonZeroU32::new(capacity?)?,
@@ -170,6 +196,30 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         Some(config) if judge.bad.is_empty() => Ok(config),
         _ => Err(judge.bad),
     }
+}
+
+/// Certificate and key, where a listener needs them; a complaint when files and listeners are not given together.
+fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
+    let listener = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)]
+        .into_iter()
+        .find_map(|(flag, value)| value.as_ref().map(|value| (flag, value)));
+    let files = [("--tls-cert", &args.tls_cert), ("--tls-key", &args.tls_key)];
+    for (flag, file) in files {
+        match (listener, file) {
+            (Some((listener, address)), None) => {
+                judge.reject(listener, address, format!("needs {flag} as well"));
+            }
+            (None, Some(file)) => {
+                judge.reject(flag, file, "is not used: neither --https-listen nor --rtmps-listen is given");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+    let (cert_file, key_file) = (args.tls_cert.as_ref()?, args.tls_key.as_ref()?);
+    let chain = judge.take("--tls-cert", cert_file, tls::Chain::read(cert_file.as_ref()));
+    let key = judge.take("--tls-key", key_file, tls::Key::read(key_file.as_ref()));
+    let identity = Identity::new((cert_file.into(), chain?), (key_file.into(), key?));
+    judge.take("--tls-cert", cert_file, identity)
 }
 
 /// Judges the settings of `transcode`: how to encode, and the worker's memory bound in bytes.
@@ -224,7 +274,7 @@ mod tests {
     fn args(more: &[&str]) -> ServeArgs {
         let all = ["encoder", "serve"].iter().chain(more);
         match Cli::try_parse_from(all).unwrap().command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             _ => unreachable!("`serve` was given"),
         }
     }
@@ -235,6 +285,33 @@ mod tests {
         assert_eq!(config.rtmp_listen.port(), 1935);
         assert_eq!(config.stream.ladder, Ladder::Auto);
         assert_eq!(config.recycle_after, None);
+        assert!(config.tls.is_none());
+    }
+
+    #[test]
+    fn tls_is_all_there_or_not_at_all() {
+        let files = tls::tests::Files::new();
+        let cert = format!("--tls-cert={}", files.cert.display());
+        let key = format!("--tls-key={}", files.key.display());
+        let swapped =
+            [format!("--tls-cert={}", files.key.display()), format!("--tls-key={}", files.cert.display())];
+        let https = "--https-listen=0.0.0.0:443";
+        let config = serve(&args(&[&cert, &key, https])).unwrap();
+        let tls = config.tls.unwrap();
+        assert_eq!((tls.https_listen.unwrap().port(), tls.rtmps_listen), (443, None));
+
+        let flags = |given: &[&str]| -> Vec<_> {
+            serve(&args(given)).unwrap_err().iter().map(|bad| bad.flag).collect()
+        };
+        assert_eq!(flags(&[https]), ["--https-listen", "--https-listen"], "one for each missing file");
+        assert_eq!(flags(&["--rtmps-listen=[::]:443", &key]), ["--rtmps-listen"]);
+        assert_eq!(flags(&[&cert, &key]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&[https, &swapped[0], &swapped[1]]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&[https, "--tls-cert=/none", "--tls-key=/none"]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&["--http-listen=0.0.0.0:443", https, &cert, &key]), ["--https-listen"]);
+        let other = tls::tests::Files::new();
+        let told = serve(&args(&[https, &cert, &format!("--tls-key={}", other.key.display())])).unwrap_err();
+        assert!(told[0].to_string().ends_with("does not belong to the key in --tls-key"), "{}", told[0]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod shutdown;
 pub mod store;
 pub mod stream;
 pub mod timeline;
+pub mod tls;
 pub mod transcode;
 pub mod worker;
 
