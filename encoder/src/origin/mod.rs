@@ -5,6 +5,7 @@
 //! request can only ever reach what was put into the library or embedded in the binary.
 
 mod activity;
+mod gzip;
 mod http;
 mod library;
 mod page;
