@@ -5,6 +5,7 @@
 //! in, streams end by themselves or are ended, what they wrote is complete, viewers are cut off, the admin server goes
 //! last.
 
+use crate::admin;
 use crate::config::{ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::origin;
@@ -17,6 +18,7 @@ use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::tls::Listener;
 use crate::worker::child::WorkerOptions;
+use hls::Timing;
 use probes::{Admin, Probe};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +66,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone());
+    let registry =
+        Registry::new(config.stream.clone(), config.latencies.clone(), outlet, workers, probe.clone());
 
     let status = {
         let registry = registry.clone();
@@ -75,7 +78,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     };
     let admin_listener =
         admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
-    let admin = Admin::start(admin_listener, probe.clone(), status)
+    let admin = Admin::start(admin_listener, probe.clone(), status, admin::router(registry.clone()))
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     describe_metrics();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
@@ -194,20 +197,22 @@ fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
     }
     info!(listen = %addresses.admin, "operators: admin");
     info!(
-        latency = %config.stream.timing.latency,
+        latency = %config.latencies,
         ladder = %config.stream.ladder,
         preset = config.stream.video.preset,
         store,
         "settings"
     );
-    let timing = &config.stream.timing;
-    let plain = timing.plain_hls_latency();
-    if plain > timing.latency.as_secs_f64() + 0.05 {
-        warn!(
-            asked_seconds = timing.latency.as_secs_f64(),
-            seconds = (plain * 10.0).round() / 10.0,
-            "plain HLS keeps players three target durations back: viewers may be this far behind"
-        );
+    for (app, latency) in config.latencies.each() {
+        let plain = Timing::new(latency).plain_hls_latency();
+        if plain > latency.as_secs_f64() + 0.05 {
+            warn!(
+                app,
+                asked_seconds = latency.as_secs_f64(),
+                seconds = (plain * 10.0).round() / 10.0,
+                "plain HLS keeps players three target durations back: viewers may be this far behind"
+            );
+        }
     }
     info!("publish to rtmp://{}/live/demo", reachable(addresses.rtmp));
     info!("watch at   http://{}/", reachable(addresses.http));

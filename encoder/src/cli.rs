@@ -68,6 +68,13 @@ pub struct ServeArgs {
     /// Seconds that publishers get to end their streams after SIGTERM
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "3600")]
     pub drain_timeout: String,
+    /// Seconds from the streamer's camera to the viewer's screen, 2 to 15, fractions are fine; by application too:
+    /// `4,live=3,concert=10`
+    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
+    pub latency: String,
+    /// The least and the most that a publisher may ask for with `?latency=5` behind its key; nothing when it is not set
+    #[arg(long, env = "ENCODER_LATENCY_BOUNDS", value_name = "MIN-MAX")]
+    pub latency_bounds: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
@@ -85,6 +92,9 @@ pub struct TranscodeArgs {
     /// Where the playlists and segments go; made if it is not there
     #[arg(value_name = "OUTDIR")]
     pub output: std::path::PathBuf,
+    /// Latency in seconds, 2 to 15, that a live stream with the same segments and keyframes would have
+    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
+    pub latency: String,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
@@ -93,9 +103,6 @@ pub struct TranscodeArgs {
 /// How media is encoded.
 #[derive(Clone, Debug, Args)]
 pub struct EncodingArgs {
-    /// Seconds from the streamer's camera to the viewer's screen, 2 to 15; fractions are fine
-    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
-    pub latency: String,
     /// `auto`, or rungs by their shorter side: `source,720p@2800k,480p@1400k`; `720p60@4500k` sets a frame rate;
     /// `source` passes the published video through
     #[arg(long, env = "ENCODER_LADDER", value_name = "RUNGS", default_value = "auto")]

@@ -1,11 +1,12 @@
 //! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound here and no file
 //! touched, but for reading what settings name: certificates.
 
-use crate::cli::{EncodingArgs, ServeArgs};
+use crate::cli::{EncodingArgs, ServeArgs, TranscodeArgs};
 use crate::ladder::Ladder;
 use crate::stream::Settings;
+use crate::stream::latency::{Bounds, Latencies};
 use crate::tls::{self, Identity};
-use crate::worker::{Keyframes, VideoSettings};
+use crate::worker::VideoSettings;
 use hls::Timing;
 use hls::timing::Latency;
 use std::fmt;
@@ -52,8 +53,10 @@ pub struct ServeConfig {
     pub publish_timeout: Duration,
     /// Time for running streams after SIGTERM.
     pub drain_timeout: Duration,
-    /// How streams are encoded.
+    /// How streams are encoded, at the default latency.
     pub stream: Settings,
+    /// Each stream's latency.
+    pub latencies: Latencies,
     /// Worker's memory bound in bytes.
     pub worker_memory_bytes: u64,
     /// Log lines.
@@ -169,8 +172,10 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             None
         }
     };
-    let stream =
-        encoding(&args.encoding, Duration::from_secs_f64(reconnect_window.unwrap_or(0.0)), &mut judge);
+    let latencies = latencies(args, &mut judge);
+    let default_latency = latencies.as_ref().map(|latencies| latencies.default);
+    let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
+    let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut judge);
     let all = (|| {
         let (stream, worker_memory_bytes) = stream?;
         Some(ServeConfig {
@@ -188,6 +193,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             publish_timeout: Duration::from_secs_f64(publish_timeout?),
             drain_timeout: Duration::from_secs_f64(drain_timeout?),
             stream,
+            latencies: latencies?,
             worker_memory_bytes,
             log_format: log_format?,
         })
@@ -222,17 +228,38 @@ fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
     judge.take("--tls-cert", cert_file, identity)
 }
 
+fn latencies(args: &ServeArgs, judge: &mut Judge) -> Option<Latencies> {
+    let bounds = match &args.latency_bounds {
+        Some(value) => judge.take("--latency-bounds", value, value.parse::<Bounds>()).map(Some),
+        None => Some(None),
+    };
+    match Latencies::parse(&args.latency, bounds.flatten()) {
+        Ok(latencies) => bounds.map(|_| latencies),
+        Err(bad) => {
+            for bad in bad {
+                judge.reject("--latency", &bad.item, &bad.problem);
+            }
+            None
+        }
+    }
+}
+
 /// Judges the settings of `transcode`: how to encode, and the worker's memory bound in bytes.
-pub fn transcode(args: &EncodingArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
+pub fn transcode(args: &TranscodeArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
     let mut judge = Judge::default();
-    match encoding(args, Duration::ZERO, &mut judge) {
+    let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());
+    match encoding(&args.encoding, latency, Duration::ZERO, &mut judge) {
         Some(settings) if judge.bad.is_empty() => Ok(settings),
         _ => Err(judge.bad),
     }
 }
 
-fn encoding(args: &EncodingArgs, reconnect_window: Duration, judge: &mut Judge) -> Option<(Settings, u64)> {
-    let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());
+fn encoding(
+    args: &EncodingArgs,
+    latency: Option<Latency>,
+    reconnect_window: Duration,
+    judge: &mut Judge,
+) -> Option<(Settings, u64)> {
     let ladder = judge.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = judge.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
     if !PRESETS.contains(&args.preset.as_str()) {
@@ -246,14 +273,7 @@ fn encoding(args: &EncodingArgs, reconnect_window: Duration, judge: &mut Judge) 
         );
     }
     let timing = Timing::new(latency?);
-    let video = VideoSettings {
-        encoder: args.video_encoder.clone(),
-        preset: args.preset.clone(),
-        keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
-        lookahead_frames: timing.lookahead_frames,
-        b_frames: timing.b_frames,
-        vbv_ms: timing.vbv_ms,
-    };
+    let video = VideoSettings::for_timing(args.video_encoder.clone(), args.preset.clone(), &timing);
     let settings = Settings {
         ladder: ladder?,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -324,7 +344,8 @@ mod tests {
             "--capacity=0",
             "--recycle-after=-1",
             "--reconnect-window=long",
-            "--latency=1",
+            "--latency=1,live=3,concert=16,a.b=3",
+            "--latency-bounds=10-3",
             "--ladder=720",
             "--preset=placebo",
             "--video-encoder=nonesuch",
@@ -341,6 +362,7 @@ mod tests {
             "--recycle-after",
             "--reconnect-window",
             "--latency",
+            "--latency-bounds",
             "--ladder",
             "--preset",
             "--video-encoder",
@@ -349,5 +371,15 @@ mod tests {
         ] {
             assert!(flags.contains(&flag), "{flag} is missing in {flags:?}");
         }
+        assert_eq!(flags.iter().filter(|flag| **flag == "--latency").count(), 3, "each application's own");
+    }
+
+    #[test]
+    fn latencies_are_for_all_or_by_application() {
+        let config = serve(&args(&["--latency=live=2.5,concert=10", "--latency-bounds=2-6"])).unwrap();
+        assert_eq!(config.stream.timing.latency.as_secs_f64(), 4.0);
+        assert_eq!(config.latencies.to_string(), "4,concert=10,live=2.5");
+        assert_eq!(config.latencies.bounds, "2-6".parse().ok());
+        assert_eq!(serve(&args(&["--latency=3"])).unwrap().stream.timing.latency.as_secs_f64(), 3.0);
     }
 }

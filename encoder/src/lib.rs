@@ -1,5 +1,6 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
+pub mod admin;
 pub mod app;
 pub mod broadcast;
 pub mod cli;

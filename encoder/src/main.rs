@@ -47,7 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         Command::Transcode(args) => {
             logging::start(LogFormat::Text);
-            let (settings, worker_memory) = config::transcode(&args.encoding).map_err(Fault::Settings)?;
+            let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
             on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
         }
         // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
