@@ -1,7 +1,10 @@
-//! The command line as typed: flags, their environment variables, their help. Nothing is judged here but spelling;
-//! values are judged in [`crate::config`], all at once.
+//! The command line as typed: flags, their environment variables, their help; a configuration file's values where
+//! neither is given. Nothing is judged here but spelling; values are judged in [`crate::config`], all at once.
 
-use clap::{Args, Parser, Subcommand};
+use crate::config::{BadSetting, file};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::Path;
 
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
@@ -29,6 +32,12 @@ pub enum Command {
 /// Settings of `serve`. All are text here so that every mistake can be told at once.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Settings in TOML, named as these flags; flags and environment variables win over it
+    #[arg(long, env = "ENCODER_CONFIG", value_name = "FILE")]
+    pub config: Option<String>,
+    /// What is wrong with that file.
+    #[arg(skip)]
+    pub config_complaints: Vec<BadSetting>,
     /// Where publishers connect (RTMP)
     #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_listen: String,
@@ -116,4 +125,101 @@ pub struct EncodingArgs {
     /// Mebibytes of memory beyond which a stream's encoding process is killed (live: replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
+}
+
+impl Cli {
+    /// Reads a command line, the environment, and the configuration file that one of both names: what it says becomes
+    /// the default of its flag.
+    ///
+    /// # Errors
+    /// As clap; help and version too.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        let (command, from_file) = with_file(&Self::command().try_get_matches_from(&arguments)?);
+        let mut cli = Self::from_arg_matches(&command.try_get_matches_from(&arguments)?)?;
+        if let Command::Serve(serve) = &mut cli.command {
+            serve.config_complaints = from_file;
+        }
+        Ok(cli)
+    }
+}
+
+/// The command with a configuration file's values as defaults, and what is wrong with the file.
+fn with_file(matches: &ArgMatches) -> (clap::Command, Vec<BadSetting>) {
+    let command = Cli::command();
+    let Some(("serve", serve)) = matches.subcommand() else { return (command, Vec::new()) };
+    let Some(path) = serve.get_one::<String>("config") else { return (command, Vec::new()) };
+    let flags: Vec<String> = serve_flags(&command);
+    let file::FromFile { values, bad } = file::read(Path::new(path), |name| flags.iter().any(|f| f == name));
+    let command = command.mut_subcommand("serve", |serve| {
+        // clap's derive names an argument after its field.
+        let with = |serve: clap::Command, (name, value): (String, String)| {
+            serve.mut_arg(name.replace('-', "_"), |arg| arg.default_value(value))
+        };
+        values.into_iter().fold(serve, with)
+    });
+    (command, bad)
+}
+
+/// Names of the flags that a file can set.
+fn serve_flags(command: &clap::Command) -> Vec<String> {
+    let serve = command.find_subcommand("serve");
+    let arguments = serve.into_iter().flat_map(clap::Command::get_arguments);
+    let names = arguments.filter_map(|argument| argument.get_long()).filter(|name| *name != "config");
+    names.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(arguments: &[&str]) -> ServeArgs {
+        let all = ["encoder", "serve"].iter().chain(arguments).map(OsString::from);
+        match Cli::read(all).unwrap().command {
+            Command::Serve(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text =
+            "capacity = 3\nhttps-listen = '[::]:443'\nlatency = { live = 3 }\npreset = 'fast'\nhelp = true\n";
+        std::fs::write(file.path(), text).unwrap();
+        let config = format!("--config={}", file.path().display());
+        let args = serve(&[&config, "--capacity=5"]);
+        assert_eq!((&*args.capacity, &*args.latency, &*args.rtmp_listen), ("5", "live=3", "0.0.0.0:1935"));
+        assert_eq!((args.https_listen.as_deref(), &*args.encoding.preset), (Some("[::]:443"), "fast"));
+        let names: Vec<_> = args.config_complaints.iter().map(|bad| bad.value.as_str()).collect();
+        assert_eq!(names, ["help"]);
+        let bad = crate::config::serve(&serve(&[&config, "--ladder=720"])).unwrap_err();
+        let flags: Vec<_> = bad.iter().map(|bad| bad.flag).collect();
+        assert!(flags.contains(&"--config") && flags.contains(&"--ladder"), "all at once: {flags:?}");
+    }
+
+    /// The sample is the manual: every setting is in it, with its default where it has one.
+    #[test]
+    fn the_sample_file_has_every_setting_and_its_default() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/encoder.toml");
+        let text = std::fs::read_to_string(&sample).unwrap();
+        let command = Cli::command();
+        let flags = serve_flags(&command);
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let whole = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(whole.path(), &uncommented).unwrap();
+        let file::FromFile { values, bad } = file::read(whole.path(), |name| flags.iter().any(|f| f == name));
+        assert_eq!(bad, []);
+        for flag in &flags {
+            assert!(values.iter().any(|(name, _)| name == flag), "{flag} is not in the sample");
+        }
+        let serve = command.find_subcommand("serve").unwrap();
+        for (name, value) in file::read(&sample, |_| true).values {
+            let argument = serve.get_arguments().find(|argument| argument.get_long() == Some(&name)).unwrap();
+            assert_eq!(argument.get_default_values(), [OsString::from(value)], "{name}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound here and no file
 //! touched, but for reading what settings name: certificates.
 
+pub mod file;
+
 use crate::cli::{EncodingArgs, ServeArgs, TranscodeArgs};
 use crate::ladder::Ladder;
 use crate::stream::Settings;
@@ -132,7 +134,7 @@ impl Judge {
 
 /// Judges the settings of `serve`.
 pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
-    let mut judge = Judge::default();
+    let mut judge = Judge { bad: args.config_complaints.clone() };
     let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
     let http_listen = judge.address("--http-listen", &args.http_listen);
     let admin_listen = judge.address("--admin-listen", &args.admin_listen);
