@@ -157,13 +157,13 @@ fn announce(config: &ServeConfig, rtmp: SocketAddr, http: SocketAddr, admin: Soc
         "settings"
     );
     let timing = &config.stream.timing;
-    let plain = timing.plain_hls_latency();
-    if plain > timing.latency.as_secs_f64() + 0.05 {
-        warn!(
-            asked_seconds = timing.latency.as_secs_f64(),
-            seconds = (plain * 10.0).round() / 10.0,
-            "plain HLS keeps players three target durations back: viewers may be this far behind"
-        );
+    let asked_seconds = timing.latency.as_secs_f64();
+    let above = |seconds: f64| (seconds > asked_seconds + 0.05).then_some((seconds * 10.0).round() / 10.0);
+    if let Some(seconds) = above(timing.origin_latency(false)) {
+        warn!(asked_seconds, seconds, "players that do not understand parts (plain HLS) are further behind");
+    }
+    if let Some(seconds) = above(timing.store_latency()) {
+        warn!(asked_seconds, seconds, "viewers who read from the store, without parts, are further behind");
     }
     info!("publish to rtmp://{}/live/demo", reachable(rtmp));
     info!("watch at   http://{}/", reachable(http));
