@@ -204,13 +204,20 @@ fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
         "settings"
     );
     for (app, latency) in config.latencies.each() {
-        let plain = Timing::new(latency).plain_hls_latency();
-        if plain > latency.as_secs_f64() + 0.05 {
+        let timing = Timing::new(latency);
+        let asked_seconds = latency.as_secs_f64();
+        let above =
+            |seconds: f64| (seconds > asked_seconds + 0.05).then_some((seconds * 10.0).round() / 10.0);
+        if let Some(seconds) = above(timing.origin_latency(false)) {
             warn!(
                 app,
-                asked_seconds = latency.as_secs_f64(),
-                seconds = (plain * 10.0).round() / 10.0,
-                "plain HLS keeps players three target durations back: viewers may be this far behind"
+                asked_seconds, seconds, "players that do not understand parts (plain HLS) are further behind"
+            );
+        }
+        if let Some(seconds) = above(timing.store_latency()) {
+            warn!(
+                app,
+                asked_seconds, seconds, "viewers who read from the store, without parts, are further behind"
             );
         }
     }
