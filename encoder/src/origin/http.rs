@@ -1,9 +1,9 @@
 //! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`], what a request waits
-//! for in [`super::reload`]; sockets and their limits are in [`super::serve`].
+//! for in [`super::reload`], compressed playlists in [`super::gzip`]; sockets and their limits are in [`super::serve`].
 
 use super::library::{Library, MEDIA_PLAYLIST, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
-use super::page;
 use super::reload::{self, Reload, Wanted};
+use super::{gzip, page};
 use crate::store::content_type;
 use axum::Router;
 use axum::body::Body;
@@ -58,14 +58,15 @@ pub fn router(library: Arc<Library>) -> Router {
         .route("/", get(page::index))
         .route("/assets/{file}", get(page::asset))
         .route("/streams.json", get(streams))
-        // Not a route with captures: those decode percent-encoding, and no name of ours needs any.
-        .fallback_service(get(object).with_state(Arc::clone(&library)))
-        .with_state(library)
+        .with_state(Arc::clone(&library))
         .layer(compression)
+        // Not a route with captures: those decode percent-encoding, and no name of ours needs any. Behind the
+        // compression, which would compress a playlist for each of its viewers.
+        .fallback_service(get(object).with_state(library))
         .layer(cors)
 }
 
-/// Media is compressed already; and a compressed range would have lengths that nobody asked for.
+/// What the page is made of; pictures are compressed already.
 fn is_text(
     status: StatusCode,
     _: axum::http::Version,
@@ -73,8 +74,7 @@ fn is_text(
     _: &axum::http::Extensions,
 ) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    status == StatusCode::OK
-        && (kind == content_type::PLAYLIST || kind.starts_with("text/") || kind == "application/json")
+    status == StatusCode::OK && (kind.starts_with("text/") || kind == "application/json")
 }
 
 // === streams.json ===
@@ -182,20 +182,28 @@ fn split(path: &str) -> Option<(StreamPath, &str)> {
 fn answer(stored: &Stored, request: &HeaderMap) -> Response {
     let object = &stored.object;
     let etag = HeaderValue::from_str(&stored.etag).expect("an etag is hexadecimal digits in quotes");
-    let common = [
+    let mut common = HeaderMap::from_iter([
         (header::ETAG, etag),
         (header::CACHE_CONTROL, HeaderValue::from_static(object.caching.cache_control())),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
+    ]);
+    let compressible = object.content_type == content_type::PLAYLIST;
+    if compressible {
+        common.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
     if none_match(request, &stored.etag) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }
-    let about_body = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(object.content_type)),
-        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-    ];
+    common.insert(header::CONTENT_TYPE, HeaderValue::from_static(object.content_type));
     let length = object.body.len() as u64;
-    match requested_range(request, &stored.etag, length) {
+    let requested = requested_range(request, &stored.etag, length);
+    // Ranges are of the plain body: one of the compressed would have lengths that nobody asked for.
+    if compressible && requested == Requested::Whole && gzip::is_accepted(request) {
+        let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+        return (common, encoding, Body::from(gzip::of(stored))).into_response();
+    }
+    let about_body = [(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))];
+    match requested {
         Requested::Whole => (common, about_body, Body::from(object.body.clone())).into_response(),
         Requested::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());

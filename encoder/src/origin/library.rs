@@ -5,13 +5,14 @@
 //! immutable bytes and goes.
 
 use crate::store::{Caching, Object};
+use bytes::Bytes;
 use hls::WallTime;
 use hls::names::is_valid_name;
 use hls::presentation::Edge;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -48,6 +49,8 @@ pub struct Stored {
     pub etag: Arc<str>,
     /// For a media playlist whose next version may be waited for.
     pub reload: Option<Reloadable>,
+    /// The body compressed, once somebody has asked for it.
+    pub(super) gzip: OnceLock<Bytes>,
 }
 
 /// What holding a request for a media playlist goes by.
@@ -133,14 +136,14 @@ impl Library {
     /// first object.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: None });
+        let stored = Arc::new(Stored { object, etag, reload: None, gzip: OnceLock::new() });
         write(&self.shelf_or_new(stream).objects).insert(path.to_owned(), Slot::Plain(stored));
     }
 
     /// Adds or replaces a media playlist, and wakes whoever waits for it. Everything that it lists was put before.
     pub fn put_playlist(&self, stream: &StreamPath, path: &str, object: Object, reload: Reloadable) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: Some(reload) });
+        let stored = Arc::new(Stored { object, etag, reload: Some(reload), gzip: OnceLock::new() });
         let shelf = self.shelf_or_new(stream);
         let mut objects = write(&shelf.objects);
         match objects.get(path) {
