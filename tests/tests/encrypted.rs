@@ -91,7 +91,8 @@ fn published_with_rtmps_and_played_over_http_2() {
     assert!(blocked >= 5, "{blocked} blocked reloads among {media:?}");
 
     // A new certificate without a restart.
-    let trusting = ["--cacert", certificate.file().to_str().unwrap()];
+    let file = certificate.file();
+    let trusting = ["--cacert", file.to_str().unwrap()];
     certificate.renew();
     eventually("the new certificate", Duration::from_secs(30), || {
         let done = Command::new("curl").args(["-sS"]).args(trusting).arg(&secure).output().unwrap();
