@@ -16,7 +16,7 @@ MEDIA ?= ./media
 help: ## this list
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Debian packages that building and running need
 	@scripts/setup.sh build
@@ -57,7 +57,7 @@ bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, de
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench
 
-bench-latency: setup-bench web ## glass to glass, read off the picture in a browser (26 minutes)
+bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench_latency
 

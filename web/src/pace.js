@@ -6,7 +6,7 @@
 // alone.
 
 /** Seconds behind the target at which catching up begins. */
-const BEGIN = 0.3;
+const BEGIN = 0.15;
 /** Seconds behind the target from which on it is done at the higher rate, and down to which it then is. */
 const HURRY = 1.5;
 const HURRY_ENDS = 0.75;

@@ -16,8 +16,8 @@ function play(behind, { seconds = 120, target = 3, noise = () => 0 } = {}) {
 }
 
 test("a viewer at the target is left alone, however the estimate trembles", () => {
-  assert.deepEqual(play(0, { noise: (t) => 0.2 * Math.sin(7 * t) }).rates, []);
-  assert.deepEqual(play(0.1, { noise: (t) => (Math.floor(t * 4) % 2 ? 0.15 : -0.15) }).rates, []);
+  assert.deepEqual(play(0, { noise: (t) => 0.1 * Math.sin(7 * t) }).rates, []);
+  assert.deepEqual(play(0.1, { noise: (t) => (Math.floor(t * 4) % 2 ? 0.04 : -0.2) }).rates, []);
 });
 
 test("a viewer who is behind comes back in one go, slower towards the end", () => {
