@@ -7,9 +7,12 @@
 
 /** Seconds behind the target at which catching up begins. */
 const BEGIN = 0.15;
-/** Seconds behind the target from which on it is done at the higher rate, and down to which it then is. */
-const HURRY = 1.5;
-const HURRY_ENDS = 0.75;
+/**
+ * Seconds behind the target from which on it is done at the higher rate, and down to which it then is. Players begin a
+ * second behind, for what loading took: at the lower rate alone that lasts 20 s.
+ */
+const HURRY = 0.5;
+const HURRY_ENDS = 0.25;
 /** Rates: rather unnoticed, and rather soon. */
 const SLOW = 1.05;
 const FAST = 1.1;

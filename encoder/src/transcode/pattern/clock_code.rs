@@ -46,7 +46,7 @@ fn blocks(unix_ms: u64) -> [[bool; COLUMNS]; ROWS] {
 }
 
 /// Where a block lies in a picture: (left, top, right, bottom), the latter two exclusive.
-fn block_area(row: usize, column: usize, width: usize, height: usize) -> [usize; 4] {
+pub(super) fn block_area(row: usize, column: usize, width: usize, height: usize) -> [usize; 4] {
     let top = FIRST_ROW_UNIT + row * ROW_UNITS;
     [
         column * width / COLUMNS,

@@ -1,8 +1,8 @@
 //! From what a viewer saw to figures, and from figures to a verdict. Pure.
 
+use ::tests::viewer::{Seen, Shown, Viewed};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use tests::viewer::{Seen, Viewed};
 
 /// A stop of the video's clock for so long is one that a viewer sees, whatever the browser calls it; in seconds.
 const FREEZE: f64 = 0.25;
@@ -65,7 +65,7 @@ impl Figures {
     pub(crate) fn of(viewed: &Viewed, codes: &[u64]) -> Option<Self> {
         let seen = &viewed.measured;
         let read: Vec<_> = seen.frames.iter().filter(|f| f.code_ms > 0).collect();
-        let age = |frame: &&tests::viewer::Shown| (frame.at_ms - frame.code_ms as f64) / 1000.0;
+        let age = |frame: &&Shown| (frame.at_ms - frame.code_ms as f64) / 1000.0;
         let distinct: BTreeSet<u64> = read.iter().map(|f| f.code_ms).collect();
         let (first, last) = (*distinct.first()?, *distinct.last()?);
         let readout = read.iter().filter_map(|f| Some(f.readout? - age(f))).collect::<Vec<_>>();
@@ -124,7 +124,7 @@ pub(crate) fn missed(knob: f64, figures: &Figures, lost_by_us: Option<usize>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tests::viewer::{Estimate, Shown};
+    use ::tests::viewer::Estimate;
 
     fn viewed(frames: &[(f64, u64, u64)]) -> Viewed {
         let frames = frames.iter().map(|(at_ms, code_ms, presented)| Shown {
