@@ -7,8 +7,8 @@
 //! with the media that is listed, so retention is right for live streams, where media time is wall time, and a pause of
 //! the stream only lengthens it.
 //!
-//! Parts are listed for the last three target durations and behind the last segment (rfc8216bis 4.4.4.9), and can be
-//! read three target durations longer.
+//! Parts are listed of the last two segments and behind them, and can be read three target durations longer
+//! (rfc8216bis 4.4.4.9).
 //!
 //! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
 
@@ -448,16 +448,13 @@ impl Presentation {
         removed.into_iter().for_each(|segment| self.retain(segment));
     }
 
+    /// rfc8216bis 4.4.4.9: three target durations.
     fn retain_part(&mut self, part: PartInfo) {
         if !part.gap {
-            let until = self.elapsed + self.part_span();
+            let span = MediaSpan::from_millis(3_000 * i64::from(self.timing.target_duration));
+            let until = self.elapsed + span;
             self.retained.push(Retained { rung: part.rung, name: part.name, init: part.init, until });
         }
-    }
-
-    /// For how long parts are listed behind the live edge, and again can be read: three target durations.
-    fn part_span(&self) -> MediaSpan {
-        MediaSpan::from_millis(3_000 * i64::from(self.timing.target_duration))
     }
 
     fn retain(&mut self, segment: SegmentInfo) {
@@ -470,8 +467,7 @@ impl Presentation {
     }
 
     fn expire(&mut self) {
-        let keep = self.part_span();
-        let old: Vec<_> = self.renditions.values_mut().flat_map(|r| r.take_old_parts(keep)).collect();
+        let old: Vec<_> = self.renditions.values_mut().flat_map(Rendition::take_old_parts).collect();
         old.into_iter().for_each(|part| self.retain_part(part));
         let elapsed = self.elapsed;
         for over in self.retained.extract_if(.., |r| r.until <= elapsed) {

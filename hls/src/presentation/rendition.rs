@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// target duration at least.
 const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 
+/// Of so many whole segments the parts are listed. With the one that is not whole these are three: hls-parser's strict
+/// mode counts them so where rfc8216bis 4.4.4.9 says three target durations.
+const DIVIDED_SEGMENTS: u64 = 2;
+
 #[derive(Debug, Default)]
 pub(super) struct Rendition {
     listed: VecDeque<SegmentInfo>,
@@ -97,16 +101,11 @@ impl Rendition {
         }
     }
 
-    /// Takes the parts that are further than `keep` from the end of what is listed.
-    pub(super) fn take_old_parts(&mut self, keep: MediaSpan) -> Vec<PartInfo> {
-        let mut behind = MediaSpan::ZERO;
-        let mut oldest = self.next.unwrap_or_default();
-        for segment in self.listed.iter().rev().take_while(|_| !self.parts.is_empty()) {
-            if behind > keep {
-                break;
-            }
-            oldest = segment.sequence;
-            behind = behind + segment.duration;
+    /// Takes the parts of all segments but the last [`DIVIDED_SEGMENTS`].
+    pub(super) fn take_old_parts(&mut self) -> Vec<PartInfo> {
+        let oldest = self.next.unwrap_or_default().saturating_sub(DIVIDED_SEGMENTS);
+        if self.parts.first_key_value().is_none_or(|(sequence, _)| *sequence >= oldest) {
+            return Vec::new();
         }
         let kept = self.parts.split_off(&oldest);
         std::mem::replace(&mut self.parts, kept).into_values().flatten().collect()

@@ -634,7 +634,7 @@ fn a_low_latency_playlist_as_players_read_it() {
 }
 
 #[test]
-fn parts_are_listed_for_three_target_durations_and_readable_for_three_more() {
+fn parts_are_listed_for_two_segments_and_readable_for_three_target_durations_more() {
     let tracks = [video("v")];
     let run = broadcast_on(Run::with_parts(3.0), 1, 12, &tracks);
     let mut presentation = Presentation::for_origin(&run.timing);
@@ -648,14 +648,14 @@ fn parts_are_listed_for_three_target_durations_and_readable_for_three_more() {
         let text = presentation.media_playlist(&rung("v")).unwrap();
         for part in &run.parts {
             let age = newest as i64 - part.sequence as i64;
-            if (0..6).contains(&age) {
+            if (0..5).contains(&age) {
                 assert!(!expired.contains(&part.name), "{} at {newest}", part.name);
             }
             if age >= 8 {
                 assert!(expired.contains(&part.name), "{} at {newest}", part.name);
             }
             if age >= 0 {
-                assert_eq!(text.contains(&part.name), age <= 3, "{} at {newest}", part.name);
+                assert_eq!(text.contains(&part.name), age <= 1, "{} at {newest}", part.name);
             }
         }
     }
