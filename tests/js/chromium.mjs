@@ -13,6 +13,8 @@ export async function withPage(act, options = {}) {
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
+      // Tests make their own certificates.
+      '--ignore-certificate-errors',
     ],
     ...options,
   });

@@ -68,6 +68,7 @@ await withPage(async (page, console) => {
       frames: [quality.totalVideoFrames, quality.droppedVideoFrames],
       latency: Number.isFinite(hls.latency) ? hls.latency : null,
       audio: (video.webkitAudioDecodedByteCount ?? 0) > 0,
+      requests: performance.getEntriesByType('resource').map(({ name, nextHopProtocol }) => [name, nextHopProtocol]),
     };
   }, job);
   process.stdout.write(JSON.stringify({ firstFrame, ...result, console }));

@@ -4,6 +4,7 @@
 
 pub mod boxes;
 pub mod browser;
+pub mod certificate;
 pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;
