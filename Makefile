@@ -62,6 +62,7 @@ deny: ## licences, bans and sources of the dependencies
 bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench
+	@cargo run --release --locked --quiet --package tests --bin bench_probes
 
 fuzz: ## fuzz targets for FUZZ_SECONDS (default 60) each
 	@scripts/fuzz.sh run

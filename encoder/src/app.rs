@@ -7,19 +7,25 @@
 
 use crate::config::ServeConfig;
 use crate::fault::Fault;
+use crate::fleet::Engine;
+use crate::fleet::agones::Agones;
+use crate::logging::Recent;
 use crate::origin;
-use crate::origin::Library;
+use crate::origin::{Library, StreamPath};
 use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
 use crate::store::dir::DirStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
+use crate::telemetry;
 use crate::worker::child::WorkerOptions;
-use probes::{Admin, Probe};
+use hls::{MediaSpan, Timing};
+use probes::{Admin, Probe, StatusSource};
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -27,16 +33,19 @@ use tracing::{info, warn};
 /// every core encoding a beat is late by milliseconds.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(15);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// What ended streams get to write their last playlists.
-const SEAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What ended streams get to write their last playlists. With what comes behind it the process is gone five seconds after
+/// it was told to end.
+const SEAL_DEADLINE: Duration = Duration::from_secs(3);
+/// What viewers get to read on once streams have ended.
+const LAST_READS: Duration = Duration::from_millis(500);
 
 /// Runs the encoder until it is asked to leave.
-pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
+pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
     let shutdown = Shutdown::listen()
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
 
-    let rtmp_listener = bind("--rtmp-listen", config.rtmp_listen).await?;
+    let rtmp_listener = bind_rtmp(config.rtmp_listen).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let admin_listener = bind("--admin-listen", config.admin_listen).await?;
     let rtmp_address = local(&rtmp_listener, config.rtmp_listen);
@@ -54,12 +63,15 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone());
+    let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone(), config.when_full);
 
-    let status = {
-        let registry = registry.clone();
-        Arc::new(move || registry.status())
-    };
+    let status = Arc::new(Status {
+        registry: registry.clone(),
+        started: Instant::now(),
+        timing: config.stream.timing.clone(),
+        ladder: config.stream.ladder.to_string(),
+        warnings,
+    });
     let machine = |what: &'static str| {
         move |error: &dyn std::fmt::Display| Fault::Machine { what, why: error.to_string() }
     };
@@ -67,8 +79,9 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
         admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
     let admin = Admin::start(admin_listener, probe.clone(), status)
         .map_err(|error| machine("cannot start the admin server")(&error))?;
-    describe_metrics();
+    telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
+    metrics::gauge!("encoder_lag_budget_seconds").set(lag_budget(&config.stream.timing).as_secs_f64());
 
     let (stop_serving, mut serving_stopped) = tokio::sync::watch::channel(false);
     let viewers = tokio::spawn(origin::serve(
@@ -89,7 +102,11 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
             async move { shutdown.reached(Stage::Draining).await }
         },
     ));
-    tokio::spawn(beat(probe.clone()));
+    tokio::spawn(beat(probe.clone(), registry.clone()));
+    let agones = match config.fleet {
+        Engine::None => None,
+        Engine::Agones(sidecar) => Some(Agones::start(probe.clone(), sidecar)),
+    };
     probe.ready();
 
     announce(&config, rtmp_address, http_address, admin_address, &store.location());
@@ -102,9 +119,44 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     publishers.abort();
     // An error means that serving has stopped already.
     let _ = stop_serving.send(true);
-    let _ = viewers.await;
+    let leave_fleet = async {
+        if let Some(agones) = agones {
+            agones.leave().await;
+        }
+    };
+    let _ = tokio::join!(tokio::time::timeout(LAST_READS, viewers), leave_fleet);
     info!("encoder leaves");
     admin.stop().map_err(|error| machine("admin server")(&error))
+}
+
+/// What operators are shown.
+struct Status {
+    registry: Arc<Registry>,
+    started: Instant,
+    timing: Timing,
+    ladder: String,
+    warnings: Recent,
+}
+
+impl StatusSource for Status {
+    fn status(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": crate::REVISION,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "latency_seconds": self.timing.latency.as_secs_f64(),
+            "lag_budget_seconds": lag_budget(&self.timing).as_secs_f64(),
+            "upload_budget_seconds": self.timing.upload_deadline.as_secs_f64(),
+            "ladder": self.ladder,
+            "streams": self.registry.status(),
+            "warnings": self.warnings.list(),
+        })
+    }
+
+    fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
+        let path = StreamPath::new(app, name).ok()?;
+        self.registry.picture(&path).map(Vec::from)
+    }
 }
 
 /// Lets streams end by themselves, then ends them, then leaves them.
@@ -127,16 +179,36 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     }
 }
 
-async fn beat(probe: Arc<Probe>) {
+/// Published media that may be in no segment yet: a segment in the making, and what the queue before the worker holds.
+/// Beyond it pictures are shed, and viewers' hold-back is being spent.
+fn lag_budget(timing: &Timing) -> MediaSpan {
+    timing.max_segment + timing.shed_queue
+}
+
+/// The heart beats for as long as the runtime runs tasks and every stream's locks can be had.
+async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
+        registry.pulse();
         probe.heartbeat();
     }
 }
 
-async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fault> {
+pub(crate) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fault> {
     TcpListener::bind(address).await.map_err(|error| Fault::Listen { flag, address, error })
+}
+
+/// As [`bind`]. A port that the kernel chose would be lost when the socket refuses connections for a while, one that was
+/// asked for is not: so it is asked for.
+pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault> {
+    let listener = bind("--rtmp-listen", address).await?;
+    let chosen = local(&listener, address);
+    if chosen == address {
+        return Ok(listener);
+    }
+    drop(listener);
+    bind("--rtmp-listen", chosen).await
 }
 
 /// With port 0 the system has chosen one.
@@ -177,16 +249,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         other => other.ip(),
     };
     SocketAddr::new(ip, address.port())
-}
-
-fn describe_metrics() {
-    use metrics::describe_counter;
-    describe_counter!(
-        "encoder_worker_restarts_total",
-        "Worker processes that replaced one which died or hung"
-    );
-    describe_counter!("encoder_worker_hangs_total", "Worker processes that were killed because they hung");
-    describe_counter!("encoder_shed_units_total", "Access units dropped because the encoder was too slow");
-    describe_counter!("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind");
-    describe_counter!("encoder_rejected_total", "Publishers refused, by reason");
 }

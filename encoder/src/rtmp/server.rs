@@ -3,6 +3,7 @@
 //! One task per connection; a slow, dead or hostile peer holds up nobody else. A panic in a task is caught where the
 //! task is joined, and logged: it costs that connection only (its sink is dropped without `end`).
 
+use super::door::Door;
 use super::session::{Event, Session, SessionError};
 use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
 use std::future::Future;
@@ -98,12 +99,14 @@ pub async fn serve<A: Admission>(
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
+    let mut door = Door::new(admission.open());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Publishers { tasks },
+            open = door.asked() => door.set(&listener, open),
             Some(joined) = tasks.join_next() => log_panic(joined),
-            accepted = accept(&listener, pause) => match accepted {
+            accepted = accept(&listener, pause), if door.is_open() => match accepted {
                 Ok((socket, peer)) => {
                     pause = Duration::ZERO;
                     let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {

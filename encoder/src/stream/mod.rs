@@ -6,6 +6,7 @@ mod anchor;
 pub mod core;
 pub mod driver;
 mod gop;
+mod measured;
 mod outlet;
 mod probe;
 pub mod registry;
