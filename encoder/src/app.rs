@@ -5,7 +5,8 @@
 //! in, streams end by themselves or are ended, what they wrote is complete, viewers are cut off, the admin server goes
 //! last.
 
-use crate::config::ServeConfig;
+use crate::admin;
+use crate::config::{ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
@@ -19,14 +20,16 @@ use crate::store::dir::DirStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::telemetry;
+use crate::tls::Listener;
 use crate::worker::child::WorkerOptions;
-use hls::{MediaSpan, Timing};
+use hls::Timing;
 use probes::{Admin, Probe, StatusSource};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 /// The supervisor counts as stuck when its heart has not beaten for this long. Its runtime never blocks, so even with
@@ -36,6 +39,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What ended streams get to write their last playlists. With what comes behind it the process is gone five seconds after
 /// it was told to end.
 const SEAL_DEADLINE: Duration = Duration::from_secs(3);
+/// What publishers that were sent off get to read why: they close by themselves then.
+const GOODBYES: Duration = Duration::from_millis(800);
 /// What viewers get to read on once streams have ended.
 const LAST_READS: Duration = Duration::from_millis(500);
 
@@ -48,9 +53,17 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     let rtmp_listener = bind_rtmp(config.rtmp_listen).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let admin_listener = bind("--admin-listen", config.admin_listen).await?;
-    let rtmp_address = local(&rtmp_listener, config.rtmp_listen);
-    let http_address = local(&http_listener, config.http_listen);
-    let admin_address = local(&admin_listener, config.admin_listen);
+    let (rtmps_listener, https_listener) = match &config.tls {
+        Some(tls) => bind_tls(tls).await?,
+        None => (None, None),
+    };
+    let addresses = Addresses {
+        rtmp: local(&rtmp_listener, config.rtmp_listen),
+        rtmps: rtmps_listener.as_ref().and_then(|listener| listener.socket.local_addr().ok()),
+        http: local(&http_listener, config.http_listen),
+        https: https_listener.as_ref().and_then(|listener| listener.socket.local_addr().ok()),
+        admin: local(&admin_listener, config.admin_listen),
+    };
 
     let store: Arc<dyn Store> = Arc::new(DirStore::open(&config.output).await.map_err(|error| {
         Fault::Store { place: config.output.display().to_string(), why: error.to_string() }
@@ -63,12 +76,18 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone(), config.when_full);
+    let registry = Registry::new(
+        config.stream.clone(),
+        config.latencies.clone(),
+        outlet,
+        workers,
+        probe.clone(),
+        config.when_full,
+    );
 
     let status = Arc::new(Status {
         registry: registry.clone(),
         started: Instant::now(),
-        timing: config.stream.timing.clone(),
         ladder: config.stream.ladder.to_string(),
         warnings,
     });
@@ -77,31 +96,33 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     };
     let admin_listener =
         admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
-    let admin = Admin::start(admin_listener, probe.clone(), status)
+    let admin = Admin::start(admin_listener, probe.clone(), status, admin::router(registry.clone()))
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
-    metrics::gauge!("encoder_lag_budget_seconds").set(lag_budget(&config.stream.timing).as_secs_f64());
 
-    let (stop_serving, mut serving_stopped) = tokio::sync::watch::channel(false);
-    let viewers = tokio::spawn(origin::serve(
-        http_listener,
-        origin::router(library),
-        origin::Limits::default(),
-        async move {
+    let (stop_serving, serving_stopped) = tokio::sync::watch::channel(false);
+    let router = origin::router(library);
+    let mut viewers = JoinSet::new();
+    for listener in std::iter::once(Listener::from(http_listener)).chain(https_listener) {
+        let mut stopped = serving_stopped.clone();
+        viewers.spawn(origin::serve(listener, router.clone(), origin::Limits::default(), async move {
             // A dropped sender stops it as well.
-            let _ = serving_stopped.changed().await;
-        },
-    ));
-    let publishers = tokio::spawn(rtmp::serve(
-        rtmp_listener,
-        registry.clone(),
-        rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() },
-        {
-            let shutdown = shutdown.clone();
-            async move { shutdown.reached(Stage::Draining).await }
-        },
-    ));
+            let _ = stopped.changed().await;
+        }));
+    }
+    let mut publishers = JoinSet::new();
+    for listener in std::iter::once(Listener::from(rtmp_listener)).chain(rtmps_listener) {
+        let options =
+            rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() };
+        let shutdown = shutdown.clone();
+        publishers.spawn(rtmp::serve(listener, registry.clone(), options, async move {
+            shutdown.reached(Stage::Draining).await
+        }));
+    }
+    if let Some(tls) = &config.tls {
+        tokio::spawn(tls.identity.clone().follow_files());
+    }
     tokio::spawn(beat(probe.clone(), registry.clone()));
     let agones = match config.fleet {
         Engine::None => None,
@@ -109,14 +130,13 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     };
     probe.ready();
 
-    announce(&config, rtmp_address, http_address, admin_address, &store.location());
+    announce(&config, &addresses, &store.location());
 
     shutdown.reached(Stage::Draining).await;
     probe.drain();
     registry.drain();
     end_streams(&registry, &shutdown, config.drain_timeout).await;
 
-    publishers.abort();
     // An error means that serving has stopped already.
     let _ = stop_serving.send(true);
     let leave_fleet = async {
@@ -124,7 +144,19 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
             agones.leave().await;
         }
     };
-    let _ = tokio::join!(tokio::time::timeout(LAST_READS, viewers), leave_fleet);
+    let last_reads = async { while viewers.join_next().await.is_some() {} };
+    let goodbyes = async {
+        while let Some(left) = publishers.join_next().await {
+            if let Ok(left) = left {
+                left.finished().await;
+            }
+        }
+    };
+    let _ = tokio::join!(
+        tokio::time::timeout(LAST_READS, last_reads),
+        tokio::time::timeout(GOODBYES, goodbyes),
+        leave_fleet
+    );
     info!("encoder leaves");
     admin.stop().map_err(|error| machine("admin server")(&error))
 }
@@ -133,24 +165,19 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
 struct Status {
     registry: Arc<Registry>,
     started: Instant,
-    timing: Timing,
     ladder: String,
     warnings: Recent,
 }
 
 impl StatusSource for Status {
     fn status(&self) -> Value {
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "revision": crate::REVISION,
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "latency_seconds": self.timing.latency.as_secs_f64(),
-            "lag_budget_seconds": lag_budget(&self.timing).as_secs_f64(),
-            "upload_budget_seconds": self.timing.upload_deadline.as_secs_f64(),
-            "ladder": self.ladder,
-            "streams": self.registry.status(),
-            "warnings": self.warnings.list(),
-        })
+        let mut status = self.registry.status();
+        status["version"] = json!(env!("CARGO_PKG_VERSION"));
+        status["revision"] = json!(crate::REVISION);
+        status["uptime_seconds"] = json!(self.started.elapsed().as_secs());
+        status["ladder"] = json!(self.ladder);
+        status["warnings"] = json!(self.warnings.list());
+        status
     }
 
     fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
@@ -179,12 +206,6 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     }
 }
 
-/// Published media that may be in no segment yet: a segment in the making, and what the queue before the worker holds.
-/// Beyond it pictures are shed, and viewers' hold-back is being spent.
-fn lag_budget(timing: &Timing) -> MediaSpan {
-    timing.max_segment + timing.shed_queue
-}
-
 /// The heart beats for as long as the runtime runs tasks and every stream's locks can be had.
 async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
@@ -211,34 +232,74 @@ pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault>
     bind("--rtmp-listen", chosen).await
 }
 
+/// The listeners for RTMPS and HTTPS.
+async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>), Fault> {
+    let listener = async |flag, address: Option<SocketAddr>, protocols: &[&[u8]]| {
+        let Some(address) = address else { return Ok(None) };
+        let acceptor = tls
+            .identity
+            .acceptor(protocols)
+            .map_err(|error| Fault::Machine { what: "cannot set up TLS", why: error.to_string() })?;
+        Ok::<_, Fault>(Some(Listener { socket: bind(flag, address).await?, tls: Some(acceptor) }))
+    };
+    Ok((
+        listener("--rtmps-listen", tls.rtmps_listen, &[]).await?,
+        listener("--https-listen", tls.https_listen, &origin::PROTOCOLS).await?,
+    ))
+}
+
 /// With port 0 the system has chosen one.
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
+/// Where the process listens.
+struct Addresses {
+    rtmp: SocketAddr,
+    rtmps: Option<SocketAddr>,
+    http: SocketAddr,
+    https: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
 /// One line a port, and what to do with them.
-fn announce(config: &ServeConfig, rtmp: SocketAddr, http: SocketAddr, admin: SocketAddr, store: &str) {
-    info!(listen = %rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
-    info!(listen = %http, "viewers: http");
-    info!(listen = %admin, "operators: admin");
+fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
+    info!(listen = %addresses.rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
+    if let Some(rtmps) = addresses.rtmps {
+        info!(listen = %rtmps, "publishers: rtmps");
+    }
+    info!(listen = %addresses.http, "viewers: http");
+    if let Some(https) = addresses.https {
+        info!(listen = %https, "viewers: https");
+    }
+    info!(listen = %addresses.admin, "operators: admin");
     info!(
-        latency = %config.stream.timing.latency,
+        latency = %config.latencies,
         ladder = %config.stream.ladder,
         preset = config.stream.video.preset,
         store,
         "settings"
     );
-    let timing = &config.stream.timing;
-    let plain = timing.plain_hls_latency();
-    if plain > timing.latency.as_secs_f64() + 0.05 {
-        warn!(
-            asked_seconds = timing.latency.as_secs_f64(),
-            seconds = (plain * 10.0).round() / 10.0,
-            "plain HLS keeps players three target durations back: viewers may be this far behind"
-        );
+    for (app, latency) in config.latencies.each() {
+        let timing = Timing::new(latency);
+        let asked_seconds = latency.as_secs_f64();
+        let above =
+            |seconds: f64| (seconds > asked_seconds + 0.05).then_some((seconds * 10.0).round() / 10.0);
+        if let Some(seconds) = above(timing.origin_latency(false)) {
+            warn!(
+                app,
+                asked_seconds, seconds, "players that do not understand parts (plain HLS) are further behind"
+            );
+        }
+        if let Some(seconds) = above(timing.store_latency()) {
+            warn!(
+                app,
+                asked_seconds, seconds, "viewers who read from the store, without parts, are further behind"
+            );
+        }
     }
-    info!("publish to rtmp://{}/live/demo", reachable(rtmp));
-    info!("watch at   http://{}/", reachable(http));
+    info!("publish to rtmp://{}/live/demo", reachable(addresses.rtmp));
+    info!("watch at   http://{}/", reachable(addresses.http));
 }
 
 /// An address that works in a URL on this machine.

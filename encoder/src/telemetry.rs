@@ -13,6 +13,10 @@ pub fn describe() {
         ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),
         ("encoder_shed_units_total", "Access units dropped because the encoder was too slow"),
         ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
+        (
+            "encoder_certificate_changes_total",
+            "TLS files that were seen to have changed, by what became of it",
+        ),
         ("encoder_store_segments_total", "Segments that the store has acknowledged"),
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
@@ -40,12 +44,12 @@ pub fn describe() {
     describe_gauge!(
         "encoder_lag_seconds",
         Unit::Seconds,
-        "Published media that is in no segment yet, of the stream that has most"
+        "Published media that is in no segment yet, of the stream that is nearest to its budget or furthest beyond"
     );
     describe_gauge!(
         "encoder_lag_budget_seconds",
         Unit::Seconds,
-        "What encoder_lag_seconds may be while viewers keep the latency that is set"
+        "What encoder_lag_seconds may be while viewers keep that stream's latency"
     );
     describe_gauge!("encoder_lobby_ready", Unit::Count, "1 while the lobby answers publishers");
     describe_gauge!("encoder_lobby_free_encoders", Unit::Count, "Free encoders that the lobby has found");

@@ -76,11 +76,13 @@ pub(crate) struct Shared {
 // === impl Admin ===
 
 impl Admin {
-    /// Serves `listener` from a thread named `admin` until [`AdminHandle::stop`].
+    /// Serves `listener` from a thread named `admin` until [`AdminHandle::stop`]. `more` are further routes; their
+    /// handlers run on that thread and must not wait for media or a store either.
     pub fn start(
         listener: TcpListener,
         health: Arc<dyn Health>,
         status: Arc<dyn StatusSource>,
+        more: Router,
     ) -> Result<AdminHandle, AdminError> {
         let metrics = metrics::install()?;
         // What was recorded before there was a recorder is lost.
@@ -93,7 +95,8 @@ impl Admin {
             status,
             metrics: metrics.clone(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
-        });
+        })
+        .merge(more);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let result = runtime.block_on(async move {

@@ -15,7 +15,10 @@ try {
   const foreign = [];
   page.on('pageerror', (error) => console.push(String(error)));
   page.on('console', (message) => { if (message.type() === 'error') console.push(message.text()); });
-  page.on('request', ({ url }) => { if (!url().startsWith(job.page) && !url().startsWith('data:')) foreign.push(url()); });
+  page.on('request', (request) => {
+    const url = request.url();
+    if (!url.startsWith(job.page) && !url.startsWith('data:')) foreign.push(url);
+  });
   await page.goto(job.page, { waitUntil: 'domcontentloaded' });
   await page.waitForFunction(() => {
     const image = document.querySelector('article img');

@@ -15,6 +15,8 @@ const context = await chromium.launchPersistentContext(profile, {
   args: [
     '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
+    // Tests make their own certificates.
+    '--ignore-certificate-errors',
   ],
 });
 
@@ -88,6 +90,7 @@ try {
       frames: [quality.totalVideoFrames, quality.droppedVideoFrames],
       latency: Number.isFinite(hls.latency) ? hls.latency : null,
       audio: (video.webkitAudioDecodedByteCount ?? 0) > 0,
+      requests: performance.getEntriesByType('resource').map(({ name, nextHopProtocol }) => [name, nextHopProtocol]),
     };
   }, job);
   process.stdout.write(JSON.stringify({ firstFrame, ...result, console }));

@@ -6,6 +6,7 @@ pub mod agones_sidecar;
 pub mod balancer;
 pub mod boxes;
 pub mod browser;
+pub mod certificate;
 pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;

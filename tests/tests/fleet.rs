@@ -152,7 +152,7 @@ fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
     let encoder = Encoder::start(member().set("--reconnect-window", "20"));
-    let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     assert_eq!(encoder.admin("readyz").status, 503);
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
@@ -202,6 +202,14 @@ fn a_lobby_that_hears_from_nobody_stays_away() {
 fn sealed(output: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string(output.join(format!("live/{STREAM}/source/index.m3u8"))).ok()?;
     text.contains("#EXT-X-ENDLIST").then_some(text)
+}
+
+/// The first signal, which has been taken when this returns: of two that are sent at once a process sees one.
+fn drain(encoder: &Encoder) {
+    encoder.signal(Signal::TERM);
+    eventually("the drain", Duration::from_secs(5), || {
+        (encoder.metric("encoder_draining", &[]) == 1.0).then_some(())
+    });
 }
 
 /// Sends a signal; answers how long it took to leave with exit code 0.
@@ -279,10 +287,7 @@ fn told_twice_it_seals_and_goes_within_five_seconds() {
     let mut encoder = Encoder::start(member());
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
-    encoder.signal(Signal::TERM);
-    eventually("the drain", Duration::from_secs(5), || {
-        (encoder.metric("encoder_draining", &[]) == 1.0).then_some(())
-    });
+    drain(&encoder);
     let took = leaves(&mut encoder, Signal::TERM);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     assert!(sealed(encoder.output.path()).is_some());
@@ -323,7 +328,7 @@ fn a_store_that_is_down_does_not_keep_it() {
         (all > encoder.metric("encoder_store_writes_total", &["result=\"ok\""])).then_some(())
     });
     assert_eq!(encoder.admin("livez").status, 200, "a restart would not bring the store back");
-    encoder.signal(Signal::TERM);
+    drain(&encoder);
     let took = leaves(&mut encoder, Signal::TERM);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     std::fs::remove_file(&folder).unwrap();

@@ -22,16 +22,17 @@ function element(name, text, className) {
 }
 
 /** One line of facts: name, text, and whether it is beyond its budget. */
-function facts(status, stream) {
+function facts(stream) {
   const { counters, worker, delays, source, stored } = stream;
   const against = (value, budget) => `${seconds(value)} of ${seconds(budget)}`;
   const lines = [
     ["publisher", stream.published ? "here" : "away: it is waited for", !stream.published],
     ["age", duration(stream.age_seconds)],
+    ["latency", `${stream.latency} s, set by ${stream.latency_from}`],
     ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
-    ["in no segment yet", against(stream.lag_seconds, status.lag_budget_seconds), stream.lag_seconds > status.lag_budget_seconds],
+    ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
     ["until encoded", seconds(delays.encoded_seconds)],
-    ["until packaged", against(delays.packaged_seconds, status.lag_budget_seconds), delays.packaged_seconds > status.lag_budget_seconds],
+    ["until packaged", against(delays.packaged_seconds, stream.lag_budget_seconds), delays.packaged_seconds > stream.lag_budget_seconds],
     ["encoded pictures", `${number(worker.encoded)} of ${number(worker.decoded)} decoded, ${number(worker.decode_errors)} damaged`],
     ["pictures dropped", number(counters.shed_units), counters.shed_units > 0],
     ["worker restarts", number(counters.worker_restarts), counters.worker_restarts > 0],
@@ -75,11 +76,11 @@ function card(key, title) {
   return shown.get(key);
 }
 
-function showStream(status, stream) {
+function showStream(stream) {
   const key = `${stream.app}/${stream.name}`;
   const article = card(key, key);
   article.querySelector("dl").replaceChildren(
-    ...facts(status, stream).flatMap(([name, text, over]) => [element("dt", name), element("dd", text, over ? "over" : "")]),
+    ...facts(stream).flatMap(([name, text, over]) => [element("dt", name), element("dd", text, over ? "over" : "")]),
   );
   article.querySelector("tbody").replaceChildren(
     ...rows(stream).map((cells) => {
@@ -107,9 +108,9 @@ function show(status) {
   document.title = `${probe.state} – encoder`;
   const facts = [`${probe.streams ?? 0} of ${probe.capacity ?? 0} places taken`];
   if (status.version) facts.push(`encoder ${status.version} (${status.revision})`, `up ${duration(status.uptime_seconds)}`);
-  if (status.latency_seconds) facts.push(`latency ${status.latency_seconds} s`, `ladder ${status.ladder}`);
+  if (status.ladder) facts.push(`ladder ${status.ladder}`);
   by("facts").textContent = facts.join(" · ");
-  const present = new Set((status.streams ?? []).map((stream) => showStream(status, stream)));
+  const present = new Set((status.streams ?? []).map((stream) => showStream(stream)));
   for (const [key, article] of shown) {
     if (!present.has(key)) {
       article.remove();

@@ -51,7 +51,8 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
         Arc::new(move || json!({ "lobby": lobby.details() }))
     };
     let listener = admin_listener.into_std().map_err(|error| machine(&error))?;
-    let admin = Admin::start(listener, lobby.clone(), status).map_err(|error| machine(&error))?;
+    let admin = Admin::start(listener, lobby.clone(), status, axum::Router::new())
+        .map_err(|error| machine(&error))?;
     telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 

@@ -1,5 +1,6 @@
 //! One behaviour each; boxes are read back with mp4-atom. What holds for all input is in `properties`.
 
+mod parts;
 mod properties;
 
 use super::*;

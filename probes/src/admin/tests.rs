@@ -15,7 +15,7 @@ fn start(patience: Duration) -> Running {
     let probe = Probe::new(settings, patience);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let status: Arc<dyn StatusSource> = Arc::new(|| json!({"streams": ["<script>"]}));
-    let handle = Admin::start(listener, probe.clone(), status).unwrap();
+    let handle = Admin::start(listener, probe.clone(), status, Router::new()).unwrap();
     Running { probe, handle }
 }
 
@@ -104,9 +104,9 @@ fn the_status_is_followed_and_followers_are_bounded() {
         let mut socket = TcpStream::connect(server.handle.local_addr()).unwrap();
         write!(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut told = String::new();
-        let mut lines = std::io::BufReader::new(socket);
+        let mut lines = io::BufReader::new(socket);
         while !told.contains("data: {") && !told.contains("503") {
-            assert!(std::io::BufRead::read_line(&mut lines, &mut told).unwrap() > 0, "{told}");
+            assert!(io::BufRead::read_line(&mut lines, &mut told).unwrap() > 0, "{told}");
         }
         (lines, told)
     };

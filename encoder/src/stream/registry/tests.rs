@@ -1,70 +1,111 @@
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::origin::Library;
 use crate::rtmp::StreamKey;
 use crate::store::memory::MemoryStore;
-use clap::Parser;
-use probes::State;
-use std::num::NonZeroU32;
+use crate::stream::core_tests;
 
-fn registry(when_full: WhenFull) -> (Arc<Registry>, Arc<Probe>) {
-    let Command::Serve(args) = Cli::try_parse_from(["encoder", "serve"]).unwrap().command else {
-        unreachable!("`serve` was given")
-    };
-    let settings = crate::config::serve(&args).unwrap().stream;
-    let outlet =
-        OutletOptions { library: crate::origin::Library::new(), store: Arc::new(MemoryStore::default()) };
-    let workers = WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap();
+fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
+    fleet_registry(latencies, bounds, WhenFull::Tell).0
+}
+
+fn fleet_registry(latencies: &str, bounds: Option<&str>, when_full: WhenFull) -> (Arc<Registry>, Arc<Probe>) {
     let probe = Probe::new(
-        probes::Settings { capacity: NonZeroU32::MIN, recycle_after: None },
+        probes::Settings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
         Duration::from_secs(60),
     );
     probe.ready();
-    (Registry::new(settings, outlet, workers, probe.clone(), when_full), probe)
+    let registry = Registry::new(
+        core_tests::settings("auto"),
+        Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
+        OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()) },
+        WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
+        probe.clone(),
+        when_full,
+    );
+    (registry, probe)
 }
 
-fn request(key: &str) -> PublishRequest {
-    PublishRequest {
+async fn publish(registry: &Registry, query: &str) -> Result<Publisher, Refusal> {
+    publish_as(registry, "show", query).await
+}
+
+async fn publish_as(registry: &Registry, key: &str, query: &str) -> Result<Publisher, Refusal> {
+    let request = PublishRequest {
         app: "live".into(),
         key: StreamKey::new(key.into()),
-        query: String::new(),
+        query: query.into(),
         peer: "127.0.0.1:1".parse().unwrap(),
-        client: String::new(),
-    }
+        client: "test".into(),
+    };
+    registry.admit(request).await
+}
+
+fn in_force(registry: &Registry) -> Option<f64> {
+    let path = StreamPath::new("live", "show").unwrap();
+    registry.latency(&path).0.map(|chosen| chosen.latency.as_secs_f64())
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_latency_until_it_has_ended() {
+    let registry = registry("4,live=3", Some("2-10"));
+    let path = StreamPath::new("live", "show").unwrap();
+    assert_eq!(in_force(&registry), None);
+    let publisher = publish(&registry, "latency=5").await.unwrap();
+    assert_eq!(in_force(&registry), Some(5.0));
+    assert_eq!(publisher.entry.timing, Timing::new(Latency::from_secs_f64(5.0).unwrap()));
+
+    // Back within the reconnect window, with another wish and another setting.
+    drop(publisher);
+    registry.set_latency(&path, Some(Latency::from_secs_f64(8.0).unwrap())).unwrap();
+    let publisher = publish(&registry, "latency=9").await.unwrap();
+    assert_eq!(in_force(&registry), Some(5.0));
+    let status = registry.status();
+    let stream = &status["streams"][0];
+    assert_eq!(stream["name"], "show");
+    assert_eq!((&stream["latency"], &stream["latency_from"]), (&json!(5.0), &json!("publisher")));
+    assert_eq!(stream["next_latency"], 8.0);
+
+    drop(publisher);
+    registry.end_all(&Refusal::Draining);
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
+    let _publisher = publish(&registry, "").await.unwrap();
+    assert_eq!(in_force(&registry), Some(8.0));
 }
 
 #[tokio::test]
 async fn readiness_and_door_have_fallen_when_the_answer_is_made() {
-    let (registry, probe) = registry(WhenFull::Refuse);
+    let (registry, probe) = fleet_registry("4", None, WhenFull::Refuse);
     let open = registry.open().unwrap();
     assert!(*open.borrow() && probe.readiness().is_ok());
     // The publisher is told only after this returns.
-    let publisher = registry.admit(request("one")).await.ok().unwrap();
+    let publisher = publish(&registry, "").await.unwrap();
     assert_eq!(probe.readiness(), Err(Denied::Full));
     assert!(!*open.borrow());
     // A straggler who is in already is told.
-    assert_eq!(registry.admit(request("two")).await.err(), Some(Refusal::Busy));
-    assert_eq!(registry.admit(request("one")).await.err(), Some(Refusal::AlreadyPublishing));
+    assert_eq!(publish_as(&registry, "other", "").await.err(), Some(Refusal::Busy));
+    assert_eq!(publish(&registry, "").await.err(), Some(Refusal::AlreadyPublishing));
     assert!(!*open.borrow());
     // In its reconnect window a stream waits for its publisher.
     drop(publisher);
     assert!(*open.borrow() && probe.readiness().is_err());
-    let _back = registry.admit(request("one")).await.ok().unwrap();
+    let _back = publish(&registry, "").await.unwrap();
     assert!(!*open.borrow());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_stream_that_is_over_gives_its_place_and_the_door_back() {
-    let (registry, probe) = registry(WhenFull::Refuse);
+    let (registry, probe) = fleet_registry("4", None, WhenFull::Refuse);
     let mut open = registry.open().unwrap();
-    let publisher = registry.admit(request("one")).await.ok().unwrap();
+    let publisher = publish(&registry, "").await.unwrap();
     registry.end_all(&Refusal::Draining);
     assert!(!*open.borrow(), "its last writes are under way: nobody is awaited");
     drop(publisher);
-    probe.subscribe().wait_for(|state| matches!(state, State::Free { .. })).await.unwrap();
+    let free = |state: &probes::State| matches!(state, probes::State::Free { .. });
+    probe.subscribe().wait_for(free).await.unwrap();
     open.wait_for(|open| *open).await.unwrap();
 }
 
 #[tokio::test]
 async fn whoever_is_to_be_told_always_gets_in_that_far() {
-    assert!(registry(WhenFull::Tell).0.open().is_none());
+    assert!(fleet_registry("4", None, WhenFull::Tell).0.open().is_none());
 }
