@@ -187,7 +187,7 @@ impl Packager {
         {
             return Err(PushError::OutOfRange);
         }
-        if sample.pts < open.epoch.start {
+        if !open.lanes[index].reaches(sample.pts, open.epoch.start) {
             self.counters.late_samples += 1;
             return Ok(());
         }

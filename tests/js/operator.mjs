@@ -1,20 +1,12 @@
 // Opens the operator's page in headless Chromium and reports what it shows.
 // Standard input: {page, patience, screenshot?}; standard output: one JSON object.
-import { chromium } from 'playwright-core';
 import { text } from 'node:stream/consumers';
+import { withPage } from './chromium.mjs';
 
 const job = JSON.parse(await text(process.stdin));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update'],
-});
-try {
-  const page = await browser.newPage({ viewport: { width: 1100, height: 900 } });
-  const console = [];
+await withPage(async (page, console) => {
   const foreign = [];
-  page.on('pageerror', (error) => console.push(String(error)));
-  page.on('console', (message) => { if (message.type() === 'error') console.push(message.text()); });
+  await page.setViewportSize({ width: 1100, height: 900 });
   page.on('request', (request) => {
     const url = request.url();
     if (!url.startsWith(job.page) && !url.startsWith('data:')) foreign.push(url);
@@ -39,6 +31,4 @@ try {
   }));
   if (job.screenshot) await page.screenshot({ path: job.screenshot, fullPage: true });
   process.stdout.write(JSON.stringify({ ...shown, console, foreign }));
-} finally {
-  await browser.close();
-}
+});

@@ -11,7 +11,7 @@ fn folder() -> PathBuf {
     workspace().join("tests/js")
 }
 
-fn node(script: &str, input: &str) -> anyhow::Result<String> {
+pub(crate) fn node(script: &str, input: &str) -> anyhow::Result<String> {
     ensure!(
         folder().join("node_modules").is_dir(),
         "tests/js/node_modules is missing: run `npm ci` in tests/js"

@@ -91,11 +91,14 @@ fn published_with_rtmps_and_played_over_http_2() {
     assert!(blocked >= 5, "{blocked} blocked reloads among {media:?}");
 
     // A new certificate without a restart.
-    let file = certificate.file();
-    let trusting = ["--cacert", file.to_str().unwrap()];
     certificate.renew();
     eventually("the new certificate", Duration::from_secs(30), || {
-        let done = Command::new("curl").args(["-sS"]).args(trusting).arg(&secure).output().unwrap();
+        let done = Command::new("curl")
+            .args(["-sS", "--cacert"])
+            .arg(certificate.file())
+            .arg(&secure)
+            .output()
+            .unwrap();
         done.status.success().then_some(())
     });
     assert!(publisher.exited().is_none(), "the publisher was lost:\n{}", publisher.output());

@@ -231,6 +231,12 @@ impl OriginSide {
         if self.touched.is_empty() {
             return;
         }
+        let multivariant =
+            self.presentation.multivariant().filter(|text| self.multivariant.as_ref() != Some(text));
+        if multivariant.is_some() {
+            // The others may be new in each one's rendition reports.
+            self.touched.extend(self.types.keys().cloned());
+        }
         for rung in std::mem::take(&mut self.touched) {
             if let Some(text) = self.presentation.media_playlist(&rung)
                 && let Some(edge) = self.presentation.edge(&rung)
@@ -246,10 +252,7 @@ impl OriginSide {
             }
         }
         // Last, so that it never names a rendition without a playlist.
-        let multivariant = self.presentation.multivariant();
-        if let Some(text) = multivariant
-            && self.multivariant.as_ref() != Some(&text)
-        {
+        if let Some(text) = multivariant {
             self.library.put(&self.path, "index.m3u8", playlist(text.clone()));
             self.multivariant = Some(text);
         }

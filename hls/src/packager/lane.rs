@@ -373,9 +373,18 @@ impl Lane {
         }
     }
 
-    /// The sample with which a segment that starts at `start` can begin.
+    /// The sample with which a segment that starts at `start` can begin. An epoch's audio begins with the frame that is
+    /// heard at its start: with the one behind it hls.js found a hole of less than a frame, and seeked over it.
     fn find_first(&self, start: MediaTime) -> Option<usize> {
-        self.queue.iter().position(|s| s.key && s.at >= start - self.tolerance())
+        if self.is_video() || self.boundary.is_some() {
+            return self.queue.iter().position(|s| s.key && s.at >= start - self.tolerance());
+        }
+        self.queue.iter().position(|s| s.at + self.frame_span() > start)
+    }
+
+    /// Whether a sample shown at `at` lasts beyond `start`, or may: pictures have no duration of their own.
+    pub(super) fn reaches(&self, at: MediaTime, start: MediaTime) -> bool {
+        if self.is_video() { at >= start } else { at + self.frame_span() > start }
     }
 
     /// The time that the segment of the first `count` samples stands for. Video has the slot's; audio frames do not end
