@@ -31,9 +31,9 @@ function facts(stream) {
     ["latency", `${stream.latency} s, set by ${stream.latency_from}`],
     ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
     ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
-    ["until encoded", seconds(delays.encoded_seconds)],
-    ["until packaged", against(delays.packaged_seconds, stream.lag_budget_seconds), delays.packaged_seconds > stream.lag_budget_seconds],
-    ["encoded pictures", `${number(worker.encoded)} of ${number(worker.decoded)} decoded, ${number(worker.decode_errors)} damaged`],
+    ["age when encoded", seconds(delays.encoded_seconds)],
+    ["age of the newest segment", against(delays.packaged_seconds, stream.lag_budget_seconds), delays.packaged_seconds > stream.lag_budget_seconds],
+    ["pictures", `${number(worker.decoded)} decoded, ${number(worker.encoded)} encoded over all rungs, ${number(worker.decode_errors)} damaged`],
     ["pictures dropped", number(counters.shed_units), counters.shed_units > 0],
     ["worker restarts", number(counters.worker_restarts), counters.worker_restarts > 0],
   ];
