@@ -11,7 +11,7 @@ HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
 MEDIA ?= ./media
 
-.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deny bench bench-latency bench-load fuzz clean
+.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deploy-check image-test deny bench bench-latency bench-load fuzz clean
 
 help: ## this list
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
@@ -36,7 +36,7 @@ build: web ## the encoder, optimised
 demo: build ## watch a live stream of the test pattern in the browser
 	@RTMP_PORT=$(RTMP_PORT) HTTP_PORT=$(HTTP_PORT) ADMIN_PORT=$(ADMIN_PORT) MEDIA=$(MEDIA) scripts/demo.sh
 
-test: setup-test web lint unit e2e deny fuzz-build ## all tests; CI calls this
+test: setup-test web lint unit e2e deploy-check deny fuzz-build ## all tests; CI calls this
 
 lint: ## formatting, clippy, documentation: no warning passes
 	@cargo fmt --all --check
@@ -50,12 +50,19 @@ unit: ## tests that run at CPU speed
 e2e: ## real publishers, real browser, real time
 	@scripts/cargo-test.sh --package tests
 
+deploy-check: ## Kubernetes manifests against their schemas, and the guards that keep streams alive
+	@deploy/check/run.sh
+
+image-test: ## the container image, built and run without a Docker daemon
+	@scripts/image-test.sh
+
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
 bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench
+	@cargo run --release --locked --quiet --package tests --bin bench_probes
 
 bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
 	@cargo build --release --locked --package encoder --package tests

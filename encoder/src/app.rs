@@ -8,21 +8,26 @@
 use crate::admin;
 use crate::config::{ServeConfig, TlsConfig};
 use crate::fault::Fault;
+use crate::fleet::Engine;
+use crate::fleet::agones::Agones;
+use crate::logging::Recent;
 use crate::origin;
-use crate::origin::Library;
+use crate::origin::{Library, StreamPath};
 use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
 use crate::store::dir::DirStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
+use crate::telemetry;
 use crate::tls::Listener;
 use crate::worker::child::WorkerOptions;
 use hls::Timing;
-use probes::{Admin, Probe};
+use probes::{Admin, Probe, StatusSource};
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -31,16 +36,21 @@ use tracing::{info, warn};
 /// every core encoding a beat is late by milliseconds.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(15);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// What ended streams get to write their last playlists.
-const SEAL_DEADLINE: Duration = Duration::from_secs(5);
+/// What ended streams get to write their last playlists. With what comes behind it the process is gone five seconds after
+/// it was told to end.
+const SEAL_DEADLINE: Duration = Duration::from_secs(3);
+/// What publishers that were sent off get to read why: they close by themselves then.
+const GOODBYES: Duration = Duration::from_millis(800);
+/// What viewers get to read on once streams have ended.
+const LAST_READS: Duration = Duration::from_millis(500);
 
 /// Runs the encoder until it is asked to leave.
-pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
+pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
     let shutdown = Shutdown::listen()
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
 
-    let rtmp_listener = bind("--rtmp-listen", config.rtmp_listen).await?;
+    let rtmp_listener = bind_rtmp(config.rtmp_listen).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let admin_listener = bind("--admin-listen", config.admin_listen).await?;
     let (rtmps_listener, https_listener) = match &config.tls {
@@ -66,13 +76,21 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let registry =
-        Registry::new(config.stream.clone(), config.latencies.clone(), outlet, workers, probe.clone());
+    let registry = Registry::new(
+        config.stream.clone(),
+        config.latencies.clone(),
+        outlet,
+        workers,
+        probe.clone(),
+        config.when_full,
+    );
 
-    let status = {
-        let registry = registry.clone();
-        Arc::new(move || registry.status())
-    };
+    let status = Arc::new(Status {
+        registry: registry.clone(),
+        started: Instant::now(),
+        ladder: config.stream.ladder.to_string(),
+        warnings,
+    });
     let machine = |what: &'static str| {
         move |error: &dyn std::fmt::Display| Fault::Machine { what, why: error.to_string() }
     };
@@ -80,7 +98,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
         admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
     let admin = Admin::start(admin_listener, probe.clone(), status, admin::router(registry.clone()))
         .map_err(|error| machine("cannot start the admin server")(&error))?;
-    describe_metrics();
+    telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, serving_stopped) = tokio::sync::watch::channel(false);
@@ -105,7 +123,11 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     if let Some(tls) = &config.tls {
         tokio::spawn(tls.identity.clone().follow_files());
     }
-    tokio::spawn(beat(probe.clone()));
+    tokio::spawn(beat(probe.clone(), registry.clone()));
+    let agones = match config.fleet {
+        Engine::None => None,
+        Engine::Agones(sidecar) => Some(Agones::start(probe.clone(), sidecar)),
+    };
     probe.ready();
 
     announce(&config, &addresses, &store.location());
@@ -115,12 +137,53 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     registry.drain();
     end_streams(&registry, &shutdown, config.drain_timeout).await;
 
-    drop(publishers);
     // An error means that serving has stopped already.
     let _ = stop_serving.send(true);
-    while viewers.join_next().await.is_some() {}
+    let leave_fleet = async {
+        if let Some(agones) = agones {
+            agones.leave().await;
+        }
+    };
+    let last_reads = async { while viewers.join_next().await.is_some() {} };
+    let goodbyes = async {
+        while let Some(left) = publishers.join_next().await {
+            if let Ok(left) = left {
+                left.finished().await;
+            }
+        }
+    };
+    let _ = tokio::join!(
+        tokio::time::timeout(LAST_READS, last_reads),
+        tokio::time::timeout(GOODBYES, goodbyes),
+        leave_fleet
+    );
     info!("encoder leaves");
     admin.stop().map_err(|error| machine("admin server")(&error))
+}
+
+/// What operators are shown.
+struct Status {
+    registry: Arc<Registry>,
+    started: Instant,
+    ladder: String,
+    warnings: Recent,
+}
+
+impl StatusSource for Status {
+    fn status(&self) -> Value {
+        let mut status = self.registry.status();
+        status["version"] = json!(env!("CARGO_PKG_VERSION"));
+        status["revision"] = json!(crate::REVISION);
+        status["uptime_seconds"] = json!(self.started.elapsed().as_secs());
+        status["ladder"] = json!(self.ladder);
+        status["warnings"] = json!(self.warnings.list());
+        status
+    }
+
+    fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
+        let path = StreamPath::new(app, name).ok()?;
+        self.registry.picture(&path).map(Vec::from)
+    }
 }
 
 /// Lets streams end by themselves, then ends them, then leaves them.
@@ -143,16 +206,30 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     }
 }
 
-async fn beat(probe: Arc<Probe>) {
+/// The heart beats for as long as the runtime runs tasks and every stream's locks can be had.
+async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
+        registry.pulse();
         probe.heartbeat();
     }
 }
 
-async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fault> {
+pub(crate) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fault> {
     TcpListener::bind(address).await.map_err(|error| Fault::Listen { flag, address, error })
+}
+
+/// As [`bind`]. A port that the kernel chose would be lost when the socket refuses connections for a while, one that was
+/// asked for is not: so it is asked for.
+pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault> {
+    let listener = bind("--rtmp-listen", address).await?;
+    let chosen = local(&listener, address);
+    if chosen == address {
+        return Ok(listener);
+    }
+    drop(listener);
+    bind("--rtmp-listen", chosen).await
 }
 
 /// The listeners for RTMPS and HTTPS.
@@ -233,20 +310,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         other => other.ip(),
     };
     SocketAddr::new(ip, address.port())
-}
-
-fn describe_metrics() {
-    use metrics::describe_counter;
-    describe_counter!(
-        "encoder_worker_restarts_total",
-        "Worker processes that replaced one which died or hung"
-    );
-    describe_counter!("encoder_worker_hangs_total", "Worker processes that were killed because they hung");
-    describe_counter!("encoder_shed_units_total", "Access units dropped because the encoder was too slow");
-    describe_counter!("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind");
-    describe_counter!("encoder_rejected_total", "Publishers refused, by reason");
-    describe_counter!(
-        "encoder_certificate_changes_total",
-        "TLS files that were seen to have changed, by what became of it"
-    );
 }

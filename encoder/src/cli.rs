@@ -20,6 +20,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the encoder: take RTMP streams, encode them, serve and store them as HLS
     Serve(Box<ServeArgs>),
+    /// Answer publishers while all encoders are busy: told so in RTMP, they know to try again
+    Lobby(LobbyArgs),
     /// Publish a file or a test pattern to an RTMP server, in real time
     Publish(crate::broadcast::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
@@ -68,6 +70,13 @@ pub struct ServeArgs {
     /// After this many streams liveness fails, so that the container is restarted; 0 is never
     #[arg(long, env = "ENCODER_RECYCLE_AFTER", value_name = "N", default_value = "0")]
     pub recycle_after: String,
+    /// Publishers beyond capacity: `tell` them that the encoder is busy, or `refuse` their connections, so that a
+    /// balancer tries the next encoder
+    #[arg(long, env = "ENCODER_WHEN_FULL", value_name = "HOW", default_value = "tell")]
+    pub when_full: String,
+    /// What places encoders and is told whether this one is free: `none`, or `agones`
+    #[arg(long, env = "ENCODER_FLEET", value_name = "ENGINE", default_value = "none")]
+    pub fleet: String,
     /// Seconds that a publisher may be gone before its stream ends
     #[arg(long, env = "ENCODER_RECONNECT_WINDOW", value_name = "SECONDS", default_value = "30")]
     pub reconnect_window: String,
@@ -87,6 +96,24 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
+    /// How log lines look: `text`, or `json` as Google Cloud's structured logging reads it
+    #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: String,
+}
+
+/// Settings of `lobby`.
+#[derive(Clone, Debug, Args)]
+pub struct LobbyArgs {
+    /// Where publishers connect (RTMP)
+    #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
+    pub rtmp_listen: String,
+    /// Where operators connect: probes and metrics; not for the public
+    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    pub admin_listen: String,
+    /// Admin ports of the encoders, as `HOST:PORT` and commas; each name stands for all addresses that it has. None
+    /// when the balancer decides by itself when the lobby is asked: then it is always ready
+    #[arg(long, env = "ENCODER_LOBBY_ENCODERS", value_name = "HOST:PORT,…", default_value = "")]
+    pub encoders: String,
     /// How log lines look: `text`, or `json` as Google Cloud's structured logging reads it
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,

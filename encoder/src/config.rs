@@ -3,10 +3,12 @@
 
 pub mod file;
 
-use crate::cli::{EncodingArgs, ServeArgs, TranscodeArgs};
+use crate::cli::{EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
+use crate::fleet::Engine;
 use crate::ladder::Ladder;
 use crate::stream::Settings;
 use crate::stream::latency::{Bounds, Latencies};
+use crate::stream::registry::WhenFull;
 use crate::tls::{self, Identity};
 use crate::worker::VideoSettings;
 use hls::Timing;
@@ -51,6 +53,10 @@ pub struct ServeConfig {
     pub capacity: NonZeroU32,
     /// Streams in all before liveness fails; `None` is never.
     pub recycle_after: Option<NonZeroU32>,
+    /// What becomes of publishers beyond capacity.
+    pub when_full: WhenFull,
+    /// Who places encoders.
+    pub fleet: Engine,
     /// Silence after which a publisher counts as gone.
     pub publish_timeout: Duration,
     /// Time for running streams after SIGTERM.
@@ -61,6 +67,19 @@ pub struct ServeConfig {
     pub latencies: Latencies,
     /// Worker's memory bound in bytes.
     pub worker_memory_bytes: u64,
+    /// Log lines.
+    pub log_format: LogFormat,
+}
+
+/// Settings of `lobby`.
+#[derive(Clone, Debug)]
+pub struct LobbyConfig {
+    /// RTMP listener.
+    pub rtmp_listen: SocketAddr,
+    /// Internal HTTP listener.
+    pub admin_listen: SocketAddr,
+    /// The encoders' admin ports as `HOST:PORT`; none when somebody else knows when the lobby is needed.
+    pub encoders: Vec<String>,
     /// Log lines.
     pub log_format: LogFormat,
 }
@@ -166,14 +185,23 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let reconnect_window = judge.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
     let publish_timeout = judge.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
     let drain_timeout = judge.number("--drain-timeout", &args.drain_timeout, 0.0, 604_800.0);
-    let log_format = match args.log_format.as_str() {
-        "text" => Some(LogFormat::Text),
-        "json" => Some(LogFormat::Json),
+    let when_full = match args.when_full.as_str() {
+        "tell" => Some(WhenFull::Tell),
+        "refuse" => Some(WhenFull::Refuse),
         other => {
-            judge.reject("--log-format", other, "must be text or json");
+            judge.reject("--when-full", other, "must be tell or refuse");
             None
         }
     };
+    let fleet = match args.fleet.as_str() {
+        "none" => Some(Engine::None),
+        "agones" => judge.take("--fleet", "agones", Engine::agones_from_env()),
+        other => {
+            judge.reject("--fleet", other, "must be none or agones");
+            None
+        }
+    };
+    let log_format = log_format(&args.log_format, &mut judge);
     let latencies = latencies(args, &mut judge);
     let default_latency = latencies.as_ref().map(|latencies| latencies.default);
     let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
@@ -192,6 +220,8 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             output: PathBuf::from(&args.output),
             capacity: NonZeroU32::new(capacity?)?,
             recycle_after: NonZeroU32::new(recycle_after?),
+            when_full: when_full?,
+            fleet: fleet?,
             publish_timeout: Duration::from_secs_f64(publish_timeout?),
             drain_timeout: Duration::from_secs_f64(drain_timeout?),
             stream,
@@ -203,6 +233,45 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     match all {
         Some(config) if judge.bad.is_empty() => Ok(config),
         _ => Err(judge.bad),
+    }
+}
+
+/// Judges the settings of `lobby`.
+pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
+    let mut judge = Judge::default();
+    let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
+    let admin_listen = judge.address("--admin-listen", &args.admin_listen);
+    let encoders: Vec<String> =
+        args.encoders.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+    for encoder in &encoders {
+        let port = encoder.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            judge.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
+        }
+    }
+    let log_format = log_format(&args.log_format, &mut judge);
+    let all = (|| {
+        Some(LobbyConfig {
+            rtmp_listen: rtmp_listen?,
+            admin_listen: admin_listen?,
+            encoders,
+            log_format: log_format?,
+        })
+    })();
+    match all {
+        Some(config) if judge.bad.is_empty() => Ok(config),
+        _ => Err(judge.bad),
+    }
+}
+
+fn log_format(given: &str, judge: &mut Judge) -> Option<LogFormat> {
+    match given {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        other => {
+            judge.reject("--log-format", other, "must be text or json");
+            None
+        }
     }
 }
 
@@ -337,6 +406,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lobby_takes_names_and_addresses() {
+        let judged = |more: &[&str]| {
+            let all = ["encoder", "lobby"].iter().chain(more);
+            match Cli::try_parse_from(all).unwrap().command {
+                Command::Lobby(args) => lobby(&args),
+                _ => unreachable!("`lobby` was given"),
+            }
+        };
+        assert!(judged(&[]).unwrap().encoders.is_empty());
+        let config = judged(&["--encoders=encoders.live.svc:9090, 10.0.0.1:9090,[::1]:9090"]).unwrap();
+        assert_eq!(config.encoders, ["encoders.live.svc:9090", "10.0.0.1:9090", "[::1]:9090"]);
+        let bad = judged(&["--encoders=http://a:9090,b,:9090,c:port", "--rtmp-listen=x"]).unwrap_err();
+        assert_eq!(bad.len(), 5, "{bad:?}");
+    }
+
+    #[test]
     fn every_bad_setting_is_told_at_once() {
         let bad = serve(&args(&[
             "--rtmp-listen=nowhere",
@@ -345,6 +430,8 @@ mod tests {
             "--output=s3://x",
             "--capacity=0",
             "--recycle-after=-1",
+            "--when-full=queue",
+            "--fleet=nomad",
             "--reconnect-window=long",
             "--latency=1,live=3,concert=16,a.b=3",
             "--latency-bounds=10-3",
@@ -362,6 +449,8 @@ mod tests {
             "--output",
             "--capacity",
             "--recycle-after",
+            "--when-full",
+            "--fleet",
             "--reconnect-window",
             "--latency",
             "--latency-bounds",

@@ -4,7 +4,7 @@ use clap::error::ErrorKind;
 use encoder::cli::{Cli, Command};
 use encoder::config::LogFormat;
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, broadcast, config, logging, offline, transcode};
+use encoder::{app, broadcast, config, lobby, logging, offline, transcode};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,10 +35,14 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Fault> {
     match command {
         Command::Serve(args) => {
-            let format = if args.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
-            logging::start(format);
+            let recent = logging::start(logging_as(&args.log_format));
             let config = config::serve(&args).map_err(Fault::Settings)?;
-            on_runtime(app::serve(config))?;
+            on_runtime(app::serve(config, recent))?;
+        }
+        Command::Lobby(args) => {
+            logging::start(logging_as(&args.log_format));
+            let config = config::lobby(&args).map_err(Fault::Settings)?;
+            on_runtime(lobby::run(config))?;
         }
         Command::Publish(args) => {
             logging::start(LogFormat::Text);
@@ -53,6 +57,11 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         Command::TranscodeWorker => return Ok(transcode::worker_main()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Before settings are judged: complaints are logged as well.
+fn logging_as(format: &str) -> LogFormat {
+    if format == "json" { LogFormat::Json } else { LogFormat::Text }
 }
 
 fn on_runtime(work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {

@@ -3,7 +3,7 @@
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +35,11 @@ impl Shutdown {
                     _ = interrupt.recv() => Stage::Ending,
                 };
                 let next = next(*sender.borrow(), asked);
-                warn!(stage = ?next, "signal");
+                match next {
+                    // What every platform sends to every process some day.
+                    Stage::Running | Stage::Draining => info!(stage = ?next, "signal"),
+                    Stage::Ending | Stage::Leaving => warn!(stage = ?next, "signal"),
+                }
                 if sender.send(next).is_err() {
                     return;
                 }

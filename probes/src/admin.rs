@@ -1,12 +1,12 @@
 //! The internal HTTP server: probes, metrics, status, operator page. It runs on a thread and runtime of its own, so
 //! that it answers while the rest of the process is at its limit; it decides nothing.
 
-use crate::busy::{State, Why};
+use crate::health::{Health, Verdict};
 use crate::metrics;
-use crate::probe::{Liveness, Probe};
+use crate::page;
 use axum::extract;
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::{Html, IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::{Value, json};
@@ -15,16 +15,24 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::error;
 
 /// How often histograms are drained; without it they would grow between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Operators who look at one process at once.
+const MAX_WATCHERS: usize = 16;
 
 /// What `/status` shows. Called on the admin thread: it may take a short lock and must not wait for media or a store.
 pub trait StatusSource: Send + Sync + 'static {
     /// Every stream, rung, lag and counter, as JSON.
     fn status(&self) -> Value;
+
+    /// A stream's newest picture as JPEG, by application and name.
+    fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
+        let _ = (app, name);
+        None
+    }
 }
 
 impl<F: Fn() -> Value + Send + Sync + 'static> StatusSource for F {
@@ -57,10 +65,12 @@ pub struct AdminHandle {
 }
 
 #[derive(Clone)]
-struct Shared {
-    probe: Arc<Probe>,
-    status: Arc<dyn StatusSource>,
+pub(crate) struct Shared {
+    pub(crate) health: Arc<dyn Health>,
+    pub(crate) status: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
+    /// Pages that follow the status at once; beyond it they are sent away.
+    pub(crate) watchers: Arc<Semaphore>,
 }
 
 // === impl Admin ===
@@ -70,17 +80,23 @@ impl Admin {
     /// handlers run on that thread and must not wait for media or a store either.
     pub fn start(
         listener: TcpListener,
-        probe: Arc<Probe>,
+        health: Arc<dyn Health>,
         status: Arc<dyn StatusSource>,
         more: Router,
     ) -> Result<AdminHandle, AdminError> {
         let metrics = metrics::install()?;
-        // What the probe said before there was a recorder is lost.
-        probe.publish_gauges();
+        // What was recorded before there was a recorder is lost.
+        health.publish_gauges();
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let router = router(Shared { probe, status, metrics: metrics.clone() }).merge(more);
+        let router = router(Shared {
+            health,
+            status,
+            metrics: metrics.clone(),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        })
+        .merge(more);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let result = runtime.block_on(async move {
@@ -134,52 +150,30 @@ fn router(shared: Shared) -> Router {
         .route("/startupz", get(startupz))
         .route("/metrics", get(render_metrics))
         .route("/status", get(status))
-        .route("/", get(operator_page))
+        .merge(page::router())
         .with_state(shared)
 }
 
-const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
+pub(crate) const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
 
-fn answer(good: bool, reason: String, shared: &Shared) -> Response {
-    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let state = shared.probe.state();
-    let body = json!({
-        "ok": good,
-        "reason": reason,
-        "state": state.name(),
-        "streams": state.streams(),
-        "capacity": shared.probe.settings().capacity,
-    });
+fn answer(verdict: Verdict, shared: &Shared) -> Response {
+    let code = if verdict.good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut body = shared.health.details();
+    body.insert("ok".to_owned(), verdict.good.into());
+    body.insert("reason".to_owned(), verdict.why.into());
     (code, [NO_STORE], Json(body)).into_response()
 }
 
 async fn livez(extract::State(shared): extract::State<Shared>) -> Response {
-    match shared.probe.liveness() {
-        Liveness::Alive => answer(true, "alive".into(), &shared),
-        Liveness::Stuck(silent) => {
-            answer(false, format!("no progress for {:.1} s", silent.as_secs_f64()), &shared)
-        }
-        Liveness::Restart(reason) => answer(false, format!("wants a restart: {reason}"), &shared),
-    }
+    answer(shared.health.live(), &shared)
 }
 
 async fn readyz(extract::State(shared): extract::State<Shared>) -> Response {
-    match shared.probe.readiness() {
-        Ok(()) => answer(true, "a stream is welcome".into(), &shared),
-        Err(denied) => answer(false, denied.to_string(), &shared),
-    }
+    answer(shared.health.ready(), &shared)
 }
 
-/// A process that is spent before it was ever ready has failed to start, unless it was asked to leave.
 async fn startupz(extract::State(shared): extract::State<Shared>) -> Response {
-    match shared.probe.state() {
-        State::Starting => answer(false, "still starting".into(), &shared),
-        State::Spent { why: Why::Fault(reason) } => answer(false, format!("fault: {reason}"), &shared),
-        State::Spent { why: Why::Asked | Why::Recycle }
-        | State::Free { .. }
-        | State::Busy { .. }
-        | State::Draining { .. } => answer(true, "started".into(), &shared),
-    }
+    answer(shared.health.started(), &shared)
 }
 
 async fn render_metrics(extract::State(shared): extract::State<Shared>) -> Response {
@@ -188,38 +182,20 @@ async fn render_metrics(extract::State(shared): extract::State<Shared>) -> Respo
 }
 
 async fn status(extract::State(shared): extract::State<Shared>) -> Response {
-    ([NO_STORE], Json(shared.status.status())).into_response()
+    ([NO_STORE], Json(whole_status(&shared))).into_response()
 }
 
-async fn operator_page(extract::State(shared): extract::State<Shared>) -> Response {
-    let state = shared.probe.state();
-    let readiness = match shared.probe.readiness() {
-        Ok(()) => "a stream is welcome".to_owned(),
-        Err(denied) => denied.to_string(),
-    };
-    let status =
-        serde_json::to_string_pretty(&shared.status.status()).unwrap_or_else(|error| error.to_string());
-    let page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>\
-         <meta name=viewport content='width=device-width'><meta name=color-scheme content='dark light'>\
-         <title>encoder: {name}</title><h1>encoder: {name}</h1>\
-         <p>{streams} of {capacity} places taken; {readiness}.</p>\
-         <p><a href=livez>livez</a> <a href=readyz>readyz</a> <a href=startupz>startupz</a> \
-         <a href=metrics>metrics</a> <a href=status>status</a></p><pre>{status}</pre>",
-        name = state.name(),
-        streams = state.streams(),
-        capacity = shared.probe.settings().capacity,
-        readiness = escape(&readiness),
-        status = escape(&status),
-    );
-    // Publishers choose some of what the status shows: escaped above, and no script could run anyway.
-    let policy = (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
-    let nosniff = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    ([policy, nosniff, NO_STORE], Html(page)).into_response()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// What the process says of itself, and what its probes say.
+pub(crate) fn whole_status(shared: &Shared) -> Value {
+    let mut status = shared.status.status();
+    if let Value::Object(status) = &mut status {
+        let verdict = |Verdict { good, why }| json!({"ok": good, "reason": why});
+        let mut probe = shared.health.details();
+        probe.insert("live".to_owned(), verdict(shared.health.live()));
+        probe.insert("ready".to_owned(), verdict(shared.health.ready()));
+        status.insert("probe".to_owned(), probe.into());
+    }
+    status
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 
 pub mod admin;
 pub mod busy;
+pub mod health;
 pub mod metrics;
+mod page;
 pub mod probe;
 
 pub use admin::{Admin, AdminError, AdminHandle, StatusSource};
 pub use busy::{Denied, Event, Settings, State, Why};
+pub use health::{Health, Verdict};
 pub use probe::{Liveness, Probe, StreamPermit};

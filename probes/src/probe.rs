@@ -1,7 +1,9 @@
 //! The busy state for concurrent use, and liveness as progress. Which event leads where is in [`crate::busy`]; HTTP
 //! answers are in [`crate::admin`].
 
-use crate::busy::{Denied, Event, Settings, State};
+use crate::busy::{Denied, Event, Settings, State, Why};
+use crate::health::{Health, Verdict};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ impl Probe {
             last_beat_ms: AtomicU64::new(0),
             patience,
         };
-        probe.publish_gauges();
+        probe.set_gauges(&State::Starting);
         Arc::new(probe)
     }
 
@@ -148,11 +150,6 @@ impl Probe {
         result
     }
 
-    /// Sets the gauges afresh, for a recorder that was installed late.
-    pub(crate) fn publish_gauges(&self) {
-        self.set_gauges(&self.state.borrow());
-    }
-
     /// At most one of the three is 1 (what autoscalers sum up): available beats busy where there is room left.
     fn set_gauges(&self, state: &State) {
         let available = state.welcome(&self.settings).is_ok();
@@ -164,6 +161,51 @@ impl Probe {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl Health ===
+
+impl Health for Probe {
+    fn live(&self) -> Verdict {
+        match self.liveness() {
+            Liveness::Alive => Verdict::good("alive"),
+            Liveness::Stuck(silent) => Verdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64())),
+            Liveness::Restart(why) => Verdict::bad(format!("wants a restart: {why}")),
+        }
+    }
+
+    fn ready(&self) -> Verdict {
+        match self.readiness() {
+            Ok(()) => Verdict::good("a stream is welcome"),
+            Err(denied) => Verdict::bad(denied.to_string()),
+        }
+    }
+
+    /// A process that is spent before it was ever ready has failed to start, unless it was asked to leave.
+    fn started(&self) -> Verdict {
+        match self.state() {
+            State::Starting => Verdict::bad("still starting"),
+            State::Spent { why: why @ Why::Fault(_) } => Verdict::bad(why.to_string()),
+            State::Spent { why: Why::Asked | Why::Recycle }
+            | State::Free { .. }
+            | State::Busy { .. }
+            | State::Draining { .. } => Verdict::good("started"),
+        }
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        let state = self.state();
+        let details = [
+            ("state", json!(state.name())),
+            ("streams", json!(state.streams())),
+            ("capacity", json!(self.settings.capacity)),
+        ];
+        details.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    }
+
+    fn publish_gauges(&self) {
+        self.set_gauges(&self.state.borrow());
+    }
 }
 
 // === impl StreamPermit ===

@@ -128,3 +128,40 @@ pub fn play(play: &Play) -> anyhow::Result<Played> {
     let out = node("play.mjs", &serde_json::to_string(play)?)?;
     serde_json::from_str(&out).with_context(|| out)
 }
+
+/// What the operator's page shows.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OperatorPage {
+    /// One word.
+    pub state: String,
+    /// What is beside it.
+    pub why: String,
+    /// Heading of the first stream.
+    pub stream: String,
+    /// The first stream's facts, by name.
+    pub facts: std::collections::BTreeMap<String, String>,
+    /// Its renditions, cell by cell.
+    pub rows: Vec<Vec<String>>,
+    /// Size of its picture.
+    pub picture: (u32, u32),
+    /// The last warnings, newest first.
+    pub warnings: Vec<String>,
+    /// Whether it says that it has lost the process.
+    pub lost: bool,
+    /// The status that it shows.
+    pub status: serde_json::Value,
+    /// What it wrote to its console as error or threw.
+    pub console: Vec<String>,
+    /// Requests to anywhere else.
+    pub foreign: Vec<String>,
+}
+
+/// Opens the operator's page during a stream and follows it for two seconds. `TEST_SCREENSHOT` names a file to keep its
+/// picture in.
+pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+    let screenshot = std::env::var("TEST_SCREENSHOT").ok();
+    let job = serde_json::json!({"page": page, "patience": patience, "screenshot": screenshot});
+    let out = node("operator.mjs", &job.to_string())?;
+    serde_json::from_str(&out).with_context(|| out)
+}

@@ -253,6 +253,14 @@ impl Encoder {
         self.program.signal(signal);
     }
 
+    /// Its exit status once it has ended, log checked; `None` after `wait` (stretched by patience).
+    #[track_caller]
+    pub fn wait(&mut self, wait: Duration) -> Option<std::process::ExitStatus> {
+        let status = self.program.wait(wait)?;
+        self.check_log();
+        Some(status)
+    }
+
     /// Ends it as an operator would and checks the log. A stream that still runs is given time to be sealed.
     #[track_caller]
     pub fn stop(mut self) -> String {

@@ -2,6 +2,8 @@
 //! people's tools (FFmpeg, mp4-atom, hls-parser, hls.js in Chromium) and with a checker for what those do not see.
 //! The tests are in `tests/tests`; nothing here knows how the encoder works inside.
 
+pub mod agones_sidecar;
+pub mod balancer;
 pub mod boxes;
 pub mod browser;
 pub mod certificate;

@@ -149,12 +149,18 @@ async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<(), StoreError> {
     let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
         Err(StoreError::Unavailable(format!("no answer within {:.1} s", timeout.as_secs_f64())))
     });
+    let outcome = match &result {
+        Ok(()) => "ok",
+        Err(StoreError::Unavailable(_)) => "unavailable",
+        Err(StoreError::Exists) => "exists",
+        Err(StoreError::Refused(_)) => "refused",
+    };
+    counter!("encoder_store_writes_total", "kind" => kind, "result" => outcome).increment(1);
     match &result {
         Ok(()) => {
             histogram!("encoder_store_seconds", "kind" => kind).record(began.elapsed().as_secs_f64());
         }
         Err(error) => {
-            counter!("encoder_store_failures_total", "kind" => kind).increment(1);
             debug!(object = %name, %error, retryable = error.is_retryable(), "store");
         }
     }

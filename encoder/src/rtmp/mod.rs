@@ -4,6 +4,7 @@
 
 pub mod amf;
 pub mod chunk;
+mod door;
 mod metadata;
 pub mod server;
 pub mod session;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// The secret part of a publishing URL. Never printed: its `Debug` and `Display` show a placeholder.
 #[derive(Clone, PartialEq, Eq)]
@@ -66,6 +68,9 @@ pub enum Refusal {
     /// All places are taken: another encoder, or a later try, may do.
     #[error("this encoder is busy, try again")]
     Busy,
+    /// There are more publishers than encoders: a later try may do.
+    #[error("all encoders are busy, try again")]
+    AllBusy,
     /// The encoder is about to leave.
     #[error("this encoder is shutting down, try again")]
     Draining,
@@ -142,6 +147,12 @@ pub trait Admission: Send + Sync + 'static {
 
     /// Answers before the publisher is told `NetStream.Publish.Start`; from an `Ok` on, the place is taken.
     fn admit(&self, request: PublishRequest) -> impl Future<Output = Result<Self::Sink, Refusal>> + Send;
+
+    /// Whether anybody could be let in. While it says `false` the kernel refuses connections, those in the backlog
+    /// included. `None`: everybody is heard, and told why not.
+    fn open(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
 }
 
 /// Takes what one publisher sends. Nothing here blocks: the socket is always read.

@@ -4,6 +4,7 @@
 //! One task per connection; a slow, dead or hostile peer holds up nobody else. A panic in a task is caught where the
 //! task is joined, and logged: it costs that connection only (its sink is dropped without `end`).
 
+use super::door::Door;
 use super::session::{Event, Session, SessionError};
 use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
 use crate::tls::Listener;
@@ -96,17 +97,19 @@ pub async fn serve<A: Admission>(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Publishers {
-    let listener = listener.into();
+    let Listener { socket, tls } = listener.into();
     let mut tasks = JoinSet::new();
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
+    let mut door = Door::new(socket, admission.open());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Publishers { tasks },
+            open = door.asked() => door.set(open),
             Some(joined) = tasks.join_next() => log_panic(joined),
-            accepted = accept(&listener, pause) => match accepted {
+            accepted = accept(&door, pause) => match accepted {
                 Ok((socket, peer)) => {
                     pause = Duration::ZERO;
                     let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
@@ -118,7 +121,7 @@ pub async fn serve<A: Admission>(
                         continue;
                     };
                     set_socket_options(&socket, &options);
-                    let (admission, tls) = (Arc::clone(&admission), listener.tls.clone());
+                    let (admission, tls) = (Arc::clone(&admission), tls.clone());
                     tasks.spawn(async move {
                         let Some(tls) = tls else {
                             return Connection::new(socket, peer, options).run(&*admission, permit).await;
@@ -143,11 +146,11 @@ pub async fn serve<A: Admission>(
     }
 }
 
-async fn accept(listener: &Listener, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(door: &Door, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     if !pause.is_zero() {
         sleep(pause).await;
     }
-    listener.accept().await
+    door.accept().await
 }
 
 /// Failures are logged and lived with: they cost latency or late notice of a dead peer, not the stream.

@@ -57,11 +57,16 @@ impl AnchorTracker {
 
     /// The mapping to start an epoch with.
     pub fn best(&mut self) -> Option<Anchor> {
-        self.given = match (self.former, self.current) {
+        self.given = self.least_delayed();
+        self.given
+    }
+
+    /// The arrival to measure others by.
+    pub fn least_delayed(&self) -> Option<Anchor> {
+        match (self.former, self.current) {
             (Some(a), Some(b)) => Some(if offset(a) < offset(b) { a } else { b }),
             (a, b) => a.or(b),
-        };
-        self.given
+        }
     }
 
     /// A step from what was given out last.

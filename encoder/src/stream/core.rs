@@ -101,6 +101,25 @@ pub struct Counters {
     pub publishes: u64,
 }
 
+/// Where media leaves on its way through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The worker, or past it when it is passed through.
+    Encoded,
+    /// The packager, as the last part of a segment.
+    Packaged,
+}
+
+/// Age of the media that left a stage last, counted from its arrival, or what that would have been without delay on its
+/// way here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Delays {
+    /// See [`Stage::Encoded`].
+    pub encoded_seconds: Option<f64>,
+    /// See [`Stage::Packaged`].
+    pub packaged_seconds: Option<f64>,
+}
+
 /// A stream's state; see the module.
 #[derive(Debug)]
 pub struct StreamCore {
@@ -131,6 +150,7 @@ pub struct StreamCore {
     newest: MediaTime,
     counters: Counters,
     progress: Progress,
+    delays: Delays,
     effects: VecDeque<Effect>,
 }
 
@@ -163,6 +183,7 @@ impl StreamCore {
             newest: MediaTime::ZERO,
             counters: Counters::default(),
             progress: Progress::default(),
+            delays: Delays::default(),
             effects: VecDeque::new(),
         }
     }
@@ -268,6 +289,7 @@ impl StreamCore {
             }
             Response::Unit(unit) => {
                 if let Some((rung, sample)) = run.encoded(unit) {
+                    self.left(Stage::Encoded, sample.pts, now);
                     self.package(id, rung, sample);
                 }
             }
@@ -355,6 +377,24 @@ impl StreamCore {
     /// Published media that is not in any segment yet, in media time.
     pub fn lag(&self) -> MediaSpan {
         (self.newest - self.packaged_until).max(MediaSpan::ZERO)
+    }
+
+    /// How long media took to get how far, measured last.
+    pub fn delays(&self) -> Delays {
+        self.delays
+    }
+
+    /// Media of that time has left a stage.
+    pub fn left(&mut self, stage: Stage, media: MediaTime, now: Now) {
+        let Some(arrival) = self.anchors.least_delayed() else { return };
+        let micros = now.wall.unix_micros() - arrival.wall_at(media).unix_micros();
+        let seconds = Duration::from_micros(u64::try_from(micros).unwrap_or(0)).as_secs_f64();
+        let (name, place) = match stage {
+            Stage::Encoded => ("encoded", &mut self.delays.encoded_seconds),
+            Stage::Packaged => ("packaged", &mut self.delays.packaged_seconds),
+        };
+        metrics::histogram!("encoder_stage_delay_seconds", "stage" => name).record(seconds);
+        *place = Some(seconds);
     }
 
     /// Whether the stream has ended for good.

@@ -2,12 +2,14 @@
 //! clock. Nothing is decided here.
 
 use super::anchor::Now;
-use super::core::{Effect, StreamCore};
+use super::core::{Effect, Stage, StreamCore};
+use super::measured::Measured;
 use super::outlet::Outlet;
 use super::run::RunId;
 use crate::worker::child::{Worker, WorkerEvent, WorkerOptions};
 use crate::worker::{Job, Request, Response};
 use hls::WallTime;
+use hls::packager::Output;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,6 +32,8 @@ pub struct SharedCore {
     feed: Notify,
     /// A request was taken.
     taken: Notify,
+    /// What came out, for whoever looks.
+    output: Mutex<Measured>,
 }
 
 impl SharedCore {
@@ -40,6 +44,7 @@ impl SharedCore {
             wake: Notify::new(),
             feed: Notify::new(),
             taken: Notify::new(),
+            output: Mutex::default(),
         })
     }
 
@@ -54,6 +59,12 @@ impl SharedCore {
     /// Looks at the core without changing it.
     pub fn look<T>(&self, look: impl FnOnce(&StreamCore) -> T) -> T {
         look(&self.lock())
+    }
+
+    /// What came out so far.
+    pub fn output(&self) -> MutexGuard<'_, Measured> {
+        // Numbers for people: whole enough after any panic.
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until fewer than `limit` requests wait for workers: for those who can feed faster than live.
@@ -113,8 +124,16 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             break;
         }
         let effects: Vec<Effect> = {
-            let mut core = shared.lock();
-            std::iter::from_fn(|| core.poll()).collect()
+            let (mut core, now) = (shared.lock(), now());
+            let mut effects = Vec::new();
+            while let Some(effect) = core.poll() {
+                if let Effect::Packaged(Output::Segment(segment)) = &effect {
+                    core.left(Stage::Packaged, segment.start + segment.duration, now);
+                    shared.output().packaged(segment);
+                }
+                effects.push(effect);
+            }
+            effects
         };
         for effect in effects {
             match effect {
@@ -135,6 +154,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             }
         }
         outlet.refresh();
+        shared.output().stored(|| outlet.stored());
         running.retain(|_, task| !task.is_finished());
         while tasks.try_join_next().is_some() {}
         tokio::select! {

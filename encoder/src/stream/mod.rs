@@ -7,6 +7,7 @@ pub mod core;
 pub mod driver;
 mod gop;
 pub mod latency;
+mod measured;
 mod outlet;
 mod probe;
 pub mod registry;

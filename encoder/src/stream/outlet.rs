@@ -14,6 +14,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+/// The stream's newest picture, beside its playlists.
+pub(super) const THUMBNAIL: &str = "thumb.jpg";
+
 /// What all outlets of a process share.
 #[derive(Clone)]
 pub struct OutletOptions {
@@ -133,7 +136,7 @@ impl Outlet {
     pub fn thumbnail(&mut self, picture: Bytes) {
         if let Some(origin) = &self.origin {
             let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
-            origin.library.put(&origin.path, "thumb.jpg", object);
+            origin.library.put(&origin.path, THUMBNAIL, object);
         }
     }
 
@@ -142,6 +145,11 @@ impl Outlet {
         if let Some(origin) = &mut self.origin {
             origin.refresh();
         }
+    }
+
+    /// How far the store is.
+    pub fn stored(&self) -> Counters {
+        self.store.counters()
     }
 
     /// Nothing follows: the playlists get their end, and everything is written.

@@ -4,15 +4,15 @@
 use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{SharedCore, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, TableFull, Wish};
-use super::outlet::{Outlet, OutletOptions};
+use super::outlet::{Outlet, OutletOptions, THUMBNAIL};
 use crate::ingest::Ingest;
 use crate::origin::StreamPath;
 use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
 use crate::timeline::Repairs;
 use crate::worker::child::WorkerOptions;
-use hls::Timing;
 use hls::names::is_valid_name;
 use hls::timing::Latency;
+use hls::{MediaSpan, Timing};
 use probes::{Denied, Probe};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -42,6 +42,18 @@ pub struct Registry {
     probe: Arc<Probe>,
     streams: Mutex<HashMap<StreamPath, Arc<Entry>>>,
     count: watch::Sender<usize>,
+    /// Whether anybody could be let in; `None` when everybody is to be heard, and told why not.
+    open: Option<watch::Sender<bool>>,
+}
+
+/// What becomes of publishers that there is no place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They are heard, and told why not.
+    Tell,
+    /// Their connections are refused, so that a balancer or they themselves try another encoder at once. Whoever was in
+    /// already is told.
+    Refuse,
 }
 
 /// One stream.
@@ -70,8 +82,13 @@ impl Registry {
         outlet: OutletOptions,
         workers: WorkerOptions,
         probe: Arc<Probe>,
+        when_full: WhenFull,
     ) -> Arc<Self> {
         let (count, _) = watch::channel(0);
+        let open = match when_full {
+            WhenFull::Tell => None,
+            WhenFull::Refuse => Some(watch::Sender::new(true)),
+        };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             settings,
@@ -81,7 +98,38 @@ impl Registry {
             probe,
             streams: Mutex::new(HashMap::new()),
             count,
+            open,
         })
+    }
+
+    /// Goes through every lock that a stream needs, and returns when it got them: for liveness. Also looks for
+    /// publishers that have gone silent, whose place others may take.
+    pub fn pulse(&self) {
+        let lags = self.entries().into_iter().map(|entry| {
+            let (lag, budget) = (entry.core.look(StreamCore::lag), lag_budget(&entry.timing));
+            (lag - budget, lag, budget)
+        });
+        let idle = || (MediaSpan::ZERO, MediaSpan::ZERO, lag_budget(&self.settings.timing));
+        let (_, lag, budget) = lags.max().unwrap_or_else(idle);
+        metrics::gauge!("encoder_lag_seconds").set(lag.as_secs_f64());
+        metrics::gauge!("encoder_lag_budget_seconds").set(budget.as_secs_f64());
+        self.review_door();
+    }
+
+    /// Shuts the door when everybody who could come would be turned away, and opens it otherwise. A publisher that is
+    /// away or silent may come back, so its stream keeps the door open.
+    fn review_door(&self) {
+        let Some(open) = &self.open else { return };
+        // Looked at inside the channel's lock, so that the last one to look has the last word.
+        open.send_if_modified(|open| {
+            let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher());
+            let welcome = self.probe.readiness().is_ok() || awaited();
+            std::mem::replace(open, welcome) != welcome
+        });
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.lock().values().cloned().collect()
     }
 
     /// The number of streams, those in their reconnect window included.
@@ -91,8 +139,7 @@ impl Registry {
 
     /// Ends all streams: publishers are told why and sent off, what they sent is flushed, playlists get their end.
     pub fn end_all(&self, reason: &Refusal) {
-        let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
-        for entry in entries {
+        for entry in self.entries() {
             entry.present().send_off.send_replace(Some(reason.clone()));
             entry.core.with(|core, now| core.close(now));
         }
@@ -100,8 +147,7 @@ impl Registry {
 
     /// Nobody is let in any more: streams end when their publishers go, and those that have none end now.
     pub fn drain(&self) {
-        let entries: Vec<Arc<Entry>> = self.lock().values().cloned().collect();
-        for entry in entries {
+        for entry in self.entries() {
             entry.core.with(StreamCore::close_after_publisher);
         }
     }
@@ -113,6 +159,7 @@ impl Registry {
         let streams: Vec<Value> = entries
             .iter()
             .map(|(path, entry)| {
+                let (output, stored) = entry.core.output().status();
                 entry.core.look(|core| {
                     json!({
                         "app": &*path.app,
@@ -132,6 +179,11 @@ impl Registry {
                         "counters": core.counters(),
                         "worker": core.progress(),
                         "lag_seconds": core.lag().as_secs_f64(),
+                        "lag_budget_seconds": lag_budget(&entry.timing).as_secs_f64(),
+                        "delays": core.delays(),
+                        "output": output,
+                        "stored": stored,
+                        "picture": self.picture(path).is_some(),
                     })
                 })
             })
@@ -142,6 +194,11 @@ impl Registry {
             })
             .collect();
         json!({ "streams": streams, "latencies_set": set })
+    }
+
+    /// A stream's newest picture, a JPEG.
+    pub fn picture(&self, stream: &StreamPath) -> Option<bytes::Bytes> {
+        Some(self.outlet.library.get(stream, THUMBNAIL)?.object.body.clone())
     }
 
     /// A stream's latency in force, while there is such a stream, and the one that its next beginning will have unless
@@ -175,13 +232,12 @@ impl Registry {
             // Its last writes are under way; a new stream's playlists must come behind them.
             Some(entry) if entry.core.look(StreamCore::is_over) => return Err(Refusal::Busy),
             Some(entry) => {
+                if !entry.awaits_publisher() {
+                    return Err(Refusal::AlreadyPublishing);
+                }
                 if entry.core.look(StreamCore::is_published) {
-                    let present = entry.present();
-                    if present.heard.elapsed() < STALE_AFTER {
-                        return Err(Refusal::AlreadyPublishing);
-                    }
                     warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
-                    present.send_off.send_replace(Some(Refusal::AlreadyPublishing));
+                    entry.present().send_off.send_replace(Some(Refusal::AlreadyPublishing));
                 }
                 entry
             }
@@ -219,6 +275,7 @@ impl Registry {
             counted: Repairs::default(),
             sent_off,
             path: path.clone(),
+            registry: self.me.clone(),
         })
     }
 
@@ -244,7 +301,7 @@ impl Registry {
 
     /// Drives a stream to its end and takes it off the list.
     fn attend(&self, path: StreamPath, entry: Arc<Entry>, permit: probes::StreamPermit) {
-        let span = info_span!("stream", app = %path.app, name = %path.name);
+        let span = info_span!("stream", app = %path.app, stream = %path.name);
         let outlet = Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall);
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
@@ -262,6 +319,7 @@ impl Registry {
                 streams.len()
             };
             drop(permit);
+            registry.review_door();
             registry.count.send_replace(count);
             // Nobody hears a core without its driver. After an orderly end there is no publisher.
             entry.core.with(|core, now| core.close(now));
@@ -292,15 +350,31 @@ fn tell(path: &StreamPath, wish: Wish, bounds: Option<Bounds>) {
     }
 }
 
+/// Published media that may be in no segment yet: a segment in the making, and what the queue before the worker holds.
+/// Beyond it pictures are shed, and viewers' hold-back is being spent.
+fn lag_budget(timing: &Timing) -> MediaSpan {
+    timing.max_segment + timing.shed_queue
+}
+
 impl Entry {
     fn present(&self) -> MutexGuard<'_, Present> {
         // A number and a time are whole whatever panicked.
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether a publisher with this stream's key would be let in: nobody is there, or somebody who has gone silent.
+    fn awaits_publisher(&self) -> bool {
+        let (over, published) = self.core.look(|core| (core.is_over(), core.is_published()));
+        !over && (!published || self.present().heard.elapsed() >= STALE_AFTER)
+    }
 }
 
 impl Admission for Registry {
     type Sink = Publisher;
+
+    fn open(&self) -> Option<watch::Receiver<bool>> {
+        self.open.as_ref().map(watch::Sender::subscribe)
+    }
 
     async fn admit(&self, request: PublishRequest) -> Result<Publisher, Refusal> {
         if !is_valid_name(&request.app) {
@@ -311,11 +385,14 @@ impl Admission for Registry {
             return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         };
         let taken = self.take_place(&path, &request.query);
+        self.review_door();
+        let result = if taken.is_ok() { "accepted" } else { "refused" };
+        metrics::counter!("encoder_publish_total", "result" => result).increment(1);
         if let Err(refusal) = &taken {
             let reason = match refusal {
                 Refusal::BadName(_) => "bad_name",
                 Refusal::AlreadyPublishing => "already_publishing",
-                Refusal::Busy => "busy",
+                Refusal::Busy | Refusal::AllBusy => "busy",
                 Refusal::Draining => "draining",
                 Refusal::Unsupported(_) => "unsupported",
                 Refusal::Internal => "internal",
@@ -339,6 +416,7 @@ pub struct Publisher {
     counted: Repairs,
     sent_off: watch::Receiver<Option<Refusal>>,
     path: StreamPath,
+    registry: Weak<Registry>,
 }
 
 impl MediaSink for Publisher {
@@ -399,9 +477,14 @@ impl MediaSink for Publisher {
 /// However it goes, a panic of its connection included, its place is free afterwards.
 impl Drop for Publisher {
     fn drop(&mut self) {
-        let present = self.entry.present();
-        if present.number == self.number {
-            self.entry.core.with(StreamCore::publisher_gone);
+        {
+            let present = self.entry.present();
+            if present.number == self.number {
+                self.entry.core.with(StreamCore::publisher_gone);
+            }
+        }
+        if let Some(registry) = self.registry.upgrade() {
+            registry.review_door();
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Probe;
 use crate::busy::Settings;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +15,7 @@ fn start(patience: Duration) -> Running {
     let probe = Probe::new(settings, patience);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let status: Arc<dyn StatusSource> = Arc::new(|| json!({"streams": ["<script>"]}));
-    let handle = Admin::start(listener, Arc::clone(&probe), status, Router::new()).unwrap();
+    let handle = Admin::start(listener, probe.clone(), status, Router::new()).unwrap();
     Running { probe, handle }
 }
 
@@ -76,9 +77,46 @@ fn metrics_are_prometheus_text_and_pages_escape() {
         assert!(text.contains(&format!("# TYPE {name} gauge")), "{name} in {text}");
     }
     assert!(text.contains("encoder_build_info{version=\"1.2.3\",revision=\"abc\"} 1"), "{text}");
+    let status = server.get("/status").1;
+    assert!(status.contains("\"streams\"") && status.contains("\"state\":\"free\""), "{status}");
+    server.handle.stop().unwrap();
+}
+
+#[test]
+fn the_page_is_whole_and_nothing_foreign_can_run_on_it() {
+    let server = start(Duration::from_secs(60));
     let (code, page) = server.get("/");
     assert_eq!(code, 200);
-    assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
-    assert!(server.get("/status").1.contains("\"streams\""));
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<style"), "{page}");
+    for part in ["operator.js", "operator.css"] {
+        assert!(page.contains(part), "{part} is not named in {page}");
+        assert_eq!(server.get(&format!("/{part}")).0, 200);
+    }
+    assert_eq!(server.get("/picture/live/none").0, 404);
+    server.handle.stop().unwrap();
+}
+
+#[test]
+fn the_status_is_followed_and_followers_are_bounded() {
+    let server = start(Duration::from_secs(60));
+    let follow = || {
+        let mut socket = TcpStream::connect(server.handle.local_addr()).unwrap();
+        write!(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut told = String::new();
+        let mut lines = io::BufReader::new(socket);
+        while !told.contains("data: {") && !told.contains("503") {
+            assert!(io::BufRead::read_line(&mut lines, &mut told).unwrap() > 0, "{told}");
+        }
+        (lines, told)
+    };
+    let (_lines, told) = follow();
+    assert!(
+        told.contains("content-type: text/event-stream") && told.contains("\"state\":\"starting\""),
+        "{told}"
+    );
+    let others: Vec<_> = (1..MAX_WATCHERS).map(|_| follow()).collect();
+    assert!(follow().1.contains("503"));
+    drop(others);
     server.handle.stop().unwrap();
 }

@@ -65,8 +65,14 @@ fn every_pair_of_state_and_event() {
         (spent(Why::Recycle), Drain, Ok(spent(Why::Asked))),
         (spent(Why::Recycle), fault(), Ok(spent(Why::Recycle))),
     ];
-    for (state, event, expected) in table {
-        assert_eq!(state.on(event.clone(), &settings(2, 0)), expected, "{state:?} on {event:?}");
+    for (state, event, expected) in &table {
+        assert_eq!(state.on(event.clone(), &settings(2, 0)), *expected, "{state:?} on {event:?}");
+    }
+    for state in ["starting", "free", "busy", "draining", "spent"] {
+        for event in [Ready, StreamAccepted, StreamEnded, Drain, fault()] {
+            let covered = table.iter().any(|(from, on, _)| from.name() == state && *on == event);
+            assert!(covered, "{state} on {event:?} is not in the table");
+        }
     }
 }
 

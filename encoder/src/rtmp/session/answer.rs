@@ -107,7 +107,9 @@ impl Session {
 pub(super) fn status_code(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::BadName(_) | Refusal::AlreadyPublishing => "NetStream.Publish.BadName",
-        Refusal::Busy | Refusal::Draining | Refusal::Internal => "NetStream.Publish.Denied",
+        Refusal::Busy | Refusal::AllBusy | Refusal::Draining | Refusal::Internal => {
+            "NetStream.Publish.Denied"
+        }
         Refusal::Unsupported(_) => "NetStream.Publish.Rejected",
     }
 }

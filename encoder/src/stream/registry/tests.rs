@@ -5,24 +5,34 @@ use crate::store::memory::MemoryStore;
 use crate::stream::core_tests;
 
 fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
+    fleet_registry(latencies, bounds, WhenFull::Tell).0
+}
+
+fn fleet_registry(latencies: &str, bounds: Option<&str>, when_full: WhenFull) -> (Arc<Registry>, Arc<Probe>) {
     let probe = Probe::new(
         probes::Settings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
         Duration::from_secs(60),
     );
     probe.ready();
-    Registry::new(
+    let registry = Registry::new(
         core_tests::settings("auto"),
         Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
         OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()) },
         WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
-        probe,
-    )
+        probe.clone(),
+        when_full,
+    );
+    (registry, probe)
 }
 
 async fn publish(registry: &Registry, query: &str) -> Result<Publisher, Refusal> {
+    publish_as(registry, "show", query).await
+}
+
+async fn publish_as(registry: &Registry, key: &str, query: &str) -> Result<Publisher, Refusal> {
     let request = PublishRequest {
         app: "live".into(),
-        key: StreamKey::new("show".into()),
+        key: StreamKey::new(key.into()),
         query: query.into(),
         peer: "127.0.0.1:1".parse().unwrap(),
         client: "test".into(),
@@ -60,4 +70,42 @@ async fn a_stream_keeps_its_latency_until_it_has_ended() {
     registry.count().wait_for(|count| *count == 0).await.unwrap();
     let _publisher = publish(&registry, "").await.unwrap();
     assert_eq!(in_force(&registry), Some(8.0));
+}
+
+#[tokio::test]
+async fn readiness_and_door_have_fallen_when_the_answer_is_made() {
+    let (registry, probe) = fleet_registry("4", None, WhenFull::Refuse);
+    let open = registry.open().unwrap();
+    assert!(*open.borrow() && probe.readiness().is_ok());
+    // The publisher is told only after this returns.
+    let publisher = publish(&registry, "").await.unwrap();
+    assert_eq!(probe.readiness(), Err(Denied::Full));
+    assert!(!*open.borrow());
+    // A straggler who is in already is told.
+    assert_eq!(publish_as(&registry, "other", "").await.err(), Some(Refusal::Busy));
+    assert_eq!(publish(&registry, "").await.err(), Some(Refusal::AlreadyPublishing));
+    assert!(!*open.borrow());
+    // In its reconnect window a stream waits for its publisher.
+    drop(publisher);
+    assert!(*open.borrow() && probe.readiness().is_err());
+    let _back = publish(&registry, "").await.unwrap();
+    assert!(!*open.borrow());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_over_gives_its_place_and_the_door_back() {
+    let (registry, probe) = fleet_registry("4", None, WhenFull::Refuse);
+    let mut open = registry.open().unwrap();
+    let publisher = publish(&registry, "").await.unwrap();
+    registry.end_all(&Refusal::Draining);
+    assert!(!*open.borrow(), "its last writes are under way: nobody is awaited");
+    drop(publisher);
+    let free = |state: &probes::State| matches!(state, probes::State::Free { .. });
+    probe.subscribe().wait_for(free).await.unwrap();
+    open.wait_for(|open| *open).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_to_be_told_always_gets_in_that_far() {
+    assert!(fleet_registry("4", None, WhenFull::Tell).0.open().is_none());
 }

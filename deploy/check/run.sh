@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Checks the manifests, and the check itself. What it needs from PyPI stays in the build folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+if ! command -v kubectl >/dev/null && ! command -v kustomize >/dev/null; then
+    echo "deploy: neither kubectl nor kustomize is installed; the manifests were not checked"
+    exit
+fi
+packages=$(realpath -m "${CARGO_TARGET_DIR:-target}")/deploy-check
+if ! cmp -s deploy/check/requirements.txt "$packages/requirements.txt"; then
+    echo "deploy: installing what checks the manifests"
+    rm -rf "$packages"
+    python3 -m pip install --quiet --disable-pip-version-check --target "$packages" -r deploy/check/requirements.txt
+    cp deploy/check/requirements.txt "$packages/requirements.txt"
+fi
+export PYTHONPATH=$packages PYTHONDONTWRITEBYTECODE=1
+python3 deploy/check/check.py "$@"
+cd deploy/check
+exec python3 test_check.py --quiet

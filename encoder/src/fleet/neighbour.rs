@@ -1,0 +1,126 @@
+//! One HTTP request to a neighbour in the cluster: a sidecar, or another encoder's admin port. One connection each, no
+//! body read: what counts is the status. What is asked, and what follows, is decided elsewhere.
+
+use axum::body::Body;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Bytes of an answer's head; neighbours say little.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Why there was no answer. The neighbour's or the network's fault; a later try may do.
+#[derive(Debug, thiserror::Error)]
+pub enum NeighbourError {
+    /// Nobody listens, or the connection broke.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// What came is not HTTP, or broke off.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    /// There was no answer in time.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+}
+
+/// GET, answered within `patience`.
+pub async fn get(
+    address: SocketAddr,
+    path: &'static str,
+    patience: Duration,
+) -> Result<StatusCode, NeighbourError> {
+    within(patience, ask(address, request(Method::GET, address, path, Body::empty()))).await
+}
+
+/// POST of an empty JSON object, answered within `patience`.
+pub async fn post(
+    address: SocketAddr,
+    path: &'static str,
+    patience: Duration,
+) -> Result<StatusCode, NeighbourError> {
+    within(patience, ask(address, request(Method::POST, address, path, Body::from("{}")))).await
+}
+
+fn request(method: Method, address: SocketAddr, path: &'static str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, address.to_string())
+        .header(CONNECTION, "close")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)
+        .expect("paths are constants and addresses print as ASCII")
+}
+
+async fn ask(address: SocketAddr, request: Request<Body>) -> Result<StatusCode, NeighbourError> {
+    let socket = TcpStream::connect(address).await?;
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(socket)).await?;
+    let mut answer = pin!(sender.send_request(request));
+    // The connection is driven for as long as it takes to answer, and closed then. It may end with the answer given.
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    };
+    Ok(answer?.status())
+}
+
+async fn within<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, NeighbourError>>,
+) -> Result<T, NeighbourError> {
+    timeout(patience, work).await.unwrap_or(Err(NeighbourError::Late(patience)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Answers one connection with these bytes; gives back what it was asked.
+    fn neighbour(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            let length = socket.read(&mut asked).unwrap();
+            socket.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(asked[..length].to_vec()).unwrap()
+        });
+        (address, thread)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn the_status_is_what_counts() {
+        let (address, thread) =
+            neighbour("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy");
+        assert_eq!(get(address, "/readyz", PATIENCE).await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+        let asked = thread.join().unwrap().to_lowercase();
+        assert!(asked.starts_with("get /readyz http/1.1\r\n") && asked.contains(&format!("host: {address}")));
+    }
+
+    #[tokio::test]
+    async fn nonsense_silence_and_absence_are_errors() {
+        let (address, _thread) = neighbour("SSH-2.0-nonsense\r\n");
+        assert!(matches!(get(address, "/", PATIENCE).await, Err(NeighbourError::Http(_))));
+        let (address, _thread) = neighbour("");
+        assert!(get(address, "/", PATIENCE).await.is_err());
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let late = post(silent.local_addr().unwrap(), "/", Duration::from_millis(50)).await;
+        assert!(matches!(late, Err(NeighbourError::Late(_))));
+        let gone = silent.local_addr().unwrap();
+        drop(silent);
+        assert!(matches!(get(gone, "/", PATIENCE).await, Err(NeighbourError::Socket(_))));
+    }
+}

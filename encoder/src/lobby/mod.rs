@@ -1,0 +1,200 @@
+//! `encoder lobby`: stands behind the same balancer as the encoders and answers publishers while all of them are busy.
+//! It speaks RTMP as the encoder does and lets nobody in.
+//!
+//! It is ready only while no encoder is free, and its door is shut otherwise: never does it take a publisher that an
+//! encoder could have taken, as far as it knows. What it knows comes from the encoders' own readiness ([`survey`]):
+//! the balancer acts on the same answers, there is nothing to register and nothing that can be out of date for longer
+//! than a round of asking. A balancer that knows by itself when nobody else is left (HAProxy's `backup`) needs none of
+//! this: without `--encoders` the lobby is always ready.
+
+pub mod survey;
+
+use crate::config::LobbyConfig;
+use crate::fault::Fault;
+use crate::rtmp::{self, Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::shutdown::{Shutdown, Stage};
+use crate::telemetry;
+use probes::{Admin, Health, Verdict};
+use serde_json::{Map, Value, json};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use survey::{Standing, Surveyor};
+use tokio::sync::watch;
+use tracing::info;
+
+/// From one round of asking to the next. A balancer looks once a second: it is told no later than it could know.
+const ROUND: Duration = Duration::from_millis(500);
+/// Rounds end in time whatever the encoders do; this is far beyond.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// What conversations under way get when the lobby is told to leave: those who are refused close within two seconds.
+const GOODBYES: Duration = Duration::from_secs(3);
+
+/// Runs the lobby until it is asked to leave.
+pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
+    info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "lobby");
+    let shutdown = Shutdown::listen()
+        .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
+    let rtmp_listener = crate::app::bind_rtmp(config.rtmp_listen).await?;
+    let admin_listener = crate::app::bind("--admin-listen", config.admin_listen).await?;
+    info!(listen = ?rtmp_listener.local_addr().ok(), "publishers: rtmp");
+    info!(listen = ?admin_listener.local_addr().ok(), encoders = ?config.encoders, "operators: admin");
+
+    let always = config.encoders.is_empty();
+    let lobby =
+        Arc::new(Lobby::new(if always { Standing::AllBusy { encoders: 0 } } else { Standing::Unknown }));
+    let machine = |error: &dyn std::fmt::Display| Fault::Machine {
+        what: "cannot start the admin server",
+        why: error.to_string(),
+    };
+    let status = {
+        let lobby = lobby.clone();
+        Arc::new(move || json!({ "lobby": lobby.details() }))
+    };
+    let listener = admin_listener.into_std().map_err(|error| machine(&error))?;
+    let admin = Admin::start(listener, lobby.clone(), status, axum::Router::new())
+        .map_err(|error| machine(&error))?;
+    telemetry::describe();
+    probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
+
+    let rounds = tokio::spawn(ask_around(Surveyor::new(config.encoders), lobby.clone()));
+    let publishers =
+        tokio::spawn(rtmp::serve(rtmp_listener, lobby.clone(), rtmp::ServerOptions::default(), {
+            let shutdown = shutdown.clone();
+            async move { shutdown.reached(Stage::Draining).await }
+        }));
+    shutdown.reached(Stage::Draining).await;
+    rounds.abort();
+    lobby.settle(Standing::Leaving);
+    let goodbyes = async {
+        if let Ok(left) = publishers.await {
+            left.finished().await;
+        }
+    };
+    tokio::select! {
+        () = goodbyes => {}
+        () = shutdown.reached(Stage::Ending) => {}
+        () = tokio::time::sleep(GOODBYES) => {}
+    }
+    info!("lobby leaves");
+    admin.stop().map_err(|error| machine(&error))
+}
+
+async fn ask_around(mut surveyor: Surveyor, lobby: Arc<Lobby>) {
+    let mut rounds = tokio::time::interval(ROUND);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        match surveyor.round().await {
+            Some(found) => lobby.settle(found.standing()),
+            // Nobody to ask: its standing is what it began with.
+            None => lobby.settle(Standing::AllBusy { encoders: 0 }),
+        }
+    }
+}
+
+/// What the lobby knows, shared by whoever asks around, whoever comes in, and the probes.
+struct Lobby {
+    known: Mutex<Known>,
+    open: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    standing: Standing,
+    /// When it was last found.
+    at: Instant,
+}
+
+impl Lobby {
+    fn new(standing: Standing) -> Self {
+        let known = Mutex::new(Known { standing, at: Instant::now() });
+        Self { known, open: watch::Sender::new(standing.wants_lobby()) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Both fields are set together; a panic elsewhere leaves them whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, standing: Standing) {
+        let before = std::mem::replace(&mut *self.known(), Known { standing, at: Instant::now() });
+        if before.standing.wants_lobby() != standing.wants_lobby() {
+            info!(ready = standing.wants_lobby(), why = %standing, "lobby");
+        }
+        self.open.send_if_modified(|open| std::mem::replace(open, standing.wants_lobby()) != *open);
+        self.publish_gauges();
+    }
+}
+
+impl Health for Lobby {
+    fn live(&self) -> Verdict {
+        let Known { standing, at } = *self.known();
+        match at.elapsed() {
+            _ if standing == Standing::Leaving => Verdict::good("leaving"),
+            silent if silent > PATIENCE => {
+                Verdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64()))
+            }
+            _ => Verdict::good("alive"),
+        }
+    }
+
+    fn ready(&self) -> Verdict {
+        let standing = self.known().standing;
+        Verdict { good: standing.wants_lobby(), why: standing.to_string() }
+    }
+
+    fn started(&self) -> Verdict {
+        Verdict::good("started")
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        let standing = self.known().standing;
+        let details = [
+            ("state", json!(if standing.wants_lobby() { "answering" } else { "waiting" })),
+            ("why", json!(standing.to_string())),
+        ];
+        details.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    }
+
+    fn publish_gauges(&self) {
+        let standing = self.known().standing;
+        metrics::gauge!("encoder_lobby_ready").set(f64::from(u8::from(standing.wants_lobby())));
+        if let Some(free) = standing.free() {
+            metrics::gauge!("encoder_lobby_free_encoders").set(free as f64);
+        }
+    }
+}
+
+/// Nobody was ever let in.
+enum Nobody {}
+
+impl Admission for Lobby {
+    type Sink = Nobody;
+
+    async fn admit(&self, _: PublishRequest) -> Result<Nobody, Refusal> {
+        metrics::counter!("encoder_rejected_total", "reason" => "all_busy").increment(1);
+        Err(Refusal::AllBusy)
+    }
+
+    fn open(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.open.subscribe())
+    }
+}
+
+impl MediaSink for Nobody {
+    fn media(&mut self, _: MediaMessage) -> Result<(), Refusal> {
+        match *self {}
+    }
+
+    fn metadata(&mut self, _: Metadata) {
+        match *self {}
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        match *self {}
+    }
+
+    fn end(self, _: EndReason) {
+        match self {}
+    }
+}

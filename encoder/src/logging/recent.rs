@@ -1,0 +1,79 @@
+//! Keeps the last warnings and errors, for the operator's page. They are in the log as well.
+
+use super::cloud::Fields;
+use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+/// How many are kept; the oldest goes.
+const KEPT: usize = 20;
+/// Characters of one that are kept: some carry what others wrote.
+const MAX_CHARS: usize = 400;
+
+/// The last warnings of a process; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Recent(Arc<Mutex<VecDeque<Value>>>);
+
+impl Recent {
+    /// The last ones, newest first: `at` (Unix seconds), `level`, `text`.
+    pub fn list(&self) -> Vec<Value> {
+        self.lock().iter().rev().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Value>> {
+        // Entries are put in whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Recent {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        if level > Level::WARN {
+            return;
+        }
+        let mut fields = Map::new();
+        event.record(&mut Fields(&mut fields));
+        let mut text = match fields.remove("message") {
+            Some(Value::String(message)) => message,
+            _ => String::new(),
+        };
+        for (name, value) in fields {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            text.push_str(&format!(" {name}={value}"));
+        }
+        let text: String = text.chars().take(MAX_CHARS).collect();
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut kept = self.lock();
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(json!({"at": at, "level": level.as_str().to_lowercase(), "text": text}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing_subscriber::prelude::*;
+
+    #[test]
+    fn the_newest_warnings_are_kept_and_nothing_else() {
+        let recent = Recent::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(recent.clone()), || {
+            tracing::info!("not this");
+            for number in 0..30 {
+                tracing::warn!(number, "late");
+            }
+            tracing::error!(text = "x".repeat(1000), "long");
+        });
+        let list = recent.list();
+        assert_eq!(list.len(), KEPT);
+        assert!(list[0]["text"].as_str().unwrap().len() <= MAX_CHARS);
+        assert_eq!((&list[1]["text"], &list[1]["level"]), (&json!("late number=29"), &json!("warn")));
+    }
+}

@@ -1,0 +1,80 @@
+//! What came out of a stream lately, for people who look: bitrates as they are, and how far the store is. Nothing is
+//! decided by it.
+
+use crate::publish::Counters;
+use hls::packager::Segment;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How often the store's counters are copied.
+const STORED_EVERY: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// By rendition.
+    rungs: BTreeMap<String, Rung>,
+    stored: Option<(Instant, Counters)>,
+}
+
+/// One rendition's newest segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rung {
+    bits_per_second: f64,
+    seconds: f64,
+    segments: u64,
+    gaps: u64,
+}
+
+impl Measured {
+    /// A segment is whole.
+    pub fn packaged(&mut self, segment: &Segment) {
+        let rung = self.rungs.entry(segment.rung.to_string()).or_default();
+        let seconds = segment.duration.as_secs_f64();
+        rung.segments += 1;
+        match &segment.body {
+            Some(body) if seconds > 0.0 => {
+                (rung.seconds, rung.bits_per_second) = (seconds, body.len() as f64 * 8.0 / seconds);
+            }
+            Some(_) => {}
+            None => rung.gaps += 1,
+        }
+    }
+
+    /// Time has passed: copies the store's counters when they are old.
+    pub fn stored(&mut self, counters: impl FnOnce() -> Counters) {
+        if self.stored.as_ref().is_none_or(|(at, _)| at.elapsed() >= STORED_EVERY) {
+            self.stored = Some((Instant::now(), counters()));
+        }
+    }
+
+    /// Renditions and store, for `/status`.
+    pub fn status(&self) -> (Value, Value) {
+        let rungs: serde_json::Map<String, Value> = self
+            .rungs
+            .iter()
+            .map(|(name, rung)| {
+                let Rung { bits_per_second, seconds, segments, gaps } = *rung;
+                let told = json!({
+                    "bits_per_second": bits_per_second.round(),
+                    "segment_seconds": seconds,
+                    "segments": segments,
+                    "gaps": gaps,
+                });
+                (name.clone(), told)
+            })
+            .collect();
+        let stored = self.stored.as_ref().map(|(_, stored)| {
+            json!({
+                "segments": stored.segments,
+                "bytes": stored.bytes,
+                "playlists": stored.playlists,
+                "failures": stored.failures,
+                "gaps": stored.gaps.values().sum::<u64>(),
+                "last_failure": stored.last_failure,
+            })
+        });
+        (rungs.into(), stored.into())
+    }
+}

@@ -1,0 +1,56 @@
+//! What every metric of the encoder means, for `/metrics`. Values are set where things happen; gauges of the busy state
+//! are described in `probes`. Units are in the names. Labels are words of ours: no name of a stream, no address, so that
+//! nobody outside chooses how many series there are.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Tells the recorder; to be called once there is one.
+pub fn describe() {
+    let counters = [
+        ("encoder_publish_total", "Publishers that asked for a place, by result: accepted or refused"),
+        ("encoder_rejected_total", "Publishers refused, by reason"),
+        ("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung"),
+        ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),
+        ("encoder_shed_units_total", "Access units dropped because the encoder was too slow"),
+        ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
+        (
+            "encoder_certificate_changes_total",
+            "TLS files that were seen to have changed, by what became of it",
+        ),
+        ("encoder_store_segments_total", "Segments that the store has acknowledged"),
+        ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
+        ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
+        ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
+    ];
+    for (name, help) in counters {
+        describe_counter!(name, Unit::Count, help);
+    }
+    describe_counter!(
+        "encoder_store_bytes_total",
+        Unit::Bytes,
+        "Bytes of segments that the store has acknowledged"
+    );
+    describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
+    describe_histogram!(
+        "encoder_store_seconds",
+        Unit::Seconds,
+        "What one successful write or removal took, by kind"
+    );
+    describe_histogram!(
+        "encoder_stage_delay_seconds",
+        Unit::Seconds,
+        "Age of media when it leaves a stage, counted from its arrival: encoded, packaged"
+    );
+    describe_gauge!(
+        "encoder_lag_seconds",
+        Unit::Seconds,
+        "Published media that is in no segment yet, of the stream that is nearest to its budget or furthest beyond"
+    );
+    describe_gauge!(
+        "encoder_lag_budget_seconds",
+        Unit::Seconds,
+        "What encoder_lag_seconds may be while viewers keep that stream's latency"
+    );
+    describe_gauge!("encoder_lobby_ready", Unit::Count, "1 while the lobby answers publishers");
+    describe_gauge!("encoder_lobby_free_encoders", Unit::Count, "Free encoders that the lobby has found");
+}

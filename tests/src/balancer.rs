@@ -1,0 +1,115 @@
+//! HAProxy as a fleet's balancer: TCP mode, HTTP health checks. It sees of an encoder what any balancer sees of a pod.
+
+use crate::encoder_process::free_port;
+use crate::http::Client;
+use crate::patience::eventually;
+use crate::process::Program;
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+/// One server behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// Where publishers are sent.
+    pub rtmp: u16,
+    /// Where `/readyz` is.
+    pub admin: u16,
+    /// Only when no other server is up.
+    pub backup: bool,
+}
+
+/// A running HAProxy.
+pub struct Balancer {
+    program: Program,
+    _folder: tempfile::TempDir,
+    port: u16,
+    stats: u16,
+    client: Client,
+}
+
+/// What it knows of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the health checks pass.
+    pub up: bool,
+    /// Connections it carries to it now.
+    pub connections: usize,
+    /// Connections it has carried to it in all.
+    pub total: usize,
+}
+
+impl Balancer {
+    /// Balances over these servers, which it asks every `interval`. Round robin: it knows nothing of load.
+    #[track_caller]
+    pub fn start(servers: &[Server], interval: Duration) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (port, stats) = (free_port(), free_port());
+        let mut text = format!(
+            "defaults\n mode tcp\n timeout connect 2s\n timeout client 1h\n timeout server 1h\n \
+             timeout check 1s\n retries 3\n option redispatch 1\n\
+             frontend publishers\n bind 127.0.0.1:{port}\n default_backend encoders\n\
+             frontend stats\n mode http\n bind 127.0.0.1:{stats}\n stats enable\n stats uri /\n\
+             backend encoders\n balance roundrobin\n option httpchk GET /readyz\n http-check expect status 200\n \
+             default-server check inter {}ms fall 1 rise 1\n",
+            interval.as_millis()
+        );
+        for (n, Server { rtmp, admin, backup }) in servers.iter().enumerate() {
+            let backup = if *backup { " backup" } else { "" };
+            writeln!(text, " server s{n} 127.0.0.1:{rtmp} port {admin}{backup}").expect("a String takes it");
+        }
+        let config = folder.path().join("haproxy.cfg");
+        std::fs::write(&config, text).expect("the folder takes a file");
+        let mut program =
+            Program::spawn("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(&config));
+        let client = Client::default();
+        eventually("HAProxy's statistics", Duration::from_secs(10), || {
+            if let Some(status) = program.exited() {
+                panic!("haproxy ended with {status}:\n{}", program.output());
+            }
+            client.get(&format!("http://127.0.0.1:{stats}/;csv")).ok().filter(|r| r.status == 200)
+        });
+        Self { program, _folder: folder, port, stats, client }
+    }
+
+    /// Where to publish.
+    pub fn rtmp_url(&self, key: &str) -> String {
+        format!("rtmp://127.0.0.1:{}/live/{key}", self.port)
+    }
+
+    /// What it knows of its servers, in their order.
+    #[track_caller]
+    pub fn servers(&self) -> Vec<Standing> {
+        let url = format!("http://127.0.0.1:{}/;csv", self.stats);
+        let text = self.client.get(&url).and_then(|r| r.text()).unwrap_or_else(|e| panic!("{e:#}"));
+        let mut lines = text.lines();
+        let heads: Vec<&str> = lines.next().unwrap_or_default().trim_start_matches("# ").split(',').collect();
+        let column = |name: &str| heads.iter().position(|head| *head == name).expect("HAProxy's columns");
+        let (proxy, server) = (column("pxname"), column("svname"));
+        let (status, now, total) = (column("status"), column("scur"), column("stot"));
+        lines
+            .map(|line| line.split(',').collect::<Vec<_>>())
+            .filter(|row| row.len() > status && row[proxy] == "encoders" && row[server] != "BACKEND")
+            .map(|row| Standing {
+                up: row[status].starts_with("UP"),
+                connections: row[now].parse().unwrap_or(0),
+                total: row[total].parse().unwrap_or(0),
+            })
+            .collect()
+    }
+
+    /// Waits until exactly these servers are up.
+    #[track_caller]
+    pub fn wait_for(&self, up: &[bool]) {
+        eventually(
+            &format!("servers up: {up:?}, found {:?}", self.servers()),
+            Duration::from_secs(15),
+            || self.servers().iter().map(|server| server.up).eq(up.iter().copied()).then_some(()),
+        );
+    }
+
+    /// What it says.
+    pub fn log(&self) -> String {
+        self.program.output()
+    }
+}

@@ -1,0 +1,83 @@
+//! Part of `make bench`: how soon `/readyz` answers while every core encodes. A thousand requests, each on a connection of
+//! its own, as a kubelet makes them. Prints a Markdown table.
+//!
+//! Environment: `BENCH_PROBES` (requests, default 1000).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+
+use anyhow::ensure;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+use tests::encoder_process::{self, Encoder, Options};
+use tests::process::{Program, stat, tree};
+use tests::{fixtures, publisher, turn};
+
+/// What is aimed at: a kubelet gives up after a second, a balancer that asks each second wants far less.
+const GOAL: Duration = Duration::from_millis(20);
+/// From one request to the next.
+const EVERY: Duration = Duration::from_millis(10);
+
+fn main() -> std::process::ExitCode {
+    match bench() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-probes: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    let requests = std::env::var("BENCH_PROBES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let _turn = turn::Turn::take();
+    if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
+        // Nobody publishes numbers of a debug build.
+        encoder_process::use_binary(encoder_process::build("release"));
+    }
+    let clip = fixtures::clip("footage-720p30-gop2s");
+    let cores = std::thread::available_parallelism()?.get();
+    // One stream for each core, each more than a core's work.
+    let options = Options::default().set("--capacity", &cores.to_string()).set("--preset", "slow");
+    let encoder = Encoder::start(options);
+    let publishers: Vec<Program> =
+        (0..cores).map(|n| publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(&format!("load{n}")))).collect();
+    for n in 0..cores {
+        encoder.wait_for_stream(&format!("load{n}"));
+    }
+    let cpu = || tree(encoder.pid()).into_iter().filter_map(stat).map(|stat| stat.cpu_seconds).sum::<f64>();
+    let (began, cpu_before) = (Instant::now(), cpu());
+    let mut took: Vec<Duration> =
+        (0..requests).map(|_| ask(encoder.ports.admin)).collect::<anyhow::Result<_>>()?;
+    let busy = (cpu() - cpu_before) / began.elapsed().as_secs_f64();
+    for mut publisher in publishers {
+        ensure!(publisher.exited().is_none(), "a publisher was lost: {}", publisher.output());
+    }
+    took.sort();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!("\n### /readyz while {busy:.1} of {cores} cores encode, {requests} requests\n");
+    println!("| median | 99 % | slowest | goal (99 %) | met |\n|---|---|---|---|---|");
+    let met = at(0.99) < GOAL.as_secs_f64() * 1e3;
+    println!(
+        "| {:.1} ms | {:.1} ms | {:.1} ms | {} ms | {} |",
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        GOAL.as_millis(),
+        if met { "yes" } else { "no" }
+    );
+    Ok(())
+}
+
+/// One request, from connecting to the last byte.
+fn ask(port: u16) -> anyhow::Result<Duration> {
+    tests::patience::pause(EVERY);
+    let asked = Instant::now();
+    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let took = asked.elapsed();
+    ensure!(answer.starts_with(b"HTTP/1.1 503"), "a full encoder is not ready");
+    Ok(took)
+}

@@ -1,0 +1,489 @@
+//! What a fleet needs of an encoder: streams find free ones behind a balancer that knows nothing but readiness, nobody is
+//! cut off, who is too many is told, and whoever is told to leave does so in the right way.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and may say what they measured"
+)]
+
+use rustix::process::Signal;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tests::agones_sidecar::Sidecar;
+use tests::balancer::{Balancer, Server};
+use tests::encoder_process::{Encoder, Options, STREAM, binary, free_port};
+use tests::http::Client;
+use tests::patience::{eventually, patience, poll};
+use tests::process::Program;
+use tests::{fixtures, publisher, turn};
+
+const CLIP: &str = "footage-720p30-gop1s";
+/// As a balancer in front of pods looks.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// An encoder as in a fleet. It passes the source through: what is tested is who takes which stream.
+fn member() -> Options {
+    Options::default()
+        .set("--ladder", "source")
+        .set("--when-full", "refuse")
+        .set("--reconnect-window", "0")
+        .set("--drain-timeout", "60")
+}
+
+/// A running `encoder lobby`.
+struct Lobby {
+    program: Program,
+    rtmp: u16,
+    admin: u16,
+    client: Client,
+}
+
+impl Lobby {
+    fn start(encoders: &str) -> Self {
+        let (rtmp, admin) = (free_port(), free_port());
+        let mut command = Command::new(binary());
+        command.args(["lobby", "--encoders", encoders]);
+        command.args(["--rtmp-listen", &format!("127.0.0.1:{rtmp}")]);
+        command.args(["--admin-listen", &format!("127.0.0.1:{admin}")]);
+        let lobby =
+            Self { program: Program::spawn("lobby", &mut command), rtmp, admin, client: Client::default() };
+        eventually("the lobby", Duration::from_secs(10), || lobby.get("livez"));
+        lobby
+    }
+
+    /// Status and body.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        let answer = self.client.get(&format!("http://127.0.0.1:{}/{path}", self.admin)).ok()?;
+        Some((answer.status, answer.text().ok()?))
+    }
+
+    fn wait_ready(&self, ready: bool) {
+        let status = if ready { 200 } else { 503 };
+        eventually(&format!("the lobby's readyz to say {status}"), Duration::from_secs(10), || {
+            self.get("readyz").filter(|answer| answer.0 == status)
+        });
+    }
+
+    fn leave(mut self) {
+        self.program.signal(Signal::TERM);
+        let status = self.program.wait(Duration::from_secs(10));
+        assert!(status.is_some_and(|s| s.success()), "{status:?}\n{}", self.program.output());
+    }
+}
+
+/// Names of the streams that it carries.
+fn carried(encoder: &Encoder) -> Vec<String> {
+    let status: serde_json::Value = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();
+    let streams = status["streams"].as_array().unwrap();
+    streams.iter().map(|stream| stream["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until every encoder carries one stream, and answers which.
+fn one_each(encoders: &[Encoder]) -> Vec<String> {
+    let mut names = eventually("one stream on each encoder", Duration::from_secs(20), || {
+        let carried: Vec<Vec<String>> = encoders.iter().map(carried).collect();
+        carried.iter().all(|names| names.len() == 1).then(|| carried.concat())
+    });
+    names.sort();
+    names
+}
+
+/// What FFmpeg shows when it is turned away.
+fn turned_away(url: &str) -> String {
+    let mut publisher = publisher::ffmpeg_once(&fixtures::clip(CLIP), url);
+    let status = publisher.wait(publisher::REFUSAL);
+    let said = publisher.output();
+    assert!(status.is_some_and(|s| !s.success()), "{url} was let in: {status:?}\n{said}");
+    said
+}
+
+fn connect(encoder: &Encoder) -> Result<TcpStream, ErrorKind> {
+    TcpStream::connect(("127.0.0.1", encoder.ports.rtmp)).map_err(|error| error.kind())
+}
+
+#[test]
+fn streams_spread_over_free_encoders_and_one_too_many_is_told_in_the_lobby() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let encoders: Vec<Encoder> = (0..3).map(|_| Encoder::start(member())).collect();
+    let admins: Vec<String> = encoders.iter().map(|e| format!("127.0.0.1:{}", e.ports.admin)).collect();
+    let lobby = Lobby::start(&admins.join(","));
+    let mut servers: Vec<Server> =
+        encoders.iter().map(|e| Server { rtmp: e.ports.rtmp, admin: e.ports.admin, backup: false }).collect();
+    servers.push(Server { rtmp: lobby.rtmp, admin: lobby.admin, backup: false });
+    let balancer = Balancer::start(&servers, CHECK);
+    balancer.wait_for(&[true, true, true, false]);
+
+    // All at once, between two health checks: who comes to a taken one is refused by its kernel and sent on.
+    let mut publishers: Vec<Program> =
+        (0..3).map(|n| publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(&format!("s{n}")))).collect();
+    assert_eq!(one_each(&encoders), ["s0", "s1", "s2"]);
+    balancer.wait_for(&[false, false, false, true]);
+    let said = turned_away(&balancer.rtmp_url("fourth"));
+    assert!(said.contains("all encoders are busy, try again"), "{said}");
+
+    // Readiness has changed under all of them; none was touched.
+    let standings = balancer.servers();
+    assert!(standings[..3].iter().all(|server| server.connections == 1), "{standings:?}");
+    for publisher in &mut publishers {
+        assert!(publisher.exited().is_none(), "{}", publisher.output());
+    }
+
+    // One ends: its encoder takes the next one, and the lobby steps back before that.
+    let freed = encoders.iter().position(|encoder| carried(encoder) == ["s1"]).unwrap();
+    publishers[1].stop(Duration::from_secs(5));
+    let mut up = [false; 4];
+    up[freed] = true;
+    balancer.wait_for(&up);
+    publishers[1] = publisher::ffmpeg_looped(&clip, &balancer.rtmp_url("s3"));
+    assert_eq!(one_each(&encoders), ["s0", "s2", "s3"]);
+    assert_eq!(carried(&encoders[freed]), ["s3"]);
+    for publisher in &mut publishers {
+        assert!(publisher.exited().is_none(), "{}", publisher.output());
+    }
+    lobby.leave();
+}
+
+#[test]
+fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let encoder = Encoder::start(member().set("--reconnect-window", "20"));
+    let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    assert_eq!(encoder.admin("readyz").status, 503);
+    assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
+
+    // A publisher whose network is gone is silent; its socket does not know yet. It comes back from another address.
+    first.signal(Signal::STOP);
+    eventually("the door to open", Duration::from_secs(20), || connect(&encoder).ok());
+    let said = turned_away(&encoder.rtmp_url("other"));
+    assert!(said.contains("busy"), "who slips in is told why not: {said}");
+    let mut back = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    eventually("the door to be shut behind it", Duration::from_secs(10), || connect(&encoder).err());
+    assert!(back.exited().is_none(), "{}", back.output());
+
+    // Gone for good: a stream in its reconnect window waits for its publisher, not for others.
+    back.signal(Signal::KILL);
+    eventually("the door to open", Duration::from_secs(10), || connect(&encoder).ok());
+    assert_eq!(encoder.admin("readyz").status, 503, "its place is kept");
+    first.signal(Signal::KILL);
+    encoder.signal(Signal::TERM);
+}
+
+#[test]
+fn a_lobby_that_asks_nobody_is_always_there() {
+    let lobby = Lobby::start("");
+    lobby.wait_ready(true);
+    let said = turned_away(&format!("rtmp://127.0.0.1:{}/live/any", lobby.rtmp));
+    assert!(said.contains("all encoders are busy, try again"), "{said}");
+    let (_, metrics) = lobby.get("metrics").unwrap();
+    assert!(metrics.contains("encoder_rejected_total{reason=\"all_busy\"} 1"), "{metrics}");
+    assert!(!metrics.contains("encoder_available"), "it must not count as an encoder:\n{metrics}");
+    lobby.leave();
+}
+
+#[test]
+fn a_lobby_that_hears_from_nobody_stays_away() {
+    let lobby = Lobby::start(&format!("127.0.0.1:{}", free_port()));
+    let (status, body) = lobby.get("readyz").unwrap();
+    assert_eq!((status, body.contains("no encoder has answered")), (503, true), "{body}");
+    let door = poll(Duration::from_secs(5), || TcpStream::connect(("127.0.0.1", lobby.rtmp)).err());
+    assert_eq!(door.map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
+    lobby.leave();
+}
+
+// --- leaving ----------------------------------------------------------------------------------------------------------
+
+/// Text of the stored playlist, where it has come to its end.
+fn sealed(output: &std::path::Path) -> Option<String> {
+    let text = std::fs::read_to_string(output.join(format!("live/{STREAM}/source/index.m3u8"))).ok()?;
+    text.contains("#EXT-X-ENDLIST").then_some(text)
+}
+
+/// The first signal, which has been taken when this returns: of two that are sent at once a process sees one.
+fn drain(encoder: &Encoder) {
+    encoder.signal(Signal::TERM);
+    eventually("the drain", Duration::from_secs(5), || {
+        (encoder.metric("encoder_draining", &[]) == 1.0).then_some(())
+    });
+}
+
+/// Sends a signal; answers how long it took to leave with exit code 0.
+fn leaves(encoder: &mut Encoder, signal: Signal) -> Duration {
+    let asked = Instant::now();
+    encoder.signal(signal);
+    let status = encoder.wait(Duration::from_secs(30));
+    let took = asked.elapsed();
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}:\n{}", encoder.log());
+    eprintln!("left after {took:?}");
+    took
+}
+
+#[test]
+fn told_to_leave_while_free_it_is_gone_within_a_second() {
+    let mut encoder = Encoder::start(member());
+    assert!(leaves(&mut encoder, Signal::TERM) < patience(Duration::from_secs(1)));
+}
+
+#[test]
+fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member().set("--reconnect-window", "20"));
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let url = encoder.wait_for_stream(STREAM);
+    encoder.signal(Signal::TERM);
+    let body = eventually("readiness to fall", Duration::from_secs(5), || {
+        let answer = encoder.admin("readyz");
+        let text = answer.text().ok()?;
+        (answer.status == 503 && text.contains("draining")).then_some(text)
+    });
+    assert!(body.contains("taking no more streams"), "{body}");
+    assert_eq!(encoder.admin("livez").status, 200, "a draining encoder is alive");
+    assert_eq!((encoder.metric("encoder_draining", &[]), encoder.metric("encoder_busy", &[])), (1.0, 0.0));
+    assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
+
+    let media = tests::http::join(&url, "source/index.m3u8");
+    let segments = || {
+        let text = encoder.client.get(&media).ok()?.text().ok()?;
+        Some(text.matches("#EXTINF").count())
+    };
+    let before = segments().unwrap();
+    eventually("it to go on", Duration::from_secs(20), || (segments()? >= before + 2).then_some(()));
+    assert!(publisher.exited().is_none(), "{}", publisher.output());
+
+    // No reconnect window: whoever comes back finds another encoder.
+    publisher.stop(Duration::from_secs(5));
+    let status = encoder.wait(Duration::from_secs(10));
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}");
+    assert!(sealed(encoder.output.path()).is_some());
+}
+
+#[test]
+fn told_to_leave_while_a_publisher_is_away_it_does_not_wait_for_it() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member().set("--reconnect-window", "300"));
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    publisher.signal(Signal::KILL);
+    publisher.wait(Duration::from_secs(5));
+    eventually("the publisher to be missed", Duration::from_secs(10), || {
+        encoder.log().contains("publisher is gone").then_some(())
+    });
+    assert_eq!(carried(&encoder), [STREAM], "it is waited for");
+    leaves(&mut encoder, Signal::TERM);
+    assert!(sealed(encoder.output.path()).is_some());
+}
+
+#[test]
+fn told_twice_it_seals_and_goes_within_five_seconds() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member());
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    drain(&encoder);
+    let took = leaves(&mut encoder, Signal::TERM);
+    assert!(took < patience(Duration::from_secs(5)), "{took:?}");
+    assert!(sealed(encoder.output.path()).is_some());
+    publisher.wait(publisher::REFUSAL);
+    assert!(
+        publisher.output().contains("shutting down"),
+        "the publisher is told why:\n{}",
+        publisher.output()
+    );
+}
+
+#[test]
+fn the_drain_has_a_deadline() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member().set("--drain-timeout", "1"));
+    let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    let took = leaves(&mut encoder, Signal::TERM);
+    assert!(took >= Duration::from_secs(1) && took < patience(Duration::from_secs(6)), "{took:?}");
+    assert!(sealed(encoder.output.path()).is_some());
+}
+
+#[test]
+fn a_store_that_is_down_does_not_keep_it() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member());
+    let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    // A file where the folder was: every write fails from now on, whoever runs this.
+    let folder = encoder.output.path().to_owned();
+    let aside = folder.with_extension("aside");
+    std::fs::rename(&folder, &aside).unwrap();
+    std::fs::write(&folder, "not a folder").unwrap();
+    eventually("writes to fail", Duration::from_secs(20), || {
+        let all = encoder.metric("encoder_store_writes_total", &[]);
+        (all > encoder.metric("encoder_store_writes_total", &["result=\"ok\""])).then_some(())
+    });
+    assert_eq!(encoder.admin("livez").status, 200, "a restart would not bring the store back");
+    drain(&encoder);
+    let took = leaves(&mut encoder, Signal::TERM);
+    assert!(took < patience(Duration::from_secs(5)), "{took:?}");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&aside, &folder).unwrap();
+}
+
+#[test]
+fn after_as_many_streams_as_it_should_serve_liveness_falls() {
+    let clip = fixtures::clip("short");
+    let _turn = turn::Turn::take();
+    let encoder = Encoder::start(member().set("--recycle-after", "1").set("--ladder", "source"));
+    publisher::ffmpeg_once(&clip, &encoder.rtmp_url(STREAM)).wait(Duration::from_secs(20));
+    let body = eventually("liveness to fall", Duration::from_secs(20), || {
+        let answer = encoder.admin("livez");
+        (answer.status == 503).then(|| answer.text().unwrap())
+    });
+    assert!(body.contains("served as many streams as it should"), "{body}");
+    assert!(sealed(encoder.output.path()).is_some(), "only once everything is written");
+    assert_eq!(encoder.admin("startupz").status, 200);
+    assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
+}
+
+// --- what is told -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn metrics_explain_themselves_and_their_number_is_bounded() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let encoder = Encoder::start(member().set("--when-full", "tell").set("--ladder", "360p@800k"));
+    let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url("one-name"));
+    encoder.wait_for_stream("one-name");
+    turned_away(&encoder.rtmp_url("another-name"));
+    let text = encoder.admin("metrics").text().unwrap();
+    for name in [
+        "encoder_available",
+        "encoder_busy",
+        "encoder_draining",
+        "encoder_streams",
+        "encoder_publish_total",
+        "encoder_rejected_total",
+        "encoder_stage_delay_seconds",
+        "encoder_lag_seconds",
+        "encoder_lag_budget_seconds",
+        "encoder_store_writes_total",
+        "encoder_store_bytes_total",
+        "encoder_build_info",
+    ] {
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name} is not in:\n{text}");
+    }
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} says nothing of itself");
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+        assert!(kind != "histogram" || name.ends_with("_seconds"), "{name} has no unit");
+    }
+    assert!(!text.contains("one-name") && !text.contains("another-name"), "names are labels in:\n{text}");
+    let series = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")).count();
+    assert!(series < 60, "{series} series:\n{text}");
+}
+
+#[test]
+fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restarts() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let sidecar = Sidecar::start();
+    let port = sidecar.port();
+    let mut options = member().set("--fleet", "agones");
+    options.env.push(("AGONES_SDK_HTTP_PORT".to_owned(), port.to_string()));
+    let mut encoder = Encoder::start(options);
+    let heard = |sidecar: &Sidecar, calls: &[&str]| {
+        eventually(&format!("{calls:?}, heard {:?}", sidecar.states()), Duration::from_secs(15), || {
+            (sidecar.states() == calls).then_some(())
+        });
+    };
+    heard(&sidecar, &["POST /ready"]);
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    heard(&sidecar, &["POST /ready", "POST /allocate"]);
+    eventually("three pings", Duration::from_secs(20), || (sidecar.pings().len() >= 3).then_some(()));
+    let pings = sidecar.pings();
+    let longest = pings.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(
+        longest < patience(Duration::from_secs(5)),
+        "Agones expects one every 5 s, longest pause {longest:?}"
+    );
+
+    // A new sidecar knows nothing. The stream goes on meanwhile.
+    drop(sidecar);
+    eventually("the loss to be noticed", Duration::from_secs(15), || {
+        encoder.log().contains("the sidecar does not answer").then_some(())
+    });
+    let sidecar = Sidecar::at(port);
+    heard(&sidecar, &["POST /allocate"]);
+    assert!(publisher.exited().is_none(), "{}", publisher.output());
+
+    // The stream ends, another one is welcome; then the encoder is told to leave.
+    publisher.stop(Duration::from_secs(5));
+    heard(&sidecar, &["POST /allocate", "POST /ready"]);
+    leaves(&mut encoder, Signal::TERM);
+    heard(&sidecar, &["POST /allocate", "POST /ready", "POST /shutdown"]);
+}
+
+#[test]
+fn the_operators_page_shows_what_status_says() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let ladder = "source,360p@800k,240p@400k";
+    let encoder = Encoder::start(member().set("--when-full", "tell").set("--ladder", ladder));
+    let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    // Something to warn of: the worker dies.
+    tests::process::signal_pid(encoder.workers()[0], Signal::KILL);
+    let page = tests::browser::operator_page(&format!("http://127.0.0.1:{}/", encoder.ports.admin)).unwrap();
+    assert!(page.console.is_empty() && page.foreign.is_empty(), "{:?} {:?}", page.console, page.foreign);
+    assert_eq!((page.state.as_str(), page.stream.as_str()), ("busy", "live/test"));
+    assert!(page.why.contains("all places are taken") && !page.lost, "{page:?}");
+    assert!(page.picture.0 > page.picture.1 && page.picture.1 > 0, "{:?}", page.picture);
+    assert_eq!(page.facts["source"], "1280×720, 30 frames/s");
+    assert_eq!(page.facts["worker restarts"], "1");
+    assert!(page.warnings.iter().any(|line| line.contains("worker died")), "{:?}", page.warnings);
+    let names: Vec<&str> = page.rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(names, ["360p", "240p", "audio", "source"]);
+    assert_eq!(page.rows[0][1..4], ["640×360", "30", "800"]);
+    // What a viewer downloads is what is shown.
+    for row in page.rows.iter().filter(|row| row[0] != "audio") {
+        let shown: f64 = row[4].replace(',', "").parse().unwrap();
+        let told = page.status["streams"][0]["output"][&row[0]]["bits_per_second"].as_f64().unwrap() / 1000.0;
+        assert!((shown - told).abs() < 1.0 && shown > 50.0, "{row:?}, told {told}");
+    }
+}
+
+#[test]
+fn log_entries_are_what_google_cloud_reads() {
+    let clip = fixtures::clip("short");
+    let _turn = turn::Turn::take();
+    let mut options = member().set("--log-format", "json");
+    options.env.push(("GOOGLE_CLOUD_PROJECT".to_owned(), "demo-project".to_owned()));
+    let mut encoder = Encoder::start(options);
+    publisher::ffmpeg_once(&clip, &encoder.rtmp_url(STREAM)).wait(Duration::from_secs(20));
+    eventually("the stream's end", Duration::from_secs(20), || {
+        encoder.log().contains("stream has ended").then_some(())
+    });
+    leaves(&mut encoder, Signal::TERM);
+    let log = encoder.log();
+    let entries: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for entry in &entries {
+        let severity = entry["severity"].as_str().unwrap();
+        assert!(["DEBUG", "INFO", "WARNING", "ERROR"].contains(&severity), "{entry}");
+        assert!(entry["message"].is_string() && entry["time"].as_str().unwrap().ends_with('Z'), "{entry}");
+        assert_ne!(severity, "ERROR", "nothing went wrong: {entry}");
+    }
+    let of_stream: Vec<_> =
+        entries.iter().filter(|entry| entry["stream"] == STREAM && entry["app"] == "live").collect();
+    assert!(of_stream.len() > 2, "{log}");
+    let trace = of_stream[0]["logging.googleapis.com/trace"].as_str().unwrap();
+    assert!(trace.starts_with("projects/demo-project/traces/"), "{trace}");
+    assert!(of_stream.iter().all(|entry| entry["logging.googleapis.com/trace"] == trace), "one trace: {log}");
+}

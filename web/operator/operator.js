@@ -1,0 +1,146 @@
+// The operator's page: shows every status that the process sends. It asks for nothing else and changes nothing.
+
+const by = (id) => document.getElementById(id);
+
+/** Whole numbers with thin groups, others with one to three digits that matter. */
+const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });
+const seconds = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)} s`);
+const mebibytes = (bytes) => `${number(bytes / 2 ** 20, 1)} MiB`;
+
+function duration(total) {
+  const parts = [Math.floor(total / 3600), Math.floor(total / 60) % 60, total % 60];
+  return parts.map((part) => String(part).padStart(2, "0")).join(":");
+}
+
+/** Everything is set as text: publishers choose some of it. */
+function element(name, text, className) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+/** One line of facts: name, text, and whether it is beyond its budget. */
+function facts(stream) {
+  const { counters, worker, delays, source, stored } = stream;
+  const against = (value, budget) => `${seconds(value)} of ${seconds(budget)}`;
+  const lines = [
+    ["publisher", stream.published ? "here" : "away: it is waited for", !stream.published],
+    ["age", duration(stream.age_seconds)],
+    ["latency", `${stream.latency} s, set by ${stream.latency_from}`],
+    ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
+    ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
+    ["age when encoded", seconds(delays.encoded_seconds)],
+    ["age of the newest segment", against(delays.packaged_seconds, stream.lag_budget_seconds), delays.packaged_seconds > stream.lag_budget_seconds],
+    ["pictures", `${number(worker.decoded)} decoded, ${number(worker.encoded)} encoded over all rungs, ${number(worker.decode_errors)} damaged`],
+    ["pictures dropped", number(counters.shed_units), counters.shed_units > 0],
+    ["worker restarts", number(counters.worker_restarts), counters.worker_restarts > 0],
+  ];
+  if (stored) {
+    const { segments, bytes, failures, gaps, last_failure } = stored;
+    lines.push(["in the store", `${number(segments)} segments, ${mebibytes(bytes)}`]);
+    lines.push(["failed writes", last_failure ? `${number(failures)}, last: ${last_failure}` : number(failures), failures > 0]);
+    lines.push(["lost in the store", number(gaps), gaps > 0]);
+  }
+  return lines;
+}
+
+function rows(stream) {
+  const planned = new Map((stream.rungs ?? []).map((rung) => [rung.name, rung]));
+  const names = [...planned.keys(), ...Object.keys(stream.output).filter((name) => !planned.has(name))];
+  return names.map((name) => {
+    const rung = planned.get(name);
+    const out = stream.output[name] ?? {};
+    return [
+      name,
+      rung ? `${rung.width}×${rung.height}` : "as published",
+      rung ? number(rung.frame_rate[0] / rung.frame_rate[1], 2) : "as published",
+      rung ? number(rung.bitrate / 1000) : "–",
+      out.bits_per_second ? number(out.bits_per_second / 1000) : "–",
+      number(out.segments ?? 0),
+      number(out.gaps ?? 0),
+    ];
+  });
+}
+
+const shown = new Map();
+
+function card(key, title) {
+  if (!shown.has(key)) {
+    const made = by("stream").content.firstElementChild.cloneNode(true);
+    made.querySelector("h2").textContent = title;
+    by("streams").append(made);
+    shown.set(key, made);
+  }
+  return shown.get(key);
+}
+
+function showStream(stream) {
+  const key = `${stream.app}/${stream.name}`;
+  const article = card(key, key);
+  article.querySelector("dl").replaceChildren(
+    ...facts(stream).flatMap(([name, text, over]) => [element("dt", name), element("dd", text, over ? "over" : "")]),
+  );
+  article.querySelector("tbody").replaceChildren(
+    ...rows(stream).map((cells) => {
+      const row = document.createElement("tr");
+      row.append(...cells.map((cell) => element("td", cell)));
+      return row;
+    }),
+  );
+  const image = article.querySelector("img");
+  image.hidden = !stream.picture;
+  // A new one every few seconds; asking each time that one is due is enough.
+  const version = Math.floor(stream.age_seconds / 4);
+  if (stream.picture && image.dataset.version !== String(version)) {
+    image.dataset.version = version;
+    image.src = `picture/${encodeURIComponent(stream.app)}/${encodeURIComponent(stream.name)}?${version}`;
+  }
+  return key;
+}
+
+function show(status) {
+  const { probe } = status;
+  by("state").textContent = probe.state;
+  by("state").className = `state ${probe.state}`;
+  by("why").textContent = probe.live.ok ? probe.ready.reason : probe.live.reason;
+  document.title = `${probe.state} – encoder`;
+  const facts = [`${probe.streams ?? 0} of ${probe.capacity ?? 0} places taken`];
+  if (status.version) facts.push(`encoder ${status.version} (${status.revision})`, `up ${duration(status.uptime_seconds)}`);
+  if (status.ladder) facts.push(`ladder ${status.ladder}`);
+  by("facts").textContent = facts.join(" · ");
+  const present = new Set((status.streams ?? []).map((stream) => showStream(stream)));
+  for (const [key, article] of shown) {
+    if (!present.has(key)) {
+      article.remove();
+      shown.delete(key);
+    }
+  }
+  const warnings = status.warnings ?? [];
+  by("warnings").replaceChildren(
+    ...warnings.map(({ at, level, text }) => {
+      const item = element("li", "", level);
+      const time = element("time", new Date(at * 1000).toISOString().slice(11, 19));
+      item.append(time, ` ${text}`);
+      return item;
+    }),
+  );
+  by("no-warnings").hidden = warnings.length > 0;
+  window.__status = status;
+}
+
+let silence;
+/** Without a word for five seconds the page says so; the browser reconnects by itself. */
+function heard() {
+  by("lost").hidden = true;
+  clearTimeout(silence);
+  silence = setTimeout(() => { by("lost").hidden = false; }, 5000);
+}
+
+const events = new EventSource("events");
+events.onmessage = ({ data }) => {
+  heard();
+  show(JSON.parse(data));
+};
+heard();
