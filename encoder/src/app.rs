@@ -5,7 +5,7 @@
 //! in, streams end by themselves or are ended, what they wrote is complete, viewers are cut off, the admin server goes
 //! last.
 
-use crate::config::ServeConfig;
+use crate::config::{Output, ServeConfig};
 use crate::fault::Fault;
 use crate::origin;
 use crate::origin::Library;
@@ -13,6 +13,7 @@ use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
 use crate::store::dir::DirStore;
+use crate::store::gcs::GcsStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::worker::child::WorkerOptions;
@@ -43,9 +44,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let http_address = local(&http_listener, config.http_listen);
     let admin_address = local(&admin_listener, config.admin_listen);
 
-    let store: Arc<dyn Store> = Arc::new(DirStore::open(&config.output).await.map_err(|error| {
-        Fault::Store { place: config.output.display().to_string(), why: error.to_string() }
-    })?);
+    let store = open_store(&config.output).await?;
     let probe = Probe::new(
         probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
@@ -105,6 +104,21 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let _ = viewers.await;
     info!("encoder leaves");
     admin.stop().map_err(|error| machine("admin server")(&error))
+}
+
+async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault> {
+    match output {
+        Output::Directory(path) => match DirStore::open(path).await {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(Fault::Store { place: output.to_string(), why: error.to_string() }),
+        },
+        Output::Bucket { location, endpoint } => {
+            match GcsStore::open(location.clone(), endpoint.as_deref()).await {
+                Ok(store) => Ok(Arc::new(store)),
+                Err(error) => Err(Fault::bucket("--output", location, &error)),
+            }
+        }
+    }
 }
 
 /// Lets streams end by themselves, then ends them, then leaves them.

@@ -1,8 +1,9 @@
 //! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound and no file
 //! touched here.
 
-use crate::cli::{EncodingArgs, ServeArgs};
+use crate::cli::{BucketArgs, EncodingArgs, ServeArgs};
 use crate::ladder::Ladder;
+use crate::store::gcs;
 use crate::stream::Settings;
 use crate::worker::{Keyframes, VideoSettings};
 use hls::Timing;
@@ -29,6 +30,29 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where segments and playlists are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A directory.
+    Directory(PathBuf),
+    /// Cloud Storage.
+    Bucket {
+        /// Where in it.
+        location: gcs::Location,
+        /// An emulator's URL; `None` is Google's.
+        endpoint: Option<String>,
+    },
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Bucket { location, .. } => location.fmt(f),
+        }
+    }
+}
+
 /// Settings of `serve`.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -38,8 +62,8 @@ pub struct ServeConfig {
     pub http_listen: SocketAddr,
     /// Internal HTTP listener.
     pub admin_listen: SocketAddr,
-    /// Directory store's root.
-    pub output: PathBuf,
+    /// The store.
+    pub output: Output,
     /// Streams at once.
     pub capacity: NonZeroU32,
     /// Streams in all before liveness fails; `None` is never.
@@ -130,11 +154,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             judge.reject(flag, &b.to_string(), "is taken by another of these listeners");
         }
     }
-    if args.output.is_empty() {
-        judge.reject("--output", "''", "must name a directory");
-    } else if args.output.contains("://") {
-        judge.reject("--output", &args.output, "only directories are supported");
-    }
+    let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
     let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
     let reconnect_window = judge.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
@@ -156,7 +176,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             rtmp_listen: rtmp_listen?,
             http_listen: http_listen?,
             admin_listen: admin_listen?,
-            output: PathBuf::from(&args.output),
+            output: output?,
             capacity: NonZeroU32::new(capacity?)?,
             recycle_after: NonZeroU32::new(recycle_after?),
             publish_timeout: Duration::from_secs_f64(publish_timeout?),
@@ -170,6 +190,43 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         Some(config) if judge.bad.is_empty() => Ok(config),
         _ => Err(judge.bad),
     }
+}
+
+/// Judges the settings of `bucket check`: where, and an emulator's URL.
+pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<BadSetting>> {
+    let mut judge = Judge::default();
+    let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut judge);
+    match judge.take("bucket", &args.location, args.location.parse()) {
+        Some(location) if judge.bad.is_empty() => Ok((location, endpoint)),
+        _ => Err(judge.bad),
+    }
+}
+
+fn output(output: &str, endpoint: Option<&str>, judge: &mut Judge) -> Option<Output> {
+    let endpoint = gcs_endpoint(endpoint, judge);
+    if output.is_empty() {
+        judge.reject("--output", "''", "must name a directory or a bucket");
+        return None;
+    }
+    if output.starts_with("gs://") {
+        let location = judge.take("--output", output, output.parse::<gcs::Location>());
+        return Some(Output::Bucket { location: location?, endpoint });
+    }
+    if output.contains("://") {
+        judge.reject("--output", output, "must be a directory or gs://BUCKET/PREFIX");
+        return None;
+    }
+    Some(Output::Directory(output.into()))
+}
+
+fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
+    // An empty environment variable is one that is not set.
+    let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty())?;
+    let authority = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    if authority.is_none_or(|authority| authority.trim_end_matches('/').is_empty()) {
+        judge.reject("--gcs-endpoint", endpoint, "must be a URL, as in http://127.0.0.1:9000");
+    }
+    Some(endpoint.trim_end_matches('/').to_owned())
 }
 
 /// Judges the settings of `transcode`: how to encode, and the worker's memory bound in bytes.
@@ -238,12 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn an_output_is_a_directory_or_a_bucket() {
+        let directory = serve(&args(&["--output=/srv/media"])).unwrap().output;
+        assert_eq!(directory, Output::Directory("/srv/media".into()));
+        let more = ["--output=gs://live/tv", "--gcs-endpoint=http://127.0.0.1:9/"];
+        let bucket = serve(&args(&more)).unwrap().output;
+        let location = "gs://live/tv".parse().unwrap();
+        assert_eq!(bucket, Output::Bucket { location, endpoint: Some("http://127.0.0.1:9".into()) });
+        assert_eq!(serve(&args(&["--output=gs://NO"])).unwrap_err()[0].flag, "--output");
+    }
+
+    #[test]
     fn every_bad_setting_is_told_at_once() {
         let bad = serve(&args(&[
             "--rtmp-listen=nowhere",
             "--http-listen=0.0.0.0:80",
             "--admin-listen=0.0.0.0:80",
             "--output=s3://x",
+            "--gcs-endpoint=localhost",
             "--capacity=0",
             "--recycle-after=-1",
             "--reconnect-window=long",
@@ -260,6 +329,7 @@ mod tests {
             "--rtmp-listen",
             "--admin-listen",
             "--output",
+            "--gcs-endpoint",
             "--capacity",
             "--recycle-after",
             "--reconnect-window",

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod broadcast;
+pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod fault;

@@ -7,6 +7,7 @@ pub mod browser;
 pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;
+pub mod gcs;
 pub mod http;
 pub mod patience;
 pub mod playlist;

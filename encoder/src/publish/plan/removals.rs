@@ -22,9 +22,15 @@ pub(super) struct Removal {
     pub(super) not_before: Duration,
 }
 
+impl Removal {
+    pub(super) fn new(name: ObjectName, not_before: Duration) -> Self {
+        Self { name, attempts: 0, not_before }
+    }
+}
+
 impl<P: Playlists> Plan<P> {
     pub(super) fn expire(&mut self, files: Vec<(RungName, String)>, now: Duration) {
-        if !self.settings.remove_expired {
+        if self.settings.archive {
             return;
         }
         for (rung, file) in files {
@@ -33,7 +39,7 @@ impl<P: Playlists> Plan<P> {
                 continue;
             }
             let name = self.object_name(&rung, &file);
-            self.removals.push_back(Removal { name, attempts: 0, not_before: now });
+            self.removals.push_back(Removal::new(name, now));
         }
     }
 
