@@ -82,7 +82,8 @@ impl Broadcast {
             rung: RungName::new(rung).unwrap(),
             sequence,
             session: self.session(),
-            discontinuity: false,
+            // An epoch begins with one.
+            discontinuity: number == 0,
             start: MediaTime::from_ticks_90k(90_000 * seconds),
             duration: MediaSpan::from_millis(1000),
             wall: WallTime::from_unix_micros(1_790_000_000_000_000 + 1_000_000 * seconds),
@@ -176,9 +177,9 @@ async fn a_minute_without_the_store_is_a_minute_of_gaps_and_whole_in_the_archive
 #[tokio::test(start_paused = true)]
 async fn answers_lost_after_the_write_do_no_harm() {
     let store = DirectStore::new();
-    store.set_rule(some(2, 0.2, Fault::LostAnswer));
+    store.set_rule(some(2, 0.1, Fault::LostAnswer));
     let counters = Broadcast::new(600).run(&store).await;
-    assert!(counters.failures > 300, "{counters:?}");
+    assert!(counters.failures > 200, "{counters:?}");
     assert!(!counters.fenced, "its own playlists are not somebody else's");
     assert_eq!((gaps(&counters), counters.lost, counters.sealed), (0, 0, true));
     let (report, kept) = judge(&store);

@@ -21,7 +21,7 @@ use hls::track::{Track, TrackKind};
 use lanes::Lanes;
 use paced::Paced;
 use removals::{REMOVALS_AT_A_TIME, Removal};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uploads::Upload;
 
@@ -77,6 +77,8 @@ pub struct Plan<P> {
     uploads: Vec<Upload>,
     /// Attempts at uploads that were given up meanwhile.
     orphans: HashMap<JobId, ObjectName>,
+    /// Attempts at uploads that another attempt has brought to their end meanwhile.
+    overtaken: HashSet<JobId>,
     /// Bytes of segments so far, to know the largest rendition.
     rung_bytes: BTreeMap<RungName, u64>,
     /// Whether the last upload that came back had succeeded.
@@ -122,6 +124,7 @@ impl<P: Playlists> Plan<P> {
             lanes: Lanes::default(),
             uploads: Vec::new(),
             orphans: HashMap::new(),
+            overtaken: HashSet::new(),
             rung_bytes: BTreeMap::new(),
             store_answers: true,
             late_not_before: Duration::ZERO,

@@ -24,7 +24,8 @@ pub struct Settings {
     pub first_backoff: Duration,
     /// Longest pause between two attempts.
     pub max_backoff: Duration,
-    /// Init and media segments written at a time. Playlists and removals are not counted: there are few.
+    /// Attempts at init and media segments at a time: half of them for first attempts at what is on time, a quarter
+    /// each at most for second ones and for what is late. Playlists and removals are not counted: there are few.
     pub concurrency: usize,
     /// Bytes of segments that wait for the store or are being written, at most.
     pub max_waiting_bytes: usize,
@@ -47,7 +48,7 @@ impl Default for Settings {
             second_attempt_after: Duration::from_millis(500),
             first_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(1),
-            concurrency: 8,
+            concurrency: 16,
             max_waiting_bytes: 64 << 20,
             seal_within: Duration::from_secs(30),
             archive: true,

@@ -123,7 +123,10 @@ async fn listen(listener: TcpListener, state: Arc<Mutex<State>>, started: Instan
         let Ok((socket, _)) = listener.accept().await else { continue };
         let (state, base) = (Arc::clone(&state), base.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, &state, &base, started));
+            let service = service_fn(move |request| {
+                let (state, base) = (Arc::clone(&state), base.clone());
+                async move { answer(request, &state, &base, started).await }
+            });
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             // An error is a connection that was cut, on purpose or by the other side.
             let _ = server.serve_connection(TokioIo::new(socket), service).await;

@@ -2,7 +2,7 @@
 //! when time or room runs out. In which order what is stored gets listed is in [`super::lanes`].
 //!
 //! A segment is **on time** until its deadline, then **late**: a gap in the playlists, which goes on being uploaded
-//! where an archive wants it. On-time ones go first and have half of all attempts to themselves. An attempt at an
+//! where an archive wants it. On-time ones go first, and half of all attempts are kept for their first ones. An attempt at an
 //! on-time one may last until the deadline; when it is slow, a second is started beside it, and the first answer counts.
 //! Both write the same bytes under a name that is theirs alone.
 
@@ -134,7 +134,9 @@ impl<P: Playlists> Plan<P> {
             What::Segment { deadline, late: false, .. } => {
                 deadline.saturating_sub(now).clamp(LEAST_TIMEOUT, self.settings.longest_attempt)
             }
-            What::Segment { .. } | What::Init(_) => self.timeout(upload.attempts),
+            // Segments that are on time wait for it.
+            What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
+            What::Segment { .. } => self.timeout(upload.attempts),
         };
         let work = Work::Create(upload.name.clone(), upload.object.clone());
         let job = self.job(Flight::Upload, work, timeout);
@@ -152,7 +154,10 @@ impl<P: Playlists> Plan<P> {
         let due = |upload: &Upload| upload.is_idle() && upload.not_before <= now;
         let position = |wanted: &dyn Fn(&Upload) -> bool| self.uploads.iter().position(wanted);
         let on_time = position(&|upload| due(upload) && !upload.is_late());
-        let beside = || position(&|upload| self.beside_at(upload).is_some_and(|at| at <= now));
+        let beside = || {
+            self.may_start_beside().then_some(())?;
+            position(&|upload| self.beside_at(upload).is_some_and(|at| at <= now))
+        };
         let late = || {
             self.late_at().filter(|at| *at <= now)?;
             position(&|upload| due(upload) && upload.is_late())
@@ -166,10 +171,16 @@ impl<P: Playlists> Plan<P> {
         slow.then_some(upload.started + self.settings.second_attempt_after)
     }
 
+    /// When everything is slow second attempts must not keep first ones waiting.
+    fn may_start_beside(&self) -> bool {
+        let second = |upload: &Upload| upload.flying.len().saturating_sub(1);
+        self.uploads.iter().map(second).sum::<usize>() + self.overtaken.len() < self.settings.concurrency / 4
+    }
+
     /// While the store fails one late upload at a time finds out when it is back, now and then.
     fn late_at(&self) -> Option<Duration> {
         let (limit, at) = if self.store_answers {
-            ((self.settings.concurrency / 2).max(1), Duration::ZERO)
+            ((self.settings.concurrency / 4).max(1), Duration::ZERO)
         } else {
             (1, self.late_not_before)
         };
@@ -189,7 +200,8 @@ impl<P: Playlists> Plan<P> {
                 Some(upload.not_before)
             }
         });
-        let beside = self.uploads.iter().filter_map(|upload| self.beside_at(upload));
+        let beside = self.uploads.iter().filter(|_| self.may_start_beside());
+        let beside = beside.filter_map(|upload| self.beside_at(upload));
         idle.chain(beside).min()
     }
 
@@ -202,8 +214,11 @@ impl<P: Playlists> Plan<P> {
             self.remove_unnamed(name, now);
             return;
         }
+        if self.overtaken.remove(&id) {
+            return;
+        }
         let Some(index) = self.uploads.iter().position(|upload| upload.flying.contains(&id)) else {
-            // Another attempt beside it was faster.
+            debug_assert!(false, "a result for an upload that was never started");
             return;
         };
         let upload = &mut self.uploads[index];
@@ -277,6 +292,7 @@ impl<P: Playlists> Plan<P> {
 
     fn stored(&mut self, upload: Upload, now: Duration) {
         self.waiting_bytes -= upload.bytes();
+        self.overtaken.extend(upload.flying);
         match upload.what {
             What::Init(init) => {
                 self.playlists.add_init(&init);
@@ -319,6 +335,8 @@ impl<P: Playlists> Plan<P> {
     }
 
     pub(super) fn upload_attempts(&self) -> usize {
-        self.uploads.iter().map(|upload| upload.flying.len()).sum::<usize>() + self.orphans.len()
+        self.uploads.iter().map(|upload| upload.flying.len()).sum::<usize>()
+            + self.orphans.len()
+            + self.overtaken.len()
     }
 }
