@@ -20,7 +20,7 @@ use hls::RungName;
 use hls::track::{Track, TrackKind};
 use lanes::Lanes;
 use paced::Paced;
-use removals::{REMOVALS_AT_A_TIME, Removal};
+use removals::Removal;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uploads::Upload;
@@ -83,6 +83,8 @@ pub struct Plan<P> {
     rung_bytes: BTreeMap<RungName, u64>,
     /// Whether the last upload that came back had succeeded.
     store_answers: bool,
+    /// How long uploads get at least: twice what the last one took, more when attempts time out.
+    patience: Duration,
     /// When a late upload may be tried while the store does not answer.
     late_not_before: Duration,
     /// What is being done.
@@ -105,7 +107,7 @@ pub struct Plan<P> {
 
 #[derive(Debug)]
 enum Flight {
-    Upload,
+    Upload { started: Duration, timeout: Duration },
     Playlist(Option<RungName>),
     Removal(Removal),
 }
@@ -117,6 +119,7 @@ impl<P: Playlists> Plan<P> {
     pub fn new(prefix: impl Into<String>, playlists: P, settings: Settings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
+            patience: settings.attempt_timeout,
             settings,
             prefix: prefix.into(),
             playlists,
@@ -181,7 +184,10 @@ impl<P: Playlists> Plan<P> {
             self.counters.last_failure = Some(error.to_string());
         }
         match flight {
-            Flight::Upload => self.upload_done(id, result.map(drop), now),
+            Flight::Upload { started, timeout } => {
+                self.learn(result.is_ok(), now.saturating_sub(started), timeout);
+                self.upload_done(id, result.map(drop), now);
+            }
             Flight::Playlist(rung) => self.playlist_done(rung, result, now),
             Flight::Removal(removal) => self.removal_done(removal, result.map(drop), now),
         }
@@ -191,9 +197,7 @@ impl<P: Playlists> Plan<P> {
     /// When [`Plan::poll`] may have something again although nothing happened.
     pub fn wake_at(&self) -> Option<Duration> {
         let uploads = self.uploads_wake_at();
-        let removals = (self.removals_in_flight() < REMOVALS_AT_A_TIME)
-            .then(|| self.removals.iter().map(|removal| removal.not_before).min())
-            .flatten();
+        let removals = self.removals_wake_at();
         let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
         let deadline = self.lanes.next_deadline();
         let give_up = self.give_up_at.filter(|_| !self.gave_up);

@@ -73,7 +73,9 @@ impl FakeGcs {
             .enable_all()
             .build()
             .expect("threads");
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
+        // Without the runtime, because whoever starts this may be inside one.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("a bound port has an address");
         let state = Arc::new(Mutex::new(State::default()));
         lock(&state).objects.set_bucket(bucket, Settings::live());
@@ -117,7 +119,8 @@ impl Drop for FakeGcs {
     }
 }
 
-async fn listen(listener: TcpListener, state: Arc<Mutex<State>>, started: Instant) {
+async fn listen(listener: std::net::TcpListener, state: Arc<Mutex<State>>, started: Instant) {
+    let listener = TcpListener::from_std(listener).expect("a listener that does not block");
     let base = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };

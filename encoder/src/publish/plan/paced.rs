@@ -23,12 +23,12 @@ pub(super) struct Paced {
     written: Option<String>,
     /// What the next write expects; `None` has to be read first.
     expected: Option<Expected>,
-    /// Whether the object is ours: its first version was read, to be replaced.
-    claimed: bool,
     /// Texts, by length and checksum, that may have been written since `expected` was known.
     doubtful: VecDeque<(usize, u32)>,
     /// Attempts that failed since the last that did not.
     failures: u32,
+    /// When the text was rendered that the store is known to have.
+    current_at: Option<Duration>,
     last_start: Option<Duration>,
     not_before: Duration,
     abandoned: bool,
@@ -76,8 +76,14 @@ impl Paced {
         self.written.as_deref() != Some(text)
     }
 
-    pub(super) fn nothing_new(&mut self) {
+    pub(super) fn nothing_new(&mut self, now: Duration) {
         self.marked = false;
+        self.current_at = Some(now);
+    }
+
+    /// When the text was rendered that the store is known to have.
+    pub(super) fn current_at(&self) -> Option<Duration> {
+        self.current_at
     }
 
     pub(super) fn start_reading(&mut self) {
@@ -95,7 +101,8 @@ impl Paced {
         self.doing = Doing::Nothing;
         self.failures = 0;
         self.space(interval);
-        let first = !std::mem::replace(&mut self.claimed, true);
+        // Until a first write has gone through, what is there is somebody's who is to be replaced.
+        let first = self.written.is_none();
         match stored {
             // Somebody tidied up: what we say is as true as before.
             None => self.expected = Some(Expected::Absent),
@@ -123,6 +130,7 @@ impl Paced {
         // Those that are still on their way expect a version that is gone.
         self.doubtful.clear();
         self.failures = 0;
+        self.current_at = self.last_start;
         self.space(interval);
         first
     }

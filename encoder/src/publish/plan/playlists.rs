@@ -25,7 +25,7 @@ impl<P: Playlists> Plan<P> {
         };
         let paced = self.paced.get_mut(&key)?;
         let Some(text) = text.filter(|text| paced.is_news(text)) else {
-            paced.nothing_new();
+            paced.nothing_new(now);
             return self.start_playlist(now);
         };
         let failures = paced.failures();

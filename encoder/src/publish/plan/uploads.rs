@@ -2,14 +2,14 @@
 //! when time or room runs out. In which order what is stored gets listed is in [`super::lanes`].
 //!
 //! A segment is **on time** until its deadline, then **late**: a gap in the playlists, which goes on being uploaded
-//! where an archive wants it. On-time ones go first, and half of all attempts are kept for their first ones. An attempt at an
-//! on-time one may last until the deadline; when it is slow, a second is started beside it, and the first answer counts.
-//! Both write the same bytes under a name that is theirs alone.
+//! where an archive wants it. On-time ones go first, and half of all attempts are kept for their first ones. An attempt
+//! at an on-time one may last until the deadline, and longer when the store has been seen to be slow; when it is slow, a
+//! second is started beside it, and the first answer counts. Both write the same bytes under a name that is theirs alone.
 
 use super::lanes::Outcome;
 use super::removals::Removal;
 use super::{Flight, Job, JobId, Plan, Work};
-use crate::publish::{Gap, Playlists};
+use crate::publish::{Gap, Playlists, Settings};
 use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
@@ -17,8 +17,9 @@ use std::time::Duration;
 
 /// Init segments that wait; beyond it the oldest is given up with its segments. Dozens of epochs while a store is away.
 const MAX_WAITING_INITS: usize = 64;
-/// An attempt at something on time gets that long even when its deadline is nearer.
-const LEAST_TIMEOUT: Duration = Duration::from_millis(250);
+/// An attempt at something on time may last so many deadlines: a store that is slow gets everything in the end, and one
+/// that hung is served again soon after it came back.
+const DEADLINES_OF_PATIENCE: u32 = 3;
 /// Attempts at one upload that run beside each other at most.
 const ATTEMPTS_BESIDE: usize = 2;
 
@@ -130,16 +131,18 @@ impl<P: Playlists> Plan<P> {
     pub(super) fn start_upload(&mut self, now: Duration) -> Option<Job> {
         let index = self.next_upload(now)?;
         let upload = &self.uploads[index];
+        let longest = self.settings.segment_deadline * DEADLINES_OF_PATIENCE;
         let timeout = match upload.what {
-            What::Segment { deadline, late: false, .. } => {
-                deadline.saturating_sub(now).clamp(LEAST_TIMEOUT, self.settings.longest_attempt)
-            }
+            What::Segment { deadline, late: false, .. } => deadline
+                .saturating_sub(now)
+                .max(self.patience.min(longest))
+                .min(self.settings.longest_attempt),
             // Segments that are on time wait for it.
             What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
-            What::Segment { .. } => self.timeout(upload.attempts),
+            What::Segment { .. } => self.timeout(upload.attempts).max(self.patience),
         };
         let work = Work::Create(upload.name.clone(), upload.object.clone());
-        let job = self.job(Flight::Upload, work, timeout);
+        let job = self.job(Flight::Upload { started: now, timeout }, work, timeout);
         let upload = &mut self.uploads[index];
         upload.flying.push(job.id);
         upload.started = now;
@@ -325,6 +328,16 @@ impl<P: Playlists> Plan<P> {
     pub(super) fn give_up(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
         if self.lanes.set(rung, sequence, Outcome::Gap) {
             *self.counters.gaps.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// From how an attempt went.
+    pub(super) fn learn(&mut self, good: bool, took: Duration, timeout: Duration) {
+        let Settings { attempt_timeout, longest_attempt, .. } = self.settings;
+        if good {
+            self.patience = (took * 2).max(attempt_timeout).min(longest_attempt);
+        } else if took >= timeout {
+            self.patience = (self.patience * 2).min(longest_attempt);
         }
     }
 
