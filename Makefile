@@ -11,12 +11,12 @@ HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
 MEDIA ?= ./media
 
-.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deny bench fuzz clean
+.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deny bench bench-latency bench-load fuzz clean
 
 help: ## this list
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Debian packages that building and running need
 	@scripts/setup.sh build
@@ -56,6 +56,14 @@ deny: ## licences, bans and sources of the dependencies
 bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
 	@cargo build --release --locked --package encoder --package tests
 	@cargo run --release --locked --quiet --package tests --bin bench
+
+bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
+	@cargo build --release --locked --package encoder --package tests
+	@cargo run --release --locked --quiet --package tests --bin bench_latency
+
+bench-load: setup-test web ## 2,000 viewers reloading playlists: CPU, memory, delay
+	@cargo build --release --locked --package encoder --package tests
+	@cargo run --release --locked --quiet --package tests --bin bench_load
 
 fuzz: ## fuzz targets for FUZZ_SECONDS (default 60) each
 	@scripts/fuzz.sh run

@@ -5,7 +5,8 @@
 //! in, streams end by themselves or are ended, what they wrote is complete, viewers are cut off, the admin server goes
 //! last.
 
-use crate::config::{Output, ServeConfig};
+use crate::admin;
+use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::origin;
 use crate::origin::Library;
@@ -16,12 +17,15 @@ use crate::store::dir::DirStore;
 use crate::store::gcs::GcsStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
+use crate::tls::Listener;
 use crate::worker::child::WorkerOptions;
+use hls::Timing;
 use probes::{Admin, Probe};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 /// The supervisor counts as stuck when its heart has not beaten for this long. Its runtime never blocks, so even with
@@ -40,9 +44,17 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let rtmp_listener = bind("--rtmp-listen", config.rtmp_listen).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let admin_listener = bind("--admin-listen", config.admin_listen).await?;
-    let rtmp_address = local(&rtmp_listener, config.rtmp_listen);
-    let http_address = local(&http_listener, config.http_listen);
-    let admin_address = local(&admin_listener, config.admin_listen);
+    let (rtmps_listener, https_listener) = match &config.tls {
+        Some(tls) => bind_tls(tls).await?,
+        None => (None, None),
+    };
+    let addresses = Addresses {
+        rtmp: local(&rtmp_listener, config.rtmp_listen),
+        rtmps: rtmps_listener.as_ref().and_then(|listener| listener.socket.local_addr().ok()),
+        http: local(&http_listener, config.http_listen),
+        https: https_listener.as_ref().and_then(|listener| listener.socket.local_addr().ok()),
+        admin: local(&admin_listener, config.admin_listen),
+    };
 
     let store = open_store(&config.output).await?;
     let probe = Probe::new(
@@ -53,7 +65,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let outlet = OutletOptions { library: library.clone(), store: store.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let registry = Registry::new(config.stream.clone(), outlet, workers, probe.clone());
+    let registry =
+        Registry::new(config.stream.clone(), config.latencies.clone(), outlet, workers, probe.clone());
 
     let status = {
         let registry = registry.clone();
@@ -64,44 +77,47 @@ pub async fn serve(config: ServeConfig) -> Result<(), Fault> {
     };
     let admin_listener =
         admin_listener.into_std().map_err(|error| machine("cannot start the admin server")(&error))?;
-    let admin = Admin::start(admin_listener, probe.clone(), status)
+    let admin = Admin::start(admin_listener, probe.clone(), status, admin::router(registry.clone()))
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     describe_metrics();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
-    let (stop_serving, mut serving_stopped) = tokio::sync::watch::channel(false);
-    let viewers = tokio::spawn(origin::serve(
-        http_listener,
-        origin::router(library),
-        origin::Limits::default(),
-        async move {
+    let (stop_serving, serving_stopped) = tokio::sync::watch::channel(false);
+    let router = origin::router(library);
+    let mut viewers = JoinSet::new();
+    for listener in std::iter::once(Listener::from(http_listener)).chain(https_listener) {
+        let mut stopped = serving_stopped.clone();
+        viewers.spawn(origin::serve(listener, router.clone(), origin::Limits::default(), async move {
             // A dropped sender stops it as well.
-            let _ = serving_stopped.changed().await;
-        },
-    ));
-    let publishers = tokio::spawn(rtmp::serve(
-        rtmp_listener,
-        registry.clone(),
-        rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() },
-        {
-            let shutdown = shutdown.clone();
-            async move { shutdown.reached(Stage::Draining).await }
-        },
-    ));
+            let _ = stopped.changed().await;
+        }));
+    }
+    let mut publishers = JoinSet::new();
+    for listener in std::iter::once(Listener::from(rtmp_listener)).chain(rtmps_listener) {
+        let options =
+            rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() };
+        let shutdown = shutdown.clone();
+        publishers.spawn(rtmp::serve(listener, registry.clone(), options, async move {
+            shutdown.reached(Stage::Draining).await
+        }));
+    }
+    if let Some(tls) = &config.tls {
+        tokio::spawn(tls.identity.clone().follow_files());
+    }
     tokio::spawn(beat(probe.clone()));
     probe.ready();
 
-    announce(&config, rtmp_address, http_address, admin_address, &store.location());
+    announce(&config, &addresses, &store.location());
 
     shutdown.reached(Stage::Draining).await;
     probe.drain();
     registry.drain();
     end_streams(&registry, &shutdown, config.drain_timeout).await;
 
-    publishers.abort();
+    drop(publishers);
     // An error means that serving has stopped already.
     let _ = stop_serving.send(true);
-    let _ = viewers.await;
+    while viewers.join_next().await.is_some() {}
     info!("encoder leaves");
     admin.stop().map_err(|error| machine("admin server")(&error))
 }
@@ -153,34 +169,74 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fa
     TcpListener::bind(address).await.map_err(|error| Fault::Listen { flag, address, error })
 }
 
+/// The listeners for RTMPS and HTTPS.
+async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>), Fault> {
+    let listener = async |flag, address: Option<SocketAddr>, protocols: &[&[u8]]| {
+        let Some(address) = address else { return Ok(None) };
+        let acceptor = tls
+            .identity
+            .acceptor(protocols)
+            .map_err(|error| Fault::Machine { what: "cannot set up TLS", why: error.to_string() })?;
+        Ok::<_, Fault>(Some(Listener { socket: bind(flag, address).await?, tls: Some(acceptor) }))
+    };
+    Ok((
+        listener("--rtmps-listen", tls.rtmps_listen, &[]).await?,
+        listener("--https-listen", tls.https_listen, &origin::PROTOCOLS).await?,
+    ))
+}
+
 /// With port 0 the system has chosen one.
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
+/// Where the process listens.
+struct Addresses {
+    rtmp: SocketAddr,
+    rtmps: Option<SocketAddr>,
+    http: SocketAddr,
+    https: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
 /// One line a port, and what to do with them.
-fn announce(config: &ServeConfig, rtmp: SocketAddr, http: SocketAddr, admin: SocketAddr, store: &str) {
-    info!(listen = %rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
-    info!(listen = %http, "viewers: http");
-    info!(listen = %admin, "operators: admin");
+fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
+    info!(listen = %addresses.rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
+    if let Some(rtmps) = addresses.rtmps {
+        info!(listen = %rtmps, "publishers: rtmps");
+    }
+    info!(listen = %addresses.http, "viewers: http");
+    if let Some(https) = addresses.https {
+        info!(listen = %https, "viewers: https");
+    }
+    info!(listen = %addresses.admin, "operators: admin");
     info!(
-        latency = %config.stream.timing.latency,
+        latency = %config.latencies,
         ladder = %config.stream.ladder,
         preset = config.stream.video.preset,
         store,
         "settings"
     );
-    let timing = &config.stream.timing;
-    let plain = timing.plain_hls_latency();
-    if plain > timing.latency.as_secs_f64() + 0.05 {
-        warn!(
-            asked_seconds = timing.latency.as_secs_f64(),
-            seconds = (plain * 10.0).round() / 10.0,
-            "plain HLS keeps players three target durations back: viewers may be this far behind"
-        );
+    for (app, latency) in config.latencies.each() {
+        let timing = Timing::new(latency);
+        let asked_seconds = latency.as_secs_f64();
+        let above =
+            |seconds: f64| (seconds > asked_seconds + 0.05).then_some((seconds * 10.0).round() / 10.0);
+        if let Some(seconds) = above(timing.origin_latency(false)) {
+            warn!(
+                app,
+                asked_seconds, seconds, "players that do not understand parts (plain HLS) are further behind"
+            );
+        }
+        if let Some(seconds) = above(timing.store_latency()) {
+            warn!(
+                app,
+                asked_seconds, seconds, "viewers who read from the store, without parts, are further behind"
+            );
+        }
     }
-    info!("publish to rtmp://{}/live/demo", reachable(rtmp));
-    info!("watch at   http://{}/", reachable(http));
+    info!("publish to rtmp://{}/live/demo", reachable(addresses.rtmp));
+    info!("watch at   http://{}/", reachable(addresses.http));
 }
 
 /// An address that works in a URL on this machine.
@@ -203,4 +259,8 @@ fn describe_metrics() {
     describe_counter!("encoder_shed_units_total", "Access units dropped because the encoder was too slow");
     describe_counter!("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind");
     describe_counter!("encoder_rejected_total", "Publishers refused, by reason");
+    describe_counter!(
+        "encoder_certificate_changes_total",
+        "TLS files that were seen to have changed, by what became of it"
+    );
 }

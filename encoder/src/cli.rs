@@ -1,7 +1,10 @@
-//! The command line as typed: flags, their environment variables, their help. Nothing is judged here but spelling;
-//! values are judged in [`crate::config`], all at once.
+//! The command line as typed: flags, their environment variables, their help; a configuration file's values where
+//! neither is given. Nothing is judged here but spelling; values are judged in [`crate::config`], all at once.
 
-use clap::{Args, Parser, Subcommand};
+use crate::config::{BadSetting, file};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::Path;
 
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
@@ -16,7 +19,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the encoder: take RTMP streams, encode them, serve and store them as HLS
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Publish a file or a test pattern to an RTMP server, in real time
     Publish(crate::broadcast::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
@@ -50,12 +53,30 @@ pub struct BucketArgs {
 /// Settings of `serve`. All are text here so that every mistake can be told at once.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Settings in TOML, named as these flags; flags and environment variables win over it
+    #[arg(long, env = "ENCODER_CONFIG", value_name = "FILE")]
+    pub config: Option<String>,
+    /// What is wrong with that file.
+    #[arg(skip)]
+    pub config_complaints: Vec<BadSetting>,
     /// Where publishers connect (RTMP)
     #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_listen: String,
     /// Where viewers connect: HLS and the player page; may be public
     #[arg(long, env = "ENCODER_HTTP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     pub http_listen: String,
+    /// Where publishers connect with TLS (RTMPS)
+    #[arg(long, env = "ENCODER_RTMPS_LISTEN", value_name = "ADDR:PORT")]
+    pub rtmps_listen: Option<String>,
+    /// Where viewers connect with TLS: the same as on --http-listen
+    #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
+    pub https_listen: Option<String>,
+    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
+    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Private key of the first certificate (PEM)
+    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub admin_listen: String,
@@ -80,6 +101,13 @@ pub struct ServeArgs {
     /// Seconds that publishers get to end their streams after SIGTERM
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "3600")]
     pub drain_timeout: String,
+    /// Seconds from the streamer's camera to the viewer's screen, 2 to 15, fractions are fine; by application too:
+    /// `4,live=3,concert=10`
+    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
+    pub latency: String,
+    /// The least and the most that a publisher may ask for with `?latency=5` behind its key; nothing when it is not set
+    #[arg(long, env = "ENCODER_LATENCY_BOUNDS", value_name = "MIN-MAX")]
+    pub latency_bounds: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
@@ -97,6 +125,9 @@ pub struct TranscodeArgs {
     /// Where the playlists and segments go; made if it is not there
     #[arg(value_name = "OUTDIR")]
     pub output: std::path::PathBuf,
+    /// Latency in seconds, 2 to 15, that a live stream with the same segments and keyframes would have
+    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
+    pub latency: String,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
@@ -105,9 +136,6 @@ pub struct TranscodeArgs {
 /// How media is encoded.
 #[derive(Clone, Debug, Args)]
 pub struct EncodingArgs {
-    /// Seconds from the streamer's camera to the viewer's screen, 2 to 15; fractions are fine
-    #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
-    pub latency: String,
     /// `auto`, or rungs by their shorter side: `source,720p@2800k,480p@1400k`; `720p60@4500k` sets a frame rate;
     /// `source` passes the published video through
     #[arg(long, env = "ENCODER_LADDER", value_name = "RUNGS", default_value = "auto")]
@@ -121,4 +149,101 @@ pub struct EncodingArgs {
     /// Mebibytes of memory beyond which a stream's encoding process is killed (live: replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
+}
+
+impl Cli {
+    /// Reads a command line, the environment, and the configuration file that one of both names: what it says becomes
+    /// the default of its flag.
+    ///
+    /// # Errors
+    /// As clap; help and version too.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        let (command, from_file) = with_file(&Self::command().try_get_matches_from(&arguments)?);
+        let mut cli = Self::from_arg_matches(&command.try_get_matches_from(&arguments)?)?;
+        if let Command::Serve(serve) = &mut cli.command {
+            serve.config_complaints = from_file;
+        }
+        Ok(cli)
+    }
+}
+
+/// The command with a configuration file's values as defaults, and what is wrong with the file.
+fn with_file(matches: &ArgMatches) -> (clap::Command, Vec<BadSetting>) {
+    let command = Cli::command();
+    let Some(("serve", serve)) = matches.subcommand() else { return (command, Vec::new()) };
+    let Some(path) = serve.get_one::<String>("config") else { return (command, Vec::new()) };
+    let flags: Vec<String> = serve_flags(&command);
+    let file::FromFile { values, bad } = file::read(Path::new(path), |name| flags.iter().any(|f| f == name));
+    let command = command.mut_subcommand("serve", |serve| {
+        // clap's derive names an argument after its field.
+        let with = |serve: clap::Command, (name, value): (String, String)| {
+            serve.mut_arg(name.replace('-', "_"), |arg| arg.default_value(value))
+        };
+        values.into_iter().fold(serve, with)
+    });
+    (command, bad)
+}
+
+/// Names of the flags that a file can set.
+fn serve_flags(command: &clap::Command) -> Vec<String> {
+    let serve = command.find_subcommand("serve");
+    let arguments = serve.into_iter().flat_map(clap::Command::get_arguments);
+    let names = arguments.filter_map(|argument| argument.get_long()).filter(|name| *name != "config");
+    names.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(arguments: &[&str]) -> ServeArgs {
+        let all = ["encoder", "serve"].iter().chain(arguments).map(OsString::from);
+        match Cli::read(all).unwrap().command {
+            Command::Serve(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text =
+            "capacity = 3\nhttps-listen = '[::]:443'\nlatency = { live = 3 }\npreset = 'fast'\nhelp = true\n";
+        std::fs::write(file.path(), text).unwrap();
+        let config = format!("--config={}", file.path().display());
+        let args = serve(&[&config, "--capacity=5"]);
+        assert_eq!((&*args.capacity, &*args.latency, &*args.rtmp_listen), ("5", "live=3", "0.0.0.0:1935"));
+        assert_eq!((args.https_listen.as_deref(), &*args.encoding.preset), (Some("[::]:443"), "fast"));
+        let names: Vec<_> = args.config_complaints.iter().map(|bad| bad.value.as_str()).collect();
+        assert_eq!(names, ["help"]);
+        let bad = crate::config::serve(&serve(&[&config, "--ladder=720"])).unwrap_err();
+        let flags: Vec<_> = bad.iter().map(|bad| bad.flag).collect();
+        assert!(flags.contains(&"--config") && flags.contains(&"--ladder"), "all at once: {flags:?}");
+    }
+
+    /// The sample is the manual: every setting is in it, with its default where it has one.
+    #[test]
+    fn the_sample_file_has_every_setting_and_its_default() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/encoder.toml");
+        let text = std::fs::read_to_string(&sample).unwrap();
+        let command = Cli::command();
+        let flags = serve_flags(&command);
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let whole = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(whole.path(), &uncommented).unwrap();
+        let file::FromFile { values, bad } = file::read(whole.path(), |name| flags.iter().any(|f| f == name));
+        assert_eq!(bad, []);
+        for flag in &flags {
+            assert!(values.iter().any(|(name, _)| name == flag), "{flag} is not in the sample");
+        }
+        let serve = command.find_subcommand("serve").unwrap();
+        for (name, value) in file::read(&sample, |_| true).values {
+            let argument = serve.get_arguments().find(|argument| argument.get_long() == Some(&name)).unwrap();
+            assert_eq!(argument.get_default_values(), [OsString::from(value)], "{name}");
+        }
+    }
 }

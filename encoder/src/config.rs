@@ -1,11 +1,15 @@
-//! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound and no file
-//! touched here.
+//! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound here and no file
+//! touched, but for reading what settings name: certificates.
 
-use crate::cli::{BucketArgs, EncodingArgs, ServeArgs};
+pub mod file;
+
+use crate::cli::{BucketArgs, EncodingArgs, ServeArgs, TranscodeArgs};
 use crate::ladder::Ladder;
 use crate::store::gcs;
 use crate::stream::Settings;
-use crate::worker::{Keyframes, VideoSettings};
+use crate::stream::latency::{Bounds, Latencies};
+use crate::tls::{self, Identity};
+use crate::worker::VideoSettings;
 use hls::Timing;
 use hls::timing::Latency;
 use std::fmt;
@@ -13,6 +17,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// x264's presets that make sense live, fastest first.
@@ -60,6 +65,8 @@ pub struct ServeConfig {
     pub rtmp_listen: SocketAddr,
     /// Public HTTP listener.
     pub http_listen: SocketAddr,
+    /// Listeners with TLS, where there is one.
+    pub tls: Option<TlsConfig>,
     /// Internal HTTP listener.
     pub admin_listen: SocketAddr,
     /// The store.
@@ -72,12 +79,25 @@ pub struct ServeConfig {
     pub publish_timeout: Duration,
     /// Time for running streams after SIGTERM.
     pub drain_timeout: Duration,
-    /// How streams are encoded.
+    /// How streams are encoded, at the default latency.
     pub stream: Settings,
+    /// Each stream's latency.
+    pub latencies: Latencies,
     /// Worker's memory bound in bytes.
     pub worker_memory_bytes: u64,
     /// Log lines.
     pub log_format: LogFormat,
+}
+
+/// What is served with TLS; at least one of both.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// RTMPS listener.
+    pub rtmps_listen: Option<SocketAddr>,
+    /// Public HTTPS listener.
+    pub https_listen: Option<SocketAddr>,
+    /// Certificate and key, good together.
+    pub identity: Arc<Identity>,
 }
 
 /// One bad setting.
@@ -138,23 +158,29 @@ impl Judge {
 
 /// Judges the settings of `serve`.
 pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
-    let mut judge = Judge::default();
+    let mut judge = Judge { bad: args.config_complaints.clone() };
     let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
     let http_listen = judge.address("--http-listen", &args.http_listen);
     let admin_listen = judge.address("--admin-listen", &args.admin_listen);
-    for (flag, a, b) in [
-        ("--http-listen", rtmp_listen, http_listen),
-        ("--admin-listen", rtmp_listen, admin_listen),
-        ("--admin-listen", http_listen, admin_listen),
-    ] {
-        if let (Some(a), Some(b)) = (a, b)
-            && a == b
-            && a.port() != 0
+    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| judge.address("--rtmps-listen", value));
+    let https_listen = args.https_listen.as_ref().map(|value| judge.address("--https-listen", value));
+    let listeners = [
+        ("--rtmp-listen", rtmp_listen),
+        ("--rtmps-listen", rtmps_listen.flatten()),
+        ("--http-listen", http_listen),
+        ("--https-listen", https_listen.flatten()),
+        ("--admin-listen", admin_listen),
+    ];
+    for (index, (flag, address)) in listeners.iter().enumerate() {
+        if let Some(address) = address
+            && address.port() != 0
+            && listeners[..index].iter().any(|(_, other)| other.as_ref() == Some(address))
         {
-            judge.reject(flag, &b.to_string(), "is taken by another of these listeners");
+            judge.reject(flag, &address.to_string(), "is taken by another of these listeners");
         }
     }
     let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
+    let identity = identity(args, &mut judge);
     let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
     let reconnect_window = judge.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
@@ -168,13 +194,20 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             None
         }
     };
-    let stream =
-        encoding(&args.encoding, Duration::from_secs_f64(reconnect_window.unwrap_or(0.0)), &mut judge);
+    let latencies = latencies(args, &mut judge);
+    let default_latency = latencies.as_ref().map(|latencies| latencies.default);
+    let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
+    let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut judge);
     let all = (|| {
         let (stream, worker_memory_bytes) = stream?;
         Some(ServeConfig {
             rtmp_listen: rtmp_listen?,
             http_listen: http_listen?,
+            tls: identity.map(|identity| TlsConfig {
+                rtmps_listen: rtmps_listen.flatten(),
+                https_listen: https_listen.flatten(),
+                identity: Arc::new(identity),
+            }),
             admin_listen: admin_listen?,
             output: output?,
             capacity: NonZeroU32::new(capacity?)?,
@@ -182,6 +215,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             publish_timeout: Duration::from_secs_f64(publish_timeout?),
             drain_timeout: Duration::from_secs_f64(drain_timeout?),
             stream,
+            latencies: latencies?,
             worker_memory_bytes,
             log_format: log_format?,
         })
@@ -229,17 +263,62 @@ fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
     Some(endpoint.trim_end_matches('/').to_owned())
 }
 
+/// Certificate and key, where a listener needs them; a complaint when files and listeners are not given together.
+fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
+    let listener = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)]
+        .into_iter()
+        .find_map(|(flag, value)| value.as_ref().map(|value| (flag, value)));
+    let files = [("--tls-cert", &args.tls_cert), ("--tls-key", &args.tls_key)];
+    for (flag, file) in files {
+        match (listener, file) {
+            (Some((listener, address)), None) => {
+                judge.reject(listener, address, format!("needs {flag} as well"));
+            }
+            (None, Some(file)) => {
+                judge.reject(flag, file, "is not used: neither --https-listen nor --rtmps-listen is given");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+    let (cert_file, key_file) = (args.tls_cert.as_ref()?, args.tls_key.as_ref()?);
+    let chain = judge.take("--tls-cert", cert_file, tls::Chain::read(cert_file.as_ref()));
+    let key = judge.take("--tls-key", key_file, tls::Key::read(key_file.as_ref()));
+    let identity = Identity::new((cert_file.into(), chain?), (key_file.into(), key?));
+    judge.take("--tls-cert", cert_file, identity)
+}
+
+fn latencies(args: &ServeArgs, judge: &mut Judge) -> Option<Latencies> {
+    let bounds = match &args.latency_bounds {
+        Some(value) => judge.take("--latency-bounds", value, value.parse::<Bounds>()).map(Some),
+        None => Some(None),
+    };
+    match Latencies::parse(&args.latency, bounds.flatten()) {
+        Ok(latencies) => bounds.map(|_| latencies),
+        Err(bad) => {
+            for bad in bad {
+                judge.reject("--latency", &bad.item, &bad.problem);
+            }
+            None
+        }
+    }
+}
+
 /// Judges the settings of `transcode`: how to encode, and the worker's memory bound in bytes.
-pub fn transcode(args: &EncodingArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
+pub fn transcode(args: &TranscodeArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
     let mut judge = Judge::default();
-    match encoding(args, Duration::ZERO, &mut judge) {
+    let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());
+    match encoding(&args.encoding, latency, Duration::ZERO, &mut judge) {
         Some(settings) if judge.bad.is_empty() => Ok(settings),
         _ => Err(judge.bad),
     }
 }
 
-fn encoding(args: &EncodingArgs, reconnect_window: Duration, judge: &mut Judge) -> Option<(Settings, u64)> {
-    let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());
+fn encoding(
+    args: &EncodingArgs,
+    latency: Option<Latency>,
+    reconnect_window: Duration,
+    judge: &mut Judge,
+) -> Option<(Settings, u64)> {
     let ladder = judge.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = judge.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
     if !PRESETS.contains(&args.preset.as_str()) {
@@ -253,14 +332,7 @@ fn encoding(args: &EncodingArgs, reconnect_window: Duration, judge: &mut Judge) 
         );
     }
     let timing = Timing::new(latency?);
-    let video = VideoSettings {
-        encoder: args.video_encoder.clone(),
-        preset: args.preset.clone(),
-        keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
-        lookahead_frames: timing.lookahead_frames,
-        b_frames: timing.b_frames,
-        vbv_ms: timing.vbv_ms,
-    };
+    let video = VideoSettings::for_timing(args.video_encoder.clone(), args.preset.clone(), &timing);
     let settings = Settings {
         ladder: ladder?,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -281,7 +353,7 @@ mod tests {
     fn args(more: &[&str]) -> ServeArgs {
         let all = ["encoder", "serve"].iter().chain(more);
         match Cli::try_parse_from(all).unwrap().command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             _ => unreachable!("`serve` was given"),
         }
     }
@@ -292,6 +364,33 @@ mod tests {
         assert_eq!(config.rtmp_listen.port(), 1935);
         assert_eq!(config.stream.ladder, Ladder::Auto);
         assert_eq!(config.recycle_after, None);
+        assert!(config.tls.is_none());
+    }
+
+    #[test]
+    fn tls_is_all_there_or_not_at_all() {
+        let files = tls::tests::Files::new();
+        let cert = format!("--tls-cert={}", files.cert.display());
+        let key = format!("--tls-key={}", files.key.display());
+        let swapped =
+            [format!("--tls-cert={}", files.key.display()), format!("--tls-key={}", files.cert.display())];
+        let https = "--https-listen=0.0.0.0:443";
+        let config = serve(&args(&[&cert, &key, https])).unwrap();
+        let tls = config.tls.unwrap();
+        assert_eq!((tls.https_listen.unwrap().port(), tls.rtmps_listen), (443, None));
+
+        let flags = |given: &[&str]| -> Vec<_> {
+            serve(&args(given)).unwrap_err().iter().map(|bad| bad.flag).collect()
+        };
+        assert_eq!(flags(&[https]), ["--https-listen", "--https-listen"], "one for each missing file");
+        assert_eq!(flags(&["--rtmps-listen=[::]:443", &key]), ["--rtmps-listen"]);
+        assert_eq!(flags(&[&cert, &key]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&[https, &swapped[0], &swapped[1]]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&[https, "--tls-cert=/none", "--tls-key=/none"]), ["--tls-cert", "--tls-key"]);
+        assert_eq!(flags(&["--http-listen=0.0.0.0:443", https, &cert, &key]), ["--https-listen"]);
+        let other = tls::tests::Files::new();
+        let told = serve(&args(&[https, &cert, &format!("--tls-key={}", other.key.display())])).unwrap_err();
+        assert!(told[0].to_string().ends_with("does not belong to the key in --tls-key"), "{}", told[0]);
     }
 
     #[test]
@@ -316,7 +415,8 @@ mod tests {
             "--capacity=0",
             "--recycle-after=-1",
             "--reconnect-window=long",
-            "--latency=1",
+            "--latency=1,live=3,concert=16,a.b=3",
+            "--latency-bounds=10-3",
             "--ladder=720",
             "--preset=placebo",
             "--video-encoder=nonesuch",
@@ -334,6 +434,7 @@ mod tests {
             "--recycle-after",
             "--reconnect-window",
             "--latency",
+            "--latency-bounds",
             "--ladder",
             "--preset",
             "--video-encoder",
@@ -342,5 +443,15 @@ mod tests {
         ] {
             assert!(flags.contains(&flag), "{flag} is missing in {flags:?}");
         }
+        assert_eq!(flags.iter().filter(|flag| **flag == "--latency").count(), 3, "each application's own");
+    }
+
+    #[test]
+    fn latencies_are_for_all_or_by_application() {
+        let config = serve(&args(&["--latency=live=2.5,concert=10", "--latency-bounds=2-6"])).unwrap();
+        assert_eq!(config.stream.timing.latency.as_secs_f64(), 4.0);
+        assert_eq!(config.latencies.to_string(), "4,concert=10,live=2.5");
+        assert_eq!(config.latencies.bounds, "2-6".parse().ok());
+        assert_eq!(serve(&args(&["--latency=3"])).unwrap().stream.timing.latency.as_secs_f64(), 3.0);
     }
 }

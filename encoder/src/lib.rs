@@ -1,5 +1,6 @@
 //! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
 
+pub mod admin;
 pub mod app;
 pub mod broadcast;
 pub mod bucket;
@@ -21,6 +22,7 @@ pub mod shutdown;
 pub mod store;
 pub mod stream;
 pub mod timeline;
+pub mod tls;
 pub mod transcode;
 pub mod worker;
 

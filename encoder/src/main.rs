@@ -1,6 +1,5 @@
 //! The `encoder` command: reads the command line, runs what it names, turns the outcome into an exit code.
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use encoder::cli::{BucketCommand, Cli, Command};
 use encoder::config::LogFormat;
@@ -15,7 +14,7 @@ use tracing::error;
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to do when even this cannot be printed.
@@ -47,7 +46,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         Command::Transcode(args) => {
             logging::start(LogFormat::Text);
-            let (settings, worker_memory) = config::transcode(&args.encoding).map_err(Fault::Settings)?;
+            let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
             on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
         }
         Command::Bucket(BucketCommand::Check(args)) => {

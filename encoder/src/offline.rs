@@ -45,6 +45,7 @@ pub async fn transcode(
     );
 
     let mut settings = settings;
+    settings.timing = settings.timing.without_parts();
     settings.timing.shed_queue = FOR_EVER;
     settings.timing.window = FOR_EVER;
     settings.timing.stall = FOR_EVER;

@@ -7,7 +7,7 @@ mod support;
 
 use encoder::rtmp::{EndReason, Refusal};
 use std::process::{Output, Stdio};
-use support::{PATIENCE, end, server};
+use support::{PATIENCE, end, server, server_with_tls};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -35,6 +35,9 @@ fn gstreamer(sink: &str, url: &str, buffers: u32) -> Command {
         "streamable=true",
     ]);
     command.args(["name=mux", "!", sink, &format!("location={url}")]);
+    if url.starts_with("rtmps:") {
+        command.arg("tls-validation-flags=0");
+    }
     let audio = buffers * 48_000 / 30 / 1024;
     command.args([
         "audiotestsrc",
@@ -83,6 +86,39 @@ async fn ffmpeg_publishes() {
     assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
     assert_eq!(request.query, "latency=5");
     assert!(request.client.contains("Lavf"), "{}", request.client);
+}
+
+#[tokio::test]
+async fn ffmpeg_and_rtmp2sink_publish_with_tls() {
+    let mut server = server_with_tls(Ok(()), None).await;
+    let url = format!("rtmps://{}/live/secret?latency=5", server.address);
+    // FFmpeg's default is not to verify.
+    let output = run(ffmpeg(&url, 2)).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let (reason, heard) = end(&mut server).await;
+    assert_eq!((reason, heard.video.len()), (EndReason::Unpublished, 62));
+
+    let url = format!("rtmps://{}/live/secret", server.address);
+    let output = run(gstreamer("rtmp2sink", &url, 45)).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!((45..=48).contains(&end(&mut server).await.1.video.len()));
+    let requests = server.stage.requests.lock().unwrap();
+    assert!(requests.iter().all(|request| (&*request.app, request.key.expose()) == ("live", "secret")));
+}
+
+#[tokio::test]
+async fn with_tls_too_ffmpeg_shows_why_it_was_refused_or_sent_off() {
+    let reason = "no such key here";
+    let refusing = server_with_tls(Err(Refusal::BadName(reason.into())), None).await;
+    let output = run(ffmpeg(&format!("rtmps://{}/live/x", refusing.address), 20)).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains(reason), "{}", said(&output));
+
+    let mut server = server_with_tls(Ok(()), Some(10)).await;
+    let output = run(ffmpeg(&format!("rtmps://{}/live/x", server.address), 20)).await;
+    assert!(!output.status.success());
+    assert!(said(&output).contains("shutting down"), "{}", said(&output));
+    assert_eq!(end(&mut server).await.0, EndReason::SentOff);
 }
 
 #[tokio::test]

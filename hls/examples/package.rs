@@ -19,7 +19,7 @@ const START: MediaTime = MediaTime::from_ticks_90k(900_000);
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let out = args.next().ok_or("OUTDIR LATENCY RUNG=FILE...")?;
-    let timing = Timing::new(args.next().ok_or("LATENCY")?.parse::<Latency>()?);
+    let timing = Timing::new(args.next().ok_or("LATENCY")?.parse::<Latency>()?).without_parts();
     let mut tracks = Vec::new();
     let mut samples = Vec::new();
     for input in args {
@@ -56,6 +56,7 @@ fn write(packager: &mut Packager, presentation: &mut Presentation, out: &Path) -
     while let Some(output) = packager.poll() {
         let (rung, name, body) = match &output {
             Output::Init(init) => (&init.rung, &init.name, Some(&init.body)),
+            Output::Part(_) => continue,
             Output::Segment(segment) => (&segment.rung, &segment.name, segment.body.as_ref()),
         };
         let folder = out.join(rung.as_str());
@@ -65,6 +66,7 @@ fn write(packager: &mut Packager, presentation: &mut Presentation, out: &Path) -
         }
         match &output {
             Output::Init(init) => presentation.add_init(init),
+            Output::Part(_) => {}
             Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
         }
     }

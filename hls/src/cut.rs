@@ -2,6 +2,9 @@
 //!
 //! One [`Cutter`] decides for all renditions of an epoch, so that they cannot disagree. It never lets a segment grow
 //! beyond `max_segment`: then EXTINF, rounded, cannot exceed TARGETDURATION, whatever keyframes come or stay away.
+//!
+//! Where segments are divided into parts, nothing is decided in hindsight: a part that was listed belongs to its
+//! segment for good, so a cut never lies before what was known when the last one was made.
 
 use crate::packager::CutRule;
 use crate::time::{MediaSpan, MediaTime};
@@ -24,6 +27,8 @@ pub(crate) struct Cutter {
     rule: CutRule,
     target: MediaSpan,
     max: MediaSpan,
+    /// No cut in hindsight.
+    at_once: bool,
     /// Start of the segment being filled.
     start: MediaTime,
     /// The latest keyframe since `start` at which could be cut, but was not.
@@ -40,6 +45,7 @@ impl Cutter {
             rule,
             target: timing.segment,
             max: timing.max_segment,
+            at_once: timing.parts.is_some(),
             start,
             candidate: None,
             last_key: start,
@@ -59,7 +65,7 @@ impl Cutter {
         }
         if self.is_due(at) {
             self.cut(Cut { at, forced: false }, cuts);
-        } else if self.may_start(at) {
+        } else if self.may_start(at) && !self.at_once {
             self.candidate = Some(at);
         }
     }
@@ -69,6 +75,7 @@ impl Cutter {
         while to - self.start > self.max {
             let cut = match self.candidate {
                 Some(at) => Cut { at, forced: false },
+                None if self.at_once => Cut { at: self.start + self.max, forced: true },
                 None => Cut { at: self.start + self.target, forced: true },
             };
             self.cut(cut, cuts);
@@ -97,10 +104,14 @@ impl Cutter {
             // next where the two fit.
             CutRule::Grid => {
                 let joined = length + self.target + MediaSpan::from_ticks_90k(SLOW_FRAME_90K);
-                self.may_start(at) && joined > self.max
+                self.may_start(at) && (joined > self.max || self.at_once)
             }
-            // Cut where the target is reached, or where waiting for one more GOP like the last would overshoot.
-            CutRule::SourceKeys => length >= self.target || length + self.gop > self.max,
+            // Cut where the target is reached, or where waiting for one more GOP like the last would overshoot. There
+            // is no second chance at once, so that a GOP may grow to half as much again.
+            CutRule::SourceKeys => {
+                let expected = if self.at_once { self.gop.ticks_90k() * 3 / 2 } else { self.gop.ticks_90k() };
+                length >= self.target || length + MediaSpan::from_ticks_90k(expected) > self.max
+            }
         }
     }
 
@@ -127,7 +138,11 @@ mod tests {
     }
 
     fn run(rule: CutRule, latency: f64, keys: &[i64], end: i64) -> Vec<(i64, bool)> {
-        let mut cutter = Cutter::new(rule, &timing(latency), at(keys[0]));
+        run_with(&timing(latency).without_parts(), rule, keys, end)
+    }
+
+    fn run_with(timing: &Timing, rule: CutRule, keys: &[i64], end: i64) -> Vec<(i64, bool)> {
+        let mut cutter = Cutter::new(rule, timing, at(keys[0]));
         let mut cuts = Vec::new();
         for &key in keys {
             cutter.on_key(at(key), &mut cuts);
@@ -183,6 +198,24 @@ mod tests {
         assert_eq!(run(CutRule::SourceKeys, 4.0, &[0, 400, 1_500], 1_600), [(400, false), (1_500, false)]);
     }
 
+    #[test]
+    fn with_parts_nothing_is_cut_in_hindsight() {
+        let timing = timing(3.0);
+        assert_eq!(
+            run_with(&timing, CutRule::Grid, &[10_900, 11_000, 12_500], 13_000),
+            [(11_000, false), (12_450, true)],
+            "the first segment is short instead, and the longest is waited for"
+        );
+        assert_eq!(
+            run_with(&timing, CutRule::SourceKeys, &[0, 400, 1_500], 1_600),
+            [(1_450, true), (1_500, false)]
+        );
+        assert_eq!(
+            run_with(&timing, CutRule::SourceKeys, &[0, 600, 1_300], 1_400),
+            [(600, false), (1_300, false)]
+        );
+    }
+
     proptest! {
         #[test]
         fn no_segment_is_empty_or_too_long(
@@ -198,7 +231,13 @@ mod tests {
             let mut now = start;
             for (step, key) in steps {
                 now += step;
+                let (known, decided) = (cutter.start, cuts.len());
                 if key { cutter.on_key(at(now), &mut cuts) } else { cutter.on_progress(at(now), &mut cuts) }
+                if timing.parts.is_some() {
+                    // What was known before this step lies in the segment that was open then.
+                    let before = at(now - step);
+                    prop_assert!(cuts[decided..].iter().all(|cut| cut.at >= before.max(known)));
+                }
             }
             let mut last = at(start);
             for cut in &cuts {

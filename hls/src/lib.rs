@@ -20,8 +20,8 @@ pub mod timing;
 pub mod track;
 
 pub use names::{RungName, SessionId};
-pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, PushError, Segment};
-pub use presentation::{Expired, Presentation, SegmentInfo};
+pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
+pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
-pub use timing::{Latency, Timing, TimingError};
+pub use timing::{Latency, Parts, Timing, TimingError};
 pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};

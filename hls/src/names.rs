@@ -96,6 +96,11 @@ pub fn segment_name(session: &SessionId, sequence: u64) -> String {
     format!("{session}-{sequence}.m4s")
 }
 
+/// `{session}-{seq}.{part}.m4s`
+pub fn part_name(session: &SessionId, sequence: u64, part: u32) -> String {
+    format!("{session}-{sequence}.{part}.m4s")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,13 +9,16 @@
 //! times, or with a gap. So sequence numbers agree by construction, and no rendition waits for another: audio alone
 //! waits, for the video to say where to cut, and not longer than [`Timing::stall`].
 //!
+//! With [`Timing::parts`] a slot's segments come out in parts while it is open, each as soon as it is full and it is
+//! certain that no cut will lie within it. A segment's body is then made of its parts' bodies.
+//!
 //! Bounds: [`MAX_BUFFERED_BYTES`] over all renditions; [`Timing::stall`] beyond a segment in media time;
 //! [`MAX_JUMP`] between a sample and the newest before it. Contract: after each call, [`Packager::poll`] until `None`.
 
 mod lane;
 mod types;
 
-pub use types::{BeginError, Counters, CutRule, Epoch, InitSegment, Output, PushError, Segment};
+pub use types::{BeginError, Counters, CutRule, Epoch, InitSegment, Output, Part, PushError, Segment};
 
 use crate::cut::{Cut, Cutter};
 use crate::fmp4;
@@ -24,7 +27,7 @@ use crate::time::{Anchor, MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::{Sample, TrackKind};
 use bytes::Bytes;
-use lane::{Lane, Taken};
+use lane::{Chunk, Lane, Progress};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20 Mbit/s
@@ -57,6 +60,15 @@ struct Carry {
     init_name: String,
     init_body: Bytes,
     fragments: u32,
+    /// The open segment's, so far.
+    parts: Parts,
+}
+
+/// Parts of a segment that is not whole.
+#[derive(Debug, Default)]
+struct Parts {
+    next_index: u32,
+    bodies: Vec<Bytes>,
 }
 
 #[derive(Debug)]
@@ -129,12 +141,13 @@ impl Packager {
                 continue;
             }
             let fragments = carried.map_or(0, |c| c.fragments);
+            let parts = Parts::default();
             self.out.push_back(Output::Init(InitSegment {
                 rung: rung.clone(),
                 name: name.clone(),
                 body: body.clone(),
             }));
-            self.carried.insert(rung, Carry { init_name: name.clone(), init_body: body, fragments });
+            self.carried.insert(rung, Carry { init_name: name.clone(), init_body: body, fragments, parts });
         }
         let lanes = epoch.tracks.iter().map(|track| Lane::new(track.clone(), self.next_sequence)).collect();
         let has_video = epoch.tracks.iter().any(|t| matches!(t.kind, TrackKind::Video(_)));
@@ -174,7 +187,7 @@ impl Packager {
         {
             return Err(PushError::OutOfRange);
         }
-        if sample.pts < open.epoch.start {
+        if !open.lanes[index].reaches(sample.pts, open.epoch.start) {
             self.counters.late_samples += 1;
             return Ok(());
         }
@@ -213,6 +226,7 @@ impl Packager {
         let mut cuts = Vec::new();
         let end = open.lanes.iter().filter_map(Lane::end).max();
         let end = end.map(|end| at.map_or(end, |at| end.min(at)));
+        let end = end.max(open.lanes.iter().filter_map(Lane::parted_to).max());
         if let Some(end) = end {
             if open.cutter.is_none() {
                 let first = open.lanes.iter().filter_map(Lane::first_at).min();
@@ -304,7 +318,9 @@ impl Packager {
         // A gap in one rendition costs players more than the few pictures of a short tail are worth.
         let short = end.is_some_and(|end| end - start < SHORT_TAIL);
         let playable = open.lanes.iter().filter(|l| l.has_media_from(start)).count();
-        let worth = playable > 0 && (!short || playable == open.lanes.len());
+        // A slot that is listed in part has its number for good.
+        let listed = open.lanes.iter().any(|lane| lane.parted_to().is_some());
+        let worth = listed || playable > 0 && (!short || playable == open.lanes.len());
         match end.filter(|&end| end > start && worth) {
             Some(end) => {
                 last.end = Some(end);
@@ -326,19 +342,34 @@ impl Packager {
             return;
         };
         let newest = open.newest();
+        let decided = open.decided(&self.timing);
         for lane in &mut open.lanes {
             while let Some(slot) = open.slots.get((lane.next_sequence() - first_sequence) as usize) {
+                let stalled = |end| newest.is_some_and(|newest| newest - end >= self.timing.stall);
+                let no_more = finish || slot.end.is_some_and(stalled);
+                let carry =
+                    self.carried.get_mut(lane.rung()).expect("begin() carries an init for every track");
+                let mut writer = Writer { epoch: &open.epoch, slot, timing: &self.timing, carry };
+                if let Some(decided) = decided {
+                    let progress = Progress { start: slot.start, end: slot.end, decided, no_more };
+                    while let Some(chunk) = lane.next_part(progress, &self.timing) {
+                        let start = lane.segment_start(slot.start);
+                        self.out.extend(writer.part(lane, &chunk, start).into_iter().map(Output::Part));
+                    }
+                }
                 let Some(end) = slot.end else { break };
                 let last = finish && slot.sequence + 1 == self.next_sequence;
-                let stalled = newest.is_some_and(|newest| newest - end >= self.timing.stall);
-                let Some(taken) =
-                    lane.take(slot.start, end, finish || stalled, last, &self.timing, &mut self.counters)
+                let Some(taken) = lane.take(slot.start, end, no_more, last, &self.timing, &mut self.counters)
                 else {
                     break;
                 };
-                let carry =
-                    self.carried.get_mut(lane.rung()).expect("begin() carries an init for every track");
-                let segment = segment(&open.epoch, slot, lane, taken, carry);
+                let rest = match &taken.rest {
+                    Some(chunk) => writer.part(lane, chunk, taken.start),
+                    // Pictures that came too late for their part are missing.
+                    None => writer.list(lane, taken.start, taken.end - taken.from, false, None),
+                };
+                self.out.extend(rest.into_iter().map(Output::Part));
+                let segment = writer.segment(lane, taken.start, taken.end);
                 self.counters.gaps += u64::from(segment.body.is_none());
                 self.out.push_back(Output::Segment(segment));
             }
@@ -350,22 +381,84 @@ impl Packager {
     }
 }
 
-fn segment(epoch: &Epoch, slot: &Slot, lane: &Lane, taken: Taken, carry: &mut Carry) -> Segment {
-    let body = (!taken.samples.is_empty()).then(|| {
-        carry.fragments = carry.fragments.wrapping_add(1);
-        fmp4::media_segment(lane.fragment_kind(), carry.fragments, taken.base_decode_time, &taken.samples)
-    });
-    Segment {
-        rung: lane.rung().clone(),
-        sequence: slot.sequence,
-        session: epoch.session.clone(),
-        discontinuity: slot.discontinuity,
-        start: taken.start,
-        duration: taken.end - taken.start,
-        wall: slot.wall + (taken.start - slot.start),
-        name: names::segment_name(&epoch.session, slot.sequence),
-        init: carry.init_name.clone(),
-        body,
+/// Makes what a rendition has for a slot.
+struct Writer<'a> {
+    epoch: &'a Epoch,
+    slot: &'a Slot,
+    timing: &'a Timing,
+    carry: &'a mut Carry,
+}
+
+impl Writer<'_> {
+    /// Writes a fragment. Listed is nothing of it where segments are not divided; otherwise a part, and where that is a
+    /// single frame longer than PART-TARGET, gaps for the rest of its time: players stop for good at a longer part.
+    fn part(&mut self, lane: &Lane, chunk: &Chunk, segment_start: MediaTime) -> Vec<Part> {
+        let Carry { fragments, parts, .. } = &mut *self.carry;
+        *fragments = fragments.wrapping_add(1);
+        let begins = parts.bodies.is_empty();
+        let body =
+            fmp4::fragment(begins, lane.fragment_kind(), *fragments, chunk.base_decode_time, &chunk.samples);
+        parts.bodies.push(body.clone());
+        let independent = chunk.samples.iter().any(|s| s.key);
+        self.list(lane, segment_start, chunk.end - chunk.start, independent, Some(body))
+    }
+
+    /// The next part for players, and gaps for what is above PART-TARGET; nothing before a segment's first fragment.
+    fn list(
+        &mut self,
+        lane: &Lane,
+        segment_start: MediaTime,
+        length: MediaSpan,
+        independent: bool,
+        mut body: Option<Bytes>,
+    ) -> Vec<Part> {
+        let Carry { init_name, parts, .. } = &mut *self.carry;
+        let Some(timing) = self.timing.parts.filter(|_| !parts.bodies.is_empty()) else {
+            return Vec::new();
+        };
+        let mut rest = length;
+        let mut made = Vec::new();
+        while rest > MediaSpan::ZERO {
+            let duration = rest.min(timing.target);
+            let index = parts.next_index;
+            made.push(Part {
+                rung: lane.rung().clone(),
+                sequence: self.slot.sequence,
+                index,
+                session: self.epoch.session.clone(),
+                discontinuity: self.slot.discontinuity,
+                duration,
+                wall: self.slot.wall + (segment_start - self.slot.start),
+                independent,
+                name: names::part_name(&self.epoch.session, self.slot.sequence, index),
+                init: init_name.clone(),
+                body: body.take(),
+            });
+            parts.next_index += 1;
+            rest = rest - duration;
+        }
+        made
+    }
+
+    fn segment(&mut self, lane: &Lane, start: MediaTime, end: MediaTime) -> Segment {
+        let Parts { bodies, .. } = std::mem::take(&mut self.carry.parts);
+        let body = match bodies.as_slice() {
+            [] => None,
+            [whole] => Some(whole.clone()),
+            parts => Some(Bytes::from(parts.concat())),
+        };
+        Segment {
+            rung: lane.rung().clone(),
+            sequence: self.slot.sequence,
+            session: self.epoch.session.clone(),
+            discontinuity: self.slot.discontinuity,
+            start,
+            duration: end - start,
+            wall: self.slot.wall + (start - self.slot.start),
+            name: names::segment_name(&self.epoch.session, self.slot.sequence),
+            init: self.carry.init_name.clone(),
+            body,
+        }
     }
 }
 
@@ -406,21 +499,27 @@ impl OpenEpoch {
                 cuts.extend(self.start(first, timing));
             }
         }
-        let newest_reference = (0..self.lanes.len())
-            .filter(|&i| self.is_reference(i))
-            .filter_map(|i| self.lanes[i].newest())
-            .max();
-        let patience = self.newest().map(|newest| newest - timing.stall);
+        let known = self.decided(timing);
         let Some(cutter) = &mut self.cutter else {
             return cuts;
         };
         if reference && key {
             cutter.on_key(at, &mut cuts);
         }
-        if let Some(known) = newest_reference.max(patience) {
+        if let Some(known) = known {
             cutter.on_progress(known, &mut cuts);
         }
         cuts
+    }
+
+    /// Up to here no keyframe is still to come, or it is not waited for.
+    fn decided(&self, timing: &Timing) -> Option<MediaTime> {
+        let newest_reference = (0..self.lanes.len())
+            .filter(|&i| self.is_reference(i))
+            .filter_map(|i| self.lanes[i].newest())
+            .max();
+        let patience = self.newest().map(|newest| newest - timing.stall);
+        newest_reference.max(patience)
     }
 }
 

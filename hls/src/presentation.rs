@@ -7,18 +7,23 @@
 //! with the media that is listed, so retention is right for live streams, where media time is wall time, and a pause of
 //! the stream only lengthens it.
 //!
+//! Parts are listed of the last two segments and behind them, and can be read three target durations longer
+//! (rfc8216bis 4.4.4.9).
+//!
 //! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
 
 mod rendition;
 
+use crate::names;
 use crate::names::{RungName, SessionId};
-use crate::packager::{InitSegment, Segment};
-use crate::playlist::{media::MediaPlaylist, multivariant};
+use crate::packager::{InitSegment, Part, Segment};
+use crate::playlist::media::{LowLatency, MediaPlaylist, Report};
+use crate::playlist::multivariant;
 use crate::time::{MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::Track;
 use rendition::Rendition;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many windows are kept for the sake of a rendition that stays behind.
 pub const MAX_WINDOWS: i64 = 3;
@@ -75,6 +80,51 @@ impl From<&Segment> for SegmentInfo {
     }
 }
 
+/// A part without its body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartInfo {
+    /// Its rendition.
+    pub rung: RungName,
+    /// Media sequence number of its segment.
+    pub sequence: u64,
+    /// From 0 in each segment.
+    pub index: u32,
+    /// The epoch it belongs to.
+    pub session: SessionId,
+    /// Whether EXT-X-DISCONTINUITY stands before its segment.
+    pub discontinuity: bool,
+    /// Presentation time covered.
+    pub duration: MediaSpan,
+    /// PROGRAM-DATE-TIME of its segment.
+    pub wall: WallTime,
+    /// Whether decoding can begin in it.
+    pub independent: bool,
+    /// File name.
+    pub name: String,
+    /// File name of its init segment.
+    pub init: String,
+    /// Whether there is no such object.
+    pub gap: bool,
+}
+
+impl From<&Part> for PartInfo {
+    fn from(part: &Part) -> Self {
+        Self {
+            rung: part.rung.clone(),
+            sequence: part.sequence,
+            index: part.index,
+            session: part.session.clone(),
+            discontinuity: part.discontinuity,
+            duration: part.duration,
+            wall: part.wall,
+            independent: part.independent,
+            name: part.name.clone(),
+            init: part.init.clone(),
+            gap: part.body.is_none(),
+        }
+    }
+}
+
 /// An object that no playlist may still lead a viewer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expired {
@@ -89,6 +139,10 @@ pub struct Expired {
 pub struct Edge {
     /// Media sequence number of the last segment listed.
     pub last_sequence: u64,
+    /// How many parts that segment has; 0 where segments are not divided.
+    pub last_parts: u32,
+    /// How many parts are listed behind it.
+    pub open_parts: u32,
     /// Whether nothing follows: the playlist has its ENDLIST.
     pub ended: bool,
 }
@@ -127,11 +181,12 @@ pub struct Presentation {
     /// The longest playlist so far.
     longest: MediaSpan,
     ended: bool,
-    blocking_reload: bool,
+    /// Whether requests are held and hinted parts waited for.
+    on_origin: bool,
 }
 
 impl Presentation {
-    /// With nothing to list.
+    /// With nothing to list. For a store: no part is listed, and players are not told that requests are held.
     pub fn new(timing: &Timing) -> Self {
         Self {
             timing: timing.clone(),
@@ -147,15 +202,14 @@ impl Presentation {
             elapsed: MediaSpan::ZERO,
             longest: MediaSpan::ZERO,
             ended: false,
-            blocking_reload: false,
+            on_origin: false,
         }
     }
 
-    /// For a server that holds requests with `_HLS_msn`: every media playlist says CAN-BLOCK-RELOAD. A server that
-    /// does not is hammered by players that were told so.
-    pub fn with_blocking_reload(mut self) -> Self {
-        self.blocking_reload = true;
-        self
+    /// For a server that holds requests for what is not listed yet (`_HLS_msn`, `_HLS_part`) and for hinted parts.
+    /// Players that were told so and are not held hammer it.
+    pub fn for_origin(timing: &Timing) -> Self {
+        Self { on_origin: true, ..Self::new(timing) }
     }
 
     /// Continues the numbering of an earlier presentation under the same names: the DISCONTINUITY-SEQUENCE never goes
@@ -176,15 +230,17 @@ impl Presentation {
         for (rung, rendition) in &mut self.renditions {
             rendition.gone |= !tracks.iter().any(|t| t.rung == *rung);
         }
-        let mut removed = Vec::new();
+        let (mut removed, mut removed_parts) = (Vec::new(), Vec::new());
         for track in tracks {
             let rendition = self.renditions.entry(track.rung.clone()).or_default();
             if rendition.gone {
+                removed_parts.extend(rendition.take_parts());
                 removed.extend(rendition.restart());
             }
             rendition.set_track(track);
         }
         removed.into_iter().for_each(|segment| self.retain(segment));
+        removed_parts.into_iter().for_each(|part| self.retain_part(part));
         self.next_tracks = Some(tracks.to_vec());
         self.promote_tracks();
     }
@@ -210,6 +266,14 @@ impl Presentation {
         self.advance();
     }
 
+    /// A part can be read. It comes before its segment, and behind the segments and parts before it: where these are
+    /// missing it is not listed. Nothing but bookkeeping in a store.
+    pub fn add_part(&mut self, part: PartInfo) {
+        if self.on_origin {
+            self.renditions.entry(part.rung.clone()).or_default().add_part(part);
+        }
+    }
+
     /// The stream is over: ENDLIST from now on.
     pub fn end(&mut self) {
         self.ended = true;
@@ -217,32 +281,68 @@ impl Presentation {
 
     /// The playlist at `{rung}/index.m3u8`; `None` for a rung that is not there (404), or that lists nothing yet.
     pub fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        let listed = self.listed(rung)?;
-        let first = listed.front()?;
+        let rendition = self.shown(rung)?;
+        let first = rendition.listed().front()?;
         let playlist = MediaPlaylist {
             timing: &self.timing,
             media_sequence: first.sequence,
             discontinuity_sequence: self.discontinuity_sequence(first.sequence),
-            segments: listed.iter(),
+            segments: rendition.listed(),
             ended: self.ended,
-            blocking_reload: self.blocking_reload,
+            on_origin: self.on_origin,
+            low_latency: self.low_latency(rung, rendition),
         };
         Some(playlist.render())
     }
 
-    /// Where the present [`Presentation::media_playlist`] ends; `None` where there is none.
-    pub fn edge(&self, rung: &RungName) -> Option<Edge> {
-        let last = self.listed(rung)?.back()?;
-        Some(Edge { last_sequence: last.sequence, ended: self.ended })
+    fn low_latency<'a>(&'a self, rung: &RungName, rendition: &'a Rendition) -> Option<LowLatency<'a>> {
+        let timing = self.timing.parts.filter(|_| self.on_origin)?;
+        let hint = self.hint(rung).filter(|_| !self.ended);
+        let others = self.tracks.iter().filter(|track| track.rung != *rung);
+        let reports = others.filter_map(|track| {
+            let edge = self.edge(&track.rung)?;
+            let (sequence, parts) = match edge.open_parts {
+                0 => (edge.last_sequence, edge.last_parts),
+                open => (edge.last_sequence + 1, open),
+            };
+            Some(Report { rung: &track.rung, sequence, last_part: parts.checked_sub(1) })
+        });
+        let reports = reports.collect();
+        Some(LowLatency { timing, parts: rendition.parts(), open: rendition.open_parts(), hint, reports })
     }
 
-    /// What the playlist of a rung lists; `None` for a rung that viewers do not see.
-    fn listed(&self, rung: &RungName) -> Option<&VecDeque<SegmentInfo>> {
+    /// The name that a rung's next part will have, if the next segment is not begun before: a request for it is held
+    /// (EXT-X-PRELOAD-HINT). `None` where there are no parts.
+    pub fn hint(&self, rung: &RungName) -> Option<String> {
+        self.timing.parts.filter(|_| self.on_origin && !self.ended)?;
+        let rendition = self.shown(rung)?;
+        let last = rendition.listed().back()?;
+        Some(match rendition.open_parts().last() {
+            Some(part) => names::part_name(&part.session, part.sequence, part.index + 1),
+            None => names::part_name(&last.session, last.sequence + 1, 0),
+        })
+    }
+
+    /// Where the present [`Presentation::media_playlist`] ends; `None` where there is none.
+    pub fn edge(&self, rung: &RungName) -> Option<Edge> {
+        let rendition = self.shown(rung)?;
+        let last = rendition.listed().back()?.sequence;
+        let count = |parts: &[PartInfo]| u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        Some(Edge {
+            last_sequence: last,
+            last_parts: rendition.parts().get(&last).map_or(0, |parts| count(parts)),
+            open_parts: count(rendition.open_parts()),
+            ended: self.ended,
+        })
+    }
+
+    /// A rung that viewers see.
+    fn shown(&self, rung: &RungName) -> Option<&Rendition> {
         let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
         if !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
             return None;
         }
-        Some(self.renditions.get(rung)?.listed())
+        self.renditions.get(rung)
     }
 
     /// The playlist at `index.m3u8`; `None` before every rendition can be played. Renditions that are nothing but gaps
@@ -348,6 +448,15 @@ impl Presentation {
         removed.into_iter().for_each(|segment| self.retain(segment));
     }
 
+    /// rfc8216bis 4.4.4.9: three target durations.
+    fn retain_part(&mut self, part: PartInfo) {
+        if !part.gap {
+            let span = MediaSpan::from_millis(3_000 * i64::from(self.timing.target_duration));
+            let until = self.elapsed + span;
+            self.retained.push(Retained { rung: part.rung, name: part.name, init: part.init, until });
+        }
+    }
+
     fn retain(&mut self, segment: SegmentInfo) {
         if segment.bytes.is_none() {
             return;
@@ -358,6 +467,8 @@ impl Presentation {
     }
 
     fn expire(&mut self) {
+        let old: Vec<_> = self.renditions.values_mut().flat_map(Rendition::take_old_parts).collect();
+        old.into_iter().for_each(|part| self.retain_part(part));
         let elapsed = self.elapsed;
         for over in self.retained.extract_if(.., |r| r.until <= elapsed) {
             self.expired.push(Expired { rung: over.rung, name: over.name });

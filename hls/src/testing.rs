@@ -1,6 +1,6 @@
 //! Made-up media and a reader of what comes out, for tests.
 
-use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, PushError, Segment};
+use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
 use crate::time::{Anchor, MediaSpan, MediaTime, WallTime, rescale};
 use crate::timing::{Latency, Timing};
 use crate::track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
@@ -19,7 +19,12 @@ pub(crate) const AVCC: &[u8] = &[
 /// Where streams begin: 10 s, by convention.
 pub(crate) const START_MS: i64 = 10_000;
 
+/// Of whole segments.
 pub(crate) fn timing(seconds: f64) -> Timing {
+    timing_with_parts(seconds).without_parts()
+}
+
+pub(crate) fn timing_with_parts(seconds: f64) -> Timing {
     Timing::new(Latency::from_secs_f64(seconds).unwrap())
 }
 
@@ -126,33 +131,50 @@ impl Parsed {
     }
 }
 
-/// Reads a media segment with mp4-atom, and its samples at the offsets that the boxes give.
+/// Reads a media segment with mp4-atom, and its samples at the offsets that the boxes give. Its fragments follow upon
+/// each other without a hole.
 pub(crate) fn parse(body: &[u8], default_flags: u32) -> Parsed {
+    let mut fragments = parse_fragments(body, default_flags).into_iter();
+    let mut all = fragments.next().expect("a fragment");
+    for fragment in fragments {
+        assert!(fragment.fragment_number > all.fragment_number, "fragments are numbered in order");
+        assert_eq!(fragment.base, all.base + all.duration(), "fragments leave no hole");
+        all.fragment_number = fragment.fragment_number;
+        all.samples.extend(fragment.samples);
+    }
+    all
+}
+
+fn parse_fragments(body: &[u8], default_flags: u32) -> Vec<Parsed> {
     let mut rest = body;
+    let mut fragments = Vec::new();
     let mut moof: Option<(usize, Moof)> = None;
-    let mut kinds = Vec::new();
     while !rest.is_empty() {
         let offset = body.len() - rest.len();
         match Any::decode_maybe(&mut rest).unwrap().expect("a whole box") {
             Any::Styp(styp) => {
+                assert_eq!(offset, 0, "styp comes first, and once");
                 assert!(styp.compatible_brands.contains(&b"cmfc".into()));
                 assert!(styp.compatible_brands.contains(&b"iso6".into()));
-                kinds.push("styp");
             }
-            Any::Moof(found) => {
-                moof = Some((offset, found));
-                kinds.push("moof");
+            Any::Moof(found) => moof = Some((offset, found)),
+            Any::Mdat(_) => {
+                let (offset, moof) = moof.take().expect("moof comes before mdat");
+                let end = body.len() - rest.len();
+                fragments.push(parse_fragment(&body[offset..end], &moof, default_flags));
             }
-            Any::Mdat(_) => kinds.push("mdat"),
             other => panic!("unexpected {other:?}"),
         }
     }
-    assert_eq!(kinds, ["styp", "moof", "mdat"]);
-    let (offset, moof) = moof.unwrap();
+    assert!(moof.is_none());
+    fragments
+}
+
+fn parse_fragment(fragment: &[u8], moof: &Moof, default_flags: u32) -> Parsed {
     let traf = &moof.traf[0];
     assert!(traf.tfhd.default_base_is_moof && traf.tfhd.base_data_offset.is_none());
     let trun = &traf.trun[0];
-    let mut data = &body[offset + trun.data_offset.unwrap() as usize..];
+    let mut data = &fragment[trun.data_offset.unwrap() as usize..];
     let samples: Vec<_> = trun
         .samples
         .iter()
@@ -189,17 +211,27 @@ pub(crate) struct Run {
     pub(crate) timing: Timing,
     pub(crate) inits: Vec<InitSegment>,
     pub(crate) segments: Vec<Segment>,
+    pub(crate) parts: Vec<Part>,
     pub(crate) outputs: Vec<Output>,
 }
 
 impl Run {
+    /// Of whole segments.
     pub(crate) fn new(latency: f64) -> Self {
-        let timing = timing(latency);
+        Self::with(timing(latency))
+    }
+
+    pub(crate) fn with_parts(latency: f64) -> Self {
+        Self::with(timing_with_parts(latency))
+    }
+
+    pub(crate) fn with(timing: Timing) -> Self {
         Self {
             packager: Packager::new(timing.clone(), 0),
             timing,
             inits: Vec::new(),
             segments: Vec::new(),
+            parts: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -237,6 +269,7 @@ impl Run {
             self.outputs.push(output.clone());
             match output {
                 Output::Init(init) => self.inits.push(init),
+                Output::Part(part) => self.parts.push(part),
                 Output::Segment(segment) => self.segments.push(segment),
             }
         }
@@ -263,6 +296,7 @@ impl Run {
     /// What holds whatever was pushed. Returns how many samples came out, by rendition.
     pub(crate) fn check(&self) -> BTreeMap<RungName, usize> {
         let mut by_rung: BTreeMap<RungName, Vec<&Segment>> = BTreeMap::new();
+        let mut open: BTreeMap<RungName, Vec<&Part>> = BTreeMap::new();
         let mut inits: Vec<(&RungName, &str)> = Vec::new();
         for output in &self.outputs {
             match output {
@@ -270,12 +304,19 @@ impl Run {
                     assert!(!inits.contains(&(&init.rung, &init.name)), "names are never reused");
                     inits.push((&init.rung, &init.name));
                 }
+                Output::Part(part) => {
+                    assert!(inits.contains(&(&part.rung, &part.init)), "an init comes first");
+                    open.entry(part.rung.clone()).or_default().push(part);
+                }
                 Output::Segment(segment) => {
                     assert!(inits.contains(&(&segment.rung, &segment.init)), "an init comes first");
+                    let parts = open.remove(&segment.rung).unwrap_or_default();
+                    self.check_parts(segment, &parts);
                     by_rung.entry(segment.rung.clone()).or_default().push(segment);
                 }
             }
         }
+        assert!(open.is_empty(), "every part's segment comes");
         let mut slots: BTreeMap<u64, (&SessionId, bool)> = BTreeMap::new();
         let mut samples = BTreeMap::new();
         for (rung, segments) in by_rung {
@@ -301,9 +342,12 @@ impl Run {
                 let parsed = parse(body, flags);
                 assert!(parsed.samples[0].2, "a segment begins with a keyframe");
                 assert!(parsed.fragment_number > last_fragment);
-                // The last frame of an epoch may reach over the discontinuity.
-                let overlap =
-                    if segment.session == *session { 0 } else { 2 * u64::from(parsed.samples[0].0) };
+                // The last frame of an epoch may reach over the discontinuity, or its last part.
+                let overlap = match self.timing.parts {
+                    _ if segment.session == *session => 0,
+                    None => 2 * u64::from(parsed.samples[0].0),
+                    Some(_) => parsed.duration(),
+                };
                 session = &segment.session;
                 assert!(parsed.base + overlap >= decoded_to, "decode times grow");
                 assert!(parsed.samples.iter().all(|s| s.0 > 0));
@@ -316,5 +360,28 @@ impl Run {
         let sequences: Vec<u64> = slots.keys().copied().collect();
         assert!(sequences.windows(2).all(|w| w[1] == w[0] + 1), "sequence numbers grow by one");
         samples
+    }
+
+    /// A segment is what its parts are.
+    fn check_parts(&self, segment: &Segment, parts: &[&Part]) {
+        let Some(timing) = self.timing.parts.filter(|_| segment.body.is_some()) else {
+            assert!(parts.is_empty(), "no parts of a gap");
+            return;
+        };
+        let total = parts.iter().fold(MediaSpan::ZERO, |sum, part| sum + part.duration);
+        assert_eq!(total, segment.duration, "parts cover their segment");
+        let body: Vec<u8> = parts.iter().filter_map(|p| p.body.as_deref()).flatten().copied().collect();
+        assert_eq!(segment.body.as_deref(), Some(&body[..]), "a segment's bytes are those of its parts");
+        for (index, part) in parts.iter().enumerate() {
+            assert_eq!(
+                (part.index as usize, part.sequence),
+                (index, segment.sequence),
+                "numbered without holes"
+            );
+            assert_eq!((&part.session, part.discontinuity), (&segment.session, segment.discontinuity));
+            assert_eq!((part.wall, &part.init), (segment.wall, &segment.init));
+            assert!(part.duration <= timing.target, "above PART-TARGET");
+        }
+        assert!(parts[0].independent, "a segment's first part begins with a keyframe");
     }
 }

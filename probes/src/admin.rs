@@ -66,11 +66,13 @@ struct Shared {
 // === impl Admin ===
 
 impl Admin {
-    /// Serves `listener` from a thread named `admin` until [`AdminHandle::stop`].
+    /// Serves `listener` from a thread named `admin` until [`AdminHandle::stop`]. `more` are further routes; their
+    /// handlers run on that thread and must not wait for media or a store either.
     pub fn start(
         listener: TcpListener,
         probe: Arc<Probe>,
         status: Arc<dyn StatusSource>,
+        more: Router,
     ) -> Result<AdminHandle, AdminError> {
         let metrics = metrics::install()?;
         // What the probe said before there was a recorder is lost.
@@ -78,7 +80,7 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let router = router(Shared { probe, status, metrics: metrics.clone() });
+        let router = router(Shared { probe, status, metrics: metrics.clone() }).merge(more);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let result = runtime.block_on(async move {

@@ -1,31 +1,11 @@
 // Plays a page in headless Chromium and reports what a viewer and hls.js saw.
 // Standard input: {page, seconds, switches: [[seconds, level], …], patience}; standard output: one JSON object.
 // The page offers window.__encoder = {hls, video}.
-import { chromium } from 'playwright-core';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { withPage } from './chromium.mjs';
 
 const job = JSON.parse(await text(process.stdin));
-const profile = await mkdtemp(join(tmpdir(), 'encoder-chromium-'));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
-  ],
-});
-
-try {
-  const page = context.pages()[0] ?? await context.newPage();
-  const console = [];
-  page.on('pageerror', (error) => console.push(String(error)));
-  page.on('console', (message) => {
-    // A missing favicon is Chromium's own idea.
-    if (message.type() === 'error' && !message.location().url.endsWith('/favicon.ico')) console.push(message.text());
-  });
+await withPage(async (page, console) => {
   const opened = Date.now();
   await page.goto(job.page, { waitUntil: 'domcontentloaded' });
   await page.waitForFunction(() => window.__encoder?.hls && window.__encoder?.video, null, { timeout: job.patience * 1000 });
@@ -88,10 +68,8 @@ try {
       frames: [quality.totalVideoFrames, quality.droppedVideoFrames],
       latency: Number.isFinite(hls.latency) ? hls.latency : null,
       audio: (video.webkitAudioDecodedByteCount ?? 0) > 0,
+      requests: performance.getEntriesByType('resource').map(({ name, nextHopProtocol }) => [name, nextHopProtocol]),
     };
   }, job);
   process.stdout.write(JSON.stringify({ firstFrame, ...result, console }));
-} finally {
-  await context.close();
-  await rm(profile, { recursive: true, force: true });
-}
+});

@@ -11,7 +11,7 @@ fn folder() -> PathBuf {
     workspace().join("tests/js")
 }
 
-fn node(script: &str, input: &str) -> anyhow::Result<String> {
+pub(crate) fn node(script: &str, input: &str) -> anyhow::Result<String> {
     ensure!(
         folder().join("node_modules").is_dir(),
         "tests/js/node_modules is missing: run `npm ci` in tests/js"
@@ -88,6 +88,8 @@ pub struct Played {
     pub latency: Option<f64>,
     /// Whether sound was decoded.
     pub audio: bool,
+    /// What was requested, with the protocol that it came by (`h2`, `http/1.1`); the first 250.
+    pub requests: Vec<(String, String)>,
     /// What the page wrote to its console as error or threw.
     pub console: Vec<String>,
 }

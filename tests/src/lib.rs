@@ -4,11 +4,15 @@
 
 pub mod boxes;
 pub mod browser;
+pub mod certificate;
 pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;
+pub mod footage;
 pub mod gcs;
 pub mod http;
+pub mod keeper;
+pub mod load;
 pub mod patience;
 pub mod playlist;
 pub mod probe;
@@ -18,3 +22,4 @@ pub mod reference;
 pub mod static_server;
 pub mod turn;
 pub mod verdict;
+pub mod viewer;

@@ -29,6 +29,23 @@ pub struct Listed {
     pub map: Option<String>,
 }
 
+/// EXT-X-PART
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Media sequence number of its segment.
+    pub msn: u64,
+    /// Which part of it, from 0.
+    pub index: usize,
+    /// URI as written.
+    pub uri: String,
+    /// DURATION in seconds.
+    pub duration: f64,
+    /// INDEPENDENT=YES
+    pub independent: bool,
+    /// GAP=YES
+    pub gap: bool,
+}
+
 /// A media playlist.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Media {
@@ -50,9 +67,23 @@ pub struct Media {
     pub ended: bool,
     /// Segments in order.
     pub segments: Vec<Listed>,
+    /// PART-TARGET of EXT-X-PART-INF in seconds.
+    pub part_target: Option<f64>,
+    /// Parts in order, of segments that are listed and of the one behind them.
+    pub parts: Vec<Part>,
+    /// URI of EXT-X-PRELOAD-HINT with TYPE=PART.
+    pub hint: Option<String>,
+    /// EXT-X-RENDITION-REPORT in order.
+    pub reports: Vec<Attributes>,
 }
 
 impl Media {
+    /// Media sequence number behind the last segment, and how many of its parts are listed.
+    pub fn edge(&self) -> (u64, usize) {
+        let next = self.media_sequence.unwrap_or(0) + self.segments.len() as u64;
+        (next, self.parts.iter().filter(|p| p.msn == next).count())
+    }
+
     /// Sum of the listed durations in seconds.
     pub fn duration(&self) -> f64 {
         self.segments.iter().map(|s| s.duration).sum()
@@ -164,6 +195,31 @@ pub fn media(text: &str) -> anyhow::Result<Media> {
                 dsn_step += 1;
             }
             "#EXT-X-GAP" => gap = true,
+            "#EXT-X-PART-INF" => {
+                let target =
+                    attributes(value)?.remove("PART-TARGET").context("PART-INF without PART-TARGET")?;
+                once(&mut list.part_target, target.parse().with_context(|| line.to_owned())?, tag)?;
+            }
+            "#EXT-X-PART" => {
+                let mut part = attributes(value)?;
+                let msn = list.media_sequence.unwrap_or(0) + list.segments.len() as u64;
+                let duration = part.get("DURATION").context("PART without DURATION")?;
+                list.parts.push(Part {
+                    msn,
+                    index: list.parts.iter().filter(|p| p.msn == msn).count(),
+                    duration: duration.parse().with_context(|| line.to_owned())?,
+                    independent: part.get("INDEPENDENT").is_some_and(|v| v == "YES"),
+                    gap: part.get("GAP").is_some_and(|v| v == "YES"),
+                    uri: part.remove("URI").context("PART without URI")?,
+                });
+            }
+            "#EXT-X-PRELOAD-HINT" => {
+                let mut hint = attributes(value)?;
+                if hint.get("TYPE").is_some_and(|kind| kind == "PART") {
+                    once(&mut list.hint, hint.remove("URI").context("PRELOAD-HINT without URI")?, tag)?;
+                }
+            }
+            "#EXT-X-RENDITION-REPORT" => list.reports.push(attributes(value)?),
             "#EXT-X-PROGRAM-DATE-TIME" => {
                 // ISO 8601 allows an offset without a colon, which FFmpeg writes.
                 let parsed = DateTime::parse_from_rfc3339(value)

@@ -180,6 +180,17 @@ pub fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
+/// Whether somebody listens there, without connecting: FFmpeg takes the first connection for its publisher.
+pub fn listens(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let wanted = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next(), fields.nth(1));
+        local.is_some_and(|l| l.ends_with(&wanted)) && state == Some("0A")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -113,6 +113,14 @@ fn source_passed_through_beside_encoded_rungs() {
 }
 
 #[test]
+fn at_two_seconds_with_parts() {
+    let clip = fixtures::clip("footage-720p30-gop2s");
+    let options = Options::default().set("--latency", "2").set("--ladder", "480p@1000k,360p@600k,240p@300k");
+    let (wrong, _, _) = whole_chain(options, looped(&clip));
+    nothing_wrong(&wrong);
+}
+
+#[test]
 fn gstreamer_rtmp2sink() {
     let clip = fixtures::clip("footage-720p30-gop2s");
     let (wrong, _, _) =

@@ -1,6 +1,8 @@
 //! Whole broadcasts into a Cloud Storage that fails, on paused time: what viewers of the bucket and the archive get. The
 //! fake is asked without sockets; `gcs_store.rs` and `gcs_live.rs` have those.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use bytes::Bytes;
 use encoder::publish::{Counters, Event, Gap, Publisher, Settings};
 use encoder::stream::StorePlaylists;

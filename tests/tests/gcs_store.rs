@@ -1,6 +1,8 @@
 //! The real client of Cloud Storage against the fake one, over sockets: the contract of every store, what is said when
 //! a bucket cannot be used, and what `encoder bucket check` finds.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use encoder::store::gcs::check::{Weight, judge, look};
 use encoder::store::gcs::{GcsStore, Location, OpenError};
 use encoder::store::{Caching, Object, ObjectName, Store, StoreError, content_type, contract};

@@ -33,7 +33,7 @@ export function rung(level) {
   return `${side}p${rate}`;
 }
 
-/** Seconds between the picture's wall clock and now; NaN when the playlist has no clock. */
+/** Seconds between the picture's date and now, both by the server's clock; NaN when the playlist has no dates. */
 export function latency(playingDate, now) {
   return playingDate ? (now - playingDate.getTime()) / 1000 : NaN;
 }

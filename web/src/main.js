@@ -1,6 +1,7 @@
 // The page: which view is shown, buttons and keys. Playing is in player.js, the list in list.js.
 import { bitrate, rung, seconds, streamFromQuery } from "./facts.js";
 import { showList } from "./list.js";
+import { FAR } from "./pace.js";
 import { Player } from "./player.js";
 
 const FACTS_EVERY_MS = 500;
@@ -78,7 +79,7 @@ function showFacts() {
   set("fact-bandwidth", bitrate(facts.bandwidth));
   set("fact-buffer", playing ? seconds(facts.buffer) : "–");
   set("fact-dropped", Number.isFinite(facts.dropped) ? `${facts.dropped} of ${facts.shown}` : "–");
-  const edge = !facts.live ? "REPLAY" : facts.edge > facts.target + 5 ? "GO LIVE" : "LIVE";
+  const edge = !facts.live ? "REPLAY" : facts.edge > facts.target + FAR ? "GO LIVE" : "LIVE";
   set("live-text", edge);
   at("live").classList.toggle("behind", edge !== "LIVE" || !playing);
 }

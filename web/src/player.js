@@ -1,6 +1,8 @@
 // Plays one stream and says in words how it goes. Buttons and keys are in main.js, numbers in facts.js.
 import Hls from "hls.js";
+import { ServerClock } from "./clock.js";
 import { ahead, latency, retryDelay } from "./facts.js";
+import { pace } from "./pace.js";
 
 /** Faults within this time of each other count as one that recovery did not cure. */
 const MEDIA_FAULT_APART_MS = 5000;
@@ -8,6 +10,10 @@ const MEDIA_FAULT_APART_MS = 5000;
 const STALL_MS = 1500;
 /** How often an ended stream is asked whether it is back. */
 const COMEBACK_MS = 4000;
+/** How often the server's clock is looked at again once it is known: clocks drift, and are set. */
+const CLOCK_MS = 60_000;
+/** Questions about the clock are this far apart at least. */
+const CLOCK_PAUSE_MS = 200;
 
 /**
  * States: `connecting`, `waiting` (not started yet), `playing`, `stalled`, `ended`, `lost` (trying again),
@@ -27,10 +33,15 @@ export class Player {
     this.stallTimer = 0;
     this.mediaFaultAt = -Infinity;
     this.stopped = false;
+    this.clock = new ServerClock();
+    this.clockTimer = 0;
     this.listeners = new AbortController();
     const on = (event, act) => video.addEventListener(event, act, { signal: this.listeners.signal });
     on("playing", () => this.playing());
-    on("timeupdate", () => this.state === "stalled" && !video.seeking && this.playing());
+    on("timeupdate", () => {
+      if (this.state === "stalled" && !video.seeking) this.playing();
+      this.keepPace();
+    });
     on("waiting", () => {
       clearTimeout(this.stallTimer);
       this.stallTimer = setTimeout(() => this.state === "playing" && this.set("stalled"), STALL_MS);
@@ -38,11 +49,13 @@ export class Player {
     on("ended", () => this.ended());
     on("error", () => !this.hls && this.again("lost"));
     this.connect();
+    this.readClock();
   }
 
   /** Ends playback for good. */
   stop() {
     this.stopped = true;
+    clearTimeout(this.clockTimer);
     this.listeners.abort();
     clearTimeout(this.timer);
     clearTimeout(this.stallTimer);
@@ -71,7 +84,7 @@ export class Player {
     const quality = video.getVideoPlaybackQuality?.();
     return {
       state: this.state,
-      latency: latency(date, Date.now()),
+      latency: latency(date, this.now()),
       edge: hls?.latency ?? NaN,
       target: hls?.targetLatency ?? NaN,
       level,
@@ -83,6 +96,27 @@ export class Player {
       live: hls?.latestLevelDetails?.live ?? true,
       rate: video.playbackRate,
     };
+  }
+
+  /** The server's time, by which the stream is dated; the viewer's own while the server's is not known. */
+  now() {
+    const wall = this.clock.wall(performance.now());
+    return Number.isNaN(wall) ? Date.now() : wall;
+  }
+
+  /** Asks for the server's time until it is known, and again from time to time. */
+  async readClock() {
+    const asked = performance.now();
+    try {
+      const answer = await fetch("/streams.json", { method: "HEAD", cache: "no-store" });
+      this.clock.observe(Date.parse(answer.headers.get("date")), asked, performance.now());
+    } catch {
+      // The server is away; how playback goes on is decided elsewhere.
+    }
+    if (this.stopped) return;
+    const known = Number.isFinite(this.clock.uncertainty);
+    const rest = this.clock.settled ? CLOCK_MS : known ? CLOCK_PAUSE_MS : COMEBACK_MS;
+    this.clockTimer = setTimeout(() => this.readClock(), rest + this.clock.wait(performance.now() + rest));
   }
 
   connect() {
@@ -97,9 +131,9 @@ export class Player {
   }
 
   connectHls() {
-    // Distance from live is the server's word (HOLD-BACK); here is only how to keep to it: up to 10 % faster, which
-    // nobody hears. Segments are fMP4, so there is nothing for a worker to transmux.
-    const hls = new Hls({ maxLiveSyncPlaybackRate: 1.1, enableWorker: false, backBufferLength: 30 });
+    // Distance from live is the server's word (PART-HOLD-BACK, or HOLD-BACK where there are no parts); how to keep to
+    // it is in pace.js, not hls.js's. Segments are fMP4, so there is nothing for a worker to transmux.
+    const hls = new Hls({ maxLiveSyncPlaybackRate: 1, enableWorker: false, backBufferLength: 30 });
     this.hls = hls;
     hls.on(Hls.Events.MANIFEST_PARSED, () => {
       this.onLevels();
@@ -109,6 +143,17 @@ export class Player {
     hls.on(Hls.Events.ERROR, (_, fault) => fault.fatal && this.fault(fault));
     hls.loadSource(this.url);
     hls.attachMedia(this.video);
+  }
+
+  /** Plays a little faster while the viewer is behind. */
+  keepPace() {
+    const { hls, video } = this;
+    if (!hls?.latestLevelDetails?.live || video.paused) return;
+    const target = hls.targetLatency ?? NaN;
+    const behind = hls.latency - target;
+    const buffered = ahead(video.buffered, video.currentTime);
+    const rate = pace({ rate: video.playbackRate, behind, target, ahead: buffered });
+    if (rate !== video.playbackRate) video.playbackRate = rate;
   }
 
   fault(fault) {

@@ -97,7 +97,7 @@ impl Run {
         let rung = |name| RungName::new(name).expect("letters only");
         Self {
             packager: Packager::new(timing.clone(), first_sequence),
-            presentation: Presentation::new(&timing),
+            presentation: Presentation::for_origin(&timing),
             timing,
             rungs: [rung("large"), rung("small"), RungName::audio()],
             dts: [MediaTime::ZERO; 3],
@@ -186,6 +186,7 @@ impl Run {
             any = true;
             match output {
                 Output::Init(init) => self.presentation.add_init(&init),
+                Output::Part(part) => self.presentation.add_part((&part).into()),
                 Output::Segment(segment) => {
                     self.check_segment(&segment);
                     self.presentation.add((&segment).into());

@@ -1,9 +1,9 @@
 //! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`], what a request waits
-//! for in [`super::reload`]; sockets and their limits are in [`super::serve`].
+//! for in [`super::reload`], compressed playlists in [`super::gzip`]; sockets and their limits are in [`super::serve`].
 
-use super::library::{Library, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
-use super::page;
-use super::reload::{self, Reload};
+use super::library::{Library, MEDIA_PLAYLIST, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
+use super::reload::{self, Reload, Wanted};
+use super::{gzip, page};
 use crate::store::content_type;
 use axum::Router;
 use axum::body::Body;
@@ -37,7 +37,8 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// | `/` and `/assets/…` | the player page, embedded |
 /// | `/streams.json` | streams that are live |
 /// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match` |
-/// | `…/index.m3u8?_HLS_msn=N` | a media playlist, as soon as it lists segment N |
+/// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, as soon as it lists part P of segment N |
+/// | `…/{session}-{seq}.{part}.m4s` | a part; as soon as it is whole, when a playlist hints at it |
 pub fn router(library: Arc<Library>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -57,14 +58,15 @@ pub fn router(library: Arc<Library>) -> Router {
         .route("/", get(page::index))
         .route("/assets/{file}", get(page::asset))
         .route("/streams.json", get(streams))
-        // Not a route with captures: those decode percent-encoding, and no name of ours needs any.
-        .fallback_service(get(object).with_state(Arc::clone(&library)))
-        .with_state(library)
+        .with_state(Arc::clone(&library))
         .layer(compression)
+        // Not a route with captures: those decode percent-encoding, and no name of ours needs any. Behind the
+        // compression, which would compress a playlist for each of its viewers.
+        .fallback_service(get(object).with_state(library))
         .layer(cors)
 }
 
-/// Media is compressed already; and a compressed range would have lengths that nobody asked for.
+/// What the page is made of; pictures are compressed already.
 fn is_text(
     status: StatusCode,
     _: axum::http::Version,
@@ -72,8 +74,7 @@ fn is_text(
     _: &axum::http::Extensions,
 ) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    status == StatusCode::OK
-        && (kind == content_type::PLAYLIST || kind.starts_with("text/") || kind == "application/json")
+    status == StatusCode::OK && (kind.starts_with("text/") || kind == "application/json")
 }
 
 // === streams.json ===
@@ -117,16 +118,21 @@ async fn streams(State(library): State<Arc<Library>>) -> Response {
 
 async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMap) -> Response {
     let Some((stream, path)) = split(uri.path()) else { return not_found() };
-    let Some(stored) = library.get(&stream, path) else { return not_found() };
-    let Some(reloadable) = stored.reload else { return answer(&stored, &headers) };
-    match reload::decide(uri.query(), reloadable.edge) {
+    let Some(stored) = library.get(&stream, path) else {
+        return match hinted(&library, &stream, path).await {
+            Some(part) => answer(&part, &headers),
+            None => not_found(),
+        };
+    };
+    let Some(reloadable) = &stored.reload else { return answer(&stored, &headers) };
+    match reload::decide(uri.query(), reloadable) {
         Ok(Reload::Now) => answer(&stored, &headers),
-        Ok(Reload::Until(segment)) => {
+        Ok(Reload::Until(wanted)) => {
             let Some(versions) = library.follow(&stream, path) else { return not_found() };
+            let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
             // What is not needed while a request is held, perhaps thousands of times.
             drop((stored, library));
-            let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
-            match tokio::time::timeout(longest, listed(versions, segment)).await {
+            match tokio::time::timeout(longest, listed(versions, wanted)).await {
                 Ok(Some(stored)) => answer(&stored, &headers),
                 Ok(None) => not_found(),
                 Err(_) => (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE], "nothing new came in time\n")
@@ -137,10 +143,26 @@ async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMa
     }
 }
 
-/// The first version of a playlist that lists the segment, or its last; `None` when it was removed before.
-async fn listed(mut versions: watch::Receiver<Arc<Stored>>, segment: u64) -> Option<Arc<Stored>> {
+/// A part that its playlist hints at, once it is whole (rfc8216bis 4.4.5.3): not a byte is sent before, so that a client
+/// measures its network and not us. `None` for what is not hinted at, was not made after all because its segment ended
+/// before, or not in three target durations.
+async fn hinted(library: &Library, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
+    let (rung, file) = path.split_once('/')?;
+    let mut versions = library.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
+    let is_hinted =
+        |stored: &Stored| stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file));
+    let target_duration = versions.borrow().reload.as_ref()?.target_duration;
+    // A playlist is replaced after the part that it lists was put: when the hint is another, the part is there or
+    // never will be.
+    let moved_on = versions.wait_for(|stored| !is_hinted(stored));
+    let _ = tokio::time::timeout(HOLD_TARGET_DURATIONS * target_duration, moved_on).await.ok()?.ok()?;
+    library.get(stream, path)
+}
+
+/// The first version of a playlist that lists what is wanted, or its last; `None` when it was removed before.
+async fn listed(mut versions: watch::Receiver<Arc<Stored>>, wanted: Wanted) -> Option<Arc<Stored>> {
     let is_answered = |stored: &Arc<Stored>| {
-        stored.reload.is_none_or(|reloadable| reload::is_answered(segment, reloadable.edge))
+        stored.reload.as_ref().is_none_or(|reloadable| reload::is_answered(wanted, reloadable.edge))
     };
     versions.wait_for(is_answered).await.ok().map(|stored| Arc::clone(&stored))
 }
@@ -160,20 +182,28 @@ fn split(path: &str) -> Option<(StreamPath, &str)> {
 fn answer(stored: &Stored, request: &HeaderMap) -> Response {
     let object = &stored.object;
     let etag = HeaderValue::from_str(&stored.etag).expect("an etag is hexadecimal digits in quotes");
-    let common = [
+    let mut common = HeaderMap::from_iter([
         (header::ETAG, etag),
         (header::CACHE_CONTROL, HeaderValue::from_static(object.caching.cache_control())),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
+    ]);
+    let compressible = object.content_type == content_type::PLAYLIST;
+    if compressible {
+        common.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
     if none_match(request, &stored.etag) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }
-    let about_body = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(object.content_type)),
-        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-    ];
+    common.insert(header::CONTENT_TYPE, HeaderValue::from_static(object.content_type));
     let length = object.body.len() as u64;
-    match requested_range(request, &stored.etag, length) {
+    let requested = requested_range(request, &stored.etag, length);
+    // Ranges are of the plain body: one of the compressed would have lengths that nobody asked for.
+    if compressible && requested == Requested::Whole && gzip::is_accepted(request) {
+        let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+        return (common, encoding, Body::from(gzip::of(stored))).into_response();
+    }
+    let about_body = [(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))];
+    match requested {
         Requested::Whole => (common, about_body, Body::from(object.body.clone())).into_response(),
         Requested::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());

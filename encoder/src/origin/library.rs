@@ -5,13 +5,14 @@
 //! immutable bytes and goes.
 
 use crate::store::{Caching, Object};
+use bytes::Bytes;
 use hls::WallTime;
 use hls::names::is_valid_name;
 use hls::presentation::Edge;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -48,15 +49,21 @@ pub struct Stored {
     pub etag: Arc<str>,
     /// For a media playlist whose next version may be waited for.
     pub reload: Option<Reloadable>,
+    /// The body compressed, once somebody has asked for it.
+    pub(super) gzip: OnceLock<Bytes>,
 }
 
 /// What holding a request for a media playlist goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloadable {
     /// Where this version ends.
     pub edge: Edge,
     /// Its EXT-X-TARGETDURATION.
     pub target_duration: Duration,
+    /// Its PART-TARGET, where its segments are divided.
+    pub part_target: Option<Duration>,
+    /// File name of the part that it hints at: a request for it is held.
+    pub hint: Option<Arc<str>>,
 }
 
 /// Every stream's objects. Share it in an `Arc`.
@@ -82,6 +89,8 @@ enum Slot {
 
 /// Path within a stream of its multivariant playlist.
 pub(super) const MULTIVARIANT: &str = "index.m3u8";
+/// File name of a rendition's playlist.
+pub(super) const MEDIA_PLAYLIST: &str = "index.m3u8";
 /// Path within a stream of its picture, where there is one.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
@@ -127,22 +136,14 @@ impl Library {
     /// first object.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: None });
+        let stored = Arc::new(Stored { object, etag, reload: None, gzip: OnceLock::new() });
         write(&self.shelf_or_new(stream).objects).insert(path.to_owned(), Slot::Plain(stored));
     }
 
-    /// Adds or replaces a media playlist that ends at `edge`, and wakes whoever waits for it. Everything that it lists
-    /// was put before.
-    pub fn put_playlist(
-        &self,
-        stream: &StreamPath,
-        path: &str,
-        object: Object,
-        edge: Edge,
-        target_duration: Duration,
-    ) {
+    /// Adds or replaces a media playlist, and wakes whoever waits for it. Everything that it lists was put before.
+    pub fn put_playlist(&self, stream: &StreamPath, path: &str, object: Object, reload: Reloadable) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: Some(Reloadable { edge, target_duration }) });
+        let stored = Arc::new(Stored { object, etag, reload: Some(reload), gzip: OnceLock::new() });
         let shelf = self.shelf_or_new(stream);
         let mut objects = write(&shelf.objects);
         match objects.get(path) {
@@ -272,8 +273,13 @@ mod tests {
         let library = Library::new();
         let stream = StreamPath::new("live", "demo").unwrap();
         let put = |rung: &str, last_sequence, text| {
-            let edge = Edge { last_sequence, ended: false };
-            library.put_playlist(&stream, rung, playlist(text), edge, Duration::from_secs(1));
+            let reload = Reloadable {
+                edge: Edge { last_sequence, last_parts: 0, open_parts: 0, ended: false },
+                target_duration: Duration::from_secs(1),
+                part_target: None,
+                hint: None,
+            };
+            library.put_playlist(&stream, rung, playlist(text), reload);
         };
         assert!(library.follow(&stream, "720p").is_none());
         library.put(&stream, MULTIVARIANT, playlist("m"));
@@ -286,7 +292,7 @@ mod tests {
         assert!(!versions.has_changed().unwrap(), "woken for nothing");
         put("720p", 2, "2");
         versions.changed().await.unwrap();
-        assert_eq!(versions.borrow_and_update().reload.unwrap().edge.last_sequence, 2);
+        assert_eq!(versions.borrow_and_update().reload.as_ref().unwrap().edge.last_sequence, 2);
         assert_eq!(&library.get(&stream, "720p").unwrap().object.body[..], b"2");
         library.remove_stream(&stream);
         assert!(versions.changed().await.is_err(), "closed");

@@ -4,6 +4,8 @@
 //! ([`crate::store`]), deciding when they go ([`crate::stream`] tells the [`Library`]). Nothing here reads a file: a
 //! request can only ever reach what was put into the library or embedded in the binary.
 
+mod activity;
+mod gzip;
 mod http;
 mod library;
 mod page;
@@ -12,4 +14,4 @@ mod serve;
 
 pub use http::router;
 pub use library::{Library, Reloadable, Stored, StreamInfo, StreamPath};
-pub use serve::{Limits, serve};
+pub use serve::{Limits, PROTOCOLS, serve};

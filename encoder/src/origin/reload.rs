@@ -1,10 +1,12 @@
 //! Blocking playlist reload (rfc8216bis 6.2.5.2): what a request for a media playlist waits for. Pure: the waiting is in
 //! [`super::http`], what is waited on in [`super::library`].
 //!
-//! Playlists list whole segments only. A request for a part of a segment is answered when the segment is listed, which
-//! is when its parts exist for viewers.
+//! Where segments are not divided, a request for a part of one is answered when the segment is listed, which is when
+//! its parts exist for viewers.
 
+use super::library::Reloadable;
 use hls::presentation::Edge;
+use std::time::Duration;
 
 /// A segment further ahead than this is not waited for: the client knows less about the stream than it thinks.
 const MAX_AHEAD: u64 = 2;
@@ -14,8 +16,17 @@ const MAX_AHEAD: u64 = 2;
 pub(super) enum Reload {
     /// Answered with what is there.
     Now,
-    /// Held until this media sequence number is listed, or nothing follows.
-    Until(u64),
+    /// Held until this is listed, or nothing follows.
+    Until(Wanted),
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Media sequence number.
+    pub(super) segment: u64,
+    /// A part of it, from 0; beyond its last one the first of the next segment. `None` is the whole segment.
+    pub(super) part: Option<u64>,
 }
 
 /// Directives that are refused; the client's fault, and no retry helps.
@@ -33,12 +44,16 @@ pub(super) enum BadDirectives {
     /// More than [`MAX_AHEAD`] beyond the last segment.
     #[error("_HLS_msn is more than 2 beyond the last segment")]
     TooFarAhead,
+    /// Beyond the Advance Part Limit.
+    #[error("_HLS_part is too far beyond the last part")]
+    PartTooFarAhead,
 }
 
 /// Decides from a request's query, without its question mark. Names are compared as they stand, as everywhere in the
 /// origin: no player percent-encodes them. All other parameters, `_HLS_` or not, are ignored, and everything is once
 /// the stream has ended.
-pub(super) fn decide(query: Option<&str>, edge: Edge) -> Result<Reload, BadDirectives> {
+pub(super) fn decide(query: Option<&str>, playlist: &Reloadable) -> Result<Reload, BadDirectives> {
+    let edge = playlist.edge;
     let Some(query) = query.filter(|_| !edge.ended) else {
         return Ok(Reload::Now);
     };
@@ -60,14 +75,35 @@ pub(super) fn decide(query: Option<&str>, edge: Edge) -> Result<Reload, BadDirec
         (Some(segment), _) if segment > edge.last_sequence.saturating_add(MAX_AHEAD) => {
             Err(BadDirectives::TooFarAhead)
         }
-        (Some(segment), _) if is_answered(segment, edge) => Ok(Reload::Now),
-        (Some(segment), _) => Ok(Reload::Until(segment)),
+        (Some(segment), part) => {
+            let part = part.filter(|_| playlist.part_target.is_some());
+            let limit = u64::from(edge.open_parts) + playlist.part_target.map_or(0, advance_part_limit);
+            if segment == edge.last_sequence.saturating_add(1) && part.is_some_and(|part| part >= limit) {
+                return Err(BadDirectives::PartTooFarAhead);
+            }
+            let wanted = Wanted { segment, part };
+            Ok(if is_answered(wanted, edge) { Reload::Now } else { Reload::Until(wanted) })
+        }
     }
 }
 
-/// Whether a playlist that ends there is what a request for the segment waits for.
-pub(super) fn is_answered(segment: u64, edge: Edge) -> bool {
-    edge.ended || segment <= edge.last_sequence
+/// The Advance Part Limit (6.2.5.2): how many parts beyond the last may be asked for.
+fn advance_part_limit(part_target: Duration) -> u64 {
+    let target_ms = u64::try_from(part_target.as_millis()).unwrap_or(u64::MAX).max(1);
+    if target_ms < 1_000 { 3_000 / target_ms } else { 3 }
+}
+
+/// Whether a playlist that ends there is what was waited for.
+pub(super) fn is_answered(wanted: Wanted, edge: Edge) -> bool {
+    let Wanted { segment, part } = wanted;
+    if edge.ended || segment < edge.last_sequence {
+        return true;
+    }
+    if segment == edge.last_sequence {
+        // Beyond the last part of a whole segment the first of the next is meant.
+        return part.is_none_or(|part| part < edge.last_parts.into() || edge.open_parts > 0);
+    }
+    segment == edge.last_sequence.saturating_add(1) && part.is_some_and(|part| part < edge.open_parts.into())
 }
 
 /// rfc8216bis 4.2: digits alone, where `parse` would take a sign as well.
@@ -80,7 +116,22 @@ fn decimal_integer(text: &str) -> Result<u64, BadDirectives> {
 mod tests {
     use super::*;
 
-    const LIVE: Edge = Edge { last_sequence: 7, ended: false };
+    const EDGE: Edge = Edge { last_sequence: 7, last_parts: 0, open_parts: 0, ended: false };
+
+    /// Of whole segments.
+    fn whole(edge: Edge) -> Reloadable {
+        Reloadable { edge, target_duration: Duration::from_secs(1), part_target: None, hint: None }
+    }
+
+    /// Three parts in segment 7, one of segment 8.
+    fn divided() -> Reloadable {
+        let edge = Edge { last_parts: 3, open_parts: 1, ..EDGE };
+        Reloadable { part_target: Some(Duration::from_millis(375)), ..whole(edge) }
+    }
+
+    fn until(segment: u64, part: Option<u64>) -> Result<Reload, BadDirectives> {
+        Ok(Reload::Until(Wanted { segment, part }))
+    }
 
     #[test]
     fn each_rule_by_its_query() {
@@ -90,12 +141,12 @@ mod tests {
             ("a=b&_HLS_skip=YES&_HLS_future=x&&=&token", Ok(Reload::Now)),
             ("_HLS_msn=0", Ok(Reload::Now)),
             ("_HLS_msn=7", Ok(Reload::Now)),
-            ("_HLS_msn=8", Ok(Reload::Until(8))),
-            ("_HLS_msn=9", Ok(Reload::Until(9))),
+            ("_HLS_msn=8", until(8, None)),
+            ("_HLS_msn=9", until(9, None)),
             ("_HLS_msn=10", Err(TooFarAhead)),
             ("_HLS_msn=18446744073709551615", Err(TooFarAhead)),
             ("_HLS_msn=18446744073709551616", Err(NotANumber)),
-            ("x=1&_HLS_part=3&_HLS_msn=8&y", Ok(Reload::Until(8))),
+            ("x=1&_HLS_part=3&_HLS_msn=8&y", until(8, None)),
             ("_HLS_msn=7&_HLS_part=0", Ok(Reload::Now)),
             ("_HLS_part=0", Err(PartWithoutSegment)),
             ("_HLS_msn", Err(NotANumber)),
@@ -108,16 +159,57 @@ mod tests {
             ("_HLS_msn=8&_HLS_msn=8", Err(Repeated)),
         ];
         for (query, expected) in cases {
-            assert_eq!(decide(Some(query), LIVE), expected, "{query}");
-            let ended = Edge { ended: true, ..LIVE };
-            assert_eq!(decide(Some(query), ended), Ok(Reload::Now), "{query} after the end");
+            assert_eq!(decide(Some(query), &whole(EDGE)), expected, "{query}");
+            let ended = Edge { ended: true, ..EDGE };
+            assert_eq!(decide(Some(query), &whole(ended)), Ok(Reload::Now), "{query} after the end");
         }
-        assert_eq!(decide(None, LIVE), Ok(Reload::Now));
+        assert_eq!(decide(None, &whole(EDGE)), Ok(Reload::Now));
+    }
+
+    #[test]
+    fn each_rule_of_parts_by_its_query() {
+        use BadDirectives::*;
+        let cases = [
+            ("_HLS_msn=7", Ok(Reload::Now)),
+            ("_HLS_msn=7&_HLS_part=2", Ok(Reload::Now)),
+            // No fourth part: the first of segment 8 is meant, and listed.
+            ("_HLS_msn=7&_HLS_part=3", Ok(Reload::Now)),
+            ("_HLS_msn=0&_HLS_part=99", Ok(Reload::Now)),
+            ("_HLS_msn=8", until(8, None)),
+            ("_HLS_msn=8&_HLS_part=0", Ok(Reload::Now)),
+            ("_HLS_msn=8&_HLS_part=1", until(8, Some(1))),
+            // 3 s are 8 parts of 375 ms.
+            ("_HLS_msn=8&_HLS_part=8", until(8, Some(8))),
+            ("_HLS_msn=8&_HLS_part=9", Err(PartTooFarAhead)),
+            ("_HLS_msn=9&_HLS_part=0", until(9, Some(0))),
+            ("_HLS_msn=10&_HLS_part=0", Err(TooFarAhead)),
+            ("_HLS_part=1", Err(PartWithoutSegment)),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(decide(Some(query), &divided()), expected, "{query}");
+        }
+        let fresh = Reloadable { edge: Edge { open_parts: 0, ..divided().edge }, ..divided() };
+        assert_eq!(decide(Some("_HLS_msn=7&_HLS_part=3"), &fresh), until(7, Some(3)), "until 8 has a part");
+    }
+
+    #[test]
+    fn a_part_that_a_shorter_segment_does_not_have_is_answered_by_the_next_segments_first() {
+        let wanted = Wanted { segment: 8, part: Some(2) };
+        let at = |last_sequence, last_parts, open_parts| Edge {
+            last_sequence,
+            last_parts,
+            open_parts,
+            ended: false,
+        };
+        assert!(!is_answered(wanted, at(7, 3, 2)));
+        assert!(!is_answered(wanted, at(8, 2, 0)), "segment 8 ended with two parts");
+        assert!(is_answered(wanted, at(8, 2, 1)));
+        assert!(is_answered(wanted, at(8, 3, 0)));
     }
 
     #[test]
     fn the_end_of_the_numbers_is_no_special_case() {
-        let edge = Edge { last_sequence: u64::MAX - 1, ended: false };
-        assert_eq!(decide(Some("_HLS_msn=18446744073709551615"), edge), Ok(Reload::Until(u64::MAX)));
+        let edge = Edge { last_sequence: u64::MAX - 1, ..EDGE };
+        assert_eq!(decide(Some("_HLS_msn=18446744073709551615"), &whole(edge)), until(u64::MAX, None));
     }
 }

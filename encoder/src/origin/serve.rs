@@ -1,44 +1,70 @@
-//! Sockets of the public server and their limits, so that slow or idle clients hurt nobody else. Answers are made in
-//! [`super::http`].
+//! Sockets of the public server and their limits, so that slow or idle clients hurt nobody else: HTTP/1.1 and HTTP/2
+//! on one port, in the clear (h2c with prior knowledge) or inside TLS (ALPN). Answers are made in [`super::http`], what
+//! a client is busy with is counted in [`super::activity`].
 
+use super::activity::{Activity, Counted};
+use crate::tls::Listener;
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::service::Service as _;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// What one client, and all of them, may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; further ones wait in the listener's backlog.
+    /// Connections at once on a port; further ones wait in the listener's backlog.
     pub connections: usize,
+    /// A TLS handshake is over by then.
+    pub handshake: Duration,
     /// Within this time a request's head must be complete, counted from the connection's start or the answer before:
     /// also the longest that an idle connection is kept.
     pub header_read: Duration,
+    /// A connection without a request for [`Limits::header_read`] gets so much longer to take answers that are still
+    /// on their way, then it is cut off: a segment that takes this long is no use to a player.
+    pub slow_answer: Duration,
     /// A client that acknowledges none of what was sent to it for so long is cut off (TCP_USER_TIMEOUT).
     pub unacknowledged: Duration,
     /// Bytes of a request's head and of a connection's read buffer.
     pub head_bytes: usize,
+    /// HTTP/2 requests at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub streams: u32,
+    /// Bytes of request bodies that an HTTP/2 client may send unasked, a stream and a connection: no request here has
+    /// a body worth reading.
+    pub body_bytes: u32,
     /// How long answers that are being sent may take once the server is to stop.
     pub drain: Duration,
 }
 
 impl Default for Limits {
-    /// Room for thousands of viewers: a player holds one or two connections, 2 buffers of 16 KiB each at most. Idle
-    /// time above the longest target duration, so that players keep their connection from playlist to playlist.
+    /// Room for thousands of viewers: a player holds one or two connections, 2 buffers of 16 KiB each at most, and with
+    /// TLS as much again. Idle time above the longest target duration, so that players keep their connection from
+    /// playlist to playlist. A low-latency player holds four requests at once (playlist and hinted part, video and
+    /// audio); a hundred and more streams are for a CDN's node that speaks for many (RFC 9113 6.5.2).
     fn default() -> Self {
         Self {
             connections: 8192,
+            handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
+            slow_answer: Duration::from_secs(60),
             unacknowledged: Duration::from_secs(20),
             head_bytes: 16 * 1024,
+            streams: 128,
+            body_bytes: 64 * 1024,
             drain: Duration::from_secs(5),
         }
     }
@@ -47,13 +73,17 @@ impl Default for Limits {
 /// After accept(2) failed for want of descriptors or memory, wait before the next try instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Protocols for a TLS listener's handshakes (ALPN), most wanted first: blocked reloads share one connection then.
+pub const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// Serves `router` until `shutdown` resolves, then lets answers under way finish for [`Limits::drain`].
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
+    let listener = listener.into();
     let mut shutdown = pin!(shutdown);
     let places = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(false);
@@ -66,9 +96,24 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let connection = connection(stream, router.clone(), limits, stopping.clone());
+        let (tls, router, mut stopping) = (listener.tls.clone(), router.clone(), stopping.clone());
         connections.spawn(async move {
-            connection.await;
+            set_options(&stream, limits);
+            match tls {
+                None => connection(stream, router, limits, stopping).await,
+                Some(tls) => {
+                    let shaken = tokio::select! {
+                        shaken = timeout(limits.handshake, tls.accept(stream)) => shaken,
+                        () = stopped(&mut stopping) => return,
+                    };
+                    match shaken {
+                        Ok(Ok(stream)) => connection(stream, router, limits, stopping).await,
+                        // Port scans, old browsers, health checks of TCP: nothing that an operator must see.
+                        Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+                        Err(_) => debug!("TLS handshake took too long"),
+                    }
+                }
+            }
             drop(place);
         });
     }
@@ -76,15 +121,12 @@ pub async fn serve(
     // An error means that no connection is left to be told.
     let _ = stop.send(true);
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain, all).await.is_err() {
+    if timeout(limits.drain, all).await.is_err() {
         debug!("cut off clients that were still reading");
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
@@ -96,32 +138,73 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>) {
-    // Neither matters enough to lose a viewer for.
+/// None of them matters enough to lose a viewer for.
+fn set_options(stream: &TcpStream, limits: Limits) {
     let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unacknowledged));
-    let service = TowerToHyperService::new(router);
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_read)
-            .max_buf_size(limits.head_bytes)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let stopped = async {
-        // An error means that the server itself is gone: stop as well.
-        let _ = stopping.wait_for(|stop| *stop).await;
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limits.unacknowledged));
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server itself is gone: stop as well.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// One connection's life, whichever version of HTTP its first bytes are.
+async fn connection<S>(stream: S, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>)
+where
+    TokioIo<S>: Read + Write + Unpin + Send + 'static,
+{
+    let activity = Activity::new();
+    let service = {
+        let (router, activity) = (TowerToHyperService::new(router), Arc::clone(&activity));
+        hyper::service::service_fn(move |request: Request<Incoming>| {
+            let request_under_way = activity.begin();
+            let answer = router.call(request.map(Body::new));
+            async move {
+                let answer: Response<Body> = answer.await?;
+                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, request_under_way)))
+            }
+        })
+    };
+    let builder = builder(limits);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ending = async {
+        tokio::select! {
+            () = stopped(&mut stopping) => {}
+            // hyper has no such limit for HTTP/2, and none for the bytes that tell which version it is.
+            () = activity.quiet_for(limits.header_read) => {}
+        }
     };
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = stopped => {
+        () = ending => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(limits.slow_answer, connection).await {
+                Ok(result) => result,
+                Err(_) => return debug!("cut off a client that does not take its answers"),
+            }
         }
     };
     if let Err(error) = result {
-        debug!(%error, "connection ended");
+        debug!(error, "connection ended");
     }
+}
+
+fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read)
+        .max_buf_size(limits.head_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.head_bytes as u32)
+        .initial_stream_window_size(limits.body_bytes)
+        .initial_connection_window_size(limits.body_bytes);
+    builder
 }
 
 #[cfg(test)]

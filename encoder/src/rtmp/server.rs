@@ -1,10 +1,12 @@
-//! Sockets around [`super::session`]: accepting, time-outs, back pressure, the end of a connection.
+//! Sockets around [`super::session`]: accepting, with and without TLS, time-outs, back pressure, the end of a
+//! connection.
 //!
 //! One task per connection; a slow, dead or hostile peer holds up nobody else. A panic in a task is caught where the
 //! task is joined, and logged: it costs that connection only (its sink is dropped without `end`).
 
 use super::session::{Event, Session, SessionError};
 use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
+use crate::tls::Listener;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout, timeout_at};
@@ -30,7 +32,7 @@ const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Time-outs and bounds. `Default` is right for the internet.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
-    /// From accept to the end of the handshake. Default 5 s.
+    /// From accept to the end of the handshake; as much again for the one of TLS before it. Default 5 s.
     pub handshake_timeout: Duration,
     /// From there to `publish`. Default 10 s.
     pub publish_timeout: Duration,
@@ -42,8 +44,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// Idle time before the kernel probes the peer. Default 30 s: balancers forget idle connections after 60 s or more.
     pub keepalive: Duration,
-    /// Connections that have not been let in, at once; beyond it new ones are closed unheard. Each holds at most
-    /// 200 kB. Default 256.
+    /// Connections of a port that have not been let in, at once; beyond it new ones are closed unheard. Each holds at
+    /// most 200 kB, and 100 kB more with TLS. Default 256.
     pub max_waiting: usize,
 }
 
@@ -89,11 +91,12 @@ impl Publishers {
 /// Accepts publishers until `shutdown` resolves; then closes the listener and returns the connections that are left,
 /// which go on. Connections that have not been let in by then are still put to `admission`.
 pub async fn serve<A: Admission>(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     admission: Arc<A>,
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Publishers {
+    let listener = listener.into();
     let mut tasks = JoinSet::new();
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let mut turned_away = 0u64;
@@ -115,9 +118,19 @@ pub async fn serve<A: Admission>(
                         continue;
                     };
                     set_socket_options(&socket, &options);
-                    let admission = Arc::clone(&admission);
+                    let (admission, tls) = (Arc::clone(&admission), listener.tls.clone());
                     tasks.spawn(async move {
-                        Connection::new(socket, peer, options).run(&*admission, permit).await;
+                        let Some(tls) = tls else {
+                            return Connection::new(socket, peer, options).run(&*admission, permit).await;
+                        };
+                        match timeout(options.handshake_timeout, tls.accept(socket)).await {
+                            Ok(Ok(stream)) => {
+                                Connection::new(stream, peer, options).run(&*admission, permit).await;
+                            }
+                            // As anything else that ends before publish.
+                            Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+                            Err(_) => debug!(%peer, "TLS handshake took too long"),
+                        }
                     });
                 }
                 Err(error) => {
@@ -130,7 +143,7 @@ pub async fn serve<A: Admission>(
     }
 }
 
-async fn accept(listener: &TcpListener, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listener: &Listener, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     if !pause.is_zero() {
         sleep(pause).await;
     }
@@ -204,6 +217,8 @@ struct Connection<S> {
     arrived: Instant,
     /// By when the peer must have taken some of our output; none while there is no output.
     write_deadline: Option<tokio::time::Instant>,
+    /// What was written may still wait below, as a TLS record that the socket had no room for.
+    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
@@ -219,6 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             unread: 0..0,
             arrived: Instant::now(),
             write_deadline: None,
+            unflushed: false,
         }
     }
 
@@ -355,7 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             }
         }
         let output = self.session.output();
-        let deadline = (!output.is_empty()).then(|| {
+        let deadline = (self.unflushed || !output.is_empty()).then(|| {
             *self
                 .write_deadline
                 .get_or_insert_with(|| tokio::time::Instant::now() + self.options.write_timeout)
@@ -370,9 +386,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 }
                 Err(error) => Err(LinkError::Socket(error)),
             },
-            written = self.writer.write(output), if deadline.is_some() => match written {
+            written = write_or_flush(&mut self.writer, output), if deadline.is_some() => match written {
                 Ok(count) => {
                     output.drain(..count);
+                    self.unflushed = count > 0;
                     self.write_deadline = None;
                     Ok(None)
                 }
@@ -395,7 +412,9 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         let has_words = !self.session.output().is_empty();
         let part = async {
             if has_words {
-                timeout(self.options.write_timeout, self.writer.write_all(self.session.output())).await.ok();
+                let (writer, words) = (&mut self.writer, self.session.output());
+                let say = async { writer.write_all(words).await.and(writer.flush().await) };
+                timeout(self.options.write_timeout, say).await.ok();
                 sleep(REFUSAL_PAUSE).await;
                 timeout(LINGER, self.writer.shutdown()).await.ok();
             }
@@ -407,6 +426,11 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             () = discard => {}
         }
     }
+}
+
+/// Writes some of the output; without any, sees to it that what was written leaves, and answers 0.
+async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
+    if output.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write(output).await }
 }
 
 /// Never, without a deadline.

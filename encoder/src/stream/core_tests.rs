@@ -13,7 +13,7 @@ use hls::{Timing, Track, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-fn settings(ladder: &str) -> Settings {
+pub(crate) fn settings(ladder: &str) -> Settings {
     let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap());
     Settings {
         ladder: ladder.parse::<Ladder>().unwrap(),

@@ -6,6 +6,7 @@ mod anchor;
 pub mod core;
 pub mod driver;
 mod gop;
+pub mod latency;
 mod outlet;
 mod probe;
 pub mod registry;
@@ -22,6 +23,6 @@ pub use run::RunId;
 #[cfg(test)]
 mod core_properties;
 #[cfg(test)]
-mod core_tests;
+pub(crate) mod core_tests;
 #[cfg(test)]
 pub(crate) mod tests;

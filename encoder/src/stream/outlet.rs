@@ -1,12 +1,12 @@
 //! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
-use crate::origin::{Library, StreamInfo, StreamPath};
+use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
 use crate::store::{Caching, Object, Store, content_type};
 use bytes::Bytes;
-use hls::packager::{InitSegment, Output, Segment};
-use hls::presentation::{Presentation, SegmentInfo};
+use hls::packager::{InitSegment, Output, Part, Segment};
+use hls::presentation::{PartInfo, Presentation, SegmentInfo};
 use hls::{RungName, Timing, Track, TrackKind, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ struct OriginSide {
     path: StreamPath,
     presentation: Presentation,
     target_duration: Duration,
+    part_target: Option<Duration>,
     info: StreamInfo,
     retention: Duration,
     /// Content types of media, by rendition.
@@ -72,13 +73,14 @@ impl Outlet {
             started,
             rungs: Vec::new(),
             latency_secs: timing.latency.as_secs_f64(),
-            hold_back_secs: timing.hold_back.as_secs_f64(),
+            hold_back_secs: timing.parts.map_or(timing.hold_back, |parts| parts.hold_back).as_secs_f64(),
         };
         let origin = OriginSide {
             library: options.library.clone(),
             path,
-            presentation: Presentation::new(timing).with_blocking_reload(),
+            presentation: Presentation::for_origin(timing),
             target_duration: Duration::from_secs(timing.target_duration.into()),
+            part_target: timing.parts.map(|parts| parts.target.to_duration()),
             info,
             retention: timing.retention.to_duration(),
             types: BTreeMap::new(),
@@ -115,15 +117,17 @@ impl Outlet {
         self.store.input(Event::Tracks(tracks));
     }
 
-    /// An init or media segment.
+    /// An init segment, a media segment or a part of one. Parts are for the origin alone: a store holds no request for
+    /// them.
     pub fn packaged(&mut self, output: Output) {
         if let Some(origin) = &mut self.origin {
             origin.packaged(&output);
         }
-        self.store.input(match output {
-            Output::Init(init) => Event::Init(init),
-            Output::Segment(segment) => Event::Segment(segment),
-        });
+        match output {
+            Output::Init(init) => self.store.input(Event::Init(init)),
+            Output::Part(_) => {}
+            Output::Segment(segment) => self.store.input(Event::Segment(segment)),
+        }
     }
 
     /// A picture of the stream; the newest wins.
@@ -193,6 +197,14 @@ impl OriginSide {
                     self.presentation.add_init(init);
                 }
             }
+            Output::Part(part) => {
+                let Part { rung, name, body, .. } = part;
+                if let (Some(body), Some(types)) = (body, self.types.get(rung)) {
+                    self.put_media(rung, name, body.clone(), types.segment);
+                }
+                self.presentation.add_part(PartInfo::from(part));
+                self.touched.insert(rung.clone());
+            }
             Output::Segment(segment) => {
                 if let (Some(body), Some(types)) = (&segment.body, self.types.get(&segment.rung)) {
                     self.put_media(&segment.rung, &segment.name, body.clone(), types.segment);
@@ -212,19 +224,28 @@ impl OriginSide {
         if self.touched.is_empty() {
             return;
         }
+        let multivariant =
+            self.presentation.multivariant().filter(|text| self.multivariant.as_ref() != Some(text));
+        if multivariant.is_some() {
+            // The others may be new in each one's rendition reports.
+            self.touched.extend(self.types.keys().cloned());
+        }
         for rung in std::mem::take(&mut self.touched) {
             if let Some(text) = self.presentation.media_playlist(&rung)
                 && let Some(edge) = self.presentation.edge(&rung)
             {
                 let path = format!("{rung}/index.m3u8");
-                self.library.put_playlist(&self.path, &path, playlist(text), edge, self.target_duration);
+                let reload = Reloadable {
+                    edge,
+                    target_duration: self.target_duration,
+                    part_target: self.part_target,
+                    hint: self.presentation.hint(&rung).map(Into::into),
+                };
+                self.library.put_playlist(&self.path, &path, playlist(text), reload);
             }
         }
         // Last, so that it never names a rendition without a playlist.
-        let multivariant = self.presentation.multivariant();
-        if let Some(text) = multivariant
-            && self.multivariant.as_ref() != Some(&text)
-        {
+        if let Some(text) = multivariant {
             self.library.put(&self.path, "index.m3u8", playlist(text.clone()));
             self.multivariant = Some(text);
         }

@@ -1,14 +1,18 @@
 //! All streams of a process: who may publish, under which name, and where a publisher that comes back finds its stream.
+//! How far behind live a stream is to be is chosen in [`super::latency`].
 
 use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{SharedCore, drive, now};
+use super::latency::{Bounds, Chosen, Latencies, LatencyTable, TableFull, Wish};
 use super::outlet::{Outlet, OutletOptions};
 use crate::ingest::Ingest;
 use crate::origin::StreamPath;
 use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
 use crate::timeline::Repairs;
 use crate::worker::child::WorkerOptions;
+use hls::Timing;
 use hls::names::is_valid_name;
+use hls::timing::Latency;
 use probes::{Denied, Probe};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -30,7 +34,9 @@ const UNDERSTOOD_WITHIN: Duration = Duration::from_secs(10);
 pub struct Registry {
     /// Itself, for the tasks that attend to streams.
     me: Weak<Self>,
+    /// At some latency; each stream has its own.
     settings: Settings,
+    latencies: LatencyTable,
     outlet: OutletOptions,
     workers: WorkerOptions,
     probe: Arc<Probe>,
@@ -41,6 +47,9 @@ pub struct Registry {
 /// One stream.
 struct Entry {
     core: Arc<SharedCore>,
+    /// As long as the stream lasts, whatever is set or wished meanwhile.
+    latency: Chosen,
+    timing: Timing,
     started: Instant,
     publisher: Mutex<Present>,
 }
@@ -57,6 +66,7 @@ impl Registry {
     /// No streams yet.
     pub fn new(
         settings: Settings,
+        latencies: Latencies,
         outlet: OutletOptions,
         workers: WorkerOptions,
         probe: Arc<Probe>,
@@ -65,6 +75,7 @@ impl Registry {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             settings,
+            latencies: LatencyTable::new(latencies),
             outlet,
             workers,
             probe,
@@ -106,6 +117,9 @@ impl Registry {
                     json!({
                         "app": &*path.app,
                         "name": &*path.name,
+                        "latency": entry.latency.latency.as_secs_f64(),
+                        "latency_from": entry.latency.from,
+                        "next_latency": self.latencies.next(path).latency.as_secs_f64(),
                         "published": core.is_published(),
                         "age_seconds": entry.started.elapsed().as_secs(),
                         "source": core.source().map(|source| json!({
@@ -122,15 +136,40 @@ impl Registry {
                 })
             })
             .collect();
-        json!({ "streams": streams })
+        let set: Vec<Value> = (self.latencies.all_set().iter())
+            .map(|(path, latency)| {
+                json!({ "app": &*path.app, "name": &*path.name, "latency": latency.as_secs_f64() })
+            })
+            .collect();
+        json!({ "streams": streams, "latencies_set": set })
+    }
+
+    /// A stream's latency in force, while there is such a stream, and the one that its next beginning will have unless
+    /// its publisher wishes another.
+    pub fn latency(&self, path: &StreamPath) -> (Option<Chosen>, Chosen) {
+        (self.lock().get(path).map(|entry| entry.latency), self.latencies.next(path))
+    }
+
+    /// Sets the latency that a stream has from its next beginning on; `None`: what is configured.
+    ///
+    /// # Errors
+    /// Too many others are set.
+    pub fn set_latency(&self, path: &StreamPath, latency: Option<Latency>) -> Result<(), TableFull> {
+        match latency {
+            Some(latency) => self.latencies.set(path, latency)?,
+            None => self.latencies.unset(path),
+        }
+        info!(stream = %path, latency = ?latency.map(Latency::as_secs_f64), "latency of its next beginning was set");
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<StreamPath, Arc<Entry>>> {
         self.streams.lock().expect("nothing panics while it holds the map")
     }
 
-    /// The stream to publish to, new or waiting for its publisher; and the publisher's place in it.
-    fn take_place(&self, path: &StreamPath) -> Result<Publisher, Refusal> {
+    /// The stream to publish to, new or waiting for its publisher; and the publisher's place in it. `query` is what the
+    /// publisher sent behind its key.
+    fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
         let mut streams = self.lock();
         let entry = match streams.get(path).cloned() {
             // Its last writes are under way; a new stream's playlists must come behind them.
@@ -152,7 +191,7 @@ impl Registry {
                     Denied::Starting => Refusal::Internal,
                     Denied::Leaving => Refusal::Draining,
                 })?;
-                let entry = self.start(path);
+                let entry = self.start(path, query);
                 streams.insert(path.clone(), entry.clone());
                 self.count.send_replace(streams.len());
                 self.attend(path.clone(), entry.clone(), permit);
@@ -183,15 +222,21 @@ impl Registry {
         })
     }
 
-    fn start(&self, path: &StreamPath) -> Arc<Entry> {
+    fn start(&self, path: &StreamPath, query: &str) -> Arc<Entry> {
+        let (latency, wish) = self.latencies.choose(path, query);
+        tell(path, wish, self.latencies.bounds());
+        let settings = self.settings.at(latency.latency);
+        let timing = settings.timing.clone();
         // Seconds since 1970: segments last a second at least, so the numbers never go back, neither with the next
         // publish under this name nor after a restart of this process. Players stall on numbers that do.
         let first_sequence = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
-        let core = StreamCore::new(self.settings.clone(), first_sequence, Instant::now());
-        info!(stream = %path, "stream begins");
+        let core = StreamCore::new(settings, first_sequence, Instant::now());
+        info!(stream = %path, latency = %latency.latency, from = ?latency.from, "stream begins");
         let (send_off, _) = watch::channel(None);
         Arc::new(Entry {
             core: SharedCore::new(core),
+            latency,
+            timing,
             started: Instant::now(),
             publisher: Mutex::new(Present { number: 0, heard: Instant::now(), send_off }),
         })
@@ -200,7 +245,7 @@ impl Registry {
     /// Drives a stream to its end and takes it off the list.
     fn attend(&self, path: StreamPath, entry: Arc<Entry>, permit: probes::StreamPermit) {
         let span = info_span!("stream", app = %path.app, name = %path.name);
-        let outlet = Outlet::new(&self.outlet, path.clone(), &self.settings.timing, now().wall);
+        let outlet = Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall);
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
@@ -231,6 +276,22 @@ impl Registry {
     }
 }
 
+/// Says what became of a publisher's wish.
+fn tell(path: &StreamPath, wish: Wish, bounds: Option<Bounds>) {
+    match (wish, bounds) {
+        (Wish::None | Wish::Granted, _) => {}
+        (Wish::Bounded { wished }, Some(Bounds { least, most })) => {
+            warn!(stream = %path, wished, %least, %most, "publisher wishes a latency outside --latency-bounds");
+        }
+        (Wish::NotANumber, _) => {
+            warn!(stream = %path, "publisher's wish for a latency is not a number: it is ignored");
+        }
+        (Wish::NotAllowed, _) | (Wish::Bounded { .. }, None) => {
+            info!(stream = %path, "publisher's wish for a latency is ignored: --latency-bounds is not set");
+        }
+    }
+}
+
 impl Entry {
     fn present(&self) -> MutexGuard<'_, Present> {
         // A number and a time are whole whatever panicked.
@@ -249,7 +310,7 @@ impl Admission for Registry {
         let Ok(path) = StreamPath::new(&request.app, request.key.expose()) else {
             return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         };
-        let taken = self.take_place(&path);
+        let taken = self.take_place(&path, &request.query);
         if let Err(refusal) = &taken {
             let reason = match refusal {
                 Refusal::BadName(_) => "bad_name",
@@ -344,3 +405,6 @@ impl Drop for Publisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,7 +223,7 @@ impl Run {
             (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
             (AudioSource::Copy(_), Some(filler)) => {
                 let mut units = Vec::new();
-                filler.audio(unit, &mut units);
+                filler.audio(self.first_pts, unit, &mut units);
                 out.extend(units.iter().map(|unit| (RungName::audio(), sample(unit))));
             }
             (AudioSource::Copy(_), None) => out.push((RungName::audio(), sample(&unit))),

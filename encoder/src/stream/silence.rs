@@ -99,18 +99,18 @@ impl AudioFiller {
         self.next = Some(position);
     }
 
-    /// A frame of real audio; what is to be packaged for it is appended to `out`.
-    pub fn audio(&mut self, unit: AccessUnit, out: &mut Vec<AccessUnit>) {
-        if let Some(next) = self.next {
-            let expected = self.time(next);
-            // Silence (or an earlier frame) is there already.
-            if unit.pts + MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2) < expected {
-                self.late_frames += 1;
-                return;
-            }
-            if unit.pts - expected > self.frame_span() {
-                self.fill(expected, unit.pts, out);
-            }
+    /// A frame of real audio; what is to be packaged for it is appended to `out`. The first one may be behind `start`:
+    /// there is silence from there to it.
+    pub fn audio(&mut self, start: MediaTime, unit: AccessUnit, out: &mut Vec<AccessUnit>) {
+        let expected = self.next.map_or(start, |next| self.time(next));
+        // Silence (or an earlier frame) is there already.
+        let half = MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2);
+        if self.next.is_some() && unit.pts + half < expected {
+            self.late_frames += 1;
+            return;
+        }
+        if unit.pts - expected > self.frame_span() {
+            self.fill(start, unit.pts, out);
         }
         self.next = Some(Position { origin: unit.pts, frames: 1 });
         out.push(unit);
@@ -183,22 +183,36 @@ mod tests {
         let mut out = Vec::new();
         filler.video_at(at(0), at(500), false, &mut out);
         for frame in 0..40 {
-            filler.audio(unit(at(400) + MediaSpan::from_ticks_90k(1920 * frame)), &mut out);
+            filler.audio(at(0), unit(at(400) + MediaSpan::from_ticks_90k(1920 * frame)), &mut out);
         }
         assert!(gaps(&out).iter().all(|gap| (960..=2880).contains(gap)), "{:?}", gaps(&out));
         assert!(filler.take_late() > 0);
     }
 
     #[test]
+    fn audio_that_begins_behind_the_video_has_silence_before_it() {
+        let mut filler = AudioFiller::new(&silent_config());
+        let mut out = Vec::new();
+        filler.video_at(at(1000), at(1000), true, &mut out);
+        filler.audio(at(1000), unit(at(1100)), &mut out);
+        assert_eq!(out[0].pts, at(1000), "a player would begin with a hole");
+        assert!(gaps(&out).iter().all(|gap| (1920..=3840).contains(gap)), "{:?}", gaps(&out));
+        let before_video = &mut AudioFiller::new(&silent_config());
+        out.clear();
+        before_video.audio(at(1000), unit(at(950)), &mut out);
+        assert_eq!(out.len(), 1, "nothing is missing");
+    }
+
+    #[test]
     fn a_hole_in_the_audio_is_filled_only_after_patience() {
         let mut filler = AudioFiller::new(&silent_config());
         let mut out = Vec::new();
-        filler.audio(unit(at(0)), &mut out);
+        filler.audio(at(0), unit(at(0)), &mut out);
         filler.video_at(at(0), at(900), true, &mut out);
         assert_eq!(out.len(), 1, "audio may still come");
         filler.video_at(at(0), at(3000), true, &mut out);
         assert!(out.len() > 90, "{}", out.len());
-        filler.audio(unit(at(3000)), &mut out);
+        filler.audio(at(0), unit(at(3000)), &mut out);
         assert!(gaps(&out).iter().all(|gap| (1920..=3840).contains(gap)), "{:?}", gaps(&out));
     }
 }

@@ -17,7 +17,7 @@ mod noise;
 mod tone;
 
 pub use super::contribution::EncodeError;
-pub use clock_code::read_clock;
+pub use clock_code::{draw_clock, read_clock};
 
 use super::contribution::{AudioEncoder, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings};
 use crate::media::Media;

@@ -9,7 +9,7 @@ mod stderr;
 pub use child::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions};
 
 use crate::media::{AudioCodec, VideoCodec};
-use hls::MediaTime;
+use hls::{MediaTime, Timing};
 use serde::{Deserialize, Serialize};
 
 /// What a worker is told at its start.
@@ -60,6 +60,20 @@ pub struct VideoSettings {
     pub b_frames: u32,
     /// Length of the rate-control buffer in milliseconds.
     pub vbv_ms: u32,
+}
+
+impl VideoSettings {
+    /// With what follows from the latency knob.
+    pub fn for_timing(encoder: String, preset: String, timing: &Timing) -> Self {
+        Self {
+            encoder,
+            preset,
+            keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
+            lookahead_frames: timing.lookahead_frames,
+            b_frames: timing.b_frames,
+            vbv_ms: timing.vbv_ms,
+        }
+    }
 }
 
 /// Where all rungs put their IDR frames.

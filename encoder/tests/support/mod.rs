@@ -6,6 +6,7 @@ use encoder::rtmp::{
     Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
     ServerOptions, serve,
 };
+use encoder::tls::{Chain, Identity, Key, Listener};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,7 +97,30 @@ pub async fn server_with(
     options: ServerOptions,
 ) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    start(listener.into(), answer, patience, options)
+}
+
+/// RTMPS, with a certificate that nobody trusts.
+pub async fn server_with_tls(answer: Result<(), Refusal>, patience: Option<usize>) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (chain, secret) = (Chain::read(&cert).unwrap(), Key::read(&key).unwrap());
+    let identity = Arc::new(Identity::new((cert, chain), (key, secret)).unwrap());
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = Listener { socket, tls: Some(identity.acceptor(&[]).unwrap()) };
+    start(listener, answer, patience, ServerOptions::default())
+}
+
+fn start(
+    listener: Listener,
+    answer: Result<(), Refusal>,
+    patience: Option<usize>,
+    options: ServerOptions,
+) -> Server {
+    let address = listener.socket.local_addr().unwrap();
     let (sender, ended) = mpsc::channel(8);
     let stage = Arc::new(Stage { answer, requests: Mutex::default(), patience, ended: sender });
     let admission = Arc::clone(&stage);

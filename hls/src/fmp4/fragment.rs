@@ -24,10 +24,11 @@ pub(crate) enum FragmentKind {
     Audio,
 }
 
-/// A media segment of one fragment.
+/// A fragment, and the styp of the segment that `begins` with it.
 ///
 /// `samples` is not empty and holds less than 2 GiB: the packager bounds what it keeps far below that.
-pub(crate) fn media_segment(
+pub(crate) fn fragment(
+    begins: bool,
     kind: FragmentKind,
     fragment_number: u32,
     base_decode_time: u64,
@@ -46,7 +47,9 @@ pub(crate) fn media_segment(
     moof.traf[0].trun[0].data_offset = Some((boxes.len() + MDAT_HEADER_LEN) as i32);
 
     let mut out = Vec::with_capacity(64 + boxes.len() + MDAT_HEADER_LEN + body_len);
-    styp.encode(&mut out).expect("three brands always encode");
+    if begins {
+        styp.encode(&mut out).expect("three brands always encode");
+    }
     moof.encode(&mut out).expect("it just did");
     let mdat_len =
         u32::try_from(MDAT_HEADER_LEN + body_len).expect("the packager's buffer is far below 4 GiB");

@@ -4,7 +4,7 @@
 mod fragment;
 mod init;
 
-pub(crate) use fragment::{FragmentKind, FragmentSample, media_segment};
+pub(crate) use fragment::{FragmentKind, FragmentSample, fragment};
 pub use init::{InvalidTrack, init_segment};
 
 use mp4_atom::FourCC;

@@ -1,4 +1,12 @@
-//! One rendition of an epoch: its samples in decode order, and which of them make the next segment.
+//! One rendition of an epoch: its samples in decode order, and which of them make the next segment, or the next part
+//! of it.
+//!
+//! Decode times are given here. They are a segment's presentation times in rising order, so that tfdt is where the
+//! segment starts, the durations are those of the pictures, and their sum is the segment's, whatever was lost or lasts
+//! longer than others. Offsets may be negative (trun version 1, as CMAF allows). The encoder's own decode times give
+//! none of this once pictures are not evenly spaced, and with them hls.js found a hole of the B-frames' delay before
+//! the first picture and seeked over it. A part can be made as soon as the times of its samples and of the one behind
+//! are certain: no picture comes any more that is shown before the newest decode time.
 
 use super::{Counters, PushError};
 use crate::fmp4::{FragmentKind, FragmentSample, VIDEO_TIMESCALE};
@@ -34,14 +42,37 @@ struct AudioClock {
     next: Option<i64>,
 }
 
+/// Samples that make one fragment.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    /// The time that it stands for begins here.
+    pub(super) start: MediaTime,
+    pub(super) end: MediaTime,
+    pub(super) base_decode_time: u64,
+    /// Not empty.
+    pub(super) samples: Vec<FragmentSample>,
+}
+
 /// What a rendition puts into a slot.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) start: MediaTime,
     pub(super) end: MediaTime,
-    pub(super) base_decode_time: u64,
-    /// Empty for a gap.
-    pub(super) samples: Vec<FragmentSample>,
+    /// Up to here parts had it; `start` where there were none.
+    pub(super) from: MediaTime,
+    /// What no part had yet: `None` when parts had all, and for a gap.
+    pub(super) rest: Option<Chunk>,
+}
+
+/// What is known of a slot when parts are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub(super) start: MediaTime,
+    pub(super) end: Option<MediaTime>,
+    /// Up to here it is certain where is cut.
+    pub(super) decided: MediaTime,
+    /// Nothing more is waited for.
+    pub(super) no_more: bool,
 }
 
 #[derive(Debug)]
@@ -59,8 +90,22 @@ pub(super) struct Lane {
     newest: Option<MediaTime>,
     /// Nothing can be decoded before the next keyframe.
     awaits_key: bool,
-    /// Audio: where the last slot really ended, within a frame behind the common cut.
+    /// Where the last slot really ended, when not at the common cut: audio's within a frame behind it.
     boundary: Option<MediaTime>,
+    /// What of the next segment is in parts.
+    parted: Option<Parted>,
+    /// How far decode times were ahead of presentation times at most; they ought not to be.
+    dts_lead: MediaSpan,
+}
+
+/// Samples in parts: they stay queued until their segment is taken.
+#[derive(Clone, Copy, Debug)]
+struct Parted {
+    /// Index of the segment's first sample. Nothing before it leaves the queue meanwhile.
+    first: usize,
+    count: usize,
+    /// Where the parts end.
+    to: MediaTime,
 }
 
 impl Lane {
@@ -86,6 +131,8 @@ impl Lane {
             last_dts: None,
             newest: None,
             boundary: None,
+            parted: None,
+            dts_lead: MediaSpan::ZERO,
         }
     }
 
@@ -137,13 +184,24 @@ impl Lane {
         self.queue.len() as u64
     }
 
-    /// Drops all that waits; says how many samples.
+    /// Drops all that waits, but for what is in parts; says how many samples.
     pub(super) fn abandon(&mut self) -> u64 {
         self.skip_to_key();
-        self.bytes = 0;
-        let dropped = self.queue.len() as u64;
-        self.queue.clear();
-        dropped
+        let kept = self.parted_len();
+        let dropped = self.queue.len() - kept;
+        self.queue.truncate(kept);
+        self.bytes = self.queue.iter().map(|s| s.data.len()).sum();
+        dropped as u64
+    }
+
+    /// Up to where the segment to be taken next is in parts.
+    pub(super) fn parted_to(&self) -> Option<MediaTime> {
+        self.parted.map(|parted| parted.to)
+    }
+
+    /// How many samples at the queue's front are in parts, or before what is.
+    fn parted_len(&self) -> usize {
+        self.parted.map_or(0, |parted| parted.first + parted.count)
     }
 
     /// After a loss: what comes before the next keyframe is useless.
@@ -161,6 +219,7 @@ impl Lane {
         if self.last_dts.is_some_and(|last| sample.dts <= last) {
             return Err(PushError::NotGrowing);
         }
+        self.dts_lead = self.dts_lead.max(sample.dts - sample.pts);
         if let Some(last) = self.last_dts.replace(sample.dts)
             && self.is_video()
         {
@@ -188,12 +247,70 @@ impl Lane {
         Ok(Some((at, key)))
     }
 
-    /// Drops what is shown at or after `at`; says how many.
+    /// Drops what is shown at or after `at` and is in no part; says how many.
     pub(super) fn drop_from(&mut self, at: MediaTime) -> u64 {
         let before = self.queue.len();
-        self.queue.retain(|s| s.at < at);
+        let mut kept = self.parted_len();
+        self.queue.retain(|s| {
+            let parted = kept > 0;
+            kept = kept.saturating_sub(1);
+            parted || s.at < at
+        });
         self.bytes = self.queue.iter().map(|s| s.data.len()).sum();
         (before - self.queue.len()) as u64
+    }
+
+    /// Where the segment begins that fills the slot that starts there, as long as it is not taken.
+    pub(super) fn segment_start(&self, slot_start: MediaTime) -> MediaTime {
+        self.boundary.unwrap_or(slot_start)
+    }
+
+    /// The next part of the slot to be filled next, when all of it has arrived.
+    pub(super) fn next_part(&mut self, slot: Progress, timing: &Timing) -> Option<Chunk> {
+        let parts = timing.parts?;
+        let (first, behind) = match slot.end {
+            Some(end) => self.find(slot.start, end, slot.no_more),
+            None => None,
+        }
+        .map_or_else(|| (self.find_first(slot.start), None), |(first, behind)| (Some(first), Some(behind)));
+        let first = first?;
+        let samples = self.queue.range(first..behind.unwrap_or(self.queue.len()));
+        let mut times: Vec<MediaTime> = samples.map(|s| s.at).collect();
+        times.sort_unstable();
+        let start = self.segment_start(slot.start);
+        let (count, from) = self.parted.map_or((0, start), |parted| (parted.count, parted.to));
+        // Where the slot's end and all its samples are known, that end is one of the times at which can be cut.
+        let certain = match (behind, slot.end) {
+            (Some(_), Some(end)) => {
+                times.push(end);
+                end
+            }
+            _ if self.is_video() => (self.last_dts? - self.dts_lead).min(slot.decided),
+            _ => slot.decided,
+        };
+        let grid = parts.grid.ticks_90k();
+        let multiples = (from - start + ALIGNMENT).ticks_90k().div_euclid(grid) + 1;
+        let due =
+            (start + MediaSpan::from_ticks_90k(multiples * grid) - ALIGNMENT).max(from + parts.shortest());
+        // The segment's last part comes with the segment.
+        let last = times.len() - usize::from(behind.is_some());
+        let mut to = None;
+        for (index, &at) in times.iter().enumerate().skip(count + 1).take_while(|(_, at)| **at <= certain) {
+            if at - from > parts.target {
+                // Ends before the frame that would make it too long. A single frame may be longer all the same.
+                to = Some((index - 1).max(count + 1));
+                break;
+            }
+            if at >= due && index < last {
+                to = Some(index);
+                break;
+            }
+        }
+        let to = to.filter(|&to| to < last)?;
+        let end = times[to];
+        let chunk = self.chunk(first, to, from, end, behind.unwrap_or(self.queue.len()))?;
+        self.parted = Some(Parted { first, count: to, to: end });
+        Some(chunk)
     }
 
     /// Fills the next slot, when all of it has arrived or `force` says that nothing more is waited for. `last` is an
@@ -219,16 +336,22 @@ impl Lane {
             }
         }
         counters.misaligned += u64::from(misaligned);
-        let taken: Vec<Queued> = self.queue.drain(..behind - first).collect();
-        self.bytes -= taken.iter().map(|s| s.data.len()).sum::<usize>();
-
-        let (start, mut end) = self.span(slot_start, slot_end, timing);
-        if let Some(shown) = taken.iter().map(|s| s.at).max().filter(|_| last) {
+        let count = behind - first;
+        let (start, mut end) = self.span(slot_start, slot_end, count, timing);
+        if let Some(shown) = self.queue.range(..count).map(|s| s.at).max().filter(|_| last) {
             end = (shown + self.frame_span()).min(slot_end).max(start + ONE_TICK);
         }
+        let from = self.parted.map_or(start, |parted| parted.to);
+        if from > end {
+            // Its parts were listed before the others said where to cut.
+            end = from;
+            self.boundary = Some(end);
+        }
+        let rest = self.chunk(0, count, from, end, count);
+        self.bytes -= self.queue.drain(..count).map(|s| s.data.len()).sum::<usize>();
         self.next_sequence += 1;
-        let (base_decode_time, samples) = self.in_decode_time(taken, end);
-        Some(Taken { start, end, base_decode_time, samples })
+        self.parted = None;
+        Some(Taken { start, end, from, rest })
     }
 
     /// Indices of the slot's first sample and of the first behind it; equal for a gap. `None` while more may come.
@@ -237,10 +360,10 @@ impl Lane {
         let key_from = |time: MediaTime, s: &Queued| s.key && s.at >= time - tolerance;
         let is_behind = |s: &Queued| s.at >= end || key_from(end, s);
         let behind = |from: usize| self.queue.iter().skip(from).position(is_behind).map(|i| from + i);
-        match self.queue.iter().position(|s| key_from(start, s)) {
-            Some(first) if is_behind(&self.queue[first]) => Some((first, first)),
+        match self.find_first(start) {
+            Some(first) if self.parted.is_none() && is_behind(&self.queue[first]) => Some((first, first)),
             Some(first) => {
-                let behind = behind(first).or(force.then_some(self.queue.len()))?;
+                let behind = behind(self.parted_len().max(first)).or(force.then_some(self.queue.len()))?;
                 Some((first, behind))
             }
             None => {
@@ -250,20 +373,37 @@ impl Lane {
         }
     }
 
-    /// The time that the segment stands for. Video has the slot's; audio frames do not end at video's cuts, so audio's
-    /// begins and ends with the first frame behind each.
+    /// The sample with which a segment that starts at `start` can begin. An epoch's audio begins with the frame that is
+    /// heard at its start: with the one behind it hls.js found a hole of less than a frame, and seeked over it.
+    fn find_first(&self, start: MediaTime) -> Option<usize> {
+        if self.is_video() || self.boundary.is_some() {
+            return self.queue.iter().position(|s| s.key && s.at >= start - self.tolerance());
+        }
+        self.queue.iter().position(|s| s.at + self.frame_span() > start)
+    }
+
+    /// Whether a sample shown at `at` lasts beyond `start`, or may: pictures have no duration of their own.
+    pub(super) fn reaches(&self, at: MediaTime, start: MediaTime) -> bool {
+        if self.is_video() { at >= start } else { at + self.frame_span() > start }
+    }
+
+    /// The time that the segment of the first `count` samples stands for. Video has the slot's; audio frames do not end
+    /// at video's cuts, so audio's begins and ends with the first frame behind each.
     fn span(
         &mut self,
         slot_start: MediaTime,
         slot_end: MediaTime,
+        count: usize,
         timing: &Timing,
     ) -> (MediaTime, MediaTime) {
-        if self.is_video() {
-            return (slot_start, slot_end);
-        }
         let start = self.boundary.take().unwrap_or(slot_start);
+        if self.is_video() {
+            return (start, slot_end.max(start + ONE_TICK));
+        }
         let end = self
-            .first_at()
+            .queue
+            .get(count)
+            .map(|s| s.at)
             .filter(|&at| {
                 at >= slot_end && at - slot_end <= self.frame_span() && at - start <= timing.max_segment
             })
@@ -273,30 +413,41 @@ impl Lane {
         (start, end)
     }
 
-    /// Decode times and durations of a segment's samples. The decode times are its presentation times in rising order,
-    /// so that tfdt is where the segment starts, the durations are those of the pictures, and their sum is the
-    /// segment's, whatever was lost or lasts longer than others. Offsets may be negative (trun version 1, as CMAF
-    /// allows). The encoder's own decode times give none of this once pictures are not evenly spaced, and with them
-    /// hls.js found a hole of the B-frames' delay before the first picture and seeked over it.
-    fn in_decode_time(&self, taken: Vec<Queued>, end: MediaTime) -> (u64, Vec<FragmentSample>) {
-        let mut times: Vec<i64> = taken.iter().map(|s| s.shown).collect();
+    /// Those samples of a segment that are in no part yet, up to its `to`th, with their decode times and durations. The
+    /// segment's samples are queued from `first` to `behind`, as far as they are known.
+    fn chunk(
+        &self,
+        first: usize,
+        to: usize,
+        start: MediaTime,
+        end: MediaTime,
+        behind: usize,
+    ) -> Option<Chunk> {
+        let mut times: Vec<i64> = self.queue.range(first..behind).map(|s| s.shown).collect();
         times.sort_unstable();
-        // The last one lasts to the segment's end: for audio that is where the next frame begins.
         let timescale = self.audio.as_ref().map_or(VIDEO_TIMESCALE, |clock| clock.rate);
-        let last = times.last().map(|last| duration(end.to_scaled(timescale) - last));
-        let durations = times.windows(2).map(|pair| duration(pair[1] - pair[0])).chain(last);
-        let samples = taken
-            .iter()
-            .zip(&times)
-            .zip(durations)
-            .map(|((s, decode), duration)| FragmentSample {
-                duration,
-                composition_offset: i32::try_from(s.shown - decode).unwrap_or(0),
+        // The last one lasts to the segment's end: for audio that is where the next frame begins.
+        times.push(end.to_scaled(timescale));
+        let count = self.parted.map_or(0, |parted| parted.count);
+        let mut times = times.split_off(count);
+        if count > 0 {
+            // Not before the parts that are out, even if what was certain turned out not to be.
+            let from = start.to_scaled(timescale);
+            times.iter_mut().for_each(|time| *time = from.max(*time));
+        }
+        let samples: Vec<_> = self
+            .queue
+            .range(first + count..first + to)
+            .zip(times.windows(2))
+            .map(|(s, decode)| FragmentSample {
+                duration: duration(decode[1] - decode[0]),
+                composition_offset: i32::try_from(s.shown - decode[0]).unwrap_or(0),
                 key: s.key,
                 data: s.data.clone(),
             })
             .collect();
-        (times.first().map_or(0, |first| u64::try_from(*first).unwrap_or(0)), samples)
+        let base_decode_time = u64::try_from(*times.first()?).unwrap_or(0);
+        (!samples.is_empty()).then_some(Chunk { start, end, base_decode_time, samples })
     }
 
     fn tolerance(&self) -> MediaSpan {

@@ -1,5 +1,6 @@
 //! One behaviour each; boxes are read back with mp4-atom. What holds for all input is in `properties`.
 
+mod parts;
 mod properties;
 
 use super::*;
@@ -118,7 +119,21 @@ fn audio_before_video_waits_for_the_first_keyframe() {
     run.check();
     assert_eq!(run.of("v")[0].start, ms(10_500));
     assert_eq!(run.of("audio")[0].start, ms(10_500));
-    assert_eq!(run.packager.counters().late_samples, 24, "audio from before the first picture");
+    assert_eq!(run.packager.counters().late_samples, 23, "audio from before the first picture");
+}
+
+#[test]
+fn an_epochs_audio_begins_with_the_frame_that_is_heard_at_its_start() {
+    let mut run = Run::new(4.0);
+    run.begin(grid(&[video("v"), audio()]));
+    run.push_all(&[
+        ("audio", sound(START_MS - 11, 48_000, 100)),
+        ("v", frames(START_MS, FPS, 30, 61, false)),
+    ]);
+    run.end(None);
+    run.check();
+    assert_eq!(run.spans("audio")[0], (10_000, 1_013));
+    assert_eq!(run.parsed("audio")[0].base, (START_MS as u64 - 11) * 48, "no hole before the first sound");
 }
 
 #[test]

@@ -70,11 +70,41 @@ pub struct Segment {
     pub body: Option<Bytes>,
 }
 
+/// A part of a segment that is not whole yet (EXT-X-PART). The bodies of a segment's parts, one behind the other, are
+/// the segment's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Its rendition.
+    pub rung: RungName,
+    /// Media sequence number of its segment.
+    pub sequence: u64,
+    /// From 0 in each segment, without holes.
+    pub index: u32,
+    /// The epoch it belongs to.
+    pub session: SessionId,
+    /// Whether EXT-X-DISCONTINUITY stands before its segment.
+    pub discontinuity: bool,
+    /// Presentation time covered; not above PART-TARGET.
+    pub duration: MediaSpan,
+    /// PROGRAM-DATE-TIME of its segment.
+    pub wall: WallTime,
+    /// Whether there is a frame in it from which decoding can begin.
+    pub independent: bool,
+    /// File name within the rendition's folder.
+    pub name: String,
+    /// Name of the init segment that it needs.
+    pub init: String,
+    /// A fragment, behind a styp in a segment's first part; `None` for a gap (GAP=YES): no such object exists.
+    pub body: Option<Bytes>,
+}
+
 /// What the packager made.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Comes before the first segment that needs it; not repeated in epochs in which its bytes stay the same.
     Init(InitSegment),
+    /// In sequence within its rendition, each before its segment. Only where [`Timing::parts`](crate::Timing) are set.
+    Part(Part),
     /// In sequence within its rendition; renditions in any order.
     Segment(Segment),
 }

@@ -1,6 +1,6 @@
 //! One rendition's list, what waits to get into it, and what was measured of it.
 
-use super::SegmentInfo;
+use super::{PartInfo, SegmentInfo};
 use crate::playlist::multivariant::Bandwidth;
 use crate::time::{MediaSpan, TICKS_PER_SECOND};
 use crate::track::{Track, TrackKind};
@@ -10,11 +10,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// target duration at least.
 const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 
+/// Of so many whole segments the parts are listed. With the one that is not whole these are three: hls-parser's strict
+/// mode counts them so where rfc8216bis 4.4.4.9 says three target durations.
+const DIVIDED_SEGMENTS: u64 = 2;
+
 #[derive(Debug, Default)]
 pub(super) struct Rendition {
     listed: VecDeque<SegmentInfo>,
     /// Out of order, or without their init segment so far.
     waiting: BTreeMap<u64, SegmentInfo>,
+    /// Parts by their segment's sequence number: of the segments listed last, and of the one that is not whole.
+    parts: BTreeMap<u64, Vec<PartInfo>>,
     /// Next sequence number to list; `None` before the first.
     next: Option<u64>,
     /// Where the list began, at the start or anew.
@@ -44,7 +50,8 @@ impl Rendition {
         };
     }
 
-    /// The rung is back after an epoch without it: its list begins anew. Returns what was listed.
+    /// The rung is back after an epoch without it: its list begins anew. Returns what was listed; its parts are to be
+    /// taken before.
     pub(super) fn restart(&mut self) -> VecDeque<SegmentInfo> {
         self.gone = false;
         self.next = None;
@@ -66,6 +73,47 @@ impl Rendition {
             return None;
         }
         (self.began.is_some_and(|began| segment.sequence < began)).then_some(segment)
+    }
+
+    /// Keeps a part until its segment has left the end of the playlist. One without the parts before it, or of a segment
+    /// that is listed, is not kept.
+    pub(super) fn add_part(&mut self, part: PartInfo) {
+        if self.next.is_some_and(|next| part.sequence < next) {
+            return;
+        }
+        let known = self.parts.entry(part.sequence).or_default();
+        if usize::try_from(part.index) == Ok(known.len()) {
+            known.push(part);
+        }
+    }
+
+    /// Parts of listed segments.
+    pub(super) fn parts(&self) -> &BTreeMap<u64, Vec<PartInfo>> {
+        &self.parts
+    }
+
+    /// Parts behind the last segment, where they can be played.
+    pub(super) fn open_parts(&self) -> &[PartInfo] {
+        let open = self.next.and_then(|next| self.parts.get(&next)).map(Vec::as_slice).unwrap_or_default();
+        match open.first() {
+            Some(part) if self.inits.contains(&part.init) => open,
+            _ => &[],
+        }
+    }
+
+    /// Takes the parts of all segments but the last [`DIVIDED_SEGMENTS`].
+    pub(super) fn take_old_parts(&mut self) -> Vec<PartInfo> {
+        let oldest = self.next.unwrap_or_default().saturating_sub(DIVIDED_SEGMENTS);
+        if self.parts.first_key_value().is_none_or(|(sequence, _)| *sequence >= oldest) {
+            return Vec::new();
+        }
+        let kept = self.parts.split_off(&oldest);
+        std::mem::replace(&mut self.parts, kept).into_values().flatten().collect()
+    }
+
+    /// Takes all parts.
+    pub(super) fn take_parts(&mut self) -> Vec<PartInfo> {
+        std::mem::take(&mut self.parts).into_values().flatten().collect()
     }
 
     /// What waits of before the epoch at which the list begins anew, as soon as that epoch's first segment is there.
@@ -169,6 +217,7 @@ impl Rendition {
         };
         let mut needed: BTreeSet<&str> = self.listed.iter().map(|s| s.init.as_str()).collect();
         needed.extend(self.waiting.values().map(|s| s.init.as_str()));
+        needed.extend(self.parts.values().flatten().map(|p| p.init.as_str()));
         let old = self.inits.drain(..current).collect::<Vec<_>>();
         let (keep, over): (Vec<_>, Vec<_>) = old
             .into_iter()
@@ -180,7 +229,8 @@ impl Rendition {
     /// Names of all objects that exist.
     pub(super) fn into_names(self) -> impl Iterator<Item = String> {
         let segments = self.listed.into_iter().chain(self.waiting.into_values());
-        segments.filter(|s| s.bytes.is_some()).map(|s| s.name).chain(self.inits)
+        let parts = self.parts.into_values().flatten().filter(|p| !p.gap).map(|p| p.name);
+        segments.filter(|s| s.bytes.is_some()).map(|s| s.name).chain(parts).chain(self.inits)
     }
 }
 

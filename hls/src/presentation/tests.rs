@@ -9,7 +9,10 @@ const FPS: (i64, i64) = (30, 1);
 
 /// A broadcast of `epochs` of `seconds` each, and what the packager made of it.
 fn broadcast(latency: f64, epochs: usize, seconds: i64, tracks: &[Track]) -> Run {
-    let mut run = Run::new(latency);
+    broadcast_on(Run::new(latency), epochs, seconds, tracks)
+}
+
+fn broadcast_on(mut run: Run, epochs: usize, seconds: i64, tracks: &[Track]) -> Run {
     for number in 0..epochs {
         let start = START_MS + number as i64 * seconds * 1000;
         run.begin(epoch(number as u32, start, tracks, CutRule::Grid));
@@ -35,6 +38,7 @@ fn broadcast(latency: f64, epochs: usize, seconds: i64, tracks: &[Track]) -> Run
 fn feed(presentation: &mut Presentation, output: &Output) {
     match output {
         Output::Init(init) => presentation.add_init(init),
+        Output::Part(part) => presentation.add_part(part.into()),
         Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
     }
 }
@@ -97,14 +101,12 @@ fn hold_back_is_said_where_blocking_is_and_where_players_would_not_keep_it_unask
     for (latency, blocking, control) in [
         (4.0, false, ""),
         (8.0, false, "#EXT-X-SERVER-CONTROL:HOLD-BACK=4.920\n"),
-        (4.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=3.000\n"),
-        (8.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=4.920\n"),
+        (2.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=3.000\n"),
+        (8.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=6.570\n"),
     ] {
         let run = broadcast(latency, 1, 2, &tracks);
-        let mut presentation = Presentation::new(&run.timing);
-        if blocking {
-            presentation = presentation.with_blocking_reload();
-        }
+        let mut presentation =
+            if blocking { Presentation::for_origin(&run.timing) } else { Presentation::new(&run.timing) };
         presentation.set_tracks(&tracks);
         run.outputs.iter().for_each(|output| feed(&mut presentation, output));
         let text = presentation.media_playlist(&rung("v")).unwrap();
@@ -471,8 +473,11 @@ fn parse(text: &str) -> Read {
         discontinuities.insert(playlist.media_sequence + i as u64, number);
         assert!(segment.duration.round() as u64 <= playlist.target_duration);
     }
-    let date_times = lines("#EXT-X-PROGRAM-DATE-TIME:");
-    assert_eq!(date_times.len(), playlist.segments.len());
+    let mut date_times = lines("#EXT-X-PROGRAM-DATE-TIME:");
+    // Another one stands before the parts of a segment that is not whole.
+    let open = text.lines().rev().take_while(|l| l.starts_with('#')).any(|l| l.starts_with("#EXT-X-PART:"));
+    assert_eq!(date_times.len(), playlist.segments.len() + usize::from(open));
+    date_times.truncate(playlist.segments.len());
     Read {
         media_sequence: playlist.media_sequence,
         discontinuity_sequence: playlist.discontinuity_sequence,
@@ -524,15 +529,18 @@ proptest! {
 
     #[test]
     fn reloads_never_contradict_each_other(
-        latency in prop_oneof![Just(4.0), Just(10.5), Just(15.0)],
+        latency in prop_oneof![Just(2.0), Just(4.0), Just(10.5), Just(15.0)],
+        with_parts in any::<bool>(),
         epochs in 1usize..6,
         seconds in 3i64..60,
         shuffle in prop::collection::vec(0usize..12, 40),
         gaps in prop::collection::vec(any::<bool>(), 7),
     ) {
         let tracks = [video("a"), video("b"), audio()];
-        let run = broadcast(latency, epochs, seconds, &tracks);
-        let mut presentation = Presentation::new(&run.timing);
+        let run = if with_parts { Run::with_parts(latency) } else { Run::new(latency) };
+        let run = broadcast_on(run, epochs, seconds, &tracks);
+        let mut presentation =
+            if with_parts { Presentation::for_origin(&run.timing) } else { Presentation::new(&run.timing) };
         presentation.set_tracks(&tracks);
         let mut player = Player::default();
         let mut objects = BTreeSet::new();
@@ -541,12 +549,13 @@ proptest! {
             .outputs
             .iter()
             .enumerate()
-            .map(|(i, output)| (i + shuffle[i % shuffle.len()], output))
+            .map(|(i, output)| (i + if with_parts { 0 } else { shuffle[i % shuffle.len()] }, output))
             .collect();
         order.sort_by_key(|(at, _)| *at);
         for (i, (_, output)) in order.into_iter().enumerate() {
             match output {
                 Output::Init(init) => presentation.add_init(init),
+                Output::Part(part) => presentation.add_part(part.into()),
                 Output::Segment(segment) if gaps[i % 7] && i % 3 == 0 => {
                     presentation.add(SegmentInfo::from(segment).into_gap());
                 }
@@ -567,4 +576,135 @@ proptest! {
             prop_assert!(presentation.media_playlist(&track.rung).unwrap().ends_with("#EXT-X-ENDLIST\n"));
         }
     }
+}
+
+/// What is listed of a stream with parts, a segment together with its last part.
+fn versions(run: &Run, tracks: &[Track], name: &str) -> Vec<String> {
+    let mut presentation = Presentation::for_origin(&run.timing);
+    presentation.set_tracks(tracks);
+    let mut versions = Vec::new();
+    for (i, output) in run.outputs.iter().enumerate() {
+        feed(&mut presentation, output);
+        let segment_follows = matches!(
+            (output, run.outputs.get(i + 1)),
+            (Output::Part(part), Some(Output::Segment(next))) if part.rung == next.rung
+        );
+        versions.extend(presentation.media_playlist(&rung(name)).filter(|_| !segment_follows));
+    }
+    versions.dedup();
+    versions
+}
+
+#[test]
+fn a_low_latency_playlist_as_players_read_it() {
+    let tracks = [video("v"), audio()];
+    let mut run = Run::with_parts(2.0);
+    run.begin(epoch(0, START_MS, &tracks, CutRule::Grid));
+    run.push_all(&[("v", frames(START_MS, FPS, 30, 52, false)), ("audio", sound(START_MS, 48_000, 81))]);
+    let playlist = versions(&run, &tracks, "v").pop().unwrap();
+    let (init, session) = (run.inits[0].name.clone(), run.segments[0].session.clone());
+    assert_eq!(
+        playlist,
+        format!(
+            "#EXTM3U\n\
+             #EXT-X-VERSION:8\n\
+             #EXT-X-TARGETDURATION:1\n\
+             #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.290,HOLD-BACK=3.000\n\
+             #EXT-X-PART-INF:PART-TARGET=0.37500\n\
+             #EXT-X-MEDIA-SEQUENCE:0\n\
+             #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n\
+             #EXT-X-MAP:URI=\"{init}\"\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:00.000Z\n\
+             #EXT-X-PART:DURATION=0.33333,URI=\"{session}-0.0.m4s\",INDEPENDENT=YES\n\
+             #EXT-X-PART:DURATION=0.33333,URI=\"{session}-0.1.m4s\"\n\
+             #EXT-X-PART:DURATION=0.33333,URI=\"{session}-0.2.m4s\"\n\
+             #EXTINF:1.00000,\n\
+             {session}-0.m4s\n\
+             #EXT-X-PROGRAM-DATE-TIME:2026-11-22T12:00:01.000Z\n\
+             #EXT-X-PART:DURATION=0.33333,URI=\"{session}-1.0.m4s\",INDEPENDENT=YES\n\
+             #EXT-X-PART:DURATION=0.33333,URI=\"{session}-1.1.m4s\"\n\
+             #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{session}-1.2.m4s\"\n\
+             #EXT-X-RENDITION-REPORT:URI=\"../audio/index.m3u8\",LAST-MSN=1,LAST-PART=1\n"
+        )
+    );
+    run.end(None);
+    let last = versions(&run, &tracks, "v").pop().unwrap();
+    assert!(last.contains(&format!("{session}-2.0.m4s\"\n#EXT-X-RENDITION-REPORT")), "{last}");
+}
+
+#[test]
+fn parts_are_listed_for_two_segments_and_readable_for_three_target_durations_more() {
+    let tracks = [video("v")];
+    let run = broadcast_on(Run::with_parts(3.0), 1, 12, &tracks);
+    let mut presentation = Presentation::for_origin(&run.timing);
+    presentation.set_tracks(&tracks);
+    let (mut newest, mut expired) = (0, BTreeSet::new());
+    for output in &run.outputs {
+        feed(&mut presentation, output);
+        expired.extend(presentation.take_expired().into_iter().map(|expired| expired.name));
+        let Output::Segment(segment) = output else { continue };
+        newest = segment.sequence;
+        let text = presentation.media_playlist(&rung("v")).unwrap();
+        for part in &run.parts {
+            let age = newest as i64 - part.sequence as i64;
+            if (0..5).contains(&age) {
+                assert!(!expired.contains(&part.name), "{} at {newest}", part.name);
+            }
+            if age >= 8 {
+                assert!(expired.contains(&part.name), "{} at {newest}", part.name);
+            }
+            if age >= 0 {
+                assert_eq!(text.contains(&part.name), age <= 1, "{} at {newest}", part.name);
+            }
+        }
+    }
+    assert_eq!(newest, 11);
+}
+
+#[test]
+fn a_hint_comes_true_where_the_grid_holds() {
+    let tracks = [video("v"), audio()];
+    let run = broadcast_on(Run::with_parts(3.0), 1, 9, &tracks);
+    for name in ["v", "audio"] {
+        let mut hints: Vec<String> = Vec::new();
+        for text in versions(&run, &tracks, name) {
+            let hint = text.lines().find_map(|line| line.strip_prefix("#EXT-X-PRELOAD-HINT:TYPE=PART,URI="));
+            hints.push(hint.unwrap().trim_matches('"').to_owned());
+        }
+        hints.dedup();
+        let made: Vec<&str> =
+            run.parts.iter().filter(|p| p.rung.as_str() == name).map(|p| p.name.as_str()).collect();
+        // The first segment's are listed with it, and nothing comes behind the last.
+        assert!(hints.len() >= 14, "{hints:?}");
+        assert_eq!(hints[..hints.len() - 1], made[2..made.len()], "{name}");
+    }
+}
+
+#[test]
+fn the_edge_counts_parts() {
+    let tracks = [video("v")];
+    let run = broadcast_on(Run::with_parts(3.0), 1, 3, &tracks);
+    let mut presentation = Presentation::for_origin(&run.timing);
+    presentation.set_tracks(&tracks);
+    let mut edges = Vec::new();
+    for output in &run.outputs {
+        feed(&mut presentation, output);
+        edges.extend(presentation.edge(&rung("v")));
+    }
+    edges.dedup();
+    let edge =
+        |last_sequence, last_parts, open_parts| Edge { last_sequence, last_parts, open_parts, ended: false };
+    assert_eq!(
+        edges,
+        [
+            edge(0, 2, 0),
+            edge(0, 2, 1),
+            edge(0, 2, 2),
+            edge(1, 2, 0),
+            edge(1, 2, 1),
+            edge(1, 2, 2),
+            edge(2, 2, 0)
+        ]
+    );
 }

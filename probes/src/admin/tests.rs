@@ -14,7 +14,7 @@ fn start(patience: Duration) -> Running {
     let probe = Probe::new(settings, patience);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let status: Arc<dyn StatusSource> = Arc::new(|| json!({"streams": ["<script>"]}));
-    let handle = Admin::start(listener, Arc::clone(&probe), status).unwrap();
+    let handle = Admin::start(listener, Arc::clone(&probe), status, Router::new()).unwrap();
     Running { probe, handle }
 }
 

@@ -1,12 +1,13 @@
 //! One media playlist: what it must say by itself, and what may change from one reload to the next.
 
+use super::low_latency;
 use super::{Checker, Fetched, ObjectKind, Removed, Rendition, Rule, Wish};
 use crate::playlist::{self, Listed, Media};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
 /// Rules found broken, before they get a place and a time.
-type Findings = Vec<(Rule, String)>;
+pub(super) type Findings = Vec<(Rule, String)>;
 
 impl Checker {
     /// Takes a media playlist; answers what to fetch because of it. `rendition` is its URI in the multivariant
@@ -24,11 +25,16 @@ impl Checker {
         alone(&list, &mut findings);
         let (tolerance, slack, outage) = (self.settings.time_tolerance, self.settings.slack, self.outage);
         let state = self.renditions.entry(rendition.to_owned()).or_default();
-        constant_parts(state, &list, &mut findings);
+        unchanging(state, &list, &mut findings);
+        low_latency::check(state, &list, &mut findings);
         window_moves(state, &list, fetched.at, &mut findings);
         date_times(state, &list, tolerance, fetched.wall, &mut findings);
         punctuality(state, &list, fetched.at, slack, outage, &mut findings);
         let wishes = wishes(state, &list);
+        if list.part_target.is_some() {
+            let others = self.multivariant.as_ref().map_or(0, |m| m.playlists().len().saturating_sub(1));
+            low_latency::reports(&list, others, &mut findings);
+        }
         self.against_each_other(rendition, &list, &mut findings);
         for (rule, detail) in findings {
             self.report(fetched.at, rendition, rule, detail);
@@ -96,7 +102,7 @@ fn alone(list: &Media, findings: &mut Findings) {
 }
 
 /// What must never change.
-fn constant_parts(state: &mut Rendition, list: &Media, findings: &mut Findings) {
+fn unchanging(state: &mut Rendition, list: &Media, findings: &mut Findings) {
     match (state.target_duration, list.target_duration) {
         (Some(before), Some(now)) if before != now => {
             findings.push((Rule::TargetDuration, format!("changed from {before} to {now}")));

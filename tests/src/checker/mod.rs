@@ -6,6 +6,7 @@
 //! `live`; the multivariant playlist, headers, segments and renditions against each other in `presentation`.
 
 mod live;
+mod low_latency;
 mod presentation;
 pub mod watch;
 
@@ -99,6 +100,22 @@ pub enum Rule {
     SegmentDuration,
     /// A video segment does not begin with a sync sample (Apple 7.4).
     NotIndependent,
+    /// PART-TARGET changed, or parts are listed without it (4.4.3.7).
+    PartTarget,
+    /// A part lasts longer than PART-TARGET, or one in the middle of a segment less than 85 % of it (4.4.4.9).
+    PartDuration,
+    /// PART-HOLD-BACK is below three PART-TARGETs (Apple 14.3), or HOLD-BACK below three target durations.
+    HoldBack,
+    /// The same part has another name or duration than before, or there is a hole in the numbering.
+    PartChanged,
+    /// A segment's parts do not last as long as it.
+    PartsOfSegment,
+    /// No hint at the next part, or one behind ENDLIST (appendix B.1).
+    PreloadHint,
+    /// The hinted part did not come although its segment went on.
+    HintBroken,
+    /// Not one report for every other rendition, or one that went backwards or is far behind.
+    RenditionReport,
 }
 
 /// One broken rule.
@@ -209,6 +226,11 @@ struct Rendition {
     /// Longest playlist so far, in seconds.
     longest: f64,
     ended: Option<Vec<u64>>,
+    part_target: Option<f64>,
+    /// Name and duration of each part ever listed, by segment and index.
+    parts: BTreeMap<(u64, usize), (String, f64)>,
+    /// What was hinted at, and where the playlist ended then.
+    hint: Option<(String, (u64, usize))>,
     /// When the newest segment was first seen.
     updated_at: Option<Duration>,
     late_reported: bool,

@@ -55,6 +55,67 @@ fn window(first: u64, end: u64) -> String {
     text
 }
 
+/// A playlist with parts as it should be: segment 7 of 1 s whole, two parts of segment 8.
+const DIVIDED: &str = "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:1\n\
+    #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.2,HOLD-BACK=3.0\n#EXT-X-PART-INF:PART-TARGET=0.4\n\
+    #EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-DISCONTINUITY-SEQUENCE:0\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+    #EXT-X-MAP:URI=\"a-init.mp4\"\n#EXT-X-PROGRAM-DATE-TIME:2026-01-01T00:00:00.000Z\n\
+    #EXT-X-PART:DURATION=0.36,URI=\"a-7.0.m4s\",INDEPENDENT=YES\n#EXT-X-PART:DURATION=0.36,URI=\"a-7.1.m4s\"\n\
+    #EXT-X-PART:DURATION=0.28,URI=\"a-7.2.m4s\"\n#EXTINF:1.00000,\na-7.m4s\n\
+    #EXT-X-PROGRAM-DATE-TIME:2026-01-01T00:00:01.000Z\n\
+    #EXT-X-PART:DURATION=0.36,URI=\"a-8.0.m4s\",INDEPENDENT=YES\n#EXT-X-PART:DURATION=0.36,URI=\"a-8.1.m4s\"\n\
+    #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"a-8.2.m4s\"\n\
+    #EXT-X-RENDITION-REPORT:URI=\"../audio/index.m3u8\",LAST-MSN=8,LAST-PART=1\n";
+
+#[test]
+fn parts_with_one_thing_wrong() {
+    let judge = |texts: &[&str]| -> BTreeSet<Rule> {
+        let mut checker = Checker::new(Settings::default());
+        let wall = start() + TimeDelta::seconds(60);
+        let list = answer(MULTIVARIANT, "application/vnd.apple.mpegurl");
+        checker.multivariant("multivariant", Fetched { at: Duration::ZERO, wall, response: &list });
+        for text in texts {
+            let list = answer(text, "application/vnd.apple.mpegurl");
+            checker.media(VIDEO, Fetched { at: Duration::ZERO, wall, response: &list });
+        }
+        checker.violations().iter().map(|v| v.rule).collect()
+    };
+    let next = DIVIDED.replace(
+        "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"a-8.2.m4s\"\n",
+        "#EXT-X-PART:DURATION=0.28,URI=\"a-8.2.m4s\"\n#EXTINF:1.0,\na-8.m4s\n\
+         #EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"a-9.0.m4s\"\n",
+    );
+    assert_eq!(judge(&[DIVIDED, &next]), BTreeSet::new());
+    let cases = [
+        ("PART-HOLD-BACK=1.2", "PART-HOLD-BACK=1.1", Rule::HoldBack),
+        (",HOLD-BACK=3.0", ",HOLD-BACK=2.9", Rule::HoldBack),
+        ("DURATION=0.36,URI=\"a-8.1.m4s\"", "DURATION=0.41,URI=\"a-8.1.m4s\"", Rule::PartDuration),
+        ("DURATION=0.36,URI=\"a-8.0.m4s\"", "DURATION=0.3,URI=\"a-8.0.m4s\"", Rule::PartDuration),
+        ("DURATION=0.28", "DURATION=0.30", Rule::PartsOfSegment),
+        ("#EXT-X-PART-INF:PART-TARGET=0.4\n", "", Rule::PartTarget),
+        ("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"a-8.2.m4s\"\n", "", Rule::PreloadHint),
+        ("a-7.0.m4s\",INDEPENDENT=YES", "a-7.0.m4s\"", Rule::NotIndependent),
+        (
+            "#EXT-X-RENDITION-REPORT:URI=\"../audio/index.m3u8\",LAST-MSN=8,LAST-PART=1\n",
+            "",
+            Rule::RenditionReport,
+        ),
+        ("LAST-MSN=8,LAST-PART=1", "LAST-MSN=3,LAST-PART=1", Rule::RenditionReport),
+    ];
+    for (what, instead, rule) in cases {
+        assert!(DIVIDED.contains(what), "{what}");
+        assert_eq!(judge(&[&DIVIDED.replace(what, instead)]), BTreeSet::from([rule]), "{what} -> {instead}");
+    }
+    let renamed = next.replace("a-7.1.m4s", "b-7.1.m4s");
+    assert_eq!(judge(&[DIVIDED, &renamed]), BTreeSet::from([Rule::PartChanged]));
+    let other = next.replace("URI=\"a-8.2.m4s\"", "URI=\"a-8.9.m4s\"");
+    assert_eq!(judge(&[DIVIDED, &other]), BTreeSet::from([Rule::HintBroken]));
+    assert_eq!(
+        judge(&[DIVIDED, &next.replace("TARGET=0.4", "TARGET=0.39")]),
+        BTreeSet::from([Rule::PartTarget])
+    );
+}
+
 /// A stream of `segments` segments seen by a checker after each; `spoil` may change what is fetched.
 fn rules_broken(segments: u64, spoil: impl Fn(u64, &str, &mut Response)) -> BTreeSet<Rule> {
     rules_with(segments, 2.0, spoil)

@@ -87,9 +87,9 @@ pub enum Request {
     /// ListObjects
     List(v2::ListObjectsRequest),
     /// ComposeObject
-    Compose(v2::ComposeObjectRequest),
+    Compose(Box<v2::ComposeObjectRequest>),
     /// RewriteObject
-    Rewrite(v2::RewriteObjectRequest),
+    Rewrite(Box<v2::RewriteObjectRequest>),
     /// GetBucket
     GetBucket(v2::GetBucketRequest),
     /// GetIamPolicy
@@ -108,8 +108,12 @@ impl Request {
             "google.storage.v2.Storage/DeleteObject" => Message::decode(frame).map(Self::Delete),
             "google.storage.v2.Storage/GetObject" => Message::decode(frame).map(Self::Get),
             "google.storage.v2.Storage/ListObjects" => Message::decode(frame).map(Self::List),
-            "google.storage.v2.Storage/ComposeObject" => Message::decode(frame).map(Self::Compose),
-            "google.storage.v2.Storage/RewriteObject" => Message::decode(frame).map(Self::Rewrite),
+            "google.storage.v2.Storage/ComposeObject" => {
+                Message::decode(frame).map(|call| Self::Compose(Box::new(call)))
+            }
+            "google.storage.v2.Storage/RewriteObject" => {
+                Message::decode(frame).map(|call| Self::Rewrite(Box::new(call)))
+            }
             "google.storage.v2.Storage/GetBucket" => Message::decode(frame).map(Self::GetBucket),
             // The crate asks the control service.
             "google.storage.control.v2.StorageControl/GetIamPolicy"

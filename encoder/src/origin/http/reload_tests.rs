@@ -1,6 +1,7 @@
 //! Blocking reload, against the router with a clock that jumps: no socket but where the socket is the subject.
 
 use super::*;
+use crate::origin::library::Reloadable;
 use crate::origin::serve::{Limits, serve};
 use crate::store::{Caching, Object};
 use axum::body::{Bytes, to_bytes};
@@ -37,16 +38,42 @@ impl Origin {
     }
 
     fn put(&self, last_sequence: u64) {
-        self.put_edge(Edge { last_sequence, ended: false });
+        self.put_edge(edge(last_sequence, 0, 0));
     }
 
     fn put_edge(&self, edge: Edge) {
+        let plain = Reloadable { edge, target_duration: TARGET_DURATION, part_target: None, hint: None };
+        self.put_version(plain);
+    }
+
+    /// A playlist with parts of 0.5 s, that hints at the next.
+    fn put_parts(&self, edge: Edge, hint: &str) {
+        self.put_version(Reloadable {
+            edge,
+            target_duration: TARGET_DURATION,
+            part_target: Some(Duration::from_millis(550)),
+            hint: Some(hint.into()),
+        });
+    }
+
+    fn put_part(&self, name: &str) {
+        let body = Bytes::from_static(b"a part");
+        let object = Object { body, content_type: content_type::VIDEO_SEGMENT, caching: Caching::Immutable };
+        self.library.put(&self.stream, &format!("720p/{name}"), object);
+    }
+
+    fn get_part(&self, name: &str) -> JoinHandle<Answer> {
+        self.request(Request::get(format!("/live/demo/720p/{name}")).body(Body::empty()).unwrap())
+    }
+
+    fn put_version(&self, reload: Reloadable) {
+        let edge = reload.edge;
         let object = Object {
             body: format!("#EXTM3U\n{}.m4s\n", edge.last_sequence).into(),
             content_type: content_type::PLAYLIST,
             caching: Caching::None,
         };
-        self.library.put_playlist(&self.stream, PLAYLIST, object, edge, TARGET_DURATION);
+        self.library.put_playlist(&self.stream, PLAYLIST, object, reload);
     }
 
     fn request(&self, request: Request<Body>) -> JoinHandle<Answer> {
@@ -68,6 +95,10 @@ impl Origin {
             tokio::task::yield_now().await;
         }
     }
+}
+
+fn edge(last_sequence: u64, last_parts: u32, open_parts: u32) -> Edge {
+    Edge { last_sequence, last_parts, open_parts, ended: false }
 }
 
 /// Still unanswered just before it would have been held too long.
@@ -147,7 +178,7 @@ async fn the_end_answers_everyone_and_takes_the_directives_away() {
     let origin = Origin::new();
     let held = origin.get("_HLS_msn=9");
     origin.until_followed_by(1).await;
-    origin.put_edge(Edge { last_sequence: LAST, ended: true });
+    origin.put_edge(Edge { ended: true, ..edge(LAST, 0, 0) });
     assert_eq!(assert_at_once(held).await.code, 200);
     for query in ["_HLS_msn=8", "_HLS_msn=99", "_HLS_part=0", "_HLS_msn=x"] {
         assert_eq!(assert_at_once(origin.get(query)).await.code, 200, "{query}");
@@ -190,6 +221,60 @@ async fn head_and_conditions_wait_as_well() {
     assert_eq!(changed.code, 200);
     let unchanged = assert_at_once(origin.request(condition(&changed.headers[header::ETAG]))).await;
     assert_eq!((unchanged.code, unchanged.body.len()), (304, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_a_part_is_held_until_it_is_listed() {
+    let origin = Origin::new();
+    origin.put_parts(edge(7, 2, 0), "s-8.0.m4s");
+    let mut held = origin.get("_HLS_msn=8&_HLS_part=1");
+    origin.until_followed_by(1).await;
+    origin.put_parts(edge(7, 2, 1), "s-8.1.m4s");
+    assert_held(&mut held).await;
+    let first = assert_at_once(origin.get("_HLS_msn=8&_HLS_part=0")).await;
+    assert_eq!(first.code, 200);
+    origin.put_parts(edge(8, 2, 0), "s-9.0.m4s");
+    assert_eq!(assert_at_once(held).await.code, 200);
+    assert_eq!(assert_at_once(origin.get("_HLS_msn=9&_HLS_part=5")).await.code, 400, "3 s beyond the last");
+    assert_eq!(assert_at_once(origin.get("_HLS_part=0")).await.code, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hinted_part_is_held_until_it_is_whole() {
+    let origin = Origin::new();
+    origin.put_parts(edge(7, 2, 1), "s-8.1.m4s");
+    let mut held = origin.get_part("s-8.1.m4s");
+    assert_held(&mut held).await;
+    origin.put_part("s-8.1.m4s");
+    origin.put_parts(edge(8, 2, 0), "s-9.0.m4s");
+    let answer = assert_at_once(held).await;
+    assert_eq!((answer.code, &answer.body[..]), (200, &b"a part"[..]));
+    assert!(answer.headers[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+    for name in ["s-9.1.m4s", "s-8.2.m4s", "other"] {
+        assert_eq!(assert_at_once(origin.get_part(name)).await.code, 404, "{name} is not hinted at");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_that_does_not_come_true_is_not_found() {
+    let origin = Origin::new();
+    origin.put_parts(edge(7, 2, 2), "s-8.2.m4s");
+    let held = origin.get_part("s-8.2.m4s");
+    origin.until_followed_by(1).await;
+    origin.put_parts(edge(8, 2, 0), "s-9.0.m4s");
+    let answer = assert_at_once(held).await;
+    assert_eq!(
+        (answer.code, &answer.headers[header::CACHE_CONTROL]),
+        (404, &HeaderValue::from_static("no-store"))
+    );
+    // And one that nothing follows: the publisher is gone, or the stream.
+    let asked = Instant::now();
+    assert_eq!(origin.get_part("s-9.0.m4s").await.unwrap().code, 404);
+    assert!(asked.elapsed() >= 3 * TARGET_DURATION);
+    let held = origin.get_part("s-9.0.m4s");
+    origin.until_followed_by(1).await;
+    origin.library.remove_stream(&origin.stream);
+    assert_eq!(assert_at_once(held).await.code, 404);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use crate::origin::serve::{Limits, serve};
 use crate::store::{Caching, Object};
 use axum::body::Bytes;
 use hls::WallTime;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -150,12 +151,50 @@ async fn pages_elsewhere_may_read() {
 #[tokio::test]
 async fn playlists_are_compressed_and_segments_are_not() {
     let server = Server::start().await;
+    let plain = server.request("GET", PLAYLIST, "").await;
+    assert_eq!(plain.header("content-encoding"), None);
     let playlist = server.request("GET", PLAYLIST, "Accept-Encoding: gzip\r\n").await;
     assert_eq!(playlist.header("content-encoding"), Some("gzip"));
-    assert!(playlist.header("vary").unwrap().contains("accept-encoding"));
-    assert_eq!(server.request("GET", PLAYLIST, "").await.header("content-encoding"), None);
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&playlist.body[..]).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain.body);
+    // One tag for both, so it is weak; caches keep them apart.
+    assert_eq!(playlist.header("etag"), plain.header("etag"));
+    let etag = plain.header("etag").unwrap();
+    assert!(etag.starts_with("W/"), "{etag}");
+    for conditions in ["", "Accept-Encoding: gzip\r\n", "Range: bytes=0-1\r\n"] {
+        let answer = server.request("GET", PLAYLIST, conditions).await;
+        assert_eq!(answer.header("vary"), Some("accept-encoding"), "{conditions}");
+    }
+    let known = format!("Accept-Encoding: gzip\r\nIf-None-Match: {etag}\r\n");
+    assert_eq!(server.request("GET", PLAYLIST, &known).await.code, 304);
+
+    let head = server.request("HEAD", PLAYLIST, "Accept-Encoding: gzip\r\n").await;
+    assert_eq!((head.code, head.body.len(), head.header("content-encoding")), (200, 0, Some("gzip")));
+    let part = server.request("GET", PLAYLIST, "Accept-Encoding: gzip\r\nRange: bytes=1-3\r\n").await;
+    assert_eq!((part.code, &part.body[..], part.header("content-encoding")), (206, &b"EXT"[..], None));
     let segment = server.request("GET", SEGMENT, "Accept-Encoding: gzip\r\n").await;
     assert_eq!((segment.header("content-encoding"), &segment.body[..]), (None, &b"0123456789"[..]));
+}
+
+#[test]
+fn a_version_is_compressed_once() {
+    let library = Library::new();
+    let stream = StreamPath::new("live", "demo").unwrap();
+    let put = |body: &'static str| {
+        let content_type = content_type::PLAYLIST;
+        library.put(
+            &stream,
+            MULTIVARIANT,
+            Object { body: body.into(), content_type, caching: Caching::None },
+        );
+    };
+    put("#EXTM3U\n");
+    let asked = || gzip::of(&library.get(&stream, MULTIVARIANT).unwrap());
+    let first = asked();
+    assert_eq!(asked().as_ptr(), first.as_ptr(), "the same bytes, not equal ones");
+    put("#EXTM3U\n#EXT-X-VERSION:6\n");
+    assert_ne!(asked(), first);
 }
 
 #[tokio::test]

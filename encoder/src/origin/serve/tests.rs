@@ -1,19 +1,50 @@
 use super::*;
+use crate::tls::tests::Files;
 use axum::routing::get;
+use hyper::StatusCode;
+use hyper::client::conn::http2;
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/", get(|| async { "hello" }));
+    start_with(None, limits).await
+}
+
+async fn start_with(
+    files: Option<&Files>,
+    limits: Limits,
+) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let tls = files.map(|files| Arc::new(files.identity().unwrap()).acceptor(&PROTOCOLS).unwrap());
+    let router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        // More than sockets buffer: megabytes on loopback.
+        .route("/large", get(|| async { vec![0; 64 << 20] }))
+        .route("/held", get(std::future::pending::<()>));
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
     };
-    (address, stop, tokio::spawn(serve(listener, router, limits, shutdown)))
+    (address, stop, tokio::spawn(serve(Listener { socket, tls }, router, limits, shutdown)))
+}
+
+/// An HTTP/2 client's handle and connection.
+async fn h2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+) -> (http2::SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+    let (handle, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (handle, tokio::spawn(connection))
+}
+
+async fn get_h2(handle: &mut http2::SendRequest<Body>, path: &str) -> (StatusCode, Vec<u8>) {
+    let request = Request::get(format!("http://x{path}")).body(Body::empty()).unwrap();
+    let answer = handle.send_request(request).await.unwrap();
+    let status = answer.status();
+    (status, axum::body::to_bytes(Body::new(answer), 1 << 20).await.unwrap().to_vec())
 }
 
 async fn get_once(address: SocketAddr) -> String {
@@ -66,6 +97,115 @@ async fn shutdown_does_not_wait_for_idle_clients() {
     kept.read_exact(&mut first).await.unwrap();
     stop.send(()).unwrap();
     // Long before the idle connection's own time-out of 30 s.
-    tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
+    timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_on_the_same_port_as_http_1() {
+    let (address, _stop, _server) = start(Limits::default()).await;
+    let (mut handle, _connection) = h2(TcpStream::connect(address).await.unwrap()).await;
+    let hello = (StatusCode::OK, b"hello".to_vec());
+    // A held request does not hold up the next one.
+    let mut other = handle.clone();
+    let held = tokio::spawn(async move { get_h2(&mut other, "/held").await });
+    assert_eq!(get_h2(&mut handle, "/").await, hello);
+    assert_eq!(get_h2(&mut handle, "/").await, hello);
+    assert!(!held.is_finished());
+    assert!(get_once(address).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn tls_clients_choose_the_version_and_those_who_never_shake_hands_are_cut_off() {
+    let files = Files::new();
+    let limits = Limits { handshake: Duration::from_millis(300), ..Limits::default() };
+    let (address, stop, server) = start_with(Some(&files), limits).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+
+    let stream = files.connect(address, &[b"h2", b"http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut handle, _connection) = h2(stream).await;
+    assert_eq!(get_h2(&mut handle, "/").await.1, b"hello");
+    for protocols in [&[&b"http/1.1"[..]][..], &[]] {
+        let mut stream = files.connect(address, protocols).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+    assert!(files.connect(address, &[b"spdy/1"]).await.is_err(), "no protocol in common");
+
+    let mut rest = Vec::new();
+    silent.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+    drop(stop);
+    timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn handshakes_that_take_long_hold_up_nobody() {
+    let files = Files::new();
+    let limits = Limits { connections: 100, ..Limits::default() };
+    let (address, _stop, _server) = start_with(Some(&files), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let (mut handle, _connection) = h2(files.connect(address, &[b"h2"]).await.unwrap()).await;
+    assert_eq!(get_h2(&mut handle, "/").await.1, b"hello");
+}
+
+#[tokio::test]
+async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
+    let limits = Limits { header_read: Duration::from_millis(200), ..Limits::default() };
+    let (address, _stop, _server) = start(limits).await;
+    let (waiting, waits) = h2(TcpStream::connect(address).await.unwrap()).await;
+    let held = tokio::spawn(async move {
+        let mut waiting = waiting;
+        get_h2(&mut waiting, "/held").await
+    });
+    let (mut idle, connection) = h2(TcpStream::connect(address).await.unwrap()).await;
+    assert_eq!(get_h2(&mut idle, "/").await.1, b"hello");
+    // GOAWAY ends it cleanly.
+    connection.await.unwrap().unwrap();
+    assert!(!waits.is_finished() && !held.is_finished());
+}
+
+#[tokio::test]
+async fn a_preface_that_never_ends_is_cut_off() {
+    let limits = Limits {
+        header_read: Duration::from_millis(200),
+        // A client that has not said all of its preface does not answer the ping of a graceful end either.
+        slow_answer: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let (address, _stop, _server) = start(limits).await;
+    for preface in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(preface).await.unwrap();
+        // Returns when the server closes; without the limit it would not.
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_cut_off() {
+    let limits = Limits {
+        header_read: Duration::from_millis(200),
+        slow_answer: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let (address, stop, server) = start(limits).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let (mut handle, connection) = h2(TcpStream::connect(address).await.unwrap()).await;
+    let request = Request::get("http://x/large").body(Body::empty()).unwrap();
+    // Without reading the body no window is ever given back.
+    let answer = handle.send_request(request).await.unwrap();
+    let _ = connection.await.unwrap();
+    assert!(axum::body::to_bytes(Body::new(answer), 64 << 20).await.is_err(), "it ends in the middle");
+    // Both connections are gone: the server has nobody to wait for.
+    drop(stop);
+    timeout(Duration::from_secs(4), server).await.unwrap().unwrap();
 }

@@ -71,7 +71,8 @@ impl GcsStore {
             Some(generation) => upload.set_if_generation_match(generation),
             None => upload,
         };
-        let written = limited(upload.send_unbuffered()).await?;
+        // 30 kB of state machine.
+        let written = limited(Box::pin(upload.send_unbuffered())).await?;
         Ok(Version::from_number(written.generation))
     }
 

@@ -131,7 +131,8 @@ impl GcsStore {
                 .set_cache_control("no-store")
                 .with_idempotency(true)
                 .with_retry_policy(NeverRetry);
-            upload.send_unbuffered().await.map(drop)
+            // 30 kB of state machine.
+            Box::pin(upload.send_unbuffered()).await.map(drop)
         };
         let read = async || {
             let read = self

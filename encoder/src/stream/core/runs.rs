@@ -175,7 +175,7 @@ impl StreamCore {
         self.effects.push_back(Effect::Epoch(tracks));
         self.drain_packager();
         for (rung, sample) in held {
-            if sample.pts >= start && self.packager.push(&rung, sample).is_err() {
+            if self.packager.push(&rung, sample).is_err() {
                 self.counters.refused_samples += 1;
             }
         }

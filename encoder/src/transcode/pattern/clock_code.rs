@@ -14,9 +14,9 @@
 //! and say what black and white have become.
 
 /// Columns of blocks, finder marks included.
-pub(super) const COLUMNS: usize = 40;
+const COLUMNS: usize = 40;
 /// Rows of blocks.
-pub(super) const ROWS: usize = 2;
+const ROWS: usize = 2;
 /// Columns of finder marks on either side.
 const FINDER: usize = 4;
 /// Finder marks left and right, white is true.
@@ -33,7 +33,7 @@ const MIN_WIDTH: usize = 2 * COLUMNS;
 const MIN_HEIGHT: usize = 2 * UNITS;
 
 /// The blocks for a time, row by row, finder marks included; white is true.
-pub(super) fn blocks(unix_ms: u64) -> [[bool; COLUMNS]; ROWS] {
+fn blocks(unix_ms: u64) -> [[bool; COLUMNS]; ROWS] {
     let millis = unix_ms & 0xffff_ffff_ffff;
     let word = millis << 16 | u64::from(crc16(&millis.to_be_bytes()[2..]));
     std::array::from_fn(|row| {
@@ -57,8 +57,36 @@ pub(super) fn block_area(row: usize, column: usize, width: usize, height: usize)
 }
 
 /// First line of the black surround of the strip.
-pub(super) fn strip_top(height: usize) -> usize {
+fn strip_top(height: usize) -> usize {
     (FIRST_ROW_UNIT - 1) * height / UNITS
+}
+
+/// Luma of a block that is 1, and of one that is 0: white and black in limited range.
+const WHITE_LUMA: u8 = 235;
+const BLACK_LUMA: u8 = 16;
+/// Chroma of both.
+const NO_COLOUR: u8 = 128;
+
+/// Draws the clock over the bottom of a picture: 8-bit YUV 4:2:0 in limited range, lines packed, both dimensions even.
+/// [`read_clock`] reads it back.
+///
+/// # Panics
+/// When the planes are smaller than a picture of that size.
+pub fn draw_clock([luma, u, v]: [&mut [u8]; 3], width: usize, height: usize, unix_ms: u64) {
+    let top = strip_top(height);
+    luma[top * width..height * width].fill(BLACK_LUMA);
+    for chroma in [u, v] {
+        chroma[top / 2 * (width / 2)..height / 2 * (width / 2)].fill(NO_COLOUR);
+    }
+    for (row, line) in blocks(unix_ms).iter().enumerate() {
+        for (column, _) in line.iter().enumerate().filter(|(_, white)| **white) {
+            // Luma only: the chroma of black and white is the same, and block edges may be odd.
+            let [left, top, right, bottom] = block_area(row, column, width, height);
+            for y in top..bottom {
+                luma[y * width + left..y * width + right].fill(WHITE_LUMA);
+            }
+        }
+    }
 }
 
 /// Reads the clock off a picture: Unix time in milliseconds, or `None` when there is no test pattern in it, or it is

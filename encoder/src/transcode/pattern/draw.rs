@@ -5,7 +5,7 @@
 //! the mark (0..30); wall clock and frame counter (30..47); two layers of noise that drift against each other, with a
 //! ball (47..62); the clock for machines (62..72).
 
-use super::clock_code::{self, COLUMNS, ROWS, block_area, blocks};
+use super::clock_code::draw_clock;
 use super::font::{glyph, strokes};
 use super::{FrameRate, noise};
 
@@ -113,7 +113,8 @@ impl Painter {
         self.dial.paint(picture, self.frame_rate.phase(frame), self.frame_rate.is_mark(frame));
         self.paint_clock(picture, frame, unix_ms);
         self.paint_noise(picture, frame);
-        paint_blocks(picture, unix_ms);
+        let (width, height) = (picture.width, picture.height);
+        draw_clock(picture.planes.each_mut().map(Vec::as_mut_slice), width, height, unix_ms);
     }
 
     fn paint_clock(&self, picture: &mut Picture, frame: u64, unix_ms: u64) {
@@ -178,23 +179,6 @@ fn disc(picture: &mut Picture, cx: usize, cy: usize, radius: usize, colour: Colo
         let dy = y.abs_diff(cy);
         let half = (radius * radius).saturating_sub(dy * dy).isqrt();
         picture.fill([cx.saturating_sub(half), y, cx + half, y + 2], colour);
-    }
-}
-
-fn paint_blocks(picture: &mut Picture, unix_ms: u64) {
-    let (width, height) = (picture.width, picture.height);
-    picture.fill([0, clock_code::strip_top(height), width, height], BLACK);
-    let blocks = blocks(unix_ms);
-    for (row, line) in blocks.iter().enumerate().take(ROWS) {
-        for (column, white) in line.iter().enumerate().take(COLUMNS) {
-            if *white {
-                // Luma only: the chroma of black and white is the same, and block edges may be odd.
-                let [left, top, right, bottom] = block_area(row, column, width, height);
-                for y in top..bottom {
-                    picture.planes[0][y * width + left..y * width + right].fill(WHITE.0);
-                }
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 struct Plan {
     latency: f64,
+    with_parts: bool,
     rule: CutRule,
     fps: (i64, i64),
     gop: usize,
@@ -29,6 +30,7 @@ struct Plan {
 prop_compose! {
     fn plans()(
         latency in 2.0..15.0f64,
+        with_parts in any::<bool>(),
         rule in prop_oneof![Just(CutRule::Grid), Just(CutRule::SourceKeys)],
         fps in prop_oneof![
             Just((30, 1)), Just((25, 1)), Just((60, 1)), Just((30_000, 1001)), Just((24_000, 1001)), Just((7, 1)), Just((1, 2))
@@ -46,7 +48,7 @@ prop_compose! {
         seed in any::<u64>(),
     ) -> Plan {
         Plan {
-            latency, rule, fps, gop, video, b_frames, with_audio: with_audio || video == 0, rate, offset, loss, epochs,
+            latency: if with_parts { 2.0 + latency / 4.0 } else { latency }, with_parts, rule, fps, gop, video, b_frames, with_audio: with_audio || video == 0, rate, offset, loss, epochs,
             cut_short, delays, seed,
         }
     }
@@ -59,7 +61,7 @@ fn lost(state: &mut u64, loss: u32) -> bool {
 }
 
 fn run(plan: &Plan) {
-    let mut run = Run::new(plan.latency);
+    let mut run = if plan.with_parts { Run::with_parts(plan.latency) } else { Run::new(plan.latency) };
     let names = &["a", "b"][..plan.video];
     let mut tracks: Vec<Track> = names.iter().map(|name| video(name)).collect();
     if plan.with_audio {
@@ -106,7 +108,7 @@ fn run(plan: &Plan) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_comes_in_what_comes_out_is_legal(plan in plans()) {
@@ -115,9 +117,10 @@ proptest! {
 
     #[test]
     fn arbitrary_times_never_panic(
+        with_parts in any::<bool>(),
         samples in prop::collection::vec((any::<bool>(), 0u8..3, any::<i64>(), -40_000_000i64..40_000_000), 1..60),
     ) {
-        let mut run = Run::new(4.0);
+        let mut run = if with_parts { Run::with_parts(4.0) } else { Run::new(4.0) };
         run.begin(grid(&[video("a"), audio()]));
         let mut now = 0i64;
         for (key, way, raw, step) in samples {

@@ -1,27 +1,15 @@
 //! Who is measured, behind one trait.
 
 use anyhow::{Context, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tests::encoder_process::{Encoder, Options, free_port};
-use tests::patience::{eventually, pause};
-use tests::process::Program;
+use tests::keeper::{Keeper, RungFiles, files};
+use tests::patience::eventually;
+use tests::process::{Program, listens};
 use tests::reference::Reference;
 use tests::static_server::StaticServer;
-
-/// A rung's media on the disk.
-pub(crate) struct RungFiles {
-    /// Rung name.
-    pub(crate) name: String,
-    /// Init segment.
-    pub(crate) init: PathBuf,
-    /// Segments in order.
-    pub(crate) segments: Vec<PathBuf>,
-}
 
 /// A server that takes RTMP and gives HLS.
 pub(crate) trait Contender {
@@ -87,57 +75,7 @@ impl Contender for EncoderRun {
     }
 
     fn media(&self) -> anyhow::Result<Vec<RungFiles>> {
-        self.rungs.iter().map(|rung| files(rung, &self.keeper.kept.path().join(rung))).collect()
-    }
-}
-
-/// Keeps media that its writer deletes, by hard links: nothing is asked of whoever is measured.
-struct Keeper {
-    kept: tempfile::TempDir,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Keeper {
-    /// Watches the folders in `stream`.
-    fn start(stream: PathBuf) -> Self {
-        let kept = tempfile::tempdir().expect("a temporary folder");
-        let stop = Arc::new(AtomicBool::new(false));
-        let (into, stopped) = (kept.path().to_owned(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                link_all(&stream, &into);
-                pause(Duration::from_millis(500));
-            }
-            link_all(&stream, &into);
-        });
-        Self { kept, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Links media files of every folder in `from` into a folder of the same name in `into`.
-fn link_all(from: &Path, into: &Path) {
-    let entries =
-        |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
-    for rung in entries(from).filter(|p| p.is_dir()) {
-        let Some(folder) = rung.file_name().map(|name| into.join(name)) else { continue };
-        let _ = std::fs::create_dir_all(&folder);
-        let media = |p: &PathBuf| p.extension().is_some_and(|e| e == "m4s" || e == "mp4");
-        for file in entries(&rung).filter(media) {
-            if let Some(name) = file.file_name() {
-                // It may exist already, or be gone again.
-                let _ = std::fs::hard_link(&file, folder.join(name));
-            }
-        }
+        self.rungs.iter().map(|rung| files(rung, &self.keeper.folder().join(rung))).collect()
     }
 }
 
@@ -253,33 +191,4 @@ impl Contender for NginxRun {
     fn media(&self) -> anyhow::Result<Vec<RungFiles>> {
         Ok(Vec::new())
     }
-}
-
-/// Whether somebody listens there, without connecting: FFmpeg takes the first connection for its publisher.
-fn listens(port: u16) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let wanted = format!(":{port:04X}");
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, state) = (fields.next(), fields.nth(1));
-        local.is_some_and(|l| l.ends_with(&wanted)) && state == Some("0A")
-    })
-}
-
-/// Init segment and segments of a rung's folder; of the first session when there are several.
-fn files(name: &str, folder: &Path) -> anyhow::Result<RungFiles> {
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .with_context(|| folder.display().to_string())?
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort_unstable();
-    let init = names.iter().find(|n| n.contains("init") && n.ends_with(".mp4"));
-    let init = init.with_context(|| format!("no init segment in {}", folder.display()))?;
-    // Ours are {session}-init.mp4 and {session}-{seq}.m4s, FFmpeg's init_{n}.mp4 and seg-{seq}.m4s.
-    let prefix = init.strip_suffix("init.mp4").filter(|p| !p.is_empty()).unwrap_or("seg-");
-    let number = |n: &String| n.strip_prefix(prefix)?.strip_suffix(".m4s")?.parse::<u64>().ok();
-    let mut numbered: Vec<(u64, &String)> = names.iter().filter_map(|n| Some((number(n)?, n))).collect();
-    numbered.sort_unstable();
-    let segments = numbered.into_iter().map(|(_, n)| folder.join(n)).collect();
-    Ok(RungFiles { name: name.to_owned(), init: folder.join(init), segments })
 }

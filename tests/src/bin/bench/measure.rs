@@ -1,5 +1,8 @@
-//! One run: publishers on, CPU and memory of the server's process tree over a window, then how soon segments can be
-//! read.
+//! One run: publishers on, CPU of the server's process tree over a window, then how soon segments can be read; memory
+//! of the tree all the while.
+//!
+//! Memory is the proportional set size, pages shared with others counted by their share, of all processes together.
+//! Each process's own high-water mark would count shared pages several times and peaks that were not at one time.
 //!
 //! The delay: FFmpeg publishes with `-re` and reports every 100 ms how far it has sent; the smallest difference between
 //! wall clock and reported media time dates the stream's beginning. A segment's last frame was sent at that beginning
@@ -11,6 +14,9 @@ use crate::contenders::Contender;
 use crate::quality;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tests::http::{self, Client};
 use tests::patience::{eventually, pause};
@@ -29,28 +35,41 @@ pub(crate) struct Measured {
     pub(crate) name: String,
     /// CPU seconds per stream and second of wall clock.
     pub(crate) cpu: f64,
-    /// Highest sum of proportional set sizes over the tree.
+    /// Highest sum of proportional set sizes over the tree, from the first publisher to the last.
     pub(crate) peak_pss_mib: f64,
-    /// Sum of the processes' own high-water marks, shared pages counted in each.
-    pub(crate) sum_hwm_mib: f64,
+    /// The processes of that moment, largest first.
+    pub(crate) processes_mib: Vec<f64>,
     /// Median and 95th percentile.
     pub(crate) delay_ms: Option<(f64, f64)>,
     pub(crate) rungs: Vec<RungResult>,
     _folder: tempfile::TempDir,
 }
 
+/// What is done in a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Publishers at once.
+    pub(crate) streams: usize,
+    /// For how long CPU is counted.
+    pub(crate) window: Duration,
+    /// For how long memory is watched at least, from when the publishers started: until a window of segments is full.
+    pub(crate) on_air: Duration,
+    /// Whether delay and media are looked at, too.
+    pub(crate) media: bool,
+}
+
 /// How long segments' delays are collected.
 const DELAY_WINDOW: Duration = Duration::from_secs(12);
 
-/// Measures one contender with `streams` publishers of `clip`.
-pub(crate) fn run(
-    mut contender: impl Contender,
-    clip: &Path,
-    streams: usize,
-    window: Duration,
-    quality: bool,
-) -> anyhow::Result<Measured> {
+/// Between two looks at memory. Each costs the kernel a walk over all pages, in the looker's time.
+const MEMORY_EVERY: Duration = Duration::from_millis(500);
+
+/// Measures one contender with publishers of `clip`.
+pub(crate) fn run(mut contender: impl Contender, clip: &Path, plan: Plan) -> anyhow::Result<Measured> {
+    let streams = plan.streams;
     eprintln!("bench: {} with {streams} stream(s)", contender.name());
+    let memory = Memory::watch(contender.pid());
+    let on_air = Instant::now();
     let mut publishers: Vec<Publisher> =
         (0..streams).map(|n| Publisher::start(clip, &contender.rtmp_url(n))).collect();
     let client = Client::default();
@@ -62,8 +81,10 @@ pub(crate) fn run(
         });
     }
 
-    let (cpu, peak_pss_mib, sum_hwm_mib) = watch(contender.pid(), window);
-    let seen = if quality { first_listings(&client, &contender.playlist(0)) } else { Vec::new() };
+    let cpu = cpu_over(contender.pid(), plan.window) / streams as f64;
+    let seen = if plan.media { first_listings(&client, &contender.playlist(0)) } else { Vec::new() };
+    pause(plan.on_air.saturating_sub(on_air.elapsed()));
+    let (peak_pss_mib, processes_mib) = memory.peak();
     for publisher in &publishers {
         anyhow::ensure!(publisher.alive(), "a publisher was lost: {}", publisher.output());
     }
@@ -76,7 +97,7 @@ pub(crate) fn run(
     let folder = tempfile::tempdir()?;
     let mut rungs = Vec::new();
     let mut delay_ms = None;
-    for files in if quality { contender.media()? } else { Vec::new() } {
+    for files in if plan.media { contender.media()? } else { Vec::new() } {
         let file = folder.path().join(format!("{}.mp4", files.name));
         let mut whole = std::fs::read(&files.init)?;
         let mut bytes = 0;
@@ -94,26 +115,56 @@ pub(crate) fn run(
         }
         rungs.push(RungResult { name: files.name, kbps: bytes as f64 * 8e-3 / seconds, file });
     }
-    let cpu = cpu / streams as f64;
-    Ok(Measured { name: contender.name(), cpu, peak_pss_mib, sum_hwm_mib, delay_ms, rungs, _folder: folder })
+    let name = contender.name();
+    Ok(Measured { name, cpu, peak_pss_mib, processes_mib, delay_ms, rungs, _folder: folder })
 }
 
-/// CPU seconds a second, highest PSS sum, sum of high-water marks, over a window.
-fn watch(pid: u32, window: Duration) -> (f64, f64, f64) {
-    let total = || -> (f64, u64, u64) {
-        let stats: Vec<_> = process::tree(pid).into_iter().filter_map(process::stat).collect();
-        let cpu = stats.iter().map(|s| s.cpu_seconds).sum();
-        (cpu, stats.iter().map(|s| s.pss_kib).sum(), stats.iter().map(|s| s.peak_rss_kib).sum())
-    };
-    let begin = Instant::now();
-    let (cpu_before, mut peak, _) = total();
-    while begin.elapsed() < window {
-        pause(Duration::from_millis(500).min(window.saturating_sub(begin.elapsed())));
-        peak = peak.max(total().1);
+/// CPU seconds a second of a process and its descendants, over a window.
+fn cpu_over(pid: u32, window: Duration) -> f64 {
+    let total =
+        || -> f64 { process::tree(pid).into_iter().filter_map(process::stat).map(|s| s.cpu_seconds).sum() };
+    let (begin, before) = (Instant::now(), total());
+    pause(window);
+    (total() - before) / begin.elapsed().as_secs_f64()
+}
+
+/// Watches the memory of a process and its descendants from a thread of its own.
+struct Memory {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u64>>,
+}
+
+impl Memory {
+    fn watch(pid: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let mut highest = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let now: Vec<u64> = process::tree(pid)
+                        .into_iter()
+                        .filter_map(|pid| Some(process::stat(pid)?.pss_kib))
+                        .collect();
+                    if now.iter().sum::<u64>() > highest.iter().sum() {
+                        highest = now;
+                    }
+                    pause(MEMORY_EVERY);
+                }
+                highest
+            }
+        });
+        Self { stop, thread }
     }
-    let (cpu_after, pss, hwm) = total();
-    let cpu = (cpu_after - cpu_before) / begin.elapsed().as_secs_f64();
-    (cpu, peak.max(pss) as f64 / 1024.0, hwm as f64 / 1024.0)
+
+    /// The highest sum so far in MiB, and the processes that made it.
+    fn peak(self) -> (f64, Vec<f64>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut processes: Vec<f64> =
+            self.thread.join().unwrap_or_default().into_iter().map(|kib| kib as f64 / 1024.0).collect();
+        processes.sort_by(|a, b| b.total_cmp(a));
+        (processes.iter().sum(), processes)
+    }
 }
 
 /// File names of segments that appeared while watching, with the time at which each had been read.
@@ -167,8 +218,8 @@ fn delays(
 /// FFmpeg in real time, telling how far it is.
 struct Publisher {
     program: Program,
-    progress: std::sync::Arc<std::sync::Mutex<Option<Instant>>>,
-    reader: Option<std::thread::JoinHandle<()>>,
+    progress: Arc<std::sync::Mutex<Option<Instant>>>,
+    reader: Option<JoinHandle<()>>,
     pipe: tempfile::TempDir,
 }
 
@@ -178,7 +229,7 @@ impl Publisher {
         let fifo = pipe.path().join("progress");
         let made = Command::new("mkfifo").arg(&fifo).status();
         assert!(made.is_ok_and(|s| s.success()), "mkfifo");
-        let progress = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let progress = Arc::new(std::sync::Mutex::new(None));
         let reader = std::thread::spawn({
             let (fifo, progress) = (fifo.clone(), progress.clone());
             move || read_progress(&fifo, &progress)

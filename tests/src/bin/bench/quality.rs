@@ -1,4 +1,9 @@
 //! How a rung looks beside what was published.
+//!
+//! Both contenders are scored in the same way: over the same pictures of the published clip, at the clip's size. Which
+//! of a rung's pictures shows which of the clip's is found from the pictures themselves, at both ends of what is
+//! scored: FFmpeg shows the first picture twice when its timestamp is not zero, and whoever loses or repeats one later
+//! must not be scored against the wrong ones.
 
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -6,7 +11,19 @@ use std::process::Command;
 use tests::encoder_process::workspace;
 use tests::{boxes, probe};
 
+/// The clip's pictures that are scored: from this one on, behind what rate control does at a beginning.
+const FIRST: usize = 90;
+/// How many are scored: 15 s.
+const SCORED: usize = 450;
+/// Pictures that are compared for finding an offset.
+const COMPARED: usize = 60;
+/// Offsets tried: a rung may begin with repeated pictures, or later than the clip.
+const OFFSETS: std::ops::RangeInclusive<isize> = -15..=60;
+/// Width and height at which pictures are compared.
+const SMALL: (usize, usize) = (64, 36);
+
 /// Both scores of one rung.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Scores {
     pub(crate) ssim: f64,
     pub(crate) vmaf: Option<f64>,
@@ -26,15 +43,17 @@ pub(crate) fn grid(file: &Path) -> anyhow::Result<(f64, f64)> {
     Ok((gop, gop * per_segment))
 }
 
-/// Counts moof boxes at the top level: segments, as long as each holds one.
+/// Counts styp boxes at the top level: one begins each segment. FFmpeg writes none with fMP4 in HLS, but one fragment
+/// a segment.
 fn segment_count(body: &[u8]) -> usize {
-    let (mut at, mut count) = (0, 0);
+    let (mut at, mut styp, mut moof) = (0, 0, 0);
     while let Some(head) = body.get(at..at + 8) {
         let size = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        count += usize::from(&head[4..8] == b"moof");
+        styp += usize::from(&head[4..8] == b"styp");
+        moof += usize::from(&head[4..8] == b"moof");
         at += size.max(8);
     }
-    count.max(1)
+    if styp > 0 { styp } else { moof.max(1) }
 }
 
 /// Frames in a segment; its init segment lies beside it.
@@ -46,31 +65,71 @@ pub(crate) fn frames_of(any_segment: &Path, segment: &Path) -> anyhow::Result<us
     Ok(boxes::fragment(&init, &std::fs::read(segment)?.into())?.samples.len())
 }
 
-/// How many frames of `reference` come before the first of `distorted`: where their brightness fits best.
-pub(crate) fn offset_frames(distorted: &Path, reference: &Path) -> anyhow::Result<usize> {
-    const SEARCH: usize = 150;
-    let (a, b) = (probe::brightness(distorted, 120)?, probe::brightness(reference, 120 + SEARCH)?);
-    let distance = |offset: usize| {
-        let pairs = a.iter().zip(b.get(offset..).unwrap_or_default());
-        let (count, sum) = pairs.fold((0, 0.0), |(n, sum), (x, y)| (n + 1, sum + (x - y).abs()));
-        if count < 30 { f64::INFINITY } else { sum / f64::from(count) }
+/// Small grey pictures, `count` from the `first` on.
+fn thumbnails(video: &Path, first: usize, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
+    let (width, height) = SMALL;
+    let filter = format!(
+        "trim=start_frame={first}:end_frame={},scale={width}:{height}:flags=area,format=gray",
+        first + count
+    );
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-i"]).arg(video);
+    command.args(["-vf", &filter, "-an", "-fps_mode", "passthrough", "-f", "rawvideo", "-"]);
+    let done = command.output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(done.stdout.chunks_exact(width * height).map(<[u8]>::to_vec).collect())
+}
+
+/// Mean squared difference of two pictures.
+fn difference(a: &[u8], b: &[u8]) -> f64 {
+    let sum: u64 = a.iter().zip(b).map(|(x, y)| u64::from(x.abs_diff(*y)).pow(2)).sum();
+    sum as f64 / a.len() as f64
+}
+
+/// What to add to the number of a picture of `distorted` to get its number in `reference`; looked for around the
+/// reference's picture `around`.
+fn offset_at(distorted: &Path, reference: &Path, around: usize) -> anyhow::Result<isize> {
+    let margin = OFFSETS.end().unsigned_abs();
+    ensure!(around >= margin, "nothing in front of picture {around}");
+    let a = thumbnails(distorted, around - margin, COMPARED + margin + OFFSETS.start().unsigned_abs())?;
+    let b = thumbnails(reference, around, COMPARED)?;
+    ensure!(b.len() == COMPARED, "{} ends at picture {}", reference.display(), around + b.len());
+    let distance = |offset: isize| -> f64 {
+        let pairs = b.iter().enumerate().map(|(i, picture)| {
+            let at = (margin + i).checked_add_signed(-offset).and_then(|at| a.get(at));
+            at.map_or(f64::INFINITY, |other| difference(picture, other))
+        });
+        pairs.sum()
     };
-    (0..SEARCH).min_by(|x, y| distance(*x).total_cmp(&distance(*y))).context("no frames")
+    let best = OFFSETS.min_by(|x, y| distance(*x).total_cmp(&distance(*y))).context("no offset")?;
+    let error = distance(best) / COMPARED as f64;
+    ensure!(error < 100.0, "{} shows something else (difference {error:.0})", distorted.display());
+    Ok(best)
+}
+
+/// The same where the scored pictures begin.
+pub(crate) fn offset_frames(distorted: &Path, reference: &Path) -> anyhow::Result<isize> {
+    offset_at(distorted, reference, FIRST)
 }
 
 /// Scores against the published clip at the clip's size.
-pub(crate) fn scores(distorted: &Path, reference: &Path, seconds: f64, vmaf: bool) -> anyhow::Result<Scores> {
+pub(crate) fn scores(distorted: &Path, reference: &Path, vmaf: bool) -> anyhow::Result<Scores> {
     let offset = offset_frames(distorted, reference)?;
+    let at_end = offset_at(distorted, reference, FIRST + SCORED - COMPARED)?;
+    ensure!(offset == at_end, "pictures were lost or repeated: offset {offset}, then {at_end}");
+    let first = FIRST.checked_add_signed(-offset).context("the rung begins too late")?;
     let graph = |last: &str| {
         format!(
-            "[0:v]setpts=N/30/TB,scale=1280:720:flags=bicubic,format=yuv420p[a];\
-             [1:v]trim=start_frame={offset},setpts=N/30/TB,format=yuv420p[b];[a][b]{last}"
+            "[0:v]trim=start_frame={first}:end_frame={},settb=1/30,setpts=N,scale=1280:720:flags=bicubic,format=yuv420p[a];\
+             [1:v]trim=start_frame={FIRST}:end_frame={},settb=1/30,setpts=N,format=yuv420p[b];[a][b]{last}",
+            first + SCORED,
+            FIRST + SCORED
         )
     };
     let run = |program: &Path, graph: String| -> anyhow::Result<String> {
         let mut command = Command::new(program);
         command.args(["-nostdin", "-hide_banner", "-nostats", "-i"]).arg(distorted).arg("-i").arg(reference);
-        command.args(["-lavfi", &graph, "-an", "-t", &seconds.to_string(), "-f", "null", "-"]);
+        command.args(["-lavfi", &graph, "-an", "-f", "null", "-"]);
         let done = command.output()?;
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         ensure!(done.status.success(), "{said}");

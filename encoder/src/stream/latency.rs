@@ -1,0 +1,402 @@
+//! Which latency a stream is run with: what its publisher wishes, what was set for it, what is configured for its
+//! application or for all. What follows from a latency is in [`hls::Timing`].
+//!
+//! A stream keeps its latency as long as it lasts, reconnects included: players stop for good when target or part
+//! durations change. So whatever is set here counts from the next publish that begins a stream.
+
+use super::core::Settings;
+use crate::origin::StreamPath;
+use crate::worker::VideoSettings;
+use hls::names::is_valid_name;
+use hls::timing::Latency;
+use hls::{Timing, TimingError};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Seconds, where nothing is configured.
+pub const DEFAULT_SECONDS: f64 = 4.0;
+/// Streams that a latency can be set for at once. An entry is some 200 bytes.
+pub const MAX_SET: usize = 1_000;
+
+/// What is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latencies {
+    /// For applications that are not named.
+    pub default: Latency,
+    /// By application.
+    pub apps: BTreeMap<String, Latency>,
+    /// What publishers may wish; `None`: nothing.
+    pub bounds: Option<Bounds>,
+}
+
+/// The least and the most that publishers may wish, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The least.
+    pub least: Latency,
+    /// The most; not below the least.
+    pub most: Latency,
+}
+
+/// One item of a list of latencies that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct BadItem {
+    /// The item as it was given.
+    pub item: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Bounds that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadBounds {
+    /// Not two values.
+    #[error("must be the least and the most, as in 3-10")]
+    NotAPair,
+    /// One of both is no latency.
+    #[error(transparent)]
+    Latency(#[from] TimingError),
+    /// The most comes first.
+    #[error("must be the least and the most, in this order")]
+    Reversed,
+}
+
+/// Who a stream's latency is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its publisher, by the query behind the key.
+    Publisher,
+    /// An operator, for this stream.
+    Set,
+    /// The configuration, for its application.
+    App,
+    /// The configuration, for all.
+    Default,
+}
+
+/// A stream's latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// How much.
+    pub latency: Latency,
+    /// Who says so.
+    pub from: Origin,
+}
+
+/// What became of a publisher's wish. It is never a reason to turn a publisher away: a show that is on air with another
+/// latency is worth more than one that is not, and OBS would not show why.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wish {
+    /// None was sent.
+    None,
+    /// It counts.
+    Granted,
+    /// What counts is the bound that is nearest to it.
+    Bounded {
+        /// Seconds that were wished.
+        wished: f64,
+    },
+    /// It does not count: no bounds are configured.
+    NotAllowed,
+    /// It does not count: it is not a number.
+    NotANumber,
+}
+
+/// [`MAX_SET`] streams have one already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_SET} streams have a latency of their own already: remove one first")]
+pub struct TableFull;
+
+/// What is configured, and what was set for single streams since this process started.
+#[derive(Debug)]
+pub struct LatencyTable {
+    configured: Latencies,
+    set: Mutex<BTreeMap<StreamPath, Latency>>,
+}
+
+// === impl Latencies ===
+
+impl Latencies {
+    /// Reads `4,live=3,concert=10`: by application, and for all others without a name (4 when it is missing).
+    ///
+    /// # Errors
+    /// All bad items.
+    pub fn parse(text: &str, bounds: Option<Bounds>) -> Result<Self, Vec<BadItem>> {
+        let (mut default, mut apps, mut bad) = (None, BTreeMap::new(), Vec::new());
+        for item in text.split(',').map(str::trim) {
+            let mut reject = |problem: String| bad.push(BadItem { item: item.to_owned(), problem });
+            let (app, value) = match item.split_once('=') {
+                Some((app, value)) => (Some(app.trim()), value.trim()),
+                None => (None, item),
+            };
+            if app.is_some_and(|app| !is_valid_name(app)) {
+                reject("an application's name is 1 to 64 of A-Z a-z 0-9 _ -".into());
+                continue;
+            }
+            let latency = match value.parse::<Latency>() {
+                Ok(latency) => latency,
+                Err(error) => {
+                    reject(error.to_string());
+                    continue;
+                }
+            };
+            let before = match app {
+                Some(app) => apps.insert(app.to_owned(), latency),
+                None => default.replace(latency),
+            };
+            if before.is_some() {
+                reject("is given twice".into());
+            }
+        }
+        let default = default.or_else(|| Latency::from_secs_f64(DEFAULT_SECONDS).ok());
+        match default {
+            Some(default) if bad.is_empty() => Ok(Self { default, apps, bounds }),
+            _ => Err(bad),
+        }
+    }
+
+    fn configured_for(&self, app: &str) -> Chosen {
+        match self.apps.get(app) {
+            Some(&latency) => Chosen { latency, from: Origin::App },
+            None => Chosen { latency: self.default, from: Origin::Default },
+        }
+    }
+
+    /// Each that is configured, by its name or without one for the default.
+    pub fn each(&self) -> impl Iterator<Item = (Option<&str>, Latency)> {
+        let apps = self.apps.iter().map(|(app, latency)| (Some(app.as_str()), *latency));
+        std::iter::once((None, self.default)).chain(apps)
+    }
+}
+
+/// As it is configured: `4,live=3`.
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.default.as_secs_f64())?;
+        self.apps.iter().try_for_each(|(app, latency)| write!(f, ",{app}={}", latency.as_secs_f64()))
+    }
+}
+
+// === impl Bounds ===
+
+impl FromStr for Bounds {
+    type Err = BadBounds;
+
+    fn from_str(text: &str) -> Result<Self, BadBounds> {
+        let (least, most) = text.split_once('-').ok_or(BadBounds::NotAPair)?;
+        let (least, most) = (least.parse()?, most.parse()?);
+        if least > most { Err(BadBounds::Reversed) } else { Ok(Self { least, most }) }
+    }
+}
+
+impl Bounds {
+    /// The nearest latency within.
+    fn nearest(self, seconds: f64) -> Latency {
+        if seconds < self.least.as_secs_f64() {
+            self.least
+        } else {
+            Latency::from_secs_f64(seconds).map_or(self.most, |latency| latency.min(self.most))
+        }
+    }
+}
+
+// === impl LatencyTable ===
+
+impl LatencyTable {
+    /// Nothing set yet.
+    pub fn new(configured: Latencies) -> Self {
+        Self { configured, set: Mutex::default() }
+    }
+
+    /// What publishers may wish.
+    pub fn bounds(&self) -> Option<Bounds> {
+        self.configured.bounds
+    }
+
+    /// For a stream that begins, by the query behind its publisher's key: the publisher's wish where it is allowed,
+    /// else what was set for the stream, else what is configured for its application, else for all.
+    pub fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, Wish) {
+        let without = self.next(stream);
+        let wished = query.split('&').find_map(|parameter| parameter.strip_prefix("latency="));
+        let Some(wished) = wished else { return (without, Wish::None) };
+        let Some(bounds) = self.configured.bounds else { return (without, Wish::NotAllowed) };
+        let Some(wished) = wished.parse().ok().filter(|seconds: &f64| seconds.is_finite()) else {
+            return (without, Wish::NotANumber);
+        };
+        let chosen = Chosen { latency: bounds.nearest(wished), from: Origin::Publisher };
+        let is_outside = wished < bounds.least.as_secs_f64() || wished > bounds.most.as_secs_f64();
+        (chosen, if is_outside { Wish::Bounded { wished } } else { Wish::Granted })
+    }
+
+    /// For a stream's next beginning, if its publisher wishes nothing.
+    pub fn next(&self, stream: &StreamPath) -> Chosen {
+        match self.lock().get(stream) {
+            Some(&latency) => Chosen { latency, from: Origin::Set },
+            None => self.configured.configured_for(&stream.app),
+        }
+    }
+
+    /// Sets a stream's latency from its next beginning on, until it is set again or removed or the process ends.
+    ///
+    /// # Errors
+    /// Too many others are set.
+    pub fn set(&self, stream: &StreamPath, latency: Latency) -> Result<(), TableFull> {
+        let mut set = self.lock();
+        if set.len() >= MAX_SET && !set.contains_key(stream) {
+            return Err(TableFull);
+        }
+        set.insert(stream.clone(), latency);
+        Ok(())
+    }
+
+    /// Forgets what was set.
+    pub fn unset(&self, stream: &StreamPath) {
+        self.lock().remove(stream);
+    }
+
+    /// What was set and not removed, by stream.
+    pub fn all_set(&self) -> Vec<(StreamPath, Latency)> {
+        self.lock().iter().map(|(stream, latency)| (stream.clone(), *latency)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamPath, Latency>> {
+        // Nothing panics while it is held, and a map of values is whole.
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The same for another latency: everything that follows from one, made anew.
+    pub fn at(&self, latency: Latency) -> Self {
+        let timing = Timing::new(latency);
+        let VideoSettings { encoder, preset, .. } = self.video.clone();
+        Self { video: VideoSettings::for_timing(encoder, preset, &timing), timing, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(value: f64) -> Latency {
+        Latency::from_secs_f64(value).unwrap()
+    }
+
+    fn stream(app: &str, name: &str) -> StreamPath {
+        StreamPath::new(app, name).unwrap()
+    }
+
+    #[test]
+    fn a_list_names_applications_and_one_number_is_for_all_others() {
+        for (text, default, live, shown) in [
+            ("3", 3.0, 3.0, "3"),
+            ("live=2.5", 4.0, 2.5, "4,live=2.5"),
+            ("6,live=3,concert=10", 6.0, 3.0, "6,concert=10,live=3"),
+            (" live = 3 , 5 ", 5.0, 3.0, "5,live=3"),
+        ] {
+            let latencies = Latencies::parse(text, None).unwrap();
+            assert_eq!(latencies.configured_for("other").latency, seconds(default), "{text}");
+            assert_eq!(latencies.configured_for("live").latency, seconds(live), "{text}");
+            assert_eq!(latencies.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn all_bad_items_are_told() {
+        let bad = Latencies::parse("1,live=99,a/b=3,concert=fast,live=3,live=4,=5,2.5,", None).unwrap_err();
+        let items: Vec<_> = bad.iter().map(|bad| bad.item.as_str()).collect();
+        assert_eq!(items, ["1", "live=99", "a/b=3", "concert=fast", "live=4", "=5", ""]);
+        assert!(Latencies::parse("3,4", None).unwrap_err()[0].to_string().contains("twice"));
+    }
+
+    #[test]
+    fn bounds_are_two_latencies_in_order() {
+        assert_eq!("2.5-10".parse(), Ok(Bounds { least: seconds(2.5), most: seconds(10.0) }));
+        assert_eq!("3-3".parse(), Ok(Bounds { least: seconds(3.0), most: seconds(3.0) }));
+        assert_eq!("3".parse::<Bounds>(), Err(BadBounds::NotAPair));
+        assert_eq!("10-3".parse::<Bounds>(), Err(BadBounds::Reversed));
+        for bad in ["1-3", "3-99", "3-", "-3", "a-b", "3-4-5", "NaN-3"] {
+            assert!(matches!(bad.parse::<Bounds>(), Err(BadBounds::Latency(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn publisher_then_operator_then_application_then_all() {
+        let bounds = Some("3-10".parse().unwrap());
+        let table = LatencyTable::new(Latencies::parse("6,live=5", bounds).unwrap());
+        let (show, other) = (stream("live", "show"), stream("test", "show"));
+        let chosen = |stream, query| {
+            let (Chosen { latency, from }, wish) = table.choose(stream, query);
+            (latency.as_secs_f64(), from, wish)
+        };
+        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));
+        assert_eq!(chosen(&show, "token=x"), (5.0, Origin::App, Wish::None));
+        // Operators are not bound by what publishers are.
+        table.set(&show, seconds(15.0)).unwrap();
+        assert_eq!(chosen(&show, ""), (15.0, Origin::Set, Wish::None));
+        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));
+        assert_eq!(chosen(&show, "a=b&latency=3.5&c"), (3.5, Origin::Publisher, Wish::Granted));
+        table.unset(&show);
+        assert_eq!(chosen(&show, ""), (5.0, Origin::App, Wish::None));
+    }
+
+    #[test]
+    fn a_wish_never_keeps_a_publisher_off_the_air() {
+        let bounds = Some("3-10".parse().unwrap());
+        let table = LatencyTable::new(Latencies::parse("6", bounds).unwrap());
+        let show = stream("live", "show");
+        for (query, latency, wish) in [
+            ("latency=3", 3.0, Wish::Granted),
+            ("latency=10", 10.0, Wish::Granted),
+            ("latency=2.9", 3.0, Wish::Bounded { wished: 2.9 }),
+            ("latency=-1", 3.0, Wish::Bounded { wished: -1.0 }),
+            ("latency=10.1", 10.0, Wish::Bounded { wished: 10.1 }),
+            ("latency=1e300", 10.0, Wish::Bounded { wished: 1e300 }),
+            ("latency=", 6.0, Wish::NotANumber),
+            ("latency=NaN", 6.0, Wish::NotANumber),
+            ("latency=inf", 6.0, Wish::NotANumber),
+            ("latency=5s", 6.0, Wish::NotANumber),
+            ("latencyx=5", 6.0, Wish::None),
+            ("latency", 6.0, Wish::None),
+            ("latency=4&latency=5", 4.0, Wish::Granted),
+        ] {
+            let (chosen, became) = table.choose(&show, query);
+            assert_eq!((chosen.latency.as_secs_f64(), became), (latency, wish), "{query}");
+        }
+        let strict = LatencyTable::new(Latencies::parse("6", None).unwrap());
+        let (chosen, wish) = strict.choose(&show, "latency=5");
+        assert_eq!((chosen.from, wish), (Origin::Default, Wish::NotAllowed));
+    }
+
+    #[test]
+    fn what_is_set_does_not_grow_without_end() {
+        let table = LatencyTable::new(Latencies::parse("6", None).unwrap());
+        for number in 0..MAX_SET {
+            table.set(&stream("live", &number.to_string()), seconds(3.0)).unwrap();
+        }
+        assert_eq!(table.set(&stream("live", "more"), seconds(3.0)), Err(TableFull));
+        table.set(&stream("live", "7"), seconds(5.0)).unwrap();
+        table.unset(&stream("live", "0"));
+        table.set(&stream("live", "more"), seconds(3.0)).unwrap();
+        assert_eq!(table.all_set().len(), MAX_SET);
+    }
+
+    #[test]
+    fn everything_that_follows_from_a_latency_follows() {
+        let settings = crate::stream::core_tests::settings("auto");
+        let at = settings.at(seconds(15.0));
+        assert_eq!(at.timing, Timing::new(seconds(15.0)));
+        assert_eq!(at.video, {
+            let VideoSettings { encoder, preset, .. } = settings.video.clone();
+            VideoSettings::for_timing(encoder, preset, &at.timing)
+        });
+        assert_ne!(at.video, settings.video);
+        assert_eq!(at.ladder, settings.ladder);
+    }
+}

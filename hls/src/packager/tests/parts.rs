@@ -1,0 +1,153 @@
+//! Parts of segments.
+
+use super::*;
+use crate::time::MediaSpan;
+
+/// Durations in milliseconds of a rendition's parts, by segment.
+fn durations(run: &Run, name: &str) -> Vec<Vec<i64>> {
+    let mut by_segment: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+    for part in run.parts.iter().filter(|p| p.rung.as_str() == name) {
+        let ms = (part.duration.ticks_90k() + 45) / 90;
+        by_segment.entry(part.sequence).or_default().push(if part.body.is_some() { ms } else { -ms });
+    }
+    by_segment.into_values().collect()
+}
+
+fn live(latency: f64, tracks: &[Track], media: &[(&str, Vec<Sample>)]) -> Run {
+    let mut run = Run::with_parts(latency);
+    run.begin(grid(tracks));
+    run.push_all(media);
+    run.check();
+    run
+}
+
+#[test]
+fn a_part_comes_out_with_the_first_frame_behind_it() {
+    let mut run = Run::with_parts(3.0);
+    run.begin(grid(&[video("v")]));
+    let samples = frames(START_MS, FPS, 30, 61, false);
+    run.push_all(&[("v", samples[..15].to_vec())]);
+    assert_eq!(run.parts.len(), 0);
+    run.push_all(&[("v", samples[15..16].to_vec())]);
+    assert_eq!(durations(&run, "v"), [[500]]);
+    run.push_all(&[("v", samples[16..30].to_vec())]);
+    assert_eq!((run.parts.len(), run.segments.len()), (1, 0), "the last part ends with its segment");
+    run.push_all(&[("v", samples[30..].to_vec())]);
+    assert_eq!(durations(&run, "v"), [[500, 500], [500, 500]]);
+    run.end(None);
+    run.check();
+}
+
+#[test]
+fn parts_of_all_common_frame_rates_keep_to_part_target() {
+    for fps in [
+        (24_000, 1001),
+        (24, 1),
+        (25, 1),
+        (30_000, 1001),
+        (30, 1),
+        (48, 1),
+        (50, 1),
+        (60_000, 1001),
+        (60, 1),
+        (15, 1),
+    ] {
+        for latency in [2.0, 3.0] {
+            let gop = ((fps.0 + fps.1 / 2) / fps.1) as usize;
+            let run = live(latency, &[video("v")], &[("v", frames(START_MS, fps, gop, 10 * gop + 1, false))]);
+            let target = run.timing.parts.unwrap().target.ticks_90k() / 90;
+            let parts = durations(&run, "v");
+            assert_eq!(parts.len(), 10, "{fps:?}");
+            for segment in parts {
+                let all_but_last = &segment[..segment.len() - 1];
+                assert!(all_but_last.iter().all(|ms| ms * 100 >= target * 85), "{fps:?} {segment:?}");
+                assert!(segment.iter().all(|ms| (200..=target).contains(ms)), "{fps:?} {segment:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn b_frames_delay_parts_by_what_decoding_needs_and_break_none() {
+    let samples = frames(START_MS, FPS, 30, 91, true);
+    let run = live(3.0, &[video("v")], &[("v", samples)]);
+    assert_eq!(durations(&run, "v"), [[500, 500], [500, 500], [500, 500]]);
+    for segment in run.parsed("v") {
+        assert_eq!(segment.samples.len(), 30);
+        assert!(segment.samples.iter().all(|s| s.0 == 3_000), "even decode times across parts");
+    }
+}
+
+#[test]
+fn audio_has_parts_as_soon_as_video_says_that_no_cut_lies_in_them() {
+    let tracks = [video("v"), audio()];
+    let mut run = Run::with_parts(3.0);
+    run.begin(grid(&tracks));
+    run.push_all(&[("audio", sound(START_MS, 48_000, 47))]);
+    assert_eq!(run.parts.len(), 0);
+    run.push_all(&[("v", frames(START_MS, FPS, 30, 18, false))]);
+    assert_eq!((durations(&run, "v"), durations(&run, "audio")), (vec![vec![500]], vec![vec![512]]));
+    run.push_all(&[
+        ("v", frames(START_MS, FPS, 30, 61, false).split_off(18)),
+        ("audio", sound(11_003, 48_000, 60)),
+    ]);
+    run.check();
+    assert_eq!(durations(&run, "audio")[0], [512, 491]);
+    assert!(run.parts.iter().filter(|p| p.rung == RungName::audio()).all(|p| p.independent));
+}
+
+#[test]
+fn a_frame_longer_than_part_target_is_followed_by_gaps() {
+    let mut samples = frames(START_MS, FPS, 30, 61, false);
+    samples.drain(4..28);
+    let run = live(2.0, &[video("v")], &[("v", samples)]);
+    // Three frames; one of 0.833 s, which no player may be told; the rest.
+    assert_eq!(durations(&run, "v")[0], [100, 375, -375, -83, 67]);
+    assert_eq!(run.parsed("v")[0].samples[3].0, 25 * 3_000, "its picture stays all the same");
+}
+
+#[test]
+fn a_late_keyframe_ends_a_segment_where_players_were_not_told_otherwise() {
+    let mut samples = frames(START_MS, FPS, 30, 100, false);
+    samples[30].key = false;
+    samples[45].key = true;
+    let run = live(3.0, &[video("v")], &[("v", samples)]);
+    let spans = run.spans("v");
+    assert_eq!(spans[0], (10_000, 1_450), "the longest segment: its parts were out at 1.0 s");
+    assert_eq!(run.packager.counters().forced_cuts, 1);
+}
+
+#[test]
+fn a_rendition_ahead_of_a_cut_that_it_does_not_have_keeps_what_is_listed() {
+    let tracks = [video("a"), video("b")];
+    let mut run = Run::with_parts(3.0);
+    run.begin(grid(&tracks));
+    // "b" has its keyframe two frames late, and comes first.
+    let mut ahead = frames(START_MS, FPS, 30, 70, false);
+    ahead[30].key = false;
+    ahead[46].key = true;
+    ahead[60].key = true;
+    for sample in ahead {
+        run.push(&rung("b"), sample).unwrap();
+    }
+    for sample in frames(START_MS, FPS, 30, 70, false) {
+        let _ = run.push(&rung("a"), sample);
+    }
+    run.end(None);
+    run.check();
+}
+
+#[test]
+fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
+    let mut run = Run::with_parts(2.0);
+    run.begin(grid(&[video("v"), audio()]));
+    run.push_all(&[("v", frames(START_MS, FPS, 30, 42, false)), ("audio", sound(START_MS, 48_000, 70))]);
+    assert_eq!(run.parts.last().unwrap().sequence, 1);
+    run.end(Some(ms(11_100)));
+    run.begin(epoch(1, 11_100, &[video("v"), audio()], CutRule::Grid));
+    run.push_all(&[("v", frames(11_100, FPS, 30, 42, false)), ("audio", sound(11_100, 48_000, 70))]);
+    run.end(None);
+    run.check();
+    let listed = run.of("v")[1];
+    assert!(listed.duration >= MediaSpan::from_millis(330), "what was listed stays: {:?}", listed.duration);
+}

@@ -1,0 +1,189 @@
+//! What is watched: the encoder at one setting, and what people use without it.
+
+use anyhow::{Context, ensure};
+use encoder::transcode::pattern::read_clock;
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tests::encoder_process::{Encoder, Options, free_port, workspace};
+use tests::footage::{Camera, Exposed, Footage};
+use tests::keeper::{self, Keeper};
+use tests::patience::{eventually, pause};
+use tests::process::{Program, listens};
+use tests::reference::{Reference, Rung};
+use tests::static_server::StaticServer;
+
+/// Picture size of what is published.
+pub(crate) const SIZE: (usize, usize) = (960, 540);
+/// Small enough for two processors to carry publisher, encoder and browser with half of their time to spare: otherwise
+/// the browser is what is measured.
+pub(crate) const RUNGS: [Rung; 2] = [
+    Rung { name: "540p", height: 540, bitrate: Some(1_500_000) },
+    Rung { name: "360p", height: 360, bitrate: Some(700_000) },
+];
+/// x264 preset of everybody.
+pub(crate) const PRESET: &str = "superfast";
+/// Name and key of the stream.
+const STREAM: &str = "bench";
+/// How much more than the setting is published before a viewer comes: playlists are long enough then, as they are for
+/// everybody but the first.
+const LEAD: Duration = Duration::from_secs(5);
+
+/// Who watches, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Viewer {
+    /// The encoder's player page, from the origin.
+    Page,
+    /// hls.js with low-latency mode off, from the origin.
+    Plain,
+    /// The same, from the directory store behind a plain web server.
+    Store,
+}
+
+impl Viewer {
+    pub(crate) const ALL: [Self; 3] = [Self::Page, Self::Plain, Self::Store];
+
+    /// In tables, and in `BENCH_ONLY`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Page => "page",
+            Self::Plain => "plain",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// The encoder at one setting, with a camera on.
+pub(crate) struct Stage {
+    camera: Camera,
+    encoder: Encoder,
+    keeper: Keeper,
+    store: StaticServer,
+}
+
+impl Stage {
+    /// Starts both, and waits until the stream has gone on for a while.
+    pub(crate) fn start(knob: f64, footage: &Footage, clip: &Path) -> anyhow::Result<Self> {
+        let kbps = |rung: &Rung| rung.bitrate.unwrap_or(0) / 1000;
+        let ladder = RUNGS.each_ref().map(|rung| format!("{}@{}k", rung.name, kbps(rung)));
+        let options = Options::default()
+            .set("--latency", &knob.to_string())
+            .set("--ladder", &ladder.join(","))
+            .set("--preset", PRESET);
+        let encoder = Encoder::start(options);
+        let keeper = Keeper::start(encoder.output.path().join("live").join(STREAM));
+        let store = serve(encoder.output.path())?;
+        let camera = Camera::start(footage.clone(), clip, &encoder.rtmp_url(STREAM))?;
+        encoder.wait_for_stream(STREAM);
+        pause(Duration::from_secs_f64(knob) + LEAD);
+        Ok(Self { camera, encoder, keeper, store })
+    }
+
+    /// The page that a viewer opens.
+    pub(crate) fn page(&self, viewer: Viewer) -> String {
+        let off = r#"{"lowLatencyMode":false}"#;
+        match viewer {
+            Viewer::Page => self.encoder.url(&format!("?stream=live/{STREAM}")),
+            Viewer::Plain => bare_page(&self.store, &self.encoder.playlist_url(STREAM), off),
+            Viewer::Store => {
+                bare_page(&self.store, &self.store.url(&format!("live/{STREAM}/index.m3u8")), off)
+            }
+        }
+    }
+
+    /// What was published so far.
+    pub(crate) fn exposed(&mut self) -> anyhow::Result<Exposed> {
+        self.camera.check()?;
+        Ok(self.camera.exposed())
+    }
+
+    /// Ends it; answers the clocks of all frames of the largest rung that came to the store.
+    pub(crate) fn finish(self) -> anyhow::Result<BTreeSet<u64>> {
+        let Self { camera, encoder, keeper, store } = self;
+        drop((camera, store));
+        let playlist = encoder.url(&format!("live/{STREAM}/{}/index.m3u8", RUNGS[0].name));
+        eventually("the stream's end", Duration::from_secs(30), || {
+            encoder.client.get(&playlist).ok()?.text().ok()?.contains("ENDLIST").then_some(())
+        });
+        encoder.stop();
+        clocks(&keeper.folder().join(RUNGS[0].name))
+    }
+}
+
+/// FFmpeg as RTMP server, encoder and HLS writer behind a plain web server.
+pub(crate) struct FfmpegStage {
+    camera: Camera,
+    _program: Program,
+    server: StaticServer,
+    _folder: tempfile::TempDir,
+}
+
+impl FfmpegStage {
+    /// Starts it with segments and GOPs of so many seconds.
+    pub(crate) fn start(segment_seconds: f64, footage: &Footage, clip: &Path) -> anyhow::Result<Self> {
+        let mut reference = Reference::three_rungs();
+        reference.rungs = RUNGS.to_vec();
+        reference.preset = PRESET;
+        (reference.gop_seconds, reference.segment_seconds) = (segment_seconds, segment_seconds);
+        let folder = tempfile::tempdir()?;
+        let port = free_port();
+        let url = format!("rtmp://127.0.0.1:{port}/live/{STREAM}");
+        let mut command = reference.command(&["-f", "flv", "-listen", "1", "-i", &url], folder.path());
+        let program = Program::spawn("ffmpeg (contender)", &mut command);
+        eventually("FFmpeg to listen", Duration::from_secs(10), || listens(port).then_some(()));
+        let server = serve(folder.path())?;
+        let camera = Camera::start(footage.clone(), clip, &url)?;
+        let master = folder.path().join("index.m3u8");
+        eventually("FFmpeg's playlist", Duration::from_secs(30), || master.exists().then_some(()));
+        pause(Duration::from_secs(5) + LEAD);
+        Ok(Self { camera, _program: program, server, _folder: folder })
+    }
+
+    /// hls.js with its defaults.
+    pub(crate) fn page(&self) -> String {
+        bare_page(&self.server, &self.server.url("index.m3u8"), "{}")
+    }
+
+    /// What was published so far.
+    pub(crate) fn exposed(&mut self) -> anyhow::Result<Exposed> {
+        self.camera.check()?;
+        Ok(self.camera.exposed())
+    }
+}
+
+/// A folder and the bare player page.
+fn serve(folder: &Path) -> std::io::Result<StaticServer> {
+    let js = workspace().join("tests/js");
+    StaticServer::start(vec![folder.to_owned(), js.join("node_modules"), js])
+}
+
+fn bare_page(server: &StaticServer, url: &str, config: &str) -> String {
+    // All that is in such a configuration and may not be in a URL.
+    let config = config.replace('"', "%22").replace('{', "%7B").replace('}', "%7D");
+    server.url(&format!("player.html?src={url}&config={config}"))
+}
+
+/// The clocks that can be read off all segments of a rung.
+fn clocks(folder: &Path) -> anyhow::Result<BTreeSet<u64>> {
+    let files = keeper::files("", folder)?;
+    let whole = tempfile::NamedTempFile::new()?;
+    for part in std::iter::once(&files.init).chain(&files.segments) {
+        std::io::copy(&mut std::fs::File::open(part)?, &mut whole.as_file())?;
+    }
+    let (width, height) = SIZE;
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-loglevel", "error", "-i"]).arg(PathBuf::from(whole.path()));
+    command.args(["-vsync", "passthrough", "-vf"]).arg(format!("scale={width}:{height},format=gray"));
+    command.args(["-f", "rawvideo", "-"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut ffmpeg = command.spawn().context("ffmpeg does not start")?;
+    let mut pictures = ffmpeg.stdout.take().context("a pipe was asked for")?;
+    let mut picture = vec![0; width * height];
+    let mut found = BTreeSet::new();
+    while pictures.read_exact(&mut picture).is_ok() {
+        found.extend(read_clock(&picture, width, width, height));
+    }
+    ensure!(ffmpeg.wait()?.success(), "the stored segments cannot be decoded");
+    Ok(found)
+}

@@ -1,0 +1,191 @@
+//! The contract of low-latency HLS (rfc8216bis 6.2.5 and appendix B.1) against the running origin, and every setting of
+//! the knob judged by hls-parser and the cross-reload checker.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and may say what they measured"
+)]
+
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+use tests::checker::Settings;
+use tests::checker::watch::{Watch, report};
+use tests::encoder_process::{Encoder, Options, STREAM};
+use tests::http::{Response, join};
+use tests::patience::eventually;
+use tests::playlist::{self, Media, Part};
+use tests::{browser, fixtures, publisher, turn};
+
+/// One rendition of a running encoder.
+struct Rendition<'a> {
+    encoder: &'a Encoder,
+    url: String,
+}
+
+impl Rendition<'_> {
+    fn get(&self, query: &str) -> Response {
+        self.encoder.client.get(&format!("{}{query}", self.url)).unwrap()
+    }
+
+    fn list(&self, query: &str) -> Media {
+        let response = self.get(query);
+        assert_eq!(response.status, 200, "{query}");
+        playlist::media(&response.text().unwrap()).unwrap()
+    }
+
+    fn object(&self, uri: &str) -> Response {
+        self.encoder.client.get(&join(&self.url, uri)).unwrap()
+    }
+
+    fn body(&self, uri: &str) -> Bytes {
+        let response = self.object(uri);
+        assert_eq!(response.status, 200, "{uri}");
+        response.body
+    }
+}
+
+fn named(list: &Media, msn: u64) -> Vec<&Part> {
+    list.parts.iter().filter(|p| p.msn == msn).collect()
+}
+
+#[test]
+fn the_servers_contract() {
+    let _turn = turn::Turn::take();
+    let clip = fixtures::clip("footage-720p30-gop2s");
+    let options = Options::default()
+        .set("--latency", "3")
+        .set("--ladder", "360p@600k,240p@300k")
+        .set("--reconnect-window", "30");
+    let encoder = Encoder::start(options);
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let top = encoder.wait_for_stream(STREAM);
+    let video = Rendition { encoder: &encoder, url: join(&top, "360p/index.m3u8") };
+    let audio = Rendition { encoder: &encoder, url: join(&top, "audio/index.m3u8") };
+
+    // Blocking: each answer has what was asked for, and asking for one part after the other misses none.
+    let (mut msn, mut part) = video.list("").edge();
+    let mut held = Duration::ZERO;
+    for _ in 0..8 {
+        let response = video.get(&format!("?_HLS_msn={msn}&_HLS_part={part}"));
+        held += response.took;
+        let list = playlist::media(&response.text().unwrap()).unwrap();
+        let (next, parts) = list.edge();
+        assert!((next, parts) > (msn, part), "asked for {msn}.{part}, ends at {next}.{parts}");
+        assert!(
+            (next, parts) <= (msn + 1, 1) || next == msn,
+            "held too long: {msn}.{part} became {next}.{parts}"
+        );
+        (msn, part) = (next, parts);
+    }
+    assert!(held > Duration::from_secs(2), "eight parts of half a second came in {held:?}");
+    let whole = video.list(&format!("?_HLS_msn={msn}"));
+    assert!(whole.edge().0 > msn);
+
+    // A part beyond the last of its segment is the first of the next.
+    let (next, _) = whole.edge();
+    let list = video.list(&format!("?_HLS_msn={}&_HLS_part=9", next - 1));
+    assert!(list.edge() >= (next, 1), "{:?}", list.edge());
+
+    // What is long gone, and what cannot be asked for.
+    assert_eq!(video.get("?_HLS_msn=1").status, 200);
+    assert_eq!(video.get("?_HLS_msn=1&_HLS_part=7").status, 200);
+    assert_eq!(video.get("?_HLS_unknown=1").status, 200);
+    for query in [
+        "?_HLS_part=0".to_owned(),
+        format!("?_HLS_msn={}", next + 50),
+        format!("?_HLS_msn={next}&_HLS_part=99"),
+    ] {
+        assert_eq!(video.get(&query).status, 400, "{query}");
+    }
+
+    // A hinted part is held until it is whole; a part that is not hinted at is not.
+    for rendition in [&video, &audio] {
+        let list = rendition.list("");
+        let hint = list.hint.clone().unwrap();
+        let body = rendition.body(&hint);
+        let (msn, _) = list.edge();
+        let list = rendition.list("");
+        assert!(list.parts.iter().any(|p| p.uri == hint), "{hint} is whole, and listed: {:?}", list.parts);
+        let whole = rendition.list(&format!("?_HLS_msn={msn}"));
+        let segment = whole.segments.iter().find(|s| s.msn == msn).unwrap();
+        let parts = named(&whole, msn);
+        assert!(parts[0].independent && parts.len() == 2, "{parts:?}");
+        let joined: Vec<u8> = parts.iter().flat_map(|part| rendition.body(&part.uri)).collect();
+        assert_eq!(rendition.body(&segment.uri), joined, "a segment is its parts");
+        assert!(joined.windows(body.len()).any(|window| window == body));
+        assert_eq!(rendition.object(&format!("{hint}.m4s")).status, 404);
+        assert_eq!(rendition.object(&hint.replace(".m4s", "9.m4s")).status, 404);
+        for part in parts {
+            let answer = rendition.object(&part.uri);
+            assert!(answer.header("cache-control").unwrap().contains("immutable"), "{:?}", answer.headers);
+        }
+    }
+    assert_eq!(video.list("").server_control, audio.list("").server_control);
+
+    // Nothing comes any more: 503 after three target durations, and a hint that will not come true is not found.
+    publisher.stop(Duration::from_secs(5));
+    let (msn, part) = eventually("the last part", Duration::from_secs(20), || {
+        let response = video.get("");
+        let list = playlist::media(&response.text().unwrap()).unwrap();
+        let (msn, part) = list.edge();
+        (video.get(&format!("?_HLS_msn={msn}&_HLS_part={part}")).status == 503).then_some((msn, part))
+    });
+    let asked = Instant::now();
+    assert_eq!(video.get(&format!("?_HLS_msn={msn}&_HLS_part={part}")).status, 503);
+    assert!(asked.elapsed() >= Duration::from_secs(3), "{:?}", asked.elapsed());
+    let hint = video.list("").hint.unwrap();
+    assert_eq!(video.object(&hint).status, 404);
+    encoder.stop();
+}
+
+/// Six encoders at once, each with another setting and the published video passed through where it fits.
+#[test]
+fn every_knob_keeps_the_rules() {
+    let _turn = turn::Turn::take();
+    let clip = fixtures::clip("small-gop1s");
+    let mut running = Vec::new();
+    for knob in ["2", "3", "4", "6", "10", "15"] {
+        let options = Options::default()
+            .set("--latency", knob)
+            .set("--ladder", "source,180p@200k")
+            .set("--preset", "ultrafast");
+        let encoder = Encoder::start(options);
+        let publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+        running.push((knob, encoder, publisher));
+    }
+    let mut wrong = Vec::new();
+    let watched: Vec<_> = running
+        .iter()
+        .map(|(_, encoder, _)| {
+            let url = encoder.wait_for_stream(STREAM);
+            let watch = Watch::start(&url, Settings::default());
+            (url, watch)
+        })
+        .collect();
+    for ((knob, encoder, _), (url, watch)) in running.iter().zip(watched) {
+        let place = format!("knob {knob}");
+        let segments = if knob.parse::<u32>().unwrap() < 10 { 12 } else { 4 };
+        eventually("enough segments", Duration::from_secs(60), || {
+            (watch.checker().listed("source/index.m3u8").len() >= segments).then_some(())
+        });
+        let fetch = |url: &str| encoder.client.get(url).and_then(|r| r.text()).unwrap();
+        let mut lists = Vec::new();
+        for uri in playlist::multivariant(&fetch(&url)).unwrap().playlists() {
+            lists.push((format!("{place} {uri}"), fetch(&join(&url, &uri))));
+        }
+        assert_eq!(lists.len(), 3, "{place}: source, 180p and audio");
+        let divided = lists.iter().all(|(_, text)| text.contains("#EXT-X-PART:"));
+        assert_eq!(divided, knob.parse::<u32>().unwrap() < 6, "{place}");
+        wrong.extend(browser::strict(&lists).unwrap());
+        let checker = watch.finish();
+        if !checker.violations().is_empty() {
+            wrong.push(format!("{place}:\n{}", report(checker.violations())));
+        }
+    }
+    for (_, encoder, mut publisher) in running {
+        publisher.stop(Duration::from_secs(5));
+        encoder.stop();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
