@@ -1,5 +1,5 @@
 //! `encoder bucket check`: what about a bucket's settings is wrong for live streams, and the commands that mend it.
-//! What an account may do is proved when a bucket is opened ([`super::open`]); here are the settings, which no encoder
+//! What an account may do is proved when a bucket is opened (`super::open`); here are the settings, which no encoder
 //! changes.
 //!
 //! Looking and judging are apart: [`Facts`] are read from the bucket, [`judge`] is pure.
