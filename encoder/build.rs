@@ -11,7 +11,7 @@ const NO_PAGE: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>e
 <p>Streams that are live: <a href=/streams.json>streams.json</a>.</p>\n";
 
 fn main() {
-    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/dist");
+    let dist = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../web/dist");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     println!("cargo::rerun-if-changed=build.rs");
     // The folder above exists always: cargo would rerun for ever for a path that does not.

@@ -6,7 +6,7 @@
 //! last.
 
 use crate::admin;
-use crate::config::{ServeConfig, TlsConfig};
+use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
@@ -17,6 +17,7 @@ use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
 use crate::store::dir::DirStore;
+use crate::store::gcs::GcsStore;
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::telemetry;
@@ -65,9 +66,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         admin: local(&admin_listener, config.admin_listen),
     };
 
-    let store: Arc<dyn Store> = Arc::new(DirStore::open(&config.output).await.map_err(|error| {
-        Fault::Store { place: config.output.display().to_string(), why: error.to_string() }
-    })?);
+    let store = open_store(&config.output).await?;
     let probe = Probe::new(
         probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
@@ -183,6 +182,21 @@ impl StatusSource for Status {
     fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
         let path = StreamPath::new(app, name).ok()?;
         self.registry.picture(&path).map(Vec::from)
+    }
+}
+
+async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault> {
+    match output {
+        Output::Directory(path) => match DirStore::open(path).await {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(Fault::Store { place: output.to_string(), why: error.to_string() }),
+        },
+        Output::Bucket { location, endpoint } => {
+            match GcsStore::open(location.clone(), endpoint.as_deref()).await {
+                Ok(store) => Ok(Arc::new(store)),
+                Err(error) => Err(Fault::bucket("--output", location, &error)),
+            }
+        }
     }
 }
 

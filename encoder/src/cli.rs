@@ -26,9 +26,30 @@ pub enum Command {
     Publish(crate::broadcast::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
     Transcode(TranscodeArgs),
+    /// Look at a Cloud Storage bucket
+    #[command(subcommand)]
+    Bucket(BucketCommand),
     /// One stream's libav process; started by `serve` and `transcode`
     #[command(hide = true)]
     TranscodeWorker,
+}
+
+/// What to do with a bucket.
+#[derive(Debug, Subcommand)]
+pub enum BucketCommand {
+    /// Say what about a bucket is wrong for live streams, and print the commands that mend it
+    Check(BucketArgs),
+}
+
+/// Which bucket.
+#[derive(Clone, Debug, Args)]
+pub struct BucketArgs {
+    /// The place that `--output` will name
+    #[arg(value_name = "gs://BUCKET/PREFIX")]
+    pub location: String,
+    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
+    pub gcs_endpoint: Option<String>,
 }
 
 /// Settings of `serve`. All are text here so that every mistake can be told at once.
@@ -61,9 +82,12 @@ pub struct ServeArgs {
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub admin_listen: String,
-    /// Where segments and playlists are kept: a directory
-    #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR", default_value = "./media")]
+    /// Where segments and playlists are kept: a directory, or `gs://bucket/prefix` in Cloud Storage
+    #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR|gs://…", default_value = "./media")]
     pub output: String,
+    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
+    pub gcs_endpoint: Option<String>,
     /// Streams at once; a publisher beyond that is refused
     #[arg(long, env = "ENCODER_CAPACITY", value_name = "N", default_value = "1")]
     pub capacity: String,

@@ -3,9 +3,10 @@
 
 pub mod file;
 
-use crate::cli::{EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
+use crate::cli::{BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
 use crate::ladder::Ladder;
+use crate::store::gcs;
 use crate::stream::Settings;
 use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
@@ -36,6 +37,29 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where segments and playlists are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A directory.
+    Directory(PathBuf),
+    /// Cloud Storage.
+    Bucket {
+        /// Where in it.
+        location: gcs::Location,
+        /// An emulator's URL; `None` is Google's.
+        endpoint: Option<String>,
+    },
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Bucket { location, .. } => location.fmt(f),
+        }
+    }
+}
+
 /// Settings of `serve`.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -47,8 +71,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsConfig>,
     /// Internal HTTP listener.
     pub admin_listen: SocketAddr,
-    /// Directory store's root.
-    pub output: PathBuf,
+    /// The store.
+    pub output: Output,
     /// Streams at once.
     pub capacity: NonZeroU32,
     /// Streams in all before liveness fails; `None` is never.
@@ -174,12 +198,8 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             judge.reject(flag, &address.to_string(), "is taken by another of these listeners");
         }
     }
+    let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
     let identity = identity(args, &mut judge);
-    if args.output.is_empty() {
-        judge.reject("--output", "''", "must name a directory");
-    } else if args.output.contains("://") {
-        judge.reject("--output", &args.output, "only directories are supported");
-    }
     let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
     let reconnect_window = judge.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
@@ -217,7 +237,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
                 identity: Arc::new(identity),
             }),
             admin_listen: admin_listen?,
-            output: PathBuf::from(&args.output),
+            output: output?,
             capacity: NonZeroU32::new(capacity?)?,
             recycle_after: NonZeroU32::new(recycle_after?),
             when_full: when_full?,
@@ -264,6 +284,16 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     }
 }
 
+/// Judges the settings of `bucket check`: where, and an emulator's URL.
+pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<BadSetting>> {
+    let mut judge = Judge::default();
+    let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut judge);
+    match judge.take("bucket", &args.location, args.location.parse()) {
+        Some(location) if judge.bad.is_empty() => Ok((location, endpoint)),
+        _ => Err(judge.bad),
+    }
+}
+
 fn log_format(given: &str, judge: &mut Judge) -> Option<LogFormat> {
     match given {
         "text" => Some(LogFormat::Text),
@@ -273,6 +303,33 @@ fn log_format(given: &str, judge: &mut Judge) -> Option<LogFormat> {
             None
         }
     }
+}
+
+fn output(output: &str, endpoint: Option<&str>, judge: &mut Judge) -> Option<Output> {
+    let endpoint = gcs_endpoint(endpoint, judge);
+    if output.is_empty() {
+        judge.reject("--output", "''", "must name a directory or a bucket");
+        return None;
+    }
+    if output.starts_with("gs://") {
+        let location = judge.take("--output", output, output.parse::<gcs::Location>());
+        return Some(Output::Bucket { location: location?, endpoint });
+    }
+    if output.contains("://") {
+        judge.reject("--output", output, "must be a directory or gs://BUCKET/PREFIX");
+        return None;
+    }
+    Some(Output::Directory(output.into()))
+}
+
+fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
+    // An empty environment variable is one that is not set.
+    let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty())?;
+    let authority = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    if authority.is_none_or(|authority| authority.trim_end_matches('/').is_empty()) {
+        judge.reject("--gcs-endpoint", endpoint, "must be a URL, as in http://127.0.0.1:9000");
+    }
+    Some(endpoint.trim_end_matches('/').to_owned())
 }
 
 /// Certificate and key, where a listener needs them; a complaint when files and listeners are not given together.
@@ -422,12 +479,24 @@ mod tests {
     }
 
     #[test]
+    fn an_output_is_a_directory_or_a_bucket() {
+        let directory = serve(&args(&["--output=/srv/media"])).unwrap().output;
+        assert_eq!(directory, Output::Directory("/srv/media".into()));
+        let more = ["--output=gs://live/tv", "--gcs-endpoint=http://127.0.0.1:9/"];
+        let bucket = serve(&args(&more)).unwrap().output;
+        let location = "gs://live/tv".parse().unwrap();
+        assert_eq!(bucket, Output::Bucket { location, endpoint: Some("http://127.0.0.1:9".into()) });
+        assert_eq!(serve(&args(&["--output=gs://NO"])).unwrap_err()[0].flag, "--output");
+    }
+
+    #[test]
     fn every_bad_setting_is_told_at_once() {
         let bad = serve(&args(&[
             "--rtmp-listen=nowhere",
             "--http-listen=0.0.0.0:80",
             "--admin-listen=0.0.0.0:80",
             "--output=s3://x",
+            "--gcs-endpoint=localhost",
             "--capacity=0",
             "--recycle-after=-1",
             "--when-full=queue",
@@ -447,6 +516,7 @@ mod tests {
             "--rtmp-listen",
             "--admin-listen",
             "--output",
+            "--gcs-endpoint",
             "--capacity",
             "--recycle-after",
             "--when-full",

@@ -1,6 +1,7 @@
 //! What ends the process, with the exit code that tells a platform whose fault it was (sysexits.h).
 
 use crate::config::BadSetting;
+use crate::store::gcs::{Location, OpenError};
 use std::fmt;
 
 /// Wrong usage or settings: a retry does not help.
@@ -56,6 +57,14 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What an operator must mend at a bucket counts as a bad setting; what may pass does not.
+    pub fn bucket(flag: &'static str, location: &Location, error: &OpenError) -> Self {
+        if error.is_retryable() {
+            return Self::Store { place: location.to_string(), why: error.to_string() };
+        }
+        Self::Settings(vec![BadSetting { flag, value: location.to_string(), problem: error.to_string() }])
+    }
+
     /// The process' exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

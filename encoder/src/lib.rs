@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod broadcast;
+pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod fault;

@@ -1,10 +1,10 @@
 //! The `encoder` command: reads the command line, runs what it names, turns the outcome into an exit code.
 
 use clap::error::ErrorKind;
-use encoder::cli::{Cli, Command};
+use encoder::cli::{BucketCommand, Cli, Command};
 use encoder::config::LogFormat;
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, broadcast, config, lobby, logging, offline, transcode};
+use encoder::{app, broadcast, bucket, config, lobby, logging, offline, transcode};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -52,6 +52,16 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             logging::start(LogFormat::Text);
             let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
             on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
+        }
+        Command::Bucket(BucketCommand::Check(args)) => {
+            logging::start(LogFormat::Text);
+            let (location, endpoint) = config::bucket(&args).map_err(Fault::Settings)?;
+            let mut good = false;
+            on_runtime(async {
+                good = bucket::check(location, endpoint).await?;
+                Ok(())
+            })?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
         Command::TranscodeWorker => return Ok(transcode::worker_main()),

@@ -128,7 +128,7 @@ pub struct Encoder {
     options: Options,
     /// Where it listens.
     pub ports: Ports,
-    /// Its `--output`.
+    /// Its `--output`, unless another was set.
     pub output: tempfile::TempDir,
     /// HTTP client for its endpoints.
     pub client: Client,
@@ -153,7 +153,10 @@ impl Encoder {
     fn try_start(options: &Options) -> Option<Self> {
         let output = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports { rtmp: free_port(), http: free_port(), admin: free_port() };
-        let mut command = command(&ports, output.path());
+        let mut command = command(&ports);
+        if !options.args.iter().any(|arg| arg == "--output") {
+            command.arg("--output").arg(output.path());
+        }
         command.args(&options.args).envs(options.env.iter().cloned());
         let spawned = Instant::now();
         let mut program = Program::spawn("encoder", &mut command);
@@ -303,15 +306,15 @@ fn eprintln_log(log: &str) {
     );
 }
 
-/// `encoder serve` on these ports with this output, nothing inherited that would change it.
-pub fn command(ports: &Ports, output: &Path) -> Command {
+/// `encoder serve` on these ports, nothing inherited that would change it.
+pub fn command(ports: &Ports) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|n| n.starts_with("ENCODER_")) {
             command.env_remove(name);
         }
     }
-    command.arg("serve").arg("--output").arg(output);
+    command.arg("serve");
     for (flag, port) in
         [("--rtmp-listen", ports.rtmp), ("--http-listen", ports.http), ("--admin-listen", ports.admin)]
     {

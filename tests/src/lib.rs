@@ -11,6 +11,7 @@ pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;
 pub mod footage;
+pub mod gcs;
 pub mod http;
 pub mod keeper;
 pub mod load;

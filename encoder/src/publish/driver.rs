@@ -1,7 +1,7 @@
 //! Runs a [`Plan`] against a store on tokio. Every decision is the plan's; here are the clock, the tasks and the
 //! metrics.
 
-use super::{Counters, Event, Job, JobId, Plan, Playlists, Settings, Work};
+use super::{Answer, Counters, Event, Job, JobId, Plan, Playlists, Settings, Work};
 use crate::store::{Store, StoreError};
 use metrics::{counter, gauge, histogram};
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Between two lines of the log about failures and gaps: a full disk fails many times a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -37,8 +37,9 @@ impl<P: Playlists> Publisher<P> {
         store: Arc<dyn Store>,
         prefix: impl Into<String>,
         playlists: P,
-        settings: Settings,
+        mut settings: Settings,
     ) -> (Self, JoinHandle<Counters>) {
+        settings.playlist_interval = settings.playlist_interval.max(store.rewrite_interval());
         let shared = Arc::new(Shared {
             plan: Mutex::new(Plan::new(prefix, playlists, settings)),
             changed: Notify::new(),
@@ -130,7 +131,12 @@ async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> C
         }
     }
     let counters = shared.plan().counters().clone();
-    if counters.sealed {
+    if counters.fenced {
+        error!(
+            location = store.location(),
+            "another encoder writes this stream's playlists: this one stores no more"
+        );
+    } else if counters.sealed {
         info!(location = store.location(), ?counters, "stream is stored and sealed");
     } else {
         warn!(location = store.location(), ?counters, "stream is stored without its last playlists");
@@ -138,26 +144,45 @@ async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> C
     counters
 }
 
-async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<(), StoreError> {
+async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<Answer, StoreError> {
     let Job { work, timeout, .. } = job;
-    let (kind, name, call) = match &work {
-        Work::Create(name, object) => ("segment", name, store.create(name, object.clone())),
-        Work::Replace(name, object) => ("playlist", name, store.replace(name, object.clone())),
-        Work::Remove(name) => ("removal", name, store.remove(name)),
+    let (kind, name) = match &work {
+        Work::Create(name, _) => ("segment", name),
+        Work::Read(name) => ("read", name),
+        Work::Replace(name, _, _) => ("playlist", name),
+        Work::Remove(name) => ("removal", name),
+    };
+    let call = async {
+        Ok(match &work {
+            Work::Create(name, object) => {
+                store.create(name, object.clone()).await?;
+                Answer::Done
+            }
+            Work::Read(name) => Answer::Read(store.read(name).await?),
+            Work::Replace(name, object, expected) => {
+                Answer::Written(store.replace_if(name, object.clone(), *expected).await?)
+            }
+            Work::Remove(name) => {
+                store.remove(name).await?;
+                Answer::Done
+            }
+        })
     };
     let began = Instant::now();
     let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
         Err(StoreError::Unavailable(format!("no answer within {:.1} s", timeout.as_secs_f64())))
     });
     let outcome = match &result {
-        Ok(()) => "ok",
+        Ok(_) => "ok",
         Err(StoreError::Unavailable(_)) => "unavailable",
         Err(StoreError::Exists) => "exists",
+        Err(StoreError::Changed) => "changed",
+        Err(StoreError::Missing) => "missing",
         Err(StoreError::Refused(_)) => "refused",
     };
     counter!("encoder_store_writes_total", "kind" => kind, "result" => outcome).increment(1);
     match &result {
-        Ok(()) => {
+        Ok(_) => {
             histogram!("encoder_store_seconds", "kind" => kind).record(began.elapsed().as_secs_f64());
         }
         Err(error) => {
@@ -197,6 +222,8 @@ impl Logged {
 fn report(now: &Counters, reported: &mut Counters) {
     counter!("encoder_store_segments_total").increment(now.segments - reported.segments);
     counter!("encoder_store_bytes_total").increment(now.bytes - reported.bytes);
+    counter!("encoder_store_late_total").increment(now.late - reported.late);
+    counter!("encoder_store_lost_total").increment(now.lost - reported.lost);
     counter!("encoder_store_playlists_total").increment(now.playlists - reported.playlists);
     for (reason, count) in &now.gaps {
         let before = reported.gaps.get(reason).copied().unwrap_or(0);

@@ -6,12 +6,15 @@
 //! The rules, kept by the sans-IO [`Plan`] and driven by [`Publisher`]:
 //!
 //! - A playlist names only what the store acknowledged. Segments are written several at a time and listed in order;
-//!   one that is not there by its deadline becomes a gap (EXT-X-GAP), and so does one whose init segment is not.
+//!   one that is not there by its deadline becomes a gap (EXT-X-GAP), and so does one whose init segment is not. Where
+//!   an archive is kept it goes on being uploaded behind those that are on time.
 //! - The multivariant playlist appears once every media playlist that it names was acknowledged.
 //! - A playlist is rendered when its write starts, so the newest wins; two writes of one playlist start at least
-//!   [`Settings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is tried until [`Settings::seal_within`].
+//!   [`Settings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is tried until [`Settings::seal_within`]. A
+//!   write replaces the version that the one before had made and no other: whoever finds somebody else's there stops.
 //! - Live never waits: [`Publisher::input`] takes an event and returns. What waits to be written is bounded by
-//!   [`Settings::max_waiting_bytes`]; beyond it the oldest segment that is not being written becomes a gap, counted.
+//!   [`Settings::max_waiting_bytes`]; beyond it segments that are not being written are given up, counted: late ones
+//!   first, the largest rendition's first, the oldest first.
 
 mod driver;
 mod plan;
@@ -20,7 +23,7 @@ mod settings;
 mod testing;
 
 pub use driver::Publisher;
-pub use plan::{Job, JobId, Plan, Work};
+pub use plan::{Answer, Job, JobId, Plan, Work};
 pub use settings::{Counters, Gap, Settings};
 
 use hls::RungName;
@@ -36,7 +39,7 @@ pub enum Event {
     Init(InitSegment),
     /// A media segment, or a gap where its body is `None`.
     Segment(Segment),
-    /// Objects that no playlist of anybody names any more. Removed or kept, as [`Settings::remove_expired`] says; what
+    /// Objects that no playlist of anybody names any more. Removed or kept, as [`Settings::archive`] says; what
     /// the store's own playlists dropped needs no event.
     Expired(Vec<(RungName, String)>),
     /// Nothing follows. Playlists are written once more, with EXT-X-ENDLIST.

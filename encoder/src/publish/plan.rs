@@ -15,15 +15,15 @@ mod uploads;
 
 use super::settings::{Counters, Gap, Settings};
 use super::{Event, Playlists};
-use crate::store::{Object, ObjectName, StoreError};
+use crate::store::{Expected, Object, ObjectName, StoreError, Stored, Version};
 use hls::RungName;
 use hls::track::{Track, TrackKind};
 use lanes::Lanes;
 use paced::Paced;
-use removals::{REMOVALS_AT_A_TIME, Removal};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use removals::Removal;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
-use uploads::{Upload, What};
+use uploads::Upload;
 
 /// Names a write between [`Plan::poll`] and [`Plan::done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,10 +45,23 @@ pub struct Job {
 pub enum Work {
     /// [`crate::store::Store::create`]
     Create(ObjectName, Object),
-    /// [`crate::store::Store::replace`]
-    Replace(ObjectName, Object),
+    /// [`crate::store::Store::read`]
+    Read(ObjectName),
+    /// [`crate::store::Store::replace_if`]
+    Replace(ObjectName, Object, Expected),
     /// [`crate::store::Store::remove`]
     Remove(ObjectName),
+}
+
+/// What a successful attempt brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Work::Create`] and [`Work::Remove`].
+    Done,
+    /// To [`Work::Read`].
+    Read(Option<Stored>),
+    /// To [`Work::Replace`].
+    Written(Version),
 }
 
 /// Decides what is written when.
@@ -60,14 +73,26 @@ pub struct Plan<P> {
     playlists: P,
     tracks: Vec<Track>,
     lanes: Lanes,
-    /// Init and media segments to write, oldest first.
-    uploads: VecDeque<Upload>,
-    /// Segments and inits that are being written.
+    /// Init and media segments that are not stored, those that are being written included, oldest first.
+    uploads: Vec<Upload>,
+    /// Attempts at uploads that were given up meanwhile.
+    orphans: HashMap<JobId, ObjectName>,
+    /// Attempts at uploads that another attempt has brought to their end meanwhile.
+    overtaken: HashSet<JobId>,
+    /// Bytes of segments so far, to know the largest rendition.
+    rung_bytes: BTreeMap<RungName, u64>,
+    /// Whether the last upload that came back had succeeded.
+    store_answers: bool,
+    /// How long uploads get at least: twice what the last one took, more when attempts time out.
+    patience: Duration,
+    /// When a late upload may be tried while the store does not answer.
+    late_not_before: Duration,
+    /// What is being done.
     in_flight: HashMap<JobId, Flight>,
     /// Rewritten objects by rung; `None` is the multivariant playlist.
     paced: BTreeMap<Option<RungName>, Paced>,
     removals: VecDeque<Removal>,
-    /// Bytes of segments in `uploads` and `in_flight`.
+    /// Bytes of segments in `uploads`.
     waiting_bytes: usize,
     /// When nothing more is tried, once the stream ended.
     give_up_at: Option<Duration>,
@@ -82,7 +107,7 @@ pub struct Plan<P> {
 
 #[derive(Debug)]
 enum Flight {
-    Upload(Upload),
+    Upload { started: Duration, timeout: Duration },
     Playlist(Option<RungName>),
     Removal(Removal),
 }
@@ -94,12 +119,18 @@ impl<P: Playlists> Plan<P> {
     pub fn new(prefix: impl Into<String>, playlists: P, settings: Settings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
+            patience: settings.attempt_timeout,
             settings,
             prefix: prefix.into(),
             playlists,
             tracks: Vec::new(),
             lanes: Lanes::default(),
-            uploads: VecDeque::new(),
+            uploads: Vec::new(),
+            orphans: HashMap::new(),
+            overtaken: HashSet::new(),
+            rung_bytes: BTreeMap::new(),
+            store_answers: true,
+            late_not_before: Duration::ZERO,
             in_flight: HashMap::new(),
             paced: BTreeMap::new(),
             removals: VecDeque::new(),
@@ -112,9 +143,10 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Something is to be published. Never waits; events after [`Event::End`] are ignored.
+    /// Something is to be published. Never waits; events after [`Event::End`] are ignored, and so are all once another
+    /// encoder has taken over.
     pub fn input(&mut self, event: Event, now: Duration) {
-        if self.give_up_at.is_some() {
+        if self.give_up_at.is_some() || self.gave_up {
             return;
         }
         match event {
@@ -139,31 +171,33 @@ impl<P: Playlists> Plan<P> {
     }
 
     /// How an attempt went.
-    pub fn done(&mut self, id: JobId, result: Result<(), StoreError>, now: Duration) {
+    pub fn done(&mut self, id: JobId, result: Result<Answer, StoreError>, now: Duration) {
         let Some(flight) = self.in_flight.remove(&id) else {
             debug_assert!(false, "a result for a job that was never given out");
             return;
         };
-        if let Err(error) = &result {
+        // That a version is another one is an answer like any other.
+        if let Err(error) = &result
+            && *error != StoreError::Changed
+        {
             self.counters.failures += 1;
             self.counters.last_failure = Some(error.to_string());
         }
         match flight {
-            Flight::Upload(upload) => self.upload_done(upload, result, now),
+            Flight::Upload { started, timeout } => {
+                self.learn(result.is_ok(), now.saturating_sub(started), timeout);
+                self.upload_done(id, result.map(drop), now);
+            }
             Flight::Playlist(rung) => self.playlist_done(rung, result, now),
-            Flight::Removal(removal) => self.removal_done(removal, result, now),
+            Flight::Removal(removal) => self.removal_done(removal, result.map(drop), now),
         }
         self.settle(now);
     }
 
     /// When [`Plan::poll`] may have something again although nothing happened.
     pub fn wake_at(&self) -> Option<Duration> {
-        let uploads = (self.uploads_in_flight() < self.settings.concurrency)
-            .then(|| self.uploads.iter().map(|upload| upload.not_before).min())
-            .flatten();
-        let removals = (self.removals_in_flight() < REMOVALS_AT_A_TIME)
-            .then(|| self.removals.iter().map(|removal| removal.not_before).min())
-            .flatten();
+        let uploads = self.uploads_wake_at();
+        let removals = self.removals_wake_at();
         let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
         let deadline = self.lanes.next_deadline();
         let give_up = self.give_up_at.filter(|_| !self.gave_up);
@@ -193,27 +227,25 @@ impl<P: Playlists> Plan<P> {
 
     /// Segments whose time is over become gaps, whether they wait, are being written or lack their init segment.
     fn expire_deadlines(&mut self, now: Duration) {
-        while let Some(index) = self
-            .uploads
-            .iter()
-            .position(|upload| matches!(upload.what, What::Segment { deadline, .. } if deadline <= now))
-        {
-            if let Some(upload) = self.uploads.remove(index) {
-                self.drop_segment(upload, Gap::Deadline);
-            }
-        }
+        self.expire_uploads(now);
         for (late, reason) in self.lanes.late(now) {
             let (rung, sequence) = late;
             self.give_up(&rung, sequence, reason);
         }
         if !self.gave_up && self.give_up_at.is_some_and(|at| at <= now) {
-            self.gave_up = true;
-            // What is in flight ends by its own time-out; nothing else is started.
-            self.uploads.clear();
-            self.counters.not_removed += self.removals.len() as u64;
-            self.removals.clear();
-            self.paced.values_mut().for_each(Paced::abandon);
+            self.stop();
         }
+    }
+
+    /// What is in flight ends by its own time-out; nothing else is started.
+    fn stop(&mut self) {
+        self.gave_up = true;
+        while !self.uploads.is_empty() {
+            self.forget(self.uploads.len() - 1, Gap::Deadline);
+        }
+        self.counters.not_removed += self.removals.len() as u64;
+        self.removals.clear();
+        self.paced.values_mut().for_each(Paced::abandon);
     }
 
     /// Lists what is settled, in order, and ends when all is.
@@ -240,7 +272,8 @@ impl<P: Playlists> Plan<P> {
             self.playlists.end();
             self.mark_all();
         }
-        self.counters.sealed = self.ended && self.paced.values().all(Paced::is_sealed);
+        self.counters.sealed =
+            self.ended && !self.counters.fenced && self.paced.values().all(Paced::is_sealed);
     }
 
     // --- what its parts share ---

@@ -7,6 +7,11 @@
 //! **Order.** A call that its caller gave up on goes on in its thread. So that a playlist's old version never lands on
 //! a newer one, calls on a name are numbered, and one that comes late leaves the newer version alone.
 //!
+//! **Versions.** An object's version is its file's modification time in nanoseconds, set here when it is written and
+//! always later than the one before. A conditional write looks and renames while it holds a lock on the root folder
+//! (flock(2)), so that it holds between processes as well, on one machine. A file system that keeps coarser times or
+//! knows no locks weakens that to what it can do.
+//!
 //! **Durability.** A live segment is watched within seconds or never, so a stream that runs waits for no disk flush:
 //! the kernel writes back within some 30 s, and after a power cut the last seconds of a broadcast that ended anyway
 //! may be missing or empty. Two kinds of object are flushed (fdatasync, then the folder), because much hangs on
@@ -16,14 +21,18 @@
 //! **Threads.** File work runs on tokio's blocking pool, [`WORKERS`] calls at a time; the others wait in line, first
 //! come first served. Whoever calls bounds how many wait ([`crate::publish`] does, in bytes).
 
-use super::{Object, ObjectName, Store, StoreError, StoreFuture};
+use super::{
+    Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
+    Stored, Version,
+};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
@@ -75,6 +84,7 @@ struct Turn {
 enum Taken<'a> {
     Refuse,
     Replace(&'a Turn),
+    Expect(Expected),
 }
 
 // === impl DirStore ===
@@ -102,7 +112,7 @@ impl DirStore {
                 }
                 let (probe, file) = inner.temporary(&inner.root, "probe")?;
                 drop(file);
-                fs::remove_file(probe)
+                Ok(fs::remove_file(probe)?)
             })
             .await?;
         Ok(store)
@@ -113,9 +123,10 @@ impl DirStore {
         &self.inner.root
     }
 
-    async fn blocking<F>(&self, work: F) -> Result<(), StoreError>
+    async fn blocking<T, F>(&self, work: F) -> Result<T, StoreError>
     where
-        F: FnOnce(&Inner) -> io::Result<()> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
         let Ok(permit) = Arc::clone(&self.inner.workers).acquire_owned().await else {
@@ -127,7 +138,7 @@ impl DirStore {
             work(&inner)
         };
         match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result.map_err(classify),
+            Ok(result) => result,
             Err(error) => Err(StoreError::Unavailable(format!("file work was cut off: {error}"))),
         }
     }
@@ -136,17 +147,78 @@ impl DirStore {
 impl Store for DirStore {
     fn create<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
         let name = name.clone();
-        Box::pin(self.blocking(move |inner| inner.write(&name, &object.body, Taken::Refuse)))
+        Box::pin(self.blocking(move |inner| {
+            let taken = match inner.write(&name, &object.body, Taken::Refuse) {
+                Err(StoreError::Exists) => fs::read(inner.root.join(name.as_str()))?,
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if taken == object.body { Ok(()) } else { Err(StoreError::Exists) }
+        }))
     }
 
     fn replace<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
         let turn = Turn::take(&self.inner, name);
-        Box::pin(self.blocking(move |inner| inner.write(&turn.name, &object.body, Taken::Replace(&turn))))
+        Box::pin(self.blocking(move |inner| {
+            inner.write(&turn.name, &object.body, Taken::Replace(&turn))?;
+            Ok(())
+        }))
+    }
+
+    fn replace_if<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        object: Object,
+        expected: Expected,
+    ) -> StoreFuture<'a, Version> {
+        let name = name.clone();
+        Box::pin(self.blocking(move |inner| inner.write(&name, &object.body, Taken::Expect(expected))))
+    }
+
+    fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
+        let name = name.clone();
+        Box::pin(self.blocking(move |inner| inner.read(&name)))
+    }
+
+    fn list<'a>(
+        &'a self,
+        folder: &'a ObjectName,
+        after: Option<&'a ObjectName>,
+    ) -> StoreFuture<'a, Vec<Listed>> {
+        let (folder, after) = (folder.clone(), after.cloned());
+        Box::pin(self.blocking(move |inner| {
+            let mut found = BTreeMap::new();
+            list(&inner.root.join(folder.as_str()), folder.as_str(), after.as_ref(), &mut found)?;
+            Ok(found.into_iter().map(|(name, size)| Listed { name, size }).collect())
+        }))
+    }
+
+    /// Copies; where the file system shares blocks between files (XFS, Btrfs) it does.
+    fn compose<'a>(
+        &'a self,
+        target: &'a ObjectName,
+        sources: &'a [ObjectName],
+        _content_type: &'static str,
+        _caching: Caching,
+    ) -> StoreFuture<'a, ()> {
+        let turn = Turn::take(&self.inner, target);
+        let sources = sources.to_vec();
+        Box::pin(self.blocking(move |inner| inner.compose(&turn, &sources)))
+    }
+
+    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
+        let turn = Turn::take(&self.inner, target);
+        let source = source.clone();
+        Box::pin(self.blocking(move |inner| inner.compose(&turn, &[source])))
     }
 
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         let name = name.clone();
-        Box::pin(self.blocking(move |inner| inner.remove(&name)))
+        Box::pin(self.blocking(move |inner| Ok(inner.remove(&name)?)))
+    }
+
+    fn rewrite_interval(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn location(&self) -> String {
@@ -162,38 +234,107 @@ impl Inner {
         self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, name: &ObjectName, body: &Bytes, taken: Taken<'_>) -> io::Result<()> {
+    fn write(&self, name: &ObjectName, body: &Bytes, taken: Taken<'_>) -> Result<Version, StoreError> {
+        self.place(name, taken, |file| {
+            file.write_all(body)?;
+            Ok(must_last(name, body))
+        })
+    }
+
+    fn compose(&self, turn: &Turn, sources: &[ObjectName]) -> Result<(), StoreError> {
+        if !(1..=MAX_SOURCES).contains(&sources.len()) {
+            return Err(StoreError::Refused(format!("{} sources", sources.len())));
+        }
+        let mut files = Vec::new();
+        for source in sources {
+            files.push(match File::open(self.root.join(source.as_str())) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(StoreError::Missing),
+                opened => opened?,
+            });
+        }
+        self.place(&turn.name, Taken::Replace(turn), |target| {
+            for source in &mut files {
+                io::copy(source, target)?;
+            }
+            Ok(false)
+        })?;
+        Ok(())
+    }
+
+    /// Fills a file and gives it its name. `fill` answers whether the file must be on the disk before that counts.
+    fn place(
+        &self,
+        name: &ObjectName,
+        taken: Taken<'_>,
+        fill: impl FnOnce(&mut File) -> io::Result<bool>,
+    ) -> Result<Version, StoreError> {
         let path = self.root.join(name.as_str());
         let folder = path.parent().unwrap_or(&self.root);
-        let (temporary, file) = self.temporary(folder, &file_name(&path))?;
-        let result = self.fill_and_name(&temporary, file, &path, body, taken);
+        let (temporary, mut file) = self.temporary(folder, &file_name(&path))?;
+        let result = fill(&mut file).map_err(StoreError::from).and_then(|must_last| {
+            if must_last {
+                file.sync_data()?;
+            }
+            let version = self.give_name(&temporary, &file, &path, taken)?;
+            Ok((version, must_last))
+        });
         // Gone after a rename, left after anything else. What cannot go now is swept at the next start.
         if let Err(error) = fs::remove_file(&temporary)
             && error.kind() != ErrorKind::NotFound
         {
             warn!(%error, file = %temporary.display(), "cannot remove a temporary file");
         }
-        result?;
-        if must_last(name, body) { File::open(folder)?.sync_data() } else { Ok(()) }
+        let (version, must_last) = result?;
+        if must_last {
+            File::open(folder)?.sync_data()?;
+        }
+        Ok(version)
     }
 
-    fn fill_and_name(
+    fn give_name(
         &self,
         temporary: &Path,
-        mut file: File,
+        file: &File,
         path: &Path,
-        body: &Bytes,
         taken: Taken<'_>,
-    ) -> io::Result<()> {
-        file.write_all(body)?;
-        if must_last_path(path, body) {
-            file.sync_data()?;
-        }
-        drop(file);
+    ) -> Result<Version, StoreError> {
         match taken {
-            Taken::Refuse => fs::hard_link(temporary, path),
-            Taken::Replace(turn) => turn.rename(temporary, path),
+            Taken::Refuse => {
+                let version = stamp(file, None)?;
+                fs::hard_link(temporary, path)?;
+                Ok(version)
+            }
+            Taken::Replace(turn) => Ok(turn.rename(temporary, file, path)?),
+            Taken::Expect(expected) => {
+                let _one_at_a_time = self.replacing();
+                let _among_processes = lock(&self.root)?;
+                let found = version_at(path)?;
+                let wanted = match expected {
+                    Expected::Absent => None,
+                    Expected::Version(version) => Some(version),
+                };
+                if found != wanted {
+                    return Err(StoreError::Changed);
+                }
+                let version = stamp(file, found)?;
+                fs::rename(temporary, path)?;
+                Ok(version)
+            }
         }
+    }
+
+    fn read(&self, name: &ObjectName) -> Result<Option<Stored>, StoreError> {
+        let mut file = match File::open(self.root.join(name.as_str())) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
+        // Of one file, however often its name is given to another meanwhile.
+        let version = version_of(&file.metadata()?)?;
+        let mut body = Vec::new();
+        file.read_to_end(&mut body)?;
+        Ok(Some(Stored { version, body: body.into() }))
     }
 
     /// A new file beside the one that is to be written. Makes the folder, again if a removal of the folder's last
@@ -245,14 +386,15 @@ impl Turn {
     }
 
     /// Under the lock, so that two versions cannot pass each other between the look and the rename.
-    fn rename(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+    fn rename(&self, temporary: &Path, file: &File, path: &Path) -> io::Result<Version> {
         let mut replacing = self.inner.replacing();
         let entry = replacing.entry(self.name.clone()).or_default();
+        let version = stamp(file, version_at(path)?)?;
         if entry.newest < self.number {
             fs::rename(temporary, path)?;
             entry.newest = self.number;
         }
-        Ok(())
+        Ok(version)
     }
 }
 
@@ -268,13 +410,84 @@ impl Drop for Turn {
     }
 }
 
-/// Whether so much hangs on the object that it must be on the disk before the write counts as done.
-fn must_last(name: &ObjectName, body: &[u8]) -> bool {
-    must_last_path(Path::new(name.as_str()), body)
+/// Gives a file its version: now, but later than what it replaces.
+fn stamp(file: &File, after: Option<Version>) -> io::Result<Version> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let after = after.map_or(0, |version| version.number() + 1);
+    let nanos = i64::try_from(now).unwrap_or(i64::MAX).max(after);
+    file.set_modified(UNIX_EPOCH + Duration::from_nanos(nanos.unsigned_abs()))?;
+    version_of(&file.metadata()?)
 }
 
-fn must_last_path(path: &Path, body: &[u8]) -> bool {
-    let file = file_name(path);
+fn version_of(metadata: &fs::Metadata) -> io::Result<Version> {
+    let nanos = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Ok(Version::from_number(i64::try_from(nanos).unwrap_or(i64::MAX)))
+}
+
+fn version_at(path: &Path) -> io::Result<Option<Version>> {
+    match fs::metadata(path) {
+        Ok(metadata) => version_of(&metadata).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps other processes from conditional writes until it is dropped.
+fn lock(root: &Path) -> io::Result<Option<File>> {
+    let folder = File::open(root)?;
+    match folder.lock() {
+        Ok(()) => Ok(Some(folder)),
+        // A file system without locks: processes are told apart by time alone.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Collects the first names below a folder that are behind `after`; `path` is the folder's name in the store.
+fn list(
+    folder: &Path,
+    path: &str,
+    after: Option<&ObjectName>,
+    found: &mut BTreeMap<ObjectName, u64>,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        // No object's name is anything but UTF-8, or begins with a dot.
+        let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
+        else {
+            continue;
+        };
+        let path = format!("{path}/{name}");
+        if kind.is_dir() {
+            list(&entry.path(), &path, after, found)?;
+        } else if kind.is_file() {
+            let name = ObjectName::new(path);
+            if after.is_some_and(|after| name <= *after) {
+                continue;
+            }
+            let size = match entry.metadata() {
+                Ok(metadata) => metadata.len(),
+                // Removed meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            found.insert(name, size);
+            if found.len() > MAX_LISTED {
+                found.pop_last();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether so much hangs on the object that it must be on the disk before the write counts as done.
+fn must_last(name: &ObjectName, body: &[u8]) -> bool {
+    let file = file_name(Path::new(name.as_str()));
     if file.ends_with(".m3u8") {
         let end = b"#EXT-X-ENDLIST";
         return body.windows(end.len()).any(|window| window == end);
@@ -304,19 +517,21 @@ fn sweep(folder: &Path, depth: u32) -> io::Result<u64> {
     Ok(swept)
 }
 
-fn classify(error: io::Error) -> StoreError {
-    match error.kind() {
-        ErrorKind::AlreadyExists => StoreError::Exists,
-        ErrorKind::StorageFull
-        | ErrorKind::QuotaExceeded
-        | ErrorKind::FileTooLarge
-        | ErrorKind::ReadOnlyFilesystem
-        | ErrorKind::PermissionDenied
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory
-        | ErrorKind::InvalidFilename
-        | ErrorKind::Unsupported => StoreError::Refused(error.to_string()),
-        _ => StoreError::Unavailable(error.to_string()),
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::AlreadyExists => Self::Exists,
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::Unsupported => Self::Refused(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -345,8 +560,7 @@ mod tests {
     #[tokio::test]
     async fn keeps_the_contract_of_every_store() {
         let (_folder, store) = temporary_store().await;
-        let root = store.root().to_owned();
-        contract::check(&store, |name| fs::read(root.join(name.as_str())).ok().map(Bytes::from)).await;
+        contract::check(&store).await;
     }
 
     #[tokio::test]
@@ -390,7 +604,7 @@ mod tests {
     async fn a_full_disk_refuses() {
         // Every write to /dev/full fails with ENOSPC, as on a disk without room.
         let error = OpenOptions::new().write(true).open("/dev/full").unwrap().write_all(b"x").unwrap_err();
-        let error = classify(error);
+        let error = StoreError::from(error);
         assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
         assert!(!error.is_retryable());
     }

@@ -1,6 +1,10 @@
 //! Objects in memory, with faults on demand: the store of tests. Nothing here bounds what it keeps.
 
-use super::{Object, ObjectName, Store, StoreError, StoreFuture};
+use super::{
+    Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
+    Stored, Version,
+};
+use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +16,14 @@ use tokio::time::Instant;
 pub enum Operation {
     /// [`Store::create`]
     Create,
-    /// [`Store::replace`]
+    /// [`Store::replace`], [`Store::replace_if`]
     Replace,
+    /// [`Store::read`]
+    Read,
+    /// [`Store::list`]
+    List,
+    /// [`Store::compose`], [`Store::copy`]
+    Compose,
     /// [`Store::remove`]
     Remove,
 }
@@ -46,6 +56,12 @@ pub enum Fault {
     Hang,
 }
 
+#[derive(Default)]
+struct Kept {
+    objects: BTreeMap<ObjectName, (Version, Object)>,
+    last_version: i64,
+}
+
 type Rule = Box<dyn FnMut(&Call) -> Fault + Send>;
 
 /// Objects in memory. Clones share them.
@@ -56,7 +72,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Inner {
-    objects: BTreeMap<ObjectName, Object>,
+    kept: Kept,
     calls: Vec<Call>,
     rule: Option<Rule>,
 }
@@ -76,7 +92,7 @@ impl MemoryStore {
 
     /// An object.
     pub fn get(&self, name: &str) -> Option<Object> {
-        self.lock().objects.get(&ObjectName::new(name)).cloned()
+        self.lock().kept.objects.get(&ObjectName::new(name)).map(|(_, object)| object.clone())
     }
 
     /// An object's text; `None` when it is absent or not UTF-8.
@@ -86,7 +102,7 @@ impl MemoryStore {
 
     /// Names of all objects, sorted.
     pub fn names(&self) -> Vec<String> {
-        self.lock().objects.keys().map(|name| name.as_str().to_owned()).collect()
+        self.lock().kept.objects.keys().map(|name| name.as_str().to_owned()).collect()
     }
 
     /// Every call so far, in order, those that failed included.
@@ -99,12 +115,12 @@ impl MemoryStore {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn call(
+    async fn call<T>(
         &self,
         operation: Operation,
         name: &ObjectName,
-        act: impl FnOnce(&mut BTreeMap<ObjectName, Object>) -> Result<(), StoreError> + Send,
-    ) -> Result<(), StoreError> {
+        act: impl FnOnce(&mut Kept) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError> {
         let fault = {
             let mut inner = self.lock();
             let call = Call { operation, name: name.clone(), at: Instant::now() };
@@ -112,14 +128,14 @@ impl MemoryStore {
             inner.rule.as_mut().map_or(Fault::None, |rule| rule(&call))
         };
         match fault {
-            Fault::None => act(&mut self.lock().objects),
+            Fault::None => act(&mut self.lock().kept),
             Fault::Slow(delay) => {
                 tokio::time::sleep(delay).await;
-                act(&mut self.lock().objects)
+                act(&mut self.lock().kept)
             }
             Fault::Unavailable => Err(StoreError::Unavailable("injected".into())),
             Fault::LostAnswer => {
-                act(&mut self.lock().objects)?;
+                act(&mut self.lock().kept)?;
                 Err(StoreError::Unavailable("injected: the answer was lost".into()))
             }
             Fault::Refused => Err(StoreError::Refused("injected".into())),
@@ -127,30 +143,120 @@ impl MemoryStore {
         }
     }
 }
+// === impl Kept ===
+
+impl Kept {
+    fn put(&mut self, name: &ObjectName, object: Object) -> Version {
+        self.last_version += 1;
+        let version = Version::from_number(self.last_version);
+        self.objects.insert(name.clone(), (version, object));
+        version
+    }
+
+    fn expect(&self, name: &ObjectName, expected: Expected) -> Result<(), StoreError> {
+        let found = self.objects.get(name).map(|(version, _)| *version);
+        let wanted = match expected {
+            Expected::Absent => None,
+            Expected::Version(version) => Some(version),
+        };
+        if found == wanted { Ok(()) } else { Err(StoreError::Changed) }
+    }
+
+    fn object(&self, name: &ObjectName) -> Result<&Object, StoreError> {
+        self.objects.get(name).map(|(_, object)| object).ok_or(StoreError::Missing)
+    }
+}
 
 impl Store for MemoryStore {
     fn create<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
-        Box::pin(self.call(Operation::Create, name, move |objects| {
-            if objects.contains_key(name) {
-                return Err(StoreError::Exists);
+        Box::pin(self.call(Operation::Create, name, move |kept| match kept.object(name) {
+            Ok(found) if found.body == object.body => Ok(()),
+            Ok(_) => Err(StoreError::Exists),
+            Err(_) => {
+                kept.put(name, object);
+                Ok(())
             }
-            objects.insert(name.clone(), object);
-            Ok(())
         }))
     }
 
     fn replace<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
-        Box::pin(self.call(Operation::Replace, name, move |objects| {
-            objects.insert(name.clone(), object);
+        Box::pin(self.call(Operation::Replace, name, move |kept| {
+            kept.put(name, object);
+            Ok(())
+        }))
+    }
+
+    fn replace_if<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        object: Object,
+        expected: Expected,
+    ) -> StoreFuture<'a, Version> {
+        Box::pin(self.call(Operation::Replace, name, move |kept| {
+            kept.expect(name, expected)?;
+            Ok(kept.put(name, object))
+        }))
+    }
+
+    fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(self.call(Operation::Read, name, move |kept| {
+            let found = kept.objects.get(name);
+            Ok(found.map(|(version, object)| Stored { version: *version, body: object.body.clone() }))
+        }))
+    }
+
+    fn list<'a>(
+        &'a self,
+        folder: &'a ObjectName,
+        after: Option<&'a ObjectName>,
+    ) -> StoreFuture<'a, Vec<Listed>> {
+        Box::pin(self.call(Operation::List, folder, move |kept| {
+            let below = format!("{folder}/");
+            let all = kept.objects.iter().filter(|(name, _)| name.as_str().starts_with(&below));
+            let behind = all.filter(|(name, _)| after.is_none_or(|after| *name > after));
+            let listed = behind
+                .map(|(name, (_, object))| Listed { name: name.clone(), size: object.body.len() as u64 });
+            Ok(listed.take(MAX_LISTED).collect())
+        }))
+    }
+
+    fn compose<'a>(
+        &'a self,
+        target: &'a ObjectName,
+        sources: &'a [ObjectName],
+        content_type: &'static str,
+        caching: Caching,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(self.call(Operation::Compose, target, move |kept| {
+            if !(1..=MAX_SOURCES).contains(&sources.len()) {
+                return Err(StoreError::Refused(format!("{} sources", sources.len())));
+            }
+            let mut body = BytesMut::new();
+            for source in sources {
+                body.extend_from_slice(&kept.object(source)?.body);
+            }
+            kept.put(target, Object { body: body.freeze(), content_type, caching });
+            Ok(())
+        }))
+    }
+
+    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
+        Box::pin(self.call(Operation::Compose, target, move |kept| {
+            let object = kept.object(source)?.clone();
+            kept.put(target, object);
             Ok(())
         }))
     }
 
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
-        Box::pin(self.call(Operation::Remove, name, move |objects| {
-            objects.remove(name);
+        Box::pin(self.call(Operation::Remove, name, move |kept| {
+            kept.objects.remove(name);
             Ok(())
         }))
+    }
+
+    fn rewrite_interval(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn location(&self) -> String {
@@ -172,6 +278,6 @@ mod tests {
     #[tokio::test]
     async fn keeps_the_contract_of_every_store() {
         let store = MemoryStore::new();
-        contract::check(&store, |name| store.get(name.as_str()).map(|object| object.body)).await;
+        contract::check(&store).await;
     }
 }

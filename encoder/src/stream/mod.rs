@@ -18,7 +18,7 @@ mod silence;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};
-pub use outlet::{Outlet, OutletOptions};
+pub use outlet::{Outlet, OutletOptions, StorePlaylists};
 pub use run::RunId;
 
 #[cfg(test)]

@@ -62,8 +62,7 @@ impl Outlet {
         let prefix = path.to_string();
         let settings = Settings {
             segment_deadline: timing.upload_deadline.to_duration(),
-            playlist_interval: Duration::ZERO,
-            remove_expired: true,
+            archive: false,
             ..Settings::default()
         };
         let (store, written) = Publisher::start(
@@ -101,6 +100,8 @@ impl Outlet {
         let settings = Settings {
             segment_deadline: patient,
             attempt_timeout: patient,
+            longest_attempt: patient,
+            second_attempt_after: patient,
             playlist_interval: Duration::from_secs(1),
             max_waiting_bytes: 256 << 20,
             seal_within: patient,
@@ -285,8 +286,8 @@ fn playlist(text: String) -> Object {
     Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None }
 }
 
-/// The store's playlists.
-struct StorePlaylists(Presentation);
+/// The store's playlists: what was acknowledged, as a presentation.
+pub struct StorePlaylists(pub Presentation);
 
 impl Playlists for StorePlaylists {
     fn set_tracks(&mut self, tracks: &[Track]) {

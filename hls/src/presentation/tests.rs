@@ -100,9 +100,9 @@ fn hold_back_is_said_where_blocking_is_and_where_players_would_not_keep_it_unask
     let tracks = [video("v")];
     for (latency, blocking, control) in [
         (4.0, false, ""),
-        (8.0, false, "#EXT-X-SERVER-CONTROL:HOLD-BACK=4.920\n"),
+        (8.0, false, "#EXT-X-SERVER-CONTROL:HOLD-BACK=5.520\n"),
         (2.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=3.000\n"),
-        (8.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=6.570\n"),
+        (8.0, true, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,HOLD-BACK=7.170\n"),
     ] {
         let run = broadcast(latency, 1, 2, &tracks);
         let mut presentation =

@@ -1,7 +1,7 @@
 //! Which playlist is rendered and written now. When one may be is in [`super::paced`].
 
-use super::paced::Paced;
-use super::{Flight, Job, Plan, Work};
+use super::paced::{Found, Paced};
+use super::{Answer, Flight, Job, Plan, Work};
 use crate::publish::Playlists;
 use crate::store::{Caching, Object, StoreError, content_type};
 use bytes::Bytes;
@@ -19,19 +19,29 @@ impl<P: Playlists> Plan<P> {
             Some(rung) => self.playlists.media_playlist(rung),
             None => self.playlists.multivariant(),
         };
-        let paced = self.paced.get_mut(&key)?;
-        let Some(text) = text.filter(|text| paced.is_news(text)) else {
-            paced.nothing_new();
-            return self.start_playlist(now);
-        };
-        paced.start(text.clone(), now);
         let name = match &key {
             Some(rung) => self.object_name(rung, "index.m3u8"),
             None => self.below_prefix("index.m3u8"),
         };
-        let body = Bytes::from(text);
-        let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
-        Some(self.job(Flight::Playlist(key), Work::Replace(name, object), self.settings.attempt_timeout))
+        let paced = self.paced.get_mut(&key)?;
+        let Some(text) = text.filter(|text| paced.is_news(text)) else {
+            paced.nothing_new(now);
+            return self.start_playlist(now);
+        };
+        let failures = paced.failures();
+        let work = match paced.expected() {
+            None => {
+                paced.start_reading();
+                Work::Read(name)
+            }
+            Some(expected) => {
+                paced.start(text.clone(), now);
+                let (body, content_type) = (Bytes::from(text), content_type::PLAYLIST);
+                Work::Replace(name, Object { body, content_type, caching: Caching::None }, expected)
+            }
+        };
+        let timeout = self.timeout(failures);
+        Some(self.job(Flight::Playlist(key), work, timeout))
     }
 
     /// The multivariant playlist waits for those that it may name: all that have something to list.
@@ -47,26 +57,41 @@ impl<P: Playlists> Plan<P> {
     pub(super) fn playlist_done(
         &mut self,
         key: Option<RungName>,
-        result: Result<(), StoreError>,
+        result: Result<Answer, StoreError>,
         now: Duration,
     ) {
-        let backoff = self.settings.max_backoff.min(self.backoff(1));
         let interval = self.settings.playlist_interval;
         let Some(paced) = self.paced.get_mut(&key) else { return };
         match result {
-            Ok(()) => {
+            Ok(Answer::Written(version)) => {
                 self.counters.playlists += 1;
-                let first = paced.acknowledged(interval);
+                let first = paced.acknowledged(version, interval);
                 if first {
                     self.mark(None);
                 }
             }
+            Ok(Answer::Read(stored)) => match paced.read(stored, interval) {
+                Found::Ours => {}
+                Found::Foreign => self.fenced(),
+            },
+            Ok(Answer::Done) => debug_assert!(false, "not the answer to what was asked"),
+            Err(StoreError::Changed) => paced.changed(now),
             // Refused ones are tried again too: the disk may have room by then, and the last one must be written.
             Err(error) => {
-                let pause = if error.is_retryable() { backoff } else { self.settings.max_backoff };
-                paced.failed(now + pause, interval);
+                let failures = paced.failures() + 1;
+                let pause =
+                    if error.is_retryable() { self.backoff(failures) } else { self.settings.max_backoff };
+                if let Some(paced) = self.paced.get_mut(&key) {
+                    paced.failed(now + pause, interval);
+                }
             }
         }
+    }
+
+    /// Another encoder has taken the stream over in the store: this one writes no more of it, whatever comes.
+    fn fenced(&mut self) {
+        self.counters.fenced = true;
+        self.stop();
     }
 
     pub(super) fn mark(&mut self, key: Option<RungName>) {

@@ -1,5 +1,8 @@
 //! Objects that nothing names any more, on their way out of the store. In no hurry, and given up easily: what stays
 //! behind costs room and nothing else.
+//!
+//! "Nothing names" is what the store's playlists say: while they cannot be rewritten, the old ones name what the newest
+//! text does not, and removals wait for them.
 
 use super::{Flight, Job, Plan, Work};
 use crate::publish::Playlists;
@@ -19,12 +22,20 @@ const MAX_REMOVALS: usize = 18_000;
 pub(super) struct Removal {
     name: ObjectName,
     attempts: u32,
-    pub(super) not_before: Duration,
+    /// Playlists rendered from then on do not name it.
+    unnamed_since: Duration,
+    not_before: Duration,
+}
+
+impl Removal {
+    pub(super) fn new(name: ObjectName, now: Duration) -> Self {
+        Self { name, attempts: 0, unnamed_since: now, not_before: now }
+    }
 }
 
 impl<P: Playlists> Plan<P> {
     pub(super) fn expire(&mut self, files: Vec<(RungName, String)>, now: Duration) {
-        if !self.settings.remove_expired {
+        if self.settings.archive {
             return;
         }
         for (rung, file) in files {
@@ -33,7 +44,7 @@ impl<P: Playlists> Plan<P> {
                 continue;
             }
             let name = self.object_name(&rung, &file);
-            self.removals.push_back(Removal { name, attempts: 0, not_before: now });
+            self.removals.push_back(Removal::new(name, now));
         }
     }
 
@@ -41,7 +52,9 @@ impl<P: Playlists> Plan<P> {
         if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
             return None;
         }
-        let index = self.removals.iter().position(|removal| removal.not_before <= now)?;
+        let current = self.playlists_current_at();
+        let due = |removal: &Removal| removal.not_before <= now && removal.unnamed_since <= current;
+        let index = self.removals.iter().position(due)?;
         let removal = self.removals.remove(index)?;
         let work = Work::Remove(removal.name.clone());
         Some(self.job(Flight::Removal(removal), work, self.settings.attempt_timeout))
@@ -64,7 +77,22 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    pub(super) fn removals_in_flight(&self) -> usize {
+    pub(super) fn removals_wake_at(&self) -> Option<Duration> {
+        if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
+            return None;
+        }
+        // Those that wait for a playlist are looked at when it is acknowledged.
+        let current = self.playlists_current_at();
+        let free = self.removals.iter().filter(|removal| removal.unnamed_since <= current);
+        free.map(|removal| removal.not_before).min()
+    }
+
+    /// When the oldest text was rendered that the store has.
+    fn playlists_current_at(&self) -> Duration {
+        self.paced.values().map(|paced| paced.current_at().unwrap_or_default()).min().unwrap_or_default()
+    }
+
+    fn removals_in_flight(&self) -> usize {
         self.in_flight.values().filter(|flight| matches!(flight, Flight::Removal(_))).count()
     }
 }

@@ -11,23 +11,39 @@ fn plan(settings: Settings) -> Plan<TextPlaylists> {
     plan
 }
 
-/// All attempts that are due, by object name.
+/// All attempts that are due, by object name. Playlists are read at once, and are not there.
 fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
     let mut jobs = Vec::new();
     while let Some(job) = plan.poll(now) {
         let name = match &job.work {
-            Work::Create(name, _) | Work::Replace(name, _) | Work::Remove(name) => name.as_str().to_owned(),
+            Work::Create(name, _) | Work::Replace(name, _, _) | Work::Remove(name) => {
+                name.as_str().to_owned()
+            }
+            Work::Read(_) => {
+                plan.done(job.id, Ok(Answer::Read(None)), now);
+                continue;
+            }
         };
         jobs.push((name, job));
     }
     jobs
 }
 
+/// The store did as asked.
+fn good(job: &Job) -> Result<Answer, StoreError> {
+    Ok(match job.work {
+        Work::Create(..) | Work::Remove(_) => Answer::Done,
+        Work::Read(_) => Answer::Read(None),
+        // Any number that has not been there before.
+        Work::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),
+    })
+}
+
 fn names(jobs: &[(String, Job)]) -> Vec<&str> {
     jobs.iter().map(|(name, _)| name.strip_prefix("live/demo/").unwrap()).collect()
 }
 
-fn unavailable() -> Result<(), StoreError> {
+fn unavailable() -> Result<Answer, StoreError> {
     Err(StoreError::Unavailable("test".into()))
 }
 
@@ -40,24 +56,24 @@ fn segments_are_written_together_and_listed_in_order() {
     let jobs = due(&mut plan, Duration::ZERO);
     assert_eq!(names(&jobs), ["720p/s-init.mp4", "720p/s-0.m4s", "720p/s-1.m4s"]);
     // The second is there first: nothing may be listed yet.
-    plan.done(jobs[2].1.id, Ok(()), Duration::ZERO);
-    plan.done(jobs[0].1.id, Ok(()), Duration::ZERO);
+    plan.done(jobs[2].1.id, good(&jobs[2].1), Duration::ZERO);
+    plan.done(jobs[0].1.id, good(&jobs[0].1), Duration::ZERO);
     assert_eq!(names(&due(&mut plan, Duration::ZERO)), [""; 0]);
-    plan.done(jobs[1].1.id, Ok(()), Duration::ZERO);
+    plan.done(jobs[1].1.id, good(&jobs[1].1), Duration::ZERO);
     let jobs = due(&mut plan, Duration::ZERO);
     assert_eq!(names(&jobs), ["720p/index.m3u8"], "the multivariant playlist waits for those that it names");
-    let Work::Replace(_, object) = &jobs[0].1.work else { panic!("playlists are replaced") };
+    let Work::Replace(_, object, _) = &jobs[0].1.work else { panic!("playlists are replaced") };
     assert_eq!(object.body, "720p: init s-init.mp4, s-0.m4s 10, s-1.m4s 10");
-    plan.done(jobs[0].1.id, Ok(()), Duration::ZERO);
+    plan.done(jobs[0].1.id, good(&jobs[0].1), Duration::ZERO);
     assert_eq!(names(&due(&mut plan, Duration::ZERO)), ["index.m3u8"]);
 }
 
 #[test]
 fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
-    let mut plan = plan(Settings::default());
+    let mut plan = plan(Settings { playlist_interval: SECOND, ..Settings::default() });
     plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
-        plan.done(job.1.id, Ok(()), Duration::ZERO);
+        plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
     let mut starts = Vec::new();
     let mut last = String::new();
@@ -73,11 +89,11 @@ fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
                 break;
             }
             for (name, job) in jobs {
-                if let ("live/demo/720p/index.m3u8", Work::Replace(_, object)) = (&*name, &job.work) {
+                if let ("live/demo/720p/index.m3u8", Work::Replace(_, object, _)) = (&*name, &job.work) {
                     starts.push(now);
                     last = String::from_utf8(object.body.to_vec()).unwrap();
                 }
-                plan.done(job.id, Ok(()), now);
+                plan.done(job.id, good(&job), now);
             }
         }
     }
@@ -92,16 +108,16 @@ fn a_failed_playlist_is_never_written_again_as_it_was() {
     plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
     plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
-        plan.done(job.1.id, Ok(()), Duration::ZERO);
+        plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
     let first = due(&mut plan, Duration::ZERO);
     plan.input(Event::Segment(segment("720p", "s", 1, 1)), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
-        plan.done(job.1.id, Ok(()), Duration::ZERO);
+        plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
     plan.done(first[0].1.id, unavailable(), Duration::ZERO);
     let second = due(&mut plan, SECOND);
-    let Work::Replace(_, object) = &second[0].1.work else { panic!("{second:?}") };
+    let Work::Replace(_, object, _) = &second[0].1.work else { panic!("{second:?}") };
     assert!(object.body.ends_with(b"s-1.m4s 1"));
 }
 
@@ -116,7 +132,7 @@ fn when_too_much_waits_the_oldest_that_is_not_being_written_becomes_a_gap() {
         assert!(plan.waiting_bytes() <= 300);
     }
     assert_eq!(names(&flying), ["720p/s-0.m4s"]);
-    plan.done(flying[0].1.id, Ok(()), Duration::ZERO);
+    plan.done(flying[0].1.id, good(&flying[0].1), Duration::ZERO);
     assert_eq!(names(&due(&mut plan, Duration::ZERO)), ["720p/s-2.m4s"], "1 gave way, 0 was being written");
     assert_eq!(plan.counters().gaps, BTreeMap::from([(Gap::Overflow, 1)]));
 }
@@ -151,7 +167,7 @@ fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
             break;
         }
         for (name, job) in jobs {
-            plan.done(job.id, Ok(()), Duration::ZERO);
+            plan.done(job.id, good(&job), Duration::ZERO);
             written.push(name);
         }
     }

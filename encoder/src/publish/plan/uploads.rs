@@ -1,9 +1,15 @@
 //! Init and media segments on their way to the store: their order, their room, their attempts, and what they become
-//! when time or attempts run out. In which order what is stored gets listed is in [`super::lanes`].
+//! when time or room runs out. In which order what is stored gets listed is in [`super::lanes`].
+//!
+//! A segment is **on time** until its deadline, then **late**: a gap in the playlists, which goes on being uploaded
+//! where an archive wants it. On-time ones go first, and half of all attempts are kept for their first ones. An attempt
+//! at an on-time one may last until the deadline, and longer when the store has been seen to be slow; when it is slow, a
+//! second is started beside it, and the first answer counts. Both write the same bytes under a name that is theirs alone.
 
 use super::lanes::Outcome;
-use super::{Flight, Job, Plan, Work};
-use crate::publish::{Gap, Playlists};
+use super::removals::Removal;
+use super::{Flight, Job, JobId, Plan, Work};
+use crate::publish::{Gap, Playlists, Settings};
 use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
@@ -11,45 +17,70 @@ use std::time::Duration;
 
 /// Init segments that wait; beyond it the oldest is given up with its segments. Dozens of epochs while a store is away.
 const MAX_WAITING_INITS: usize = 64;
+/// An attempt at something on time may last so many deadlines: a store that is slow gets everything in the end, and one
+/// that hung is served again soon after it came back.
+const DEADLINES_OF_PATIENCE: u32 = 3;
+/// Attempts at one upload that run beside each other at most.
+const ATTEMPTS_BESIDE: usize = 2;
 
-/// A segment or init that waits for its next attempt.
+/// A segment or init that is not stored yet.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) what: What,
     name: ObjectName,
     object: Object,
+    /// Attempts that failed.
     attempts: u32,
-    pub(super) not_before: Duration,
+    not_before: Duration,
+    /// Attempts under way.
+    flying: Vec<JobId>,
+    /// When the newest of them was started.
+    started: Duration,
 }
 
 /// What an upload is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum What {
     Init(InitSegment),
-    Segment { rung: RungName, sequence: u64, deadline: Duration },
+    /// A segment; `late` once it is a gap in the playlists.
+    Segment {
+        rung: RungName,
+        sequence: u64,
+        deadline: Duration,
+        late: bool,
+    },
+}
+
+impl Upload {
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self.what, What::Segment { late: true, .. })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.flying.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        match self.what {
+            What::Init(_) => 0,
+            What::Segment { .. } => self.object.body.len(),
+        }
+    }
 }
 
 impl<P: Playlists> Plan<P> {
     pub(super) fn add_init(&mut self, init: InitSegment, now: Duration) {
-        let waiting = self.uploads.iter().filter(|upload| matches!(upload.what, What::Init(_))).count();
-        if waiting >= MAX_WAITING_INITS
-            && let Some(oldest) = self.uploads.iter().position(|upload| matches!(upload.what, What::Init(_)))
+        let is_idle_init = |upload: &Upload| matches!(upload.what, What::Init(_)) && upload.is_idle();
+        if self.uploads.iter().filter(|upload| is_idle_init(upload)).count() >= MAX_WAITING_INITS
+            && let Some(oldest) = self.uploads.iter().position(is_idle_init)
         {
             self.uploads.remove(oldest);
         }
         let name = self.object_name(&init.rung, &init.name);
-        let object = Object {
-            body: init.body.clone(),
-            content_type: if self.is_audio(&init.rung) {
-                content_type::AUDIO
-            } else {
-                content_type::VIDEO_INIT
-            },
-            caching: Caching::Immutable,
-        };
+        let kind = if self.is_audio(&init.rung) { content_type::AUDIO } else { content_type::VIDEO_INIT };
+        let object = Object { body: init.body.clone(), content_type: kind, caching: Caching::Immutable };
         // In front of the segments that wait: they are worth nothing without it.
-        let upload = Upload { what: What::Init(init), name, object, attempts: 0, not_before: now };
-        self.uploads.push_front(upload);
+        self.uploads.insert(0, Self::upload(What::Init(init), name, object, now));
     }
 
     pub(super) fn add_segment(&mut self, mut segment: Segment, now: Duration) {
@@ -62,108 +93,235 @@ impl<P: Playlists> Plan<P> {
             self.give_up(&rung, sequence, Gap::Packager);
             return;
         };
+        *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
         self.make_room(body.len());
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
             // All that waits is being written right now and cannot be taken back.
             self.give_up(&rung, sequence, Gap::Overflow);
+            self.counters.lost += 1;
             return;
         }
         self.waiting_bytes += body.len();
         let kind = if self.is_audio(&rung) { content_type::AUDIO } else { content_type::VIDEO_SEGMENT };
-        self.uploads.push_back(Upload {
-            what: What::Segment { rung, sequence, deadline },
-            name,
-            object: Object { body, content_type: kind, caching: Caching::Immutable },
-            attempts: 0,
-            not_before: now,
-        });
+        let object = Object { body, content_type: kind, caching: Caching::Immutable };
+        let what = What::Segment { rung, sequence, deadline, late: false };
+        self.uploads.push(Self::upload(what, name, object, now));
     }
 
+    fn upload(what: What, name: ObjectName, object: Object, now: Duration) -> Upload {
+        Upload { what, name, object, attempts: 0, not_before: now, flying: Vec::new(), started: now }
+    }
+
+    /// Gives up what waits until there is room: late ones first, of the largest rendition first, oldest first. So the
+    /// others keep their place in the archive, and viewers theirs.
     fn make_room(&mut self, bytes: usize) {
         while self.waiting_bytes + bytes > self.settings.max_waiting_bytes {
-            let oldest = self.uploads.iter().position(|upload| matches!(upload.what, What::Segment { .. }));
-            let Some(upload) = oldest.and_then(|index| self.uploads.remove(index)) else { return };
-            self.drop_segment(upload, Gap::Overflow);
+            let waiting = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
+                What::Segment { rung, late, .. } if upload.is_idle() => {
+                    let size = self.rung_bytes.get(rung).copied().unwrap_or(0);
+                    Some(((!*late, std::cmp::Reverse(size), index), index))
+                }
+                What::Segment { .. } | What::Init(_) => None,
+            });
+            let Some((_, victim)) = waiting.min() else { return };
+            self.forget(victim, Gap::Overflow);
         }
     }
 
     pub(super) fn start_upload(&mut self, now: Duration) -> Option<Job> {
-        if self.uploads_in_flight() >= self.settings.concurrency {
-            return None;
-        }
-        let index = self.uploads.iter().position(|upload| upload.not_before <= now)?;
-        let upload = self.uploads.remove(index)?;
-        let timeout = match &upload.what {
-            What::Init(_) => self.settings.attempt_timeout,
-            What::Segment { deadline, .. } => {
-                self.settings.attempt_timeout.min(deadline.saturating_sub(now)).max(Duration::from_millis(1))
-            }
+        let index = self.next_upload(now)?;
+        let upload = &self.uploads[index];
+        let longest = self.settings.segment_deadline * DEADLINES_OF_PATIENCE;
+        let timeout = match upload.what {
+            What::Segment { deadline, late: false, .. } => deadline
+                .saturating_sub(now)
+                .max(self.patience.min(longest))
+                .min(self.settings.longest_attempt),
+            // Segments that are on time wait for it.
+            What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
+            What::Segment { .. } => self.timeout(upload.attempts).max(self.patience),
         };
         let work = Work::Create(upload.name.clone(), upload.object.clone());
-        Some(self.job(Flight::Upload(upload), work, timeout))
+        let job = self.job(Flight::Upload { started: now, timeout }, work, timeout);
+        let upload = &mut self.uploads[index];
+        upload.flying.push(job.id);
+        upload.started = now;
+        Some(job)
     }
 
-    pub(super) fn upload_done(&mut self, mut upload: Upload, result: Result<(), StoreError>, now: Duration) {
-        let first = upload.attempts == 0;
-        upload.attempts += 1;
-        let result = match result {
-            // An earlier attempt's answer was lost: the name is ours alone, so the object is.
-            Err(StoreError::Exists) if !first => Ok(()),
-            result => result,
-        };
-        let deadline = match &upload.what {
-            What::Init(_) => None,
-            What::Segment { deadline, .. } => Some(*deadline),
-        };
-        match result {
-            Ok(()) => self.stored(upload),
-            Err(error) if deadline.is_none() => {
-                // Everything behind it needs it, and what is refused now (a full disk) may be taken later.
-                let pause = self.backoff(upload.attempts);
-                let pause = if error.is_retryable() { pause } else { self.settings.max_backoff };
-                self.retry(upload, now + pause);
-            }
-            Err(error) if !error.is_retryable() => self.drop_segment(upload, Gap::Refused),
-            Err(_) => {
-                let again = now + self.backoff(upload.attempts);
-                if deadline.is_some_and(|deadline| again >= deadline) {
-                    self.drop_segment(upload, Gap::Deadline);
-                } else {
-                    self.retry(upload, again);
-                }
-            }
+    /// What is to be tried next: on time before late, older before newer, a first attempt before one beside it.
+    fn next_upload(&self, now: Duration) -> Option<usize> {
+        if self.upload_attempts() >= self.settings.concurrency {
+            return None;
         }
+        let due = |upload: &Upload| upload.is_idle() && upload.not_before <= now;
+        let position = |wanted: &dyn Fn(&Upload) -> bool| self.uploads.iter().position(wanted);
+        let on_time = position(&|upload| due(upload) && !upload.is_late());
+        let beside = || {
+            self.may_start_beside().then_some(())?;
+            position(&|upload| self.beside_at(upload).is_some_and(|at| at <= now))
+        };
+        let late = || {
+            self.late_at().filter(|at| *at <= now)?;
+            position(&|upload| due(upload) && upload.is_late())
+        };
+        on_time.or_else(beside).or_else(late)
     }
 
-    fn retry(&mut self, mut upload: Upload, at: Duration) {
-        if self.gave_up {
+    /// When an attempt beside a slow one may start.
+    fn beside_at(&self, upload: &Upload) -> Option<Duration> {
+        let slow = !upload.is_late() && (1..ATTEMPTS_BESIDE).contains(&upload.flying.len());
+        slow.then_some(upload.started + self.settings.second_attempt_after)
+    }
+
+    /// When everything is slow second attempts must not keep first ones waiting.
+    fn may_start_beside(&self) -> bool {
+        let second = |upload: &Upload| upload.flying.len().saturating_sub(1);
+        self.uploads.iter().map(second).sum::<usize>() + self.overtaken.len() < self.settings.concurrency / 4
+    }
+
+    /// While the store fails one late upload at a time finds out when it is back, now and then.
+    fn late_at(&self) -> Option<Duration> {
+        let (limit, at) = if self.store_answers {
+            ((self.settings.concurrency / 4).max(1), Duration::ZERO)
+        } else {
+            (1, self.late_not_before)
+        };
+        let flying = self.uploads.iter().filter(|upload| upload.is_late() && !upload.is_idle()).count();
+        (flying < limit).then_some(at)
+    }
+
+    pub(super) fn uploads_wake_at(&self) -> Option<Duration> {
+        if self.upload_attempts() >= self.settings.concurrency {
+            return None;
+        }
+        let late_at = self.late_at();
+        let idle = self.uploads.iter().filter(|upload| upload.is_idle()).filter_map(|upload| {
+            if upload.is_late() {
+                late_at.map(|at| at.max(upload.not_before))
+            } else {
+                Some(upload.not_before)
+            }
+        });
+        let beside = self.uploads.iter().filter(|_| self.may_start_beside());
+        let beside = beside.filter_map(|upload| self.beside_at(upload));
+        idle.chain(beside).min()
+    }
+
+    pub(super) fn upload_done(&mut self, id: JobId, result: Result<(), StoreError>, now: Duration) {
+        self.store_answers = matches!(result, Ok(()) | Err(StoreError::Exists));
+        if !self.store_answers {
+            self.late_not_before = now + self.settings.max_backoff;
+        }
+        if let Some(name) = self.orphans.remove(&id) {
+            self.remove_unnamed(name, now);
             return;
         }
-        upload.not_before = at;
-        // Older ones first: it was started before those that still wait.
-        self.uploads.push_front(upload);
+        if self.overtaken.remove(&id) {
+            return;
+        }
+        let Some(index) = self.uploads.iter().position(|upload| upload.flying.contains(&id)) else {
+            debug_assert!(false, "a result for an upload that was never started");
+            return;
+        };
+        let upload = &mut self.uploads[index];
+        upload.flying.retain(|flying| *flying != id);
+        let Err(error) = result else {
+            let upload = self.uploads.remove(index);
+            self.stored(upload, now);
+            return;
+        };
+        upload.attempts += 1;
+        let attempts = upload.attempts;
+        // What is refused now (a full disk, a bucket that became read-only) may be taken later.
+        let pause = if error.is_retryable() { self.backoff(attempts) } else { self.settings.max_backoff };
+        let upload = &mut self.uploads[index];
+        upload.not_before = now + pause;
+        let reason = match error {
+            // Somebody else's object has the name: there is nothing to be done, now or later.
+            StoreError::Exists => {
+                self.forget(index, Gap::Refused);
+                return;
+            }
+            StoreError::Unavailable(_) => Gap::Deadline,
+            StoreError::Refused(_) | StoreError::Changed | StoreError::Missing => Gap::Refused,
+        };
+        let too_late = match upload.what {
+            // Everything behind it needs it.
+            What::Init(_) => false,
+            What::Segment { deadline, .. } => {
+                reason == Gap::Refused || (upload.is_idle() && upload.not_before >= deadline)
+            }
+        };
+        if self.gave_up {
+            self.forget(index, reason);
+        } else if too_late {
+            self.is_late(index, reason);
+        }
     }
 
-    fn stored(&mut self, upload: Upload) {
+    /// Segments whose time is over become gaps.
+    pub(super) fn expire_uploads(&mut self, now: Duration) {
+        let expired = |upload: &Upload| matches!(upload.what, What::Segment { deadline, late: false, .. } if deadline <= now);
+        while let Some(index) = self.uploads.iter().position(expired) {
+            self.is_late(index, Gap::Deadline);
+        }
+    }
+
+    /// Viewers do without it from now on; the archive does not.
+    fn is_late(&mut self, index: usize, reason: Gap) {
+        if !self.settings.archive {
+            self.forget(index, reason);
+            return;
+        }
+        if let What::Segment { rung, sequence, late, .. } = &mut self.uploads[index].what
+            && !std::mem::replace(late, true)
+        {
+            let (rung, sequence) = (rung.clone(), *sequence);
+            self.give_up(&rung, sequence, reason);
+        }
+    }
+
+    /// Gives an upload up for good. An attempt that is under way may still go through.
+    pub(super) fn forget(&mut self, index: usize, reason: Gap) {
+        let upload = self.uploads.remove(index);
+        self.waiting_bytes -= upload.bytes();
+        if let What::Segment { rung, sequence, .. } = upload.what {
+            self.give_up(&rung, sequence, reason);
+            self.counters.lost += 1;
+        }
+        self.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
+    }
+
+    fn stored(&mut self, upload: Upload, now: Duration) {
+        self.waiting_bytes -= upload.bytes();
+        self.overtaken.extend(upload.flying);
         match upload.what {
             What::Init(init) => {
                 self.playlists.add_init(&init);
                 self.mark_all();
                 self.lanes.init_stored(&init);
             }
-            What::Segment { rung, sequence, .. } => {
-                let bytes = upload.object.body.len();
-                self.waiting_bytes -= bytes;
-                // Too late for one that its deadline made a gap: the object stays, unnamed.
-                self.lanes.set(&rung, sequence, Outcome::Stored(bytes as u64));
+            What::Segment { rung, sequence, late, .. } => {
+                let listed =
+                    self.lanes.set(&rung, sequence, Outcome::Stored(upload.object.body.len() as u64));
+                if listed {
+                    return;
+                }
+                debug_assert!(late || self.gave_up, "on time and not awaited");
+                if self.settings.archive {
+                    self.counters.late += 1;
+                } else {
+                    self.remove_unnamed(upload.name, now);
+                }
             }
         }
     }
 
-    pub(super) fn drop_segment(&mut self, upload: Upload, reason: Gap) {
-        if let What::Segment { rung, sequence, .. } = upload.what {
-            self.waiting_bytes -= upload.object.body.len();
-            self.give_up(&rung, sequence, reason);
+    /// What no playlist will ever name, and no archive wants.
+    fn remove_unnamed(&mut self, name: ObjectName, now: Duration) {
+        if !self.settings.archive && !self.gave_up {
+            self.removals.push_back(Removal::new(name, now));
         }
     }
 
@@ -173,7 +331,25 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    pub(super) fn uploads_in_flight(&self) -> usize {
-        self.in_flight.values().filter(|flight| matches!(flight, Flight::Upload(_))).count()
+    /// From how an attempt went.
+    pub(super) fn learn(&mut self, good: bool, took: Duration, timeout: Duration) {
+        let Settings { attempt_timeout, longest_attempt, .. } = self.settings;
+        if good {
+            self.patience = (took * 2).max(attempt_timeout).min(longest_attempt);
+        } else if took >= timeout {
+            self.patience = (self.patience * 2).min(longest_attempt);
+        }
+    }
+
+    /// Attempts grow more patient: what is slow for everybody must get through in the end.
+    pub(super) fn timeout(&self, failures: u32) -> Duration {
+        let doubled = self.settings.attempt_timeout.saturating_mul(1 << failures.min(16));
+        doubled.min(self.settings.longest_attempt)
+    }
+
+    pub(super) fn upload_attempts(&self) -> usize {
+        self.uploads.iter().map(|upload| upload.flying.len()).sum::<usize>()
+            + self.orphans.len()
+            + self.overtaken.len()
     }
 }

@@ -42,6 +42,8 @@ impl EncoderRun {
             .set("--ladder", ladder)
             .set("--latency", latency)
             .set("--capacity", &capacity.to_string())
+            // The tests' own default is a faster one.
+            .set("--preset", "veryfast")
             .set("--reconnect-window", "1");
         let rungs = ladder.split(',').filter_map(|r| r.split('@').next()).map(str::to_owned).collect();
         let encoder = Encoder::start(options);

@@ -3,7 +3,7 @@
 //!
 //! Environment: `BENCH_SECONDS` (time over which CPU is counted in each run, default 20), `BENCH_ON_AIR` (how long the
 //! encoded ladders run at least, default 70: by then the window of segments is full, and what is kept behind it),
-//! `BENCH_LATENCY` (the encoder's `--latency`, default 10.5: from there published keyframes every 2 s can be passed
+//! `BENCH_LATENCY` (the encoder's `--latency`, default 10: from 9.5 published keyframes every 2 s can be passed
 //! through), `BENCH_STREAMS` (default 20), `BENCH_VMAF=0` (SSIM only), `BENCH_ONLY` (`ladder`, `source`, `nginx`, or
 //! `peers`: the others by themselves).
 
@@ -63,7 +63,7 @@ fn bench() -> anyhow::Result<()> {
     let settings = Settings {
         seconds: Duration::from_secs_f64(variable("BENCH_SECONDS", 20.0)),
         on_air: Duration::from_secs_f64(variable("BENCH_ON_AIR", 70.0)),
-        latency: variable("BENCH_LATENCY", "10.5".to_owned()),
+        latency: variable("BENCH_LATENCY", "10".to_owned()),
         streams: variable("BENCH_STREAMS", 20),
         vmaf: variable("BENCH_VMAF", 1) != 0,
     };

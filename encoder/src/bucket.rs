@@ -1,0 +1,43 @@
+//! `encoder bucket check`: prints what [`crate::store::gcs::check`] finds.
+
+use crate::fault::Fault;
+use crate::store::gcs::check::{Weight, judge, look};
+use crate::store::gcs::{GcsStore, Location, OpenError};
+use std::io::{self, Write};
+
+/// Looks at a bucket's settings and at what this account may do there. Answers whether nothing is wrong.
+pub async fn check(location: Location, endpoint: Option<String>) -> Result<bool, Fault> {
+    let endpoint = endpoint.as_deref();
+    let may = match GcsStore::open(location.clone(), endpoint).await {
+        Ok(_) => None,
+        Err(error @ OpenError::Forbidden { .. }) => Some(error),
+        Err(error) => return Err(Fault::bucket("bucket", &location, &error)),
+    };
+    let facts =
+        look(location.clone(), endpoint).await.map_err(|error| Fault::bucket("bucket", &location, &error))?;
+    let findings = judge(&facts, location.bucket());
+    let wrong = findings.iter().filter(|finding| finding.weight == Weight::Wrong).count();
+    let mut out = io::stdout().lock();
+    let mut print = || -> io::Result<()> {
+        if let Some(error) = &may {
+            writeln!(out, "wrong: {error}\n")?;
+        }
+        for finding in &findings {
+            let weight = match finding.weight {
+                Weight::Wrong => "wrong",
+                Weight::Advice => "advice",
+            };
+            writeln!(out, "{weight}: {}", finding.what)?;
+            for command in &finding.commands {
+                writeln!(out, "{command}")?;
+            }
+            writeln!(out)?;
+        }
+        if may.is_none() && wrong == 0 {
+            writeln!(out, "{location} is fit for live streams")?;
+        }
+        Ok(())
+    };
+    print().map_err(|error| Fault::Machine { what: "cannot print", why: error.to_string() })?;
+    Ok(may.is_none() && wrong == 0)
+}

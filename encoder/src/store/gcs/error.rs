@@ -1,0 +1,108 @@
+//! What the crate's errors mean for whoever asked.
+
+use crate::store::StoreError;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_storage::Error;
+
+/// What an answer says, whichever way it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The same call may go through later.
+    Passing,
+    /// The bucket or object is not there.
+    Missing,
+    /// What was sent makes no sense, or was damaged on its way (a checksum does not match).
+    BadRequest,
+    /// A precondition does not hold.
+    Precondition,
+    /// The account may not do that.
+    Forbidden,
+    /// Nobody knows who is asking.
+    Unauthenticated,
+    /// Anything else that stays as it is.
+    Lasting,
+}
+
+/// HTTP (uploads, reads) and gRPC (the rest) say the same in two ways.
+pub(super) fn kind(error: &Error) -> Kind {
+    if let Some(status) = error.http_status_code() {
+        return match status {
+            401 => Kind::Unauthenticated,
+            403 => Kind::Forbidden,
+            404 => Kind::Missing,
+            412 => Kind::Precondition,
+            408 | 429 | 500..=599 => Kind::Passing,
+            400 => Kind::BadRequest,
+            _ => Kind::Lasting,
+        };
+    }
+    match error.status().map(|status| status.code) {
+        Some(Code::NotFound) => Kind::Missing,
+        Some(Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists) => Kind::Precondition,
+        Some(Code::PermissionDenied) => Kind::Forbidden,
+        Some(Code::Unauthenticated) => Kind::Unauthenticated,
+        Some(Code::InvalidArgument | Code::OutOfRange) => Kind::BadRequest,
+        Some(Code::Unimplemented) => Kind::Lasting,
+        Some(_) => Kind::Passing,
+        // A name that cannot be sent, an answer that cannot be read: the same next time. The rest is the way there.
+        None if error.is_binding() || error.is_serialization() => Kind::Lasting,
+        None => Kind::Passing,
+    }
+}
+
+/// For calls about one object, where a missing object is told apart before.
+pub(super) fn store_error(error: &Error) -> StoreError {
+    match kind(error) {
+        // A token that has just expired is replaced in the background. And requests that opening the bucket has proved to
+        // make sense are bad only when they were damaged.
+        Kind::Passing | Kind::Unauthenticated | Kind::BadRequest => StoreError::Unavailable(text(error)),
+        Kind::Precondition => StoreError::Changed,
+        Kind::Missing | Kind::Forbidden | Kind::Lasting => StoreError::Refused(text(error)),
+    }
+}
+
+/// One line: what the server said, or the whole chain of what went wrong on the way there.
+pub(super) fn text(error: &Error) -> String {
+    if let Some(status) = error.status() {
+        let code = error.http_status_code().map_or_else(|| status.code.to_string(), |code| code.to_string());
+        return format!("{code} {}", status.message.trim());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use google_cloud_gax::error::rpc::Status;
+
+    fn http(status: u16) -> Error {
+        Error::http(status, Default::default(), Bytes::from_static(b"no JSON"))
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        for status in [400, 401, 408, 429, 500, 502, 503, 504] {
+            assert!(store_error(&http(status)).is_retryable(), "{status}");
+        }
+        for status in [403, 404, 405, 411, 413] {
+            assert!(!store_error(&http(status)).is_retryable(), "{status}");
+        }
+        assert_eq!(store_error(&http(412)), StoreError::Changed);
+        for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal, Code::DeadlineExceeded] {
+            let error = Error::service(Status::default().set_code(code));
+            assert!(store_error(&error).is_retryable(), "{code:?}");
+        }
+        let error = Error::service(Status::default().set_code(Code::PermissionDenied).set_message("no way"));
+        assert!(matches!(store_error(&error), StoreError::Refused(text) if text.contains("no way")));
+    }
+}

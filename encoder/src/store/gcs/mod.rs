@@ -1,0 +1,288 @@
+//! A Cloud Storage bucket as the store. The only folder that names google-cloud-storage: uploads and reads go over its
+//! HTTP client, everything else over gRPC, which is the crate's only way.
+//!
+//! **One attempt a call.** The crate's own policies are off: left alone it tries for five minutes, pauses up to a minute
+//! and never times an attempt out (google-cloud-storage 1.21.0 src/retry_policy.rs, perform_upload/unbuffered.rs), which
+//! is right for backups and wrong for live. Whoever calls tries again, when it still helps ([`crate::publish`]).
+//!
+//! **One request an upload**, however large: a resumable upload costs a round trip more. The crate adds a CRC32C and
+//! checks the answer's, the server refuses bytes that do not match it.
+//!
+//! **Preconditions everywhere.** `create` writes only where nothing is (ifGenerationMatch=0); on a 412 it looks whether
+//! the bytes there are its own, for then an earlier attempt had gone through and its answer was lost.
+//!
+//! **Credentials** are Application Default Credentials. The crate replaces a token in the background four minutes before
+//! it expires (google-cloud-auth 1.18.0 src/token_cache.rs); no write waits for that.
+
+pub mod check;
+mod error;
+mod location;
+mod open;
+
+pub use location::Location;
+pub use open::OpenError;
+
+use super::{
+    Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
+    Stored, Version,
+};
+use bytes::{Bytes, BytesMut};
+use error::{Kind, kind, store_error};
+use google_cloud_gax::options::RequestOptionsBuilder as _;
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_storage::Error;
+use google_cloud_storage::client::{Storage, StorageControl};
+use google_cloud_storage::model;
+use google_cloud_storage::model::compose_object_request::SourceObject;
+use google_cloud_storage::read_resume_policy::NeverResume;
+use std::time::Duration;
+
+/// More often than this Cloud Storage answers 429 (<https://cloud.google.com/storage/quotas>).
+const REWRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// What [`Store::read`] takes at most: playlists of a day are smaller.
+const MAX_READ: usize = 16 << 20;
+/// One call at most, for callers with more patience than sense in it.
+const LONGEST_CALL: Duration = Duration::from_secs(60);
+
+/// A bucket, or what is below a prefix in it.
+#[derive(Clone, Debug)]
+pub struct GcsStore {
+    location: Location,
+    resource: String,
+    storage: Storage,
+    control: StorageControl,
+}
+
+// === impl GcsStore ===
+
+impl GcsStore {
+    async fn write(
+        &self,
+        name: &ObjectName,
+        object: Object,
+        generation: Option<i64>,
+    ) -> Result<Version, Error> {
+        let upload = self
+            .storage
+            .write_object(&self.resource, self.location.object(name.as_str()), object.body)
+            .set_content_type(object.content_type)
+            .set_cache_control(object.caching.cache_control());
+        let upload = match generation {
+            Some(generation) => upload.set_if_generation_match(generation),
+            None => upload,
+        };
+        // 30 kB of state machine.
+        let written = limited(Box::pin(upload.send_unbuffered())).await?;
+        Ok(Version::from_number(written.generation))
+    }
+
+    /// Whether the object of this name has these bytes.
+    async fn has(&self, name: &ObjectName, body: &Bytes) -> Result<bool, StoreError> {
+        let get = self
+            .control
+            .get_object()
+            .set_bucket(&self.resource)
+            .set_object(self.location.object(name.as_str()))
+            .with_retry_policy(NeverRetry);
+        match limited(get.send()).await {
+            Ok(found) => {
+                let checksum = found.checksums.and_then(|checksums| checksums.crc32c);
+                Ok(found.size == body.len() as i64 && checksum == Some(crc32c::crc32c(body)))
+            }
+            // Removed since: the name is free again, as far as anybody knows.
+            Err(error) if kind(&error) == Kind::Missing => {
+                Err(StoreError::Unavailable("the object went away while it was looked at".into()))
+            }
+            Err(error) => Err(store_error(&error)),
+        }
+    }
+
+    async fn read_body(&self, name: &ObjectName) -> Result<Option<Stored>, StoreError> {
+        let read = self
+            .storage
+            .read_object(&self.resource, self.location.object(name.as_str()))
+            .with_retry_policy(NeverRetry)
+            .with_read_resume_policy(NeverResume);
+        let mut answer = match read.send().await {
+            Err(error) if kind(&error) == Kind::Missing => return Ok(None),
+            answer => answer.map_err(|error| store_error(&error))?,
+        };
+        let version = Version::from_number(answer.object().generation);
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.next().await {
+            let chunk = chunk.map_err(|error| store_error(&error))?;
+            if body.len() + chunk.len() > MAX_READ {
+                return Err(StoreError::Refused(format!("{name} is larger than {MAX_READ} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(Stored { version, body: body.freeze() }))
+    }
+}
+
+impl Store for GcsStore {
+    fn create<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let body = object.body.clone();
+            match self.write(name, object, Some(0)).await {
+                Ok(_) => Ok(()),
+                Err(error) if kind(&error) == Kind::Precondition => {
+                    if self.has(name, &body).await? {
+                        Ok(())
+                    } else {
+                        Err(StoreError::Exists)
+                    }
+                }
+                Err(error) => Err(store_error(&error)),
+            }
+        })
+    }
+
+    fn replace<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            self.write(name, object, None).await.map_err(|error| store_error(&error))?;
+            Ok(())
+        })
+    }
+
+    fn replace_if<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        object: Object,
+        expected: Expected,
+    ) -> StoreFuture<'a, Version> {
+        let generation = match expected {
+            Expected::Absent => 0,
+            Expected::Version(version) => version.number(),
+        };
+        Box::pin(async move {
+            let written = self.write(name, object, Some(generation)).await;
+            written.map_err(|error| store_error(&error))
+        })
+    }
+
+    fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move {
+            tokio::time::timeout(LONGEST_CALL, self.read_body(name))
+                .await
+                .unwrap_or_else(|_| Err(no_answer()))
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        folder: &'a ObjectName,
+        after: Option<&'a ObjectName>,
+    ) -> StoreFuture<'a, Vec<Listed>> {
+        Box::pin(async move {
+            let mut list = self
+                .control
+                .list_objects()
+                .set_parent(&self.resource)
+                .set_prefix(format!("{}/", self.location.object(folder.as_str())))
+                .set_page_size(MAX_LISTED as i32)
+                .with_retry_policy(NeverRetry);
+            if let Some(after) = after {
+                // The start itself is part of the answer.
+                list = list.set_lexicographic_start(self.location.object(after.as_str()));
+            }
+            let answer = limited(list.send()).await.map_err(|error| store_error(&error))?;
+            let named = answer.objects.into_iter().filter_map(|object| {
+                let name = self.location.path(&object.name)?;
+                // Other people's objects may have names that are none here.
+                let plain = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+                plain.then(|| Listed { name: ObjectName::new(name), size: object.size.unsigned_abs() })
+            });
+            Ok(named.filter(|listed| after != Some(&listed.name)).collect())
+        })
+    }
+
+    fn compose<'a>(
+        &'a self,
+        target: &'a ObjectName,
+        sources: &'a [ObjectName],
+        content_type: &'static str,
+        caching: Caching,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            if !(1..=MAX_SOURCES).contains(&sources.len()) {
+                return Err(StoreError::Refused(format!("{} sources", sources.len())));
+            }
+            let destination = model::Object::new()
+                .set_bucket(&self.resource)
+                .set_name(self.location.object(target.as_str()))
+                .set_content_type(content_type)
+                .set_cache_control(caching.cache_control());
+            let sources = sources
+                .iter()
+                .map(|source| SourceObject::new().set_name(self.location.object(source.as_str())));
+            let compose = self
+                .control
+                .compose_object()
+                .set_destination(destination)
+                .set_source_objects(sources)
+                .with_retry_policy(NeverRetry);
+            match limited(compose.send()).await {
+                Ok(_) => Ok(()),
+                Err(error) if kind(&error) == Kind::Missing => Err(StoreError::Missing),
+                Err(error) => Err(store_error(&error)),
+            }
+        })
+    }
+
+    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let mut token = String::new();
+            // Within one bucket and class one call does it; the API reserves the right to want several.
+            loop {
+                let rewrite = self
+                    .control
+                    .rewrite_object()
+                    .set_source_bucket(&self.resource)
+                    .set_source_object(self.location.object(source.as_str()))
+                    .set_destination_bucket(&self.resource)
+                    .set_destination_name(self.location.object(target.as_str()))
+                    .set_rewrite_token(&token)
+                    .with_retry_policy(NeverRetry);
+                match limited(rewrite.send()).await {
+                    Ok(answer) if answer.done => return Ok(()),
+                    Ok(answer) => token = answer.rewrite_token,
+                    Err(error) if kind(&error) == Kind::Missing => return Err(StoreError::Missing),
+                    Err(error) => return Err(store_error(&error)),
+                }
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let delete = self
+                .control
+                .delete_object()
+                .set_bucket(&self.resource)
+                .set_object(self.location.object(name.as_str()))
+                .with_retry_policy(NeverRetry);
+            match limited(delete.send()).await {
+                Err(error) if kind(&error) == Kind::Missing => Ok(()),
+                result => result.map_err(|error| store_error(&error)),
+            }
+        })
+    }
+
+    fn rewrite_interval(&self) -> Duration {
+        REWRITE_INTERVAL
+    }
+
+    fn location(&self) -> String {
+        self.location.to_string()
+    }
+}
+
+/// A call that hangs is ended even when its caller forgot to.
+async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(LONGEST_CALL, call).await.unwrap_or_else(|late| Err(Error::timeout(late)))
+}
+
+fn no_answer() -> StoreError {
+    StoreError::Unavailable(format!("no answer within {} s", LONGEST_CALL.as_secs()))
+}

@@ -1,0 +1,236 @@
+//! How a bucket is opened: credentials, then proof that everything that a broadcast needs is allowed, by doing it once.
+//! What the bucket's own settings should be is in [`super::check`].
+
+use super::error::{Kind, kind, text};
+use super::{GcsStore, Location};
+use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
+use google_cloud_gax::options::RequestOptionsBuilder as _;
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_storage::Error;
+use google_cloud_storage::client::{Storage, StorageControl};
+use google_cloud_storage::read_resume_policy::NeverResume;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// What opening may take. A pod's metadata server, which has the token, may not answer for its first seconds.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// One of its calls.
+const ATTEMPT: Duration = Duration::from_secs(8);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Uploads that large are split by the crate; nothing here is.
+const NEVER_SPLIT: usize = usize::MAX;
+
+/// Why a bucket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody to be: a retry does not help.
+    #[error(
+        "no Google Cloud credentials: {0}; on GKE give the pod's service account Workload Identity, elsewhere run \
+         `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+    )]
+    Credentials(String),
+    /// Nothing of that name: a retry does not help.
+    #[error(
+        "there is no bucket {0}, or this account may not know of it: `gcloud storage buckets create gs://{0}`"
+    )]
+    NoBucket(String),
+    /// The account may not do what a broadcast needs: a retry does not help.
+    #[error(
+        "this account lacks {permissions} on gs://{bucket}: `gcloud storage buckets add-iam-policy-binding gs://{bucket} \
+         --member=MEMBER --role={role}` ({said})"
+    )]
+    Forbidden {
+        /// The bucket.
+        bucket: String,
+        /// What is missing, by name.
+        permissions: String,
+        /// A role that has it.
+        role: &'static str,
+        /// The server's words on the first of them.
+        said: String,
+    },
+    /// Refused for another reason: a retry does not help.
+    #[error("Cloud Storage refuses: {0}")]
+    Refused(String),
+    /// A URL for the endpoint that is none: a retry does not help.
+    #[error("cannot make a client: {0}")]
+    Client(String),
+    /// No answer, or a passing fault, for half a minute: a retry may help.
+    #[error("Cloud Storage cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+impl OpenError {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Credentials(_)
+            | Self::NoBucket(_)
+            | Self::Forbidden { .. }
+            | Self::Refused(_)
+            | Self::Client(_) => false,
+        }
+    }
+}
+
+impl GcsStore {
+    /// Opens a place in a bucket: gets a token, then writes, reads, lists and removes an object of some bytes below the
+    /// prefix. With `endpoint` (the URL of an emulator) nobody's credentials are used. Half a minute at most.
+    pub async fn open(location: Location, endpoint: Option<&str>) -> Result<Self, OpenError> {
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let store = Self::connect(location, endpoint, deadline).await?;
+        store.prove(deadline).await?;
+        Ok(store)
+    }
+
+    /// Clients with a token. Nothing has been asked of the bucket yet.
+    pub(super) async fn connect(
+        location: Location,
+        endpoint: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Self, OpenError> {
+        install_cryptography();
+        let credentials = match endpoint {
+            Some(_) => anonymous::Builder::new().build(),
+            None => Builder::default().build().map_err(|error| OpenError::Credentials(error.to_string()))?,
+        };
+        token(&credentials, deadline).await?;
+        let mut storage = Storage::builder()
+            .with_credentials(credentials.clone())
+            .with_retry_policy(NeverRetry)
+            .with_resumable_upload_threshold(NEVER_SPLIT)
+            // Only for a kind of reading that is not used here.
+            .with_grpc_subchannel_count(1);
+        let mut control =
+            StorageControl::builder().with_credentials(credentials).with_retry_policy(NeverRetry);
+        if let Some(endpoint) = endpoint {
+            storage = storage.with_endpoint(endpoint);
+            control = control.with_endpoint(endpoint);
+        }
+        let client = |error: &dyn std::fmt::Display| OpenError::Client(error.to_string());
+        Ok(Self {
+            resource: location.resource(),
+            location,
+            storage: storage.build().await.map_err(|error| client(&error))?,
+            control: control.build().await.map_err(|error| client(&error))?,
+        })
+    }
+
+    /// Does once what a broadcast does. Asking for permissions (testIamPermissions) is no substitute: it knows nothing of
+    /// grants that are limited to a prefix.
+    async fn prove(&self, deadline: Instant) -> Result<(), OpenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let name = self.location.object(&format!(".encoder/{}-{now}", std::process::id()));
+        let create = async || {
+            let upload = self
+                .storage
+                .write_object(&self.resource, &name, "an encoder started here")
+                .set_content_type("text/plain")
+                .set_cache_control("no-store")
+                .with_idempotency(true)
+                .with_retry_policy(NeverRetry);
+            // 30 kB of state machine.
+            Box::pin(upload.send_unbuffered()).await.map(drop)
+        };
+        let read = async || {
+            let read = self
+                .storage
+                .read_object(&self.resource, &name)
+                .with_retry_policy(NeverRetry)
+                .with_read_resume_policy(NeverResume);
+            read.send().await.map(drop)
+        };
+        let list = async || {
+            let list =
+                self.control.list_objects().set_parent(&self.resource).set_prefix(&name).set_page_size(1);
+            list.with_retry_policy(NeverRetry).send().await.map(drop)
+        };
+        let remove = async || {
+            let remove = self.control.delete_object().set_bucket(&self.resource).set_object(&name);
+            remove.with_retry_policy(NeverRetry).send().await
+        };
+        let mut lacking = Vec::new();
+        let mut said = String::new();
+        let mut judge = |permission: &'static str, result: Result<(), Error>| match result {
+            Ok(()) => Ok(()),
+            Err(error) => match kind(&error) {
+                Kind::Forbidden => {
+                    lacking.push(permission);
+                    if said.is_empty() {
+                        said = text(&error);
+                    }
+                    Ok(())
+                }
+                Kind::Missing if permission == CREATE => {
+                    Err(OpenError::NoBucket(self.location.bucket().to_owned()))
+                }
+                // What could not be created is not there, and what another attempt removed is gone.
+                Kind::Missing => Ok(()),
+                Kind::Unauthenticated => Err(OpenError::Credentials(text(&error))),
+                Kind::Passing => Err(OpenError::Unreachable(text(&error))),
+                Kind::Precondition | Kind::BadRequest | Kind::Lasting => {
+                    Err(OpenError::Refused(text(&error)))
+                }
+            },
+        };
+        judge(CREATE, patiently(deadline, create).await)?;
+        let (read, list) = tokio::join!(patiently(deadline, read), patiently(deadline, list));
+        judge("storage.objects.get", read)?;
+        judge("storage.objects.list", list)?;
+        judge("storage.objects.delete", patiently(deadline, remove).await)?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let bucket = self.location.bucket().to_owned();
+        let role = "roles/storage.objectUser";
+        Err(OpenError::Forbidden { bucket, permissions: lacking.join(", "), role, said })
+    }
+}
+
+const CREATE: &str = "storage.objects.create";
+
+/// The first token. Failing to get one is passing only where the crate says so.
+async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), OpenError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let attempt = tokio::time::timeout(ATTEMPT, credentials.headers(Default::default())).await;
+        let why = match attempt {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) if !error.is_transient() => return Err(OpenError::Credentials(error.to_string())),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(OpenError::Unreachable(format!("no token: {why}")));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Tries again what may pass, until the deadline.
+pub(super) async fn patiently<T>(
+    deadline: Instant,
+    call: impl AsyncFn() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let result =
+            tokio::time::timeout(ATTEMPT, call()).await.unwrap_or_else(|late| Err(Error::timeout(late)));
+        match result {
+            Err(error) if kind(&error) == Kind::Passing && Instant::now() + pause < deadline => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The crates leave TLS's cryptography to the program, and panic without one.
+fn install_cryptography() {
+    // An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,346 @@
+//! Whole broadcasts into a Cloud Storage that fails, on paused time: what viewers of the bucket and the archive get. The
+//! fake is asked without sockets; `gcs_store.rs` and `gcs_live.rs` have those.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use bytes::Bytes;
+use encoder::publish::{Counters, Event, Gap, Publisher, Settings};
+use encoder::stream::StorePlaylists;
+use hls::packager::{InitSegment, Segment};
+use hls::presentation::Presentation;
+use hls::timing::{Latency, Timing};
+use hls::track::{Codec, Track, TrackKind, VideoTrack};
+use hls::{MediaSpan, MediaTime, RungName, SessionId, WallTime};
+use std::sync::Arc;
+use std::time::Duration;
+use tests::gcs::audit::{Report, audit};
+use tests::gcs::faults::{between, some};
+use tests::gcs::objects::Permission;
+use tests::gcs::{DirectStore, Fault, Operation};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// With the bytes of one segment.
+const RUNGS: [(&str, usize); 3] = [("360p", 1_000), ("480p", 2_000), ("720p", 4_000)];
+
+/// A stream's own numbers.
+struct Broadcast {
+    session: &'static str,
+    first: u64,
+    seconds: u64,
+    timing: Timing,
+    settings: Settings,
+    /// Between two segments of a rung.
+    pace: Duration,
+}
+
+impl Broadcast {
+    /// With the playlists of a latency of 4 s, archived.
+    fn new(seconds: u64) -> Self {
+        Self::with_latency(4.0, seconds)
+    }
+
+    fn with_latency(latency: f64, seconds: u64) -> Self {
+        let timing = Timing::new(Latency::from_secs_f64(latency).unwrap());
+        let settings =
+            Settings { segment_deadline: timing.upload_deadline.to_duration(), ..Settings::default() };
+        Self { session: "s", first: 1000, seconds, timing, settings, pace: SECOND }
+    }
+
+    /// Publishes a segment a second in each rung; answers what the publisher counted. Bounded memory is checked on the
+    /// way.
+    async fn run(self, store: &DirectStore) -> Counters {
+        let playlists = StorePlaylists(Presentation::new(&self.timing));
+        let limit = self.settings.max_waiting_bytes;
+        let (publisher, task) =
+            Publisher::start(Arc::new(store.clone()), "live/tv", playlists, self.settings.clone());
+        publisher.input(Event::Tracks(RUNGS.iter().map(|(rung, _)| track(rung)).collect()));
+        for (rung, _) in RUNGS {
+            publisher.input(Event::Init(self.init(rung)));
+        }
+        for number in 0..self.seconds {
+            for (rung, bytes) in RUNGS {
+                publisher.input(Event::Segment(self.segment(rung, number, bytes)));
+            }
+            assert!(publisher.waiting_bytes() <= limit);
+            tokio::time::sleep(self.pace).await;
+        }
+        drop(publisher);
+        task.await.unwrap()
+    }
+
+    fn session(&self) -> SessionId {
+        SessionId::new(self.session).unwrap()
+    }
+
+    fn init(&self, rung: &str) -> InitSegment {
+        let name = hls::names::init_name(&self.session());
+        InitSegment { rung: RungName::new(rung).unwrap(), name, body: Bytes::from_static(b"init") }
+    }
+
+    fn segment(&self, rung: &str, number: u64, bytes: usize) -> Segment {
+        let sequence = self.first + number;
+        let seconds = i64::try_from(number).unwrap();
+        // No two bodies are the same.
+        let body = format!("{rung} {sequence} ").into_bytes().into_iter().cycle().take(bytes);
+        Segment {
+            rung: RungName::new(rung).unwrap(),
+            sequence,
+            session: self.session(),
+            // An epoch begins with one.
+            discontinuity: number == 0,
+            start: MediaTime::from_ticks_90k(90_000 * seconds),
+            duration: MediaSpan::from_millis(1000),
+            wall: WallTime::from_unix_micros(1_790_000_000_000_000 + 1_000_000 * seconds),
+            name: hls::names::segment_name(&self.session(), sequence),
+            init: hls::names::init_name(&self.session()),
+            body: Some(body.collect()),
+        }
+    }
+}
+
+fn track(rung: &str) -> Track {
+    Track {
+        rung: RungName::new(rung).unwrap(),
+        kind: TrackKind::Video(VideoTrack {
+            codec: Codec::H264,
+            // High profile, level 3.1, without parameter sets.
+            config: Bytes::from_static(&[1, 0x64, 0, 0x1f, 0xff, 0xe1, 0, 0, 1, 0, 0]),
+            width: 1280,
+            height: 720,
+            sample_aspect: (1, 1),
+            frame_rate: 25.0,
+            nominal_bitrate: 2_000_000,
+        }),
+    }
+}
+
+/// Looks at everything that ever was in the bucket; the report, and how many segments are there now.
+#[track_caller]
+fn judge(store: &DirectStore) -> (Report, u64) {
+    let state = store.state();
+    let report = audit(state.objects.journal(), store.bucket());
+    assert_eq!(report.complaints, [""; 0]);
+    let kept =
+        state.objects.names(store.bucket()).iter().filter(|name| name.ends_with(".m4s")).count() as u64;
+    (report, kept)
+}
+
+fn gaps(counters: &Counters) -> u64 {
+    counters.gaps.values().sum()
+}
+
+/// All segments of so many seconds.
+fn all(seconds: u64) -> u64 {
+    seconds * RUNGS.len() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_without_faults_is_whole_and_nothing_is_written_too_often() {
+    let store = DirectStore::new();
+    store.set_rule(|_| Fault::Slow(Duration::from_millis(60)));
+    let counters = Broadcast::new(3600).run(&store).await;
+    assert_eq!((gaps(&counters), counters.failures), (0, 0), "a 429 would be a failure");
+    assert!(counters.sealed);
+    let (report, kept) = judge(&store);
+    assert_eq!(kept, all(3600));
+    assert_eq!((report.gaps, report.ended), (0, (3, 3)));
+    // Every segment gets a playlist of its own: none waits for the next.
+    assert!(report.versions >= 3 * 3600, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failure_in_twenty_is_not_seen_by_anybody() {
+    let store = DirectStore::new();
+    store.set_rule(some(1, 0.05, Fault::Status(503)));
+    let counters = Broadcast::new(3600).run(&store).await;
+    assert!(counters.failures > 500, "{counters:?}");
+    assert_eq!((gaps(&counters), counters.lost, counters.sealed), (0, 0, true));
+    let (report, kept) = judge(&store);
+    assert_eq!((kept, report.gaps, report.ended), (all(3600), 0, (3, 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_without_the_store_is_a_minute_of_gaps_and_whole_in_the_archive() {
+    for fault in [Fault::Status(503), Fault::Cut, Fault::Hang] {
+        let store = DirectStore::new();
+        store.set_rule(between(60 * SECOND, 120 * SECOND, fault));
+        let counters = Broadcast::new(240).run(&store).await;
+        // What came in the last two seconds before the store was back is in time; a hung store is found out later.
+        let gaps = gaps(&counters);
+        assert!((all(56)..=all(68)).contains(&gaps), "{fault:?}: {counters:?}");
+        assert_eq!((counters.late, counters.lost, counters.sealed), (gaps, 0, true), "{fault:?}");
+        let (report, kept) = judge(&store);
+        // The window passed some before a playlist could be written again.
+        assert!(kept == all(240) && (1..=gaps).contains(&(report.gaps as u64)), "{kept} {report:?}");
+        // While it is down, it is asked now and then, and not by every segment that waits.
+        let down = |call: &&tests::gcs::Call| (90 * SECOND..120 * SECOND).contains(&call.at);
+        let asked = store.state().calls.iter().filter(down).count();
+        assert!(asked < 30 * 60, "{asked} calls in half a minute");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_lost_after_the_write_do_no_harm() {
+    let store = DirectStore::new();
+    store.set_rule(some(2, 0.1, Fault::LostAnswer));
+    let counters = Broadcast::new(600).run(&store).await;
+    assert!(counters.failures > 200, "{counters:?}");
+    assert!(!counters.fenced, "its own playlists are not somebody else's");
+    assert_eq!((gaps(&counters), counters.lost, counters.sealed), (0, 0, true));
+    let (report, kept) = judge(&store);
+    assert_eq!((kept, report.gaps, report.ended), (all(600), 0, (3, 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_that_hang_are_overtaken() {
+    for fault in [Fault::Hang, Fault::HangAfter] {
+        let store = DirectStore::new();
+        let mut hangs = some(3, 0.05, fault);
+        store.set_rule(move |call| {
+            if call.writes_segment() { hangs(call) } else { Fault::Slow(Duration::from_millis(60)) }
+        });
+        let counters = Broadcast::new(600).run(&store).await;
+        // Twice in a row for one segment is 1 in 400, and the third attempt may be too late.
+        assert!(gaps(&counters) <= all(600) / 400 * 2, "{counters:?}");
+        assert_eq!((counters.lost, counters.late, counters.sealed), (0, gaps(&counters), true), "{fault:?}");
+        let (_, kept) = judge(&store);
+        assert_eq!(kept, all(600));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_seconds_a_call_are_within_the_deadline_of_six_seconds_of_latency() {
+    let store = DirectStore::new();
+    store.set_rule(|_| Fault::Slow(2 * SECOND));
+    let counters = Broadcast::with_latency(6.0, 120).run(&store).await;
+    assert_eq!((gaps(&counters), counters.lost, counters.sealed), (0, 0, true), "{counters:?}");
+    let (report, kept) = judge(&store);
+    assert_eq!((kept, report.gaps, report.ended), (all(120), 0, (3, 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_slow_for_viewers_is_still_archived() {
+    let store = DirectStore::new();
+    store.set_rule(|_| Fault::Slow(2500 * SECOND / 1000));
+    let counters = Broadcast::new(120).run(&store).await;
+    assert_eq!((gaps(&counters), counters.late, counters.lost), (all(120), all(120), 0), "{counters:?}");
+    let (_, kept) = judge(&store);
+    assert_eq!(kept, all(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn playlists_that_are_refused_for_their_rate_come_later_and_newest_first() {
+    let store = DirectStore::new();
+    let mut often = some(4, 0.3, Fault::Status(429));
+    store.set_rule(move |call| {
+        let all = (20 * SECOND..35 * SECOND).contains(&call.at);
+        if !call.writes_playlist() {
+            Fault::None
+        } else if all {
+            Fault::Status(429)
+        } else {
+            often(call)
+        }
+    });
+    let counters = Broadcast::new(120).run(&store).await;
+    assert!(counters.failures > 50, "{counters:?}");
+    assert_eq!((gaps(&counters), counters.lost, counters.sealed), (0, 0, true));
+    let (report, kept) = judge(&store);
+    assert_eq!((kept, report.gaps, report.ended), (all(120), 0, (3, 3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_becomes_read_only_ends_the_storing_and_nothing_else() {
+    let store = DirectStore::new();
+    let other = store.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(30 * SECOND).await;
+        other.state().objects.deny(other.bucket(), &[Permission::Create, Permission::Delete]);
+    });
+    let began = tokio::time::Instant::now();
+    let settings = Settings::default();
+    let counters = Broadcast::new(60).run(&store).await;
+    // Publishing went on in step (`run` sleeps a second a segment) and ended when it had to.
+    assert!(began.elapsed() <= 60 * SECOND + settings.seal_within + settings.longest_attempt);
+    assert_eq!(counters.gaps.get(&Gap::Refused), Some(&all(30)), "{counters:?}");
+    assert!(!counters.sealed);
+    assert!(counters.last_failure.unwrap().contains("storage.objects.create"));
+    assert_eq!(judge(&store).1, all(30));
+    // It is asked whether it has changed its mind, a few times a second at most.
+    let late = |call: &&tests::gcs::Call| call.at > 62 * SECOND && call.writes_segment();
+    assert!(store.state().calls.iter().filter(late).count() < 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_is_read_only_for_a_minute_loses_nothing_of_the_archive() {
+    let store = DirectStore::new();
+    store.set_rule(between(30 * SECOND, 90 * SECOND, Fault::Status(403)));
+    let counters = Broadcast::new(180).run(&store).await;
+    assert_eq!((counters.late, counters.lost, counters.sealed), (gaps(&counters), 0, true), "{counters:?}");
+    let (report, kept) = judge(&store);
+    assert_eq!((kept, report.ended), (all(180), (3, 3)));
+    assert!(report.gaps > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_memory_is_full_the_largest_rung_goes_first() {
+    let store = DirectStore::new();
+    store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));
+    let mut broadcast = Broadcast::new(180);
+    // A hundred seconds are 700 kB in all, 300 kB without the largest rung.
+    broadcast.settings.max_waiting_bytes = 400_000;
+    let counters = broadcast.run(&store).await;
+    assert!((60..=80).contains(&counters.lost), "{counters:?}");
+    assert!(counters.sealed);
+    judge(&store);
+    let kept = |rung: &str| {
+        let names = store.state().objects.names(store.bucket());
+        names.iter().filter(|name| name.contains(rung) && name.ends_with(".m4s")).count() as u64
+    };
+    assert_eq!((kept("360p"), kept("480p"), kept("720p")), (180, 180, 180 - counters.lost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_archive_nothing_is_left_behind_but_the_window() {
+    let store = DirectStore::new();
+    let mut faults = some(5, 0.1, Fault::LostAnswer);
+    let mut down = between(60 * SECOND, 90 * SECOND, Fault::Hang);
+    store.set_rule(move |call| match down(call) {
+        Fault::None => faults(call),
+        fault => fault,
+    });
+    let mut broadcast = Broadcast::new(300);
+    broadcast.settings.archive = false;
+    let counters = broadcast.run(&store).await;
+    assert!(counters.sealed, "{counters:?}");
+    let (report, kept) = judge(&store);
+    // 30 s of window and as much of retention, in three rungs.
+    assert!(kept <= all(70) + counters.not_removed, "{kept} {report:?}");
+}
+
+/// An older encoder that does not know that its stream was taken over writes no playlist any more.
+#[tokio::test(start_paused = true)]
+async fn of_two_encoders_the_newer_one_goes_on_alone() {
+    let store = DirectStore::new();
+    // Slow enough to leave the bucket's one write a second to another: who comes when is decided elsewhere.
+    let old = Broadcast { pace: 3 * SECOND, ..Broadcast::new(40) }.run(&store);
+    let new = async {
+        tokio::time::sleep(40 * SECOND + SECOND / 2).await;
+        let later = Broadcast { session: "t", first: 2000, ..Broadcast::new(40) };
+        later.run(&store).await
+    };
+    let (old, new) = tokio::join!(old, new);
+    assert!(old.fenced && !old.sealed, "{old:?}");
+    assert!(new.sealed && !new.fenced, "{new:?}");
+    let (report, _) = judge(&store);
+    assert_eq!(report.ended, (3, 3));
+    // The old one found out within a few seconds, not at its end.
+    let last_of_old = store
+        .state()
+        .calls
+        .iter()
+        .filter(|call| call.operation == Operation::Insert && call.object.contains("/s-"))
+        .map(|call| call.at)
+        .max();
+    assert!(last_of_old.unwrap() < 46 * SECOND, "{last_of_old:?}");
+}
