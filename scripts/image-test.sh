@@ -31,10 +31,13 @@ stand_in() {
     container=$("${buildah[@]}" from scratch)
     root=$("${buildah[@]}" mount "$container")
     cp -a "$work/debian/." "$root/"
+    # What this machine trusts, for what is fetched while the image is built.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/usr/local/share/machine.crt"
     $fill "$root"
     "${buildah[@]}" unmount "$container" >/dev/null
     # Crates that are here already are not fetched again.
     "${buildah[@]}" config --env CARGO_HOME=/cargo-home --env CARGO_NET_OFFLINE=true \
+        --env NODE_EXTRA_CA_CERTS=/usr/local/share/machine.crt \
         --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     "${buildah[@]}" commit --quiet --rm "$container" "$name" >/dev/null
 }
@@ -53,7 +56,7 @@ with_rust() {
     # The toolchain without its documentation.
     tar -C "$sysroot" --exclude=share/doc -cf - bin lib libexec 2>/dev/null | tar -C "$1/usr/local" -xf - || true
     chroot "$1" apt-get update -qq
-    chroot "$1" apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
+    DEBIAN_FRONTEND=noninteractive chroot "$1" apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null 2>&1
 }
 
 nothing() { :; }

@@ -1,7 +1,8 @@
-//! Part of `make bench`: how soon `/readyz` answers while every core encodes. A thousand requests, each on a connection of
-//! its own, as a kubelet makes them. Prints a Markdown table.
+//! Part of `make bench`: how soon `/readyz` answers while every core encodes (a thousand requests, each on a connection of
+//! its own, as a kubelet makes them), and how long a balancer that asks every second still sends publishers to an encoder
+//! that has just been taken. Prints Markdown tables.
 //!
-//! Environment: `BENCH_PROBES` (requests, default 1000).
+//! Environment: `BENCH_PROBES` (requests, default 1000), `BENCH_WINDOWS` (streams, default 20).
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -9,7 +10,9 @@ use anyhow::ensure;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
+use tests::balancer::{Balancer, Server};
 use tests::encoder_process::{self, Encoder, Options};
+use tests::patience::eventually;
 use tests::process::{Program, stat, tree};
 use tests::{fixtures, publisher, turn};
 
@@ -30,11 +33,18 @@ fn main() -> std::process::ExitCode {
 
 fn bench() -> anyhow::Result<()> {
     let requests = std::env::var("BENCH_PROBES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let streams = std::env::var("BENCH_WINDOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
         // Nobody publishes numbers of a debug build.
         encoder_process::use_binary(encoder_process::build("release"));
     }
+    probes(requests)?;
+    windows(streams)
+}
+
+/// How soon `/readyz` answers.
+fn probes(requests: usize) -> anyhow::Result<()> {
     let clip = fixtures::clip("footage-720p30-gop2s");
     let cores = std::thread::available_parallelism()?.get();
     // One stream for each core, each more than a core's work.
@@ -66,6 +76,38 @@ fn bench() -> anyhow::Result<()> {
         GOAL.as_millis(),
         if met { "yes" } else { "no" }
     );
+    Ok(())
+}
+
+/// From readiness that fell to a balancer that noticed.
+fn windows(streams: usize) -> anyhow::Result<()> {
+    let clip = fixtures::clip("small");
+    let options = Options::default()
+        .set("--ladder", "source")
+        .set("--when-full", "refuse")
+        .set("--reconnect-window", "0");
+    let encoder = Encoder::start(options);
+    let server = Server { rtmp: encoder.ports.rtmp, admin: encoder.ports.admin, backup: false };
+    let balancer = Balancer::start(&[server], Duration::from_secs(1));
+    let mut took = Vec::new();
+    for n in 0..streams {
+        balancer.wait_for(&[true]);
+        // Not in step with the health checks.
+        tests::patience::pause(Duration::from_millis(137 * n as u64 % 1000));
+        let mut publisher = publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(&format!("w{n}")));
+        eventually("the encoder to be taken", Duration::from_secs(10), || {
+            ask(encoder.ports.admin).is_ok().then_some(())
+        });
+        let taken = Instant::now();
+        balancer.wait_for(&[false]);
+        took.push(taken.elapsed());
+        publisher.stop(Duration::from_secs(5));
+    }
+    took.sort();
+    println!("\n### Taken, and still in rotation: HAProxy asks every second, {streams} streams\n");
+    println!("| shortest | median | longest |\n|---|---|---|");
+    let ms = |at: usize| took.get(at).map_or(0, Duration::as_millis);
+    println!("| {} ms | {} ms | {} ms |", ms(0), ms(took.len() / 2), ms(took.len().saturating_sub(1)));
     Ok(())
 }
 
