@@ -25,6 +25,8 @@ pub(super) struct Rendition {
     next: Option<u64>,
     /// Where the list began, at the start or anew.
     began: Option<u64>,
+    /// What is before it was listed by an earlier writer.
+    own_from: u64,
     /// The list begins anew at the next epoch; what is on its way of an earlier one is not listed any more.
     skips_to_epoch: bool,
     /// Init segments that can be read, oldest first.
@@ -43,6 +45,26 @@ pub(super) struct Rendition {
 }
 
 impl Rendition {
+    /// As an earlier writer left it. Nothing was measured of it, and it can be played by what follows only when that is
+    /// there.
+    pub(super) fn resume(segments: &[SegmentInfo]) -> Self {
+        let mut inits: Vec<String> = Vec::new();
+        for segment in segments.iter().filter(|segment| segment.bytes.is_some()) {
+            if !inits.contains(&segment.init) {
+                inits.push(segment.init.clone());
+            }
+        }
+        Self {
+            began: segments.first().map(|segment| segment.sequence),
+            next: segments.last().map(|segment| segment.sequence + 1),
+            own_from: segments.last().map_or(0, |segment| segment.sequence + 1),
+            current_init: inits.last().cloned(),
+            inits,
+            listed: segments.iter().cloned().collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn set_track(&mut self, track: &Track) {
         self.nominal = match &track.kind {
             TrackKind::Video(video) => video.nominal_bitrate.into(),
@@ -170,6 +192,11 @@ impl Rendition {
 
     pub(super) fn listed(&self) -> &VecDeque<SegmentInfo> {
         &self.listed
+    }
+
+    /// How many segments are listed that no earlier writer had.
+    pub(super) fn own_listed(&self) -> usize {
+        self.listed.iter().filter(|s| s.sequence >= self.own_from).count()
     }
 
     pub(super) fn first(&self) -> Option<u64> {
