@@ -13,6 +13,7 @@ use crate::fleet::agones::Agones;
 use crate::logging::Recent;
 use crate::origin;
 use crate::origin::{Library, StreamPath};
+use crate::publish::Spool;
 use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
@@ -67,12 +68,23 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     };
 
     let store = open_store(&config.output).await?;
+    let spool = match &config.spool {
+        None => None,
+        Some((folder, bytes)) => {
+            let each = bytes / u64::from(config.capacity.get());
+            let opened = Spool::open(folder, each).map_err(|error| Fault::Machine {
+                what: "cannot use the spool's folder (--spool)",
+                why: format!("{}: {error}", folder.display()),
+            });
+            Some(opened?)
+        }
+    };
     let probe = Probe::new(
         probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
     );
     let library = Library::new();
-    let outlet = OutletOptions { library: library.clone(), store: store.clone() };
+    let outlet = OutletOptions { library: library.clone(), store: store.clone(), spool };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let registry = Registry::new(

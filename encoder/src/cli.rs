@@ -88,6 +88,12 @@ pub struct ServeArgs {
     /// A Cloud Storage emulator instead of Google's, asked without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
+    /// A folder on a local disk where segments wait when the store is slower than the stream; none when it is not set
+    #[arg(long, env = "ENCODER_SPOOL", value_name = "DIR")]
+    pub spool: Option<String>,
+    /// Mebibytes that may wait there, of all streams together
+    #[arg(long, env = "ENCODER_SPOOL_SIZE", value_name = "MIB", default_value = "4096")]
+    pub spool_size: String,
     /// Streams at once; a publisher beyond that is refused
     #[arg(long, env = "ENCODER_CAPACITY", value_name = "N", default_value = "1")]
     pub capacity: String,

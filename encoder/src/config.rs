@@ -91,6 +91,8 @@ pub struct ServeConfig {
     pub latencies: Latencies,
     /// Worker's memory bound in bytes.
     pub worker_memory_bytes: u64,
+    /// A local disk for what the store takes too slowly, and how much of it all streams may use.
+    pub spool: Option<(PathBuf, u64)>,
     /// Log lines.
     pub log_format: LogFormat,
 }
@@ -199,6 +201,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         }
     }
     let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
+    let spool_mib = judge.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
     let identity = identity(args, &mut judge);
     let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
@@ -247,6 +250,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             stream,
             latencies: latencies?,
             worker_memory_bytes,
+            spool: args.spool.as_ref().map(PathBuf::from).zip(spool_mib.map(|mib| mib << 20)),
             log_format: log_format?,
         })
     })();

@@ -23,6 +23,7 @@ pub mod rtmp;
 pub mod shutdown;
 pub mod store;
 pub mod stream;
+pub mod takeover;
 pub mod telemetry;
 pub mod timeline;
 pub mod tls;

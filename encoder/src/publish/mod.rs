@@ -14,18 +14,21 @@
 //!   write replaces the version that the one before had made and no other: whoever finds somebody else's there stops.
 //! - Live never waits: [`Publisher::input`] takes an event and returns. What waits to be written is bounded by
 //!   [`Settings::max_waiting_bytes`]; beyond it segments that are not being written are given up, counted: late ones
-//!   first, the largest rendition's first, the oldest first.
+//!   first, the largest rendition's first, the oldest first. With a [`Spool`] late ones go to a local disk before that.
 
 mod driver;
 mod plan;
 mod settings;
+mod spool;
 #[cfg(test)]
 mod testing;
 
 pub use driver::Publisher;
-pub use plan::{Answer, Job, JobId, Plan, Work};
+pub use plan::{Answer, Job, JobId, Plan, SpoolId, Work};
 pub use settings::{Counters, Gap, Settings};
+pub use spool::Spool;
 
+use crate::store::Version;
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use hls::track::Track;
@@ -44,6 +47,17 @@ pub enum Event {
     Expired(Vec<(RungName, String)>),
     /// Nothing follows. Playlists are written once more, with EXT-X-ENDLIST.
     End,
+}
+
+/// A rendition's playlist that this encoder has taken over: the store has this text, written by nobody else since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its rendition.
+    pub rung: RungName,
+    /// What it says.
+    pub text: String,
+    /// Which writing of it that is.
+    pub version: Version,
 }
 
 /// A stream's playlists as text, out of what the store acknowledged. Implemented by `hls::Presentation`'s adapter.

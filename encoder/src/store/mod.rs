@@ -90,6 +90,8 @@ pub mod content_type {
     pub const VIDEO_INIT: &str = "video/mp4";
     /// Init and media segments of audio.
     pub const AUDIO: &str = "audio/mp4";
+    /// What encoders tell each other.
+    pub const JSON: &str = "application/json";
     /// Pictures.
     pub const JPEG: &str = "image/jpeg";
 }

@@ -2,8 +2,9 @@
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
-use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
+use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
 use crate::store::{Caching, Object, Store, content_type};
+use crate::takeover::Beginning;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
@@ -24,6 +25,8 @@ pub struct OutletOptions {
     pub library: Arc<Library>,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// A local disk for what the store takes too slowly.
+    pub spool: Option<Arc<Spool>>,
 }
 
 /// One stream's way out.
@@ -57,19 +60,36 @@ struct MediaTypes {
 }
 
 impl Outlet {
-    /// To the origin and the store.
-    pub fn new(options: &OutletOptions, path: StreamPath, timing: &Timing, started: WallTime) -> Self {
+    /// To the origin and the store. The origin's playlists begin with this encoder's own segments, at numbers that go on.
+    pub fn new(
+        options: &OutletOptions,
+        path: StreamPath,
+        timing: &Timing,
+        started: WallTime,
+        beginning: &Beginning,
+    ) -> Self {
         let prefix = path.to_string();
         let settings = Settings {
             segment_deadline: timing.upload_deadline.to_duration(),
             archive: false,
             ..Settings::default()
         };
-        let (store, written) = Publisher::start(
+        let discontinuities = beginning.discontinuities();
+        let (presentation, inherited) = match beginning {
+            Beginning::Anew { .. } => {
+                (Presentation::new(timing).with_past_discontinuities(discontinuities), Vec::new())
+            }
+            Beginning::TakenOver(inheritance) => {
+                (Presentation::resume(timing, &inheritance.past), inheritance.playlists.clone())
+            }
+        };
+        let (store, written) = Publisher::resume(
             options.store.clone(),
+            options.spool.as_deref(),
             prefix,
-            StorePlaylists(Presentation::new(timing)),
+            StorePlaylists(presentation),
             settings,
+            inherited,
         );
         let info = StreamInfo {
             live: true,
@@ -81,7 +101,7 @@ impl Outlet {
         let origin = OriginSide {
             library: options.library.clone(),
             path,
-            presentation: Presentation::for_origin(timing),
+            presentation: Presentation::for_origin(timing).with_past_discontinuities(discontinuities),
             target_duration: Duration::from_secs(timing.target_duration.into()),
             part_target: timing.parts.map(|parts| parts.target.to_duration()),
             info,
@@ -148,9 +168,21 @@ impl Outlet {
         }
     }
 
+    /// Whether another encoder was found to write the same playlists in the store.
+    pub fn is_fenced(&self) -> bool {
+        self.store.is_fenced()
+    }
+
     /// How far the store is.
     pub fn stored(&self) -> Counters {
         self.store.counters()
+    }
+
+    /// Another encoder has the stream: this one's playlists go away without an end, for the stream has none.
+    pub fn taken_over(mut self) {
+        if let Some(origin) = self.origin.take() {
+            origin.library.remove_stream(&origin.path);
+        }
     }
 
     /// Nothing follows: the playlists get their end, and everything is written.

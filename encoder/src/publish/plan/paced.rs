@@ -56,6 +56,11 @@ fn print(text: &[u8]) -> (usize, u32) {
 }
 
 impl Paced {
+    /// The store has this text, and we know its version.
+    pub(super) fn inherited(text: String, version: Version) -> Self {
+        Self { written: Some(text), expected: Some(Expected::Version(version)), ..Self::default() }
+    }
+
     /// Something may have changed.
     pub(super) fn mark(&mut self) {
         self.marked = true;
