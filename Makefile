@@ -44,11 +44,10 @@ lint: ## formatting, clippy, documentation: no warning passes
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 
 unit: ## tests that run at CPU speed
-	@scripts/cargo-test.sh --workspace --exclude tests
-	@cargo test --workspace --exclude tests --doc --locked --quiet
+	@scripts/cargo-test.sh unit
 
 e2e: ## real publishers, real browser, real time
-	@scripts/cargo-test.sh --package tests
+	@scripts/cargo-test.sh e2e
 
 deploy-check: ## Kubernetes manifests against their schemas, and the guards that keep streams alive
 	@deploy/check/run.sh

@@ -32,7 +32,8 @@ pub fn use_binary(path: PathBuf) {
 pub fn build(profile: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "encoder", "--bin", "encoder", "--profile", profile])
+        // For the whole workspace: dependencies are those that the tests were built with.
+        .args(["build", "--quiet", "--workspace", "--bin", "encoder", "--profile", profile])
         .args(["--message-format", "json"])
         .current_dir(workspace())
         .output()
