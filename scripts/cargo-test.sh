@@ -7,8 +7,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:?unit or e2e}
 shift
-# What the tests start; compiled here, so that no test's time is spent on it.
-cargo build --workspace --bin encoder --locked --quiet
+# What the tests start; compiled here, so that no test's time is spent on it. With the tests, because those have
+# dependencies of their own, which change features of others.
+cargo build --workspace --bin encoder --tests --locked --quiet
+ENCODER_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/encoder
+export ENCODER_BIN
 if cargo nextest --version >/dev/null 2>&1; then
     case $kind in
     unit) filter='not package(tests)' ;;

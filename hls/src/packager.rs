@@ -437,7 +437,7 @@ impl Writer<'_> {
                 body: body.take(),
             });
             parts.next_index += 1;
-            start = start + duration;
+            start += duration;
         }
         made
     }
