@@ -414,7 +414,7 @@ impl StreamCore {
 
     /// What the present worker has done.
     pub fn progress(&self) -> Progress {
-        self.progress
+        self.progress.clone()
     }
 
     /// The packager's counters.
