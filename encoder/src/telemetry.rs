@@ -39,7 +39,8 @@ pub fn describe() {
     describe_histogram!(
         "encoder_stage_delay_seconds",
         Unit::Seconds,
-        "Age of media when it leaves a stage, counted from its arrival: encoded, packaged"
+        "Age of media at a stage, counted from its least delayed arrival, by rendition: arrived, encoded, packaged, \
+         readable at the origin, stored and acknowledged"
     );
     describe_gauge!(
         "encoder_lag_seconds",
