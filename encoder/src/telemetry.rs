@@ -21,6 +21,8 @@ pub fn describe() {
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
+        ("encoder_store_late_total", "Segments that came to the store after they had been listed as gaps"),
+        ("encoder_store_lost_total", "Segments that never came to the store"),
     ];
     for (name, help) in counters {
         describe_counter!(name, Unit::Count, help);

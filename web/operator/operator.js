@@ -52,16 +52,20 @@ function facts(stream) {
 
 function rows(stream) {
   const planned = new Map((stream.rungs ?? []).map((rung) => [rung.name, rung]));
+  const lately = new Map((stream.rungs ?? []).map((rung, at) => [rung.name, stream.worker.rungs[at]]));
   const names = [...planned.keys(), ...Object.keys(stream.output).filter((name) => !planned.has(name))];
   return names.map((name) => {
     const rung = planned.get(name);
     const out = stream.output[name] ?? {};
+    const work = lately.get(name);
     return [
       name,
       rung ? `${rung.width}×${rung.height}` : "as published",
       rung ? number(rung.frame_rate[0] / rung.frame_rate[1], 2) : "as published",
       rung ? number(rung.bitrate / 1000) : "–",
       out.bits_per_second ? number(out.bits_per_second / 1000) : "–",
+      work ? number(work.frame_rate_tenths / 10, 1) : "–",
+      work?.quantiser_tenths ? number(work.quantiser_tenths / 10, 1) : "–",
       number(out.segments ?? 0),
       number(out.gaps ?? 0),
     ];

@@ -416,7 +416,7 @@ impl StreamCore {
 
     /// What the present worker has done.
     pub fn progress(&self) -> Progress {
-        self.progress
+        self.progress.clone()
     }
 
     /// The packager's counters.
