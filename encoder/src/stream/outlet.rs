@@ -1,6 +1,8 @@
 //! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
+use super::anchor::Now;
+use super::driver;
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
 use crate::store::{Caching, Object, Store, content_type};
@@ -8,9 +10,9 @@ use crate::takeover::Beginning;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
-use hls::{RungName, Timing, Track, TrackKind, WallTime};
+use hls::{MediaTime, RungName, Timing, Track, TrackKind, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -34,6 +36,18 @@ pub struct Outlet {
     origin: Option<OriginSide>,
     store: Publisher<StorePlaylists>,
     written: JoinHandle<Counters>,
+    acknowledged: mpsc::Receiver<Acknowledged>,
+}
+
+/// A segment that the store has, and all before it of its rendition.
+#[derive(Debug)]
+pub struct Acknowledged {
+    /// The rendition.
+    pub rung: RungName,
+    /// Where the segment ends.
+    pub end: MediaTime,
+    /// When that was known.
+    pub at: Now,
 }
 
 /// A stream's objects in the origin.
@@ -83,11 +97,12 @@ impl Outlet {
                 (Presentation::resume(timing, &inheritance.past), inheritance.playlists.clone())
             }
         };
+        let (playlists, acknowledged) = StorePlaylists::over(presentation);
         let (store, written) = Publisher::resume(
             options.store.clone(),
             options.spool.as_deref(),
             prefix,
-            StorePlaylists(presentation),
+            playlists,
             settings,
             inherited,
         );
@@ -111,7 +126,7 @@ impl Outlet {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), store, written }
+        Self { origin: Some(origin), store, written, acknowledged }
     }
 
     /// To the store alone, without hurry: every segment is written, however long it takes.
@@ -127,9 +142,9 @@ impl Outlet {
             seal_within: patient,
             ..Settings::default()
         };
-        let (store, written) =
-            Publisher::start(store, "", StorePlaylists(Presentation::new(timing)), settings);
-        Self { origin: None, store, written }
+        let (playlists, acknowledged) = StorePlaylists::new(timing);
+        let (store, written) = Publisher::start(store, "", playlists, settings);
+        Self { origin: None, store, written, acknowledged }
     }
 
     /// An epoch begins.
@@ -171,6 +186,11 @@ impl Outlet {
     /// Whether another encoder was found to write the same playlists in the store.
     pub fn is_fenced(&self) -> bool {
         self.store.is_fenced()
+    }
+
+    /// Segments that the store has acknowledged since the last call; to be called often, for they are kept until then.
+    pub fn acknowledged(&self) -> Vec<Acknowledged> {
+        self.acknowledged.try_iter().collect()
     }
 
     /// How far the store is.
@@ -319,34 +339,56 @@ fn playlist(text: String) -> Object {
 }
 
 /// The store's playlists: what was acknowledged, as a presentation.
-pub struct StorePlaylists(pub Presentation);
+pub struct StorePlaylists {
+    presentation: Presentation,
+    acknowledged: mpsc::Sender<Acknowledged>,
+}
+
+impl StorePlaylists {
+    /// Nothing in them yet; and where to hear of what gets in.
+    pub fn new(timing: &Timing) -> (Self, mpsc::Receiver<Acknowledged>) {
+        Self::over(Presentation::new(timing))
+    }
+
+    /// What is in this presentation, and where to hear of what gets in besides.
+    pub fn over(presentation: Presentation) -> (Self, mpsc::Receiver<Acknowledged>) {
+        let (acknowledged, receiver) = mpsc::channel();
+        (Self { presentation, acknowledged }, receiver)
+    }
+}
 
 impl Playlists for StorePlaylists {
     fn set_tracks(&mut self, tracks: &[Track]) {
-        self.0.set_tracks(tracks);
+        self.presentation.set_tracks(tracks);
     }
 
     fn add_init(&mut self, init: &InitSegment) {
-        self.0.add_init(init);
+        self.presentation.add_init(init);
     }
 
     fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
-        self.0.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
+        if bytes.is_some() {
+            let end = segment.start + segment.duration;
+            // Nobody listens any more when the stream is over.
+            let _ =
+                self.acknowledged.send(Acknowledged { rung: segment.rung.clone(), end, at: driver::now() });
+        }
+        self.presentation.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
     }
 
     fn end(&mut self) {
-        self.0.end();
+        self.presentation.end();
     }
 
     fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        self.0.media_playlist(rung)
+        self.presentation.media_playlist(rung)
     }
 
     fn multivariant(&self) -> Option<String> {
-        self.0.multivariant()
+        self.presentation.multivariant()
     }
 
     fn take_expired(&mut self) -> Vec<(RungName, String)> {
-        self.0.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
+        self.presentation.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
     }
 }

@@ -264,7 +264,7 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     let timing = Timing::new(latency(4.0));
     let (first, second) = (Claimant::default(), Claimant::default());
     claim_at(&store, &first, 4.0, at(-10)).await.unwrap();
-    let playlists = StorePlaylists(Presentation::new(&timing));
+    let (playlists, _old) = StorePlaylists::new(&timing);
     let (old, old_task) = Publisher::start(
         shared.clone(),
         "live/show",
@@ -288,7 +288,7 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     let inheritance = taken_over(claim_at(&store, &second, 4.0, at(10)).await);
     let next = inheritance.past.next_sequence();
     assert!((110..=111).contains(&next));
-    let playlists = StorePlaylists(Presentation::resume(&timing, &inheritance.past));
+    let (playlists, _new) = StorePlaylists::over(Presentation::resume(&timing, &inheritance.past));
     let (new, new_task) =
         Publisher::resume(shared, None, "live/show", playlists, Settings::default(), inheritance.playlists);
     new.input(Event::Tracks(vec![audio()]));

@@ -322,8 +322,7 @@ impl<P: Playlists> Plan<P> {
                 self.lanes.init_stored(&init);
             }
             What::Segment { rung, sequence, late, .. } => {
-                let listed =
-                    self.lanes.set(&rung, sequence, Outcome::Stored(upload.size as u64));
+                let listed = self.lanes.set(&rung, sequence, Outcome::Stored(upload.size as u64));
                 if listed {
                     return;
                 }
