@@ -49,14 +49,15 @@ pub enum Event {
     End,
 }
 
-/// A rendition's playlist that this encoder has taken over: the store has this text, written by nobody else since.
+/// A rendition's playlist that this encoder has taken over: its former owner wrote this text, and this encoder wrote it
+/// once more with a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
     /// Its rendition.
     pub rung: RungName,
-    /// What it says.
+    /// What it lists, without that comment.
     pub text: String,
-    /// Which writing of it that is.
+    /// This encoder's writing.
     pub version: Version,
 }
 

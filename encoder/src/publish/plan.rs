@@ -176,7 +176,8 @@ impl<P: Playlists> Plan<P> {
             plan.paced.entry(None).or_default();
         }
         for Inherited { rung, text, version } in inherited {
-            plan.paced.insert(Some(rung.clone()), Paced::inherited(text, version));
+            let interval = plan.settings.playlist_interval;
+            plan.paced.insert(Some(rung.clone()), Paced::inherited(text, version, interval));
             plan.inherited.push(rung);
         }
         plan

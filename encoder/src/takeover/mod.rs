@@ -311,8 +311,11 @@ impl LookUp<'_> {
                 Err(why) => return Ok(Err(why)),
             };
             if found.iter().all(|playlist| playlist.fenced) {
-                let inherited =
-                    |found: Found| Inherited { rung: found.rung, text: found.text, version: found.version };
+                let inherited = |found: Found| Inherited {
+                    text: without_note(&found.text),
+                    rung: found.rung,
+                    version: found.version,
+                };
                 let playlists = found.into_iter().map(inherited).collect();
                 return Ok(Ok(Inheritance { latency, past, playlists }));
             }
@@ -412,8 +415,7 @@ impl LookUp<'_> {
 
 async fn fence(store: Arc<dyn Store>, playlist: Found, note: &str) -> Result<Found, StoreError> {
     let Found { rung, name, version, text: before, .. } = playlist;
-    let without: String = before.split_inclusive('\n').filter(|line| !line.starts_with(NOTE)).collect();
-    let noted = without + note;
+    let noted = without_note(&before) + note;
     loop {
         let (body, content_type) = (Bytes::from(noted.clone()), content_type::PLAYLIST);
         let object = Object { body, content_type, caching: Caching::None };
@@ -431,6 +433,11 @@ async fn fence(store: Arc<dyn Store>, playlist: Found, note: &str) -> Result<Fou
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What a playlist lists.
+fn without_note(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.starts_with(NOTE)).collect()
 }
 
 /// Reads an object, again and again while the store is not there: whoever asks has a deadline.
