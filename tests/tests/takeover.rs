@@ -30,6 +30,10 @@ struct Place {
     _turn: turn::Turn,
 }
 
+/// Segments, a second each, after which a stream can be taken over: whoever comes within four seconds of another one has
+/// come at once.
+const SETTLED: usize = 6;
+
 fn clip() -> PathBuf {
     fixtures::clip("footage-720p30-gop1s")
 }
@@ -65,7 +69,7 @@ impl Place {
         // The server knows media types by the name's end alone.
         let ignore = BTreeSet::from([Rule::ContentType]);
         let watch = Watch::start(&self.url(), Settings { ignore, ..Settings::default() });
-        more_segments(&watch, 3);
+        more_segments(&watch, SETTLED);
         watch
     }
 }
@@ -229,7 +233,7 @@ fn a_bucket_is_taken_over_too() {
     let url = fake.public_url(BUCKET, &format!("tv/live/{STREAM}/index.m3u8"));
     wait_for_playlist(&url);
     let watch = Watch::start(&url, Settings { ignore: ignored_of_a_bucket(), ..Settings::default() });
-    more_segments(&watch, 3);
+    more_segments(&watch, SETTLED);
     watch.checker().expect_outage();
     cut(first);
     let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));

@@ -149,7 +149,6 @@ impl Registry {
 
     /// Ends all streams: publishers are told why and sent off, what they sent is flushed, playlists get their end.
     pub fn end_all(&self, reason: &Refusal) {
-        self.leaving.store(true, Ordering::SeqCst);
         for entry in self.entries() {
             entry.present().send_off.send_replace(Some(reason.clone()));
             entry.core.with(|core, now| core.close(now));

@@ -3,8 +3,9 @@
 //!
 //! Only what is late goes there, for the archive: viewers have no use for it any more, and what is on time is uploaded
 //! now or never. It begins when half of the memory for segments is taken, so that the disk has the other half's time.
-//! Newest first, for the oldest are uploaded first. When the disk has no room either, segments of the largest rendition
-//! make place for those of smaller ones, and beyond that the memory's own bound counts, as if there were no disk.
+//! Newest first, for the oldest are uploaded first. When the disk has no room either, memory fills up; shortly before it is
+//! full, segments of the largest rendition on disk make place for those of smaller ones, and beyond that the memory's own
+//! bound counts, as if there were no disk.
 //!
 //! A disk that fails is left alone for [`REST`]; what was to go there stays in memory. Nothing here is waited for.
 
@@ -149,6 +150,11 @@ impl<P: Playlists> Plan<P> {
         }
         if !std::mem::replace(&mut self.spooling.full, true) {
             self.counters.spool_full += 1;
+        }
+        // As long as there is room in memory nothing is given up.
+        let limit = self.settings.max_waiting_bytes;
+        if self.waiting_bytes < limit - limit / 8 {
+            return false;
         }
         let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
             What::Segment { rung, .. }
