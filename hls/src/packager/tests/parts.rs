@@ -157,7 +157,7 @@ fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
 fn the_end_makes_no_part_short_but_the_last() {
     for latency in [2.0, 3.0] {
         // Sound ends before the picture, with it, and behind it.
-        for (count, heard) in (31..=60_usize).flat_map(|count| [35, 0, -10].map(|more| (count, more))) {
+        for (count, heard) in (31..=60_usize).flat_map(|count| [6, 0, -10].map(|more| (count, more))) {
             let mut run = Run::with_parts(latency);
             run.begin(grid(&[video("v"), audio()]));
             let heard = (count * 48_000 / 30 / 1024 + 1).saturating_add_signed(heard);
