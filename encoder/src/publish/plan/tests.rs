@@ -205,10 +205,10 @@ fn a_playlist_without_news_at_the_end_needs_no_write_to_be_sealed() {
     plan.input(Event::Init(init("720p", "s")), now);
     plan.input(Event::Segment(segment("720p", "s", 0, 10)), now);
     plan.input(Event::End, now);
-    for _ in 0..20 {
+    while !plan.is_finished() {
         for (_, job) in due(&mut plan, now) {
             plan.done(job.id, good(&job), now);
         }
     }
-    assert!(plan.is_finished() && plan.counters().sealed, "{:?}", plan.counters());
+    assert!(plan.counters().sealed, "{:?}", plan.counters());
 }
