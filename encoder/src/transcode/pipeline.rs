@@ -27,7 +27,7 @@ use bytes::Bytes;
 use ffmpeg_next::frame;
 use hls::MediaTime;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
