@@ -345,6 +345,11 @@ impl StreamCore {
         self.effects.pop_front()
     }
 
+    /// Whether [`Self::poll`] has something.
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// The next request for a run's worker.
     pub fn next_request(&mut self, id: RunId, now: Instant) -> Option<Request> {
         let run = self.runs.iter_mut().find(|run| run.id == id)?;

@@ -52,7 +52,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Delays {
     budgets: [Duration; 5],
-    meters: BTreeMap<(Stage, String), Meter>,
+    /// By stage and rendition.
+    meters: [BTreeMap<String, Meter>; 5],
     since: Option<Instant>,
     broken: Option<Stage>,
 }
@@ -113,7 +114,7 @@ impl Delays {
     pub fn new(timing: &Timing) -> Self {
         Self {
             budgets: Stage::ALL.map(|stage| stage.budget(timing)),
-            meters: BTreeMap::new(),
+            meters: Default::default(),
             since: None,
             broken: None,
         }
@@ -122,8 +123,11 @@ impl Delays {
     /// Media of a rendition has passed a stage at this age. Returns the verdict when it has changed.
     pub fn passed(&mut self, stage: Stage, rung: &str, age: Duration, now: Instant) -> Option<Verdict> {
         let budget = self.budgets[stage as usize];
-        let key = (stage, rung.to_owned());
-        let meter = self.meters.entry(key).or_insert_with(|| Meter::new(stage, rung));
+        let meters = &mut self.meters[stage as usize];
+        if !meters.contains_key(rung) {
+            meters.insert(rung.to_owned(), Meter::new(stage, rung));
+        }
+        let meter = meters.get_mut(rung)?;
         meter.histogram.record(age.as_secs_f64());
         meter.last = age;
         meter.worst = meter.worst.max(age);
@@ -140,7 +144,7 @@ impl Delays {
     /// The publisher has gone: what its absence does to ages is nobody's fault.
     pub fn paused(&mut self) {
         self.since = None;
-        for meter in self.meters.values_mut() {
+        for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
             meter.restart();
         }
     }
@@ -148,9 +152,9 @@ impl Delays {
     /// Every stage with its budget and the ages of each rendition, for `/status`.
     pub fn status(&self) -> serde_json::Value {
         let stage = |stage: Stage| {
-            let rungs: serde_json::Map<_, _> = (self.meters.iter())
-                .filter(|((of, _), _)| *of == stage)
-                .map(|((_, rung), meter)| {
+            let meters = &self.meters[stage as usize];
+            let rungs: serde_json::Map<_, _> = (meters.iter())
+                .map(|(rung, meter)| {
                     let worst = meter.worst.max(meter.former_worst);
                     let ages = serde_json::json!({
                         "last_seconds": meter.last.as_secs_f64(),
@@ -162,7 +166,7 @@ impl Delays {
             serde_json::json!({
                 "stage": stage.name(),
                 "budget_seconds": self.budgets[stage as usize].as_secs_f64(),
-                "broken": self.meters.iter().any(|((of, _), meter)| *of == stage && meter.breaks),
+                "broken": meters.values().any(|meter| meter.breaks),
                 "rungs": rungs,
             })
         };
@@ -170,22 +174,23 @@ impl Delays {
     }
 
     fn judge(&mut self) -> Option<Verdict> {
-        for meter in self.meters.values_mut() {
+        for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
             meter.judge();
         }
-        let worst = (self.meters.iter())
-            .filter(|(_, meter)| meter.breaks)
-            .min_by_key(|((stage, _), meter)| (*stage, std::cmp::Reverse(meter.former_worst)));
-        let broken = worst.map(|((stage, _), _)| *stage);
+        let worst = Stage::ALL.into_iter().find_map(|stage| {
+            let breaking = self.meters[stage as usize].iter().filter(|(_, meter)| meter.breaks);
+            breaking.max_by_key(|(_, meter)| meter.former_worst).map(|(rung, meter)| (stage, rung, meter))
+        });
+        let broken = worst.map(|(stage, _, _)| stage);
         if broken == self.broken {
             return None;
         }
         self.broken = broken;
-        Some(worst.map_or(Verdict::Kept, |((stage, rung), meter)| Verdict::Broken {
-            stage: *stage,
+        Some(worst.map_or(Verdict::Kept, |(stage, rung, meter)| Verdict::Broken {
+            stage,
             rung: rung.clone(),
             worst: meter.former_worst,
-            budget: self.budgets[*stage as usize],
+            budget: self.budgets[stage as usize],
         }))
     }
 }

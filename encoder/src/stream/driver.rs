@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, error, info, warn};
 
-/// How often the core is told that time has passed.
-const TICK: Duration = Duration::from_millis(50);
+/// How often the core is told that time has passed; what it decides by time alone is a matter of half a second and more.
+const TICK: Duration = Duration::from_millis(100);
 /// What a worker that said it has finished may take to end.
 const EXIT_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -49,10 +49,17 @@ impl SharedCore {
         })
     }
 
-    /// Tells the core something, and everybody that there may be something to do.
+    /// Tells the core something, and whoever has something to do because of it. Most of what is published only joins
+    /// a segment: the driver sleeps through that.
     pub fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
-        let result = tell(&mut self.lock(), now());
-        self.wake.notify_one();
+        let (result, wanted) = {
+            let mut core = self.lock();
+            let result = tell(&mut core, now());
+            (result, core.has_effects())
+        };
+        if wanted {
+            self.wake.notify_one();
+        }
         self.feed.notify_waiters();
         result
     }
