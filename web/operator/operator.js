@@ -99,12 +99,15 @@ function showStream(stream) {
     }),
   );
   const image = article.querySelector("img");
-  image.hidden = !stream.picture;
-  // A new one every few seconds; asking each time that one is due is enough.
-  const version = Math.floor(stream.age_seconds / 4);
-  if (stream.picture && image.dataset.version !== String(version)) {
-    image.dataset.version = version;
-    image.src = `picture/${encodeURIComponent(stream.app)}/${encodeURIComponent(stream.name)}?${version}`;
+  if (!stream.picture) image.hidden = true;
+  // A new one every few seconds; asking each time that one is due is enough. The old one stays until that is there.
+  const version = String(Math.floor(stream.age_seconds / 4));
+  if (stream.picture && article.dataset.picture !== version) {
+    article.dataset.picture = version;
+    const fresh = document.createElement("img");
+    fresh.alt = image.alt;
+    fresh.src = `picture/${encodeURIComponent(stream.app)}/${encodeURIComponent(stream.name)}?${version}`;
+    fresh.decode().then(() => article.querySelector("img").replaceWith(fresh), () => {});
   }
   return key;
 }
