@@ -6,7 +6,7 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tests::encoder_process::{Encoder, Options};
 use tests::patience::{eventually, pause, poll};
@@ -16,14 +16,12 @@ use tests::{fixtures, turn};
 /// Streams that run at once.
 const AT_ONCE: usize = 3;
 
-/// How many streams are published and ended; `TEST_CYCLES` sets another number.
+/// Ended streams stay readable for half a minute: by then as many go as come.
+const WARM_UP: Duration = Duration::from_secs(40);
+
+/// How many streams are published and ended at least; `TEST_CYCLES` sets another number.
 fn cycles() -> usize {
     std::env::var("TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
-}
-
-fn next(names: &Mutex<std::ops::Range<usize>>) -> Option<usize> {
-    // A range is whole whatever panicked.
-    names.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
 #[test]
@@ -64,14 +62,14 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
             publisher.wait(Duration::from_secs(20)).is_some_and(|s| s.success()).then_some(())
         });
     };
+    let published = AtomicUsize::new(0);
     // Some at once, so that no processor waits.
-    let publish_all = |names: std::ops::Range<usize>| {
-        let names = Mutex::new(names);
+    let publish_while = |more: &(dyn Fn(usize) -> bool + Sync)| {
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 scope.spawn(|| {
-                    while let Some(name) = next(&names) {
-                        publish(name);
+                    while more(published.load(Ordering::Relaxed)) {
+                        publish(published.fetch_add(1, Ordering::Relaxed));
                     }
                 });
             }
@@ -83,14 +81,13 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
         encoder.stat()
     };
     let began = Instant::now();
-    // Ended streams stay readable for half a minute: by then as many go as come.
-    let warm_up = cycles() / 2;
-    publish_all(0..warm_up);
-    let before = settled();
-    publish_all(warm_up..cycles());
+    publish_while(&|_| began.elapsed() < WARM_UP);
+    let (warm_up, before) = (published.load(Ordering::Relaxed), settled());
+    let enough = cycles().max(warm_up + cycles() / 2);
+    publish_while(&|count| count < enough);
     let after = settled();
-    eprintln!("after {warm_up} streams: {before:?}\nafter {}: {after:?}\nin {:?}", cycles(), began.elapsed());
-    assert!(encoder.metric("encoder_publish_total", &["accepted"]) >= cycles() as f64);
+    eprintln!("after {warm_up} streams: {before:?}\nafter {enough}: {after:?}\nin {:?}", began.elapsed());
+    assert!(encoder.metric("encoder_publish_total", &["accepted"]) >= enough as f64);
     assert_eq!(encoder.metric("encoder_worker_restarts_total", &[]), 0.0);
     let allowed = before.rss_kib + 8 * 1024;
     let last = poll(Duration::from_secs(40), || (encoder.stat().rss_kib <= allowed).then_some(()));
