@@ -360,15 +360,15 @@ impl Packager {
                 let carry =
                     self.carried.get_mut(lane.rung()).expect("begin() carries an init for every track");
                 let mut writer = Writer { epoch: &open.epoch, slot, timing: &self.timing, carry };
+                let last = finish && slot.sequence + 1 == self.next_sequence;
                 if let Some(decided) = decided {
-                    let progress = Progress { start: slot.start, end: slot.end, decided, no_more };
+                    let progress = Progress { start: slot.start, end: slot.end, decided, no_more, last };
                     while let Some(chunk) = lane.next_part(progress, &self.timing) {
                         let start = lane.segment_start(slot.start);
                         self.out.extend(writer.part(lane, &chunk, start).into_iter().map(Output::Part));
                     }
                 }
                 let Some(end) = slot.end else { break };
-                let last = finish && slot.sequence + 1 == self.next_sequence;
                 let Some(taken) = lane.take(slot.start, end, no_more, last, &self.timing, &mut self.counters)
                 else {
                     break;

@@ -6,13 +6,20 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tests::encoder_process::{Encoder, Options};
 use tests::patience::{eventually, pause, poll};
 use tests::process::Program;
 use tests::{fixtures, turn};
 
-/// How many streams are published and ended, one after the other; `TEST_CYCLES` sets another number.
+/// Streams that run at once.
+const AT_ONCE: usize = 3;
+
+/// Ended streams stay readable for half a minute: by then as many go as come.
+const WARM_UP: Duration = Duration::from_secs(40);
+
+/// How many streams are published and ended at least; `TEST_CYCLES` sets another number.
 fn cycles() -> usize {
     std::env::var("TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
@@ -37,19 +44,35 @@ fn listening_within_200_ms_and_small_when_idle() {
 
 #[test]
 fn publishing_and_ending_many_times_leaves_nothing_behind() {
-    let clip = fixtures::clip("short");
+    let clip = fixtures::clip("small");
     let _turn = turn::Turn::take();
-    let options =
-        Options::default().set("--ladder", "source").set("--reconnect-window", "0").set("--latency", "2");
+    let options = Options::default()
+        .set("--ladder", "source")
+        .set("--reconnect-window", "0")
+        .set("--latency", "2")
+        .set("--capacity", &AT_ONCE.to_string());
     let encoder = Encoder::start(options);
     let publish = |n: usize| {
         // As fast as it goes: what is left behind does not depend on real time.
         let mut command = std::process::Command::new("ffmpeg");
         command.args(["-nostdin", "-v", "error", "-i"]).arg(&clip);
         command.args(["-t", "1", "-c", "copy", "-f", "flv"]).arg(encoder.rtmp_url(&format!("cycle-{n}")));
-        eventually("the place to be free again", Duration::from_secs(20), || {
+        eventually("a place to be free again", Duration::from_secs(20), || {
             let mut publisher = Program::spawn("ffmpeg", &mut command);
             publisher.wait(Duration::from_secs(20)).is_some_and(|s| s.success()).then_some(())
+        });
+    };
+    let published = AtomicUsize::new(0);
+    // Some at once, so that no processor waits.
+    let publish_while = |more: &(dyn Fn(usize) -> bool + Sync)| {
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while more(published.load(Ordering::Relaxed)) {
+                        publish(published.fetch_add(1, Ordering::Relaxed));
+                    }
+                });
+            }
         });
     };
     let settled = || {
@@ -58,15 +81,14 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
         encoder.stat()
     };
     let began = Instant::now();
-    let warm_up = cycles() / 5;
-    (0..warm_up).for_each(publish);
-    let before = settled();
-    (warm_up..cycles()).for_each(publish);
+    publish_while(&|_| began.elapsed() < WARM_UP);
+    let (warm_up, before) = (published.load(Ordering::Relaxed), settled());
+    let enough = cycles().max(warm_up + cycles() / 2);
+    publish_while(&|count| count < enough);
     let after = settled();
-    eprintln!("after {warm_up} streams: {before:?}\nafter {}: {after:?}\nin {:?}", cycles(), began.elapsed());
-    assert_eq!(encoder.metric("encoder_publish_total", &["accepted"]), cycles() as f64);
+    eprintln!("after {warm_up} streams: {before:?}\nafter {enough}: {after:?}\nin {:?}", began.elapsed());
+    assert!(encoder.metric("encoder_publish_total", &["accepted"]) >= enough as f64);
     assert_eq!(encoder.metric("encoder_worker_restarts_total", &[]), 0.0);
-    // Ended streams stay readable for half a minute; what counts is that it does not add up.
     let allowed = before.rss_kib + 8 * 1024;
     let last = poll(Duration::from_secs(40), || (encoder.stat().rss_kib <= allowed).then_some(()));
     assert!(last.is_some(), "grew from {} to {} KiB", before.rss_kib, encoder.stat().rss_kib);

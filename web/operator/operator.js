@@ -45,7 +45,7 @@ function facts(stream) {
     const { segments, bytes, failures, gaps, last_failure } = stored;
     lines.push(["in the store", `${number(segments)} segments, ${mebibytes(bytes)}`]);
     lines.push(["failed writes", last_failure ? `${number(failures)}, last: ${last_failure}` : number(failures), failures > 0]);
-    lines.push(["lost in the store", number(gaps), gaps > 0]);
+    lines.push(["gaps in the store", number(gaps), gaps > 0]);
   }
   return lines;
 }
@@ -58,10 +58,11 @@ function rows(stream) {
     const rung = planned.get(name);
     const out = stream.output[name] ?? {};
     const work = lately.get(name);
+    const unplanned = name === "audio" ? "–" : "as published";
     return [
       name,
-      rung ? `${rung.width}×${rung.height}` : "as published",
-      rung ? number(rung.frame_rate[0] / rung.frame_rate[1], 2) : "as published",
+      rung ? `${rung.width}×${rung.height}` : unplanned,
+      rung ? number(rung.frame_rate[0] / rung.frame_rate[1], 2) : unplanned,
       rung ? number(rung.bitrate / 1000) : "–",
       out.bits_per_second ? number(out.bits_per_second / 1000) : "–",
       work ? number(work.frame_rate_tenths / 10, 1) : "–",
@@ -98,12 +99,15 @@ function showStream(stream) {
     }),
   );
   const image = article.querySelector("img");
-  image.hidden = !stream.picture;
-  // A new one every few seconds; asking each time that one is due is enough.
-  const version = Math.floor(stream.age_seconds / 4);
-  if (stream.picture && image.dataset.version !== String(version)) {
-    image.dataset.version = version;
-    image.src = `picture/${encodeURIComponent(stream.app)}/${encodeURIComponent(stream.name)}?${version}`;
+  if (!stream.picture) image.hidden = true;
+  // A new one every few seconds; asking each time that one is due is enough. The old one stays until that is there.
+  const version = String(Math.floor(stream.age_seconds / 4));
+  if (stream.picture && article.dataset.picture !== version) {
+    article.dataset.picture = version;
+    const fresh = document.createElement("img");
+    fresh.alt = image.alt;
+    fresh.src = `picture/${encodeURIComponent(stream.app)}/${encodeURIComponent(stream.name)}?${version}`;
+    fresh.decode().then(() => article.querySelector("img").replaceWith(fresh), () => {});
   }
   return key;
 }
@@ -129,7 +133,7 @@ function show(status) {
   by("warnings").replaceChildren(
     ...warnings.map(({ at, level, text }) => {
       const item = element("li", "", level);
-      const time = element("time", new Date(at * 1000).toISOString().slice(11, 19));
+      const time = element("time", `${new Date(at * 1000).toISOString().slice(11, 19)} UTC`);
       item.append(time, ` ${text}`);
       return item;
     }),

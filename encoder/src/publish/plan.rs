@@ -208,10 +208,14 @@ impl<P: Playlists> Plan<P> {
     pub fn poll(&mut self, now: Duration) -> Option<Job> {
         self.expire_deadlines(now);
         self.settle(now);
-        self.start_playlist(now)
+        let next = self
+            .start_playlist(now)
             .or_else(|| self.start_upload(now))
             .or_else(|| self.start_spooling(now))
-            .or_else(|| self.start_removal(now))
+            .or_else(|| self.start_removal(now));
+        // A playlist that turned out to have nothing new needs no write.
+        self.judge_seal();
+        next
     }
 
     /// How an attempt went.
@@ -328,6 +332,10 @@ impl<P: Playlists> Plan<P> {
             self.playlists.end();
             self.mark_all();
         }
+        self.judge_seal();
+    }
+
+    fn judge_seal(&mut self) {
         self.counters.sealed =
             self.ended && !self.counters.fenced && self.paced.values().all(Paced::is_sealed);
     }

@@ -73,6 +73,8 @@ pub(super) struct Progress {
     pub(super) decided: MediaTime,
     /// Nothing more is waited for.
     pub(super) no_more: bool,
+    /// It is its epoch's last, which ends where the rendition's own media does.
+    pub(super) last: bool,
 }
 
 #[derive(Debug)]
@@ -282,6 +284,7 @@ impl Lane {
         // Where the slot's end and all its samples are known, that end is one of the times at which can be cut.
         let certain = match (behind, slot.end) {
             (Some(_), Some(end)) => {
+                let end = if slot.last { self.own_end(times.last().copied(), end) } else { end };
                 times.push(end);
                 end
             }
@@ -338,8 +341,9 @@ impl Lane {
         counters.misaligned += u64::from(misaligned);
         let count = behind - first;
         let (start, mut end) = self.span(slot_start, slot_end, count, timing);
-        if let Some(shown) = self.queue.range(..count).map(|s| s.at).max().filter(|_| last) {
-            end = (shown + self.frame_span()).min(slot_end).max(start + ONE_TICK);
+        if last && count > 0 {
+            let shown = self.queue.range(..count).map(|s| s.at).max();
+            end = self.own_end(shown, slot_end).max(start + ONE_TICK);
         }
         let from = self.parted.map_or(start, |parted| parted.to);
         // Its parts were listed before the others said where to cut. What is in none of them is a part all the same, or
@@ -450,6 +454,11 @@ impl Lane {
             .collect();
         let base_decode_time = u64::try_from(*times.first()?).unwrap_or(0);
         (!samples.is_empty()).then_some(Chunk { start, end, base_decode_time, samples })
+    }
+
+    /// Where an epoch's last segment ends: a frame behind what it shows last, as far as that is within its slot.
+    fn own_end(&self, shown: Option<MediaTime>, slot_end: MediaTime) -> MediaTime {
+        shown.map_or(slot_end, |shown| (shown + self.frame_span()).min(slot_end))
     }
 
     fn tolerance(&self) -> MediaSpan {

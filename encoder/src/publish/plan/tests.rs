@@ -198,3 +198,19 @@ fn waking_up_never_spins() {
     }
     panic!("never finished");
 }
+
+/// The multivariant playlist of this stream is the same at its end.
+#[test]
+fn a_playlist_without_news_at_the_end_needs_no_write_to_be_sealed() {
+    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
+    let now = Duration::ZERO;
+    plan.input(Event::Init(init("720p", "s")), now);
+    plan.input(Event::Segment(segment("720p", "s", 0, 10)), now);
+    plan.input(Event::End, now);
+    while !plan.is_finished() {
+        for (_, job) in due(&mut plan, now) {
+            plan.done(job.id, good(&job), now);
+        }
+    }
+    assert!(plan.counters().sealed, "{:?}", plan.counters());
+}

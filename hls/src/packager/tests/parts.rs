@@ -151,3 +151,34 @@ fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
     let listed = run.of("v")[1];
     assert!(listed.duration >= MediaSpan::from_millis(330), "what was listed stays: {:?}", listed.duration);
 }
+
+/// The frame behind which nothing comes is no frame that would make a part too long.
+#[test]
+fn the_end_makes_no_part_short_but_the_last() {
+    for latency in [2.0, 3.0] {
+        // Sound ends before the picture, with it, and behind it.
+        for (count, heard) in (31..=60_usize).flat_map(|count| [6, 0, -10].map(|more| (count, more))) {
+            let mut run = Run::with_parts(latency);
+            run.begin(grid(&[video("v"), audio()]));
+            let heard = (count * 48_000 / 30 / 1024 + 1).saturating_add_signed(heard);
+            run.push_all(&[
+                ("v", frames(START_MS, FPS, 30, count, false)),
+                ("audio", sound(START_MS, 48_000, heard)),
+            ]);
+            run.end(None);
+            run.check();
+            let target = run.timing.parts.unwrap().target.ticks_90k() / 90;
+            for name in ["v", "audio"] {
+                for segment in durations(&run, name) {
+                    // Gaps stand for a picture that stays.
+                    let shown = segment.iter().take_while(|ms| **ms > 0).count();
+                    let all_but_last = &segment[..shown - 1];
+                    assert!(
+                        all_but_last.iter().all(|ms| ms * 100 >= target * 85),
+                        "{name}, {count} frames: {segment:?} of {target}"
+                    );
+                }
+            }
+        }
+    }
+}
