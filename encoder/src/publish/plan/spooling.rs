@@ -113,13 +113,22 @@ impl<P: Playlists> Plan<P> {
         if !due {
             return None;
         }
-        let candidate =
-            |upload: &Upload| upload.is_late() && upload.is_idle() && upload.place == Place::Memory;
-        let index = self.uploads.iter().rposition(candidate)?;
-        if self.uploads[index].size > self.settings.max_waiting_bytes / 2 {
-            // It would never find room to come back.
+        // As long as there is room in memory nothing on disk is given up for another.
+        let limit = self.settings.max_waiting_bytes;
+        let crowded = self.waiting_bytes >= limit - limit / 8;
+        let largest = self.largest_on_disk().filter(|_| crowded).map_or(0, |(size, _)| size);
+        let index = self.uploads.iter().rposition(|upload| match &upload.what {
+            What::Segment { rung, late: true, .. } if upload.is_idle() && upload.place == Place::Memory => {
+                let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
+                // A larger one would never find room to come back.
+                room && upload.size <= limit / 2
+            }
+            What::Segment { .. } | What::Init(_) => false,
+        });
+        let Some(index) = index else {
+            self.spool_is_full();
             return None;
-        }
+        };
         let name = self.uploads[index].name.clone();
         if !self.make_spool_room(index) {
             return self.start_discard();
@@ -134,41 +143,53 @@ impl<P: Playlists> Plan<P> {
         Some(self.job(Flight::Leaving { id, bytes }, Work::Spool(id, body), TIMEOUT))
     }
 
-    /// Room on the disk for an upload; larger renditions make place for it.
-    fn make_spool_room(&mut self, index: usize) -> bool {
-        let size = self.uploads[index].size as u64;
-        let What::Segment { rung, .. } = &self.uploads[index].what else { return false };
-        let own = self.rung_size(rung);
-        let limit = self.settings.spool_bytes;
-        let being_freed: u64 = self.spooling.unneeded.iter().map(|(_, bytes)| bytes).sum();
-        if self.spooling.bytes + size <= limit {
-            self.spooling.full &= self.spooling.bytes > limit / 2;
-            return true;
-        }
-        if self.spooling.bytes + size <= limit + being_freed {
-            return false;
-        }
-        if !std::mem::replace(&mut self.spooling.full, true) {
-            self.counters.spool_full += 1;
-        }
-        // As long as there is room in memory nothing is given up.
-        let limit = self.settings.max_waiting_bytes;
-        if self.waiting_bytes < limit - limit / 8 {
-            return false;
-        }
+    fn has_spool_room(&self, size: usize) -> bool {
+        self.spooling.bytes + size as u64 <= self.settings.spool_bytes
+    }
+
+    /// The oldest of the largest rendition on disk: that rendition's size, and which one it is.
+    fn largest_on_disk(&self) -> Option<(u64, usize)> {
         let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
-            What::Segment { rung, .. }
-                if matches!(upload.place, Place::Disk(_)) && self.rung_size(rung) > own =>
-            {
-                Some(((Reverse(self.rung_size(rung)), index), index))
+            What::Segment { rung, .. } if matches!(upload.place, Place::Disk(_)) => {
+                Some((self.rung_size(rung), Reverse(index)))
             }
             What::Segment { .. } | What::Init(_) => None,
         });
-        if let Some((_, victim)) = on_disk.min() {
+        on_disk.max().map(|(size, Reverse(index))| (size, index))
+    }
+
+    /// Room on the disk for an upload; a larger rendition makes place for it.
+    fn make_spool_room(&mut self, index: usize) -> bool {
+        let size = self.uploads[index].size;
+        if self.has_spool_room(size) {
+            self.spooling.full &= self.spooling.bytes > self.settings.spool_bytes / 2;
+            return true;
+        }
+        self.spool_is_full();
+        let being_removed = self.in_flight.values().map(|flight| match flight {
+            Flight::Discard { bytes } => *bytes,
+            Flight::Upload { .. }
+            | Flight::Playlist(_)
+            | Flight::Removal(_)
+            | Flight::Leaving { .. }
+            | Flight::Returning { .. } => 0,
+        });
+        let to_be_removed = self.spooling.unneeded.iter().map(|(_, bytes)| *bytes);
+        let being_freed: u64 = to_be_removed.chain(being_removed).sum();
+        let soon = self.spooling.bytes + size as u64 <= self.settings.spool_bytes + being_freed;
+        if !soon && let Some((_, victim)) = self.largest_on_disk() {
             // Its file is removed first; then this one is looked at again.
             self.forget(victim, Gap::Overflow);
         }
         false
+    }
+
+    /// There are late segments in memory that it has no room for.
+    fn spool_is_full(&mut self) {
+        let wanted = |upload: &Upload| upload.is_late() && upload.is_idle() && upload.place == Place::Memory;
+        if self.uploads.iter().any(wanted) && !std::mem::replace(&mut self.spooling.full, true) {
+            self.counters.spool_full += 1;
+        }
     }
 
     fn start_return(&mut self, now: Duration) -> Option<Job> {
