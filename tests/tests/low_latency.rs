@@ -200,10 +200,11 @@ fn shaka_player_plays_parts() {
     let encoder = Encoder::start(options);
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     let playlist = encoder.wait_for_stream(STREAM);
-    // shaka-player 5.2.12 gives up on a playlist of one segment, of which it wants the first and another.
+    // shaka-player 5.2.12 gives up on a playlist of one segment, and stalls when there is less to begin with than it is
+    // to stay behind.
     let rendition = Rendition { encoder: &encoder, url: join(&playlist, "240p/index.m3u8") };
-    eventually("a second segment", Duration::from_secs(20), || {
-        (rendition.list("").segments.len() > 1).then_some(())
+    eventually("some segments", Duration::from_secs(20), || {
+        (rendition.list("").segments.len() > 5).then_some(())
     });
     let js = workspace().join("tests/js");
     let page = StaticServer::start(vec![js.clone(), js.join("node_modules")]).unwrap();
