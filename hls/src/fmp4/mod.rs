@@ -2,6 +2,7 @@
 //! which segment is decided in [`crate::packager`].
 
 mod fragment;
+pub mod index;
 mod init;
 
 pub(crate) use fragment::{FragmentKind, FragmentSample, fragment};
