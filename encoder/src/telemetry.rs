@@ -20,6 +20,7 @@ pub fn describe() {
         ("encoder_store_segments_total", "Segments that the store has acknowledged"),
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
+        ("encoder_archives_total", "Archives that were to be completed, by what became of them"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
     ];
     for (name, help) in counters {

@@ -355,7 +355,8 @@ impl Presentation {
             .filter(|(_, rendition)| rendition.is_playable())
             .map(|(track, rendition)| (track, rendition.bandwidth()))
             .collect();
-        (!playable.is_empty()).then(|| multivariant::render(&playable, &|rung| format!("{rung}/index.m3u8")))
+        (!playable.is_empty())
+            .then(|| multivariant::render(&playable, &|rung| format!("{rung}/index.m3u8"), None))
     }
 
     /// Objects whose retention is over since the last call (rfc8216bis 6.2.2: a segment's own duration and that of the

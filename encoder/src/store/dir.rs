@@ -28,7 +28,8 @@ use super::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -178,6 +179,11 @@ impl Store for DirStore {
     fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
         let name = name.clone();
         Box::pin(self.blocking(move |inner| inner.read(&name)))
+    }
+
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
+        let name = name.clone();
+        Box::pin(self.blocking(move |inner| inner.read_range(&name, range)))
     }
 
     fn list<'a>(
@@ -335,6 +341,19 @@ impl Inner {
         let mut body = Vec::new();
         file.read_to_end(&mut body)?;
         Ok(Some(Stored { version, body: body.into() }))
+    }
+
+    fn read_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        let mut file = match File::open(self.root.join(name.as_str())) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
+        file.seek(SeekFrom::Start(range.start))?;
+        let mut body = Vec::new();
+        file.take(range.end.saturating_sub(range.start)).read_to_end(&mut body)?;
+        Ok(Some(body.into()))
     }
 
     /// A new file beside the one that is to be written. Makes the folder, again if a removal of the folder's last

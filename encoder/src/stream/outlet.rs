@@ -1,9 +1,11 @@
 //! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
+use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
-use crate::store::{Caching, Object, Store, content_type};
+use crate::store::newest::Newest;
+use crate::store::{Caching, Object, ObjectName, Store, content_type};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
@@ -17,6 +19,9 @@ use tracing::{error, info, warn};
 /// The stream's newest picture, beside its playlists.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
+/// Between two pictures in the store at least: every write there is paid for.
+const PICTURE_EVERY: Duration = Duration::from_secs(4);
+
 /// What all outlets of a process share.
 #[derive(Clone)]
 pub struct OutletOptions {
@@ -24,13 +29,17 @@ pub struct OutletOptions {
     pub library: Arc<Library>,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// What remains of broadcasts; `None` where nothing does.
+    pub archives: Option<Arc<Keeper>>,
 }
 
 /// One stream's way out.
 pub struct Outlet {
     origin: Option<OriginSide>,
-    store: Publisher<StorePlaylists>,
+    store: Publisher<Observed<StorePlaylists>>,
     written: JoinHandle<Counters>,
+    picture: Option<Newest>,
+    archive: Option<(Arc<Keeper>, Recording)>,
 }
 
 /// A stream's objects in the origin.
@@ -62,15 +71,20 @@ impl Outlet {
         let prefix = path.to_string();
         let settings = Settings {
             segment_deadline: timing.upload_deadline.to_duration(),
-            archive: false,
+            archive: options.archives.is_some(),
             ..Settings::default()
         };
-        let (store, written) = Publisher::start(
-            options.store.clone(),
-            prefix,
-            StorePlaylists(Presentation::new(timing)),
-            settings,
-        );
+        let archive = options.archives.as_ref().map(|keeper| {
+            let recording = keeper.begin(&prefix, timing.target_duration, started);
+            (keeper.clone(), recording)
+        });
+        let playlists = Observed {
+            playlists: StorePlaylists(Presentation::new(timing)),
+            archive: archive.as_ref().map(|(_, recording)| recording.archive.clone()),
+        };
+        let picture = ObjectName::new(format!("{prefix}/{THUMBNAIL}"));
+        let picture = Newest::start(options.store.clone(), picture, PICTURE_EVERY);
+        let (store, written) = Publisher::start(options.store.clone(), prefix, playlists, settings);
         let info = StreamInfo {
             live: true,
             started,
@@ -91,7 +105,7 @@ impl Outlet {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), store, written }
+        Self { origin: Some(origin), picture: Some(picture), store, written, archive }
     }
 
     /// To the store alone, without hurry: every segment is written, however long it takes.
@@ -107,9 +121,9 @@ impl Outlet {
             seal_within: patient,
             ..Settings::default()
         };
-        let (store, written) =
-            Publisher::start(store, "", StorePlaylists(Presentation::new(timing)), settings);
-        Self { origin: None, store, written }
+        let playlists = Observed { playlists: StorePlaylists(Presentation::new(timing)), archive: None };
+        let (store, written) = Publisher::start(store, "", playlists, settings);
+        Self { origin: None, picture: None, store, written, archive: None }
     }
 
     /// An epoch begins.
@@ -129,14 +143,22 @@ impl Outlet {
         match output {
             Output::Init(init) => self.store.input(Event::Init(init)),
             Output::Part(_) => {}
-            Output::Segment(segment) => self.store.input(Event::Segment(segment)),
+            Output::Segment(segment) => {
+                if let Some((_, recording)) = &self.archive {
+                    recording.archive.packaged(&segment);
+                }
+                self.store.input(Event::Segment(segment));
+            }
         }
     }
 
     /// A picture of the stream; the newest wins.
     pub fn thumbnail(&mut self, picture: Bytes) {
+        let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
+        if let Some(newest) = &self.picture {
+            newest.put(object.clone());
+        }
         if let Some(origin) = &self.origin {
-            let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
             origin.library.put(&origin.path, THUMBNAIL, object);
         }
     }
@@ -170,6 +192,9 @@ impl Outlet {
                 "the store does not have the last playlists"
             ),
             Err(error) => error!(%error, "writing to the store failed"),
+        }
+        if let Some((keeper, recording)) = self.archive {
+            keeper.finish(recording);
         }
     }
 }

@@ -77,6 +77,12 @@ impl SegmentIndex {
         scanner.finish()
     }
 
+    /// Where its first sample ends, from the segment's first byte: so much of it is enough to show that one.
+    pub fn first_sample_end(&self) -> Option<u64> {
+        let fragment = self.fragments.first()?;
+        Some(fragment.data_offset + u64::from(fragment.samples.first().filter(|sample| sample.key)?.size))
+    }
+
     /// From its first sample's decode time to the end of its last one, in the track's timescale.
     pub fn span(&self) -> Option<Range<u64>> {
         let (first, last) = (self.fragments.first()?, self.fragments.last()?);

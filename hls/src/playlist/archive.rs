@@ -19,6 +19,8 @@ const DATE_TOLERANCE_US: i64 = 20_000;
 pub struct ArchivePlaylist {
     /// In front of every file's name.
     folder: String,
+    /// Whether it lists each segment's first picture and nothing else.
+    pictures: bool,
     target_duration: u32,
     /// Sequence numbers of the first segment and behind the last one.
     span: Option<(u64, u64)>,
@@ -40,6 +42,7 @@ impl ArchivePlaylist {
     pub fn new(folder: impl Into<String>, target_duration: u32) -> Self {
         Self {
             folder: folder.into(),
+            pictures: false,
             target_duration,
             span: None,
             discontinuity_sequence: 0,
@@ -52,6 +55,11 @@ impl ArchivePlaylist {
         }
     }
 
+    /// The same of pictures alone, for seek bars (EXT-X-I-FRAMES-ONLY): see [`ArchivePlaylist::push_picture`].
+    pub fn of_pictures(folder: impl Into<String>, target_duration: u32) -> Self {
+        Self { pictures: true, ..Self::new(folder, target_duration) }
+    }
+
     /// Where a rendition begins that was not there from the start: so many discontinuities came before it in the others.
     /// Before the first segment.
     pub fn begin_behind(&mut self, discontinuities: u64) {
@@ -61,26 +69,37 @@ impl ArchivePlaylist {
 
     /// The next segment: its sequence number is the last one's and 1.
     pub fn push(&mut self, segment: &SegmentInfo) {
+        debug_assert!(!self.pictures);
+        self.list(segment, segment.bytes);
+    }
+
+    /// The next segment's first picture: its first so many bytes, up to where that picture ends; a gap without.
+    pub fn push_picture(&mut self, segment: &SegmentInfo, bytes: Option<u64>) {
+        debug_assert!(self.pictures);
+        self.list(segment, bytes.filter(|_| segment.bytes.is_some()));
+    }
+
+    fn list(&mut self, segment: &SegmentInfo, bytes: Option<u64>) {
         debug_assert!(self.span.is_none_or(|(_, next)| next == segment.sequence));
-        self.write(segment).expect("writing to a string does not fail");
+        self.write(segment, bytes).expect("writing to a string does not fail");
         let first = self.span.map_or(segment.sequence, |(first, _)| first);
         self.span = Some((first, segment.sequence + 1));
         self.duration = self.duration + segment.duration;
-        let bits = segment.bytes.unwrap_or(0).saturating_mul(8);
+        let bits = bytes.unwrap_or(0).saturating_mul(8);
         self.bits = self.bits.saturating_add(bits);
         if segment.duration >= MIN_MEASURED {
             self.peak = self.peak.max(bit_rate(bits, segment.duration));
         }
     }
 
-    fn write(&mut self, segment: &SegmentInfo) -> std::fmt::Result {
+    fn write(&mut self, segment: &SegmentInfo, bytes: Option<u64>) -> std::fmt::Result {
         let out = &mut self.text;
         let begins = self.span.is_none();
         // What comes before the first segment is in the sequence number already.
         if segment.discontinuity && !begins {
             writeln!(out, "#EXT-X-DISCONTINUITY")?;
         }
-        if segment.bytes.is_some() && self.map.as_ref() != Some(&segment.init) {
+        if bytes.is_some() && self.map.as_ref() != Some(&segment.init) {
             writeln!(out, "#EXT-X-MAP:URI=\"{}{}\"", self.folder, segment.init)?;
             self.map = Some(segment.init.clone());
         }
@@ -93,10 +112,13 @@ impl ArchivePlaylist {
             writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}", date_time(segment.wall))?;
         }
         self.date = Some(date + segment.duration);
-        if segment.bytes.is_none() {
+        if bytes.is_none() {
             writeln!(out, "#EXT-X-GAP")?;
         }
         writeln!(out, "#EXTINF:{:.5},", segment.duration.as_secs_f64())?;
+        if let Some(bytes) = bytes.filter(|_| self.pictures) {
+            writeln!(out, "#EXT-X-BYTERANGE:{bytes}@0")?;
+        }
         writeln!(out, "{}{}", self.folder, segment.name)
     }
 
@@ -127,8 +149,11 @@ impl ArchivePlaylist {
         let kind = if ended { "VOD" } else { "EVENT" };
         let mut out = format!(
             "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{}\n#EXT-X-PLAYLIST-TYPE:{kind}\n\
-             #EXT-X-MEDIA-SEQUENCE:{first}\n#EXT-X-DISCONTINUITY-SEQUENCE:{}\n#EXT-X-INDEPENDENT-SEGMENTS\n{}",
-            self.target_duration, self.discontinuity_sequence, self.text
+             #EXT-X-MEDIA-SEQUENCE:{first}\n#EXT-X-DISCONTINUITY-SEQUENCE:{}\n#EXT-X-INDEPENDENT-SEGMENTS\n{}{}",
+            self.target_duration,
+            self.discontinuity_sequence,
+            if self.pictures { "#EXT-X-I-FRAMES-ONLY\n" } else { "" },
+            self.text
         );
         if ended {
             out.push_str("#EXT-X-ENDLIST\n");
@@ -138,11 +163,20 @@ impl ArchivePlaylist {
 }
 
 /// The multivariant playlist of renditions whose playlists lie beside it as `{rung}.m3u8`, in the order of a track list:
-/// pictures from largest to smallest, then sound. `None` without any.
-pub fn archive_multivariant(renditions: &[(&Track, &ArchivePlaylist)]) -> Option<String> {
-    let listed = renditions.iter().filter(|(_, playlist)| playlist.span.is_some());
-    let measured: Vec<_> = listed.map(|(track, playlist)| (*track, playlist.bandwidth(track))).collect();
-    (!measured.is_empty()).then(|| multivariant::render(&measured, &|rung| format!("{rung}.m3u8")))
+/// pictures from largest to smallest, then sound. A playlist of pictures alone is `{rung}-pictures.m3u8`. `None` without
+/// any rendition.
+pub fn archive_multivariant(
+    renditions: &[(&Track, &ArchivePlaylist)],
+    pictures: Option<(&Track, &ArchivePlaylist)>,
+) -> Option<String> {
+    let listed = |(_, playlist): &&(&Track, &ArchivePlaylist)| playlist.span.is_some();
+    let measured = |(track, playlist): &(&Track, &ArchivePlaylist)| playlist.bandwidth(track);
+    let renditions: Vec<_> = renditions.iter().filter(listed).map(|one| (one.0, measured(one))).collect();
+    let pictures = pictures.iter().find(listed).map(|one| (one.0, measured(one)));
+    let pictures =
+        pictures.map(|(track, bandwidth)| (track, bandwidth, format!("{}-pictures.m3u8", track.rung)));
+    (!renditions.is_empty())
+        .then(|| multivariant::render(&renditions, &|rung| format!("{rung}.m3u8"), pictures))
 }
 
 #[cfg(test)]

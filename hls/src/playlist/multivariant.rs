@@ -17,8 +17,12 @@ pub(crate) struct Bandwidth {
 }
 
 /// The text for these renditions: every video rendition a variant, with the audio as its group; audio alone is a
-/// variant by itself.
-pub(crate) fn render(renditions: &[(&Track, Bandwidth)], uri: &dyn Fn(&RungName) -> String) -> String {
+/// variant by itself. `pictures` is a playlist of keyframes alone, with its URI.
+pub(crate) fn render(
+    renditions: &[(&Track, Bandwidth)],
+    uri: &dyn Fn(&RungName) -> String,
+    pictures: Option<(&Track, Bandwidth, String)>,
+) -> String {
     let audio = renditions.iter().find_map(|(track, bandwidth)| match &track.kind {
         TrackKind::Audio(audio) => Some((*track, audio, *bandwidth)),
         TrackKind::Video(_) => None,
@@ -44,6 +48,7 @@ pub(crate) fn render(renditions: &[(&Track, Bandwidth)], uri: &dyn Fn(&RungName)
             }));
         }
     }
+    playlist.variants.extend(pictures.and_then(|(track, bandwidth, uri)| i_frames(track, bandwidth, uri)));
     let mut text = Vec::new();
     playlist.write_to(&mut text).expect("writing to memory does not fail");
     String::from_utf8(text).expect("names, codecs and numbers are ASCII")
@@ -72,6 +77,17 @@ fn variant(
 
 fn audio_only(track: &Track, bandwidth: Bandwidth, uri: String) -> VariantStream {
     VariantStream { uri, ..stream(bandwidth, codecs::of_track(track).into_iter().collect()) }
+}
+
+/// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE and no groups but of pictures (rfc8216bis 4.4.6.3).
+fn i_frames(track: &Track, bandwidth: Bandwidth, uri: String) -> Option<VariantStream> {
+    let TrackKind::Video(video) = &track.kind else { return None };
+    Some(VariantStream {
+        is_i_frame: true,
+        uri,
+        resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
+        ..stream(bandwidth, codecs::of_track(track).into_iter().collect())
+    })
 }
 
 fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
