@@ -6,7 +6,7 @@
 //! last.
 
 use crate::admin;
-use crate::archive::Keeper;
+use crate::archive::{self, Keeper};
 use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::fleet::Engine;
@@ -75,7 +75,11 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         HEARTBEAT_PATIENCE,
     );
     let library = Library::new();
-    let archives = config.archive.clone().map(|settings| Keeper::new(store.clone(), settings));
+    let archives = config.archive.clone().map(|settings| {
+        let keeper = Keeper::new(store.clone(), archive::Settings { owner: archive::owner(), ..settings });
+        keeper.seal_own(archive::is_dead);
+        keeper
+    });
     let outlet = OutletOptions { library: library.clone(), store: store.clone(), archives: archives.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;

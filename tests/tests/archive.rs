@@ -71,6 +71,7 @@ fn judge(folder: &Path) -> f64 {
             }
         }
     }
+    pictures(folder);
     let recording = folder.join("recording.mp4");
     let name = recording.to_str().unwrap();
     let streams = probe::streams(name).unwrap();
@@ -88,6 +89,36 @@ fn judge(folder: &Path) -> f64 {
     }
     assert!(!folder.join("parts").exists(), "nothing is left of the work");
     seconds
+}
+
+/// For seek bars: each byte range behind its init segment is a picture.
+#[track_caller]
+fn pictures(folder: &Path) {
+    let multivariant = std::fs::read_to_string(folder.join("index.m3u8")).unwrap();
+    assert!(multivariant.contains("URI=\"360p-pictures.m3u8\""), "{multivariant}");
+    let text = std::fs::read_to_string(folder.join("360p-pictures.m3u8")).unwrap();
+    let name = "360p-pictures.m3u8".to_owned();
+    assert_eq!(browser::strict(&[(name, text.clone())]).unwrap(), [""; 0]);
+    let media = playlist::media(&text).unwrap();
+    let ranges: Vec<usize> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#EXT-X-BYTERANGE:")?.strip_suffix("@0")?.parse().ok())
+        .collect();
+    assert_eq!(ranges.len(), media.segments.len());
+    let work = tempfile::tempdir().unwrap();
+    for at in [0, ranges.len() / 2, ranges.len() - 1] {
+        let segment = &media.segments[at];
+        let mut bytes = std::fs::read(folder.join(segment.map.as_ref().unwrap())).unwrap();
+        bytes.extend_from_slice(&std::fs::read(folder.join(&segment.uri)).unwrap()[..ranges[at]]);
+        let file = work.path().join("picture.mp4");
+        std::fs::write(&file, bytes).unwrap();
+        let mut command = Command::new("ffmpeg");
+        command.args(["-nostdin", "-v", "error", "-i"]).arg(&file);
+        let shown = command.args(["-frames:v", "1", "-f", "framecrc", "-"]).output().unwrap();
+        let frames =
+            String::from_utf8_lossy(&shown.stdout).lines().filter(|line| line.starts_with("0,")).count();
+        assert_eq!(frames, 1, "{}", String::from_utf8_lossy(&shown.stderr));
+    }
 }
 
 fn in_step(recording: &Path) {

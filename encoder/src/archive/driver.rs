@@ -1,6 +1,6 @@
 //! Runs a [`Recorder`] against a store on tokio, and finishes archives in the background. Decisions are the recorder's.
 
-use super::load::unsealed;
+use super::load::{noted, unsealed};
 use super::names::Place;
 use super::recorder::{Recorder, Settings, Write};
 use super::seal::{SealError, Sealed, seal};
@@ -123,6 +123,24 @@ impl Keeper {
         });
     }
 
+    /// Finishes the archives that an earlier process of this one's name left behind when it died: a container that is
+    /// started again has the name that it had. `is_dead` says whether an owner was such a process.
+    pub fn seal_own(self: &Arc<Self>, is_dead: impl Fn(&str) -> bool + Send + 'static) {
+        let keeper = self.clone();
+        self.in_background(async move {
+            match noted(&keeper.store).await {
+                Ok(noted) => {
+                    let places =
+                        noted.into_iter().filter(|(_, owner)| is_dead(owner)).map(|(place, _)| place);
+                    for place in places.collect::<Vec<_>>() {
+                        keeper.seal(&place).await;
+                    }
+                }
+                Err(error) => warn!(%error, "cannot look for unfinished archives"),
+            }
+        });
+    }
+
     /// Waits until nothing is left to be finished.
     pub async fn idle(&self) {
         let mut unfinished = self.unfinished.subscribe();
@@ -150,7 +168,13 @@ impl Keeper {
         let began = Instant::now();
         let sealed: Result<Sealed, SealError> = seal(&self.store, place).await;
         let outcome = match sealed {
-            Ok(Sealed { already: true, .. }) => "already",
+            Ok(Sealed { already: true, .. }) => {
+                // Whoever completed it died before it took the note away. Left there it costs the next one a look.
+                if let Err(error) = self.store.remove(&place.note()).await {
+                    debug!(archive = %place.folder(), %error, "the note on a complete archive remains");
+                }
+                "already"
+            }
             Ok(sealed) => {
                 info!(
                     archive = %place.folder(),

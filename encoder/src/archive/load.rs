@@ -81,6 +81,20 @@ pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>
     Ok(first.filter(|place| !names.contains(&place.sealed())).collect())
 }
 
+/// Archives of all streams that are noted as not complete, with whose they are.
+pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failure> {
+    let notes = list_all(store, &Place::notes()).await?;
+    let places = notes.iter().filter_map(|listed| Place::of_note(&listed.name)).collect();
+    let read = each(places, AT_A_TIME, |place| {
+        let (store, note) = (store.clone(), place.note());
+        async move {
+            let stored = persist(&note, || store.read(&note)).await?;
+            Ok(stored.map(|stored| (place, String::from_utf8_lossy(&stored.body).into_owned())))
+        }
+    });
+    Ok(read.await?.into_iter().flatten().collect())
+}
+
 /// Reads an archive.
 ///
 /// # Errors

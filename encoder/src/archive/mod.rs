@@ -31,3 +31,38 @@ pub use driver::{Archive, Keeper, Observed, Recording};
 pub use each::Failure;
 pub use names::Place;
 pub use recorder::{Recorder, Settings};
+
+/// This process as the owner of archives: the machine's name (a pod's, in a container) and the process.
+pub fn owner() -> String {
+    format!("{}/{}", host(), std::process::id())
+}
+
+/// Whether an owner is a process of this machine that is gone. In a container the one before had this one's number.
+pub fn is_dead(owner: &str) -> bool {
+    let Some((machine, process)) = owner.rsplit_once('/') else { return false };
+    let Ok(process) = process.parse::<u32>() else { return false };
+    let gone = process == std::process::id() || !std::path::Path::new(&format!("/proc/{process}")).exists();
+    !machine.is_empty() && machine == host() && gone
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_dead_processes_of_this_machine_are_dead() {
+        let me = owner();
+        assert!(is_dead(&me), "whoever asks has just begun");
+        let (machine, _) = me.rsplit_once('/').unwrap();
+        assert!(!is_dead(&format!("{machine}/1")), "somebody is always 1");
+        assert!(is_dead(&format!("{machine}/4294967295")));
+        for other in ["elsewhere/4294967295", "", "/1", "x", "/4294967295"] {
+            assert!(!is_dead(other), "{other}");
+        }
+    }
+}

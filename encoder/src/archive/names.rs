@@ -7,6 +7,7 @@
 //! {app}/{name}/archive/{session}/index-000000.json the index, page by page (super::page)
 //! {app}/{name}/archive/{session}/sealed.json       written last: nothing is left to do
 //! {app}/{name}/archive/{session}/parts/…           while a recording is put together
+//! .encoder/archives/{app}/{name}/{session}         a note of whose it is, until it is complete
 //! ```
 
 use crate::store::ObjectName;
@@ -14,6 +15,8 @@ use hls::{RungName, SessionId};
 
 /// The folder of a stream's archives.
 const FOLDER: &str = "archive";
+/// The folder of notes on all streams' archives. No application's name begins with a dot.
+const NOTES: &str = ".encoder/archives";
 const PAGE: &str = "index-";
 const PAGE_END: &str = ".json";
 
@@ -51,6 +54,24 @@ impl Place {
         let path = object.as_str().strip_prefix(stream)?.strip_prefix('/')?;
         let (session, _) = path.strip_prefix(FOLDER)?.strip_prefix('/')?.split_once('/')?;
         Some(Self::new(stream, SessionId::new(session).ok()?))
+    }
+
+    /// Where archives that are not complete are noted.
+    pub fn notes() -> ObjectName {
+        ObjectName::new(NOTES)
+    }
+
+    /// Its own note.
+    pub fn note(&self) -> ObjectName {
+        ObjectName::new(format!("{NOTES}/{}/{}", self.stream, self.session))
+    }
+
+    /// The archive that a note is on.
+    pub fn of_note(object: &ObjectName) -> Option<Self> {
+        let (stream, session) = object.as_str().strip_prefix(NOTES)?.strip_prefix('/')?.rsplit_once('/')?;
+        let (app, name) = stream.split_once('/')?;
+        let plain = hls::names::is_valid_name(app) && hls::names::is_valid_name(name);
+        Some(Self::new(stream, SessionId::new(session).ok()?)).filter(|_| plain)
     }
 
     fn file(&self, file: &str) -> ObjectName {
@@ -144,6 +165,8 @@ mod tests {
             assert_eq!(place.page_number(&place.file(other)), None, "{other}");
         }
         assert_eq!(Place::of_object("live/demo", &place.page(1)), Some(place.clone()));
+        assert_eq!(Place::of_note(&place.note()), Some(place.clone()));
+        assert_eq!(Place::of_note(&place.page(1)), None);
         assert_eq!(Place::of_object("live/dem", &place.page(1)), None);
         assert_eq!(parse_segment("kx-0-17.m4s").map(|(s, n)| (s.to_string(), n)), Some(("kx-0".into(), 17)));
         for other in ["kx-0-init.mp4", "kx-0-17.3.m4s", "17.m4s", "kx-0-017.m4s", "index.m3u8"] {

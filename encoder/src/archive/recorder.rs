@@ -35,6 +35,8 @@ pub struct Settings {
     pub recordings: Option<Vec<RungName>>,
     /// Whether there is to be any MP4.
     pub mp4: bool,
+    /// Who writes it, as [`super::owner`] has it: whoever starts under that name after a crash completes it.
+    pub owner: String,
     /// EXT-X-TARGETDURATION.
     pub target_duration: u32,
     /// Between two pages of the index.
@@ -50,6 +52,7 @@ impl Default for Settings {
         Self {
             recordings: None,
             mp4: true,
+            owner: String::new(),
             target_duration: 1,
             page_every: Duration::from_secs(60),
             playlists_every: Duration::from_secs(15),
@@ -103,6 +106,7 @@ struct Waiting {
 /// What is being written.
 #[derive(Clone, Debug, PartialEq)]
 enum Flying {
+    Note,
     Page,
     Playlist(RungName),
     Multivariant(String),
@@ -131,6 +135,8 @@ pub struct Recorder {
     /// A page that is being written: the same bytes until the store has them.
     frozen: Option<Bytes>,
     page_number: u64,
+    /// The store knows whose it is.
+    noted: bool,
     /// An epoch has begun that no page names.
     urgent: bool,
     page_due: Duration,
@@ -164,6 +170,7 @@ impl Recorder {
             page: Page::default(),
             frozen: None,
             page_number: 0,
+            noted: false,
             urgent: false,
             page_due: Duration::ZERO,
             playlists_due: Duration::ZERO,
@@ -298,13 +305,14 @@ impl Recorder {
         if self.flying.is_some() || self.phase == Phase::Fenced || now < self.not_before {
             return None;
         }
-        self.next_page(now).or_else(|| self.next_playlist(now))
+        self.next_note().or_else(|| self.next_page(now)).or_else(|| self.next_playlist(now))
     }
 
     /// How a write went.
     pub fn done(&mut self, result: Result<(), StoreError>, now: Duration) {
         let Some(flying) = self.flying.take() else { return };
         match (flying, result) {
+            (Flying::Note, Ok(())) => self.noted = true,
             (Flying::Page, Ok(())) => {
                 self.frozen = None;
                 self.page_number += 1;
@@ -322,7 +330,7 @@ impl Recorder {
                 self.multivariant_due = true;
                 self.not_before = now + self.settings.pause;
             }
-            (Flying::Page, Err(_)) => self.not_before = now + self.settings.pause,
+            (Flying::Note | Flying::Page, Err(_)) => self.not_before = now + self.settings.pause,
         }
     }
 
@@ -423,6 +431,15 @@ impl Recorder {
 
     fn has_news(&self) -> bool {
         !self.page.entries.is_empty() || !self.page.epochs.is_empty()
+    }
+
+    /// First of all, so that an archive that has anything is known.
+    fn next_note(&mut self) -> Option<Write> {
+        let place = self.place.as_ref().filter(|_| !self.noted)?;
+        self.flying = Some(Flying::Note);
+        let body = self.settings.owner.clone().into();
+        let object = Object { body, content_type: content_type::TEXT, caching: Caching::None };
+        Some(Write::Replace(place.note(), object))
     }
 
     fn next_page(&mut self, now: Duration) -> Option<Write> {

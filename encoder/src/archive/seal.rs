@@ -121,6 +121,8 @@ pub async fn seal(store: &Arc<dyn Store>, place: &Place) -> Result<Sealed, SealE
     )
     .await?;
     clean(store, place).await;
+    let note = place.note();
+    persist(&note, || store.remove(&note)).await?;
     Ok(sealed)
 }
 

@@ -14,9 +14,9 @@
 //!
 //! **Durability.** A live segment is watched within seconds or never, so a stream that runs waits for no disk flush:
 //! the kernel writes back within some 30 s, and after a power cut the last seconds of a broadcast that ended anyway
-//! may be missing or empty. Two kinds of object are flushed (fdatasync, then the folder), because much hangs on
-//! a few bytes: init segments, without which everything after them is unreadable, and a playlist's last version (the
-//! one with EXT-X-ENDLIST), which nobody will ever write again.
+//! may be missing or empty. Three kinds of object are flushed (fdatasync, then the folder), because much hangs on
+//! them: init segments, without which everything after them is unreadable, and what nobody will ever write again: a
+//! playlist's last version (the one with EXT-X-ENDLIST) and a recording that was put together.
 //!
 //! **Threads.** File work runs on tokio's blocking pool, [`WORKERS`] calls at a time; the others wait in line, first
 //! come first served. Whoever calls bounds how many wait ([`crate::publish`] does, in bytes).
@@ -262,7 +262,8 @@ impl Inner {
             for source in &mut files {
                 io::copy(source, target)?;
             }
-            Ok(false)
+            // A recording, and not what it is put together from: once it is said to be complete nobody makes it again.
+            Ok(turn.name.as_str().ends_with(".mp4"))
         })?;
         Ok(())
     }

@@ -96,6 +96,8 @@ pub mod content_type {
     pub const JPEG: &str = "image/jpeg";
     /// Pictures and sound in one file.
     pub const MP4: &str = "video/mp4";
+    /// A few words.
+    pub const TEXT: &str = "text/plain";
     /// What programs keep for each other.
     pub const JSON: &str = "application/json";
 }

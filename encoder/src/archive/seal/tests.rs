@@ -25,7 +25,8 @@ struct OnAir {
 
 impl OnAir {
     fn new(store: &MemoryStore) -> Self {
-        let keeper = Keeper::new(Arc::new(store.clone()), Settings::default());
+        let settings = Settings { owner: "me".to_owned(), ..Settings::default() };
+        let keeper = Keeper::new(Arc::new(store.clone()), settings);
         let recording =
             keeper.begin(STREAM, testing::timing().target_duration, WallTime::from_unix_micros(0));
         Self::with(store, keeper, recording)
@@ -128,6 +129,7 @@ fn check_whole(store: &MemoryStore, place: &Place, gaps: usize) {
     assert_eq!(recording.body[header..header + first.len()], first[..]);
     assert!(file(store, place, "index.m3u8").contains("\n360p.m3u8\n"));
     assert!(!store.names().iter().any(|name| name.contains("/parts/")), "nothing is left of the work");
+    assert!(!store.names().iter().any(|name| name.starts_with(".encoder")), "{:?}", store.names());
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,6 +218,24 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     let sealed = seal(&shared(&store), &first).await.unwrap();
     assert!(sealed.already, "{sealed:?}");
     assert_eq!(crate::archive::load::archives(&shared(&store), STREAM).await.unwrap().len(), 2);
+}
+
+/// A container that is started again finds what it had left; others leave that alone.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_again_seals_what_it_left() {
+    let store = MemoryStore::new();
+    let (mut studio, on_air) = (Studio::new(), OnAir::new(&store));
+    on_air.tell(studio.begin());
+    on_air.run(&mut studio, 20).await;
+    on_air.kill().await;
+    let place = only_archive(&store).await;
+    let keeper = Keeper::new(shared(&store), Settings::default());
+    keeper.seal_own(|owner| owner == "somebody else");
+    keeper.idle().await;
+    assert_eq!(file(&store, &place, "sealed.json"), "");
+    keeper.seal_own(|owner| owner == "me");
+    keeper.idle().await;
+    check_whole(&store, &place, 0);
 }
 
 /// Live viewers do without what was late; the archive does not.
