@@ -44,11 +44,10 @@ lint: ## formatting, clippy, documentation: no warning passes
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 
 unit: ## tests that run at CPU speed
-	@scripts/cargo-test.sh --workspace --exclude tests
-	@cargo test --workspace --exclude tests --doc --locked --quiet
+	@scripts/cargo-test.sh unit
 
 e2e: ## real publishers, real browser, real time
-	@scripts/cargo-test.sh --package tests
+	@scripts/cargo-test.sh e2e
 
 deploy-check: ## Kubernetes manifests against their schemas, and the guards that keep streams alive
 	@deploy/check/run.sh
@@ -60,17 +59,13 @@ deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
 bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
-	@cargo build --release --locked --package encoder --package tests
-	@cargo run --release --locked --quiet --package tests --bin bench
-	@cargo run --release --locked --quiet --package tests --bin bench_probes
+	@scripts/bench.sh bench bench_probes
 
 bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
-	@cargo build --release --locked --package encoder --package tests
-	@cargo run --release --locked --quiet --package tests --bin bench_latency
+	@scripts/bench.sh bench_latency
 
 bench-load: setup-test web ## 2,000 viewers reloading playlists: CPU, memory, delay
-	@cargo build --release --locked --package encoder --package tests
-	@cargo run --release --locked --quiet --package tests --bin bench_load
+	@scripts/bench.sh bench_load
 
 fuzz: ## fuzz targets for FUZZ_SECONDS (default 60) each
 	@scripts/fuzz.sh run

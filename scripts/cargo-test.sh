@@ -1,8 +1,31 @@
 #!/usr/bin/env bash
-# Runs tests with cargo-nextest where it is installed, else with cargo test. Usage: cargo-test.sh CARGO-OPTIONS...
+# Runs tests, with cargo-nextest where it is installed, else with cargo test. Usage: cargo-test.sh unit|e2e [OPTIONS]
+#
+# Cargo always gets the whole workspace: what is selected decides the features of dependencies, and with one selection
+# they are compiled once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+kind=${1:?unit or e2e}
+shift
+# What the tests start; compiled here, so that no test's time is spent on it. With the tests, because those have
+# dependencies of their own, which change features of others.
+cargo build --workspace --bin encoder --tests --locked --quiet
+ENCODER_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/encoder
+export ENCODER_BIN
 if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run --locked --no-tests=pass --status-level=slow --final-status-level=slow "$@"
+    case $kind in
+    unit) filter='not package(tests)' ;;
+    e2e) filter='package(tests)' ;;
+    esac
+    cargo nextest run --workspace --locked --no-tests=pass --status-level=slow --final-status-level=slow \
+        --filterset "$filter" "$@"
+else
+    case $kind in
+    unit) selected=(--exclude tests) ;;
+    e2e) selected=(--exclude encoder --exclude hls --exclude probes) ;;
+    esac
+    cargo test --workspace "${selected[@]}" --locked --all-targets --no-fail-fast "$@"
 fi
-exec cargo test --locked --all-targets --no-fail-fast "$@"
+if [ "$kind" = unit ]; then
+    cargo test --workspace --doc --locked --quiet
+fi

@@ -110,31 +110,35 @@ rtmp=21935 http=28080 admin=29090
 mkdir "$run/media"
 chown 10001:10001 "$run/media"
 # As a kubelet would: process 1 of its own, root read-only, one folder to write to, no rights to be gained. What the
-# image says about user, entry point and command is read from it.
-inspect() { "${buildah[@]}" inspect --type image --format "$1" "$image"; }
-user=$(inspect '{{.OCIv1.Config.User}}')
-entry=$(inspect '{{index .OCIv1.Config.Entrypoint 0}}')
-command=$(inspect '{{index .OCIv1.Config.Cmd 0}}')
-signal=$(inspect '{{.OCIv1.Config.StopSignal}}')
-[ "$user" = 10001:10001 ] && [ "$signal" = SIGTERM ] || { echo "image-test: user $user, stop signal $signal" >&2; exit 1; }
-cat >"$run/start" <<START
+# image says about user, environment, entry point and command is read from it.
+inspect() { "${buildah[@]}" inspect --type image --format "{{$1}}" "$image"; }
+user=$(inspect .OCIv1.Config.User)
+[ "$user" = 10001:10001 ] || { echo "image-test: its user is '$user'" >&2; exit 1; }
+signal=$(inspect .OCIv1.Config.StopSignal)
+[ "$signal" = SIGTERM ] || { echo "image-test: its stop signal is '$signal'" >&2; exit 1; }
+entry=$(inspect 'index .OCIv1.Config.Entrypoint 0')
+command=$(inspect 'index .OCIv1.Config.Cmd 0')
+mapfile -t environment < <(inspect 'range .OCIv1.Config.Env}}{{println .}}{{end' | grep =)
+cat >"$run/start" <<'START'
 set -e
+root=$1 media=$2 user=$3
+shift 3
 mount --bind "$root" "$root"
-mount --bind "$run/media" "$root/media"
+mount --bind "$media" "$root/media"
 mkdir -p "$root/proc" "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o size=16m,mode=755 tmpfs "$root/dev"
-for device in null urandom; do touch "$root/dev/\$device"; mount --bind "/dev/\$device" "$root/dev/\$device"; done
+for device in null urandom; do touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"; done
 mount -o remount,ro,bind "$root"
-exec env -i ENCODER_OUTPUT=/media ENCODER_LOG_FORMAT=json ENCODER_DRAIN_TIMEOUT=60 ENCODER_RECONNECT_WINDOW=0 \
+# A process that becomes another user loses its rights; chroot does that behind the system call for which it needs one.
+exec setpriv --no-new-privs --inh-caps=-all "$(command -v chroot)" --userspec="$user" --groups= "$root" "$@"
+START
+# `env -i` outside, where there is one: the image has nothing but the program.
+env -i "PATH=$PATH" "${environment[@]}" ENCODER_DRAIN_TIMEOUT=60 ENCODER_RECONNECT_WINDOW=0 \
     ENCODER_RTMP_LISTEN=127.0.0.1:$rtmp ENCODER_HTTP_LISTEN=127.0.0.1:$http ENCODER_ADMIN_LISTEN=127.0.0.1:$admin \
     ENCODER_LADDER=360p@800k ENCODER_PRESET=ultrafast \
-    setpriv --no-new-privs --bounding-set=-all --clear-groups --regid 10001 --reuid 10001 \
-    chroot_as "$root" "$entry" "$command"
-START
-# chroot(2) needs the right that setpriv takes away: chroot does it first and becomes the user itself.
-sed -i 's|setpriv --no-new-privs --bounding-set=-all --clear-groups --regid 10001 --reuid 10001|setpriv --no-new-privs --inh-caps=-all|; s|chroot_as|chroot --userspec=10001:10001 --groups=|' "$run/start"
-unshare --fork --pid --mount --propagation private bash "$run/start" >"$run/log" 2>&1 &
+    unshare --fork --kill-child --pid --mount --propagation private \
+    bash "$run/start" "$root" "$run/media" "$user" "$entry" "$command" >"$run/log" 2>&1 &
 encoder=$!
 
 # answers PATH: status of an HTTP request, without curl.

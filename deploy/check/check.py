@@ -144,6 +144,9 @@ def guard(overlay, documents):
             want("livenessProbe" not in container, where, "recycling would look like a crash")
             want(template["health"]["periodSeconds"] * template["health"]["failureThreshold"] >= 15, where, "impatient health")
             want(template["ports"][0]["portPolicy"] == "None", where, "host ports by-pass the balancer")
+            policies = [p["spec"] for p in by_kind["NetworkPolicy"] if p["spec"]["podSelector"]["matchLabels"].items() <= metadata["labels"].items()]
+            out = [block["ipBlock"] for p in policies for rule in p.get("egress", []) if any(port["port"] == 443 for port in rule["ports"]) for block in rule["to"] if "ipBlock" in block]
+            want(any(block["cidr"] == "10.0.0.0/8" for block in out), where, "its sidecar does not reach the API server")
             continue
         annotation = "cluster-autoscaler.kubernetes.io/safe-to-evict"
         want(metadata["annotations"].get(annotation) == "false", where, "the cluster autoscaler may take it")

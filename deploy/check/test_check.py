@@ -116,6 +116,10 @@ def agones_evicted(d):
     find(d, "Fleet")["spec"]["template"]["spec"]["eviction"]["safe"] = "Always"
 
 
+def agones_shut_in(d):
+    d.remove(find(d, "NetworkPolicy", "encoder-sidecar"))
+
+
 def no_waiting(d):
     find(d, "FleetAutoscaler")["spec"]["policy"]["buffer"]["bufferSize"] = 0
 
@@ -125,7 +129,7 @@ MUTATIONS = {
         grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, always_allow, no_budget, evictable, throttled, root,
         local_policy, not_ready_published, lobby_blind, restarts, fixed_size, plain_buffer, value, null_is_zero, keda_typo,
     ],
-    "agones": [agones_typo, agones_pod_typo, agones_silent, agones_evicted, no_waiting],
+    "agones": [agones_typo, agones_pod_typo, agones_silent, agones_evicted, agones_shut_in, no_waiting],
 }
 
 

@@ -48,9 +48,23 @@ const GOODBYES: Duration = Duration::from_millis(800);
 /// What viewers get to read on once streams have ended.
 const LAST_READS: Duration = Duration::from_millis(500);
 
+/// Every viewer is an open file, and what a shell or a service manager allows by default is 1,024: takes what the hard
+/// limit gives. Not more than [`origin::Limits`] lets in can be open, so more would serve nothing.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        warn!(allowed = ?limit.current, %error, "cannot raise the limit of open files: it bounds the number of viewers");
+    }
+}
+
 /// Runs the encoder until it is asked to leave.
 pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
+    raise_open_files();
     let shutdown = Shutdown::listen()
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
 

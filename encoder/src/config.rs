@@ -453,6 +453,7 @@ fn encoding(
         video,
         reconnect_window,
         thumbnail_every_ms: THUMBNAIL_EVERY_MS,
+        live: true,
     };
     Some((settings, worker_memory? << 20))
 }

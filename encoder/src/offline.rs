@@ -44,7 +44,7 @@ pub async fn transcode(
             .map_err(|error| Fault::Store { place: output.display().to_string(), why: error.to_string() })?,
     );
 
-    let mut settings = settings;
+    let mut settings = Settings { live: false, ..settings };
     settings.timing = settings.timing.without_parts();
     settings.timing.shed_queue = FOR_EVER;
     settings.timing.window = FOR_EVER;

@@ -22,6 +22,8 @@ pub fn describe() {
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
         ("encoder_archives_total", "Archives that were to be completed, by what became of them"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
+        ("encoder_store_late_total", "Segments that came to the store after they had been listed as gaps"),
+        ("encoder_store_lost_total", "Segments that never came to the store"),
     ];
     for (name, help) in counters {
         describe_counter!(name, Unit::Count, help);
@@ -40,7 +42,8 @@ pub fn describe() {
     describe_histogram!(
         "encoder_stage_delay_seconds",
         Unit::Seconds,
-        "Age of media when it leaves a stage, counted from its arrival: encoded, packaged"
+        "Age of media at a stage, counted from its least delayed arrival, by rendition: arrived, encoded, packaged, \
+         readable at the origin, stored and acknowledged"
     );
     describe_gauge!(
         "encoder_lag_seconds",

@@ -29,6 +29,7 @@ use crate::track::{Sample, TrackKind};
 use bytes::Bytes;
 use lane::{Chunk, Lane, Progress};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// Coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20 Mbit/s
 /// stay below it for 25 s.
@@ -366,7 +367,7 @@ impl Packager {
                 let rest = match &taken.rest {
                     Some(chunk) => writer.part(lane, chunk, taken.start),
                     // Pictures that came too late for their part are missing.
-                    None => writer.list(lane, taken.start, taken.end - taken.from, false, None),
+                    None => writer.list(lane, taken.start, taken.from..taken.end, false, None),
                 };
                 self.out.extend(rest.into_iter().map(Output::Part));
                 let segment = writer.segment(lane, taken.start, taken.end);
@@ -400,7 +401,7 @@ impl Writer<'_> {
             fmp4::fragment(begins, lane.fragment_kind(), *fragments, chunk.base_decode_time, &chunk.samples);
         parts.bodies.push(body.clone());
         let independent = chunk.samples.iter().any(|s| s.key);
-        self.list(lane, segment_start, chunk.end - chunk.start, independent, Some(body))
+        self.list(lane, segment_start, chunk.start..chunk.end, independent, Some(body))
     }
 
     /// The next part for players, and gaps for what is above PART-TARGET; nothing before a segment's first fragment.
@@ -408,7 +409,7 @@ impl Writer<'_> {
         &mut self,
         lane: &Lane,
         segment_start: MediaTime,
-        length: MediaSpan,
+        span: Range<MediaTime>,
         independent: bool,
         mut body: Option<Bytes>,
     ) -> Vec<Part> {
@@ -416,10 +417,10 @@ impl Writer<'_> {
         let Some(timing) = self.timing.parts.filter(|_| !parts.bodies.is_empty()) else {
             return Vec::new();
         };
-        let mut rest = length;
+        let mut start = span.start;
         let mut made = Vec::new();
-        while rest > MediaSpan::ZERO {
-            let duration = rest.min(timing.target);
+        while start < span.end {
+            let duration = (span.end - start).min(timing.target);
             let index = parts.next_index;
             made.push(Part {
                 rung: lane.rung().clone(),
@@ -427,6 +428,7 @@ impl Writer<'_> {
                 index,
                 session: self.epoch.session.clone(),
                 discontinuity: self.slot.discontinuity,
+                start,
                 duration,
                 wall: self.slot.wall + (segment_start - self.slot.start),
                 independent,
@@ -435,7 +437,7 @@ impl Writer<'_> {
                 body: body.take(),
             });
             parts.next_index += 1;
-            rest = rest - duration;
+            start += duration;
         }
         made
     }

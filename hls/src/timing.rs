@@ -247,6 +247,21 @@ impl Timing {
         MediaSpan::from_ticks_90k(frames * TICKS_PER_SECOND / i64::from(NOMINAL_FRAME_RATE))
     }
 
+    /// Age at which media arrives at most, counted from when it would have without delay on its way.
+    pub fn arrival_budget(&self) -> MediaSpan {
+        MediaSpan::from_millis(CAPTURE_MS)
+    }
+
+    /// Age at which media is encoded and can be read from our own origin at most, from the same start.
+    pub fn origin_budget(&self) -> MediaSpan {
+        self.arrival_budget() + MediaSpan::from_millis(WORK_MS) + self.encoder_delay()
+    }
+
+    /// Age at which a store has acknowledged media at most, from the same start.
+    pub fn store_budget(&self) -> MediaSpan {
+        self.encoder_delay() + MediaSpan::from_millis(CAPTURE_MS + STORE_MS)
+    }
+
     /// Seconds from glass to glass that a viewer on our own origin will see, of an encoder that keeps up, with a player
     /// that understands parts, or with one that does not.
     pub fn origin_latency(&self, understands_parts: bool) -> f64 {

@@ -14,7 +14,9 @@ await withPage(async (page, console) => {
   await page.goto(job.page, { waitUntil: 'domcontentloaded' });
   await page.waitForFunction(() => {
     const image = document.querySelector('article img');
-    return image?.complete && image.naturalWidth > 0 && document.querySelectorAll('tbody tr').length > 1;
+    const encoded = window.__status?.streams?.[0]?.worker.rungs ?? [];
+    return image?.complete && image.naturalWidth > 0 && document.querySelectorAll('tbody tr').length > 1
+      && encoded.length > 0 && encoded.every((rung) => rung.quantiser_tenths > 0);
   }, null, { timeout: job.patience * 1000 });
   const first = await page.evaluate(() => window.__status.uptime_seconds);
   await page.waitForFunction((since) => window.__status.uptime_seconds > since + 1, first, { timeout: job.patience * 1000 });

@@ -1,19 +1,35 @@
-//! A sidecar that speaks the HTTP of the Agones SDK (`sdk.proto`): takes calls, remembers them, can be gone for a while.
+//! A sidecar that speaks the gRPC of the Agones SDK (`sdk.proto`, package `agones.dev.sdk`): takes calls, remembers them,
+//! can be gone for a while. HTTP/2 is hyper's; frames and statuses are as gRPC over HTTP/2 says.
 
 use crate::patience::eventually;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A running sidecar; gone when dropped.
+type Calls = Arc<Mutex<Vec<(Instant, &'static str)>>>;
+type Body = BoxBody<Bytes, Infallible>;
+
+/// What the SDK offers of what is used here.
+const CALLS: [&str; 4] = ["Ready", "Allocate", "Shutdown", "Health"];
+
+/// google.rpc.Code
+const OK: u8 = 0;
+const INVALID_ARGUMENT: u8 = 3;
+const UNIMPLEMENTED: u8 = 12;
+
+/// A running sidecar; gone when dropped, with every connection to it.
 pub struct Sidecar {
     port: u16,
-    calls: Arc<Mutex<Vec<(Instant, String)>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    calls: Calls,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Sidecar {
@@ -28,23 +44,17 @@ impl Sidecar {
         let listener = eventually("the sidecar's port", Duration::from_secs(5), || {
             TcpListener::bind(("127.0.0.1", port)).ok()
         });
+        listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let (calls, stop) = (calls.clone(), stop.clone());
-            std::thread::spawn(move || {
-                for socket in listener.incoming() {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    if let Some(call) = socket.ok().and_then(|socket| answer(&socket)) {
-                        calls.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), call));
-                    }
-                }
-            })
-        };
-        Self { port, calls, stop, thread: Some(thread) }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("sidecar")
+            .enable_all()
+            .build()
+            .expect("threads");
+        let calls = Calls::default();
+        runtime.spawn(listen(listener, calls.clone()));
+        Self { port, calls, runtime: Some(runtime) }
     }
 
     /// Where it listens.
@@ -52,56 +62,95 @@ impl Sidecar {
         self.port
     }
 
-    /// Every call so far, as `POST /ready`.
-    pub fn calls(&self) -> Vec<(Instant, String)> {
+    /// Every message so far, by the call that it came with.
+    pub fn calls(&self) -> Vec<(Instant, &'static str)> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Calls about the state, in order: all but health.
-    pub fn states(&self) -> Vec<String> {
-        self.calls().into_iter().map(|(_, call)| call).filter(|call| call != "POST /health").collect()
+    pub fn states(&self) -> Vec<&'static str> {
+        self.calls().into_iter().map(|(_, call)| call).filter(|call| *call != "Health").collect()
     }
 
     /// When it was pinged.
     pub fn pings(&self) -> Vec<Instant> {
-        self.calls().into_iter().filter(|(_, call)| call == "POST /health").map(|(at, _)| at).collect()
+        self.calls().into_iter().filter(|(_, call)| *call == "Health").map(|(at, _)| at).collect()
     }
 }
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        // Wakes it from accepting.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Some(runtime) = self.runtime.take() {
+            // A stream of pings has no end of its own.
+            runtime.shutdown_background();
         }
     }
 }
 
-/// Method and path of a request that is good: a body of JSON, as the gateway before the real SDK wants it.
-fn answer(mut socket: &TcpStream) -> Option<String> {
-    socket.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let mut reader = BufReader::new(socket);
-    let mut head = String::new();
-    reader.read_line(&mut head).ok()?;
-    let mut length = 0;
+async fn listen(listener: TcpListener, calls: Calls) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener that does not block");
     loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        let calls = calls.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let calls = calls.clone();
+                async move { Ok::<_, Infallible>(answer(request, &calls).await) }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            // An error is a connection that was cut by the other side.
+            let _ = server.serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+/// Each message counts when it comes, as in the real one: a ping does not wait for the end of its stream.
+async fn answer(request: Request<Incoming>, calls: &Calls) -> Response<Body> {
+    let name = request.uri().path().strip_prefix("/agones.dev.sdk.SDK/");
+    let Some(call) = CALLS.into_iter().find(|call| Some(*call) == name) else {
+        return with_status(UNIMPLEMENTED);
+    };
+    let said = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+    let is_grpc = said("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    if request.method() != Method::POST || !is_grpc || said("te") != Some(b"trailers") {
+        return with_status(INVALID_ARGUMENT);
+    }
+    let mut body = request.into_body();
+    let (mut read, mut messages) = (BytesMut::new(), 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        read.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        while let Some(message) = message(&mut read) {
+            if message.is_none_or(|message| <() as prost::Message>::decode(message).is_err()) {
+                return with_status(INVALID_ARGUMENT);
+            }
+            messages += 1;
+            calls.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), call));
         }
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let good = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|body| body.is_object());
-    let answer = if good { "200 OK" } else { "400 Bad Request" };
-    let answer =
-        format!("HTTP/1.1 {answer}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}");
-    socket.write_all(answer.as_bytes()).ok()?;
-    good.then(|| head.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+    let good = read.is_empty() && (messages == 1 || call == "Health");
+    with_status(if good { OK } else { INVALID_ARGUMENT })
+}
+
+/// Takes the next message from what was read, once it is whole; `Some(None)` is one that is compressed.
+fn message(read: &mut BytesMut) -> Option<Option<Bytes>> {
+    let head: [u8; 5] = read.get(..5)?.try_into().ok()?;
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if read.len() < 5 + length {
+        return None;
+    }
+    read.advance(5);
+    let message = read.split_to(length).freeze();
+    Some((head[0] == 0).then_some(message))
+}
+
+/// An empty message, and how it went.
+fn with_status(code: u8) -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", u16::from(code).into());
+    let message = (code == OK).then(|| Frame::data(Bytes::from_static(&[0; 5])));
+    let frames = message.into_iter().chain([Frame::trailers(trailers)]);
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+    let mut response = Response::new(body.boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }

@@ -94,6 +94,34 @@ pub struct Played {
     pub console: Vec<String>,
 }
 
+/// What a viewer with shaka-player saw.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShakaPlayed {
+    /// How long was watched, in seconds of the wall clock.
+    pub watched: f64,
+    /// How far the video's clock went in that time.
+    pub advanced: f64,
+    /// How often the video waited for data.
+    pub stalls: u32,
+    /// The player's errors.
+    pub errors: Vec<String>,
+    /// Frames decoded and dropped.
+    pub frames: (u64, u64),
+    /// From the PROGRAM-DATE-TIME of what is shown to the wall clock, in seconds.
+    pub latency: f64,
+    /// What was requested; the first 250.
+    pub requests: Vec<String>,
+    /// What the page wrote to its console as error or threw.
+    pub console: Vec<String>,
+}
+
+/// Plays with shaka-player, as it comes but for what its page (`shaka.html`) sets, for that many seconds.
+pub fn play_with_shaka(page: &str, seconds: f64) -> anyhow::Result<ShakaPlayed> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+    let job = serde_json::json!({ "page": page, "seconds": seconds, "patience": patience });
+    Ok(serde_json::from_str(&node("shaka.mjs", &job.to_string())?)?)
+}
+
 impl Played {
     /// All that is wrong: errors, stalls, a clock that did not go on, switches that did not happen.
     pub fn complaints(&self, play: &Play) -> Vec<String> {

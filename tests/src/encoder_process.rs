@@ -31,8 +31,13 @@ pub fn use_binary(path: PathBuf) {
 /// Builds the encoder with cargo and answers where it is.
 pub fn build(profile: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // What users run is built for itself. For tests it is the whole workspace with its tests: then dependencies are
+    // those that the tests were built with already.
+    let selected: &[_] =
+        if profile == "release" { &["--package", "encoder"] } else { &["--workspace", "--tests"] };
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "encoder", "--bin", "encoder", "--profile", profile])
+        .args(["build", "--quiet", "--bin", "encoder", "--profile", profile])
+        .args(selected)
         .args(["--message-format", "json"])
         .current_dir(workspace())
         .output()

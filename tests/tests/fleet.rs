@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tests::agones_sidecar::Sidecar;
 use tests::balancer::{Balancer, Server};
 use tests::encoder_process::{Encoder, Options, STREAM, binary, free_port};
+use tests::gcs::{FakeGcs, Fault};
 use tests::http::Client;
 use tests::patience::{eventually, patience, poll};
 use tests::process::Program;
@@ -108,43 +109,99 @@ fn connect(encoder: &Encoder) -> Result<TcpStream, ErrorKind> {
 fn streams_spread_over_free_encoders_and_one_too_many_is_told_in_the_lobby() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoders: Vec<Encoder> = (0..3).map(|_| Encoder::start(member())).collect();
+    let encoders: Vec<Encoder> = (0..4).map(|_| Encoder::start(member())).collect();
     let admins: Vec<String> = encoders.iter().map(|e| format!("127.0.0.1:{}", e.ports.admin)).collect();
     let lobby = Lobby::start(&admins.join(","));
     let mut servers: Vec<Server> =
         encoders.iter().map(|e| Server { rtmp: e.ports.rtmp, admin: e.ports.admin, backup: false }).collect();
     servers.push(Server { rtmp: lobby.rtmp, admin: lobby.admin, backup: false });
     let balancer = Balancer::start(&servers, CHECK);
-    balancer.wait_for(&[true, true, true, false]);
+    balancer.wait_for(&[true, true, true, true, false]);
+    let publish = |name: &str| publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(name));
+
+    // One by one, each as soon as the one before has its place, while the balancer does not know that yet.
+    let mut publishers: Vec<Program> = Vec::new();
+    for n in 1..=4 {
+        publishers.push(publish(&format!("a{n}")));
+        eventually("one stream each", Duration::from_secs(20), || {
+            let mut carried: Vec<usize> = encoders.iter().map(|encoder| carried(encoder).len()).collect();
+            carried.sort_unstable_by(|a, b| b.cmp(a));
+            assert!(carried[0] <= 1, "two on one encoder: {carried:?}");
+            (carried.iter().sum::<usize>() == n).then_some(())
+        });
+    }
+    assert_eq!(one_each(&encoders), ["a1", "a2", "a3", "a4"]);
+    balancer.wait_for(&[false, false, false, false, true]);
+    let said = turned_away(&balancer.rtmp_url("a5"));
+    assert!(said.contains("all encoders are busy, try again"), "{said}");
+    none_lost(&mut publishers);
+
+    // All of them end, and all encoders take part again; the lobby steps back.
+    for mut publisher in publishers {
+        publisher.stop(Duration::from_secs(5));
+    }
+    balancer.wait_for(&[true, true, true, true, false]);
+    let before: Vec<usize> = balancer.servers().iter().map(|server| server.total).collect();
 
     // All at once, between two health checks: who comes to a taken one is refused by its kernel and sent on.
-    let mut publishers: Vec<Program> =
-        (0..3).map(|n| publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(&format!("s{n}")))).collect();
-    assert_eq!(one_each(&encoders), ["s0", "s1", "s2"]);
-    balancer.wait_for(&[false, false, false, true]);
-    let said = turned_away(&balancer.rtmp_url("fourth"));
+    let mut publishers: Vec<Program> = (1..=4).map(|n| publish(&format!("b{n}"))).collect();
+    assert_eq!(one_each(&encoders), ["b1", "b2", "b3", "b4"]);
+    balancer.wait_for(&[false, false, false, false, true]);
+    let said = turned_away(&balancer.rtmp_url("b5"));
     assert!(said.contains("all encoders are busy, try again"), "{said}");
 
     // Readiness has changed under all of them; none was touched.
     let standings = balancer.servers();
-    assert!(standings[..3].iter().all(|server| server.connections == 1), "{standings:?}");
-    for publisher in &mut publishers {
-        assert!(publisher.exited().is_none(), "{}", publisher.output());
-    }
+    assert!(standings[..4].iter().all(|server| server.connections == 1), "{standings:?} after {before:?}");
+    none_lost(&mut publishers);
 
     // One ends: its encoder takes the next one, and the lobby steps back before that.
-    let freed = encoders.iter().position(|encoder| carried(encoder) == ["s1"]).unwrap();
+    let freed = encoders.iter().position(|encoder| carried(encoder) == ["b2"]).unwrap();
     publishers[1].stop(Duration::from_secs(5));
-    let mut up = [false; 4];
+    let mut up = [false; 5];
     up[freed] = true;
     balancer.wait_for(&up);
-    publishers[1] = publisher::ffmpeg_looped(&clip, &balancer.rtmp_url("s3"));
-    assert_eq!(one_each(&encoders), ["s0", "s2", "s3"]);
-    assert_eq!(carried(&encoders[freed]), ["s3"]);
-    for publisher in &mut publishers {
+    publishers[1] = publish("b6");
+    assert_eq!(one_each(&encoders), ["b1", "b3", "b4", "b6"]);
+    assert_eq!(carried(&encoders[freed]), ["b6"]);
+    none_lost(&mut publishers);
+    lobby.leave();
+}
+
+#[track_caller]
+fn none_lost(publishers: &mut [Program]) {
+    for publisher in publishers {
         assert!(publisher.exited().is_none(), "{}", publisher.output());
     }
-    lobby.leave();
+}
+
+/// A balancer that will not look again for a minute, and whose next choice is the encoder that has just been taken.
+#[test]
+fn who_comes_before_the_balancer_knows_is_sent_on_or_told_and_lands_elsewhere() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    for (when_full, is_told) in [("refuse", false), ("tell", true)] {
+        let start = || Encoder::start(member().set("--when-full", when_full));
+        let encoders = [start(), start()];
+        let servers =
+            encoders.each_ref().map(|e| Server { rtmp: e.ports.rtmp, admin: e.ports.admin, backup: false });
+        let balancer = Balancer::start(&servers, Duration::from_secs(60));
+        let mut first = publisher::ffmpeg_looped(&clip, &encoders[0].rtmp_url("first"));
+        eventually("it to be taken", Duration::from_secs(10), || {
+            (encoders[0].admin("readyz").status == 503).then_some(())
+        });
+        if is_told {
+            let said = turned_away(&balancer.rtmp_url("second"));
+            assert!(said.contains("busy, try again"), "{said}");
+        }
+        let mut second = publisher::ffmpeg_looped(&clip, &balancer.rtmp_url("second"));
+        assert_eq!(one_each(&encoders), ["first", "second"]);
+        assert_eq!(carried(&encoders[1]), ["second"]);
+        assert!(balancer.servers()[0].up, "the balancer still knows nothing");
+        for publisher in [&mut first, &mut second] {
+            assert!(publisher.exited().is_none(), "{}", publisher.output());
+        }
+    }
 }
 
 #[test]
@@ -335,6 +392,43 @@ fn a_store_that_is_down_does_not_keep_it() {
     std::fs::rename(&aside, &folder).unwrap();
 }
 
+/// An encoder with a stream that goes into a bucket, whose every call runs into that from now on.
+fn into_a_bucket_that_is_down(fault: Fault) -> (FakeGcs, Encoder, Program) {
+    let bucket = FakeGcs::start("live");
+    let options = member().set("--output", "gs://live/tv").set("--gcs-endpoint", &bucket.endpoint());
+    let encoder = Encoder::start(options);
+    let publisher = publisher::ffmpeg_looped(&fixtures::clip(CLIP), &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    bucket.set_rule(move |_| fault);
+    eventually("something to wait for the bucket", Duration::from_secs(20), || {
+        (encoder.metric("encoder_store_waiting_bytes", &[]) > 0.0).then_some(())
+    });
+    assert_eq!(encoder.admin("livez").status, 200, "a restart would not bring the bucket back");
+    (bucket, encoder, publisher)
+}
+
+#[test]
+fn a_bucket_that_is_down_keeps_it_for_half_a_minute_at_most() {
+    let _turn = turn::Turn::take();
+    let (_bucket, mut encoder, mut publisher) = into_a_bucket_that_is_down(Fault::Status(503));
+    drain(&encoder);
+    publisher.stop(Duration::from_secs(5));
+    let ended = Instant::now();
+    let status = encoder.wait(Duration::from_secs(40));
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}:\n{}", encoder.log());
+    eprintln!("left {:?} after its stream", ended.elapsed());
+}
+
+#[test]
+fn a_bucket_that_hangs_does_not_keep_it_when_told_twice() {
+    let _turn = turn::Turn::take();
+    let (_bucket, mut encoder, _publisher) = into_a_bucket_that_is_down(Fault::Hang);
+    drain(&encoder);
+    let took = leaves(&mut encoder, Signal::TERM);
+    assert!(took < patience(Duration::from_secs(5)), "{took:?}");
+    assert!(encoder.log().contains("last writes unfinished"), "{}", encoder.log());
+}
+
 #[test]
 fn after_as_many_streams_as_it_should_serve_liveness_falls() {
     let clip = fixtures::clip("short");
@@ -396,16 +490,16 @@ fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restar
     let sidecar = Sidecar::start();
     let port = sidecar.port();
     let mut options = member().set("--fleet", "agones");
-    options.env.push(("AGONES_SDK_HTTP_PORT".to_owned(), port.to_string()));
+    options.env.push(("AGONES_SDK_GRPC_PORT".to_owned(), port.to_string()));
     let mut encoder = Encoder::start(options);
     let heard = |sidecar: &Sidecar, calls: &[&str]| {
         eventually(&format!("{calls:?}, heard {:?}", sidecar.states()), Duration::from_secs(15), || {
             (sidecar.states() == calls).then_some(())
         });
     };
-    heard(&sidecar, &["POST /ready"]);
+    heard(&sidecar, &["Ready"]);
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
-    heard(&sidecar, &["POST /ready", "POST /allocate"]);
+    heard(&sidecar, &["Ready", "Allocate"]);
     eventually("three pings", Duration::from_secs(20), || (sidecar.pings().len() >= 3).then_some(()));
     let pings = sidecar.pings();
     let longest = pings.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
@@ -420,14 +514,14 @@ fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restar
         encoder.log().contains("the sidecar does not answer").then_some(())
     });
     let sidecar = Sidecar::at(port);
-    heard(&sidecar, &["POST /allocate"]);
+    heard(&sidecar, &["Allocate"]);
     assert!(publisher.exited().is_none(), "{}", publisher.output());
 
     // The stream ends, another one is welcome; then the encoder is told to leave.
     publisher.stop(Duration::from_secs(5));
-    heard(&sidecar, &["POST /allocate", "POST /ready"]);
+    heard(&sidecar, &["Allocate", "Ready"]);
     leaves(&mut encoder, Signal::TERM);
-    heard(&sidecar, &["POST /allocate", "POST /ready", "POST /shutdown"]);
+    heard(&sidecar, &["Allocate", "Ready", "Shutdown"]);
 }
 
 #[test]
@@ -457,6 +551,16 @@ fn the_operators_page_shows_what_status_says() {
         let told = page.status["streams"][0]["output"][&row[0]]["bits_per_second"].as_f64().unwrap() / 1000.0;
         assert!((shown - told).abs() < 1.0 && shown > 50.0, "{row:?}, told {told}");
     }
+    // How fast and how well, of what is encoded.
+    for (row, told) in
+        page.rows[..2].iter().zip(page.status["streams"][0]["worker"]["rungs"].as_array().unwrap())
+    {
+        let shown = |at: usize| row[at].parse::<f64>().unwrap() * 10.0;
+        assert_eq!(shown(5).round(), told["frame_rate_tenths"].as_f64().unwrap(), "{row:?}");
+        assert_eq!(shown(6).round(), told["quantiser_tenths"].as_f64().unwrap(), "{row:?}");
+        assert!(shown(5) > 0.0 && (80.0..510.0).contains(&shown(6)), "{row:?}");
+    }
+    assert_eq!(page.rows[3][5..7], ["–", "–"], "what is passed through");
 }
 
 #[test]

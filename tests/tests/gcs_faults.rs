@@ -7,7 +7,6 @@ use bytes::Bytes;
 use encoder::publish::{Counters, Event, Gap, Publisher, Settings};
 use encoder::stream::StorePlaylists;
 use hls::packager::{InitSegment, Segment};
-use hls::presentation::Presentation;
 use hls::timing::{Latency, Timing};
 use hls::track::{Codec, Track, TrackKind, VideoTrack};
 use hls::{MediaSpan, MediaTime, RungName, SessionId, WallTime};
@@ -49,7 +48,7 @@ impl Broadcast {
     /// Publishes a segment a second in each rung; answers what the publisher counted. Bounded memory is checked on the
     /// way.
     async fn run(self, store: &DirectStore) -> Counters {
-        let playlists = StorePlaylists(Presentation::new(&self.timing));
+        let (playlists, _) = StorePlaylists::new(&self.timing);
         let limit = self.settings.max_waiting_bytes;
         let (publisher, task) =
             Publisher::start(Arc::new(store.clone()), "live/tv", playlists, self.settings.clone());

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use std::time::{Duration, Instant};
 use tests::checker::Settings;
 use tests::checker::watch::{Watch, report};
-use tests::encoder_process::{Encoder, Options, STREAM};
+use tests::encoder_process::{Encoder, Options, STREAM, workspace};
 use tests::http::{Response, join};
 use tests::patience::eventually;
 use tests::playlist::{self, Media, Part};
+use tests::static_server::StaticServer;
 use tests::{browser, fixtures, publisher, turn};
 
 /// One rendition of a running encoder.
@@ -188,4 +189,29 @@ fn every_knob_keeps_the_rules() {
         encoder.stop();
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Another player's idea of the same playlists.
+#[test]
+fn shaka_player_plays_parts() {
+    let _turn = turn::Turn::take();
+    let clip = fixtures::clip("footage-720p30-gop1s");
+    let options = Options::default().set("--latency", "3").set("--ladder", "360p@600k,240p@300k");
+    let encoder = Encoder::start(options);
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let playlist = encoder.wait_for_stream(STREAM);
+    // shaka-player 5.2.12 gives up on a playlist of one segment, of which it wants the first and another.
+    let rendition = Rendition { encoder: &encoder, url: join(&playlist, "240p/index.m3u8") };
+    eventually("a second segment", Duration::from_secs(20), || {
+        (rendition.list("").segments.len() > 1).then_some(())
+    });
+    let js = workspace().join("tests/js");
+    let page = StaticServer::start(vec![js.clone(), js.join("node_modules")]).unwrap();
+    let played = browser::play_with_shaka(&page.url(&format!("shaka.html?src={playlist}")), 15.0).unwrap();
+    assert!(played.errors.is_empty() && played.console.is_empty(), "{played:?}");
+    assert!(played.advanced / played.watched > 0.95 && played.stalls == 0, "{played:?}");
+    let held = played.requests.iter().filter(|url| url.contains("_HLS_part=")).count();
+    assert!(held > 10, "shaka-player asks for parts: {played:?}");
+    publisher.stop(Duration::from_secs(5));
+    encoder.stop();
 }

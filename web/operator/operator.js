@@ -31,8 +31,12 @@ function facts(stream) {
     ["latency", `${stream.latency} s, set by ${stream.latency_from}`],
     ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
     ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
-    ["age when encoded", seconds(delays.encoded_seconds)],
-    ["age of the newest segment", against(delays.packaged_seconds, stream.lag_budget_seconds), delays.packaged_seconds > stream.lag_budget_seconds],
+    ...delays.flatMap(({ stage, budget_seconds, broken, rungs }) => {
+      const ages = Object.values(rungs);
+      if (!ages.length) return [];
+      const [last, worst] = [(age) => age.last_seconds, (age) => age.worst_seconds].map((of) => Math.max(...ages.map(of)));
+      return [[`age when ${stage}`, `${against(last, budget_seconds)}, lately up to ${seconds(worst)}`, broken]];
+    }),
     ["pictures", `${number(worker.decoded)} decoded, ${number(worker.encoded)} encoded over all rungs, ${number(worker.decode_errors)} damaged`],
     ["pictures dropped", number(counters.shed_units), counters.shed_units > 0],
     ["worker restarts", number(counters.worker_restarts), counters.worker_restarts > 0],
@@ -48,16 +52,20 @@ function facts(stream) {
 
 function rows(stream) {
   const planned = new Map((stream.rungs ?? []).map((rung) => [rung.name, rung]));
+  const lately = new Map((stream.rungs ?? []).map((rung, at) => [rung.name, stream.worker.rungs[at]]));
   const names = [...planned.keys(), ...Object.keys(stream.output).filter((name) => !planned.has(name))];
   return names.map((name) => {
     const rung = planned.get(name);
     const out = stream.output[name] ?? {};
+    const work = lately.get(name);
     return [
       name,
       rung ? `${rung.width}×${rung.height}` : "as published",
       rung ? number(rung.frame_rate[0] / rung.frame_rate[1], 2) : "as published",
       rung ? number(rung.bitrate / 1000) : "–",
       out.bits_per_second ? number(out.bits_per_second / 1000) : "–",
+      work ? number(work.frame_rate_tenths / 10, 1) : "–",
+      work?.quantiser_tenths ? number(work.quantiser_tenths / 10, 1) : "–",
       number(out.segments ?? 0),
       number(out.gaps ?? 0),
     ];

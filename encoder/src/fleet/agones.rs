@@ -2,13 +2,10 @@
 //! Ready while a stream is welcome, Allocate from the first stream on, Shutdown when nothing more will be taken, and
 //! Health for as long as the process makes progress.
 //!
-//! It speaks the sidecar's HTTP (`sdk.proto`'s `google.api.http` bindings, port 9358), not its gRPC: four posts of an
-//! empty object to the same machine. The crate `agones` 1.61.0 needs protoc at build time and a tonic two versions
-//! behind the one that the rest of the program may use.
-//!
-//! [`Lifecycle`] decides and knows neither sockets nor clocks; [`Agones`] is its rim.
+//! [`Lifecycle`] decides and knows neither sockets nor clocks; [`Agones`] is its rim. What goes over the wire is in
+//! [`super::sidecar`].
 
-use super::neighbour;
+use super::sidecar::{Sidecar, SidecarError};
 use probes::{Liveness, Probe, State};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,13 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-/// Where the sidecar listens for HTTP unless told otherwise.
-pub const DEFAULT_PORT: u16 = 9358;
-
 /// Between two pings. Agones counts a process as unhealthy after three times `periodSeconds` (5 s) without one.
 const PING: Duration = Duration::from_secs(2);
-/// What the sidecar may take to answer: it only takes a note.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses behind calls that failed, first and longest. The sidecar may start after us, and restart.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// What the last word may take when the process leaves.
@@ -39,18 +31,6 @@ pub enum Call {
     Shutdown,
     /// It makes progress.
     Health,
-}
-
-impl Call {
-    /// The path of the sidecar's HTTP binding.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Ready => "/ready",
-            Self::Allocate => "/allocate",
-            Self::Shutdown => "/shutdown",
-            Self::Health => "/health",
-        }
-    }
 }
 
 /// What is to be said next. Calls go one at a time: the sidecar handles them in no particular order.
@@ -135,48 +115,70 @@ impl Agones {
     }
 }
 
-async fn run(probe: Arc<Probe>, sidecar: SocketAddr) {
-    info!(%sidecar, "agones: telling the sidecar");
+async fn run(probe: Arc<Probe>, address: SocketAddr) {
+    info!(sidecar = %address, "agones: telling the sidecar");
     let mut states = probe.subscribe();
     let mut lifecycle = Lifecycle::new(Instant::now());
+    let mut sidecar = None;
     let mut failing = false;
     while !lifecycle.is_finished() {
         let state = states.borrow_and_update().clone();
         // A process that wants to be replaced says so by its state; only a stuck one keeps silent.
         let alive = !matches!(probe.liveness(), Liveness::Stuck(_));
         let now = Instant::now();
-        let Some(call) = lifecycle.due(&state, alive, now) else {
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(lifecycle.wake_at(now).into()) => {}
-            }
-            // Stuck and overdue: not a reason to spin.
-            if !alive {
-                tokio::time::sleep(RETRY.0).await;
-            }
-            continue;
+        let told = match lifecycle.due(&state, alive, now) {
+            Some(call) => tell(&mut sidecar, address, call).await.map(|()| Some(call)),
+            None => tokio::select! {
+                changed = states.changed() => if changed.is_err() { return } else { Ok(None) },
+                () = wake(lifecycle.wake_at(now), alive) => Ok(None),
+                error = lost(&mut sidecar) => Err(error),
+            },
         };
-        let outcome = neighbour::post(sidecar, call.path(), PATIENCE).await;
-        let now = Instant::now();
-        match outcome {
-            Ok(status) if status.is_success() => {
+        match told {
+            Ok(None) => {}
+            Ok(Some(call)) => {
                 debug!(?call, "agones");
                 if std::mem::take(&mut failing) {
                     info!("agones: the sidecar answers");
                 }
-                lifecycle.taken(call, now);
+                lifecycle.taken(call, Instant::now());
             }
-            outcome => {
-                let why = outcome.map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(error) => {
                 // Once for each outage.
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(?call, why, "agones: the sidecar does not answer");
+                    warn!(%error, "agones: the sidecar does not answer");
                 }
-                lifecycle.failed(now);
+                sidecar = None;
+                lifecycle.failed(Instant::now());
             }
         }
     }
     info!("agones: told to shut down");
+}
+
+/// Says it, on a new connection where there is none.
+async fn tell(sidecar: &mut Option<Sidecar>, address: SocketAddr, call: Call) -> Result<(), SidecarError> {
+    let sidecar = match sidecar {
+        Some(sidecar) => sidecar,
+        None => sidecar.insert(Sidecar::connect(address).await?),
+    };
+    sidecar.tell(call).await
+}
+
+/// Waits for the end of the connection, where there is one.
+async fn lost(sidecar: &mut Option<Sidecar>) -> SidecarError {
+    match sidecar {
+        Some(sidecar) => sidecar.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wake(at: Instant, alive: bool) {
+    tokio::time::sleep_until(at.into()).await;
+    // Stuck and overdue: not a reason to spin.
+    if !alive {
+        tokio::time::sleep(RETRY.0).await;
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod agones;
 pub mod neighbour;
+pub mod sidecar;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -16,12 +17,12 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Agones, with its sidecar at the port that Agones puts into the environment (`AGONES_SDK_HTTP_PORT`; 9358 where
+    /// Agones, with its sidecar at the port that Agones puts into the environment (`AGONES_SDK_GRPC_PORT`; 9357 where
     /// it does not).
     pub fn agones_from_env() -> Result<Self, String> {
-        let port = match std::env::var("AGONES_SDK_HTTP_PORT") {
-            Ok(port) => port.parse().map_err(|_| format!("AGONES_SDK_HTTP_PORT is not a port: {port}"))?,
-            Err(_) => agones::DEFAULT_PORT,
+        let port = match std::env::var("AGONES_SDK_GRPC_PORT") {
+            Ok(port) => port.parse().map_err(|_| format!("AGONES_SDK_GRPC_PORT is not a port: {port}"))?,
+            Err(_) => sidecar::DEFAULT_PORT,
         };
         Ok(Self::Agones(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
     }

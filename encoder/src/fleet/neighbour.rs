@@ -1,10 +1,10 @@
-//! One HTTP request to a neighbour in the cluster: a sidecar, or another encoder's admin port. One connection each, no
-//! body read: what counts is the status. What is asked, and what follows, is decided elsewhere.
+//! One HTTP request to a neighbour in the cluster: another encoder's admin port. One connection each, no body read: what
+//! counts is the status. What is asked, and what follows, is decided elsewhere.
 
 use axum::body::Body;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{CONNECTION, HOST};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::SocketAddr;
@@ -36,27 +36,12 @@ pub async fn get(
     path: &'static str,
     patience: Duration,
 ) -> Result<StatusCode, NeighbourError> {
-    within(patience, ask(address, request(Method::GET, address, path, Body::empty()))).await
-}
-
-/// POST of an empty JSON object, answered within `patience`.
-pub async fn post(
-    address: SocketAddr,
-    path: &'static str,
-    patience: Duration,
-) -> Result<StatusCode, NeighbourError> {
-    within(patience, ask(address, request(Method::POST, address, path, Body::from("{}")))).await
-}
-
-fn request(method: Method, address: SocketAddr, path: &'static str, body: Body) -> Request<Body> {
-    Request::builder()
-        .method(method)
-        .uri(path)
+    let request = Request::get(path)
         .header(HOST, address.to_string())
         .header(CONNECTION, "close")
-        .header(CONTENT_TYPE, "application/json")
-        .body(body)
-        .expect("paths are constants and addresses print as ASCII")
+        .body(Body::empty())
+        .expect("paths are constants and addresses print as ASCII");
+    timeout(patience, ask(address, request)).await.unwrap_or(Err(NeighbourError::Late(patience)))
 }
 
 async fn ask(address: SocketAddr, request: Request<Body>) -> Result<StatusCode, NeighbourError> {
@@ -70,13 +55,6 @@ async fn ask(address: SocketAddr, request: Request<Body>) -> Result<StatusCode, 
         _ = connection => answer.await,
     };
     Ok(answer?.status())
-}
-
-async fn within<T>(
-    patience: Duration,
-    work: impl Future<Output = Result<T, NeighbourError>>,
-) -> Result<T, NeighbourError> {
-    timeout(patience, work).await.unwrap_or(Err(NeighbourError::Late(patience)))
 }
 
 #[cfg(test)]
@@ -117,7 +95,7 @@ mod tests {
         let (address, _thread) = neighbour("");
         assert!(get(address, "/", PATIENCE).await.is_err());
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let late = post(silent.local_addr().unwrap(), "/", Duration::from_millis(50)).await;
+        let late = get(silent.local_addr().unwrap(), "/", Duration::from_millis(50)).await;
         assert!(matches!(late, Err(NeighbourError::Late(_))));
         let gone = silent.local_addr().unwrap();
         drop(silent);

@@ -13,6 +13,7 @@ mod input;
 mod runs;
 
 use super::anchor::{AnchorTracker, Now};
+use super::delays::{Delays, Stage, Verdict};
 use super::gop::Gop;
 use super::probe::Probe;
 use super::restart::{Restart, RestartPolicy};
@@ -26,11 +27,14 @@ use hls::packager::{Output, Packager};
 use hls::{MediaSpan, MediaTime, Timing, Track};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Runs in a row, and with them worker processes, that a stream has at most. A publisher that changes its format faster
 /// than workers flush waits for them.
 const MAX_RUNS: usize = 3;
+
+/// What is published, where renditions are told apart by name.
+const PUBLISHED: &str = "published";
 
 /// What a stream is run with; the same for all streams of a process.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub struct Settings {
     pub reconnect_window: Duration,
     /// A picture this often, in media time.
     pub thumbnail_every_ms: u32,
+    /// Whether media comes as it is made. Else it comes from a file as fast as it goes, and its age means nothing.
+    pub live: bool,
 }
 
 /// What the driver is to do.
@@ -101,25 +107,6 @@ pub struct Counters {
     pub publishes: u64,
 }
 
-/// Where media leaves on its way through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The worker, or past it when it is passed through.
-    Encoded,
-    /// The packager, as the last part of a segment.
-    Packaged,
-}
-
-/// Age of the media that left a stage last, counted from its arrival, or what that would have been without delay on its
-/// way here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Delays {
-    /// See [`Stage::Encoded`].
-    pub encoded_seconds: Option<f64>,
-    /// See [`Stage::Packaged`].
-    pub packaged_seconds: Option<f64>,
-}
-
 /// A stream's state; see the module.
 #[derive(Debug)]
 pub struct StreamCore {
@@ -158,6 +145,7 @@ impl StreamCore {
     /// A stream that nobody publishes to yet. `first_sequence` is the media sequence number of its first segment.
     pub fn new(settings: Settings, first_sequence: u64, now: Instant) -> Self {
         let packager = Packager::new(settings.timing.clone(), first_sequence);
+        let delays = Delays::new(&settings.timing);
         Self {
             settings,
             publisher: Publisher::Absent(now),
@@ -183,7 +171,7 @@ impl StreamCore {
             newest: MediaTime::ZERO,
             counters: Counters::default(),
             progress: Progress::default(),
-            delays: Delays::default(),
+            delays,
             effects: VecDeque::new(),
         }
     }
@@ -227,6 +215,8 @@ impl StreamCore {
             if let Some(anchor) = self.anchors.arrived(unit.pts, now.wall_of(unit.arrived)) {
                 self.packager.re_anchor(anchor);
             }
+            let (pts, arrived) = (unit.pts, now.wall_of(unit.arrived));
+            self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall: arrived, ..now });
         }
         match &mut self.publisher {
             Publisher::Probing(probe) => {
@@ -254,6 +244,7 @@ impl StreamCore {
             self.settle(findings, now);
         }
         self.end_input(now.instant);
+        self.delays.paused();
         self.restart = None;
         self.switch = false;
         self.next_video = None;
@@ -289,7 +280,7 @@ impl StreamCore {
             }
             Response::Unit(unit) => {
                 if let Some((rung, sample)) = run.encoded(unit) {
-                    self.left(Stage::Encoded, sample.pts, now);
+                    self.passed(Stage::Encoded, rung.as_str(), sample.pts, now);
                     self.package(id, rung, sample);
                 }
             }
@@ -354,6 +345,11 @@ impl StreamCore {
         self.effects.pop_front()
     }
 
+    /// Whether [`Self::poll`] has something.
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// The next request for a run's worker.
     pub fn next_request(&mut self, id: RunId, now: Instant) -> Option<Request> {
         let run = self.runs.iter_mut().find(|run| run.id == id)?;
@@ -379,27 +375,38 @@ impl StreamCore {
         (self.newest - self.packaged_until).max(MediaSpan::ZERO)
     }
 
-    /// How long media took to get how far, measured last.
-    pub fn delays(&self) -> Delays {
-        self.delays
+    /// How long media takes to get how far.
+    pub fn delays(&self) -> &Delays {
+        &self.delays
     }
 
-    /// Media of that time has left a stage.
-    pub fn left(&mut self, stage: Stage, media: MediaTime, now: Now) {
-        let Some(arrival) = self.anchors.least_delayed() else { return };
+    /// A rendition's media of that time has passed a stage.
+    pub fn passed(&mut self, stage: Stage, rung: &str, media: MediaTime, now: Now) {
+        let Some(arrival) = self.anchors.least_delayed().filter(|_| self.settings.live) else { return };
         let micros = now.wall.unix_micros() - arrival.wall_at(media).unix_micros();
-        let seconds = Duration::from_micros(u64::try_from(micros).unwrap_or(0)).as_secs_f64();
-        let (name, place) = match stage {
-            Stage::Encoded => ("encoded", &mut self.delays.encoded_seconds),
-            Stage::Packaged => ("packaged", &mut self.delays.packaged_seconds),
-        };
-        metrics::histogram!("encoder_stage_delay_seconds", "stage" => name).record(seconds);
-        *place = Some(seconds);
+        let age = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+        match self.delays.passed(stage, rung, age, now.instant) {
+            None => {}
+            Some(Verdict::Broken { stage, rung, worst, budget }) => warn!(
+                stage = stage.name(),
+                rung,
+                worst = ?worst,
+                budget = ?budget,
+                suspect = stage.suspect(),
+                "media is late for ten seconds: viewers are further from live than the latency says, or about to stall"
+            ),
+            Some(Verdict::Kept) => info!("media is in time again"),
+        }
     }
 
     /// Whether the stream has ended for good.
     pub fn is_over(&self) -> bool {
         matches!(self.publisher, Publisher::Over)
+    }
+
+    /// Whether segments come in parts.
+    pub fn has_parts(&self) -> bool {
+        self.settings.timing.parts.is_some()
     }
 
     /// Whether a publisher is there.
@@ -414,7 +421,7 @@ impl StreamCore {
 
     /// What the present worker has done.
     pub fn progress(&self) -> Progress {
-        self.progress
+        self.progress.clone()
     }
 
     /// The packager's counters.

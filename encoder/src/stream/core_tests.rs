@@ -29,6 +29,7 @@ pub(crate) fn settings(ladder: &str) -> Settings {
         timing,
         reconnect_window: Duration::from_secs(30),
         thumbnail_every_ms: 0,
+        live: true,
     }
 }
 

@@ -2,14 +2,15 @@
 //! clock. Nothing is decided here.
 
 use super::anchor::Now;
-use super::core::{Effect, Stage, StreamCore};
+use super::core::{Effect, StreamCore};
+use super::delays::Stage;
 use super::measured::Measured;
-use super::outlet::Outlet;
+use super::outlet::{Acknowledged, Outlet};
 use super::run::RunId;
 use crate::worker::child::{Worker, WorkerEvent, WorkerOptions};
 use crate::worker::{Job, Request, Response};
-use hls::WallTime;
 use hls::packager::Output;
+use hls::{MediaTime, RungName, WallTime};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, error, info, warn};
 
-/// How often the core is told that time has passed.
-const TICK: Duration = Duration::from_millis(50);
+/// How often the core is told that time has passed; what it decides by time alone is a matter of half a second and more.
+const TICK: Duration = Duration::from_millis(100);
 /// What a worker that said it has finished may take to end.
 const EXIT_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -48,10 +49,17 @@ impl SharedCore {
         })
     }
 
-    /// Tells the core something, and everybody that there may be something to do.
+    /// Tells the core something, and whoever has something to do because of it. Most of what is published only joins
+    /// a segment: the driver sleeps through that.
     pub fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
-        let result = tell(&mut self.lock(), now());
-        self.wake.notify_one();
+        let (result, wanted) = {
+            let mut core = self.lock();
+            let result = tell(&mut core, now());
+            (result, core.has_effects())
+        };
+        if wanted {
+            self.wake.notify_one();
+        }
         self.feed.notify_waiters();
         result
     }
@@ -116,6 +124,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
     // Workers go with this function, however it ends.
     let mut tasks = JoinSet::new();
     let mut running: HashMap<RunId, AbortHandle> = HashMap::new();
+    let has_parts = shared.look(StreamCore::has_parts);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     'stream: loop {
@@ -123,13 +132,19 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             error!("a decision failed: the stream is given up");
             break;
         }
+        let mut fresh: Vec<(RungName, MediaTime)> = Vec::new();
         let effects: Vec<Effect> = {
             let (mut core, now) = (shared.lock(), now());
             let mut effects = Vec::new();
             while let Some(effect) = core.poll() {
-                if let Effect::Packaged(Output::Segment(segment)) = &effect {
-                    core.left(Stage::Packaged, segment.start + segment.duration, now);
-                    shared.output().packaged(segment);
+                if let Effect::Packaged(output) = &effect {
+                    if let Some((rung, end)) = new_media(output, has_parts) {
+                        core.passed(Stage::Packaged, rung.as_str(), end, now);
+                        fresh.push((rung.clone(), end));
+                    }
+                    if let Output::Segment(segment) = output {
+                        shared.output().packaged(segment);
+                    }
                 }
                 effects.push(effect);
             }
@@ -154,6 +169,16 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             }
         }
         outlet.refresh();
+        let stored = outlet.acknowledged();
+        if !fresh.is_empty() || !stored.is_empty() {
+            let (mut core, now) = (shared.lock(), now());
+            for (rung, end) in &fresh {
+                core.passed(Stage::Readable, rung.as_str(), *end, now);
+            }
+            for Acknowledged { rung, end, at } in stored {
+                core.passed(Stage::Stored, rung.as_str(), end, at);
+            }
+        }
         shared.output().stored(|| outlet.stored());
         running.retain(|_, task| !task.is_finished());
         while tasks.try_join_next().is_some() {}
@@ -164,6 +189,17 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
     }
     drop(tasks);
     outlet.ended().await;
+}
+
+/// What became available: of a part, or of a segment where there are no parts. What is missing has no age.
+fn new_media(output: &Output, has_parts: bool) -> Option<(&RungName, MediaTime)> {
+    match output {
+        Output::Part(part) if part.body.is_some() => Some((&part.rung, part.start + part.duration)),
+        Output::Segment(segment) if !has_parts && segment.body.is_some() => {
+            Some((&segment.rung, segment.start + segment.duration))
+        }
+        Output::Init(_) | Output::Part(_) | Output::Segment(_) => None,
+    }
 }
 
 /// One worker's life: feeds it and hears it until it ends, then tells the core.

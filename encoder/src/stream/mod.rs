@@ -4,6 +4,7 @@
 
 mod anchor;
 pub mod core;
+mod delays;
 pub mod driver;
 mod gop;
 pub mod latency;

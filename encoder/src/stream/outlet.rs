@@ -1,6 +1,8 @@
 //! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
+use super::anchor::Now;
+use super::driver;
 use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
@@ -9,9 +11,9 @@ use crate::store::{Caching, Object, ObjectName, Store, content_type};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
-use hls::{RungName, Timing, Track, TrackKind, WallTime};
+use hls::{MediaTime, RungName, Timing, Track, TrackKind, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -40,6 +42,18 @@ pub struct Outlet {
     written: JoinHandle<Counters>,
     picture: Option<Newest>,
     archive: Option<(Arc<Keeper>, Recording)>,
+    acknowledged: mpsc::Receiver<Acknowledged>,
+}
+
+/// A segment that the store has, and all before it of its rendition.
+#[derive(Debug)]
+pub struct Acknowledged {
+    /// The rendition.
+    pub rung: RungName,
+    /// Where the segment ends.
+    pub end: MediaTime,
+    /// When that was known.
+    pub at: Now,
 }
 
 /// A stream's objects in the origin.
@@ -78,10 +92,9 @@ impl Outlet {
             let recording = keeper.begin(&prefix, timing.target_duration, started);
             (keeper.clone(), recording)
         });
-        let playlists = Observed {
-            playlists: StorePlaylists(Presentation::new(timing)),
-            archive: archive.as_ref().map(|(_, recording)| recording.archive.clone()),
-        };
+        let (playlists, acknowledged) = StorePlaylists::new(timing);
+        let archived = archive.as_ref().map(|(_, recording)| recording.archive.clone());
+        let playlists = Observed { playlists, archive: archived };
         let picture = ObjectName::new(format!("{prefix}/{THUMBNAIL}"));
         let picture = Newest::start(options.store.clone(), picture, PICTURE_EVERY);
         let (store, written) = Publisher::start(options.store.clone(), prefix, playlists, settings);
@@ -105,7 +118,7 @@ impl Outlet {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), picture: Some(picture), store, written, archive }
+        Self { origin: Some(origin), picture: Some(picture), store, written, archive, acknowledged }
     }
 
     /// To the store alone, without hurry: every segment is written, however long it takes.
@@ -121,9 +134,9 @@ impl Outlet {
             seal_within: patient,
             ..Settings::default()
         };
-        let playlists = Observed { playlists: StorePlaylists(Presentation::new(timing)), archive: None };
-        let (store, written) = Publisher::start(store, "", playlists, settings);
-        Self { origin: None, picture: None, store, written, archive: None }
+        let (playlists, acknowledged) = StorePlaylists::new(timing);
+        let (store, written) = Publisher::start(store, "", Observed { playlists, archive: None }, settings);
+        Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
     /// An epoch begins.
@@ -168,6 +181,11 @@ impl Outlet {
         if let Some(origin) = &mut self.origin {
             origin.refresh();
         }
+    }
+
+    /// Segments that the store has acknowledged since the last call; to be called often, for they are kept until then.
+    pub fn acknowledged(&self) -> Vec<Acknowledged> {
+        self.acknowledged.try_iter().collect()
     }
 
     /// How far the store is.
@@ -312,34 +330,51 @@ fn playlist(text: String) -> Object {
 }
 
 /// The store's playlists: what was acknowledged, as a presentation.
-pub struct StorePlaylists(pub Presentation);
+pub struct StorePlaylists {
+    presentation: Presentation,
+    acknowledged: mpsc::Sender<Acknowledged>,
+}
+
+impl StorePlaylists {
+    /// Nothing in them yet; and where to hear of what gets in.
+    pub fn new(timing: &Timing) -> (Self, mpsc::Receiver<Acknowledged>) {
+        let (acknowledged, receiver) = mpsc::channel();
+        (Self { presentation: Presentation::new(timing), acknowledged }, receiver)
+    }
+}
 
 impl Playlists for StorePlaylists {
     fn set_tracks(&mut self, tracks: &[Track]) {
-        self.0.set_tracks(tracks);
+        self.presentation.set_tracks(tracks);
     }
 
     fn add_init(&mut self, init: &InitSegment) {
-        self.0.add_init(init);
+        self.presentation.add_init(init);
     }
 
     fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
-        self.0.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
+        if bytes.is_some() {
+            let end = segment.start + segment.duration;
+            // Nobody listens any more when the stream is over.
+            let _ =
+                self.acknowledged.send(Acknowledged { rung: segment.rung.clone(), end, at: driver::now() });
+        }
+        self.presentation.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
     }
 
     fn end(&mut self) {
-        self.0.end();
+        self.presentation.end();
     }
 
     fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        self.0.media_playlist(rung)
+        self.presentation.media_playlist(rung)
     }
 
     fn multivariant(&self) -> Option<String> {
-        self.0.multivariant()
+        self.presentation.multivariant()
     }
 
     fn take_expired(&mut self) -> Vec<(RungName, String)> {
-        self.0.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
+        self.presentation.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
     }
 }

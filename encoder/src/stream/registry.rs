@@ -180,7 +180,7 @@ impl Registry {
                         "worker": core.progress(),
                         "lag_seconds": core.lag().as_secs_f64(),
                         "lag_budget_seconds": lag_budget(&entry.timing).as_secs_f64(),
-                        "delays": core.delays(),
+                        "delays": core.delays().status(),
                         "output": output,
                         "stored": stored,
                         "picture": self.picture(path).is_some(),

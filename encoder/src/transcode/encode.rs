@@ -6,6 +6,7 @@ use super::error::TranscodeError;
 use super::nal;
 use crate::worker::{VideoRung, VideoSettings, WireUnit};
 use bytes::Bytes;
+use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, picture};
 use hls::MediaTime;
@@ -42,6 +43,16 @@ pub(super) struct VideoEncoder {
     track: u8,
     last_pts: Option<i64>,
     last_dts: Option<i64>,
+    work: Work,
+}
+
+/// What an encoder has done since it was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Pictures.
+    pub(super) pictures: u64,
+    /// Sum of their mean quantisers, where the encoder tells.
+    pub(super) quantisers: u64,
 }
 
 impl VideoEncoder {
@@ -96,7 +107,8 @@ impl VideoEncoder {
         let inner = encoder::video::Encoder(video);
         let record = nal::avcc_record(av::extradata(&inner))
             .map_err(|source| TranscodeError::EncoderConfig { name: rung.name.clone(), source })?;
-        Ok((Self { inner, packet: Packet::empty(), track, last_pts: None, last_dts: None }, record))
+        let packet = Packet::empty();
+        Ok((Self { inner, packet, track, last_pts: None, last_dts: None, work: Work::default() }, record))
     }
 
     /// Encodes a picture and hands what is ready to `out`.
@@ -130,6 +142,11 @@ impl VideoEncoder {
         self.drain(out)
     }
 
+    /// What was done since this was asked last.
+    pub(super) fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
+    }
+
     fn drain(
         &mut self,
         out: &mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>,
@@ -147,6 +164,8 @@ impl VideoEncoder {
             // x264 keeps this by itself; other encoders are held to it.
             let dts = self.last_dts.map_or(dts, |last| dts.max(last + 1));
             self.last_dts = Some(dts);
+            self.work.pictures += 1;
+            self.work.quantisers += quantiser(&self.packet).unwrap_or(0);
             out(WireUnit {
                 track: self.track,
                 pts: MediaTime::from_ticks_90k(pts),
@@ -156,6 +175,14 @@ impl VideoEncoder {
             })?;
         }
     }
+}
+
+/// A picture's mean quantiser as its encoder tells it: AV_PKT_DATA_QUALITY_STATS (libavcodec/packet.h) begins with it as a
+/// 32-bit number, 118 to one step (FF_QP2LAMBDA, libavutil/avutil.h).
+fn quantiser(packet: &Packet) -> Option<u64> {
+    let stats = packet.side_data().find(|data| data.kind() == SideData::QualityStats)?;
+    let quality = u32::from_le_bytes(*stats.data().first_chunk()?);
+    Some((u64::from(quality) + 59) / 118)
 }
 
 /// What of x264's settings the job decides and libav has no option for.

@@ -8,6 +8,7 @@ mod audio;
 mod av;
 mod cadence;
 mod contribution;
+mod counters;
 mod decode;
 pub mod demux;
 mod encode;
@@ -21,9 +22,10 @@ mod thumbnail;
 pub use error::TranscodeError;
 
 use crate::worker::protocol::{Decoder, Encoder};
-use crate::worker::{Progress, Request, Response};
+use crate::worker::{Request, Response};
 use bytes::BytesMut;
-use pipeline::{Counters, Pipeline};
+use counters::{Counters, Reporter};
+use pipeline::Pipeline;
 use std::fmt::Arguments;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -187,7 +189,7 @@ fn write_responses(
 ) -> Result<(), TranscodeError> {
     let mut encoder = Encoder::<Response>::new();
     let mut buffer = BytesMut::with_capacity(CHUNK);
-    let mut told = Progress::default();
+    let mut reporter = Reporter::new(Instant::now());
     let mut next_progress = Instant::now() + PROGRESS_EVERY;
     loop {
         let response = match responses.try_recv() {
@@ -214,9 +216,7 @@ fn write_responses(
                 log(format_args!("the supervisor is gone"));
                 std::process::exit(74);
             }
-            let progress = counters.progress();
-            if progress != told {
-                told = progress;
+            if let Some(progress) = reporter.progress(counters, Instant::now()) {
                 encoder.encode(&Response::Progress(progress), &mut buffer)?;
             }
         }

@@ -14,6 +14,7 @@
 
 use super::audio::AudioTranscoder;
 use super::cadence::{Decimator, KeyDecider};
+use super::counters::Counters;
 use super::decode::{Picture, VideoDecoder};
 use super::encode::VideoEncoder;
 use super::error::TranscodeError;
@@ -21,12 +22,12 @@ use super::scale::Cascade;
 use super::thumbnail::{self, Schedule};
 use super::{av, log};
 use crate::media::{AudioCodec, VideoCodec};
-use crate::worker::{AUDIO_TRACK, Job, OpenedTrack, Progress, Request, Response, WireUnit};
+use crate::worker::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::frame;
 use hls::MediaTime;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -40,24 +41,6 @@ const PICTURES: usize = 2;
 const RESPONSES: usize = 32;
 /// Source pictures from this size on are decoded with several threads.
 const PARALLEL_DECODING_FROM: u32 = 1920 * 1088;
-
-/// Counters that all stages share.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    decoded: AtomicU64,
-    decode_errors: AtomicU64,
-    encoded: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
-            decoded: self.decoded.load(Ordering::Relaxed),
-            decode_errors: self.decode_errors.load(Ordering::Relaxed),
-            encoded: self.encoded.load(Ordering::Relaxed),
-        }
-    }
-}
 
 /// What all stages are given.
 #[derive(Clone)]
@@ -105,6 +88,7 @@ impl Pipeline {
         out: SyncSender<Response>,
         processors: usize,
     ) -> Result<Self, TranscodeError> {
+        counters.begin(job.rungs.len());
         let context = Context { job: Arc::new(job), counters, out, processors };
         let video = if context.job.rungs.is_empty() {
             None
@@ -205,14 +189,14 @@ impl Encoders {
                 picture.as_ref().ok_or(TranscodeError::Unexpected("a rung without its first picture"))?;
             let (encoder, record) = VideoEncoder::open(track, rung, &job.video, picture, context.processors)?;
             tracks.push(OpenedTrack { track, config: record.to_vec() });
-            opened.push(encoder);
+            opened.push((track, encoder));
         }
         context.send(Response::Opened(tracks))?;
         let mut encoders = Self { queues: Vec::new(), stages: Vec::new() };
-        for encoder in opened {
+        for (track, encoder) in opened {
             let (sender, receiver) = sync_channel(PICTURES);
             let context = context.clone();
-            encoders.stages.push(spawn("encode", move || run_encoder(&context, encoder, &receiver))?);
+            encoders.stages.push(spawn("encode", move || run_encoder(&context, track, encoder, &receiver))?);
             encoders.queues.push(sender);
         }
         Ok(encoders)
@@ -227,6 +211,7 @@ impl Encoders {
 
 fn run_encoder(
     context: &Context,
+    track: u8,
     mut encoder: VideoEncoder,
     pictures: &Receiver<Coded>,
 ) -> Result<(), TranscodeError> {
@@ -236,6 +221,7 @@ fn run_encoder(
     };
     for Coded { frame, pts, key } in pictures {
         encoder.encode(frame, pts, key, &mut out)?;
+        context.counters.rung(track, encoder.take_work());
     }
     encoder.finish(&mut out)
 }

@@ -171,7 +171,7 @@ pub enum Response {
 }
 
 /// What a worker has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Pictures decoded.
     pub decoded: u64,
@@ -179,4 +179,16 @@ pub struct Progress {
     pub decode_errors: u64,
     /// Pictures encoded, over all rungs.
     pub encoded: u64,
+    /// Each rung since the last time, a second or so; in the order of [`Job::rungs`].
+    pub rungs: Vec<RungProgress>,
+}
+
+/// How fast and how well a rung was encoded lately. Whole numbers: what is read is exactly what was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungProgress {
+    /// Tenths of frames a second.
+    pub frame_rate_tenths: u32,
+    /// Mean quantiser in tenths, H.264's from 0 to 51: the lower the better. 0 when nothing was encoded, or where the
+    /// encoder does not tell.
+    pub quantiser_tenths: u32,
 }

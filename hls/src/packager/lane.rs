@@ -342,9 +342,11 @@ impl Lane {
             end = (shown + self.frame_span()).min(slot_end).max(start + ONE_TICK);
         }
         let from = self.parted.map_or(start, |parted| parted.to);
-        if from > end {
-            // Its parts were listed before the others said where to cut.
-            end = from;
+        // Its parts were listed before the others said where to cut. What is in none of them is a part all the same, or
+        // the segment would not be what its parts are.
+        let least = if count > self.parted_len() { from + ONE_TICK } else { from };
+        if self.parted.is_some() && least > end {
+            end = least;
             self.boundary = Some(end);
         }
         let rest = self.chunk(0, count, from, end, count);

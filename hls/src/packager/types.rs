@@ -84,6 +84,8 @@ pub struct Part {
     pub session: SessionId,
     /// Whether EXT-X-DISCONTINUITY stands before its segment.
     pub discontinuity: bool,
+    /// First presentation time.
+    pub start: MediaTime,
     /// Presentation time covered; not above PART-TARGET.
     pub duration: MediaSpan,
     /// PROGRAM-DATE-TIME of its segment.

@@ -7,7 +7,7 @@ use crate::archive::{Keeper, Observed, Recorder, Recording, Settings};
 use crate::publish::{self, Event, Publisher};
 use crate::store::memory::{Call, Fault, MemoryStore, Operation};
 use crate::stream::StorePlaylists;
-use hls::{Presentation, SessionId, WallTime};
+use hls::{SessionId, WallTime};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ impl OnAir {
 
     fn with(store: &MemoryStore, keeper: Arc<Keeper>, recording: Recording) -> Self {
         let playlists = Observed {
-            playlists: StorePlaylists(Presentation::new(&testing::timing())),
+            playlists: StorePlaylists::new(&testing::timing()).0,
             archive: Some(recording.archive.clone()),
         };
         let (publisher, written) =

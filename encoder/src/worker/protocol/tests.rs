@@ -1,5 +1,5 @@
 use super::*;
-use crate::worker::{AUDIO_TRACK, AudioRung, Keyframes, VideoRung, VideoSettings};
+use crate::worker::{AUDIO_TRACK, AudioRung, Keyframes, RungProgress, VideoRung, VideoSettings};
 use proptest::prelude::*;
 
 fn job() -> Job {
@@ -53,11 +53,13 @@ fn request() -> impl Strategy<Value = Request> {
 fn response() -> impl Strategy<Value = Response> {
     let track =
         (any::<u8>(), bytes()).prop_map(|(track, config)| OpenedTrack { track, config: config.to_vec() });
-    let progress = any::<(u64, u64, u64)>().prop_map(|(decoded, decode_errors, encoded)| Progress {
-        decoded,
-        decode_errors,
-        encoded,
+    let rung = any::<(u32, u32)>().prop_map(|(frame_rate_tenths, quantiser_tenths)| RungProgress {
+        frame_rate_tenths,
+        quantiser_tenths,
     });
+    let progress = (any::<(u64, u64, u64)>(), prop::collection::vec(rung, 0..4)).prop_map(
+        |((decoded, decode_errors, encoded), rungs)| Progress { decoded, decode_errors, encoded, rungs },
+    );
     prop_oneof![
         prop::collection::vec(track, 0..4).prop_map(Response::Opened),
         unit().prop_map(Response::Unit),

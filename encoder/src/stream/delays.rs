@@ -1,0 +1,343 @@
+//! How old media is at each stage of its way through a stream: for `/metrics` and `/status`, and the verdict when a
+//! stage keeps breaking its budget. Pure but for the process's metrics.
+//!
+//! An age counts from the arrival that was least delayed lately, for the camera's clock is not known: what the way
+//! here always takes is not in it, what it takes now and then is. Ages add up from stage to stage, and so do budgets
+//! ([`hls::Timing`]), so the first stage that breaks its own is the one to look at.
+
+use hls::Timing;
+use metrics::Histogram;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a budget has to be broken before that is worth a line in the log, and kept before it is forgotten.
+pub const SUSTAINED: Duration = Duration::from_secs(10);
+/// Fewer observations than this in that time say nothing: segments of 3 s.
+const ENOUGH: u32 = 2;
+
+/// A place on media's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Read from the publisher's connection.
+    Arrived,
+    /// Out of the worker. What is passed through has no such stage.
+    Encoded,
+    /// In a whole part or, where none are made, a whole segment.
+    Packaged,
+    /// Named by a playlist of the origin.
+    Readable,
+    /// In a segment that the store has acknowledged and all before it as well.
+    Stored,
+}
+
+/// What a stage's budget has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Most of what passed lately was too old.
+    Broken {
+        /// The first such stage.
+        stage: Stage,
+        /// The rendition that was worst.
+        rung: String,
+        /// The oldest of it.
+        worst: Duration,
+        /// What it should be at most.
+        budget: Duration,
+    },
+    /// No stage breaks its budget any more.
+    Kept,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Delays {
+    budgets: [Duration; 5],
+    /// By stage and rendition.
+    meters: [BTreeMap<String, Meter>; 5],
+    since: Option<Instant>,
+    broken: Option<Stage>,
+}
+
+/// One stage of one rendition.
+#[derive(Debug)]
+struct Meter {
+    histogram: Histogram,
+    last: Duration,
+    /// In the present stretch of [`SUSTAINED`].
+    worst: Duration,
+    seen: u32,
+    over: u32,
+    /// In the one before.
+    former_worst: Duration,
+    /// Whether the one before broke the budget.
+    breaks: bool,
+}
+
+impl Stage {
+    /// All, in their order.
+    pub const ALL: [Self; 5] = [Self::Arrived, Self::Encoded, Self::Packaged, Self::Readable, Self::Stored];
+
+    /// As a metric's label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Arrived => "arrived",
+            Self::Encoded => "encoded",
+            Self::Packaged => "packaged",
+            Self::Readable => "readable",
+            Self::Stored => "stored",
+        }
+    }
+
+    /// What to look at when media is too old here and was not before.
+    pub const fn suspect(self) -> &'static str {
+        match self {
+            Self::Arrived => "the publisher's network",
+            Self::Encoded => "the encoder: too few cores for the ladder or the preset",
+            Self::Packaged => "the publisher's timestamps or keyframes",
+            Self::Readable => "this process: it gets no processor time",
+            Self::Stored => "the store or the way to it",
+        }
+    }
+
+    fn budget(self, timing: &Timing) -> Duration {
+        let span = match self {
+            Self::Arrived => timing.arrival_budget(),
+            Self::Encoded | Self::Packaged | Self::Readable => timing.origin_budget(),
+            Self::Stored => timing.store_budget(),
+        };
+        span.to_duration()
+    }
+}
+
+impl Delays {
+    /// Nothing has passed yet.
+    pub fn new(timing: &Timing) -> Self {
+        Self {
+            budgets: Stage::ALL.map(|stage| stage.budget(timing)),
+            meters: Default::default(),
+            since: None,
+            broken: None,
+        }
+    }
+
+    /// Media of a rendition has passed a stage at this age. Returns the verdict when it has changed.
+    pub fn passed(&mut self, stage: Stage, rung: &str, age: Duration, now: Instant) -> Option<Verdict> {
+        let budget = self.budgets[stage as usize];
+        let meters = &mut self.meters[stage as usize];
+        if !meters.contains_key(rung) {
+            meters.insert(rung.to_owned(), Meter::new(stage, rung));
+        }
+        let meter = meters.get_mut(rung)?;
+        meter.histogram.record(age.as_secs_f64());
+        meter.last = age;
+        meter.worst = meter.worst.max(age);
+        meter.seen += 1;
+        meter.over += u32::from(age > budget);
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) < SUSTAINED {
+            return None;
+        }
+        self.since = Some(now);
+        self.judge()
+    }
+
+    /// The publisher has gone: what its absence does to ages is nobody's fault.
+    pub fn paused(&mut self) {
+        self.since = None;
+        for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
+            meter.restart();
+        }
+    }
+
+    /// Every stage with its budget and the ages of each rendition, for `/status`.
+    pub fn status(&self) -> serde_json::Value {
+        let stage = |stage: Stage| {
+            let meters = &self.meters[stage as usize];
+            let rungs: serde_json::Map<_, _> = (meters.iter())
+                .map(|(rung, meter)| {
+                    let worst = meter.worst.max(meter.former_worst);
+                    let ages = serde_json::json!({
+                        "last_seconds": meter.last.as_secs_f64(),
+                        "worst_seconds": worst.as_secs_f64(),
+                    });
+                    (rung.clone(), ages)
+                })
+                .collect();
+            serde_json::json!({
+                "stage": stage.name(),
+                "budget_seconds": self.budgets[stage as usize].as_secs_f64(),
+                "broken": meters.values().any(|meter| meter.breaks),
+                "rungs": rungs,
+            })
+        };
+        Stage::ALL.map(stage).to_vec().into()
+    }
+
+    fn judge(&mut self) -> Option<Verdict> {
+        for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
+            meter.judge();
+        }
+        let worst = Stage::ALL.into_iter().find_map(|stage| {
+            let breaking = self.meters[stage as usize].iter().filter(|(_, meter)| meter.breaks);
+            breaking.max_by_key(|(_, meter)| meter.former_worst).map(|(rung, meter)| (stage, rung, meter))
+        });
+        let broken = worst.map(|(stage, _, _)| stage);
+        if broken == self.broken {
+            return None;
+        }
+        self.broken = broken;
+        Some(worst.map_or(Verdict::Kept, |(stage, rung, meter)| Verdict::Broken {
+            stage,
+            rung: rung.clone(),
+            worst: meter.former_worst,
+            budget: self.budgets[stage as usize],
+        }))
+    }
+}
+
+impl Meter {
+    fn new(stage: Stage, rung: &str) -> Self {
+        Self {
+            histogram: metrics::histogram!(
+                "encoder_stage_delay_seconds", "stage" => stage.name(), "rung" => rung.to_owned()
+            ),
+            last: Duration::ZERO,
+            worst: Duration::ZERO,
+            seen: 0,
+            over: 0,
+            former_worst: Duration::ZERO,
+            breaks: false,
+        }
+    }
+
+    /// Ends a stretch. Most of it has to be too old to begin with; nearly all in time again to be forgiven, so that a
+    /// stage at its limit is not told of again and again.
+    fn judge(&mut self) {
+        if self.seen >= ENOUGH {
+            self.breaks = if self.breaks { self.over * 10 >= self.seen } else { self.over * 2 > self.seen };
+        }
+        self.former_worst = self.worst;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        (self.worst, self.seen, self.over) = (Duration::ZERO, 0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stream shows while media passes at these ages by stage, ten times a second.
+    struct Show {
+        delays: Delays,
+        now: Instant,
+    }
+
+    impl Show {
+        fn new(latency: f64) -> Self {
+            let latency = hls::timing::Latency::from_secs_f64(latency).unwrap();
+            Self { delays: Delays::new(&Timing::new(latency)), now: Instant::now() }
+        }
+
+        fn run(&mut self, seconds: u32, ages: &[(Stage, &str, u64)]) -> Vec<Verdict> {
+            let mut verdicts = Vec::new();
+            for _ in 0..seconds * 10 {
+                self.now += Duration::from_millis(100);
+                for (stage, rung, ms) in ages {
+                    verdicts.extend(self.delays.passed(*stage, rung, Duration::from_millis(*ms), self.now));
+                }
+            }
+            verdicts
+        }
+    }
+
+    const GOOD: [(Stage, &str, u64); 5] = [
+        (Stage::Arrived, "published", 20),
+        (Stage::Encoded, "360p", 340),
+        (Stage::Encoded, "720p", 350),
+        (Stage::Readable, "720p", 360),
+        (Stage::Stored, "720p", 900),
+    ];
+
+    #[test]
+    fn budgets_add_up_along_the_way() {
+        for latency in [2.0, 3.0, 4.0, 6.0, 10.0, 15.0] {
+            let budgets = Show::new(latency).delays.budgets;
+            assert!(budgets.is_sorted(), "{latency}: {budgets:?}");
+            assert!(budgets[4].as_secs_f64() < latency);
+        }
+    }
+
+    #[test]
+    fn a_stream_in_time_is_not_worth_a_word() {
+        let mut show = Show::new(4.0);
+        assert_eq!(show.run(60, &GOOD), []);
+    }
+
+    #[test]
+    fn a_short_breach_is_not_told_and_a_long_one_is_told_once_with_its_stage() {
+        let mut show = Show::new(4.0);
+        let slow = [
+            (Stage::Arrived, "published", 20),
+            (Stage::Encoded, "360p", 1_200),
+            (Stage::Encoded, "720p", 1_500),
+            (Stage::Readable, "720p", 1_600),
+            (Stage::Stored, "720p", 3_000),
+        ];
+        show.run(20, &GOOD);
+        assert_eq!(show.run(3, &slow), []);
+        assert_eq!(show.run(17, &GOOD), []);
+        let told = show.run(60, &slow);
+        let [Verdict::Broken { stage: Stage::Encoded, rung, worst, budget }] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!((rung.as_str(), worst.as_millis()), ("720p", 1_500));
+        assert!(*budget < *worst);
+        assert_eq!(show.delays.status()[1]["broken"], true);
+        assert_eq!(show.run(60, &GOOD), [Verdict::Kept]);
+    }
+
+    #[test]
+    fn a_publisher_with_a_bad_network_is_named_and_not_the_encoder() {
+        let mut show = Show::new(4.0);
+        let jammed = [(Stage::Arrived, "published", 900), (Stage::Encoded, "720p", 1_250)];
+        let told = show.run(15, &jammed);
+        assert!(matches!(told[..], [Verdict::Broken { stage: Stage::Arrived, .. }]), "{told:?}");
+    }
+
+    #[test]
+    fn a_stage_at_its_limit_is_told_of_once() {
+        let mut show = Show::new(4.0);
+        show.run(20, &[(Stage::Encoded, "720p", 5_000)]);
+        let mut told = Vec::new();
+        for _ in 0..30 {
+            told.extend(show.run(2, &[(Stage::Encoded, "720p", 5_000)]));
+            told.extend(show.run(8, &GOOD));
+        }
+        assert_eq!(told, []);
+    }
+
+    #[test]
+    fn a_pause_starts_the_stretch_anew() {
+        let mut show = Show::new(4.0);
+        show.run(9, &[(Stage::Arrived, "published", 5_000)]);
+        show.delays.paused();
+        assert_eq!(show.run(20, &GOOD), []);
+    }
+
+    #[test]
+    fn status_has_every_stage_with_its_budget() {
+        let mut show = Show::new(2.0);
+        show.run(12, &GOOD);
+        show.run(1, &[(Stage::Encoded, "720p", 400)]);
+        let status = show.delays.status();
+        assert_eq!(status.as_array().unwrap().len(), 5);
+        assert_eq!(status[1]["stage"], "encoded");
+        assert_eq!(status[1]["rungs"]["720p"]["last_seconds"], 0.4);
+        assert_eq!(status[1]["rungs"]["720p"]["worst_seconds"], 0.4);
+        assert_eq!(status[1]["broken"], false);
+        assert!(status[1]["budget_seconds"].as_f64().unwrap() > 0.4);
+    }
+}

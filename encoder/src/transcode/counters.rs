@@ -1,0 +1,121 @@
+//! What the worker counts, shared by its stages, and what of it the supervisor is told. Nothing is decided by it but one
+//! thing, over there: a worker whose counters stand still hangs.
+
+use super::encode::Work;
+use crate::worker::{Progress, RungProgress};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Counters that all stages share.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) decoded: AtomicU64,
+    pub(super) decode_errors: AtomicU64,
+    pub(super) encoded: AtomicU64,
+    rungs: OnceLock<Box<[Rung]>>,
+}
+
+#[derive(Debug, Default)]
+struct Rung {
+    pictures: AtomicU64,
+    quantisers: AtomicU64,
+}
+
+impl Counters {
+    /// There are so many rungs. To be called once, before the first of them works.
+    pub(super) fn begin(&self, rungs: usize) {
+        self.rungs.get_or_init(|| (0..rungs).map(|_| Rung::default()).collect());
+    }
+
+    /// A rung has worked.
+    pub(super) fn rung(&self, track: u8, Work { pictures, quantisers }: Work) {
+        if let Some(rung) = self.rungs.get().and_then(|rungs| rungs.get(usize::from(track))) {
+            rung.pictures.fetch_add(pictures, Ordering::Relaxed);
+            rung.quantisers.fetch_add(quantisers, Ordering::Relaxed);
+        }
+    }
+
+    /// Counters as they are; of the rungs nothing.
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            decoded: self.decoded.load(Ordering::Relaxed),
+            decode_errors: self.decode_errors.load(Ordering::Relaxed),
+            encoded: self.encoded.load(Ordering::Relaxed),
+            rungs: Vec::new(),
+        }
+    }
+
+    fn rungs(&self) -> impl Iterator<Item = Work> {
+        self.rungs.get().into_iter().flatten().map(|rung| Work {
+            pictures: rung.pictures.load(Ordering::Relaxed),
+            quantisers: rung.quantisers.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// Compares counters with what they were.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    told: Progress,
+    rungs: Vec<Work>,
+    at: Instant,
+}
+
+impl Reporter {
+    /// Nothing was told yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { told: Progress::default(), rungs: Vec::new(), at: now }
+    }
+
+    /// What the supervisor is to be told now; `None` when no counter has moved.
+    pub(super) fn progress(&mut self, counters: &Counters, now: Instant) -> Option<Progress> {
+        let mut progress = counters.progress();
+        if progress == self.told {
+            return None;
+        }
+        self.told = progress.clone();
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64().max(1e-3);
+        let rungs: Vec<Work> = counters.rungs().collect();
+        self.rungs.resize(rungs.len(), Work::default());
+        let compared = rungs.iter().zip(&self.rungs).map(|(now, before)| {
+            let pictures = now.pictures.saturating_sub(before.pictures);
+            let quantisers = now.quantisers.saturating_sub(before.quantisers);
+            RungProgress {
+                frame_rate_tenths: (pictures as f64 * 10.0 / seconds).round() as u32,
+                quantiser_tenths: (quantisers as f64 * 10.0 / pictures.max(1) as f64).round() as u32,
+            }
+        });
+        progress.rungs = compared.collect();
+        (self.rungs, self.at) = (rungs, now);
+        Some(progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn rungs_are_told_as_they_were_lately_and_nothing_is_told_twice() {
+        let start = Instant::now();
+        let counters = Counters::default();
+        let mut reporter = Reporter::new(start);
+        assert_eq!(reporter.progress(&counters, start), None);
+        counters.begin(2);
+        let work = |first: u64, second: u64| {
+            counters.encoded.fetch_add(first + second, Ordering::Relaxed);
+            counters.rung(0, Work { pictures: first, quantisers: first * 20 });
+            counters.rung(1, Work { pictures: second, quantisers: second * 31 });
+        };
+        work(60, 30);
+        let told = reporter.progress(&counters, start + Duration::from_secs(2)).unwrap();
+        let rung = |frame_rate_tenths, quantiser_tenths| RungProgress { frame_rate_tenths, quantiser_tenths };
+        assert_eq!((told.encoded, told.rungs), (90, vec![rung(300, 200), rung(150, 310)]));
+        assert_eq!(reporter.progress(&counters, start + Duration::from_secs(3)), None);
+        work(25, 0);
+        let told = reporter.progress(&counters, start + Duration::from_secs(3)).unwrap();
+        assert_eq!(told.rungs, [rung(250, 200), rung(0, 0)]);
+    }
+}
