@@ -213,7 +213,7 @@ impl Recorder {
                 infos().filter(|info| info.discontinuity && Some(info.sequence) != recorder.first_sequence);
             recorder.discontinuities.extend(breaks.map(|info| info.sequence));
             let inits = infos().map(|info| info.init.clone()).collect();
-            let last = infos().last().cloned();
+            let last = entries.last().map(|entry| entry.info.clone());
             let lane =
                 Lane { waiting: VecDeque::new(), inits, playlist, last, changed: true, written: false };
             recorder.lanes.insert(rung, lane);
