@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod archive;
 pub mod broadcast;
 pub mod bucket;
 pub mod cli;

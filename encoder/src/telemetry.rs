@@ -31,6 +31,7 @@ pub fn describe() {
             "Times that the spool's room was used up: the largest rendition is given up first",
         ),
         ("encoder_spool_failures_total", "Failures of the spool's disk"),
+        ("encoder_archives_total", "Archives that were to be completed, by what became of them"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
         ("encoder_store_late_total", "Segments that came to the store after they had been listed as gaps"),
         ("encoder_store_lost_total", "Segments that never came to the store"),

@@ -12,7 +12,7 @@
 //!
 //! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
 
-mod rendition;
+pub(crate) mod rendition;
 
 use crate::names;
 use crate::names::{RungName, SessionId};
@@ -377,7 +377,8 @@ impl Presentation {
             .filter(|(_, rendition)| rendition.is_playable())
             .map(|(track, rendition)| (track, rendition.bandwidth()))
             .collect();
-        (!playable.is_empty()).then(|| multivariant::render(&playable))
+        (!playable.is_empty())
+            .then(|| multivariant::render(&playable, &|rung| format!("{rung}/index.m3u8"), None))
     }
 
     /// Objects whose retention is over since the last call (rfc8216bis 6.2.2: a segment's own duration and that of the

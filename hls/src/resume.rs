@@ -301,6 +301,11 @@ impl Past {
     }
 
     /// Segments listed, by rendition.
+    /// The sessions of what is listed.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.segments.values().flatten().map(|segment| &segment.session)
+    }
+
     pub(crate) fn segments(&self) -> &BTreeMap<RungName, Vec<SegmentInfo>> {
         &self.segments
     }

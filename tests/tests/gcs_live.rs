@@ -53,7 +53,8 @@ fn viewers_of_the_bucket_play_without_a_stall() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(20), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        (report.ended == (3, 3)).then_some(report)
+        // The archive's as well, and its playlist of pictures.
+        (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
     assert_eq!(ended.complaints, [""; 0]);
@@ -90,7 +91,8 @@ fn a_store_that_fails_is_outlived() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(30), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        (report.ended == (3, 3)).then_some(report)
+        // The archive's as well, and its playlist of pictures.
+        (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
     assert_eq!(ended.complaints, [""; 0]);

@@ -73,6 +73,13 @@ pub trait Playlists: Send + 'static {
     /// is always `None` here, for nobody keeps bodies longer than needed.
     fn add(&mut self, segment: &Segment, bytes: Option<u64>);
 
+    /// What became of a segment for good, for whoever keeps more than playlists list: readable, however late, or never.
+    /// Once for each segment, in any order.
+    fn settled(&mut self, _rung: &RungName, _sequence: u64, _stored: bool) {}
+
+    /// Another encoder has taken the stream over: nothing more is written.
+    fn fenced(&mut self) {}
+
     /// Nothing follows.
     fn end(&mut self);
 

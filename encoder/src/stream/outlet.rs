@@ -3,9 +3,11 @@
 
 use super::anchor::Now;
 use super::driver;
+use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
-use crate::store::{Caching, Object, Store, content_type};
+use crate::store::newest::Newest;
+use crate::store::{Caching, Object, ObjectName, Store, content_type};
 use crate::takeover::Beginning;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
@@ -20,6 +22,9 @@ use tracing::{error, info, warn};
 /// The stream's newest picture, beside its playlists.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
+/// Between two pictures in the store at least: every write there is paid for.
+const PICTURE_EVERY: Duration = Duration::from_secs(4);
+
 /// What all outlets of a process share.
 #[derive(Clone)]
 pub struct OutletOptions {
@@ -29,13 +34,17 @@ pub struct OutletOptions {
     pub store: Arc<dyn Store>,
     /// A local disk for what the store takes too slowly.
     pub spool: Option<Arc<Spool>>,
+    /// What remains of broadcasts; `None` where nothing does.
+    pub archives: Option<Arc<Keeper>>,
 }
 
 /// One stream's way out.
 pub struct Outlet {
     origin: Option<OriginSide>,
-    store: Publisher<StorePlaylists>,
+    store: Publisher<Observed<StorePlaylists>>,
     written: JoinHandle<Counters>,
+    picture: Option<Newest>,
+    archive: Option<(Arc<Keeper>, Recording)>,
     acknowledged: mpsc::Receiver<Acknowledged>,
 }
 
@@ -85,9 +94,18 @@ impl Outlet {
         let prefix = path.to_string();
         let settings = Settings {
             segment_deadline: timing.upload_deadline.to_duration(),
-            archive: false,
+            archive: options.archives.is_some(),
             ..Settings::default()
         };
+        let archive = options.archives.as_ref().map(|keeper| {
+            let recording = match beginning {
+                Beginning::Anew { .. } => keeper.begin(&prefix, timing.target_duration, started),
+                Beginning::TakenOver(inheritance) => {
+                    keeper.go_on(&prefix, timing.target_duration, inheritance.past.clone())
+                }
+            };
+            (keeper.clone(), recording)
+        });
         let discontinuities = beginning.discontinuities();
         let (presentation, inherited) = match beginning {
             Beginning::Anew { .. } => {
@@ -98,11 +116,14 @@ impl Outlet {
             }
         };
         let (playlists, acknowledged) = StorePlaylists::over(presentation);
+        let archived = archive.as_ref().map(|(_, recording)| recording.archive.clone());
+        let picture = ObjectName::new(format!("{prefix}/{THUMBNAIL}"));
+        let picture = Newest::start(options.store.clone(), picture, PICTURE_EVERY);
         let (store, written) = Publisher::resume(
             options.store.clone(),
             options.spool.as_deref(),
             prefix,
-            playlists,
+            Observed { playlists, archive: archived },
             settings,
             inherited,
         );
@@ -126,7 +147,7 @@ impl Outlet {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), store, written, acknowledged }
+        Self { origin: Some(origin), picture: Some(picture), store, written, archive, acknowledged }
     }
 
     /// To the store alone, without hurry: every segment is written, however long it takes.
@@ -143,8 +164,8 @@ impl Outlet {
             ..Settings::default()
         };
         let (playlists, acknowledged) = StorePlaylists::new(timing);
-        let (store, written) = Publisher::start(store, "", playlists, settings);
-        Self { origin: None, store, written, acknowledged }
+        let (store, written) = Publisher::start(store, "", Observed { playlists, archive: None }, settings);
+        Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
     /// An epoch begins.
@@ -164,14 +185,22 @@ impl Outlet {
         match output {
             Output::Init(init) => self.store.input(Event::Init(init)),
             Output::Part(_) => {}
-            Output::Segment(segment) => self.store.input(Event::Segment(segment)),
+            Output::Segment(segment) => {
+                if let Some((_, recording)) = &self.archive {
+                    recording.archive.packaged(&segment);
+                }
+                self.store.input(Event::Segment(segment));
+            }
         }
     }
 
     /// A picture of the stream; the newest wins.
     pub fn thumbnail(&mut self, picture: Bytes) {
+        let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
+        if let Some(newest) = &self.picture {
+            newest.put(object.clone());
+        }
         if let Some(origin) = &self.origin {
-            let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
             origin.library.put(&origin.path, THUMBNAIL, object);
         }
     }
@@ -222,6 +251,9 @@ impl Outlet {
                 "the store does not have the last playlists"
             ),
             Err(error) => error!(%error, "writing to the store failed"),
+        }
+        if let Some((keeper, recording)) = self.archive {
+            keeper.finish(recording);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A segment says nothing about the peak when it is shorter than this: rfc8216bis 4.4.6.2 measures stretches of half a
 /// target duration at least.
-const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
+pub(crate) const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 
 /// Of so many whole segments the parts are listed. With the one that is not whole these are three: hls-parser's strict
 /// mode counts them so where rfc8216bis 4.4.4.9 says three target durations.
@@ -261,7 +261,7 @@ impl Rendition {
     }
 }
 
-fn bit_rate(bits: u64, duration: MediaSpan) -> u64 {
+pub(crate) fn bit_rate(bits: u64, duration: MediaSpan) -> u64 {
     let ticks = u128::from(duration.ticks_90k().max(1).unsigned_abs());
     let rate = (u128::from(bits) * u128::from(TICKS_PER_SECOND.unsigned_abs())).div_ceil(ticks);
     u64::try_from(rate).unwrap_or(u64::MAX)

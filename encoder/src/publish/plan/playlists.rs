@@ -92,6 +92,7 @@ impl<P: Playlists> Plan<P> {
     /// Another encoder has taken the stream over in the store: this one writes no more of it, whatever comes.
     fn fenced(&mut self) {
         self.counters.fenced = true;
+        self.playlists.fenced();
         self.stop();
     }
 

@@ -102,6 +102,7 @@ impl<P: Playlists> Plan<P> {
         self.lanes.push(segment, deadline);
         let Some(body) = body else {
             self.give_up(&rung, sequence, Gap::Packager);
+            self.playlists.settled(&rung, sequence, false);
             return;
         };
         *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
@@ -109,6 +110,7 @@ impl<P: Playlists> Plan<P> {
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
             // All that waits is being written right now and cannot be taken back.
             self.give_up(&rung, sequence, Gap::Overflow);
+            self.playlists.settled(&rung, sequence, false);
             self.counters.lost += 1;
             return;
         }
@@ -306,6 +308,7 @@ impl<P: Playlists> Plan<P> {
         self.leave_spool(&upload);
         if let What::Segment { rung, sequence, .. } = upload.what {
             self.give_up(&rung, sequence, reason);
+            self.playlists.settled(&rung, sequence, false);
             self.counters.lost += 1;
         }
         self.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
@@ -322,6 +325,7 @@ impl<P: Playlists> Plan<P> {
                 self.lanes.init_stored(&init);
             }
             What::Segment { rung, sequence, late, .. } => {
+                self.playlists.settled(&rung, sequence, true);
                 let listed = self.lanes.set(&rung, sequence, Outcome::Stored(upload.size as u64));
                 if listed {
                     return;

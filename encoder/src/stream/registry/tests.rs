@@ -17,7 +17,12 @@ fn fleet_registry(latencies: &str, bounds: Option<&str>, when_full: WhenFull) ->
     let registry = Registry::new(
         core_tests::settings("auto"),
         Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
-        OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()), spool: None },
+        OutletOptions {
+            library: Library::new(),
+            store: Arc::new(MemoryStore::new()),
+            spool: None,
+            archives: None,
+        },
         WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
         probe.clone(),
         when_full,
