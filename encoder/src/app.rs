@@ -44,6 +44,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SEAL_DEADLINE: Duration = Duration::from_secs(3);
 /// What archives get to be completed when somebody waits at a terminal.
 const ARCHIVE_DEADLINE: Duration = Duration::from_millis(1500);
+/// What archives get when streams have taken all of the drain's time: three hours in a bucket are completed in less, and
+/// whoever gave the process half a minute more than that time does not have to kill it.
+const ARCHIVES_AT_LEAST: Duration = Duration::from_secs(20);
 /// What publishers that were sent off get to read why: they close by themselves then.
 const GOODBYES: Duration = Duration::from_millis(800);
 /// What viewers get to read on once streams have ended.
@@ -169,9 +172,11 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     shutdown.reached(Stage::Draining).await;
     probe.drain();
     registry.drain();
+    let drained_by = Instant::now() + config.drain_timeout;
     end_streams(&registry, &shutdown, config.drain_timeout).await;
     if let Some(archives) = archives {
-        finish_archives(&archives, &shutdown, config.drain_timeout).await;
+        let left = drained_by.saturating_duration_since(Instant::now());
+        finish_archives(&archives, &shutdown, left.max(ARCHIVES_AT_LEAST)).await;
     }
 
     // An error means that serving has stopped already.
@@ -260,7 +265,7 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
 
 /// Lets archives be completed: all of them where the process was asked to leave in peace, those that are nearly done
 /// otherwise. What remains is found by the next encoder that takes the stream, or by `encoder archive seal`.
-async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, drain_timeout: Duration) {
+async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, within: Duration) {
     let hurried = async {
         shutdown.clone().reached(Stage::Ending).await;
         tokio::time::sleep(ARCHIVE_DEADLINE).await;
@@ -269,7 +274,7 @@ async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, drain_timeout: 
         () = archives.idle() => return,
         () = hurried => {}
         () = shutdown.reached(Stage::Leaving) => {}
-        () = tokio::time::sleep(drain_timeout) => {}
+        () = tokio::time::sleep(within) => {}
     }
     warn!("left with archives unfinished: `encoder archive seal` completes them");
 }

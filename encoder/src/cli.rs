@@ -126,7 +126,8 @@ pub struct ServeArgs {
     /// Streams at once; a publisher beyond that is refused
     #[arg(long, env = "ENCODER_CAPACITY", value_name = "N", default_value = "1")]
     pub capacity: String,
-    /// After this many streams liveness fails, so that the container is restarted; 0 is never
+    /// After this many streams liveness fails, once their archives are complete, so that the container is restarted; 0 is
+    /// never
     #[arg(long, env = "ENCODER_RECYCLE_AFTER", value_name = "N", default_value = "0")]
     pub recycle_after: String,
     /// Publishers beyond capacity: `tell` them that the encoder is busy, or `refuse` their connections, so that a

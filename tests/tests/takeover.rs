@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
+use tests::archived::Archived;
 use tests::browser::{self, Play};
 use tests::checker::watch::{Watch, report};
 use tests::checker::{Checker, Rule, Settings};
@@ -115,6 +116,18 @@ fn discontinuities(checker: &Checker, expected: usize) {
     }
 }
 
+/// What remains is one recording of what all encoders made, in step behind the break between them, and holds all that
+/// viewers were shown.
+#[track_caller]
+fn one_recording(archived: &Archived, shown: &Checker) {
+    let judged = archived.judge(3).unwrap();
+    eprintln!("{judged:.3?}");
+    assert_eq!(judged.breaks.len(), 1);
+    archived.holds_what_was_shown(shown).unwrap();
+    eprintln!("sound off by {:.3} s at most", archived.in_step(judged.breaks[0]).unwrap());
+    archived.in_step(0.0).unwrap();
+}
+
 /// The publisher's line is cut without a word.
 fn cut(mut publisher: Program) {
     publisher.signal(Signal::KILL);
@@ -156,9 +169,12 @@ fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
     assert!(!watch.checker().ended());
     let log = a.stop();
     assert!(log.contains("another encoder writes this stream's playlists"), "{log}");
-    discontinuities(&end(watch, second), 1);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
     assert_eq!(b.metric("encoder_fenced_total", &[]), 0.0);
-    b.stop();
+    one_recording(&Archived::complete(place.directory.path()), &checker);
+    let log = b.stop();
+    assert!(log.contains("goes on with the archive that another encoder began"), "{log}");
 }
 
 #[test]
@@ -179,7 +195,9 @@ fn whoever_still_publishes_elsewhere_is_sent_off() {
     });
     more_segments(&watch, 5);
     watch.checker().outage_over();
-    discontinuities(&end(watch, second), 1);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
     let log = a.stop();
     assert!(log.contains("another encoder"), "{log}");
     b.stop();
@@ -219,7 +237,9 @@ fn a_killed_encoder_goes_on_where_it_was() {
     more_segments(&watch, 5);
     watch.checker().outage_over();
     assert_eq!(taken_over(&a), 1.0);
-    discontinuities(&end(watch, second), 1);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
     a.stop();
 }
 
@@ -250,10 +270,14 @@ fn a_bucket_is_taken_over_too() {
     assert_eq!(taken_over(&b), 1.0, "{}", b.log());
     eventually("the former owner's end", Duration::from_secs(20), || fenced(&a));
     a.stop();
-    discontinuities(&end(watch, second), 1);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    let copy = tempfile::tempdir().unwrap();
+    one_recording(&Archived::complete_in(&fake, BUCKET, "tv", copy.path()), &checker);
     let seen = audit(fake.state().objects.journal(), BUCKET);
     assert_eq!(seen.complaints, [""; 0]);
-    assert!(seen.gaps <= 2 && seen.ended == (3, 3), "{seen:?}");
+    // The archive's as well, and its playlist of pictures.
+    assert!(seen.gaps <= 6 && seen.ended == (7, 7), "{seen:?}");
     b.stop();
 }
 

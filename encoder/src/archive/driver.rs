@@ -6,12 +6,12 @@ use super::recorder::{Recorder, Settings, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
 use crate::publish::Playlists;
-use crate::store::{ObjectName, Store, StoreError};
+use crate::store::{Store, StoreError};
 use hls::packager::{InitSegment, Segment};
 use hls::resume::Past;
 use hls::{RungName, SessionId, Track, WallTime};
 use metrics::counter;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 /// One write.
 const ATTEMPT: Duration = Duration::from_secs(30);
-/// What the last page may take after a broadcast's end. What is not written then is found by whoever seals.
+/// What the last page may take after a broadcast's end. What it would have said is found by whoever seals.
 const LAST_PAGE_WITHIN: Duration = Duration::from_secs(30);
 /// Reading what another encoder left of an archive. What the stream tells meanwhile is kept: the media of a minute at
 /// most, which the origin holds anyway. Beyond that a new archive begins.
@@ -36,8 +36,15 @@ pub struct Keeper {
     one_at_a_time: Semaphore,
     /// Archives that are to be finished.
     unfinished: watch::Sender<usize>,
-    /// Archives that are being written here: nobody else's.
-    open: Mutex<BTreeSet<ObjectName>>,
+    /// Streams whose archives are being written here, and how many of each: one may be on its last page when the next
+    /// begins.
+    open: Mutex<BTreeMap<String, usize>>,
+}
+
+/// Keeps a stream's archive from being taken for a dead process's.
+struct Open {
+    keeper: Arc<Keeper>,
+    stream: String,
 }
 
 /// A running broadcast's archive. Clones share it. Nothing here waits for the store.
@@ -113,19 +120,18 @@ impl Keeper {
     /// Begins the archive of the stream `{app}/{name}`, and finishes those that encoders before this one left behind.
     pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> Recording {
         self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
-        self.record(Recorder::new(stream, self.settings(target_duration)))
+        let (settings, open) = (self.settings(target_duration), self.open(stream));
+        let shared = Shared::new(State::Open(Box::new(Recorder::new(stream, settings))));
+        let task = drive(shared.clone(), self.store.clone(), open);
+        Recording { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
     }
 
     /// Goes on with the archive of a stream that was taken over: `past` is what its playlists list. Where there is none,
     /// or none that can be read within a minute, one begins.
     pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> Recording {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::Reading(Vec::new())),
-            changed: Notify::new(),
-            started: Instant::now(),
-        });
+        let shared = Shared::new(State::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
-        let (keeper, stream) = (self.clone(), stream.to_owned());
+        let (keeper, stream, open) = (self.clone(), stream.to_owned(), self.open(stream));
         let task = async move {
             let settings = keeper.settings(target_duration);
             let read = go_on(&keeper.store, &stream, settings.clone(), &past);
@@ -142,46 +148,41 @@ impl Keeper {
             };
             if let Some(place) = recorder.as_ref().and_then(Recorder::place) {
                 info!(archive = %place.folder(), "goes on with the archive that another encoder began");
-                keeper.open().insert(place.folder());
             }
-            let place = recorder.as_ref().and_then(|recorder| recorder.place().cloned());
             shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
-            let written = drive(shared, keeper.store.clone()).await;
-            if let Some(place) = place {
-                keeper.open().remove(&place.folder());
-            }
-            written
+            drive(shared, keeper.store.clone(), open).await
         };
         Recording { archive, task: tokio::spawn(task.in_current_span()) }
     }
 
-    /// Writes an archive, new or resumed.
-    pub fn record(&self, recorder: Recorder) -> Recording {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::Open(Box::new(recorder))),
-            changed: Notify::new(),
-            started: Instant::now(),
-        });
-        let task = tokio::spawn(drive(shared.clone(), self.store.clone()).in_current_span());
-        Recording { archive: Archive { shared }, task }
+    fn open(self: &Arc<Self>, stream: &str) -> Open {
+        *self.open_streams().entry(stream.to_owned()).or_default() += 1;
+        Open { keeper: self.clone(), stream: stream.to_owned() }
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeSet<ObjectName>> {
-        // Nothing panics while it is held, and a set of names is whole.
+    fn open_streams(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        // Nothing panics while it is held, and numbers by name are whole.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The broadcast is over and its uploads are settled: finishes its archive in the background.
     pub fn finish(self: &Arc<Self>, recording: Recording) {
+        self.in_background(self.clone().finishing(recording));
+    }
+
+    /// The same where the store did not even take the broadcast's last playlists: should it come back within a minute or
+    /// so the archive is finished, but whoever leaves does not wait for that.
+    pub fn finish_without_hope(self: &Arc<Self>, recording: Recording) {
+        tokio::spawn(self.clone().finishing(recording).in_current_span());
+    }
+
+    async fn finishing(self: Arc<Self>, recording: Recording) {
         recording.archive.end();
-        let keeper = self.clone();
-        self.in_background(async move {
-            match recording.task.await {
-                Ok(Some(place)) => keeper.seal(&place).await,
-                Ok(None) => {}
-                Err(error) => error!(%error, "writing an archive failed"),
-            }
-        });
+        match recording.task.await {
+            Ok(Some(place)) => self.seal(&place).await,
+            Ok(None) => {}
+            Err(error) => error!(%error, "writing an archive failed"),
+        }
     }
 
     /// Finishes a stream's archives whose encoder died: those that began before `before`.
@@ -220,7 +221,7 @@ impl Keeper {
                     let places =
                         noted.into_iter().filter(|(_, owner)| is_dead(owner)).map(|(place, _)| place);
                     for place in places.collect::<Vec<_>>() {
-                        if !keeper.open().contains(&place.folder()) {
+                        if !keeper.open_streams().contains_key(place.stream()) {
                             keeper.seal(&place).await;
                         }
                     }
@@ -285,6 +286,20 @@ impl Keeper {
     }
 }
 
+// === impl Open ===
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = self.keeper.open_streams();
+        if let Some(count) = open.get_mut(&self.stream) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.stream);
+            }
+        }
+    }
+}
+
 // === impl Archive ===
 
 impl Archive {
@@ -321,6 +336,10 @@ impl Told {
 }
 
 impl Shared {
+    fn new(state: State) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), started: Instant::now() })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in a decision is reported by the task that drives it; live goes on without an archive.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -344,7 +363,8 @@ impl Shared {
     }
 }
 
-async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
+/// Writes what the recorder says, to its end.
+async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>, _open: Open) -> Option<Place> {
     let mut ended: Option<Instant> = None;
     loop {
         let now = shared.started.elapsed();
@@ -358,10 +378,8 @@ async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
             break;
         }
         if ended.is_some_and(|at| at.elapsed() > LAST_PAGE_WITHIN) {
-            warn!(
-                "the end of an archive's index is not stored: `encoder archive seal` reads it from the segments"
-            );
-            return None;
+            warn!("the end of an archive's index is not stored: it is read from the segments");
+            return shared.with(|recorder| recorder.place().cloned()).flatten();
         }
         if let Some(write) = write {
             let result = attempt(&*store, write).await;

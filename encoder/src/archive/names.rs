@@ -34,6 +34,11 @@ impl Place {
         Self { stream: stream.into(), session }
     }
 
+    /// `{app}/{name}` of its stream.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
     /// Its name among the stream's archives.
     pub fn session(&self) -> &SessionId {
         &self.session

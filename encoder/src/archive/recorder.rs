@@ -267,7 +267,7 @@ impl Recorder {
             self.begin_epoch(segment);
         }
         let mut info = SegmentInfo::from(segment);
-        info.start = info.start + self.shift;
+        info.start += self.shift;
         if info.discontinuity && self.first_sequence.is_some_and(|first| info.sequence > first) {
             self.discontinuities.insert(info.sequence);
         }

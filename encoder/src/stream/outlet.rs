@@ -240,8 +240,10 @@ impl Outlet {
             origin.end();
         }
         self.store.input(Event::End);
-        match self.written.await {
-            Ok(counters) if counters.sealed => {
+        let stored = self.written.await;
+        let is_sealed = stored.as_ref().is_ok_and(|counters| counters.sealed);
+        match stored {
+            Ok(counters) if is_sealed => {
                 info!(segments = counters.segments, bytes = counters.bytes, gaps = ?counters.gaps, "stored");
             }
             Ok(counters) => warn!(
@@ -252,8 +254,10 @@ impl Outlet {
             ),
             Err(error) => error!(%error, "writing to the store failed"),
         }
-        if let Some((keeper, recording)) = self.archive {
-            keeper.finish(recording);
+        match self.archive {
+            Some((keeper, recording)) if is_sealed => keeper.finish(recording),
+            Some((keeper, recording)) => keeper.finish_without_hope(recording),
+            None => {}
         }
     }
 }

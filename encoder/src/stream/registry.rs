@@ -394,7 +394,8 @@ impl Registry {
                 }
                 streams.len()
             };
-            drop(permit);
+            // Where this place's end is the process's, all that streams have left is completed before.
+            let last = permit.filter(|_| registry.probe.restarts_when_done());
             registry.review_door();
             registry.count.send_replace(count);
             // Nobody hears a core without its driver. After an orderly end there is no publisher.
@@ -405,6 +406,9 @@ impl Registry {
                 untold
             });
             info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
+            if let (Some(_place), Some(archives)) = (last, &registry.outlet.archives) {
+                archives.idle().await;
+            }
         };
         tokio::spawn(attendant.instrument(span));
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::fmp4::index::MediaKind;
 use crate::packager::CutRule;
-use crate::testing::{AVCC, Run, START_MS, audio, epoch, frames, ms, sound, video};
+use crate::testing::{AVCC, Run, START_MS, audio, audio_at, epoch, frames, ms, sound, video};
 use crate::track::TrackKind;
 
 const FPS: (i64, i64) = (30, 1);
@@ -156,6 +156,38 @@ fn a_missing_segment_lengthens_the_sample_before_it() {
         assert!(kept.len() < all.len());
     }
     assert_eq!(moov.mvhd.duration, index.mvhd.duration);
+}
+
+/// Where a track's last sample is, in seconds on the movie's axis.
+fn last_sample(moov: &Moov, track: usize) -> f64 {
+    let trak = &moov.trak[track];
+    let (stts, timescale) = (&trak.mdia.minf.stbl.stts.entries, f64::from(trak.mdia.mdhd.timescale));
+    let all: u64 = stts.iter().map(|run| u64::from(run.sample_count) * u64::from(run.sample_delta)).sum();
+    let edits = &trak.edts.as_ref().unwrap().elst.as_ref().unwrap().entries;
+    assert_eq!(edits.len(), 1, "nothing waits");
+    let before = edits[0].media_time.unwrap() + u64::from(stts.last().unwrap().sample_delta);
+    (all - before) as f64 / timescale
+}
+
+/// NTSC pictures and 44.1 kHz stamped in milliseconds: neither fits the clock of the other.
+#[test]
+fn after_three_hours_sound_and_pictures_are_in_step() {
+    let (pictures, sounds) = (3 * 3600 * 30_000 / 1001, 3 * 3600 * 44_100 / 1024);
+    let mut run = Run::new(4.0);
+    run.begin(epoch(0, START_MS, &[video("720p"), audio_at(44_100)], CutRule::Grid));
+    let all = [
+        ("720p", frames(START_MS, (30_000, 1001), 30, pictures, false)),
+        ("audio", sound(START_MS, 44_100, sounds)),
+    ];
+    run.push_all(&all);
+    run.end(None);
+    let (_, moov) = record(&run, &["720p", "audio"], &[]);
+    let (picture, frame) =
+        ((pictures - 1) as f64 * 1001.0 / 30_000.0, (sounds - 1) as f64 * 1024.0 / 44_100.0);
+    assert!((last_sample(&moov, 0) - picture).abs() < 0.001, "{} of {picture}", last_sample(&moov, 0));
+    assert!((last_sample(&moov, 1) - frame).abs() < 0.001, "{} of {frame}", last_sample(&moov, 1));
+    let ends = f64::max(picture + 1001.0 / 30_000.0, frame + 1024.0 / 44_100.0);
+    assert!((moov.mvhd.duration as f64 / 90_000.0 - ends).abs() < 0.001);
 }
 
 /// A publisher that comes back with other pictures: each sample names the parameters that it was encoded with.
