@@ -28,9 +28,9 @@ const LADDER: &str = "720p@2800k,480p@1400k,360p@800k";
 /// Of a playlist, in seconds; the encoder's own.
 const WINDOW: f64 = 30.0;
 /// Between the first playlists and what is measured.
-const SETTLE: Duration = Duration::from_secs(4);
+const SETTLE: Duration = Duration::from_secs(2);
 /// After the last frame that is measured its playlist is waited for so long.
-const TRAILING: Duration = Duration::from_secs(5);
+const TRAILING: Duration = Duration::from_secs(4);
 
 /// Every call takes that long; nobody waits for whoever only looks.
 pub(crate) fn slow(fake: &FakeGcs, call: Duration) {

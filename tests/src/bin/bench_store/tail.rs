@@ -35,33 +35,44 @@ enum Tail {
 
 /// As a table.
 pub(crate) fn print(call: Duration) -> anyhow::Result<()> {
-    println!("| slow may be | second attempt | segments | median | 99 % | longest | gaps |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| `--latency` | slow may be | second attempt | segments | median | 99 % | longest | gaps |");
+    println!("|---|---|---|---|---|---|---|---|");
     let usual = Settings::default().second_attempt_after;
-    for (tail, which) in [(Tail::All, "any call"), (Tail::Segments, "a segment's upload")] {
-        for (after, name) in [(NEVER, "never".to_owned()), (usual, format!("after {} ms", usual.as_millis()))]
-        {
-            let (delays, counters) = run(call, tail, after)?;
-            println!(
-                "| {which} | {name} | {} | {:.2} s | {:.2} s | {:.2} s | {} |",
-                SECONDS * RUNGS.len() as u64,
-                delays.at(0.5),
-                delays.at(0.99),
-                delays.at(1.0),
-                counters.gaps.values().sum::<u64>()
-            );
+    let attempts = [(NEVER, "never".to_owned()), (usual, format!("after {} ms", usual.as_millis()))];
+    for latency in crate::LATENCIES {
+        let timing = Timing::new(latency.parse()?);
+        for (tail, which) in [(Tail::All, "any call"), (Tail::Segments, "a segment's upload")] {
+            for (after, name) in &attempts {
+                let (delays, counters) = run(&timing, call, tail, *after)?;
+                println!(
+                    "| {latency} | {which} | {name} | {} | {:.2} s | {:.2} s | {:.2} s | {} |",
+                    segments(&timing) * RUNGS.len() as u64,
+                    delays.at(0.5),
+                    delays.at(0.99),
+                    delays.at(1.0),
+                    counters.gaps.values().sum::<u64>()
+                );
+            }
         }
     }
     println!(
-        "\nFrom a segment's arrival to its playlist, `--latency {}`, {SECONDS} s of stream at CPU speed.",
-        crate::LATENCIES[0]
+        "\nFrom a segment's arrival to its playlist; {SECONDS} s of stream at CPU speed. Where segments last a second, as \
+         long as there must be between two writes of a playlist, one that was late once stays late by as much."
     );
     Ok(())
 }
 
-fn run(call: Duration, tail: Tail, second_attempt_after: Duration) -> anyhow::Result<(Delays, Counters)> {
+fn segments(timing: &Timing) -> u64 {
+    SECONDS / timing.segment.to_duration().as_secs()
+}
+
+fn run(
+    timing: &Timing,
+    call: Duration,
+    tail: Tail,
+    second_attempt_after: Duration,
+) -> anyhow::Result<(Delays, Counters)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
-    let timing = Timing::new(crate::LATENCIES[0].parse()?);
     let settings = Settings {
         segment_deadline: timing.upload_deadline.to_duration(),
         second_attempt_after,
@@ -74,7 +85,7 @@ fn run(call: Duration, tail: Tail, second_attempt_after: Duration) -> anyhow::Re
             let may_be_slow = tail == Tail::All || asked.writes_segment();
             Fault::Slow(if random.f64() < SLOW && may_be_slow { TAIL } else { call })
         });
-        let (came, counters) = publish(&store, &timing, settings).await?;
+        let (came, counters) = publish(&store, timing, settings).await?;
         ensure!(counters.sealed, "{counters:?}");
         let state = store.state();
         let mut delays = Vec::new();
@@ -90,7 +101,7 @@ fn run(call: Duration, tail: Tail, second_attempt_after: Duration) -> anyhow::Re
     })
 }
 
-/// A segment a second in each rung; answers when each second's came.
+/// Segments of each rung in step; answers when each number's came.
 async fn publish(
     store: &DirectStore,
     timing: &Timing,
@@ -107,12 +118,12 @@ async fn publish(
         publisher.input(Event::Init(init));
     }
     let mut came = Vec::new();
-    for number in 0..SECONDS {
+    for number in 0..segments(timing) {
         came.push(began.elapsed());
         for rung in RUNGS {
-            publisher.input(Event::Segment(segment(rung, number)?));
+            publisher.input(Event::Segment(segment(rung, number, timing.segment)?));
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(timing.segment.to_duration()).await;
     }
     drop(publisher);
     Ok((came, task.await?))
@@ -122,18 +133,18 @@ fn session() -> SessionId {
     SessionId::from_start(1_795_348_800_000_000, 0)
 }
 
-fn segment(rung: &str, number: u64) -> anyhow::Result<Segment> {
+fn segment(rung: &str, number: u64, duration: MediaSpan) -> anyhow::Result<Segment> {
     let sequence = FIRST + number;
-    let at = i64::try_from(number)?;
+    let ticks = i64::try_from(number)? * duration.ticks_90k();
     Ok(Segment {
         rung: RungName::new(rung)?,
         sequence,
         session: session(),
         // An epoch begins with one.
         discontinuity: number == 0,
-        start: MediaTime::from_ticks_90k(90_000 * at),
-        duration: MediaSpan::from_millis(1000),
-        wall: WallTime::from_unix_micros(1_795_348_800_000_000 + 1_000_000 * at),
+        start: MediaTime::from_ticks_90k(ticks),
+        duration,
+        wall: WallTime::from_unix_micros(1_795_348_800_000_000 + ticks * 100 / 9),
         name: names::segment_name(&session(), sequence),
         init: names::init_name(&session()),
         // No two bodies are the same.
