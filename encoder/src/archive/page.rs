@@ -35,8 +35,8 @@ pub struct Epoch {
     pub start: MediaTime,
     /// See `start`.
     pub wall: WallTime,
-    /// What is added to the times in its segments to have them on the archive's own axis. Zero, unless another process
-    /// went on with the stream: its times began anew.
+    /// What is added to the times in its segments to have them on the archive's own axis, where breaks are as long as the
+    /// wall clock says.
     pub shift: MediaSpan,
     /// Its renditions, in the order of the multivariant playlist.
     pub tracks: Vec<Track>,

@@ -5,6 +5,7 @@
 //!   however late, or lost. So the archive is behind the live playlists while a store is slow, and has what they lack.
 //! - **Pages** of the index ([`super::page`]) are created, never rewritten: whoever finds somebody else's page under the
 //!   next number is not alone and stops. A page comes every [`Settings::page_every`], and when an epoch begins.
+//! - **Times.** Each epoch begins as much behind the one before as the wall clock says, whatever its own times are.
 //! - **EVENT playlists** are rewritten now and then: every [`Settings::playlists_every`], and more seldom as they grow.
 //! - **Resuming.** All state is in the store but for the last minute: [`Recorder::resume`] goes on from what
 //!   [`super::load`] found there, pages and the segments behind them, in another process as well.
@@ -129,8 +130,8 @@ pub struct Recorder {
     all_tracks: Vec<Track>,
     recordings: Vec<RungName>,
     session: Option<SessionId>,
-    /// Where an archive that another process began has come to.
-    behind: Option<(MediaTime, WallTime)>,
+    /// Where it has come to, on its own axis and by the wall clock.
+    end: Option<(MediaTime, WallTime)>,
     /// See [`Epoch::shift`].
     shift: MediaSpan,
     /// Discontinuities behind the archive's first segment.
@@ -171,7 +172,7 @@ impl Recorder {
             all_tracks: Vec::new(),
             recordings: Vec::new(),
             session: None,
-            behind: None,
+            end: None,
             shift: MediaSpan::ZERO,
             discontinuities: HashSet::new(),
             first_sequence: None,
@@ -192,8 +193,7 @@ impl Recorder {
     }
 
     /// Goes on with an archive of another process: `pages` are those that are stored, `rest` the segments that are
-    /// stored and in no page, in order. Pages, playlists and numbers go on where they were; times too, although those of
-    /// this process began anew: as much later as the wall clock says.
+    /// stored and in no page, in order. Pages, playlists, numbers and times go on where they were.
     pub fn resume(
         stream: impl Into<String>,
         settings: Settings,
@@ -218,7 +218,7 @@ impl Recorder {
             .values()
             .filter_map(|lane| lane.last())
             .map(|entry| (entry.info.start + entry.info.duration, entry.info.wall + entry.info.duration));
-        recorder.behind = ends.max();
+        recorder.end = ends.max();
         recorder.first_sequence =
             all.lanes.values().filter_map(|lane| Some(lane.first()?.info.sequence)).min();
         let mut playlists = all.playlists();
@@ -268,6 +268,7 @@ impl Recorder {
         }
         let mut info = SegmentInfo::from(segment);
         info.start += self.shift;
+        self.end = self.end.max(Some((info.start + info.duration, info.wall + info.duration)));
         if info.discontinuity && self.first_sequence.is_some_and(|first| info.sequence > first) {
             self.discontinuities.insert(info.sequence);
         }
@@ -418,7 +419,8 @@ impl Recorder {
             self.first_sequence = Some(segment.sequence);
         }
         self.session = Some(segment.session.clone());
-        if let Some((end, wall)) = self.behind.take() {
+        // Another process's times have begun anew, and those of one go on a second later however long a publisher was away.
+        if let Some((end, wall)) = self.end {
             let away = (segment.wall - wall).max(MediaSpan::ZERO);
             self.shift = end + away - segment.start;
         }

@@ -125,6 +125,12 @@ impl Studio {
         Self { packager: Packager::new(timing(), first_sequence), epochs: 0, now: 3, zero }
     }
 
+    /// Nobody publishes for so many seconds of the wall clock, which are so many on the media axis.
+    pub(crate) fn pause(&mut self, seconds: i64, on_the_axis: i64) {
+        self.now += on_the_axis;
+        self.zero += seconds - on_the_axis;
+    }
+
     /// A publisher comes, as the tracks' first or again.
     pub(crate) fn begin(&mut self) -> Vec<Event> {
         let tracks = tracks(&["360p", "audio"]);

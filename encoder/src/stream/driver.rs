@@ -202,8 +202,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
         }
     }
     drop(tasks);
-    outlet.ended().await;
-    Ending::Ended
+    outlet.ended().await
 }
 
 /// What became available: of a part, or of a segment where there are no parts. What is missing has no age.

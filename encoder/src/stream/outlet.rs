@@ -2,7 +2,7 @@
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
 use super::anchor::Now;
-use super::driver;
+use super::driver::{self, Ending};
 use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
@@ -234,15 +234,23 @@ impl Outlet {
         }
     }
 
-    /// Nothing follows: the playlists get their end, and everything is written.
-    pub async fn ended(mut self) {
+    /// Nothing follows: the playlists get their end, and everything is written. Who else has the stream may come to light
+    /// only now: it has no end then.
+    pub async fn ended(mut self) -> Ending {
+        let shown = self.origin.as_ref().map(|origin| (origin.library.clone(), origin.path.clone()));
         if let Some(origin) = self.origin.take() {
             origin.end();
         }
         self.store.input(Event::End);
         let stored = self.written.await;
         let is_sealed = stored.as_ref().is_ok_and(|counters| counters.sealed);
+        let is_fenced = stored.as_ref().is_ok_and(|counters| counters.fenced);
         match stored {
+            Ok(_) if is_fenced => {
+                if let Some((library, path)) = shown {
+                    library.remove_stream(&path);
+                }
+            }
             Ok(counters) if is_sealed => {
                 info!(segments = counters.segments, bytes = counters.bytes, gaps = ?counters.gaps, "stored");
             }
@@ -259,6 +267,7 @@ impl Outlet {
             Some((keeper, recording)) => keeper.finish_without_hope(recording),
             None => {}
         }
+        if is_fenced { Ending::TakenOver } else { Ending::Ended }
     }
 }
 
