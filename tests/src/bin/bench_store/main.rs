@@ -7,7 +7,7 @@
 //! Environment: `BENCH_STORE_SECONDS` (over which delays and requests are counted, default 16), `BENCH_STORE_ON_AIR` (how
 //! long a stream runs at least before the store goes away, default 70: memory has settled then),
 //! `BENCH_STORE_OUTAGE` (for how long it is away, default 60), `BENCH_STORE_CALL_MS` (added to every call, default 60). With
-//! the defaults it takes four minutes; `BENCH_STORE_SECONDS=8 BENCH_STORE_ON_AIR=0 BENCH_STORE_OUTAGE=8` two.
+//! the defaults it takes four minutes and a half; `BENCH_STORE_SECONDS=8 BENCH_STORE_ON_AIR=0 BENCH_STORE_OUTAGE=8` two.
 //! `BENCH_STORE_ONLY`: `live`, or `tail`, which needs no real time.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
