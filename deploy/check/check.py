@@ -132,7 +132,7 @@ def guard(overlay, documents):
         encoders += 1
         drain = float(variable(container, "ENCODER_DRAIN_TIMEOUT", "3600"))
         # Five seconds seal what is left, and the kubelet's clock started earlier.
-        want(spec["terminationGracePeriodSeconds"] >= drain + 10, where, "killed before its drain is over")
+        want(spec["terminationGracePeriodSeconds"] >= drain + 30, where, "killed before its drain is over")
         want(variable(container, "ENCODER_WHEN_FULL") == "refuse", where, "a full encoder holds up who comes")
         want(variable(container, "ENCODER_LOG_FORMAT") == "json", where, "logs are not structured")
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}

@@ -135,7 +135,12 @@ mod tests {
         let registry = Registry::new(
             crate::stream::core_tests::settings("auto"),
             Latencies::parse("6,live=3", None).unwrap(),
-            OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()) },
+            OutletOptions {
+                library: Library::new(),
+                store: Arc::new(MemoryStore::new()),
+                spool: None,
+                archives: None,
+            },
             WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
             probe,
             WhenFull::Tell,

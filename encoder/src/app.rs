@@ -6,6 +6,7 @@
 //! last.
 
 use crate::admin;
+use crate::archive::{self, Keeper};
 use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::fleet::Engine;
@@ -13,6 +14,7 @@ use crate::fleet::agones::Agones;
 use crate::logging::Recent;
 use crate::origin;
 use crate::origin::{Library, StreamPath};
+use crate::publish::Spool;
 use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::store::Store;
@@ -40,6 +42,11 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What ended streams get to write their last playlists. With what comes behind it the process is gone five seconds after
 /// it was told to end.
 const SEAL_DEADLINE: Duration = Duration::from_secs(3);
+/// What archives get to be completed when somebody waits at a terminal.
+const ARCHIVE_DEADLINE: Duration = Duration::from_millis(1500);
+/// What archives get when streams have taken all of the drain's time: three hours in a bucket are completed in less, and
+/// whoever gave the process half a minute more than that time does not have to kill it.
+const ARCHIVES_AT_LEAST: Duration = Duration::from_secs(20);
 /// What publishers that were sent off get to read why: they close by themselves then.
 const GOODBYES: Duration = Duration::from_millis(800);
 /// What viewers get to read on once streams have ended.
@@ -81,12 +88,29 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     };
 
     let store = open_store(&config.output).await?;
+    let spool = match &config.spool {
+        None => None,
+        Some((folder, bytes)) => {
+            let each = bytes / u64::from(config.capacity.get());
+            let opened = Spool::open(folder, each).map_err(|error| Fault::Machine {
+                what: "cannot use the spool's folder (--spool)",
+                why: format!("{}: {error}", folder.display()),
+            });
+            Some(opened?)
+        }
+    };
     let probe = Probe::new(
         probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
     );
     let library = Library::new();
-    let outlet = OutletOptions { library: library.clone(), store: store.clone() };
+    let archives = config.archive.clone().map(|settings| {
+        let keeper = Keeper::new(store.clone(), archive::Settings { owner: archive::owner(), ..settings });
+        keeper.seal_own(config.stream.reconnect_window, archive::is_dead);
+        keeper
+    });
+    let outlet =
+        OutletOptions { library: library.clone(), store: store.clone(), spool, archives: archives.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let registry = Registry::new(
@@ -148,7 +172,12 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     shutdown.reached(Stage::Draining).await;
     probe.drain();
     registry.drain();
+    let drained_by = Instant::now() + config.drain_timeout;
     end_streams(&registry, &shutdown, config.drain_timeout).await;
+    if let Some(archives) = archives {
+        let left = drained_by.saturating_duration_since(Instant::now());
+        finish_archives(&archives, &shutdown, left.max(ARCHIVES_AT_LEAST)).await;
+    }
 
     // An error means that serving has stopped already.
     let _ = stop_serving.send(true);
@@ -199,7 +228,7 @@ impl StatusSource for Status {
     }
 }
 
-async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault> {
+pub(crate) async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault> {
     match output {
         Output::Directory(path) => match DirStore::open(path).await {
             Ok(store) => Ok(Arc::new(store)),
@@ -232,6 +261,22 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
         () = shutdown.reached(Stage::Leaving) => warn!("left without waiting for the last writes"),
         () = tokio::time::sleep(SEAL_DEADLINE) => warn!("left with last writes unfinished"),
     }
+}
+
+/// Lets archives be completed: all of them where the process was asked to leave in peace, those that are nearly done
+/// otherwise. What remains is found by the next encoder that takes the stream, or by `encoder archive seal`.
+async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, within: Duration) {
+    let hurried = async {
+        shutdown.clone().reached(Stage::Ending).await;
+        tokio::time::sleep(ARCHIVE_DEADLINE).await;
+    };
+    tokio::select! {
+        () = archives.idle() => return,
+        () = hurried => {}
+        () = shutdown.reached(Stage::Leaving) => {}
+        () = tokio::time::sleep(within) => {}
+    }
+    warn!("left with archives unfinished: `encoder archive seal` completes them");
 }
 
 /// The heart beats for as long as the runtime runs tasks and every stream's locks can be had.

@@ -29,6 +29,9 @@ pub enum Command {
     /// Look at a Cloud Storage bucket
     #[command(subcommand)]
     Bucket(BucketCommand),
+    /// What remains of broadcasts
+    #[command(subcommand)]
+    Archive(ArchiveCommand),
     /// One stream's libav process; started by `serve` and `transcode`
     #[command(hide = true)]
     TranscodeWorker,
@@ -47,6 +50,25 @@ pub struct BucketArgs {
     /// The place that `--output` will name
     #[arg(value_name = "gs://BUCKET/PREFIX")]
     pub location: String,
+    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
+    pub gcs_endpoint: Option<String>,
+}
+
+/// What to do with archives.
+#[derive(Debug, Subcommand)]
+pub enum ArchiveCommand {
+    /// Complete a stream's archives whose encoder died: playlists and recordings of all that is stored. Harmless where
+    /// nothing is left to do
+    Seal(ArchiveArgs),
+}
+
+/// Which stream's archives.
+#[derive(Clone, Debug, Args)]
+pub struct ArchiveArgs {
+    /// The stream below what `--output` named
+    #[arg(value_name = "DIR|gs://…/APP/NAME")]
+    pub stream: String,
     /// A Cloud Storage emulator instead of Google's, asked without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
@@ -88,10 +110,24 @@ pub struct ServeArgs {
     /// A Cloud Storage emulator instead of Google's, asked without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
+    /// A folder on a local disk where segments wait when the store is slower than the stream; none when it is not set
+    #[arg(long, env = "ENCODER_SPOOL", value_name = "DIR")]
+    pub spool: Option<String>,
+    /// Mebibytes that may wait there, of all streams together
+    #[arg(long, env = "ENCODER_SPOOL_SIZE", value_name = "MIB", default_value = "4096")]
+    pub spool_size: String,
+    /// What remains of a broadcast: `hls,mp4` (playlists over all of it, and a recording), `hls`, or `none`: segments
+    /// are removed once out of the window
+    #[arg(long, env = "ENCODER_ARCHIVE", value_name = "WHAT", default_value = "hls,mp4")]
+    pub archive: String,
+    /// Rungs that are recorded as MP4, with commas; the top one when it is not set
+    #[arg(long, env = "ENCODER_ARCHIVE_RUNG", value_name = "RUNGS")]
+    pub archive_rung: Option<String>,
     /// Streams at once; a publisher beyond that is refused
     #[arg(long, env = "ENCODER_CAPACITY", value_name = "N", default_value = "1")]
     pub capacity: String,
-    /// After this many streams liveness fails, so that the container is restarted; 0 is never
+    /// After this many streams liveness fails, once their archives are complete, so that the container is restarted; 0 is
+    /// never
     #[arg(long, env = "ENCODER_RECYCLE_AFTER", value_name = "N", default_value = "0")]
     pub recycle_after: String,
     /// Publishers beyond capacity: `tell` them that the encoder is busy, or `refuse` their connections, so that a

@@ -3,7 +3,8 @@
 
 pub mod file;
 
-use crate::cli::{BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
+use crate::archive;
+use crate::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
 use crate::ladder::Ladder;
 use crate::store::gcs;
@@ -12,8 +13,8 @@ use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
 use crate::tls::{self, Identity};
 use crate::worker::VideoSettings;
-use hls::Timing;
 use hls::timing::Latency;
+use hls::{RungName, Timing};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -73,6 +74,8 @@ pub struct ServeConfig {
     pub admin_listen: SocketAddr,
     /// The store.
     pub output: Output,
+    /// What remains of broadcasts; `None` where nothing does.
+    pub archive: Option<archive::Settings>,
     /// Streams at once.
     pub capacity: NonZeroU32,
     /// Streams in all before liveness fails; `None` is never.
@@ -91,6 +94,8 @@ pub struct ServeConfig {
     pub latencies: Latencies,
     /// Worker's memory bound in bytes.
     pub worker_memory_bytes: u64,
+    /// A local disk for what the store takes too slowly, and how much of it all streams may use.
+    pub spool: Option<(PathBuf, u64)>,
     /// Log lines.
     pub log_format: LogFormat,
 }
@@ -199,6 +204,8 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         }
     }
     let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
+    let spool_mib = judge.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
+    let archive = archive(args, &mut judge);
     let identity = identity(args, &mut judge);
     let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
@@ -238,6 +245,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             }),
             admin_listen: admin_listen?,
             output: output?,
+            archive: archive?,
             capacity: NonZeroU32::new(capacity?)?,
             recycle_after: NonZeroU32::new(recycle_after?),
             when_full: when_full?,
@@ -247,6 +255,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             stream,
             latencies: latencies?,
             worker_memory_bytes,
+            spool: args.spool.as_ref().map(PathBuf::from).zip(spool_mib.map(|mib| mib << 20)),
             log_format: log_format?,
         })
     })();
@@ -291,6 +300,45 @@ pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<
     match judge.take("bucket", &args.location, args.location.parse()) {
         Some(location) if judge.bad.is_empty() => Ok((location, endpoint)),
         _ => Err(judge.bad),
+    }
+}
+
+/// Judges the settings of `archive seal`: the store, and the stream's `{app}/{name}` in it.
+pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>> {
+    let mut judge = Judge::default();
+    let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
+    let (name, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let place = match parts.next() {
+        Some("") => "/",
+        Some(place) => place,
+        None => ".",
+    };
+    if !(hls::names::is_valid_name(app) && hls::names::is_valid_name(name)) || place.ends_with("gs:/") {
+        judge.reject("seal", &args.stream, "must end with APP/NAME behind a directory or gs://BUCKET/PREFIX");
+    }
+    let output = output(place, args.gcs_endpoint.as_deref(), &mut judge);
+    match output {
+        Some(output) if judge.bad.is_empty() => Ok((output, format!("{app}/{name}"))),
+        _ => Err(judge.bad),
+    }
+}
+
+/// What remains of broadcasts; the inner `None` is nothing.
+fn archive(args: &ServeArgs, judge: &mut Judge) -> Option<Option<archive::Settings>> {
+    let rungs = args.archive_rung.as_deref().filter(|rungs| !rungs.is_empty()).map(|rungs| {
+        let rung = |name: &str| judge.take("--archive-rung", name, RungName::new(name.trim()));
+        rungs.split(',').filter_map(rung).collect::<Vec<_>>()
+    });
+    let mut kinds: Vec<&str> = args.archive.split(',').map(str::trim).collect();
+    kinds.sort_unstable();
+    match kinds.as_slice() {
+        ["none"] => Some(None),
+        ["hls"] => Some(Some(archive::Settings { mp4: false, ..archive::Settings::default() })),
+        ["hls", "mp4"] => Some(Some(archive::Settings { recordings: rungs, ..archive::Settings::default() })),
+        _ => {
+            judge.reject("--archive", &args.archive, "must be hls,mp4 or hls or none");
+            None
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod archive;
 pub mod broadcast;
 pub mod bucket;
 pub mod cli;
@@ -23,6 +24,7 @@ pub mod rtmp;
 pub mod shutdown;
 pub mod store;
 pub mod stream;
+pub mod takeover;
 pub mod telemetry;
 pub mod timeline;
 pub mod tls;

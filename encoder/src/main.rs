@@ -1,10 +1,10 @@
 //! The `encoder` command: reads the command line, runs what it names, turns the outcome into an exit code.
 
 use clap::error::ErrorKind;
-use encoder::cli::{BucketCommand, Cli, Command};
+use encoder::cli::{ArchiveCommand, BucketCommand, Cli, Command};
 use encoder::config::LogFormat;
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, broadcast, bucket, config, lobby, logging, offline, transcode};
+use encoder::{app, archive, broadcast, bucket, config, lobby, logging, offline, transcode};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,6 +62,16 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
                 Ok(())
             })?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Archive(ArchiveCommand::Seal(args)) => {
+            logging::start(LogFormat::Text);
+            let (output, stream) = config::archived(&args).map_err(Fault::Settings)?;
+            let mut complete = false;
+            on_runtime(async {
+                complete = archive::command::run(&output, &stream).await?;
+                Ok(())
+            })?;
+            return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
         Command::TranscodeWorker => return Ok(transcode::worker_main()),

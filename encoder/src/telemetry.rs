@@ -9,6 +9,11 @@ pub fn describe() {
     let counters = [
         ("encoder_publish_total", "Publishers that asked for a place, by result: accepted or refused"),
         ("encoder_rejected_total", "Publishers refused, by reason"),
+        (
+            "encoder_stream_starts_total",
+            "Streams that began, by how: anew and why, or taken over from another encoder",
+        ),
+        ("encoder_fenced_total", "Streams that this encoder gave up because another one has taken them over"),
         ("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung"),
         ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),
         ("encoder_shed_units_total", "Access units dropped because the encoder was too slow"),
@@ -20,6 +25,13 @@ pub fn describe() {
         ("encoder_store_segments_total", "Segments that the store has acknowledged"),
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
+        ("encoder_spool_segments_total", "Late segments that waited on disk for the store"),
+        (
+            "encoder_spool_full_total",
+            "Times that the spool's room was used up: the largest rendition is given up first",
+        ),
+        ("encoder_spool_failures_total", "Failures of the spool's disk"),
+        ("encoder_archives_total", "Archives that were to be completed, by what became of them"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
         ("encoder_store_late_total", "Segments that came to the store after they had been listed as gaps"),
         ("encoder_store_lost_total", "Segments that never came to the store"),
@@ -33,6 +45,7 @@ pub fn describe() {
         "Bytes of segments that the store has acknowledged"
     );
     describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
+    describe_gauge!("encoder_spool_bytes", Unit::Bytes, "Bytes of late segments that wait on disk");
     describe_histogram!(
         "encoder_store_seconds",
         Unit::Seconds,

@@ -13,6 +13,8 @@ pub mod names;
 pub mod packager;
 mod playlist;
 pub mod presentation;
+pub mod recording;
+pub mod resume;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -21,7 +23,9 @@ pub mod track;
 
 pub use names::{RungName, SessionId};
 pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
+pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
 pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
+pub use resume::{Past, ResumeError, StoredPlaylist};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
 pub use timing::{Latency, Parts, Timing, TimingError};
 pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};

@@ -23,6 +23,7 @@ pub use types::{BeginError, Counters, CutRule, Epoch, InitSegment, Output, Part,
 use crate::cut::{Cut, Cutter};
 use crate::fmp4;
 use crate::names::{self, RungName};
+use crate::resume::Past;
 use crate::time::{Anchor, MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::{Sample, TrackKind};
@@ -111,6 +112,14 @@ impl Packager {
             last_wall: None,
             out: VecDeque::new(),
             counters: Counters::default(),
+        }
+    }
+
+    /// The same for playlists that an earlier writer left: behind what they list, in number and in PROGRAM-DATE-TIME.
+    pub fn resume(timing: Timing, past: &Past) -> Self {
+        Self {
+            last_wall: Some((past.ended_at(), MediaSpan::ZERO)),
+            ..Self::new(timing, past.next_sequence())
         }
     }
 

@@ -12,13 +12,14 @@
 //!
 //! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
 
-mod rendition;
+pub(crate) mod rendition;
 
 use crate::names;
 use crate::names::{RungName, SessionId};
 use crate::packager::{InitSegment, Part, Segment};
 use crate::playlist::media::{LowLatency, MediaPlaylist, Report};
 use crate::playlist::multivariant;
+use crate::resume::Past;
 use crate::time::{MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::Track;
@@ -183,6 +184,8 @@ pub struct Presentation {
     ended: bool,
     /// Whether requests are held and hinted parts waited for.
     on_origin: bool,
+    /// Until the first tracks are known an earlier writer's renditions are shown as they are.
+    resuming: bool,
 }
 
 impl Presentation {
@@ -203,6 +206,7 @@ impl Presentation {
             longest: MediaSpan::ZERO,
             ended: false,
             on_origin: false,
+            resuming: false,
         }
     }
 
@@ -219,6 +223,23 @@ impl Presentation {
         self
     }
 
+    /// Goes on in the playlists that an earlier writer left in a store: what they list stays in the window and leaves
+    /// it as usual, numbers go on, and a rendition that is not there any more ends. `timing` has the same target duration;
+    /// the next segment is [`Past::next_sequence`] and a discontinuity.
+    pub fn resume(timing: &Timing, past: &Past) -> Self {
+        debug_assert_eq!(timing.target_duration, past.target_duration());
+        let mut resumed = Self { resuming: true, ..Self::new(timing) };
+        resumed.gone_discontinuities = past.gone_discontinuities();
+        resumed.discontinuities = past.discontinuity_numbers().clone();
+        for (rung, segments) in past.segments() {
+            resumed.renditions.insert(rung.clone(), Rendition::resume(segments));
+        }
+        resumed.first = resumed.renditions.values().filter_map(Rendition::first).min();
+        resumed.edge = past.next_sequence().checked_sub(1);
+        resumed.advance();
+        resumed
+    }
+
     /// All discontinuities so far, listed or not.
     pub fn discontinuities(&self) -> u64 {
         self.gone_discontinuities + self.discontinuities.len() as u64
@@ -227,6 +248,7 @@ impl Presentation {
     /// The renditions from the epoch that begins now. Viewers see them once every one can be played; until then the
     /// earlier ones stay. A rung that is no longer there has no playlist from then on.
     pub fn set_tracks(&mut self, tracks: &[Track]) {
+        self.resuming = false;
         for (rung, rendition) in &mut self.renditions {
             rendition.gone |= !tracks.iter().any(|t| t.rung == *rung);
         }
@@ -339,7 +361,7 @@ impl Presentation {
     /// A rung that viewers see.
     fn shown(&self, rung: &RungName) -> Option<&Rendition> {
         let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
-        if !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
+        if !self.resuming && !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
             return None;
         }
         self.renditions.get(rung)
@@ -355,7 +377,8 @@ impl Presentation {
             .filter(|(_, rendition)| rendition.is_playable())
             .map(|(track, rendition)| (track, rendition.bandwidth()))
             .collect();
-        (!playable.is_empty()).then(|| multivariant::render(&playable))
+        (!playable.is_empty())
+            .then(|| multivariant::render(&playable, &|rung| format!("{rung}/index.m3u8"), None))
     }
 
     /// Objects whose retention is over since the last call (rfc8216bis 6.2.2: a segment's own duration and that of the
@@ -409,7 +432,7 @@ impl Presentation {
     fn promote_tracks(&mut self) {
         let ready = |track: &Track| {
             let rendition = self.renditions.get(&track.rung);
-            rendition.is_some_and(|r| r.is_playable() || r.listed().len() >= GAPS_TO_GIVE_UP)
+            rendition.is_some_and(|r| r.is_playable() || r.own_listed() >= GAPS_TO_GIVE_UP)
         };
         if self.next_tracks.as_ref().is_some_and(|tracks| tracks.iter().all(ready))
             && let Some(tracks) = self.next_tracks.take()
@@ -420,7 +443,8 @@ impl Presentation {
 
     /// Whether every rendition that lists the segment `first` keeps a full window without it.
     fn may_remove(&self, first: u64) -> bool {
-        if self.edge.is_none_or(|edge| first >= edge) {
+        // An earlier writer's window stays as it is until it is known which renditions go on.
+        if self.resuming || self.edge.is_none_or(|edge| first >= edge) {
             return false;
         }
         let limit = MediaSpan::from_ticks_90k(self.timing.window.ticks_90k().saturating_mul(MAX_WINDOWS));

@@ -196,6 +196,13 @@ impl Add<MediaSpan> for WallTime {
     }
 }
 
+impl Sub for WallTime {
+    type Output = MediaSpan;
+    fn sub(self, other: Self) -> MediaSpan {
+        MediaSpan(rescale(self.0 - other.0, 1_000_000, TICKS_PER_SECOND))
+    }
+}
+
 /// "This media time arrived at that wall-clock time": the only way in which wall clock enters the packager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {

@@ -177,6 +177,18 @@ impl State {
         }
     }
 
+    /// Whether a restart is wanted as soon as nothing runs any more, and no further stream is taken until then.
+    pub fn restarts_when_done(&self, settings: &Settings) -> bool {
+        match self {
+            Self::Starting | Self::Free { .. } | Self::Spent { .. } => false,
+            Self::Busy { taken, .. } => settings.used_up(*taken),
+            Self::Draining { why, .. } => match why {
+                Why::Asked => false,
+                Why::Recycle | Why::Fault(_) => true,
+            },
+        }
+    }
+
     /// Streams that run.
     pub fn streams(&self) -> u32 {
         match self {

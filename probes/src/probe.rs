@@ -103,6 +103,12 @@ impl Probe {
         self.state.borrow().welcome(&self.settings)
     }
 
+    /// Whether the process is to be replaced as soon as nothing runs any more. Whoever has a place keeps it until nothing
+    /// is left to be done then.
+    pub fn restarts_when_done(&self) -> bool {
+        self.state.borrow().restarts_when_done(&self.settings)
+    }
+
     /// Liveness now.
     pub fn liveness(&self) -> Liveness {
         self.liveness_at(self.started.elapsed())

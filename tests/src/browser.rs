@@ -193,3 +193,30 @@ pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
     let out = node("operator.mjs", &job.to_string())?;
     serde_json::from_str(&out).with_context(|| out)
 }
+
+/// What a viewer of an MP4 saw.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WatchedFile {
+    /// As the video element has it, in seconds.
+    pub duration: f64,
+    /// Pixels.
+    pub size: (u32, u32),
+    /// For each seek: where it led, how far it played from there, and how many frames were shown.
+    pub played: Vec<(f64, f64, u64)>,
+    /// Whether sound was decoded.
+    pub audio: bool,
+    /// Statuses of the answers to requests for the file.
+    pub responses: Vec<u16>,
+    /// What the page wrote to its console as error or threw.
+    pub console: Vec<String>,
+}
+
+/// Opens an MP4 in headless Chromium, seeks to each of these times and plays a second, then plays its end.
+pub fn watch_file(src: &str, seeks: &[f64]) -> anyhow::Result<WatchedFile> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(20)).as_secs_f64();
+    let out = node(
+        "recording.mjs",
+        &serde_json::json!({"src": src, "seeks": seeks, "patience": patience}).to_string(),
+    )?;
+    serde_json::from_str(&out).with_context(|| out)
+}

@@ -3,6 +3,7 @@
 //! The tests are in `tests/tests`; nothing here knows how the encoder works inside.
 
 pub mod agones_sidecar;
+pub mod archived;
 pub mod balancer;
 pub mod boxes;
 pub mod browser;

@@ -61,6 +61,29 @@ pub fn decodes_clean(input: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A file's duration in seconds; any warning is an error.
+pub fn duration(input: &str) -> anyhow::Result<f64> {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "warning", "-show_entries", "format=duration", "-of", "csv=p=0"]).arg(input);
+    let (out, err) = run(&mut command)?;
+    ensure!(err.trim().is_empty(), "ffprobe {input} says:\n{err}");
+    Ok(out.trim().parse()?)
+}
+
+/// The time of the first frame that is shown after seeking to `seconds`; any warning is an error.
+pub fn seek(input: &str, seconds: f64) -> anyhow::Result<f64> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-hide_banner", "-v", "warning", "-copyts", "-ss"]).arg(seconds.to_string());
+    command.args(["-i", input, "-frames:v", "1", "-an", "-f", "framecrc", "-"]);
+    let (out, err) = run(&mut command)?;
+    ensure!(err.trim().is_empty(), "ffmpeg -ss {seconds} -i {input} says:\n{err}");
+    // `#tb 0: 1/90000`, then `stream, dts, pts, …`
+    let timebase = out.lines().find_map(|line| line.strip_prefix("#tb 0: 1/")).context("a time base")?;
+    let frame = out.lines().find(|line| line.starts_with("0,")).context("a frame")?;
+    let pts: f64 = frame.split(',').nth(2).context("a time")?.trim().parse()?;
+    Ok(pts / timebase.parse::<f64>()?)
+}
+
 /// One packet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Packet {
@@ -76,15 +99,14 @@ pub struct Packet {
 
 /// Packets of the first stream, in file order.
 pub fn packets(input: &Path) -> anyhow::Result<Vec<Packet>> {
+    packets_of(input, "0")
+}
+
+/// Packets of one stream (`v`, `a`, or its number), in file order.
+pub fn packets_of(input: &Path, stream: &str) -> anyhow::Result<Vec<Packet>> {
     let mut command = Command::new("ffprobe");
-    command.args([
-        "-v",
-        "error",
-        "-select_streams",
-        "0",
-        "-show_entries",
-        "packet=pts_time,dts_time,size,flags",
-    ]);
+    command.args(["-v", "error", "-select_streams", stream, "-show_entries"]);
+    command.arg("packet=pts_time,dts_time,size,flags");
     let (out, _) = run(command.args(["-of", "csv=p=0"]).arg(input))?;
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();

@@ -65,13 +65,14 @@ fn serve(stream: TcpStream, roots: &[PathBuf], hidden: &Mutex<BTreeSet<String>>)
     let mut lines = BufReader::new(stream).lines();
     loop {
         let Some(request) = lines.next().transpose()? else { return Ok(()) };
-        let mut gzip = false;
+        let (mut gzip, mut range) = (false, None);
         for line in lines.by_ref() {
             let line = line?.to_ascii_lowercase();
             if line.is_empty() {
                 break;
             }
             gzip |= line.starts_with("accept-encoding:") && line.contains("gzip");
+            range = line.strip_prefix("range: bytes=").map(str::to_owned).or(range);
         }
         let path = request.split_whitespace().nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
         let path = path.trim_start_matches('/');
@@ -95,11 +96,24 @@ fn serve(stream: TcpStream, roots: &[PathBuf], hidden: &Mutex<BTreeSet<String>>)
             body = packed.finish()?;
             encoding = "Content-Encoding: gzip\r\n";
         }
+        // One range with a beginning, as browsers ask for media.
+        let range = range.as_deref().and_then(|range| range.split_once('-'));
+        let range =
+            range.and_then(|(from, to)| Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok())));
+        let whole = body.len();
+        let (status, shown) = match range.filter(|(from, _)| *from < whole && !playlist) {
+            Some((from, to)) => {
+                let end = to.map_or(whole, |last| whole.min(last + 1));
+                body = body.drain(from..end.max(from)).collect();
+                ("206 Partial Content", format!("Content-Range: bytes {from}-{}/{whole}\r\n", end - 1))
+            }
+            None => ("200 OK", String::new()),
+        };
         let cache = if playlist { "no-store" } else { "public, max-age=31536000, immutable" };
         write!(
             out,
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: {kind}\r\nCache-Control: {cache}\r\n{encoding}\
-             Access-Control-Allow-Origin: *\r\n\r\n",
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: {kind}\r\nCache-Control: {cache}\r\n{encoding}\
+             {shown}Accept-Ranges: bytes\r\nAccess-Control-Allow-Origin: *\r\n\r\n",
             body.len()
         )?;
         out.write_all(&body)?;

@@ -13,9 +13,10 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tests::agones_sidecar::Sidecar;
+use tests::archived::Archived;
 use tests::balancer::{Balancer, Server};
 use tests::encoder_process::{Encoder, Options, STREAM, binary, free_port};
-use tests::gcs::{FakeGcs, Fault};
+use tests::gcs::{FakeGcs, Fault, Operation};
 use tests::http::Client;
 use tests::patience::{eventually, patience, poll};
 use tests::process::Program;
@@ -261,6 +262,11 @@ fn sealed(output: &std::path::Path) -> Option<String> {
     text.contains("#EXT-X-ENDLIST").then_some(text)
 }
 
+/// Whether nothing is left to be done of the stream's archive.
+fn archived(output: &std::path::Path) -> bool {
+    Archived::of(output).is_some_and(|archived| archived.is_complete())
+}
+
 /// The first signal, which has been taken when this returns: of two that are sent at once a process sees one.
 fn drain(encoder: &Encoder) {
     encoder.signal(Signal::TERM);
@@ -317,7 +323,7 @@ fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
     publisher.stop(Duration::from_secs(5));
     let status = encoder.wait(Duration::from_secs(10));
     assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}");
-    assert!(sealed(encoder.output.path()).is_some());
+    assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
 }
 
 #[test]
@@ -334,7 +340,7 @@ fn told_to_leave_while_a_publisher_is_away_it_does_not_wait_for_it() {
     });
     assert_eq!(carried(&encoder), [STREAM], "it is waited for");
     leaves(&mut encoder, Signal::TERM);
-    assert!(sealed(encoder.output.path()).is_some());
+    assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
 }
 
 #[test]
@@ -347,7 +353,7 @@ fn told_twice_it_seals_and_goes_within_five_seconds() {
     drain(&encoder);
     let took = leaves(&mut encoder, Signal::TERM);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
-    assert!(sealed(encoder.output.path()).is_some());
+    assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
     publisher.wait(publisher::REFUSAL);
     assert!(
         publisher.output().contains("shutting down"),
@@ -365,7 +371,7 @@ fn the_drain_has_a_deadline() {
     encoder.wait_for_stream(STREAM);
     let took = leaves(&mut encoder, Signal::TERM);
     assert!(took >= Duration::from_secs(1) && took < patience(Duration::from_secs(6)), "{took:?}");
-    assert!(sealed(encoder.output.path()).is_some());
+    assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
 }
 
 #[test]
@@ -429,18 +435,29 @@ fn a_bucket_that_hangs_does_not_keep_it_when_told_twice() {
     assert!(encoder.log().contains("last writes unfinished"), "{}", encoder.log());
 }
 
+/// Whoever sees that restarts the container: nothing may be left to be done.
 #[test]
-fn after_as_many_streams_as_it_should_serve_liveness_falls() {
+fn after_as_many_streams_as_it_should_serve_liveness_falls_once_all_is_complete() {
     let clip = fixtures::clip("short");
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(member().set("--recycle-after", "1").set("--ladder", "source"));
+    let bucket = FakeGcs::start("live");
+    bucket.set_rule(|call| match call.operation {
+        Operation::Compose => Fault::Slow(Duration::from_secs(3)),
+        _ => Fault::None,
+    });
+    let options = member().set("--output", "gs://live/tv").set("--gcs-endpoint", &bucket.endpoint());
+    let encoder = Encoder::start(options.set("--recycle-after", "1"));
     publisher::ffmpeg_once(&clip, &encoder.rtmp_url(STREAM)).wait(Duration::from_secs(20));
     let body = eventually("liveness to fall", Duration::from_secs(20), || {
         let answer = encoder.admin("livez");
         (answer.status == 503).then(|| answer.text().unwrap())
     });
     assert!(body.contains("served as many streams as it should"), "{body}");
-    assert!(sealed(encoder.output.path()).is_some(), "only once everything is written");
+    let names = bucket.state().objects.names("live");
+    assert!(names.iter().any(|name| name.ends_with("/sealed.json")), "{names:?}");
+    let playlist = format!("tv/live/{STREAM}/source/index.m3u8");
+    let playlist = bucket.state().objects.peek("live", &playlist).unwrap().body.clone();
+    assert!(playlist.ends_with(b"#EXT-X-ENDLIST\n"));
     assert_eq!(encoder.admin("startupz").status, 200);
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
 }

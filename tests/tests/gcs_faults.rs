@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::publish::{Counters, Event, Gap, Publisher, Settings};
+use encoder::publish::{Counters, Event, Gap, Publisher, Settings, Spool};
 use encoder::stream::StorePlaylists;
 use hls::packager::{InitSegment, Segment};
 use hls::timing::{Latency, Timing};
@@ -30,6 +30,7 @@ struct Broadcast {
     settings: Settings,
     /// Between two segments of a rung.
     pace: Duration,
+    spool: Option<Arc<Spool>>,
 }
 
 impl Broadcast {
@@ -42,7 +43,7 @@ impl Broadcast {
         let timing = Timing::new(Latency::from_secs_f64(latency).unwrap());
         let settings =
             Settings { segment_deadline: timing.upload_deadline.to_duration(), ..Settings::default() };
-        Self { session: "s", first: 1000, seconds, timing, settings, pace: SECOND }
+        Self { session: "s", first: 1000, seconds, timing, settings, pace: SECOND, spool: None }
     }
 
     /// Publishes a segment a second in each rung; answers what the publisher counted. Bounded memory is checked on the
@@ -50,8 +51,15 @@ impl Broadcast {
     async fn run(self, store: &DirectStore) -> Counters {
         let (playlists, _) = StorePlaylists::new(&self.timing);
         let limit = self.settings.max_waiting_bytes;
-        let (publisher, task) =
-            Publisher::start(Arc::new(store.clone()), "live/tv", playlists, self.settings.clone());
+        let shared = Arc::new(store.clone());
+        let (publisher, task) = Publisher::resume(
+            shared,
+            self.spool.as_deref(),
+            "live/tv",
+            playlists,
+            self.settings.clone(),
+            Vec::new(),
+        );
         publisher.input(Event::Tracks(RUNGS.iter().map(|(rung, _)| track(rung)).collect()));
         for (rung, _) in RUNGS {
             publisher.input(Event::Init(self.init(rung)));
@@ -297,6 +305,54 @@ async fn when_memory_is_full_the_largest_rung_goes_first() {
         names.iter().filter(|name| name.contains(rung) && name.ends_with(".m4s")).count() as u64
     };
     assert_eq!((kept("360p"), kept("480p"), kept("720p")), (180, 180, 180 - counters.lost));
+}
+
+/// A hundred seconds without the store, with room in memory for some of what comes meanwhile, and on disk for so much.
+async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (Counters, [u64; 3]) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DirectStore::new();
+    store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));
+    let mut broadcast = Broadcast::new(180);
+    broadcast.settings.max_waiting_bytes = 400_000;
+    broadcast.spool = Some(Spool::open(folder.path(), bytes).unwrap());
+    spoil(folder.path());
+    let counters = broadcast.run(&store).await;
+    assert!(counters.sealed, "{counters:?}");
+    judge(&store);
+    let kept = |rung: &str| {
+        let names = store.state().objects.names(store.bucket());
+        names.iter().filter(|name| name.contains(rung) && name.ends_with(".m4s")).count() as u64
+    };
+    tests::patience::eventually("the stream's spooled files to be gone", 5 * SECOND, || {
+        let left = std::fs::read_dir(folder.path().join("spool-0")).is_ok();
+        (!left).then_some(())
+    });
+    (counters, ["360p", "480p", "720p"].map(kept))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_memory_has_no_room_for_waits_on_disk() {
+    let (counters, kept) = spooled(10_000_000, |_| {}).await;
+    assert_eq!((counters.lost, counters.spool_full, counters.spool_failures), (0, 0, 0), "{counters:?}");
+    assert!(counters.spooled > 50, "{counters:?}");
+    assert_eq!(kept, [180; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_disk_is_full_too_the_largest_rung_goes_first() {
+    let (counters, kept) = spooled(150_000, |_| {}).await;
+    assert!(counters.spool_full > 0 && (20..=70).contains(&counters.lost), "{counters:?}");
+    assert_eq!(kept, [180, 180, 180 - counters.lost]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_fails_is_as_good_as_none() {
+    // Where the stream's folder should be made is a file.
+    let spoil = |folder: &std::path::Path| std::fs::write(folder.join("spool-0"), b"in the way").unwrap();
+    let (counters, kept) = spooled(10_000_000, spoil).await;
+    assert!(counters.spool_failures > 0 && counters.spooled == 0, "{counters:?}");
+    assert!((60..=80).contains(&counters.lost), "{counters:?}");
+    assert_eq!(kept, [180, 180, 180 - counters.lost]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,9 +4,11 @@
 #![allow(clippy::print_stderr, reason = "tests fail by panicking and may say what they measured")]
 
 use std::time::Duration;
+use tests::archived::{Archived, seal};
 use tests::browser::{self, Play};
 use tests::encoder_process::{Encoder, Options, STREAM, workspace};
 use tests::gcs::audit::audit;
+use tests::gcs::objects::Permission;
 use tests::gcs::{FakeGcs, Fault};
 use tests::http::Client;
 use tests::patience::eventually;
@@ -53,7 +55,8 @@ fn viewers_of_the_bucket_play_without_a_stall() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(20), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        (report.ended == (3, 3)).then_some(report)
+        // The archive's as well, and its playlist of pictures.
+        (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
     assert_eq!(ended.complaints, [""; 0]);
@@ -90,11 +93,54 @@ fn a_store_that_fails_is_outlived() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(30), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        (report.ended == (3, 3)).then_some(report)
+        // The archive's as well, and its playlist of pictures.
+        (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
     assert_eq!(ended.complaints, [""; 0]);
     assert!(ended.gaps > 0, "ten seconds are more than the deadline");
     let log = encoder.stop();
     assert!(log.contains("late or missing in the store"), "{log}");
+}
+
+/// Nothing can be written any more: viewers of the encoder's own port see nothing of that, the log says what is missing,
+/// and once the bucket is mended what it had becomes the archive.
+#[test]
+fn a_bucket_that_becomes_read_only_is_said_and_viewers_of_the_origin_play_on() {
+    let clip = fixtures::clip("footage-720p30-gop1s");
+    let _turn = turn::Turn::take();
+    let fake = FakeGcs::start(BUCKET);
+    let deny = |permissions: &[Permission]| fake.state().objects.deny(BUCKET, permissions);
+    let encoder = Encoder::start(options(&fake));
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    encoder.wait_for_stream(STREAM);
+    eventually("some segments", Duration::from_secs(40), || {
+        (encoder.metric("encoder_store_segments_total", &[]) > 24.0).then_some(())
+    });
+    deny(&[Permission::Create, Permission::Delete]);
+    let denied = fake.now();
+    let watch = tests::checker::watch::Watch::start(&encoder.playlist_url(STREAM), Default::default());
+    eventually("some more seconds", Duration::from_secs(30), || {
+        (fake.now() > denied + Duration::from_secs(12)).then_some(())
+    });
+    let checker = watch.finish();
+    assert_eq!(tests::checker::watch::report(checker.violations()), "");
+    let log = encoder.log();
+    assert!(log.contains("late or missing in the store") && log.contains("storage.objects.create"), "{log}");
+    publisher.stop(Duration::from_secs(5));
+    eventually("the end to be given up", Duration::from_secs(60), || {
+        encoder.log().contains("stream is stored without its last playlists").then_some(())
+    });
+    encoder.stop();
+
+    deny(&[]);
+    let endpoint = fake.endpoint();
+    let place = format!("gs://{BUCKET}/tv/live/{STREAM}");
+    let said = seal(&place, &["--gcs-endpoint", &endpoint]).succeed(Duration::from_secs(60));
+    assert!(said.contains("is complete"), "{said}");
+    let copy = tempfile::tempdir().expect("a folder");
+    let archived = Archived::complete_in(&fake, BUCKET, "tv", copy.path());
+    let judged = archived.judge(3).expect("a good archive");
+    eprintln!("{judged:.3?}");
+    assert!(judged.seconds > 7.0 && judged.breaks.is_empty(), "{judged:?}");
 }

@@ -1,7 +1,8 @@
 //! Runs a [`Plan`] against a store on tokio. Every decision is the plan's; here are the clock, the tasks and the
 //! metrics.
 
-use super::{Answer, Counters, Event, Job, JobId, Plan, Playlists, Settings, Work};
+use super::spool::StreamSpool;
+use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
 use crate::store::{Store, StoreError};
 use metrics::{counter, gauge, histogram};
 use std::collections::HashMap;
@@ -37,15 +38,30 @@ impl<P: Playlists> Publisher<P> {
         store: Arc<dyn Store>,
         prefix: impl Into<String>,
         playlists: P,
+        settings: Settings,
+    ) -> (Self, JoinHandle<Counters>) {
+        Self::resume(store, None, prefix, playlists, settings, Vec::new())
+    }
+
+    /// The same with a disk for what is late, and over playlists that were taken over. Should somebody else have written one of them since, nothing is
+    /// stored ([`Counters::fenced`]).
+    pub fn resume(
+        store: Arc<dyn Store>,
+        spool: Option<&Spool>,
+        prefix: impl Into<String>,
+        playlists: P,
         mut settings: Settings,
+        inherited: Vec<Inherited>,
     ) -> (Self, JoinHandle<Counters>) {
         settings.playlist_interval = settings.playlist_interval.max(store.rewrite_interval());
+        settings.spool_bytes = spool.map_or(0, Spool::bytes);
+        let disk = spool.map(|spool| Arc::new(spool.stream()));
         let shared = Arc::new(Shared {
-            plan: Mutex::new(Plan::new(prefix, playlists, settings)),
+            plan: Mutex::new(Plan::resume(prefix, playlists, settings, inherited)),
             changed: Notify::new(),
             started: Instant::now(),
         });
-        let task = tokio::spawn(drive(Arc::clone(&shared), store));
+        let task = tokio::spawn(drive(Arc::clone(&shared), store, disk));
         (Self { shared }, task)
     }
 
@@ -59,6 +75,11 @@ impl<P: Playlists> Publisher<P> {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.shared.plan().counters().clone()
+    }
+
+    /// See [`Counters::fenced`].
+    pub fn is_fenced(&self) -> bool {
+        self.shared.plan().counters().fenced
     }
 
     /// Bytes of segments that wait for the store or are being written.
@@ -86,7 +107,11 @@ impl<P: Playlists> Shared<P> {
     }
 }
 
-async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> Counters {
+async fn drive<P: Playlists>(
+    shared: Arc<Shared<P>>,
+    store: Arc<dyn Store>,
+    disk: Option<Arc<StreamSpool>>,
+) -> Counters {
     let mut attempts = JoinSet::new();
     let mut jobs: HashMap<Id, JobId> = HashMap::new();
     let mut reported = Counters::default();
@@ -97,12 +122,14 @@ async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> C
             let now = shared.now();
             while let Some(job) = plan.poll(now) {
                 let id = job.id;
-                let attempt = attempts.spawn(attempt(Arc::clone(&store), job));
+                let attempt = attempts.spawn(attempt(Arc::clone(&store), disk.clone(), job));
                 jobs.insert(attempt.id(), id);
             }
             report(plan.counters(), &mut reported);
             logged.update(plan.counters());
             gauge!("encoder_store_waiting_bytes").set(plan.waiting_bytes() as f64);
+            gauge!("encoder_spool_bytes").set(plan.spooled_bytes() as f64);
+            logged.spooling(plan.counters(), plan.spooled_bytes());
             (plan.wake_at(), plan.is_finished())
         };
         if finished {
@@ -130,6 +157,10 @@ async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> C
             }
         }
     }
+    if let Some(disk) = disk {
+        gauge!("encoder_spool_bytes").set(0.0);
+        tokio::task::spawn_blocking(move || disk.clear());
+    }
     let counters = shared.plan().counters().clone();
     if counters.fenced {
         error!(
@@ -144,13 +175,18 @@ async fn drive<P: Playlists>(shared: Arc<Shared<P>>, store: Arc<dyn Store>) -> C
     counters
 }
 
-async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<Answer, StoreError> {
+async fn attempt(
+    store: Arc<dyn Store>,
+    disk: Option<Arc<StreamSpool>>,
+    job: Job,
+) -> Result<Answer, StoreError> {
     let Job { work, timeout, .. } = job;
     let (kind, name) = match &work {
         Work::Create(name, _) => ("segment", name),
         Work::Read(name) => ("read", name),
         Work::Replace(name, _, _) => ("playlist", name),
         Work::Remove(name) => ("removal", name),
+        Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => return on_disk(disk, work, timeout).await,
     };
     let call = async {
         Ok(match &work {
@@ -166,6 +202,7 @@ async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<Answer, StoreError> 
                 store.remove(name).await?;
                 Answer::Done
             }
+            Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => Answer::Done,
         })
     };
     let began = Instant::now();
@@ -192,12 +229,44 @@ async fn attempt(store: Arc<dyn Store>, job: Job) -> Result<Answer, StoreError> 
     result
 }
 
+/// Work of the disk, off the threads that streams run on. One that hangs holds a thread of the blocking pool, no stream.
+async fn on_disk(
+    disk: Option<Arc<StreamSpool>>,
+    work: Work,
+    timeout: Duration,
+) -> Result<Answer, StoreError> {
+    let Some(disk) = disk else { return Err(StoreError::Refused("there is no spool".into())) };
+    let call = tokio::task::spawn_blocking(move || {
+        Ok(match &work {
+            Work::Spool(id, body) => {
+                disk.write(*id, body)?;
+                Answer::Done
+            }
+            Work::Unspool(id) => Answer::Body(disk.read(*id)?),
+            Work::Discard(id) => {
+                disk.discard(*id);
+                Answer::Done
+            }
+            Work::Create(..) | Work::Read(_) | Work::Replace(..) | Work::Remove(_) => Answer::Done,
+        })
+    });
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(result)) => result.map_err(|error: std::io::Error| StoreError::Unavailable(error.to_string())),
+        Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+        Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", timeout.as_secs()))),
+    }
+}
+
 /// What the log said last about failures.
 #[derive(Debug, Default)]
 struct Logged {
     at: Option<Instant>,
     failures: u64,
     gaps: u64,
+    is_spooling: bool,
+    spool_full: u64,
+    spool_failures: u64,
+    spool_failed_at: Option<Instant>,
 }
 
 impl Logged {
@@ -214,7 +283,32 @@ impl Logged {
             last = now.last_failure.as_deref().unwrap_or_default(),
             "segments are late or missing in the store"
         );
-        *self = Self { at: Some(Instant::now()), failures: now.failures, gaps };
+        (self.at, self.failures, self.gaps) = (Some(Instant::now()), now.failures, gaps);
+    }
+
+    /// One line for each step.
+    fn spooling(&mut self, now: &Counters, bytes: u64) {
+        if !self.is_spooling && now.spooled > 0 && bytes > 0 {
+            self.is_spooling = true;
+            warn!(bytes, "the store is slow: late segments wait on disk");
+        } else if self.is_spooling && bytes == 0 {
+            self.is_spooling = false;
+            info!(segments = now.spooled, "nothing waits on disk any more");
+        }
+        if now.spool_full > self.spool_full {
+            self.spool_full = now.spool_full;
+            warn!(bytes, "the spool is full: segments of the largest renditions are given up first");
+        }
+        if now.spool_failures > self.spool_failures
+            && self.spool_failed_at.is_none_or(|at| at.elapsed() >= LOG_EVERY)
+        {
+            self.spool_failures = now.spool_failures;
+            self.spool_failed_at = Some(Instant::now());
+            warn!(
+                error = now.last_spool_failure.as_deref().unwrap_or_default(),
+                "the spool fails: segments wait in memory alone for a while"
+            );
+        }
     }
 }
 
@@ -225,6 +319,9 @@ fn report(now: &Counters, reported: &mut Counters) {
     counter!("encoder_store_late_total").increment(now.late - reported.late);
     counter!("encoder_store_lost_total").increment(now.lost - reported.lost);
     counter!("encoder_store_playlists_total").increment(now.playlists - reported.playlists);
+    counter!("encoder_spool_segments_total").increment(now.spooled - reported.spooled);
+    counter!("encoder_spool_full_total").increment(now.spool_full - reported.spool_full);
+    counter!("encoder_spool_failures_total").increment(now.spool_failures - reported.spool_failures);
     for (reason, count) in &now.gaps {
         let before = reported.gaps.get(reason).copied().unwrap_or(0);
         counter!("encoder_store_gaps_total", "reason" => reason.as_str()).increment(count - before);

@@ -14,18 +14,21 @@
 //!   write replaces the version that the one before had made and no other: whoever finds somebody else's there stops.
 //! - Live never waits: [`Publisher::input`] takes an event and returns. What waits to be written is bounded by
 //!   [`Settings::max_waiting_bytes`]; beyond it segments that are not being written are given up, counted: late ones
-//!   first, the largest rendition's first, the oldest first.
+//!   first, the largest rendition's first, the oldest first. With a [`Spool`] late ones go to a local disk before that.
 
 mod driver;
 mod plan;
 mod settings;
+mod spool;
 #[cfg(test)]
 mod testing;
 
 pub use driver::Publisher;
-pub use plan::{Answer, Job, JobId, Plan, Work};
+pub use plan::{Answer, Job, JobId, Plan, SpoolId, Work};
 pub use settings::{Counters, Gap, Settings};
+pub use spool::Spool;
 
+use crate::store::Version;
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use hls::track::Track;
@@ -46,6 +49,18 @@ pub enum Event {
     End,
 }
 
+/// A rendition's playlist that this encoder has taken over: its former owner wrote this text, and this encoder wrote it
+/// once more with a comment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its rendition.
+    pub rung: RungName,
+    /// What it lists, without that comment.
+    pub text: String,
+    /// This encoder's writing.
+    pub version: Version,
+}
+
 /// A stream's playlists as text, out of what the store acknowledged. Implemented by `hls::Presentation`'s adapter.
 pub trait Playlists: Send + 'static {
     /// A new epoch's renditions.
@@ -57,6 +72,13 @@ pub trait Playlists: Send + 'static {
     /// The next segment of its rendition is settled: readable with that many bytes, or (`None`) a gap. `segment.body`
     /// is always `None` here, for nobody keeps bodies longer than needed.
     fn add(&mut self, segment: &Segment, bytes: Option<u64>);
+
+    /// What became of a segment for good, for whoever keeps more than playlists list: readable, however late, or never.
+    /// Once for each segment, in any order.
+    fn settled(&mut self, _rung: &RungName, _sequence: u64, _stored: bool) {}
+
+    /// Another encoder has taken the stream over: nothing more is written.
+    fn fenced(&mut self) {}
 
     /// Nothing follows.
     fn end(&mut self);

@@ -11,16 +11,20 @@ mod lanes;
 mod paced;
 mod playlists;
 mod removals;
+mod spooling;
 mod uploads;
 
 use super::settings::{Counters, Gap, Settings};
-use super::{Event, Playlists};
+use super::{Event, Inherited, Playlists};
 use crate::store::{Expected, Object, ObjectName, StoreError, Stored, Version};
+use bytes::Bytes;
 use hls::RungName;
 use hls::track::{Track, TrackKind};
 use lanes::Lanes;
 use paced::Paced;
 use removals::Removal;
+pub use spooling::SpoolId;
+use spooling::{Spooling, is_spool_job};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uploads::Upload;
@@ -51,13 +55,21 @@ pub enum Work {
     Replace(ObjectName, Object, Expected),
     /// [`crate::store::Store::remove`]
     Remove(ObjectName),
+    /// Keep a body on the disk.
+    Spool(SpoolId, Bytes),
+    /// Read one back.
+    Unspool(SpoolId),
+    /// Remove one.
+    Discard(SpoolId),
 }
 
 /// What a successful attempt brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Work::Create`] and [`Work::Remove`].
+    /// To [`Work::Create`], [`Work::Remove`], [`Work::Spool`] and [`Work::Discard`].
     Done,
+    /// To [`Work::Unspool`].
+    Body(Bytes),
     /// To [`Work::Read`].
     Read(Option<Stored>),
     /// To [`Work::Replace`].
@@ -72,6 +84,8 @@ pub struct Plan<P> {
     prefix: String,
     playlists: P,
     tracks: Vec<Track>,
+    /// Renditions that were taken over, until it is known which of them go on.
+    inherited: Vec<RungName>,
     lanes: Lanes,
     /// Init and media segments that are not stored, those that are being written included, oldest first.
     uploads: Vec<Upload>,
@@ -92,7 +106,8 @@ pub struct Plan<P> {
     /// Rewritten objects by rung; `None` is the multivariant playlist.
     paced: BTreeMap<Option<RungName>, Paced>,
     removals: VecDeque<Removal>,
-    /// Bytes of segments in `uploads`.
+    spooling: Spooling,
+    /// Bytes of segments in `uploads` that are in memory.
     waiting_bytes: usize,
     /// When nothing more is tried, once the stream ended.
     give_up_at: Option<Duration>,
@@ -110,6 +125,9 @@ enum Flight {
     Upload { started: Duration, timeout: Duration },
     Playlist(Option<RungName>),
     Removal(Removal),
+    Leaving { id: SpoolId, bytes: u64 },
+    Returning { id: SpoolId },
+    Discard { bytes: u64 },
 }
 
 // === impl Plan ===
@@ -124,6 +142,7 @@ impl<P: Playlists> Plan<P> {
             prefix: prefix.into(),
             playlists,
             tracks: Vec::new(),
+            inherited: Vec::new(),
             lanes: Lanes::default(),
             uploads: Vec::new(),
             orphans: HashMap::new(),
@@ -134,6 +153,7 @@ impl<P: Playlists> Plan<P> {
             in_flight: HashMap::new(),
             paced: BTreeMap::new(),
             removals: VecDeque::new(),
+            spooling: Spooling::default(),
             waiting_bytes: 0,
             give_up_at: None,
             ended: false,
@@ -141,6 +161,26 @@ impl<P: Playlists> Plan<P> {
             next_id: 0,
             counters: Counters::default(),
         }
+    }
+
+    /// The same over playlists that were taken over.
+    pub fn resume(
+        prefix: impl Into<String>,
+        playlists: P,
+        settings: Settings,
+        inherited: Vec<Inherited>,
+    ) -> Self {
+        let mut plan = Self::new(prefix, playlists, settings);
+        if !inherited.is_empty() {
+            // As the former owner left it, it names what must not be removed before it is written anew.
+            plan.paced.entry(None).or_default();
+        }
+        for Inherited { rung, text, version } in inherited {
+            let interval = plan.settings.playlist_interval;
+            plan.paced.insert(Some(rung.clone()), Paced::inherited(text, version, interval));
+            plan.inherited.push(rung);
+        }
+        plan
     }
 
     /// Something is to be published. Never waits; events after [`Event::End`] are ignored, and so are all once another
@@ -153,6 +193,7 @@ impl<P: Playlists> Plan<P> {
             Event::Tracks(tracks) => {
                 self.playlists.set_tracks(&tracks);
                 self.tracks = tracks;
+                self.remove_playlists_that_ended(now);
                 self.mark_all();
             }
             Event::Init(init) => self.add_init(init, now),
@@ -167,8 +208,11 @@ impl<P: Playlists> Plan<P> {
     pub fn poll(&mut self, now: Duration) -> Option<Job> {
         self.expire_deadlines(now);
         self.settle(now);
-        let next =
-            self.start_playlist(now).or_else(|| self.start_upload(now)).or_else(|| self.start_removal(now));
+        let next = self
+            .start_playlist(now)
+            .or_else(|| self.start_upload(now))
+            .or_else(|| self.start_spooling(now))
+            .or_else(|| self.start_removal(now));
         // A playlist that turned out to have nothing new needs no write.
         self.judge_seal();
         next
@@ -180,9 +224,10 @@ impl<P: Playlists> Plan<P> {
             debug_assert!(false, "a result for a job that was never given out");
             return;
         };
-        // That a version is another one is an answer like any other.
+        // That a version is another one is an answer like any other; the disk's failures are counted for themselves.
         if let Err(error) = &result
             && *error != StoreError::Changed
+            && !is_spool_job(&flight)
         {
             self.counters.failures += 1;
             self.counters.last_failure = Some(error.to_string());
@@ -194,6 +239,15 @@ impl<P: Playlists> Plan<P> {
             }
             Flight::Playlist(rung) => self.playlist_done(rung, result, now),
             Flight::Removal(removal) => self.removal_done(removal, result.map(drop), now),
+            Flight::Leaving { id, bytes } => self.left(id, bytes, result.map(drop), now),
+            Flight::Returning { id } => {
+                let body = result.map(|answer| match answer {
+                    Answer::Body(body) => body,
+                    Answer::Done | Answer::Read(_) | Answer::Written(_) => Bytes::new(),
+                });
+                self.returned(id, body, now);
+            }
+            Flight::Discard { bytes } => self.discarded(bytes),
         }
         self.settle(now);
     }
@@ -205,16 +259,18 @@ impl<P: Playlists> Plan<P> {
         let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
         let deadline = self.lanes.next_deadline();
         let give_up = self.give_up_at.filter(|_| !self.gave_up);
-        playlists.chain(uploads).chain(removals).chain(deadline).chain(give_up).min()
+        let spooling = self.spooling_wake_at();
+        playlists.chain(uploads).chain(removals).chain(deadline).chain(give_up).chain(spooling).min()
     }
 
-    /// Whether the stream ended and nothing is left to do; nothing may be in flight then.
+    /// Whether the stream ended and nothing is left to do; nothing but work of the disk may be in flight then.
     pub fn is_finished(&self) -> bool {
         let nothing_left = self.ended
             && self.removals.is_empty()
             && self.uploads.is_empty()
             && self.paced.values().all(Paced::is_clean);
-        self.in_flight.is_empty() && (nothing_left || self.gave_up)
+        // What is left on disk goes with its folder.
+        self.in_flight.values().all(is_spool_job) && (nothing_left || self.gave_up)
     }
 
     /// What happened so far.
@@ -222,7 +278,7 @@ impl<P: Playlists> Plan<P> {
         &self.counters
     }
 
-    /// Bytes of segments that wait or are being written.
+    /// Bytes of segments that wait in memory or are being written.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }

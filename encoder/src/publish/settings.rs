@@ -29,6 +29,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// Bytes of segments that wait for the store or are being written, at most.
     pub max_waiting_bytes: usize,
+    /// Bytes of late segments that may wait on disk, beside those in memory; 0 is none. Only where an archive is kept.
+    pub spool_bytes: u64,
     /// From the end of the stream to the last playlist's acknowledgement at most.
     pub seal_within: Duration,
     /// Whether an archive wants every segment: what left the playlists stays, and what missed its deadline is uploaded
@@ -50,6 +52,7 @@ impl Default for Settings {
             max_backoff: Duration::from_secs(1),
             concurrency: 16,
             max_waiting_bytes: 64 << 20,
+            spool_bytes: 0,
             seal_within: Duration::from_secs(30),
             archive: true,
             seed: 0,
@@ -98,6 +101,14 @@ pub struct Counters {
     pub late: u64,
     /// Segments given up for good.
     pub lost: u64,
+    /// Segments that waited on disk.
+    pub spooled: u64,
+    /// Times that the disk's room was used up.
+    pub spool_full: u64,
+    /// Failures of the disk.
+    pub spool_failures: u64,
+    /// What the last of them was.
+    pub last_spool_failure: Option<String>,
     /// Playlist writes acknowledged.
     pub playlists: u64,
     /// Attempts that failed, at anything.

@@ -68,6 +68,9 @@ pub enum Refusal {
     /// All places are taken: another encoder, or a later try, may do.
     #[error("this encoder is busy, try again")]
     Busy,
+    /// Another encoder has taken the stream over, because its publisher came there.
+    #[error("another encoder has taken this stream over")]
+    TakenOver,
     /// There are more publishers than encoders: a later try may do.
     #[error("all encoders are busy, try again")]
     AllBusy,

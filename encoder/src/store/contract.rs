@@ -58,6 +58,12 @@ async fn segments(store: &dyn Store) {
     assert_eq!(text(store, &name).await.as_deref(), Some("third"));
     assert_eq!(text(store, &other).await.as_deref(), Some("new"));
 
+    for (range, part) in [(1..3, "hi"), (0..5, "third"), (3..99, "rd")] {
+        let read = store.read_range(&name, range.clone()).await.expect("reading works");
+        assert_eq!(read.as_deref(), Some(part.as_bytes()), "{range:?}");
+    }
+    assert_eq!(store.read_range(&ObjectName::new("no/such/x.m4s"), 0..5).await, Ok(None));
+
     store.remove(&name).await.expect("an object");
     store.remove(&name).await.expect("removing what is not there succeeds");
     store.remove(&ObjectName::new("no/such/folder/x.m4s")).await.expect("nor is its folder");

@@ -14,9 +14,9 @@
 //!
 //! **Durability.** A live segment is watched within seconds or never, so a stream that runs waits for no disk flush:
 //! the kernel writes back within some 30 s, and after a power cut the last seconds of a broadcast that ended anyway
-//! may be missing or empty. Two kinds of object are flushed (fdatasync, then the folder), because much hangs on
-//! a few bytes: init segments, without which everything after them is unreadable, and a playlist's last version (the
-//! one with EXT-X-ENDLIST), which nobody will ever write again.
+//! may be missing or empty. Three kinds of object are flushed (fdatasync, then the folder), because much hangs on
+//! them: init segments, without which everything after them is unreadable, and what nobody will ever write again: a
+//! playlist's last version (the one with EXT-X-ENDLIST) and a recording that was put together.
 //!
 //! **Threads.** File work runs on tokio's blocking pool, [`WORKERS`] calls at a time; the others wait in line, first
 //! come first served. Whoever calls bounds how many wait ([`crate::publish`] does, in bytes).
@@ -28,7 +28,8 @@ use super::{
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -180,6 +181,11 @@ impl Store for DirStore {
         Box::pin(self.blocking(move |inner| inner.read(&name)))
     }
 
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
+        let name = name.clone();
+        Box::pin(self.blocking(move |inner| inner.read_range(&name, range)))
+    }
+
     fn list<'a>(
         &'a self,
         folder: &'a ObjectName,
@@ -256,7 +262,8 @@ impl Inner {
             for source in &mut files {
                 io::copy(source, target)?;
             }
-            Ok(false)
+            // A recording, and not what it is put together from: once it is said to be complete nobody makes it again.
+            Ok(turn.name.as_str().ends_with(".mp4"))
         })?;
         Ok(())
     }
@@ -335,6 +342,19 @@ impl Inner {
         let mut body = Vec::new();
         file.read_to_end(&mut body)?;
         Ok(Some(Stored { version, body: body.into() }))
+    }
+
+    fn read_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        let mut file = match File::open(self.root.join(name.as_str())) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
+        file.seek(SeekFrom::Start(range.start))?;
+        let mut body = Vec::new();
+        file.take(range.end.saturating_sub(range.start)).read_to_end(&mut body)?;
+        Ok(Some(body.into()))
     }
 
     /// A new file beside the one that is to be written. Makes the folder, again if a removal of the folder's last

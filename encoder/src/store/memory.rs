@@ -4,9 +4,10 @@ use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
     Stored, Version,
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ pub enum Operation {
     Create,
     /// [`Store::replace`], [`Store::replace_if`]
     Replace,
-    /// [`Store::read`]
+    /// [`Store::read`], [`Store::read_range`]
     Read,
     /// [`Store::list`]
     List,
@@ -202,6 +203,15 @@ impl Store for MemoryStore {
         Box::pin(self.call(Operation::Read, name, move |kept| {
             let found = kept.objects.get(name);
             Ok(found.map(|(version, object)| Stored { version: *version, body: object.body.clone() }))
+        }))
+    }
+
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
+        Box::pin(self.call(Operation::Read, name, move |kept| {
+            let Some((_, object)) = kept.objects.get(name) else { return Ok(None) };
+            let end = usize::try_from(range.end).unwrap_or(usize::MAX).min(object.body.len());
+            let start = usize::try_from(range.start).unwrap_or(usize::MAX).min(end);
+            Ok(Some(object.body.slice(start..end)))
         }))
     }
 

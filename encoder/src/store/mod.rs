@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub mod contract;
 pub mod dir;
 pub mod gcs;
 pub mod memory;
+pub mod newest;
 
 /// Sources of one [`Store::compose`] at most (Cloud Storage's bound; what is larger is composed of composites).
 pub const MAX_SOURCES: usize = 32;
@@ -92,6 +94,12 @@ pub mod content_type {
     pub const AUDIO: &str = "audio/mp4";
     /// Pictures.
     pub const JPEG: &str = "image/jpeg";
+    /// Pictures and sound in one file.
+    pub const MP4: &str = "video/mp4";
+    /// A few words.
+    pub const TEXT: &str = "text/plain";
+    /// What programs keep for each other.
+    pub const JSON: &str = "application/json";
 }
 
 /// Which writing of an object it is. Later ones of the same name are greater, across removals as well (Cloud Storage's
@@ -198,6 +206,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads an object that is small (a playlist, some state): all of it is held in memory. `None` when there is none.
     fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>>;
+
+    /// Reads a range of an object's bytes, fewer where it ends before; nothing of the rest is transferred. `None` when
+    /// there is no such object. For ranges that are small: all of it is held in memory.
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>>;
 
     /// What is below a folder at any depth, in the order of the names' bytes, behind `after`: [`MAX_LISTED`] at most. An
     /// empty answer is the end.

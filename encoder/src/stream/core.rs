@@ -24,6 +24,7 @@ use crate::rtmp::Metadata;
 use crate::worker::{Job, Progress, Request, Response, VideoSettings};
 use bytes::Bytes;
 use hls::packager::{Output, Packager};
+use hls::resume::Past;
 use hls::{MediaSpan, MediaTime, Timing, Track};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -174,6 +175,12 @@ impl StreamCore {
             delays,
             effects: VecDeque::new(),
         }
+    }
+
+    /// The same behind what an earlier writer of the stream left.
+    pub fn resume(settings: Settings, past: &Past, now: Instant) -> Self {
+        let packager = Packager::resume(settings.timing.clone(), past);
+        Self { packager, ..Self::new(settings, past.next_sequence(), now) }
     }
 
     // --- what happens to it ---

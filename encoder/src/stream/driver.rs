@@ -119,8 +119,17 @@ pub fn now() -> Now {
     }
 }
 
-/// Runs a stream until it has ended for good and everything of it is written.
-pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) {
+/// How a stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order.
+    Ended,
+    /// Another encoder writes its playlists: it goes on there.
+    TakenOver,
+}
+
+/// Runs a stream until it has ended for good and everything of it is written, or another encoder has it.
+pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) -> Ending {
     // Workers go with this function, however it ends.
     let mut tasks = JoinSet::new();
     let mut running: HashMap<RunId, AbortHandle> = HashMap::new();
@@ -180,6 +189,11 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
             }
         }
         shared.output().stored(|| outlet.stored());
+        if outlet.is_fenced() {
+            drop(tasks);
+            outlet.taken_over();
+            return Ending::TakenOver;
+        }
         running.retain(|_, task| !task.is_finished());
         while tasks.try_join_next().is_some() {}
         tokio::select! {
@@ -188,7 +202,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
         }
     }
     drop(tasks);
-    outlet.ended().await;
+    outlet.ended().await
 }
 
 /// What became available: of a part, or of a segment where there are no parts. What is missing has no age.

@@ -72,6 +72,8 @@ pub enum Origin {
     Publisher,
     /// An operator, for this stream.
     Set,
+    /// The encoder that the stream was taken over from.
+    TakenOver,
     /// The configuration, for its application.
     App,
     /// The configuration, for all.

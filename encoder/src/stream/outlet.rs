@@ -2,10 +2,13 @@
 //! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
 
 use super::anchor::Now;
-use super::driver;
+use super::driver::{self, Ending};
+use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
-use crate::publish::{Counters, Event, Playlists, Publisher, Settings};
-use crate::store::{Caching, Object, Store, content_type};
+use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
+use crate::store::newest::Newest;
+use crate::store::{Caching, Object, ObjectName, Store, content_type};
+use crate::takeover::Beginning;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
@@ -19,6 +22,9 @@ use tracing::{error, info, warn};
 /// The stream's newest picture, beside its playlists.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
+/// Between two pictures in the store at least: every write there is paid for.
+const PICTURE_EVERY: Duration = Duration::from_secs(4);
+
 /// What all outlets of a process share.
 #[derive(Clone)]
 pub struct OutletOptions {
@@ -26,13 +32,19 @@ pub struct OutletOptions {
     pub library: Arc<Library>,
     /// The store.
     pub store: Arc<dyn Store>,
+    /// A local disk for what the store takes too slowly.
+    pub spool: Option<Arc<Spool>>,
+    /// What remains of broadcasts; `None` where nothing does.
+    pub archives: Option<Arc<Keeper>>,
 }
 
 /// One stream's way out.
 pub struct Outlet {
     origin: Option<OriginSide>,
-    store: Publisher<StorePlaylists>,
+    store: Publisher<Observed<StorePlaylists>>,
     written: JoinHandle<Counters>,
+    picture: Option<Newest>,
+    archive: Option<(Arc<Keeper>, Recording)>,
     acknowledged: mpsc::Receiver<Acknowledged>,
 }
 
@@ -71,16 +83,50 @@ struct MediaTypes {
 }
 
 impl Outlet {
-    /// To the origin and the store.
-    pub fn new(options: &OutletOptions, path: StreamPath, timing: &Timing, started: WallTime) -> Self {
+    /// To the origin and the store. The origin's playlists begin with this encoder's own segments, at numbers that go on.
+    pub fn new(
+        options: &OutletOptions,
+        path: StreamPath,
+        timing: &Timing,
+        started: WallTime,
+        beginning: &Beginning,
+    ) -> Self {
         let prefix = path.to_string();
         let settings = Settings {
             segment_deadline: timing.upload_deadline.to_duration(),
-            archive: false,
+            archive: options.archives.is_some(),
             ..Settings::default()
         };
-        let (playlists, acknowledged) = StorePlaylists::new(timing);
-        let (store, written) = Publisher::start(options.store.clone(), prefix, playlists, settings);
+        let archive = options.archives.as_ref().map(|keeper| {
+            let recording = match beginning {
+                Beginning::Anew { .. } => keeper.begin(&prefix, timing.target_duration, started),
+                Beginning::TakenOver(inheritance) => {
+                    keeper.go_on(&prefix, timing.target_duration, inheritance.past.clone())
+                }
+            };
+            (keeper.clone(), recording)
+        });
+        let discontinuities = beginning.discontinuities();
+        let (presentation, inherited) = match beginning {
+            Beginning::Anew { .. } => {
+                (Presentation::new(timing).with_past_discontinuities(discontinuities), Vec::new())
+            }
+            Beginning::TakenOver(inheritance) => {
+                (Presentation::resume(timing, &inheritance.past), inheritance.playlists.clone())
+            }
+        };
+        let (playlists, acknowledged) = StorePlaylists::over(presentation);
+        let archived = archive.as_ref().map(|(_, recording)| recording.archive.clone());
+        let picture = ObjectName::new(format!("{prefix}/{THUMBNAIL}"));
+        let picture = Newest::start(options.store.clone(), picture, PICTURE_EVERY);
+        let (store, written) = Publisher::resume(
+            options.store.clone(),
+            options.spool.as_deref(),
+            prefix,
+            Observed { playlists, archive: archived },
+            settings,
+            inherited,
+        );
         let info = StreamInfo {
             live: true,
             started,
@@ -91,7 +137,7 @@ impl Outlet {
         let origin = OriginSide {
             library: options.library.clone(),
             path,
-            presentation: Presentation::for_origin(timing),
+            presentation: Presentation::for_origin(timing).with_past_discontinuities(discontinuities),
             target_duration: Duration::from_secs(timing.target_duration.into()),
             part_target: timing.parts.map(|parts| parts.target.to_duration()),
             info,
@@ -101,7 +147,7 @@ impl Outlet {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), store, written, acknowledged }
+        Self { origin: Some(origin), picture: Some(picture), store, written, archive, acknowledged }
     }
 
     /// To the store alone, without hurry: every segment is written, however long it takes.
@@ -118,8 +164,8 @@ impl Outlet {
             ..Settings::default()
         };
         let (playlists, acknowledged) = StorePlaylists::new(timing);
-        let (store, written) = Publisher::start(store, "", playlists, settings);
-        Self { origin: None, store, written, acknowledged }
+        let (store, written) = Publisher::start(store, "", Observed { playlists, archive: None }, settings);
+        Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
     /// An epoch begins.
@@ -139,14 +185,22 @@ impl Outlet {
         match output {
             Output::Init(init) => self.store.input(Event::Init(init)),
             Output::Part(_) => {}
-            Output::Segment(segment) => self.store.input(Event::Segment(segment)),
+            Output::Segment(segment) => {
+                if let Some((_, recording)) = &self.archive {
+                    recording.archive.packaged(&segment);
+                }
+                self.store.input(Event::Segment(segment));
+            }
         }
     }
 
     /// A picture of the stream; the newest wins.
     pub fn thumbnail(&mut self, picture: Bytes) {
+        let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
+        if let Some(newest) = &self.picture {
+            newest.put(object.clone());
+        }
         if let Some(origin) = &self.origin {
-            let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
             origin.library.put(&origin.path, THUMBNAIL, object);
         }
     }
@@ -156,6 +210,11 @@ impl Outlet {
         if let Some(origin) = &mut self.origin {
             origin.refresh();
         }
+    }
+
+    /// Whether another encoder was found to write the same playlists in the store.
+    pub fn is_fenced(&self) -> bool {
+        self.store.is_fenced()
     }
 
     /// Segments that the store has acknowledged since the last call; to be called often, for they are kept until then.
@@ -168,14 +227,31 @@ impl Outlet {
         self.store.counters()
     }
 
-    /// Nothing follows: the playlists get their end, and everything is written.
-    pub async fn ended(mut self) {
+    /// Another encoder has the stream: this one's playlists go away without an end, for the stream has none.
+    pub fn taken_over(mut self) {
+        if let Some(origin) = self.origin.take() {
+            origin.library.remove_stream(&origin.path);
+        }
+    }
+
+    /// Nothing follows: the playlists get their end, and everything is written. Who else has the stream may come to light
+    /// only now: it has no end then.
+    pub async fn ended(mut self) -> Ending {
+        let shown = self.origin.as_ref().map(|origin| (origin.library.clone(), origin.path.clone()));
         if let Some(origin) = self.origin.take() {
             origin.end();
         }
         self.store.input(Event::End);
-        match self.written.await {
-            Ok(counters) if counters.sealed => {
+        let stored = self.written.await;
+        let is_sealed = stored.as_ref().is_ok_and(|counters| counters.sealed);
+        let is_fenced = stored.as_ref().is_ok_and(|counters| counters.fenced);
+        match stored {
+            Ok(_) if is_fenced => {
+                if let Some((library, path)) = shown {
+                    library.remove_stream(&path);
+                }
+            }
+            Ok(counters) if is_sealed => {
                 info!(segments = counters.segments, bytes = counters.bytes, gaps = ?counters.gaps, "stored");
             }
             Ok(counters) => warn!(
@@ -186,6 +262,12 @@ impl Outlet {
             ),
             Err(error) => error!(%error, "writing to the store failed"),
         }
+        match self.archive {
+            Some((keeper, recording)) if is_sealed => keeper.finish(recording),
+            Some((keeper, recording)) => keeper.finish_without_hope(recording),
+            None => {}
+        }
+        if is_fenced { Ending::TakenOver } else { Ending::Ended }
     }
 }
 
@@ -310,8 +392,13 @@ pub struct StorePlaylists {
 impl StorePlaylists {
     /// Nothing in them yet; and where to hear of what gets in.
     pub fn new(timing: &Timing) -> (Self, mpsc::Receiver<Acknowledged>) {
+        Self::over(Presentation::new(timing))
+    }
+
+    /// What is in this presentation, and where to hear of what gets in besides.
+    pub fn over(presentation: Presentation) -> (Self, mpsc::Receiver<Acknowledged>) {
         let (acknowledged, receiver) = mpsc::channel();
-        (Self { presentation: Presentation::new(timing), acknowledged }, receiver)
+        (Self { presentation, acknowledged }, receiver)
     }
 }
 

@@ -2,12 +2,13 @@
 //! How far behind live a stream is to be is chosen in [`super::latency`].
 
 use super::core::{Settings, StreamCore, StreamOver};
-use super::driver::{SharedCore, drive, now};
-use super::latency::{Bounds, Chosen, Latencies, LatencyTable, TableFull, Wish};
+use super::driver::{Ending, SharedCore, drive, now};
+use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, TableFull, Wish};
 use super::outlet::{Outlet, OutletOptions, THUMBNAIL};
 use crate::ingest::Ingest;
 use crate::origin::StreamPath;
 use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::takeover::{Beginning, Claimant, Owner, Taken};
 use crate::timeline::Repairs;
 use crate::worker::child::WorkerOptions;
 use hls::names::is_valid_name;
@@ -15,7 +16,8 @@ use hls::timing::Latency;
 use hls::{MediaSpan, Timing};
 use probes::{Denied, Probe};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -41,6 +43,11 @@ pub struct Registry {
     workers: WorkerOptions,
     probe: Arc<Probe>,
     streams: Mutex<HashMap<StreamPath, Arc<Entry>>>,
+    claimant: Claimant,
+    /// Streams of which the store is asked how they begin.
+    beginning: Mutex<HashSet<StreamPath>>,
+    /// Whether streams that have not begun are not to begin any more.
+    leaving: AtomicBool,
     count: watch::Sender<usize>,
     /// Whether anybody could be let in; `None` when everybody is to be heard, and told why not.
     open: Option<watch::Sender<bool>>,
@@ -97,6 +104,9 @@ impl Registry {
             workers,
             probe,
             streams: Mutex::new(HashMap::new()),
+            claimant: Claimant::default(),
+            beginning: Mutex::default(),
+            leaving: AtomicBool::new(false),
             count,
             open,
         })
@@ -147,6 +157,7 @@ impl Registry {
 
     /// Nobody is let in any more: streams end when their publishers go, and those that have none end now.
     pub fn drain(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
         for entry in self.entries() {
             entry.core.with(StreamCore::close_after_publisher);
         }
@@ -225,35 +236,69 @@ impl Registry {
     }
 
     /// The stream to publish to, new or waiting for its publisher; and the publisher's place in it. `query` is what the
-    /// publisher sent behind its key.
-    fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
+    /// publisher sent behind its key. Of a new one the store is asked first, for a bounded time.
+    async fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
+        let reserved = match self.enter_or_reserve(path)? {
+            Found::Stream(publisher) => return Ok(*publisher),
+            Found::Place(reserved) => reserved,
+        };
+        self.review_door();
+        let (chosen, wish) = self.latencies.choose(path, query);
+        let (store, window) = (&self.outlet.store, self.settings.reconnect_window);
+        let claimed = self.claimant.claim(store, &path.to_string(), chosen.latency, window, now().wall).await;
+        let (beginning, owner) = claimed.map_err(|Taken| {
+            warn!(stream = %path, "another encoder has just taken this stream: its publisher is turned away here");
+            Refusal::AlreadyPublishing
+        })?;
+        tell(path, wish, self.latencies.bounds());
         let mut streams = self.lock();
-        let entry = match streams.get(path).cloned() {
+        if self.leaving.load(Ordering::SeqCst) {
+            return Err(Refusal::Draining);
+        }
+        let entry = self.start(path, chosen, &beginning);
+        streams.insert(path.clone(), entry.clone());
+        self.count.send_replace(streams.len());
+        self.attend(path.clone(), entry.clone(), reserved.into_permit(), beginning, owner);
+        self.enter(path, entry)
+    }
+
+    /// A place in the stream of that name, if there is one and it waits for a publisher; otherwise room for it.
+    fn enter_or_reserve(&self, path: &StreamPath) -> Result<Found, Refusal> {
+        // Held until the publisher is in: of two that come at once one is in the place of nobody.
+        let streams = self.lock();
+        match streams.get(path).cloned() {
             // Its last writes are under way; a new stream's playlists must come behind them.
-            Some(entry) if entry.core.look(StreamCore::is_over) => return Err(Refusal::Busy),
-            Some(entry) => {
-                if !entry.awaits_publisher() {
-                    return Err(Refusal::AlreadyPublishing);
-                }
-                if entry.core.look(StreamCore::is_published) {
-                    warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
-                    entry.present().send_off.send_replace(Some(Refusal::AlreadyPublishing));
-                }
-                entry
-            }
+            Some(entry) if entry.core.look(StreamCore::is_over) => Err(Refusal::Busy),
+            Some(entry) if entry.awaits_publisher() => Ok(Found::Stream(Box::new(self.enter(path, entry)?))),
+            Some(_) => Err(Refusal::AlreadyPublishing),
+            None if self.beginning().contains(path) => Err(Refusal::AlreadyPublishing),
             None => {
                 let permit = self.probe.accept_stream().map_err(|denied| match denied {
                     Denied::Full | Denied::NoStream => Refusal::Busy,
                     Denied::Starting => Refusal::Internal,
                     Denied::Leaving => Refusal::Draining,
                 })?;
-                let entry = self.start(path, query);
-                streams.insert(path.clone(), entry.clone());
-                self.count.send_replace(streams.len());
-                self.attend(path.clone(), entry.clone(), permit);
-                entry
+                self.beginning().insert(path.clone());
+                Ok(Found::Place(Reserved {
+                    path: path.clone(),
+                    registry: self.me.clone(),
+                    permit: Some(permit),
+                }))
             }
-        };
+        }
+    }
+
+    fn beginning(&self) -> MutexGuard<'_, HashSet<StreamPath>> {
+        // Nothing panics while it is held, and a set of names is whole.
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a publisher its place in a stream.
+    fn enter(&self, path: &StreamPath, entry: Arc<Entry>) -> Result<Publisher, Refusal> {
+        if entry.core.look(StreamCore::is_published) {
+            warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
+            entry.present().send_off.send_replace(Some(Refusal::AlreadyPublishing));
+        }
         let (send_off, sent_off) = watch::channel(None);
         let (number, resume) = {
             // Held until the core knows, so that whoever is replaced cannot end or feed what is its successor's.
@@ -279,15 +324,27 @@ impl Registry {
         })
     }
 
-    fn start(&self, path: &StreamPath, query: &str) -> Arc<Entry> {
-        let (latency, wish) = self.latencies.choose(path, query);
-        tell(path, wish, self.latencies.bounds());
+    fn start(&self, path: &StreamPath, chosen: Chosen, beginning: &Beginning) -> Arc<Entry> {
+        let latency = match beginning {
+            Beginning::Anew { .. } => chosen,
+            Beginning::TakenOver(inheritance) => {
+                Chosen { latency: inheritance.latency, from: Origin::TakenOver }
+            }
+        };
         let settings = self.settings.at(latency.latency);
         let timing = settings.timing.clone();
-        // Seconds since 1970: segments last a second at least, so the numbers never go back, neither with the next
-        // publish under this name nor after a restart of this process. Players stall on numbers that do.
-        let first_sequence = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
-        let core = StreamCore::new(settings, first_sequence, Instant::now());
+        let core = match beginning {
+            Beginning::Anew { above, .. } => {
+                // Seconds since 1970: segments last a second at least, so the numbers never go back, neither with the
+                // next publish under this name nor after a restart of this process, whatever the store says. Players
+                // stall on numbers that do.
+                let seconds = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
+                StreamCore::new(settings, seconds.max(*above), Instant::now())
+            }
+            Beginning::TakenOver(inheritance) => {
+                StreamCore::resume(settings, &inheritance.past, Instant::now())
+            }
+        };
         info!(stream = %path, latency = %latency.latency, from = ?latency.from, "stream begins");
         let (send_off, _) = watch::channel(None);
         Arc::new(Entry {
@@ -300,15 +357,34 @@ impl Registry {
     }
 
     /// Drives a stream to its end and takes it off the list.
-    fn attend(&self, path: StreamPath, entry: Arc<Entry>, permit: probes::StreamPermit) {
+    fn attend(
+        &self,
+        path: StreamPath,
+        entry: Arc<Entry>,
+        permit: Option<probes::StreamPermit>,
+        beginning: Beginning,
+        owner: Option<Owner>,
+    ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
-        let outlet = Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall);
+        let outlet = Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning);
+        let store = self.outlet.store.clone();
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
             // A panic must not leave the place taken for ever.
-            if let Err(error) = tokio::spawn(driver).await {
-                tracing::error!(%error, "stream's driver failed: the stream is given up");
+            let ending = tokio::spawn(driver).await;
+            let reason = match &ending {
+                Ok(Ending::TakenOver) => Refusal::TakenOver,
+                Ok(Ending::Ended) | Err(_) => Refusal::Internal,
+            };
+            match &ending {
+                Ok(Ending::Ended) => {
+                    if let Some(owner) = owner {
+                        owner.release(&store).await;
+                    }
+                }
+                Ok(Ending::TakenOver) => metrics::counter!("encoder_fenced_total").increment(1),
+                Err(error) => tracing::error!(%error, "stream's driver failed: the stream is given up"),
             }
             let Some(registry) = registry.upgrade() else { return };
             let count = {
@@ -318,19 +394,56 @@ impl Registry {
                 }
                 streams.len()
             };
-            drop(permit);
+            // Where this place's end is the process's, all that streams have left is completed before.
+            let last = permit.filter(|_| registry.probe.restarts_when_done());
             registry.review_door();
             registry.count.send_replace(count);
             // Nobody hears a core without its driver. After an orderly end there is no publisher.
             entry.core.with(|core, now| core.close(now));
             entry.present().send_off.send_if_modified(|told| {
                 let untold = told.is_none();
-                told.get_or_insert(Refusal::Internal);
+                told.get_or_insert(reason);
                 untold
             });
             info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
+            if let (Some(_place), Some(archives)) = (last, &registry.outlet.archives) {
+                archives.idle().await;
+            }
         };
         tokio::spawn(attendant.instrument(span));
+    }
+}
+
+/// What there is for a publisher.
+enum Found {
+    /// A place in a stream that waited for it.
+    Stream(Box<Publisher>),
+    /// Room for a new stream.
+    Place(Reserved),
+}
+
+/// Room for a stream that has not begun; given back when dropped.
+struct Reserved {
+    path: StreamPath,
+    registry: Weak<Registry>,
+    permit: Option<probes::StreamPermit>,
+}
+
+impl Reserved {
+    /// The stream is on the list.
+    fn into_permit(mut self) -> Option<probes::StreamPermit> {
+        self.permit.take()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        registry.beginning().remove(&self.path);
+        if let Some(permit) = self.permit.take() {
+            drop(permit);
+            registry.review_door();
+        }
     }
 }
 
@@ -384,14 +497,14 @@ impl Admission for Registry {
         let Ok(path) = StreamPath::new(&request.app, request.key.expose()) else {
             return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         };
-        let taken = self.take_place(&path, &request.query);
+        let taken = self.take_place(&path, &request.query).await;
         self.review_door();
         let result = if taken.is_ok() { "accepted" } else { "refused" };
         metrics::counter!("encoder_publish_total", "result" => result).increment(1);
         if let Err(refusal) = &taken {
             let reason = match refusal {
                 Refusal::BadName(_) => "bad_name",
-                Refusal::AlreadyPublishing => "already_publishing",
+                Refusal::AlreadyPublishing | Refusal::TakenOver => "already_publishing",
                 Refusal::Busy | Refusal::AllBusy => "busy",
                 Refusal::Draining => "draining",
                 Refusal::Unsupported(_) => "unsupported",

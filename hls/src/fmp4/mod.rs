@@ -2,6 +2,7 @@
 //! which segment is decided in [`crate::packager`].
 
 mod fragment;
+pub mod index;
 mod init;
 
 pub(crate) use fragment::{FragmentKind, FragmentSample, fragment};
@@ -12,7 +13,7 @@ use mp4_atom::FourCC;
 /// The only track of every file.
 const TRACK_ID: u32 = 1;
 /// Ticks a second of video tracks: those of the media axis.
-pub(crate) const VIDEO_TIMESCALE: u32 = 90_000;
+pub const VIDEO_TIMESCALE: u32 = 90_000;
 /// sample_depends_on = 2: others are not needed.
 const FLAGS_KEY: u32 = 0x0200_0000;
 /// sample_depends_on = 1 and sample_is_non_sync_sample.

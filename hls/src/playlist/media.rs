@@ -152,7 +152,7 @@ fn write_parts(out: &mut String, parts: &[PartInfo]) -> std::fmt::Result {
 }
 
 /// ISO 8601 in UTC to the millisecond, rounded down: never in the future.
-fn date_time(wall: WallTime) -> String {
+pub(super) fn date_time(wall: WallTime) -> String {
     let time = DateTime::from_timestamp_micros(wall.unix_micros()).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -1,6 +1,7 @@
 //! Playlist text. Which segments are listed is decided in [`crate::presentation`]; what a segment is, in
 //! [`crate::packager`].
 
+pub(crate) mod archive;
 pub(crate) mod media;
 pub(crate) mod multivariant;
 

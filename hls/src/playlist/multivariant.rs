@@ -17,8 +17,12 @@ pub(crate) struct Bandwidth {
 }
 
 /// The text for these renditions: every video rendition a variant, with the audio as its group; audio alone is a
-/// variant by itself.
-pub(crate) fn render(renditions: &[(&Track, Bandwidth)]) -> String {
+/// variant by itself. `pictures` is a playlist of keyframes alone, with its URI.
+pub(crate) fn render(
+    renditions: &[(&Track, Bandwidth)],
+    uri: &dyn Fn(&RungName) -> String,
+    pictures: Option<(&Track, Bandwidth, String)>,
+) -> String {
     let audio = renditions.iter().find_map(|(track, bandwidth)| match &track.kind {
         TrackKind::Audio(audio) => Some((*track, audio, *bandwidth)),
         TrackKind::Video(_) => None,
@@ -33,14 +37,18 @@ pub(crate) fn render(renditions: &[(&Track, Bandwidth)]) -> String {
     let mut playlist =
         MasterPlaylist { version: Some(VERSION), independent_segments: true, ..MasterPlaylist::default() };
     match (videos.as_slice(), audio) {
-        ([], Some((track, _, bandwidth))) => playlist.variants.push(audio_only(track, bandwidth)),
+        ([], Some((track, _, bandwidth))) => {
+            playlist.variants.push(audio_only(track, bandwidth, uri(&track.rung)))
+        }
         (videos, audio) => {
-            playlist.alternatives.extend(audio.map(|(track, audio, _)| alternative(track, audio)));
+            playlist.alternatives.extend(audio.map(|(track, audio, _)| alternative(audio, uri(&track.rung))));
             playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| {
-                variant(track, video, bandwidth, audio.map(|(track, _, bandwidth)| (track, bandwidth)))
+                let audio = audio.map(|(track, _, bandwidth)| (track, bandwidth));
+                VariantStream { uri: uri(&track.rung), ..variant(track, video, bandwidth, audio) }
             }));
         }
     }
+    playlist.variants.extend(pictures.and_then(|(track, bandwidth, uri)| i_frames(track, bandwidth, uri)));
     let mut text = Vec::new();
     playlist.write_to(&mut text).expect("writing to memory does not fail");
     String::from_utf8(text).expect("names, codecs and numbers are ASCII")
@@ -59,7 +67,6 @@ fn variant(
     let codecs =
         [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
     VariantStream {
-        uri: uri(&track.rung),
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
         // To three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes as many as there are.
         frame_rate: (video.frame_rate > 0.0).then(|| (video.frame_rate * 1000.0).round() / 1000.0),
@@ -68,11 +75,19 @@ fn variant(
     }
 }
 
-fn audio_only(track: &Track, bandwidth: Bandwidth) -> VariantStream {
-    VariantStream {
-        uri: uri(&track.rung),
+fn audio_only(track: &Track, bandwidth: Bandwidth, uri: String) -> VariantStream {
+    VariantStream { uri, ..stream(bandwidth, codecs::of_track(track).into_iter().collect()) }
+}
+
+/// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE and no groups but of pictures (rfc8216bis 4.4.6.3).
+fn i_frames(track: &Track, bandwidth: Bandwidth, uri: String) -> Option<VariantStream> {
+    let TrackKind::Video(video) = &track.kind else { return None };
+    Some(VariantStream {
+        is_i_frame: true,
+        uri,
+        resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
         ..stream(bandwidth, codecs::of_track(track).into_iter().collect())
-    }
+    })
 }
 
 fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
@@ -85,10 +100,10 @@ fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
     }
 }
 
-fn alternative(track: &Track, audio: &AudioTrack) -> AlternativeMedia {
+fn alternative(audio: &AudioTrack, uri: String) -> AlternativeMedia {
     AlternativeMedia {
         media_type: AlternativeMediaType::Audio,
-        uri: Some(uri(&track.rung)),
+        uri: Some(uri),
         group_id: AUDIO_GROUP.to_owned(),
         name: "Audio".to_owned(),
         default: true,
@@ -96,10 +111,6 @@ fn alternative(track: &Track, audio: &AudioTrack) -> AlternativeMedia {
         channels: Some(audio.channels.to_string()),
         ..AlternativeMedia::default()
     }
-}
-
-fn uri(rung: &RungName) -> String {
-    format!("{rung}/index.m3u8")
 }
 
 /// To three digits, so that the text does not change with every small new peak.

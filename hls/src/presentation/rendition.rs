@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A segment says nothing about the peak when it is shorter than this: rfc8216bis 4.4.6.2 measures stretches of half a
 /// target duration at least.
-const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
+pub(crate) const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 
 /// Of so many whole segments the parts are listed. With the one that is not whole these are three: hls-parser's strict
 /// mode counts them so where rfc8216bis 4.4.4.9 says three target durations.
@@ -25,6 +25,8 @@ pub(super) struct Rendition {
     next: Option<u64>,
     /// Where the list began, at the start or anew.
     began: Option<u64>,
+    /// What is before it was listed by an earlier writer.
+    own_from: u64,
     /// The list begins anew at the next epoch; what is on its way of an earlier one is not listed any more.
     skips_to_epoch: bool,
     /// Init segments that can be read, oldest first.
@@ -43,6 +45,26 @@ pub(super) struct Rendition {
 }
 
 impl Rendition {
+    /// As an earlier writer left it. Nothing was measured of it, and it can be played by what follows only when that is
+    /// there.
+    pub(super) fn resume(segments: &[SegmentInfo]) -> Self {
+        let mut inits: Vec<String> = Vec::new();
+        for segment in segments.iter().filter(|segment| segment.bytes.is_some()) {
+            if !inits.contains(&segment.init) {
+                inits.push(segment.init.clone());
+            }
+        }
+        Self {
+            began: segments.first().map(|segment| segment.sequence),
+            next: segments.last().map(|segment| segment.sequence + 1),
+            own_from: segments.last().map_or(0, |segment| segment.sequence + 1),
+            current_init: inits.last().cloned(),
+            inits,
+            listed: segments.iter().cloned().collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn set_track(&mut self, track: &Track) {
         self.nominal = match &track.kind {
             TrackKind::Video(video) => video.nominal_bitrate.into(),
@@ -172,6 +194,11 @@ impl Rendition {
         &self.listed
     }
 
+    /// How many segments are listed that no earlier writer had.
+    pub(super) fn own_listed(&self) -> usize {
+        self.listed.iter().filter(|s| s.sequence >= self.own_from).count()
+    }
+
     pub(super) fn first(&self) -> Option<u64> {
         self.listed.front().map(|s| s.sequence)
     }
@@ -234,7 +261,7 @@ impl Rendition {
     }
 }
 
-fn bit_rate(bits: u64, duration: MediaSpan) -> u64 {
+pub(crate) fn bit_rate(bits: u64, duration: MediaSpan) -> u64 {
     let ticks = u128::from(duration.ticks_90k().max(1).unsigned_abs());
     let rate = (u128::from(bits) * u128::from(TICKS_PER_SECOND.unsigned_abs())).div_ceil(ticks);
     u64::try_from(rate).unwrap_or(u64::MAX)

@@ -83,7 +83,8 @@ fn recycling_takes_no_stream_beyond_the_limit_and_waits_for_the_last() {
     assert_eq!(full.welcome(&settings), Err(Denied::Leaving));
     let one_left = full.on(Event::StreamEnded, &settings).unwrap();
     assert_eq!(one_left, busy(1, 3), "a running stream is never hurt by recycling");
-    assert!(!one_left.wants_restart());
+    assert!(!one_left.wants_restart() && one_left.restarts_when_done(&settings));
+    assert!(!busy(1, 2).restarts_when_done(&settings), "another one may come");
     assert_eq!(one_left.on(Event::StreamAccepted, &settings), Err(Denied::Leaving));
     let done = one_left.on(Event::StreamEnded, &settings).unwrap();
     assert_eq!(done, spent(Why::Recycle));
@@ -112,4 +113,6 @@ fn only_a_process_that_nobody_asked_to_leave_is_restarted() {
     assert!(spent(broken()).wants_restart());
     assert!(!spent(Why::Asked).wants_restart());
     assert!(!draining(1, broken()).wants_restart(), "a restart would cut the stream that still runs");
+    assert!(draining(1, broken()).restarts_when_done(&settings(2, 0)));
+    assert!(!draining(1, Why::Asked).restarts_when_done(&settings(2, 1)));
 }

@@ -4,10 +4,12 @@
 use super::faults::{Call, Fault, Operation};
 use super::objects::{New, Objects, Refusal, Settings};
 use super::server::{State, lock};
+use bytes::Bytes;
 use encoder::store::{
     Caching, Expected, Listed, MAX_LISTED, Object, ObjectName, Store, StoreError, StoreFuture, Stored,
     Version,
 };
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -160,6 +162,21 @@ impl Store for DirectStore {
         })
     }
 
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
+        Box::pin(async move {
+            let read = self.call(Operation::Read, name, |objects, _| {
+                let body = &objects.get(BUCKET, name.as_str(), None)?.body;
+                let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
+                Ok(body.slice(at(range.start)..at(range.end)))
+            });
+            match read.await {
+                Ok(part) => Ok(Some(part)),
+                Err(StoreError::Missing) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
     fn list<'a>(
         &'a self,
         folder: &'a ObjectName,
@@ -184,7 +201,7 @@ impl Store for DirectStore {
         caching: Caching,
     ) -> StoreFuture<'a, ()> {
         Box::pin(self.call(Operation::Compose, target, move |objects, now| {
-            let object = Object { body: bytes::Bytes::new(), content_type, caching };
+            let object = Object { body: Bytes::new(), content_type, caching };
             let sources: Vec<_> = sources.iter().map(|source| source.as_str().to_owned()).collect();
             objects.compose(BUCKET, new(target, object), &sources, None, now).map(drop)
         }))

@@ -56,6 +56,13 @@ fn print(text: &[u8]) -> (usize, u32) {
 }
 
 impl Paced {
+    /// The store has this text of another writer with a comment of ours, written just now, and we know its version. The
+    /// very same text without the comment is no news and must not be written: its first writer would take it for its own.
+    pub(super) fn inherited(text: String, version: Version, interval: Duration) -> Self {
+        let expected = Some(Expected::Version(version));
+        Self { written: Some(text), expected, not_before: interval, ..Self::default() }
+    }
+
     /// Something may have changed.
     pub(super) fn mark(&mut self) {
         self.marked = true;

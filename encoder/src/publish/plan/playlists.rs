@@ -1,6 +1,7 @@
 //! Which playlist is rendered and written now. When one may be is in [`super::paced`].
 
 use super::paced::{Found, Paced};
+use super::removals::Removal;
 use super::{Answer, Flight, Job, Plan, Work};
 use crate::publish::Playlists;
 use crate::store::{Caching, Object, StoreError, content_type};
@@ -74,7 +75,7 @@ impl<P: Playlists> Plan<P> {
                 Found::Ours => {}
                 Found::Foreign => self.fenced(),
             },
-            Ok(Answer::Done) => debug_assert!(false, "not the answer to what was asked"),
+            Ok(Answer::Done | Answer::Body(_)) => debug_assert!(false, "not the answer to what was asked"),
             Err(StoreError::Changed) => paced.changed(now),
             // Refused ones are tried again too: the disk may have room by then, and the last one must be written.
             Err(error) => {
@@ -91,7 +92,19 @@ impl<P: Playlists> Plan<P> {
     /// Another encoder has taken the stream over in the store: this one writes no more of it, whatever comes.
     fn fenced(&mut self) {
         self.counters.fenced = true;
+        self.playlists.fenced();
         self.stop();
+    }
+
+    /// A rendition that was taken over and is not gone on with: players find no playlist and take another rendition. One
+    /// that stood still would hold them.
+    pub(super) fn remove_playlists_that_ended(&mut self, now: Duration) {
+        let inherited = std::mem::take(&mut self.inherited);
+        for rung in inherited.into_iter().filter(|rung| !self.tracks.iter().any(|t| t.rung == *rung)) {
+            let name = self.object_name(&rung, "index.m3u8");
+            self.removals.push_back(Removal::new(name, now));
+            self.paced.remove(&Some(rung));
+        }
     }
 
     pub(super) fn mark(&mut self, key: Option<RungName>) {

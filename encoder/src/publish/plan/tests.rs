@@ -23,6 +23,7 @@ fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
                 plan.done(job.id, Ok(Answer::Read(None)), now);
                 continue;
             }
+            Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => panic!("there is no spool"),
         };
         jobs.push((name, job));
     }
@@ -32,7 +33,8 @@ fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
 /// The store did as asked.
 fn good(job: &Job) -> Result<Answer, StoreError> {
     Ok(match job.work {
-        Work::Create(..) | Work::Remove(_) => Answer::Done,
+        Work::Create(..) | Work::Remove(_) | Work::Spool(..) | Work::Discard(_) => Answer::Done,
+        Work::Unspool(_) => panic!("nothing was spooled"),
         Work::Read(_) => Answer::Read(None),
         // Any number that has not been there before.
         Work::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),

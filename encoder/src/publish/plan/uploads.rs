@@ -8,6 +8,7 @@
 
 use super::lanes::Outcome;
 use super::removals::Removal;
+use super::spooling::Place;
 use super::{Flight, Job, JobId, Plan, Work};
 use crate::publish::{Gap, Playlists, Settings};
 use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
@@ -27,11 +28,15 @@ const ATTEMPTS_BESIDE: usize = 2;
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) what: What,
-    name: ObjectName,
-    object: Object,
+    pub(super) name: ObjectName,
+    /// Without its body while that is on disk.
+    pub(super) object: Object,
+    /// Where its body is, which has so many bytes.
+    pub(super) place: Place,
+    pub(super) size: usize,
     /// Attempts that failed.
     attempts: u32,
-    not_before: Duration,
+    pub(super) not_before: Duration,
     /// Attempts under way.
     flying: Vec<JobId>,
     /// When the newest of them was started.
@@ -56,14 +61,20 @@ impl Upload {
         matches!(self.what, What::Segment { late: true, .. })
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.flying.is_empty()
     }
 
+    /// Whether an attempt can be made: it needs the body.
+    fn is_ready(&self) -> bool {
+        self.is_idle() && self.place.is_memory()
+    }
+
+    /// Bytes that it takes of the memory for segments.
     fn bytes(&self) -> usize {
         match self.what {
-            What::Init(_) => 0,
-            What::Segment { .. } => self.object.body.len(),
+            What::Segment { .. } if self.place.takes_memory() => self.size,
+            What::Init(_) | What::Segment { .. } => 0,
         }
     }
 }
@@ -91,6 +102,7 @@ impl<P: Playlists> Plan<P> {
         self.lanes.push(segment, deadline);
         let Some(body) = body else {
             self.give_up(&rung, sequence, Gap::Packager);
+            self.playlists.settled(&rung, sequence, false);
             return;
         };
         *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
@@ -98,6 +110,7 @@ impl<P: Playlists> Plan<P> {
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
             // All that waits is being written right now and cannot be taken back.
             self.give_up(&rung, sequence, Gap::Overflow);
+            self.playlists.settled(&rung, sequence, false);
             self.counters.lost += 1;
             return;
         }
@@ -109,16 +122,22 @@ impl<P: Playlists> Plan<P> {
     }
 
     fn upload(what: What, name: ObjectName, object: Object, now: Duration) -> Upload {
-        Upload { what, name, object, attempts: 0, not_before: now, flying: Vec::new(), started: now }
+        let (size, place, flying) = (object.body.len(), Place::Memory, Vec::new());
+        Upload { what, name, object, place, size, attempts: 0, not_before: now, flying, started: now }
     }
 
-    /// Gives up what waits until there is room: late ones first, of the largest rendition first, oldest first. So the
+    /// Bytes of a rendition so far: which one is the largest.
+    pub(super) fn rung_size(&self, rung: &RungName) -> u64 {
+        self.rung_bytes.get(rung).copied().unwrap_or(0)
+    }
+
+    /// Gives up what waits in memory until there is room: late ones first, of the largest rendition first, oldest first. So the
     /// others keep their place in the archive, and viewers theirs.
     fn make_room(&mut self, bytes: usize) {
         while self.waiting_bytes + bytes > self.settings.max_waiting_bytes {
             let waiting = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
-                What::Segment { rung, late, .. } if upload.is_idle() => {
-                    let size = self.rung_bytes.get(rung).copied().unwrap_or(0);
+                What::Segment { rung, late, .. } if upload.is_ready() => {
+                    let size = self.rung_size(rung);
                     Some(((!*late, std::cmp::Reverse(size), index), index))
                 }
                 What::Segment { .. } | What::Init(_) => None,
@@ -154,7 +173,7 @@ impl<P: Playlists> Plan<P> {
         if self.upload_attempts() >= self.settings.concurrency {
             return None;
         }
-        let due = |upload: &Upload| upload.is_idle() && upload.not_before <= now;
+        let due = |upload: &Upload| upload.is_ready() && upload.not_before <= now;
         let position = |wanted: &dyn Fn(&Upload) -> bool| self.uploads.iter().position(wanted);
         let on_time = position(&|upload| due(upload) && !upload.is_late());
         let beside = || {
@@ -181,7 +200,7 @@ impl<P: Playlists> Plan<P> {
     }
 
     /// While the store fails one late upload at a time finds out when it is back, now and then.
-    fn late_at(&self) -> Option<Duration> {
+    pub(super) fn late_at(&self) -> Option<Duration> {
         let (limit, at) = if self.store_answers {
             ((self.settings.concurrency / 4).max(1), Duration::ZERO)
         } else {
@@ -196,7 +215,7 @@ impl<P: Playlists> Plan<P> {
             return None;
         }
         let late_at = self.late_at();
-        let idle = self.uploads.iter().filter(|upload| upload.is_idle()).filter_map(|upload| {
+        let idle = self.uploads.iter().filter(|upload| upload.is_ready()).filter_map(|upload| {
             if upload.is_late() {
                 late_at.map(|at| at.max(upload.not_before))
             } else {
@@ -286,8 +305,10 @@ impl<P: Playlists> Plan<P> {
     pub(super) fn forget(&mut self, index: usize, reason: Gap) {
         let upload = self.uploads.remove(index);
         self.waiting_bytes -= upload.bytes();
+        self.leave_spool(&upload);
         if let What::Segment { rung, sequence, .. } = upload.what {
             self.give_up(&rung, sequence, reason);
+            self.playlists.settled(&rung, sequence, false);
             self.counters.lost += 1;
         }
         self.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
@@ -295,6 +316,7 @@ impl<P: Playlists> Plan<P> {
 
     fn stored(&mut self, upload: Upload, now: Duration) {
         self.waiting_bytes -= upload.bytes();
+        self.leave_spool(&upload);
         self.overtaken.extend(upload.flying);
         match upload.what {
             What::Init(init) => {
@@ -303,8 +325,8 @@ impl<P: Playlists> Plan<P> {
                 self.lanes.init_stored(&init);
             }
             What::Segment { rung, sequence, late, .. } => {
-                let listed =
-                    self.lanes.set(&rung, sequence, Outcome::Stored(upload.object.body.len() as u64));
+                self.playlists.settled(&rung, sequence, true);
+                let listed = self.lanes.set(&rung, sequence, Outcome::Stored(upload.size as u64));
                 if listed {
                     return;
                 }

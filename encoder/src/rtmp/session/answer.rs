@@ -106,7 +106,7 @@ impl Session {
 /// The codes that clients tell apart; others they show as they are.
 pub(super) fn status_code(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::BadName(_) | Refusal::AlreadyPublishing => "NetStream.Publish.BadName",
+        Refusal::BadName(_) | Refusal::AlreadyPublishing | Refusal::TakenOver => "NetStream.Publish.BadName",
         Refusal::Busy | Refusal::AllBusy | Refusal::Draining | Refusal::Internal => {
             "NetStream.Publish.Denied"
         }

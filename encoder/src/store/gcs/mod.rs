@@ -34,7 +34,9 @@ use google_cloud_storage::Error;
 use google_cloud_storage::client::{Storage, StorageControl};
 use google_cloud_storage::model;
 use google_cloud_storage::model::compose_object_request::SourceObject;
+use google_cloud_storage::model_ext::ReadRange;
 use google_cloud_storage::read_resume_policy::NeverResume;
+use std::ops::Range;
 use std::time::Duration;
 
 /// More often than this Cloud Storage answers 429 (<https://cloud.google.com/storage/quotas>).
@@ -97,10 +99,11 @@ impl GcsStore {
         }
     }
 
-    async fn read_body(&self, name: &ObjectName) -> Result<Option<Stored>, StoreError> {
+    async fn read_body(&self, name: &ObjectName, range: ReadRange) -> Result<Option<Stored>, StoreError> {
         let read = self
             .storage
             .read_object(&self.resource, self.location.object(name.as_str()))
+            .set_read_range(range)
             .with_retry_policy(NeverRetry)
             .with_read_resume_policy(NeverResume);
         let mut answer = match read.send().await {
@@ -163,9 +166,19 @@ impl Store for GcsStore {
 
     fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
-            tokio::time::timeout(LONGEST_CALL, self.read_body(name))
+            tokio::time::timeout(LONGEST_CALL, self.read_body(name, ReadRange::all()))
                 .await
                 .unwrap_or_else(|_| Err(no_answer()))
+        })
+    }
+
+    fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
+        Box::pin(async move {
+            let wanted = ReadRange::segment(range.start, range.end.saturating_sub(range.start));
+            let stored = tokio::time::timeout(LONGEST_CALL, self.read_body(name, wanted))
+                .await
+                .unwrap_or_else(|_| Err(no_answer()))?;
+            Ok(stored.map(|stored| stored.body))
         })
     }
 

@@ -1,23 +1,40 @@
 use super::*;
+use crate::archive::{self, Keeper};
 use crate::origin::Library;
 use crate::rtmp::StreamKey;
-use crate::store::memory::MemoryStore;
+use crate::store::Store;
+use crate::store::memory::{Fault, MemoryStore, Operation};
 use crate::stream::core_tests;
+use std::num::NonZeroU32;
 
 fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
     fleet_registry(latencies, bounds, WhenFull::Tell).0
 }
 
 fn fleet_registry(latencies: &str, bounds: Option<&str>, when_full: WhenFull) -> (Arc<Registry>, Arc<Probe>) {
-    let probe = Probe::new(
-        probes::Settings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
-        Duration::from_secs(60),
-    );
+    registry_over(MemoryStore::new(), None, latencies, bounds, when_full)
+}
+
+fn registry_over(
+    store: MemoryStore,
+    recycle_after: Option<NonZeroU32>,
+    latencies: &str,
+    bounds: Option<&str>,
+    when_full: WhenFull,
+) -> (Arc<Registry>, Arc<Probe>) {
+    let probe =
+        Probe::new(probes::Settings { capacity: NonZeroU32::MIN, recycle_after }, Duration::from_secs(60));
     probe.ready();
+    let store: Arc<dyn Store> = Arc::new(store);
     let registry = Registry::new(
         core_tests::settings("auto"),
         Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
-        OutletOptions { library: Library::new(), store: Arc::new(MemoryStore::new()) },
+        OutletOptions {
+            library: Library::new(),
+            store: store.clone(),
+            spool: None,
+            archives: Some(Keeper::new(store, archive::Settings::default())),
+        },
         WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
         probe.clone(),
         when_full,
@@ -108,4 +125,29 @@ async fn a_stream_that_is_over_gives_its_place_and_the_door_back() {
 #[tokio::test]
 async fn whoever_is_to_be_told_always_gets_in_that_far() {
     assert!(fleet_registry("4", None, WhenFull::Tell).0.open().is_none());
+}
+
+/// A restart must not cut what is being completed.
+#[tokio::test]
+async fn the_last_place_is_given_back_when_archives_are_complete() {
+    let store = MemoryStore::new();
+    let (registry, probe) = registry_over(store.clone(), Some(NonZeroU32::MIN), "4", None, WhenFull::Tell);
+    // Earlier archives are looked for, and the store does not answer for a while.
+    let silent = Arc::new(AtomicBool::new(true));
+    let asked = silent.clone();
+    store.set_faults(move |call| match call.operation {
+        Operation::List if asked.load(Ordering::Relaxed) => Fault::Unavailable,
+        _ => Fault::None,
+    });
+    let publisher = publish(&registry, "").await.unwrap();
+    drop(publisher);
+    registry.end_all(&Refusal::Draining);
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
+    assert_eq!(probe.state(), probes::State::Busy { streams: 1, taken: 1 });
+    assert_eq!(probe.liveness(), probes::Liveness::Alive);
+    assert_eq!(publish(&registry, "").await.err(), Some(Refusal::Draining));
+    silent.store(false, Ordering::Relaxed);
+    let spent = |state: &probes::State| matches!(state, probes::State::Spent { .. });
+    probe.subscribe().wait_for(spent).await.unwrap();
+    assert!(matches!(probe.liveness(), probes::Liveness::Restart(_)));
 }

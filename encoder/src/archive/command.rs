@@ -1,0 +1,52 @@
+//! `encoder archive seal`: finishes a stream's archives and prints what they are.
+
+use super::load::archives;
+use super::seal::{Sealed, seal};
+use crate::app::open_store;
+use crate::config::Output;
+use crate::fault::Fault;
+use crate::store::Store;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// Seals all archives of the stream `{app}/{name}`. Answers whether all are complete, and there is one.
+pub async fn run(output: &Output, stream: &str) -> Result<bool, Fault> {
+    // Opening makes a directory that is not there: not where it was mistyped.
+    if let Output::Directory(path) = output
+        && !path.is_dir()
+    {
+        return Err(Fault::Store { place: output.to_string(), why: "there is no such directory".to_owned() });
+    }
+    let store: Arc<dyn Store> = open_store(output).await?;
+    let failed = |why: String| Fault::Machine { what: "cannot seal", why };
+    let print = |line: String| -> Result<(), Fault> {
+        writeln!(io::stdout(), "{line}")
+            .map_err(|error| Fault::Machine { what: "cannot print", why: error.to_string() })
+    };
+    let places = archives(&store, stream).await.map_err(|error| failed(error.to_string()))?;
+    if places.is_empty() {
+        print(format!("{}/{stream}: there is no archive", store.location()))?;
+        return Ok(false);
+    }
+    let mut complete = true;
+    for place in places {
+        match seal(&store, &place).await {
+            Ok(Sealed { already, duration, segments, gaps, recordings, compositions }) => {
+                let state = if already { "was complete" } else { "is complete" };
+                print(format!(
+                    "{} {state}: {:.1} s, {segments} segments, {gaps} missing, {compositions} compositions",
+                    place.folder(),
+                    duration.as_secs_f64()
+                ))?;
+                for object in [place.multivariant()].iter().chain(&recordings) {
+                    print(format!("  {}/{object}", store.location()))?;
+                }
+            }
+            Err(error) => {
+                complete = false;
+                print(format!("{} is not complete: {error}", place.folder()))?;
+            }
+        }
+    }
+    Ok(complete)
+}

@@ -1,0 +1,473 @@
+//! Runs a [`Recorder`] against a store on tokio, and finishes archives in the background. Decisions are the recorder's.
+
+use super::load::{noted, unsealed};
+use super::names::Place;
+use super::recorder::{Recorder, Settings, Write};
+use super::resume::go_on;
+use super::seal::{SealError, Sealed, seal};
+use crate::publish::Playlists;
+use crate::store::{Store, StoreError};
+use hls::packager::{InitSegment, Segment};
+use hls::resume::Past;
+use hls::{RungName, SessionId, Track, WallTime};
+use metrics::counter;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{Instrument, debug, error, info, warn};
+
+/// One write.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// What the last page may take after a broadcast's end. What it would have said is found by whoever seals.
+const LAST_PAGE_WITHIN: Duration = Duration::from_secs(30);
+/// Reading what another encoder left of an archive. What the stream tells meanwhile is kept: the media of a minute at
+/// most, which the origin holds anyway. Beyond that a new archive begins.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+
+/// What remains of broadcasts: makes the recorder of each, and finishes archives one after the other in the background.
+pub struct Keeper {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    /// Sealing is in no hurry, and copies whole broadcasts in a directory.
+    one_at_a_time: Semaphore,
+    /// Archives that are to be finished.
+    unfinished: watch::Sender<usize>,
+    /// Streams whose archives are being written here, and how many of each: one may be on its last page when the next
+    /// begins.
+    open: Mutex<BTreeMap<String, usize>>,
+}
+
+/// Keeps a stream's archive from being taken for a dead process's.
+struct Open {
+    keeper: Arc<Keeper>,
+    stream: String,
+}
+
+/// A running broadcast's archive. Clones share it. Nothing here waits for the store.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    /// What another encoder left is being read. What is told meanwhile waits, in order.
+    Reading(Vec<Told>),
+    Open(Box<Recorder>),
+}
+
+/// Something that a recorder is to be told.
+#[derive(Debug)]
+enum Told {
+    Tracks(Vec<Track>),
+    InitStored(RungName, String),
+    Packaged(Box<Segment>),
+    Settled(RungName, u64, bool),
+    Fenced,
+    End,
+}
+
+/// An archive and the task that writes it. The task answers where the archive is, unless nothing of it is to be sealed
+/// here: another encoder goes on with it, or there was no media.
+#[derive(Debug)]
+pub struct Recording {
+    /// The handle.
+    pub archive: Archive,
+    /// Ends after [`Archive::end`].
+    pub task: JoinHandle<Option<Place>>,
+}
+
+/// A store's playlists, and an archive that is told what is told to them.
+#[derive(Debug)]
+pub struct Observed<P> {
+    /// The playlists.
+    pub playlists: P,
+    /// The archive, where there is one.
+    pub archive: Option<Archive>,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// For all broadcasts of a process. Of `settings` each archive has its own target duration.
+    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
+        let (unfinished, _) = watch::channel(0);
+        Arc::new(Self {
+            store,
+            settings,
+            one_at_a_time: Semaphore::new(1),
+            unfinished,
+            open: Mutex::default(),
+        })
+    }
+
+    /// What a stream's archive is told at its start.
+    pub fn settings(&self, target_duration: u32) -> Settings {
+        Settings { target_duration, ..self.settings.clone() }
+    }
+
+    /// Begins the archive of the stream `{app}/{name}`, and finishes those that encoders before this one left behind.
+    pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> Recording {
+        self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
+        let (settings, open) = (self.settings(target_duration), self.open(stream));
+        let shared = Shared::new(State::Open(Box::new(Recorder::new(stream, settings))));
+        let task = drive(shared.clone(), self.store.clone(), open);
+        Recording { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
+    }
+
+    /// Goes on with the archive of a stream that was taken over: `past` is what its playlists list. Where there is none,
+    /// or none that can be read within a minute, one begins.
+    pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> Recording {
+        let shared = Shared::new(State::Reading(Vec::new()));
+        let archive = Archive { shared: shared.clone() };
+        let (keeper, stream, open) = (self.clone(), stream.to_owned(), self.open(stream));
+        let task = async move {
+            let settings = keeper.settings(target_duration);
+            let read = go_on(&keeper.store, &stream, settings.clone(), &past);
+            let recorder = match tokio::time::timeout(READ_WITHIN, read).await {
+                Ok(Ok(recorder)) => recorder,
+                Ok(Err(error)) => {
+                    warn!(%error, "what another encoder left of the archive cannot be read: a new one begins");
+                    None
+                }
+                Err(_) => {
+                    warn!("what another encoder left of the archive is not read in time: a new one begins");
+                    None
+                }
+            };
+            if let Some(place) = recorder.as_ref().and_then(Recorder::place) {
+                info!(archive = %place.folder(), "goes on with the archive that another encoder began");
+            }
+            shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
+            drive(shared, keeper.store.clone(), open).await
+        };
+        Recording { archive, task: tokio::spawn(task.in_current_span()) }
+    }
+
+    fn open(self: &Arc<Self>, stream: &str) -> Open {
+        *self.open_streams().entry(stream.to_owned()).or_default() += 1;
+        Open { keeper: self.clone(), stream: stream.to_owned() }
+    }
+
+    fn open_streams(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        // Nothing panics while it is held, and numbers by name are whole.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broadcast is over and its uploads are settled: finishes its archive in the background.
+    pub fn finish(self: &Arc<Self>, recording: Recording) {
+        self.in_background(self.clone().finishing(recording));
+    }
+
+    /// The same where the store did not even take the broadcast's last playlists: should it come back within a minute or
+    /// so the archive is finished, but whoever leaves does not wait for that.
+    pub fn finish_without_hope(self: &Arc<Self>, recording: Recording) {
+        tokio::spawn(self.clone().finishing(recording).in_current_span());
+    }
+
+    async fn finishing(self: Arc<Self>, recording: Recording) {
+        recording.archive.end();
+        match recording.task.await {
+            Ok(Some(place)) => self.seal(&place).await,
+            Ok(None) => {}
+            Err(error) => error!(%error, "writing an archive failed"),
+        }
+    }
+
+    /// Finishes a stream's archives whose encoder died: those that began before `before`.
+    pub fn seal_earlier(self: &Arc<Self>, stream: &str, before: SessionId) {
+        let (keeper, stream) = (self.clone(), stream.to_owned());
+        self.in_background(async move {
+            match unsealed(&keeper.store, &stream).await {
+                Ok(places) => {
+                    for place in places.into_iter().filter(|place| *place.session() < before) {
+                        keeper.seal(&place).await;
+                    }
+                }
+                Err(error) => warn!(%error, "cannot look for unfinished archives"),
+            }
+        });
+    }
+
+    /// Finishes the archives that an earlier process of this one's name left behind when it died: a container that is
+    /// started again has the name that it had. `is_dead` says whether an owner was such a process. That begins `after`
+    /// so long, for a publisher may come back to this encoder or to another one and go on.
+    pub fn seal_own(self: &Arc<Self>, after: Duration, is_dead: impl Fn(&str) -> bool + Send + 'static) {
+        let keeper = self.clone();
+        tokio::spawn(async move {
+            // Not waited for by whoever waits for this encoder: the next one does it as well.
+            tokio::time::sleep(after).await;
+            keeper.seal_dead(is_dead);
+        });
+    }
+
+    /// At once; waited for.
+    pub(super) fn seal_dead(self: &Arc<Self>, is_dead: impl Fn(&str) -> bool + Send + 'static) {
+        let keeper = self.clone();
+        self.in_background(async move {
+            match noted(&keeper.store).await {
+                Ok(noted) => {
+                    let places =
+                        noted.into_iter().filter(|(_, owner)| is_dead(owner)).map(|(place, _)| place);
+                    for place in places.collect::<Vec<_>>() {
+                        if !keeper.open_streams().contains_key(place.stream()) {
+                            keeper.seal(&place).await;
+                        }
+                    }
+                }
+                Err(error) => warn!(%error, "cannot look for unfinished archives"),
+            }
+        });
+    }
+
+    /// Waits until nothing is left to be finished.
+    pub async fn idle(&self) {
+        let mut unfinished = self.unfinished.subscribe();
+        // The sender is here.
+        let _ = unfinished.wait_for(|count| *count == 0).await;
+    }
+
+    /// Counted from now on, so that whoever waits for [`Keeper::idle`] misses nothing.
+    fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let keeper = self.clone();
+        keeper.unfinished.send_modify(|count| *count += 1);
+        let task = async move {
+            // A panic in it must not keep others waiting for ever.
+            if let Err(error) = tokio::spawn(work.in_current_span()).await {
+                error!(%error, "finishing an archive failed");
+            }
+            keeper.unfinished.send_modify(|count| *count -= 1);
+        };
+        tokio::spawn(task);
+    }
+
+    async fn seal(&self, place: &Place) {
+        // Never closed.
+        let _turn = self.one_at_a_time.acquire().await;
+        let began = Instant::now();
+        let sealed: Result<Sealed, SealError> = seal(&self.store, place).await;
+        let outcome = match sealed {
+            Ok(Sealed { already: true, .. }) => {
+                // Whoever completed it died before it took the note away. Left there it costs the next one a look.
+                if let Err(error) = self.store.remove(&place.note()).await {
+                    debug!(archive = %place.folder(), %error, "the note on a complete archive remains");
+                }
+                "already"
+            }
+            Ok(sealed) => {
+                info!(
+                    archive = %place.folder(),
+                    seconds = sealed.duration.as_secs_f64(),
+                    segments = sealed.segments,
+                    gaps = sealed.gaps,
+                    compositions = sealed.compositions,
+                    took_seconds = began.elapsed().as_secs_f64(),
+                    "archive is complete"
+                );
+                "sealed"
+            }
+            Err(error) => {
+                error!(archive = %place.folder(), %error, "archive is not complete: `encoder archive seal` goes on with it");
+                "failed"
+            }
+        };
+        counter!("encoder_archives_total", "result" => outcome).increment(1);
+    }
+}
+
+// === impl Open ===
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = self.keeper.open_streams();
+        if let Some(count) = open.get_mut(&self.stream) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.stream);
+            }
+        }
+    }
+}
+
+// === impl Archive ===
+
+impl Archive {
+    /// See [`Recorder::packaged`]: before the segment is published.
+    pub fn packaged(&self, segment: &Segment) {
+        self.tell(Told::Packaged(Box::new(segment.clone())));
+    }
+
+    /// See [`Recorder::end`].
+    pub fn end(&self) {
+        self.tell(Told::End);
+    }
+
+    fn tell(&self, told: Told) {
+        match &mut *self.shared.state() {
+            State::Open(recorder) => told.to(recorder),
+            State::Reading(waiting) => waiting.push(told),
+        }
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Told {
+    fn to(self, recorder: &mut Recorder) {
+        match self {
+            Self::Tracks(tracks) => recorder.tracks(&tracks),
+            Self::InitStored(rung, name) => recorder.init_stored(&rung, &name),
+            Self::Packaged(segment) => recorder.packaged(&segment),
+            Self::Settled(rung, sequence, stored) => recorder.settled(&rung, sequence, stored),
+            Self::Fenced => recorder.fenced(),
+            Self::End => recorder.end(),
+        }
+    }
+}
+
+impl Shared {
+    fn new(state: State) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), started: Instant::now() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in a decision is reported by the task that drives it; live goes on without an archive.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has waited is told.
+    fn open(&self, mut recorder: Recorder) {
+        let mut state = self.state();
+        if let State::Reading(waiting) = &mut *state {
+            waiting.drain(..).for_each(|told| told.to(&mut recorder));
+        }
+        *state = State::Open(Box::new(recorder));
+    }
+
+    /// Asks the recorder, which there is by then.
+    fn with<T>(&self, ask: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
+        match &mut *self.state() {
+            State::Open(recorder) => Some(ask(recorder)),
+            State::Reading(_) => None,
+        }
+    }
+}
+
+/// Writes what the recorder says, to its end.
+async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>, _open: Open) -> Option<Place> {
+    let mut ended: Option<Instant> = None;
+    loop {
+        let now = shared.started.elapsed();
+        let (write, wake_at, finished) = shared.with(|recorder| {
+            if recorder.is_ending() {
+                ended.get_or_insert_with(Instant::now);
+            }
+            (recorder.poll(now), recorder.wake_at(), recorder.is_finished())
+        })?;
+        if finished {
+            break;
+        }
+        if ended.is_some_and(|at| at.elapsed() > LAST_PAGE_WITHIN) {
+            warn!("the end of an archive's index is not stored: it is read from the segments");
+            return shared.with(|recorder| recorder.place().cloned()).flatten();
+        }
+        if let Some(write) = write {
+            let result = attempt(&*store, write).await;
+            let now = shared.started.elapsed();
+            shared.with(|recorder| recorder.done(result, now));
+            continue;
+        }
+        let sleep = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(shared.started + at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.changed.notified() => {}
+            () = sleep => {}
+        }
+    }
+    let (fenced, place) = shared.with(|recorder| (recorder.is_fenced(), recorder.place().cloned()))?;
+    if fenced {
+        warn!("another encoder goes on with this stream's archive");
+        return None;
+    }
+    place
+}
+
+async fn attempt(store: &dyn Store, write: Write) -> Result<(), StoreError> {
+    let (name, call) = match &write {
+        Write::Create(name, object) => (name, store.create(name, object.clone())),
+        Write::Replace(name, object) => (name, store.replace(name, object.clone())),
+    };
+    let result = tokio::time::timeout(ATTEMPT, call).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!("no answer within {} s", ATTEMPT.as_secs())))
+    });
+    if let Err(error) = &result {
+        debug!(object = %name, %error, "archive");
+    }
+    result
+}
+
+// === impl Observed ===
+
+impl<P> Observed<P> {
+    fn tell(&self, told: impl FnOnce() -> Told) {
+        if let Some(archive) = &self.archive {
+            archive.tell(told());
+        }
+    }
+}
+
+impl<P: Playlists> Playlists for Observed<P> {
+    fn set_tracks(&mut self, tracks: &[Track]) {
+        self.playlists.set_tracks(tracks);
+        self.tell(|| Told::Tracks(tracks.to_vec()));
+    }
+
+    fn add_init(&mut self, init: &InitSegment) {
+        self.playlists.add_init(init);
+        self.tell(|| Told::InitStored(init.rung.clone(), init.name.clone()));
+    }
+
+    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
+        self.playlists.add(segment, bytes);
+    }
+
+    fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
+        self.playlists.settled(rung, sequence, stored);
+        self.tell(|| Told::Settled(rung.clone(), sequence, stored));
+    }
+
+    fn fenced(&mut self) {
+        self.playlists.fenced();
+        self.tell(|| Told::Fenced);
+    }
+
+    fn end(&mut self) {
+        self.playlists.end();
+    }
+
+    fn media_playlist(&self, rung: &RungName) -> Option<String> {
+        self.playlists.media_playlist(rung)
+    }
+
+    fn multivariant(&self) -> Option<String> {
+        self.playlists.multivariant()
+    }
+
+    fn take_expired(&mut self) -> Vec<(RungName, String)> {
+        self.playlists.take_expired()
+    }
+}

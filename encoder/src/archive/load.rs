@@ -1,0 +1,244 @@
+//! Reads an archive back: its pages, and the segments that are stored behind the last of them, of which the boxes are
+//! read and nothing else.
+
+use super::contents::Contents;
+use super::each::{Failure, each, persist};
+use super::names::{Place, parse_segment};
+use super::page::{BadPage, Entry, Page};
+use crate::store::{Listed, ObjectName, Store, StoreError};
+use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
+use hls::time::rescale;
+use hls::{MediaSpan, MediaTime, RungName, SegmentInfo, TrackKind, names};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Reads at a time.
+const AT_A_TIME: usize = 16;
+/// Pages of one archive at most: half a year of minutes.
+const MAX_PAGES: usize = 262_144;
+
+/// Why an archive cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The store: a retry may help where it says so.
+    #[error(transparent)]
+    Store(#[from] Failure),
+    /// A page is damaged: a retry does not help.
+    #[error("{object}: {error}")]
+    Page {
+        /// Which.
+        object: ObjectName,
+        /// What is wrong with it.
+        error: BadPage,
+    },
+}
+
+/// An archive as the store has it.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// What its pages say.
+    pub pages: Contents,
+    /// Segments that are stored and in no page, each rendition's in order.
+    pub rest: Vec<Entry>,
+    /// All objects of the archive's folder.
+    pub objects: Vec<Listed>,
+}
+
+/// All that is below a folder.
+pub async fn list_all(store: &Arc<dyn Store>, folder: &ObjectName) -> Result<Vec<Listed>, Failure> {
+    list_behind(store, folder, None).await
+}
+
+async fn list_behind(
+    store: &Arc<dyn Store>,
+    folder: &ObjectName,
+    mut after: Option<ObjectName>,
+) -> Result<Vec<Listed>, Failure> {
+    let mut all = Vec::new();
+    loop {
+        let more = persist(folder, || store.list(folder, after.as_ref())).await?;
+        let Some(last) = more.last() else { return Ok(all) };
+        after = Some(last.name.clone());
+        all.extend(more);
+    }
+}
+
+/// The archives of the stream `{app}/{name}`, oldest first.
+pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>, Failure> {
+    let objects = list_all(store, &Place::all(stream)).await?;
+    let mut seen = BTreeSet::new();
+    let places = objects.iter().filter_map(|listed| Place::of_object(stream, &listed.name));
+    Ok(places.filter(|place| seen.insert(place.session().clone())).collect())
+}
+
+/// Those of them that are not complete.
+pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>, Failure> {
+    let objects = list_all(store, &Place::all(stream)).await?;
+    let names: BTreeSet<_> = objects.iter().map(|listed| &listed.name).collect();
+    let mut seen = BTreeSet::new();
+    let places = objects.iter().filter_map(|listed| Place::of_object(stream, &listed.name));
+    let first = places.filter(|place| seen.insert(place.session().clone()));
+    Ok(first.filter(|place| !names.contains(&place.sealed())).collect())
+}
+
+/// Archives of all streams that are noted as not complete, with whose they are.
+pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failure> {
+    let notes = list_all(store, &Place::notes()).await?;
+    let places = notes.iter().filter_map(|listed| Place::of_note(&listed.name)).collect();
+    let read = each(places, AT_A_TIME, |place| {
+        let (store, note) = (store.clone(), place.note());
+        async move {
+            let stored = persist(&note, || store.read(&note)).await?;
+            Ok(stored.map(|stored| (place, String::from_utf8_lossy(&stored.body).into_owned())))
+        }
+    });
+    Ok(read.await?.into_iter().flatten().collect())
+}
+
+/// Reads an archive.
+///
+/// # Errors
+/// See [`LoadError`]. A segment that cannot be read is left out: there will be a gap.
+pub async fn load(store: &Arc<dyn Store>, place: &Place) -> Result<Loaded, LoadError> {
+    let objects = list_all(store, &place.folder()).await?;
+    let mut pages = Contents::default();
+    // Numbers are without holes: what is behind one belongs to nobody.
+    let numbers: BTreeSet<u64> =
+        objects.iter().filter_map(|listed| place.page_number(&listed.name)).collect();
+    let numbers = (0..).take_while(|number| numbers.contains(number)).take(MAX_PAGES);
+    let names: Vec<_> = numbers.map(|number| place.page(number)).collect();
+    let read = each(names, AT_A_TIME, |name| {
+        let store = store.clone();
+        async move {
+            let stored = persist(&name, || store.read(&name)).await?;
+            let missing = || Failure { object: name.to_string(), error: StoreError::Missing };
+            let page = Page::from_json(&stored.ok_or_else(missing)?.body);
+            page.map_err(|error| LoadError::Page { object: name.clone(), error })
+        }
+    })
+    .await?;
+    read.into_iter().for_each(|page| pages.take(page));
+    let rest = rest(store, place, &pages).await?;
+    Ok(Loaded { pages, rest, objects })
+}
+
+/// A segment that no page names.
+struct Found {
+    info: SegmentInfo,
+    shift: MediaSpan,
+    bytes: u64,
+    kind: MediaKind,
+    timescale: u32,
+}
+
+async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result<Vec<Entry>, LoadError> {
+    let mut rest = Vec::new();
+    for track in pages.tracks() {
+        let (kind, timescale) = match &track.kind {
+            TrackKind::Video(_) => (MediaKind::Video, hls::fmp4::VIDEO_TIMESCALE),
+            TrackKind::Audio(audio) => (MediaKind::Audio, audio.sample_rate),
+        };
+        let found: Vec<_> = find(store, place, pages, &track.rung)
+            .await?
+            .into_iter()
+            .map(|(info, shift)| Found { bytes: info.bytes.unwrap_or(0), info, shift, kind, timescale })
+            .collect();
+        let read = each(found, AT_A_TIME, |found| {
+            let store = store.clone();
+            let name = place.media(&found.info.rung, &found.info.name);
+            async move { read_index(&store, &name, found).await }
+        })
+        .await?;
+        rest.extend(read.into_iter().flatten());
+    }
+    Ok(rest)
+}
+
+/// A rendition's segments behind the last one that a page names, of the archive's sessions, with what shifts their times,
+/// which are not known yet.
+async fn find(
+    store: &Arc<dyn Store>,
+    place: &Place,
+    pages: &Contents,
+    rung: &RungName,
+) -> Result<Vec<(SegmentInfo, MediaSpan)>, Failure> {
+    let folder = place.rendition(rung);
+    let last = pages.lanes.get(rung).and_then(|lane| lane.last()).map(|entry| &entry.info);
+    // Names sort by age. Before the session's own name is what is older than the archive.
+    let after = match last {
+        Some(last) => place.media(rung, &last.name),
+        None => place.media(rung, place.session().as_str()),
+    };
+    let objects = list_behind(store, &folder, Some(after)).await?;
+    let file = |listed: &Listed| listed.name.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+    let files: BTreeSet<String> = objects.iter().map(file).collect();
+    let mut init = last.map(|last| last.init.clone());
+    let mut session = last.map(|last| last.session.clone());
+    let mut sequence = last.map(|last| last.sequence);
+    let mut found = Vec::new();
+    for listed in &objects {
+        let Some((of, number)) = parse_segment(&file(listed)) else { continue };
+        let Some(epoch) = pages.epochs.iter().find(|epoch| epoch.session == of) else { continue };
+        // A later session may have begun at a number that was given before.
+        if session.as_ref() == Some(&of) && sequence.is_some_and(|last| number <= last) {
+            continue;
+        }
+        let own = names::init_name(&of);
+        if files.contains(&own) {
+            init = Some(own);
+        }
+        let Some(init) = init.clone() else { continue };
+        let info = SegmentInfo {
+            rung: rung.clone(),
+            sequence: number,
+            discontinuity: session.as_ref() != Some(&of),
+            // With the wall clock that belongs to it: the segment's own times come from its boxes.
+            start: epoch.start + epoch.shift,
+            duration: MediaSpan::ZERO,
+            wall: epoch.wall,
+            name: file(listed),
+            init,
+            session: of.clone(),
+            bytes: Some(listed.size),
+        };
+        (session, sequence) = (Some(of), Some(number));
+        found.push((info, epoch.shift));
+    }
+    Ok(found)
+}
+
+async fn read_index(
+    store: &Arc<dyn Store>,
+    name: &ObjectName,
+    found: Found,
+) -> Result<Option<Entry>, LoadError> {
+    let Found { mut info, shift, bytes, kind, timescale } = found;
+    let mut scanner = Scanner::new(bytes, kind);
+    while let Some(wanted) = scanner.wanted() {
+        let read = persist(name, || store.read_range(name, wanted.clone())).await?;
+        if let Err(error) = scanner.take(&read.unwrap_or_default()) {
+            return Ok(unreadable(name, &error));
+        }
+    }
+    let index: SegmentIndex = match scanner.finish() {
+        Ok(mut index) => {
+            index.shift(shift.to_scaled(timescale));
+            index
+        }
+        Err(error) => return Ok(unreadable(name, &error)),
+    };
+    let Some(span) = index.span() else { return Ok(None) };
+    let time =
+        |ticks: u64| MediaTime::from_scaled(i64::try_from(ticks).unwrap_or(i64::MAX / 90_000), timescale);
+    let (start, end) = (time(span.start), time(span.end));
+    info.wall = info.wall + (start - info.start);
+    info.start = start;
+    info.duration = (end - start).max(MediaSpan::from_ticks_90k(rescale(1, timescale.into(), 90_000).max(1)));
+    let picture = index.first_sample_end().filter(|_| kind == MediaKind::Video);
+    Ok(Some(Entry { info, index: Some(index), picture }))
+}
+
+fn unreadable(name: &ObjectName, error: &DamagedSegment) -> Option<Entry> {
+    tracing::warn!(object = %name, %error, "a segment is left out of the archive");
+    None
+}

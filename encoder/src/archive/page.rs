@@ -1,0 +1,416 @@
+//! The index of an archive as it is stored: pages of JSON, each what was settled in a minute or so, numbered without
+//! holes and never rewritten. They hold all that sealing needs but for what came after the last of them.
+//!
+//! A page is written at once when an epoch begins: **an archive's sessions are those that its pages name**, and what has
+//! another session in its name belongs to another broadcast.
+
+use bytes::Bytes;
+use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
+use hls::{
+    AudioTrack, Codec, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack,
+    WallTime, names,
+};
+use serde::{Deserialize, Serialize};
+
+/// Pages of another version are not understood.
+const VERSION: u32 = 1;
+
+/// A segment of an archive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// What playlists say of it; without `bytes` it is a gap.
+    pub info: SegmentInfo,
+    /// Where its samples are; `None` for gaps and where there is no recording of its rung.
+    pub index: Option<SegmentIndex>,
+    /// Where its first picture ends, from the segment's first byte; where it is in the playlist of pictures.
+    pub picture: Option<u64>,
+}
+
+/// An epoch of an archive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Epoch {
+    /// In the names of its segments.
+    pub session: SessionId,
+    /// Start of the first segment that was packaged, and its wall clock.
+    pub start: MediaTime,
+    /// See `start`.
+    pub wall: WallTime,
+    /// What is added to the times in its segments to have them on the archive's own axis, where breaks are as long as the
+    /// wall clock says.
+    pub shift: MediaSpan,
+    /// Its renditions, in the order of the multivariant playlist.
+    pub tracks: Vec<Track>,
+}
+
+/// A page.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// EXT-X-TARGETDURATION, the same in all pages.
+    pub target_duration: u32,
+    /// Rungs of which there is to be an MP4.
+    pub recordings: Vec<RungName>,
+    /// Epochs that began.
+    pub epochs: Vec<Epoch>,
+    /// Segments, those of each rendition in the order of their numbers without holes.
+    pub entries: Vec<Entry>,
+    /// Who has gone on with the archive from here, on the first page of that.
+    pub claimed_by: Option<String>,
+}
+
+/// A page cannot be read. It will not be better the next time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a page of an archive's index: {0}")]
+pub struct BadPage(String);
+
+impl Page {
+    /// As it is stored.
+    pub fn to_json(&self) -> Bytes {
+        let stored = StoredPage {
+            version: VERSION,
+            target_duration: self.target_duration,
+            recordings: self.recordings.iter().map(RungName::to_string).collect(),
+            epochs: self.epochs.iter().map(StoredEpoch::from).collect(),
+            claimed_by: self.claimed_by.clone(),
+            segments: self.entries.iter().map(StoredSegment::from).collect(),
+        };
+        serde_json::to_vec(&stored).expect("text and numbers can be written").into()
+    }
+
+    /// From what was stored.
+    ///
+    /// # Errors
+    /// See [`BadPage`].
+    pub fn from_json(text: &[u8]) -> Result<Self, BadPage> {
+        let stored: StoredPage = serde_json::from_slice(text).map_err(|error| BadPage(error.to_string()))?;
+        if stored.version != VERSION {
+            return Err(BadPage(format!("its version is {}, not {VERSION}", stored.version)));
+        }
+        Ok(Self {
+            target_duration: stored.target_duration,
+            recordings: stored.recordings.iter().map(|name| rung(name)).collect::<Result<_, _>>()?,
+            epochs: stored.epochs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            entries: stored.segments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            claimed_by: stored.claimed_by,
+        })
+    }
+}
+
+fn rung(name: &str) -> Result<RungName, BadPage> {
+    RungName::new(name).map_err(|error| BadPage(format!("{name}: {error}")))
+}
+
+fn session(name: &str) -> Result<SessionId, BadPage> {
+    SessionId::new(name).map_err(|error| BadPage(format!("{name}: {error}")))
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPage {
+    version: u32,
+    target_duration: u32,
+    recordings: Vec<String>,
+    epochs: Vec<StoredEpoch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claimed_by: Option<String>,
+    segments: Vec<StoredSegment>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEpoch {
+    session: String,
+    start_90k: i64,
+    wall_us: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    shift_90k: i64,
+    tracks: Vec<StoredTrack>,
+}
+
+fn is_zero(ticks: &i64) -> bool {
+    *ticks == 0
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTrack {
+    rung: String,
+    /// Configuration record in hexadecimal.
+    config: String,
+    nominal_bitrate: u32,
+    #[serde(flatten)]
+    kind: StoredKind,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "codec")]
+enum StoredKind {
+    H264 { width: u16, height: u16, sample_aspect: (u16, u16), frame_rate: f64 },
+    Aac { sample_rate: u32, channels: u8, frame_samples: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSegment {
+    rung: String,
+    session: String,
+    sequence: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    discontinuity: bool,
+    start_90k: i64,
+    duration_90k: i64,
+    wall_us: i64,
+    init: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    picture: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fragments: Vec<StoredFragment>,
+}
+
+/// Runs are pairs of a count and a value.
+#[derive(Serialize, Deserialize)]
+struct StoredFragment {
+    at: u64,
+    time: u64,
+    sizes: Vec<u32>,
+    durations: Vec<(u32, u32)>,
+    /// Composition offsets; empty where all are zero.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    offsets: Vec<(u32, i32)>,
+    /// Indices of key samples; `None` where all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keys: Option<Vec<u32>>,
+}
+
+// --- to and from what is stored ---
+
+impl From<&Epoch> for StoredEpoch {
+    fn from(epoch: &Epoch) -> Self {
+        Self {
+            session: epoch.session.to_string(),
+            start_90k: epoch.start.ticks_90k(),
+            wall_us: epoch.wall.unix_micros(),
+            shift_90k: epoch.shift.ticks_90k(),
+            tracks: epoch.tracks.iter().map(StoredTrack::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<StoredEpoch> for Epoch {
+    type Error = BadPage;
+
+    fn try_from(stored: StoredEpoch) -> Result<Self, BadPage> {
+        Ok(Self {
+            session: session(&stored.session)?,
+            start: MediaTime::from_ticks_90k(stored.start_90k),
+            wall: WallTime::from_unix_micros(stored.wall_us),
+            shift: MediaSpan::from_ticks_90k(stored.shift_90k),
+            tracks: stored.tracks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&Track> for StoredTrack {
+    fn from(track: &Track) -> Self {
+        let (config, nominal_bitrate, kind) = match &track.kind {
+            TrackKind::Video(video) => {
+                let &VideoTrack { width, height, sample_aspect, frame_rate, .. } = video;
+                let kind = StoredKind::H264 { width, height, sample_aspect, frame_rate };
+                (&video.config, video.nominal_bitrate, kind)
+            }
+            TrackKind::Audio(audio) => {
+                let &AudioTrack { sample_rate, channels, frame_samples, .. } = audio;
+                (
+                    &audio.config,
+                    audio.nominal_bitrate,
+                    StoredKind::Aac { sample_rate, channels, frame_samples },
+                )
+            }
+        };
+        let config = config.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { rung: track.rung.to_string(), config, nominal_bitrate, kind }
+    }
+}
+
+impl TryFrom<StoredTrack> for Track {
+    type Error = BadPage;
+
+    fn try_from(stored: StoredTrack) -> Result<Self, BadPage> {
+        let StoredTrack { config, nominal_bitrate, .. } = stored;
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let byte = |pair: &[u8]| match pair {
+            [high, low] => u8::try_from((digit(*high)? << 4) | digit(*low)?).ok(),
+            _ => None,
+        };
+        let config: Option<Vec<u8>> = config.as_bytes().chunks(2).map(byte).collect();
+        let config = Bytes::from(config.ok_or_else(|| BadPage("a configuration is not hexadecimal".into()))?);
+        let kind = match stored.kind {
+            StoredKind::H264 { width, height, sample_aspect, frame_rate } => TrackKind::Video(VideoTrack {
+                codec: Codec::H264,
+                config,
+                width,
+                height,
+                sample_aspect,
+                frame_rate,
+                nominal_bitrate,
+            }),
+            StoredKind::Aac { sample_rate, channels, frame_samples } => TrackKind::Audio(AudioTrack {
+                codec: Codec::Aac,
+                config,
+                sample_rate,
+                channels,
+                frame_samples,
+                nominal_bitrate,
+            }),
+        };
+        Ok(Self { rung: rung(&stored.rung)?, kind })
+    }
+}
+
+impl From<&Entry> for StoredSegment {
+    fn from(Entry { info, index, picture }: &Entry) -> Self {
+        Self {
+            rung: info.rung.to_string(),
+            session: info.session.to_string(),
+            sequence: info.sequence,
+            discontinuity: info.discontinuity,
+            start_90k: info.start.ticks_90k(),
+            duration_90k: info.duration.ticks_90k(),
+            wall_us: info.wall.unix_micros(),
+            init: info.init.clone(),
+            bytes: info.bytes,
+            picture: *picture,
+            fragments: index.iter().flat_map(|index| &index.fragments).map(StoredFragment::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<StoredSegment> for Entry {
+    type Error = BadPage;
+
+    fn try_from(stored: StoredSegment) -> Result<Self, BadPage> {
+        let session = session(&stored.session)?;
+        let fragments: Vec<FragmentIndex> =
+            stored.fragments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        // It becomes part of an object's name.
+        if stored.init.contains('/') || !stored.init.ends_with("-init.mp4") {
+            return Err(BadPage(format!("{} is no init segment", stored.init)));
+        }
+        let info = SegmentInfo {
+            rung: rung(&stored.rung)?,
+            sequence: stored.sequence,
+            discontinuity: stored.discontinuity,
+            start: MediaTime::from_ticks_90k(stored.start_90k),
+            duration: MediaSpan::from_ticks_90k(stored.duration_90k.max(1)),
+            wall: WallTime::from_unix_micros(stored.wall_us),
+            name: names::segment_name(&session, stored.sequence),
+            init: stored.init,
+            session,
+            bytes: stored.bytes,
+        };
+        let index = (!fragments.is_empty()).then_some(SegmentIndex { fragments });
+        Ok(Self { info, index, picture: stored.picture })
+    }
+}
+
+fn runs<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<(u32, T)> {
+    let mut runs: Vec<(u32, T)> = Vec::new();
+    for value in values {
+        match runs.last_mut().filter(|(_, last)| *last == value) {
+            Some((count, _)) => *count += 1,
+            None => runs.push((1, value)),
+        }
+    }
+    runs
+}
+
+impl From<&FragmentIndex> for StoredFragment {
+    fn from(fragment: &FragmentIndex) -> Self {
+        let samples = &fragment.samples;
+        let offsets = runs(samples.iter().map(|sample| sample.composition_offset));
+        let keys = || (0..).zip(samples).filter(|(_, sample)| sample.key).map(|(index, _)| index);
+        Self {
+            at: fragment.data_offset,
+            time: fragment.decode_time,
+            sizes: samples.iter().map(|sample| sample.size).collect(),
+            durations: runs(samples.iter().map(|sample| sample.duration)),
+            offsets: if offsets.iter().all(|(_, offset)| *offset == 0) { Vec::new() } else { offsets },
+            keys: (!samples.iter().all(|sample| sample.key)).then(|| keys().collect()),
+        }
+    }
+}
+
+impl TryFrom<StoredFragment> for FragmentIndex {
+    type Error = BadPage;
+
+    fn try_from(stored: StoredFragment) -> Result<Self, BadPage> {
+        let count = stored.sizes.len();
+        let all_keys = stored.keys.is_none();
+        let mut samples: Vec<_> = stored
+            .sizes
+            .iter()
+            .map(|&size| SampleIndex { size, duration: 0, composition_offset: 0, key: all_keys })
+            .collect();
+        let total = |runs: &mut dyn Iterator<Item = u32>| runs.map(u64::from).sum::<u64>() == count as u64;
+        if !total(&mut stored.durations.iter().map(|run| run.0))
+            || !stored.offsets.is_empty() && !total(&mut stored.offsets.iter().map(|run| run.0))
+        {
+            return Err(BadPage("runs and sizes differ in number".into()));
+        }
+        let mut next = samples.iter_mut();
+        for (run, duration) in stored.durations {
+            next.by_ref().take(run as usize).for_each(|sample| sample.duration = duration);
+        }
+        let mut next = samples.iter_mut();
+        for (run, offset) in stored.offsets {
+            next.by_ref().take(run as usize).for_each(|sample| sample.composition_offset = offset);
+        }
+        for key in stored.keys.into_iter().flatten() {
+            let sample = samples.get_mut(key as usize);
+            sample.ok_or_else(|| BadPage("a key that is no sample".into()))?.key = true;
+        }
+        Ok(Self { data_offset: stored.at, decode_time: stored.time, samples })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::testing::{entry, tracks};
+
+    #[test]
+    fn what_was_written_is_read() {
+        let mut gap = entry("720p", "b-0", 12, None);
+        gap.info.discontinuity = true;
+        let page = Page {
+            target_duration: 2,
+            recordings: vec![RungName::new("720p").unwrap()],
+            epochs: vec![Epoch {
+                session: SessionId::new("b-0").unwrap(),
+                start: MediaTime::from_ticks_90k(7),
+                wall: WallTime::from_unix_micros(9),
+                shift: MediaSpan::from_ticks_90k(-11),
+                tracks: tracks(&["720p"]),
+            }],
+            entries: vec![entry("720p", "a-0", 11, Some(1000)), gap, entry("audio", "a-0", 11, Some(70))],
+            claimed_by: Some("pod/7".to_owned()),
+        };
+        let text = page.to_json();
+        assert_eq!(Page::from_json(&text).unwrap(), page);
+        assert!(text.len() < 3_000, "{}", String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn other_text_is_refused() {
+        let good = Page { entries: vec![entry("720p", "a-0", 11, Some(1000))], ..Page::default() };
+        let good = String::from_utf8(good.to_json().to_vec()).unwrap();
+        for (from, to) in [
+            ("\"version\":1", "\"version\":2"),
+            ("\"rung\":\"720p\"", "\"rung\":\"../x\""),
+            ("a-0-init.mp4", "../a-0-init.mp4"),
+            ("\"durations\":[[", "\"durations\":[[4294967295,1],["),
+            ("\"keys\":[0", "\"keys\":[4000000000"),
+        ] {
+            assert!(good.contains(from), "{from} in {good}");
+            assert!(Page::from_json(good.replace(from, to).as_bytes()).is_err(), "{to}");
+        }
+        assert!(Page::from_json(b"").is_err());
+    }
+}

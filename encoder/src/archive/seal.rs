@@ -1,0 +1,209 @@
+//! Finishes an archive: playlists become VOD, recordings are put together, and a last object says that this was done.
+//! Everything comes from the store, so it makes no difference who does it: the encoder whose broadcast ended, the next
+//! one, or an operator after a crash. Done twice it does nothing; begun again it goes on where it was.
+
+use super::compose::{Piece, carry_out, missing, plan};
+use super::contents::{Contents, multivariant};
+use super::each::{Failure, each, persist};
+use super::load::{LoadError, Loaded, list_all, load};
+use super::names::Place;
+use super::recorder::playlist;
+use crate::store::{Caching, Object, ObjectName, Store, content_type};
+use bytes::Bytes;
+use hls::recording::RecordingError;
+use hls::{MediaSpan, RungName};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tracing::warn;
+
+/// Removals at a time.
+const AT_A_TIME: usize = 16;
+
+/// Why an archive could not be finished. What was done remains, and the next attempt goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The store did not do as asked.
+    #[error(transparent)]
+    Store(#[from] Failure),
+    /// A recording cannot be made of this media. The playlists are complete.
+    #[error("no recording of {rung}: {error}")]
+    Recording {
+        /// Of which rung.
+        rung: RungName,
+        /// Why not.
+        error: RecordingError,
+    },
+}
+
+/// What an archive is after it was sealed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sealed {
+    /// Whether it was complete before.
+    pub already: bool,
+    /// Media time from its first to its last segment.
+    pub duration: MediaSpan,
+    /// Segments that can be read.
+    pub segments: usize,
+    /// Segments that are missing between them.
+    pub gaps: usize,
+    /// Recordings, in the order in which they were asked for.
+    pub recordings: Vec<ObjectName>,
+    /// Requests to compose that it took.
+    pub compositions: u64,
+}
+
+/// The last object.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    /// Of the contents that were sealed: a segment that was stored later changes it.
+    fingerprint: String,
+    duration_seconds: f64,
+    segments: usize,
+    gaps: usize,
+}
+
+/// Finishes an archive.
+///
+/// # Errors
+/// See [`SealError`].
+pub async fn seal(store: &Arc<dyn Store>, place: &Place) -> Result<Sealed, SealError> {
+    let Loaded { pages, rest, objects } = load(store, place).await?;
+    let mut contents = pages;
+    rest.into_iter().for_each(|entry| contents.push(entry));
+    contents.fill_gaps();
+    let infos = || contents.lanes.values().flatten().map(|entry| &entry.info);
+    let segments = infos().filter(|info| info.bytes.is_some()).count();
+    let gaps = infos().count() - segments;
+    let mut sealed = Sealed {
+        already: false,
+        duration: contents.duration(),
+        segments,
+        gaps,
+        recordings: contents
+            .recordings
+            .iter()
+            .zip(0..)
+            .map(|(rung, n)| place.recording(rung, n == 0))
+            .collect(),
+        compositions: 0,
+    };
+    let mark = Mark {
+        fingerprint: contents.fingerprint(),
+        duration_seconds: contents.duration().as_secs_f64(),
+        segments,
+        gaps,
+    };
+    let mark_name = place.sealed();
+    if objects.iter().any(|listed| listed.name == mark_name)
+        && let Some(stored) = persist(&mark_name, || store.read(&mark_name)).await?
+        && serde_json::from_slice::<Mark>(&stored.body).is_ok_and(|old| old.fingerprint == mark.fingerprint)
+    {
+        return Ok(Sealed { already: true, ..sealed });
+    }
+    if contents.is_empty() {
+        sealed.recordings.clear();
+    } else {
+        write_playlists(store, place, &contents).await?;
+        for (rung, number) in contents.recordings.iter().zip(0..) {
+            let target = place.recording(rung, number == 0);
+            sealed.compositions += record(store, place, &contents, rung, target).await?;
+        }
+    }
+    let body = serde_json::to_vec(&mark).expect("text and numbers can be written").into();
+    replace(
+        store,
+        &place.sealed(),
+        Object { body, content_type: content_type::JSON, caching: Caching::None },
+    )
+    .await?;
+    clean(store, place).await;
+    let note = place.note();
+    persist(&note, || store.remove(&note)).await?;
+    Ok(sealed)
+}
+
+async fn replace(store: &Arc<dyn Store>, name: &ObjectName, object: Object) -> Result<(), Failure> {
+    persist(name, || store.replace(name, object.clone())).await
+}
+
+/// Media playlists, then the one that names them.
+async fn write_playlists(store: &Arc<dyn Store>, place: &Place, contents: &Contents) -> Result<(), Failure> {
+    let playlists = contents.playlists();
+    for (rung, list) in &playlists {
+        if let Some(text) = list.render(true) {
+            replace(store, &place.playlist(rung), playlist(text)).await?;
+        }
+    }
+    let pictures = contents.pictures();
+    if let Some((rung, list)) = &pictures
+        && let Some(text) = list.render(true)
+    {
+        replace(store, &place.pictures(rung), playlist(text)).await?;
+    }
+    if let Some(text) = multivariant(&contents.tracks(), &playlists, pictures.as_ref()) {
+        replace(store, &place.multivariant(), playlist(text)).await?;
+    }
+    Ok(())
+}
+
+/// Puts a rung's recording together; answers with how many requests.
+async fn record(
+    store: &Arc<dyn Store>,
+    place: &Place,
+    contents: &Contents,
+    rung: &RungName,
+    target: ObjectName,
+) -> Result<u64, SealError> {
+    let inits = read_inits(store, place, contents.recording_inits(rung)).await?;
+    let parts = contents
+        .recording(place, rung, |rung, name| inits.get(&(rung.clone(), name.to_owned())).cloned())
+        .map_err(|error| SealError::Recording { rung: rung.clone(), error })?;
+    let names: String = parts.segments.iter().map(|(name, bytes)| format!("{name}:{bytes};")).collect();
+    let fingerprint =
+        format!("{:08x}{:08x}", crc32c::crc32c(&parts.header), crc32c::crc32c(names.as_bytes()));
+    let header = Piece { name: place.header(rung, &fingerprint), bytes: parts.header.len() as u64 };
+    let object = Object { body: parts.header, content_type: content_type::MP4, caching: Caching::None };
+    persist(&header.name, || store.create(&header.name, object.clone())).await?;
+    let segments = parts.segments.into_iter().map(|(name, bytes)| Piece { name, bytes });
+    let sources = std::iter::once(header).chain(segments).collect();
+    let levels = plan(sources, target, |level, index| place.part(rung, &fingerprint, level, index));
+    let there = list_all(store, &place.parts()).await?;
+    Ok(carry_out(store, missing(levels, &there), content_type::MP4, Caching::None).await?)
+}
+
+async fn read_inits(
+    store: &Arc<dyn Store>,
+    place: &Place,
+    wanted: BTreeSet<(RungName, String)>,
+) -> Result<BTreeMap<(RungName, String), Bytes>, Failure> {
+    let read = each(wanted.into_iter().collect(), AT_A_TIME, |(rung, name)| {
+        let (store, object) = (store.clone(), place.media(&rung, &name));
+        async move {
+            let stored = persist(&object, || store.read(&object)).await?;
+            Ok(stored.map(|stored| ((rung, name), stored.body)))
+        }
+    });
+    Ok(read.await?.into_iter().flatten().collect())
+}
+
+/// What a recording was put together from is not needed any more. What cannot be removed costs room and nothing else.
+async fn clean(store: &Arc<dyn Store>, place: &Place) {
+    let removed = async {
+        let parts = list_all(store, &place.parts()).await?;
+        each(parts, AT_A_TIME, |part| {
+            let store = store.clone();
+            async move { persist(&part.name, || store.remove(&part.name)).await }
+        })
+        .await
+    };
+    if let Err(error) = removed.await {
+        warn!(%error, "parts of a recording remain");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Bodies that wait on a local disk while the store is slow: which, and in which order. Files are in
+//! [`crate::publish::spool`].
+//!
+//! Only what is late goes there, for the archive: viewers have no use for it any more, and what is on time is uploaded
+//! now or never. It begins when half of the memory for segments is taken, so that the disk has the other half's time.
+//! Newest first, for the oldest are uploaded first. When the disk has no room either, memory fills up; shortly before it is
+//! full, segments of the largest rendition on disk make place for those of smaller ones, and beyond that the memory's own
+//! bound counts, as if there were no disk.
+//!
+//! A disk that fails is left alone for [`REST`]; what was to go there stays in memory. Nothing here is waited for.
+
+use super::uploads::{Upload, What};
+use super::{Flight, Job, Plan, Work};
+use crate::publish::{Gap, Playlists};
+use crate::store::StoreError;
+use bytes::Bytes;
+use std::cmp::Reverse;
+use std::time::Duration;
+
+/// Names a spooled body within its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpoolId(pub u64);
+
+/// Writes to the disk at a time, and reads.
+const AT_A_TIME: usize = 2;
+/// A disk that failed is tried again after so long.
+const REST: Duration = Duration::from_secs(30);
+/// A write or read that takes longer counts as failed.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Files being removed at a time.
+const REMOVALS: usize = 4;
+
+/// Where an upload's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In memory.
+    Memory,
+    /// In memory, and being written to the disk.
+    Leaving(SpoolId),
+    /// On the disk.
+    Disk(SpoolId),
+    /// On the disk, and being read.
+    Returning(SpoolId),
+}
+
+impl Place {
+    pub(super) const fn is_memory(self) -> bool {
+        match self {
+            Self::Memory | Self::Leaving(_) => true,
+            Self::Disk(_) | Self::Returning(_) => false,
+        }
+    }
+
+    /// Whether room in memory is kept for it.
+    pub(super) const fn takes_memory(self) -> bool {
+        match self {
+            Self::Memory | Self::Leaving(_) | Self::Returning(_) => true,
+            Self::Disk(_) => false,
+        }
+    }
+
+    const fn id(self) -> Option<SpoolId> {
+        match self {
+            Self::Memory => None,
+            Self::Leaving(id) | Self::Disk(id) | Self::Returning(id) => Some(id),
+        }
+    }
+}
+
+/// The disk's part of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Spooling {
+    next: u64,
+    /// Bytes of files that are there, being written or not removed yet.
+    bytes: u64,
+    /// Whether there was no room, and is no room to speak of since.
+    full: bool,
+    not_before: Duration,
+    /// Files that nobody needs, with their bytes.
+    unneeded: Vec<(SpoolId, u64)>,
+    /// Being written, whose upload is gone or under way.
+    orphans: Vec<SpoolId>,
+}
+
+impl<P: Playlists> Plan<P> {
+    /// Bytes on disk that wait for the store.
+    pub fn spooled_bytes(&self) -> u64 {
+        self.spooling.bytes
+    }
+
+    pub(super) fn start_spooling(&mut self, now: Duration) -> Option<Job> {
+        self.start_discard().or_else(|| self.start_return(now)).or_else(|| self.start_leaving(now))
+    }
+
+    fn flights(&self, wanted: impl Fn(&Flight) -> bool) -> usize {
+        self.in_flight.values().filter(|flight| wanted(flight)).count()
+    }
+
+    fn start_discard(&mut self) -> Option<Job> {
+        if self.gave_up || self.flights(|flight| matches!(flight, Flight::Discard { .. })) >= REMOVALS {
+            return None;
+        }
+        let (id, bytes) = self.spooling.unneeded.pop()?;
+        Some(self.job(Flight::Discard { bytes }, Work::Discard(id), TIMEOUT))
+    }
+
+    fn start_leaving(&mut self, now: Duration) -> Option<Job> {
+        let due = self.settings.spool_bytes > 0
+            && self.waiting_bytes > self.settings.max_waiting_bytes / 2
+            && self.spooling.not_before <= now
+            && !self.gave_up
+            && self.flights(|flight| matches!(flight, Flight::Leaving { .. })) < AT_A_TIME;
+        if !due {
+            return None;
+        }
+        // As long as there is room in memory nothing on disk is given up for another.
+        let limit = self.settings.max_waiting_bytes;
+        let crowded = self.waiting_bytes >= limit - limit / 8;
+        let largest = self.largest_on_disk().filter(|_| crowded).map_or(0, |(size, _)| size);
+        let index = self.uploads.iter().rposition(|upload| match &upload.what {
+            What::Segment { rung, late: true, .. } if upload.is_idle() && upload.place == Place::Memory => {
+                let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
+                // A larger one would never find room to come back.
+                room && upload.size <= limit / 2
+            }
+            What::Segment { .. } | What::Init(_) => false,
+        });
+        let Some(index) = index else {
+            self.spool_is_full();
+            return None;
+        };
+        let name = self.uploads[index].name.clone();
+        if !self.make_spool_room(index) {
+            return self.start_discard();
+        }
+        let id = SpoolId(self.spooling.next);
+        self.spooling.next += 1;
+        // Others may have been given up for its sake.
+        let upload = self.uploads.iter_mut().find(|upload| upload.name == name)?;
+        upload.place = Place::Leaving(id);
+        let (body, bytes) = (upload.object.body.clone(), upload.size as u64);
+        self.spooling.bytes += bytes;
+        Some(self.job(Flight::Leaving { id, bytes }, Work::Spool(id, body), TIMEOUT))
+    }
+
+    fn has_spool_room(&self, size: usize) -> bool {
+        self.spooling.bytes + size as u64 <= self.settings.spool_bytes
+    }
+
+    /// The oldest of the largest rendition on disk: that rendition's size, and which one it is.
+    fn largest_on_disk(&self) -> Option<(u64, usize)> {
+        let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
+            What::Segment { rung, .. } if matches!(upload.place, Place::Disk(_)) => {
+                Some((self.rung_size(rung), Reverse(index)))
+            }
+            What::Segment { .. } | What::Init(_) => None,
+        });
+        on_disk.max().map(|(size, Reverse(index))| (size, index))
+    }
+
+    /// Room on the disk for an upload; a larger rendition makes place for it.
+    fn make_spool_room(&mut self, index: usize) -> bool {
+        let size = self.uploads[index].size;
+        if self.has_spool_room(size) {
+            self.spooling.full &= self.spooling.bytes > self.settings.spool_bytes / 2;
+            return true;
+        }
+        self.spool_is_full();
+        let being_removed = self.in_flight.values().map(|flight| match flight {
+            Flight::Discard { bytes } => *bytes,
+            Flight::Upload { .. }
+            | Flight::Playlist(_)
+            | Flight::Removal(_)
+            | Flight::Leaving { .. }
+            | Flight::Returning { .. } => 0,
+        });
+        let to_be_removed = self.spooling.unneeded.iter().map(|(_, bytes)| *bytes);
+        let being_freed: u64 = to_be_removed.chain(being_removed).sum();
+        let soon = self.spooling.bytes + size as u64 <= self.settings.spool_bytes + being_freed;
+        if !soon && let Some((_, victim)) = self.largest_on_disk() {
+            // Its file is removed first; then this one is looked at again.
+            self.forget(victim, Gap::Overflow);
+        }
+        false
+    }
+
+    /// There are late segments in memory that it has no room for.
+    fn spool_is_full(&mut self) {
+        let wanted = |upload: &Upload| upload.is_late() && upload.is_idle() && upload.place == Place::Memory;
+        if self.uploads.iter().any(wanted) && !std::mem::replace(&mut self.spooling.full, true) {
+            self.counters.spool_full += 1;
+        }
+    }
+
+    fn start_return(&mut self, now: Duration) -> Option<Job> {
+        let index = self.next_to_return(now)?;
+        let upload = &mut self.uploads[index];
+        let Place::Disk(id) = upload.place else { return None };
+        upload.place = Place::Returning(id);
+        self.waiting_bytes += upload.size;
+        Some(self.job(Flight::Returning { id }, Work::Unspool(id), TIMEOUT))
+    }
+
+    /// The oldest on disk, when what is in memory will soon be uploaded.
+    fn next_to_return(&self, now: Duration) -> Option<usize> {
+        if self.gave_up || self.flights(|flight| matches!(flight, Flight::Returning { .. })) >= AT_A_TIME {
+            return None;
+        }
+        self.late_at().filter(|at| *at <= now)?;
+        let waiting = self.uploads.iter().filter(|upload| upload.is_late() && upload.place.takes_memory());
+        if waiting.count() >= if self.store_answers { self.settings.concurrency / 2 } else { 1 } {
+            return None;
+        }
+        let index = self.uploads.iter().position(|upload| matches!(upload.place, Place::Disk(_)))?;
+        let fits = self.waiting_bytes + self.uploads[index].size <= self.settings.max_waiting_bytes / 2;
+        fits.then_some(index)
+    }
+
+    /// When something on disk may be wanted although nothing happens.
+    pub(super) fn spooling_wake_at(&self) -> Option<Duration> {
+        let at = self.late_at()?;
+        self.next_to_return(at).map(|_| at)
+    }
+
+    /// An upload is stored or given up: its file is not needed any more.
+    pub(super) fn leave_spool(&mut self, upload: &Upload) {
+        match upload.place {
+            Place::Memory => {}
+            Place::Leaving(id) => self.spooling.orphans.push(id),
+            Place::Disk(id) | Place::Returning(id) => self.spooling.unneeded.push((id, upload.size as u64)),
+        }
+    }
+
+    pub(super) fn left(&mut self, id: SpoolId, bytes: u64, result: Result<(), StoreError>, now: Duration) {
+        if let Err(error) = &result {
+            self.spool_failed(error, now);
+            self.spooling.bytes -= bytes;
+        }
+        if let Some(index) = self.spooling.orphans.iter().position(|orphan| *orphan == id) {
+            self.spooling.orphans.swap_remove(index);
+            if result.is_ok() {
+                self.spooling.unneeded.push((id, bytes));
+            }
+            return;
+        }
+        let Some(upload) = self.uploads.iter_mut().find(|upload| upload.place.id() == Some(id)) else {
+            return;
+        };
+        upload.place = Place::Memory;
+        if result.is_err() {
+            return;
+        }
+        if !upload.is_idle() {
+            self.spooling.unneeded.push((id, bytes));
+            return;
+        }
+        upload.place = Place::Disk(id);
+        upload.object.body = Bytes::new();
+        self.waiting_bytes -= upload.size;
+        self.counters.spooled += 1;
+    }
+
+    pub(super) fn returned(&mut self, id: SpoolId, result: Result<Bytes, StoreError>, now: Duration) {
+        let Some(index) = self.uploads.iter().position(|upload| upload.place == Place::Returning(id)) else {
+            return;
+        };
+        let upload = &mut self.uploads[index];
+        match result {
+            Ok(body) if body.len() == upload.size => {
+                upload.object.body = body;
+                upload.place = Place::Memory;
+                upload.not_before = now;
+                let bytes = upload.size as u64;
+                self.spooling.unneeded.push((id, bytes));
+            }
+            Ok(_) => {
+                self.spool_failed(
+                    &StoreError::Unavailable("a spooled file is not what was written".into()),
+                    now,
+                );
+                self.forget(index, Gap::Refused);
+            }
+            Err(error) => {
+                self.spool_failed(&error, now);
+                self.forget(index, Gap::Refused);
+            }
+        }
+    }
+
+    pub(super) fn discarded(&mut self, bytes: u64) {
+        // One that cannot be removed now goes with the folder, at the stream's end.
+        self.spooling.bytes -= bytes;
+    }
+
+    fn spool_failed(&mut self, error: &StoreError, now: Duration) {
+        self.spooling.not_before = now + REST;
+        self.counters.spool_failures += 1;
+        self.counters.last_spool_failure = Some(error.to_string());
+    }
+}
+
+/// What a job of the disk was.
+pub(super) fn is_spool_job(flight: &Flight) -> bool {
+    matches!(flight, Flight::Leaving { .. } | Flight::Returning { .. } | Flight::Discard { .. })
+}

@@ -1,0 +1,88 @@
+//! One object of which only the newest version matters and none is worth waiting for: a stream's picture. What must not
+//! be lost, or come late and win, is in [`crate::publish`].
+
+use super::{Object, ObjectName, Store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{Instrument, debug};
+
+/// One write.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Writes the newest version, one at a time; those that come in between are dropped, and so is one that fails. Dropped
+/// itself, it writes the last one that it was given.
+#[derive(Debug)]
+pub struct Newest {
+    versions: watch::Sender<Option<Object>>,
+}
+
+impl Newest {
+    /// For an object that is written every `pace` at most, and not more often than the store likes.
+    pub fn start(store: Arc<dyn Store>, name: ObjectName, pace: Duration) -> Self {
+        let (versions, mut newest) = watch::channel(None);
+        let pace = pace.max(store.rewrite_interval());
+        let write = async move {
+            while newest.changed().await.is_ok() {
+                let Some(object) = newest.borrow_and_update().clone() else { continue };
+                match tokio::time::timeout(ATTEMPT, store.replace(&name, object)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(object = %name, %error, "store"),
+                    Err(_) => debug!(object = %name, "store: no answer"),
+                }
+                tokio::time::sleep(pace).await;
+            }
+        };
+        tokio::spawn(write.in_current_span());
+        Self { versions }
+    }
+
+    /// There is a newer version. Never waits.
+    pub fn put(&self, object: Object) {
+        self.versions.send_replace(Some(object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::{Fault, MemoryStore};
+    use crate::store::{Caching, content_type};
+
+    fn picture(number: u8) -> Object {
+        Object { body: vec![number].into(), content_type: content_type::JPEG, caching: Caching::None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_is_written_now_and_then_and_the_last_in_any_case() {
+        let store = MemoryStore::new();
+        let pace = Duration::from_secs(4);
+        let newest = Newest::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), pace);
+        for number in 0..40 {
+            newest.put(picture(number));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        drop(newest);
+        tokio::time::sleep(2 * pace).await;
+        assert_eq!(store.get("a/b/thumb.jpg").unwrap().body[..], [39]);
+        let calls = store.calls();
+        assert!((5..=7).contains(&calls.len()), "{}", calls.len());
+        assert!(calls.windows(2).all(|pair| pair[1].at - pair[0].at >= pace));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_costs_a_picture() {
+        let store = MemoryStore::new();
+        let mut calls = 0;
+        store.set_faults(move |_| {
+            calls += 1;
+            if calls == 1 { Fault::Hang } else { Fault::None }
+        });
+        let newest = Newest::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), ATTEMPT);
+        newest.put(picture(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        newest.put(picture(2));
+        tokio::time::sleep(3 * ATTEMPT).await;
+        assert_eq!(store.get("a/b/thumb.jpg").unwrap().body[..], [2]);
+    }
+}

@@ -1,0 +1,472 @@
+//! How a stream begins in the store: as a new one, or where another encoder (or an earlier process) left it.
+//!
+//! A busy encoder has left the load balancer, so a publisher that lost its connection lands on another one. Before a
+//! publisher is let in, [`claim`] looks at what the store holds under the stream's name:
+//!
+//! 1. `owner.json` is replaced, expecting the version that was read: of several that come at once exactly one wins, and
+//!    the others turn their publishers away. So does whoever finds an owner a few seconds old.
+//! 2. Playlists without EXT-X-ENDLIST whose last segment ended within the reconnect window are gone on from: each is
+//!    written once more as it is, with a comment, expecting the version that was read. From then on the former owner's
+//!    writes fail, and it stops (`publish`): what was read is all there will ever be of it, and numbers go on from there.
+//! 3. Anything else is a new stream. Its numbers are above those that were seen, and its playlists replace what is there.
+//!
+//! **Bounds.** All of it takes [`LOOK_UP_WITHIN`] at most; then the stream begins as a new one, without an owner's record.
+//! Two that begin so at once find each other out by their playlists: whoever writes last stays. An encoder that writes a
+//! playlist every second leaves hardly a moment in which a bucket takes another write: a stream that is taken from a
+//! living publisher may so begin anew. Nothing here is asked again once a stream runs.
+//!
+//! What belongs here: reading, judging and fencing. What does not: reading playlists' text (`hls::resume`), the writes that
+//! follow ([`crate::publish`]).
+
+mod owner;
+
+use crate::publish::Inherited;
+use crate::store::{Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type};
+use bytes::Bytes;
+use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
+use hls::timing::Latency;
+use hls::{RungName, WallTime};
+use metrics::counter;
+use owner::{OWNER, Record, Terms};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+/// What a publisher may be kept waiting for the store at most.
+pub const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
+/// One attempt at a read or write, at most: a second one is worth more than waiting on.
+const ATTEMPT: Duration = Duration::from_millis(700);
+/// Between two attempts. An object that was written within the last second refuses writes until then.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Taking the name off at a stream's end; what is not taken off keeps others out for a few seconds at most.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+/// In front of who took a playlist over.
+const NOTE: &str = "# taken over by ";
+
+/// This process, towards others that use the same store.
+#[derive(Debug)]
+pub struct Claimant {
+    encoder: String,
+    claims: AtomicU64,
+}
+
+/// Why a stream begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is nothing of that name.
+    New,
+    /// What is there has its end.
+    Ended,
+    /// What is there is older than the reconnect window.
+    WindowOver,
+    /// What is there are not whole playlists of ours.
+    Unreadable,
+    /// Its target duration is another than this encoder would have, and its latency is not known.
+    TargetDuration,
+    /// The store did not answer in time, or refused.
+    StoreSilent,
+}
+
+/// How a stream begins.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Beginning {
+    /// As a new one.
+    Anew {
+        /// Media sequence number that its first segment has at least.
+        above: u64,
+        /// Discontinuities of earlier ones under the name.
+        discontinuities: u64,
+        /// Why.
+        why: Why,
+    },
+    /// Where another encoder left it.
+    TakenOver(Box<Inheritance>),
+}
+
+/// What is gone on from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inheritance {
+    /// What the stream has been run with.
+    pub latency: Latency,
+    /// What its playlists list.
+    pub past: Past,
+    /// The playlists as they are now.
+    pub playlists: Vec<Inherited>,
+}
+
+/// The right to write a stream, as far as the store knows of it.
+#[derive(Debug)]
+pub struct Owner {
+    name: ObjectName,
+    record: Record,
+    version: Version,
+}
+
+/// Somebody else has come at the same time, and has won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another encoder has just taken this stream")]
+pub struct Taken;
+
+/// Why a look-up stopped.
+enum Stop {
+    Taken,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A look-up: what it is for, and what it has found so far, in case it is cut short.
+struct LookUp<'a> {
+    store: &'a Arc<dyn Store>,
+    prefix: &'a str,
+    terms: Terms,
+    record: Record,
+    owner: Option<Owner>,
+    above: u64,
+    discontinuities: u64,
+}
+
+/// A playlist of a former owner.
+struct Found {
+    rung: RungName,
+    name: ObjectName,
+    version: Version,
+    text: String,
+    /// Whether `version` is this encoder's write.
+    fenced: bool,
+}
+
+// === impl Why ===
+
+impl Why {
+    /// For metric labels and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Ended => "after_end",
+            Self::WindowOver => "after_window",
+            Self::Unreadable => "unreadable",
+            Self::TargetDuration => "target_duration",
+            Self::StoreSilent => "store_silent",
+        }
+    }
+}
+
+// === impl Beginning ===
+
+impl Beginning {
+    /// Discontinuities before the first segment of this encoder.
+    pub fn discontinuities(&self) -> u64 {
+        match self {
+            Self::Anew { discontinuities, .. } => *discontinuities,
+            Self::TakenOver(inheritance) => inheritance.past.discontinuities(),
+        }
+    }
+}
+
+// === impl Claimant ===
+
+impl Default for Claimant {
+    fn default() -> Self {
+        Self { encoder: format!("{:016x}", fastrand::u64(..)), claims: AtomicU64::new(0) }
+    }
+}
+
+impl Claimant {
+    /// Looks at what the store holds below `prefix` (`{app}/{name}`) and takes it. `latency` is what a new stream would
+    /// be run with, `reconnect_window` how long a publisher may be gone.
+    ///
+    /// # Errors
+    /// Somebody else has it.
+    pub async fn claim(
+        &self,
+        store: &Arc<dyn Store>,
+        prefix: &str,
+        latency: Latency,
+        reconnect_window: Duration,
+        now: WallTime,
+    ) -> Result<(Beginning, Option<Owner>), Taken> {
+        let record = Record {
+            encoder: self.encoder.clone(),
+            claim: self.claims.fetch_add(1, Ordering::Relaxed),
+            since_ms: now.unix_micros() / 1000,
+            latency_ms: latency.as_millis(),
+            released: false,
+        };
+        let mut look_up = LookUp {
+            store,
+            prefix,
+            terms: Terms { latency, reconnect_window, now },
+            record,
+            owner: None,
+            above: 0,
+            discontinuities: 0,
+        };
+        let result = match tokio::time::timeout(LOOK_UP_WITHIN, look_up.run()).await {
+            Ok(result) => result,
+            Err(_) => Err(Stop::Store(StoreError::Unavailable("no answer in time".into()))),
+        };
+        let beginning = match result {
+            Ok(Ok(inheritance)) => {
+                info!(
+                    stream = prefix,
+                    encoder = self.encoder,
+                    next_sequence = inheritance.past.next_sequence(),
+                    latency = %inheritance.latency,
+                    renditions = inheritance.playlists.len(),
+                    "takes over the stream where another encoder left it in the store"
+                );
+                Beginning::TakenOver(Box::new(inheritance))
+            }
+            Ok(Err(why)) => look_up.anew(why),
+            Err(Stop::Taken) => return Err(Taken),
+            Err(Stop::Store(error)) => {
+                warn!(
+                    stream = prefix,
+                    %error,
+                    "the store did not say in time what it holds of this stream: it begins anew, and whoever else \
+                     writes it is found out by its playlists"
+                );
+                look_up.anew(Why::StoreSilent)
+            }
+        };
+        let how = match &beginning {
+            Beginning::Anew { why, .. } => why.as_str(),
+            Beginning::TakenOver(_) => "taken_over",
+        };
+        if let Beginning::Anew { why: Why::Unreadable | Why::TargetDuration, .. } = &beginning {
+            warn!(
+                stream = prefix,
+                why = how,
+                "the store's playlists cannot be gone on from: the stream begins anew"
+            );
+        }
+        counter!("encoder_stream_starts_total", "how" => how).increment(1);
+        Ok((beginning, look_up.owner))
+    }
+}
+
+// === impl Owner ===
+
+impl Owner {
+    /// The stream has ended in order: whoever comes next need not wait. Nothing is lost when this does not go through.
+    pub async fn release(self, store: &Arc<dyn Store>) {
+        let Self { name, record, version } = self;
+        let object = owner_object(&Record { released: true, ..record });
+        let write = store.replace_if(&name, object, Expected::Version(version));
+        match tokio::time::timeout(RELEASE_WITHIN, write).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "owner's record stays"),
+            Err(_) => debug!("owner's record stays: no answer in time"),
+        }
+    }
+}
+
+fn owner_object(record: &Record) -> Object {
+    Object { body: record.body().into(), content_type: content_type::JSON, caching: Caching::None }
+}
+
+// === impl LookUp ===
+
+impl LookUp<'_> {
+    fn anew(&self, why: Why) -> Beginning {
+        Beginning::Anew { above: self.above, discontinuities: self.discontinuities, why }
+    }
+
+    async fn run(&mut self) -> Result<Result<Inheritance, Why>, Stop> {
+        let (owner_name, index_name) = (self.below(OWNER), self.below("index.m3u8"));
+        let (owner, index) = tokio::try_join!(
+            read(self.store.clone(), owner_name.clone()),
+            read(self.store.clone(), index_name)
+        )?;
+        let former = owner.as_ref().and_then(|stored| Record::parse(&stored.body));
+        if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.terms.now)) {
+            return Err(Stop::Taken);
+        }
+        let mut found = match index {
+            None => Vec::new(),
+            Some(index) => match text(&index).and_then(|text| renditions(&text)) {
+                Ok(rungs) => self.read_all(rungs).await?,
+                Err(error) => {
+                    info!(stream = self.prefix, %error, "stored multivariant playlist");
+                    self.own(owner_name, owner).await?;
+                    return Ok(Err(Why::Unreadable));
+                }
+            },
+        };
+        let mut judged = self.judge(&found, former.as_ref());
+        if let Ok((latency, _)) = &judged {
+            self.record.latency_ms = latency.as_millis();
+        }
+        self.own(owner_name, owner).await?;
+        loop {
+            let (latency, past) = match judged {
+                Ok(judged) => judged,
+                Err(why) => return Ok(Err(why)),
+            };
+            if found.iter().all(|playlist| playlist.fenced) {
+                let inherited = |found: Found| Inherited {
+                    text: without_note(&found.text),
+                    rung: found.rung,
+                    version: found.version,
+                };
+                let playlists = found.into_iter().map(inherited).collect();
+                return Ok(Ok(Inheritance { latency, past, playlists }));
+            }
+            found = self.fence_all(found).await?;
+            // The former owner may have written in between.
+            judged = self.judge(&found, former.as_ref());
+        }
+    }
+
+    fn judge(&mut self, found: &[Found], former: Option<&Record>) -> Result<(Latency, Past), Why> {
+        if found.is_empty() {
+            return Err(Why::New);
+        }
+        let parse =
+            |found: &Found| Ok((found.rung.clone(), StoredPlaylist::parse(&found.rung, &found.text)?));
+        let playlists: Result<Vec<_>, ResumeError> = found.iter().map(parse).collect();
+        let past = playlists.and_then(Past::new).map_err(|error| {
+            info!(stream = self.prefix, %error, "stored playlists");
+            Why::Unreadable
+        })?;
+        self.above = past.next_sequence();
+        self.discontinuities = past.discontinuities();
+        let latency = self.terms.judge(&past, former)?;
+        Ok((latency, past))
+    }
+
+    /// Writes the owner's record over what was read.
+    async fn own(&mut self, name: ObjectName, former: Option<Stored>) -> Result<(), Stop> {
+        let mut expected = former.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+        loop {
+            let written = once(self.store.replace_if(&name, owner_object(&self.record), expected)).await;
+            let version = match written {
+                Ok(version) => version,
+                Err(StoreError::Changed) => match read(self.store.clone(), name.clone()).await? {
+                    // An earlier attempt's answer was lost.
+                    Some(stored) if Record::parse(&stored.body).as_ref() == Some(&self.record) => {
+                        stored.version
+                    }
+                    Some(_) => return Err(Stop::Taken),
+                    None => {
+                        expected = Expected::Absent;
+                        continue;
+                    }
+                },
+                Err(error) if error.is_retryable() => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.owner = Some(Owner { name, record: self.record.clone(), version });
+            return Ok(());
+        }
+    }
+
+    async fn read_all(&self, rungs: Vec<RungName>) -> Result<Vec<Found>, Stop> {
+        let mut reads = JoinSet::new();
+        for rung in rungs {
+            let (store, name) = (self.store.clone(), self.below(&format!("{rung}/index.m3u8")));
+            reads.spawn(async move { Ok::<_, StoreError>((rung, name.clone(), read(store, name).await?)) });
+        }
+        let mut found = Vec::new();
+        while let Some((rung, name, stored)) = next(&mut reads).await? {
+            if let Some(stored) = stored {
+                let version = stored.version;
+                // What is no text is no playlist either; that is said when it is read.
+                let text = text(&stored).unwrap_or_default();
+                found.push(Found { rung, name, version, text, fenced: false });
+            }
+        }
+        found.sort_by(|a, b| a.rung.cmp(&b.rung));
+        Ok(found)
+    }
+
+    /// Tries once to put this encoder's write over each playlist that has none yet; one that has been written meanwhile is
+    /// read again.
+    async fn fence_all(&self, found: Vec<Found>) -> Result<Vec<Found>, Stop> {
+        let mut writes = JoinSet::new();
+        for playlist in found {
+            let (store, note) = (self.store.clone(), format!("{NOTE}{}\n", self.record.encoder));
+            writes.spawn(async move {
+                if playlist.fenced { Ok(playlist) } else { fence(store, playlist, &note).await }
+            });
+        }
+        let mut found = Vec::new();
+        while let Some(playlist) = next(&mut writes).await? {
+            found.push(playlist);
+        }
+        found.sort_by(|a, b| a.rung.cmp(&b.rung));
+        Ok(found)
+    }
+
+    fn below(&self, path: &str) -> ObjectName {
+        ObjectName::new(format!("{}/{path}", self.prefix))
+    }
+}
+
+async fn fence(store: Arc<dyn Store>, playlist: Found, note: &str) -> Result<Found, StoreError> {
+    let Found { rung, name, version, text: before, .. } = playlist;
+    let noted = without_note(&before) + note;
+    loop {
+        let (body, content_type) = (Bytes::from(noted.clone()), content_type::PLAYLIST);
+        let object = Object { body, content_type, caching: Caching::None };
+        match once(store.replace_if(&name, object, Expected::Version(version))).await {
+            Ok(version) => return Ok(Found { rung, name, version, text: noted, fenced: true }),
+            Err(StoreError::Changed) => {
+                let Some(stored) = read(store, name.clone()).await? else {
+                    return Err(StoreError::Missing);
+                };
+                let text = text(&stored).unwrap_or_default();
+                let fenced = text == noted;
+                return Ok(Found { rung, name, version: stored.version, text, fenced });
+            }
+            Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a playlist lists.
+fn without_note(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.starts_with(NOTE)).collect()
+}
+
+/// Reads an object, again and again while the store is not there: whoever asks has a deadline.
+async fn read(store: Arc<dyn Store>, name: ObjectName) -> Result<Option<Stored>, StoreError> {
+    loop {
+        match once(store.read(&name)).await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
+            result => return result,
+        }
+    }
+}
+
+async fn once<T>(attempt: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let silent = |_| Err(StoreError::Unavailable("no answer".into()));
+    tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or_else(silent)
+}
+
+/// The next result of several tasks; `None` when all are done.
+async fn next<T: 'static>(tasks: &mut JoinSet<Result<T, StoreError>>) -> Result<Option<T>, Stop> {
+    match tasks.join_next().await {
+        None => Ok(None),
+        Some(Ok(result)) => Ok(Some(result?)),
+        Some(Err(error)) => Err(StoreError::Unavailable(error.to_string()).into()),
+    }
+}
+
+fn text(stored: &Stored) -> Result<String, ResumeError> {
+    String::from_utf8(stored.body.to_vec()).map_err(|_| ResumeError::NotWhole)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+use super::*;
+use crate::publish::{Event, Publisher, Settings};
+use crate::store::memory::{Call, Fault, MemoryStore, Operation};
+use crate::stream::StorePlaylists;
+use hls::packager::{InitSegment, Segment};
+use hls::presentation::Presentation;
+use hls::track::{AudioTrack, Codec, Track, TrackKind};
+use hls::{MediaSpan, MediaTime, SessionId, Timing};
+use std::fmt::Write as _;
+
+const WINDOW: Duration = Duration::from_secs(30);
+const NOW: WallTime = WallTime::from_unix_micros(1_795_348_800_000_000);
+
+fn latency(seconds: f64) -> Latency {
+    Latency::from_secs_f64(seconds).unwrap()
+}
+
+fn at(seconds: i64) -> WallTime {
+    NOW + MediaSpan::from_millis(seconds * 1000)
+}
+
+/// Whole seconds, the last of which ended so long ago.
+fn playlist(first: u64, count: u64, ended_ago: i64) -> String {
+    let mut text = format!(
+        "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n\
+         #EXT-X-DISCONTINUITY-SEQUENCE:3\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"s-0-init.mp4\"\n"
+    );
+    for index in 0..count {
+        let wall = at(-ended_ago - (count - index) as i64).unix_micros() / 1_000_000;
+        let date = 1_795_348_800 - wall;
+        let (minutes, seconds) = ((3600 - date) / 60, (3600 - date) % 60);
+        write!(
+            text,
+            "#EXT-X-PROGRAM-DATE-TIME:2026-11-22T11:{minutes:02}:{seconds:02}.000Z\n#EXTINF:1.00000,\ns-0-{}.m4s\n",
+            first + index
+        )
+        .unwrap();
+    }
+    text
+}
+
+const MULTIVARIANT: &str = "#EXTM3U\n#EXT-X-VERSION:8\n\
+    #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",GROUP-ID=\"audio\",NAME=\"Audio\"\n\
+    #EXT-X-STREAM-INF:BANDWIDTH=1000,AUDIO=\"audio\"\n720p/index.m3u8\n";
+
+async fn put(store: &MemoryStore, path: &str, text: impl Into<Bytes>) {
+    let object = Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None };
+    store.replace(&ObjectName::new(format!("live/show/{path}")), object).await.unwrap();
+}
+
+/// A stream that was left ten seconds ago.
+async fn left() -> MemoryStore {
+    let store = MemoryStore::new();
+    put(&store, "index.m3u8", MULTIVARIANT).await;
+    put(&store, "720p/index.m3u8", playlist(100, 12, 10)).await;
+    put(&store, "audio/index.m3u8", playlist(101, 11, 10)).await;
+    // Of a ladder that was changed.
+    put(&store, "480p/index.m3u8", playlist(10, 5, 70)).await;
+    store
+}
+
+async fn claim(store: &MemoryStore, claimant: &Claimant) -> Result<(Beginning, Option<Owner>), Taken> {
+    claim_at(store, claimant, 4.0, NOW).await
+}
+
+async fn claim_at(
+    store: &MemoryStore,
+    claimant: &Claimant,
+    seconds: f64,
+    now: WallTime,
+) -> Result<(Beginning, Option<Owner>), Taken> {
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    claimant.claim(&store, "live/show", latency(seconds), WINDOW, now).await
+}
+
+#[track_caller]
+fn taken_over(claimed: Result<(Beginning, Option<Owner>), Taken>) -> Inheritance {
+    match claimed {
+        Ok((Beginning::TakenOver(inheritance), Some(_))) => *inheritance,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn anew(claimed: Result<(Beginning, Option<Owner>), Taken>) -> (Why, u64, u64) {
+    match claimed {
+        Ok((Beginning::Anew { above, discontinuities, why }, _)) => (why, above, discontinuities),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_name_without_a_past_begins_anew() {
+    let store = MemoryStore::new();
+    let claimed = claim(&store, &Claimant::default()).await.unwrap();
+    assert!(claimed.1.is_some());
+    assert_eq!(anew(Ok(claimed)), (Why::New, 0, 0));
+    assert_eq!(store.names(), ["live/show/owner.json"]);
+}
+
+#[tokio::test]
+async fn a_stream_that_was_left_goes_on() {
+    let store = left().await;
+    let inheritance = taken_over(claim(&store, &Claimant::default()).await);
+    assert_eq!((inheritance.past.next_sequence(), inheritance.past.discontinuities()), (112, 3));
+    assert_eq!(inheritance.past.ended_at(), at(-10));
+    assert_eq!(inheritance.latency, latency(4.0));
+    let rungs: Vec<_> = inheritance.playlists.iter().map(|p| p.rung.as_str()).collect();
+    assert_eq!(rungs, ["720p", "audio"]);
+    for Inherited { rung, text, .. } in &inheritance.playlists {
+        let stored = store.text(&format!("live/show/{rung}/index.m3u8")).unwrap();
+        assert!(stored.starts_with(text) && stored[text.len()..].starts_with(NOTE), "{stored}");
+    }
+    // Somebody takes it over before anything of it was written.
+    let again = taken_over(claim_at(&store, &Claimant::default(), 4.0, at(10)).await);
+    assert_eq!(again.past, inheritance.past);
+    assert_eq!(store.text("live/show/720p/index.m3u8").unwrap().matches(NOTE).count(), 1);
+}
+
+#[tokio::test]
+async fn what_has_ended_or_is_too_old_begins_anew_behind_it() {
+    let store = left().await;
+    let claimed = claim_at(&store, &Claimant::default(), 4.0, at(22)).await;
+    assert_eq!(anew(claimed), (Why::WindowOver, 112, 3));
+    for rung in ["720p", "audio"] {
+        put(&store, &format!("{rung}/index.m3u8"), playlist(100, 12, 10) + "#EXT-X-ENDLIST\n").await;
+    }
+    let claimed = claim_at(&store, &Claimant::default(), 4.0, at(1)).await;
+    assert_eq!(anew(claimed), (Why::Ended, 112, 3));
+    assert!(!store.text("live/show/720p/index.m3u8").unwrap().contains(NOTE), "nothing is written of it");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_begins_anew() {
+    for (path, text) in [
+        ("index.m3u8", "hello"),
+        ("index.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n../../other/index.m3u8\n"),
+        ("audio/index.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"),
+        ("audio/index.m3u8", ""),
+    ] {
+        let store = left().await;
+        put(&store, path, text).await;
+        let (why, ..) = anew(claim(&store, &Claimant::default()).await);
+        assert_eq!(why, Why::Unreadable, "{path} {text:?}");
+        assert!(store.names().contains(&"live/show/owner.json".to_owned()));
+    }
+}
+
+/// An encoder with another --latency keeps that of the stream.
+#[tokio::test]
+async fn a_stream_keeps_its_latency() {
+    let store = left().await;
+    // Two-second segments of its own would not do, and nobody says what the stream was run with.
+    let (why, above, _) = anew(claim_at(&store, &Claimant::default(), 10.0, NOW).await);
+    assert_eq!((why, above), (Why::TargetDuration, 112));
+    let store = left().await;
+    let first = Claimant::default();
+    taken_over(claim_at(&store, &first, 3.5, NOW).await);
+    let inheritance = taken_over(claim_at(&store, &Claimant::default(), 10.0, at(5)).await);
+    assert_eq!(inheritance.latency, latency(3.5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_at_once_one_wins() {
+    for seed in 0..20 {
+        let store = if seed % 2 == 0 { MemoryStore::new() } else { left().await };
+        let mut random = fastrand::Rng::with_seed(seed);
+        store.set_faults(move |_| Fault::Slow(Duration::from_millis(random.u64(1..100))));
+        let claimants: Vec<_> = std::iter::repeat_with(Claimant::default).take(3).collect();
+        let (a, b, c) = tokio::join!(
+            claim(&store, &claimants[0]),
+            claim(&store, &claimants[1]),
+            claim(&store, &claimants[2])
+        );
+        let results = [a, b, c];
+        let won: Vec<_> = results.iter().filter(|result| result.is_ok()).collect();
+        assert_eq!(won.len(), 1, "{results:?}");
+        // A moment later is at once too; the same process may end a stream and begin another.
+        let winner = results.iter().position(Result::is_ok).unwrap();
+        assert_eq!(claim_at(&store, &Claimant::default(), 4.0, at(3)).await.err(), Some(Taken));
+        assert!(claim_at(&store, &claimants[winner], 4.0, at(3)).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ended_in_order_keeps_nobody_waiting() {
+    let store = MemoryStore::new();
+    let (_, owner) = claim(&store, &Claimant::default()).await.unwrap();
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    owner.unwrap().release(&shared).await;
+    assert!(claim_at(&store, &Claimant::default(), 4.0, at(1)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_keeps_nobody_waiting_for_long() {
+    for fault in [Fault::Hang, Fault::Unavailable, Fault::Refused, Fault::Slow(Duration::from_secs(60))] {
+        let store = left().await;
+        store.set_faults(move |_| fault);
+        let began = tokio::time::Instant::now();
+        let (why, ..) = anew(claim(&store, &Claimant::default()).await);
+        assert_eq!(why, Why::StoreSilent, "{fault:?}");
+        assert!(began.elapsed() <= LOOK_UP_WITHIN + Duration::from_millis(10), "{fault:?}");
+    }
+    // What was seen before the silence counts.
+    let store = left().await;
+    store.set_faults(|call| if call.operation == Operation::Replace { Fault::Hang } else { Fault::None });
+    assert_eq!(anew(claim(&store, &Claimant::default()).await), (Why::StoreSilent, 112, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_and_passing_faults_are_outlived() {
+    for fault in [Fault::LostAnswer, Fault::Unavailable, Fault::Hang] {
+        for nth in 0..8 {
+            let store = left().await;
+            let mut calls = 0;
+            store.set_faults(move |_: &Call| {
+                calls += 1;
+                if calls - 1 == nth { fault } else { Fault::Slow(Duration::from_millis(60)) }
+            });
+            let inheritance = taken_over(claim(&store, &Claimant::default()).await);
+            assert_eq!(inheritance.past.next_sequence(), 112, "{fault:?} at call {nth}");
+        }
+    }
+}
+
+fn audio() -> Track {
+    let kind = TrackKind::Audio(AudioTrack {
+        codec: Codec::Aac,
+        config: Bytes::from_static(&[0x11, 0x90]),
+        sample_rate: 48_000,
+        channels: 2,
+        frame_samples: 1024,
+        nominal_bitrate: 96_000,
+    });
+    Track { rung: RungName::audio(), kind }
+}
+
+fn segment(session: &str, sequence: u64, first: u64) -> Segment {
+    let session = SessionId::new(session).unwrap();
+    Segment {
+        rung: RungName::audio(),
+        sequence,
+        session: session.clone(),
+        discontinuity: sequence == first,
+        start: MediaTime::ZERO,
+        duration: MediaSpan::from_millis(1000),
+        wall: at(sequence as i64 - 100),
+        name: hls::names::segment_name(&session, sequence),
+        init: hls::names::init_name(&session),
+        body: Some(Bytes::from(format!("{session} {sequence}"))),
+    }
+}
+
+fn init(session: &str) -> Event {
+    let name = hls::names::init_name(&SessionId::new(session).unwrap());
+    Event::Init(InitSegment { rung: RungName::audio(), name, body: Bytes::from_static(b"init") })
+}
+
+/// The former owner lives, writes on, and is stopped by the first thing that it writes.
+#[tokio::test(start_paused = true)]
+async fn a_living_owner_is_fenced_and_its_successor_is_not() {
+    let store = MemoryStore::new();
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    let timing = Timing::new(latency(4.0));
+    let (first, second) = (Claimant::default(), Claimant::default());
+    claim_at(&store, &first, 4.0, at(-10)).await.unwrap();
+    let (playlists, _old) = StorePlaylists::new(&timing);
+    let (old, old_task) = Publisher::start(
+        shared.clone(),
+        "live/show",
+        playlists,
+        Settings { archive: false, ..Settings::default() },
+    );
+    old.input(Event::Tracks(vec![audio()]));
+    old.input(init("a-0"));
+    let second_long = Duration::from_secs(1);
+    for sequence in 100..110 {
+        old.input(Event::Segment(segment("a-0", sequence, 100)));
+        tokio::time::sleep(second_long).await;
+    }
+    // One that is written while its successor looks.
+    let mut calls = 0;
+    store.set_faults(move |_| {
+        calls += 1;
+        Fault::Slow(Duration::from_millis(if calls == 3 { 300 } else { 50 }))
+    });
+    old.input(Event::Segment(segment("a-0", 110, 100)));
+    let inheritance = taken_over(claim_at(&store, &second, 4.0, at(10)).await);
+    let next = inheritance.past.next_sequence();
+    assert!((110..=111).contains(&next));
+    let (playlists, _new) = StorePlaylists::over(Presentation::resume(&timing, &inheritance.past));
+    let (new, new_task) =
+        Publisher::resume(shared, None, "live/show", playlists, Settings::default(), inheritance.playlists);
+    new.input(Event::Tracks(vec![audio()]));
+    new.input(init("b-0"));
+    tokio::time::sleep(2 * second_long).await;
+    // What its former owner would take for its own writing is not in the store, though nothing new is.
+    assert!(store.text("live/show/audio/index.m3u8").unwrap().contains(NOTE));
+    for (sequence, old_sequence) in (next..next + 5).zip(111..) {
+        old.input(Event::Segment(segment("a-0", old_sequence, 100)));
+        new.input(Event::Segment(segment("b-0", sequence, next)));
+        tokio::time::sleep(second_long).await;
+    }
+    assert!(old.is_fenced() && !new.is_fenced());
+    drop((old, new));
+    let (old, new) = (old_task.await.unwrap(), new_task.await.unwrap());
+    assert!(old.fenced && !old.sealed, "{old:?}");
+    assert!(new.sealed && !new.fenced, "{new:?}");
+    let text = store.text("live/show/audio/index.m3u8").unwrap();
+    let last = StoredPlaylist::parse(&RungName::audio(), &text).unwrap();
+    let past = Past::new([(RungName::audio(), last)]).unwrap();
+    assert_eq!((past.next_sequence(), past.ended()), (next + 5, true));
+    assert_eq!(past.discontinuities(), 2);
+    assert!(text.contains("a-0-109.m4s") && text.contains(&format!("b-0-{next}.m4s")), "{text}");
+}

@@ -1,0 +1,323 @@
+//! Stored playlists read back: what the next writer of the same playlists goes on from.
+//!
+//! What belongs here: text into [`Past`], and whether that is whole enough to go on from. What does not: where the text
+//! comes from, how old it may be, and the playlists that follow ([`crate::Presentation::resume`]).
+//!
+//! Only what [`crate::Presentation`] writes for a store is taken: every name must be one that this crate makes, because
+//! what is listed here will be listed again and, later, removed. Anything else is an error, and a new stream. Text from
+//! outside never panics; [`MAX_TEXT`] bounds the work.
+//!
+//! m3u8-rs reads the playlists. What it does not know is done here: EXT-X-MAP counts until the next one, EXT-X-GAP is
+//! among the unknown tags.
+
+use crate::names::{self, RungName, SessionId};
+use crate::presentation::SegmentInfo;
+use crate::time::{MediaSpan, MediaTime, WallTime};
+use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaSegment};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest text that is read; a window of a minute is some 10 KiB.
+pub const MAX_TEXT: usize = 1 << 20;
+
+/// Numbers above this are damage: those of this crate begin at seconds since 1970 and grow by one a segment.
+const MAX_NUMBER: u64 = 1 << 53;
+
+/// Longest target duration that is believed, in seconds.
+const MAX_TARGET: u64 = 60;
+
+/// Why nothing can go on from stored playlists. A retry does not help: they are somebody else's, or damaged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// Not a playlist, cut off, or longer than [`MAX_TEXT`].
+    #[error("not a whole playlist")]
+    NotWhole,
+    /// A playlist that this crate does not write.
+    #[error("not one of our playlists: {0}")]
+    Foreign(&'static str),
+    /// The renditions' playlists contradict each other.
+    #[error("renditions disagree: {0}")]
+    Disagree(&'static str),
+    /// No rendition lists anything.
+    #[error("nothing is listed")]
+    Empty,
+}
+
+/// One rendition's stored playlist.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPlaylist {
+    target_duration: u32,
+    discontinuity_sequence: u64,
+    ended: bool,
+    /// Not empty, numbered without holes.
+    segments: Vec<SegmentInfo>,
+}
+
+/// What all renditions' stored playlists say together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Past {
+    target_duration: u32,
+    ended: bool,
+    /// By rendition, each up to the same last number, the shorter ones with gaps.
+    segments: BTreeMap<RungName, Vec<SegmentInfo>>,
+    /// Before the lowest number that is listed.
+    gone_discontinuities: u64,
+    /// Numbers with a discontinuity before them.
+    discontinuities: BTreeSet<u64>,
+    /// When the last segment ends.
+    ended_at: WallTime,
+    next_sequence: u64,
+}
+
+/// The renditions that a multivariant playlist names.
+///
+/// # Errors
+/// See [`ResumeError`].
+pub fn renditions(text: &str) -> Result<Vec<RungName>, ResumeError> {
+    let text = whole(text)?;
+    if !text.contains("#EXT-X-STREAM-INF:") {
+        return Err(ResumeError::Foreign("no variants"));
+    }
+    let MasterPlaylist { variants, alternatives, .. } =
+        m3u8_rs::parse_master_playlist_res(text.as_bytes()).map_err(|_| ResumeError::NotWhole)?;
+    let uris = variants.into_iter().map(|variant| variant.uri);
+    let uris = uris.chain(alternatives.into_iter().filter_map(|alternative| alternative.uri));
+    let mut rungs = BTreeSet::new();
+    for uri in uris {
+        let rung = uri.strip_suffix("/index.m3u8").and_then(|rung| RungName::new(rung).ok());
+        rungs.insert(rung.ok_or(ResumeError::Foreign("name of a rendition"))?);
+    }
+    Ok(rungs.into_iter().collect())
+}
+
+/// A text that ends with a line's end: what was cut off in the middle of one does not, and shorter ones are found out by
+/// what they lack.
+fn whole(text: &str) -> Result<&str, ResumeError> {
+    let is_whole = text.starts_with("#EXTM3U\n") && text.ends_with('\n') && text.len() <= MAX_TEXT;
+    if is_whole { Ok(text) } else { Err(ResumeError::NotWhole) }
+}
+
+// === impl StoredPlaylist ===
+
+impl StoredPlaylist {
+    /// Reads a rendition's playlist.
+    ///
+    /// # Errors
+    /// See [`ResumeError`].
+    pub fn parse(rung: &RungName, text: &str) -> Result<Self, ResumeError> {
+        let text = whole(text)?;
+        // m3u8-rs takes missing ones for 0.
+        for tag in ["#EXT-X-TARGETDURATION:", "#EXT-X-MEDIA-SEQUENCE:", "#EXT-X-DISCONTINUITY-SEQUENCE:"] {
+            if text.lines().filter(|line| line.starts_with(tag)).count() != 1 {
+                return Err(ResumeError::Foreign("header"));
+            }
+        }
+        let MediaPlaylist {
+            target_duration, media_sequence, discontinuity_sequence, end_list, segments, ..
+        } = m3u8_rs::parse_media_playlist_res(text.as_bytes()).map_err(|_| ResumeError::NotWhole)?;
+        if !(1..=MAX_TARGET).contains(&target_duration) {
+            return Err(ResumeError::Foreign("EXT-X-TARGETDURATION"));
+        }
+        if media_sequence > MAX_NUMBER || discontinuity_sequence > MAX_NUMBER {
+            return Err(ResumeError::Foreign("a number beyond any stream's"));
+        }
+        if segments.is_empty() {
+            return Err(ResumeError::Empty);
+        }
+        // m3u8-rs stops without a word at what it cannot read.
+        if segments.len() != text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count() {
+            return Err(ResumeError::NotWhole);
+        }
+        let mut map = None;
+        let segments = (media_sequence..)
+            .zip(segments)
+            .map(|(sequence, segment)| {
+                if let Some(new) = &segment.map {
+                    map = Some(new.uri.clone());
+                }
+                segment_info(rung, sequence, segment, map.as_deref(), target_duration)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            target_duration: u32::try_from(target_duration).unwrap_or(u32::MAX),
+            discontinuity_sequence,
+            ended: end_list,
+            segments,
+        })
+    }
+
+    fn first(&self) -> u64 {
+        self.segments.first().map_or(0, |segment| segment.sequence)
+    }
+
+    fn next(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.sequence + 1)
+    }
+}
+
+fn segment_info(
+    rung: &RungName,
+    sequence: u64,
+    segment: MediaSegment,
+    map: Option<&str>,
+    target_duration: u64,
+) -> Result<SegmentInfo, ResumeError> {
+    let gap = segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP");
+    let session = segment
+        .uri
+        .strip_suffix(".m4s")
+        .and_then(|name| name.rsplit_once('-'))
+        .and_then(|(session, _)| SessionId::new(session).ok())
+        .filter(|session| names::segment_name(session, sequence) == segment.uri)
+        .ok_or(ResumeError::Foreign("name of a segment"))?;
+    let init = match map {
+        None if gap => String::new(),
+        None => return Err(ResumeError::Foreign("a segment without EXT-X-MAP")),
+        Some(map) => map
+            .strip_suffix("-init.mp4")
+            .is_some_and(names::is_valid_name)
+            .then(|| map.to_owned())
+            .ok_or(ResumeError::Foreign("name of an init segment"))?,
+    };
+    let seconds = f64::from(segment.duration);
+    if !seconds.is_finite() || seconds <= 0.0 || seconds.round() > target_duration as f64 {
+        return Err(ResumeError::Foreign("EXTINF"));
+    }
+    let wall = segment
+        .program_date_time
+        .ok_or(ResumeError::Foreign("a segment without its date"))?
+        .timestamp_micros();
+    if !(0..=i64::MAX / 4).contains(&wall) {
+        return Err(ResumeError::Foreign("a date before 1970 or far from now"));
+    }
+    Ok(SegmentInfo {
+        rung: rung.clone(),
+        sequence,
+        session,
+        discontinuity: segment.discontinuity,
+        start: MediaTime::ZERO,
+        duration: MediaSpan::from_secs_f64(seconds),
+        wall: WallTime::from_unix_micros(wall),
+        name: segment.uri,
+        init,
+        // How many was not said; it is not asked any more.
+        bytes: (!gap).then_some(0),
+    })
+}
+
+// === impl Past ===
+
+impl Past {
+    /// Puts renditions together. They need not have been written at the same moment: one that is behind gets gaps up to
+    /// the last number that any of them lists. One that ends before the others begin is left out: nobody writes it any
+    /// more.
+    ///
+    /// # Errors
+    /// See [`ResumeError`].
+    pub fn new(playlists: impl IntoIterator<Item = (RungName, StoredPlaylist)>) -> Result<Self, ResumeError> {
+        let mut playlists: BTreeMap<RungName, StoredPlaylist> = playlists.into_iter().collect();
+        let newest = playlists.values().max_by_key(|playlist| playlist.next()).ok_or(ResumeError::Empty)?;
+        let (begin, next_sequence) = (newest.first(), newest.next());
+        let target_duration = newest.target_duration;
+        let ended_at = newest.segments.last().map(|s| s.wall + s.duration).ok_or(ResumeError::Empty)?;
+        playlists.retain(|_, playlist| playlist.next() >= begin);
+        if playlists.values().any(|playlist| playlist.target_duration != target_duration) {
+            return Err(ResumeError::Disagree("EXT-X-TARGETDURATION"));
+        }
+
+        let mut by_number: BTreeMap<u64, SegmentInfo> = BTreeMap::new();
+        for segment in playlists.values().flat_map(|playlist| &playlist.segments) {
+            let known = by_number.entry(segment.sequence).or_insert_with(|| segment.clone());
+            if known.discontinuity != segment.discontinuity {
+                return Err(ResumeError::Disagree("EXT-X-DISCONTINUITY"));
+            }
+        }
+        let discontinuities: BTreeSet<u64> =
+            by_number.values().filter(|s| s.discontinuity).map(|s| s.sequence).collect();
+        let lowest = playlists.values().min_by_key(|p| p.first()).ok_or(ResumeError::Empty)?;
+        let (first, gone_discontinuities) = (lowest.first(), lowest.discontinuity_sequence);
+        let agrees = |playlist: &StoredPlaylist| {
+            let between = discontinuities.range(first..playlist.first()).count() as u64;
+            playlist.discontinuity_sequence == gone_discontinuities + between
+        };
+        if !playlists.values().all(agrees) {
+            return Err(ResumeError::Disagree("EXT-X-DISCONTINUITY-SEQUENCE"));
+        }
+
+        // A stream has ended when each of its playlists says so: its writer may have died in between.
+        let ended = playlists.values().all(|playlist| playlist.ended);
+        let segments = playlists
+            .into_iter()
+            .map(|(rung, mut playlist)| {
+                let missing = by_number.range(playlist.next()..).map(|(_, segment)| segment);
+                let gap = |segment: &SegmentInfo| SegmentInfo {
+                    rung: rung.clone(),
+                    init: String::new(),
+                    bytes: None,
+                    ..segment.clone()
+                };
+                playlist.segments.extend(missing.map(gap).collect::<Vec<_>>());
+                (rung, playlist.segments)
+            })
+            .collect();
+        Ok(Self {
+            target_duration,
+            ended,
+            segments,
+            gone_discontinuities,
+            discontinuities,
+            ended_at,
+            next_sequence,
+        })
+    }
+
+    /// EXT-X-TARGETDURATION in seconds.
+    pub fn target_duration(&self) -> u32 {
+        self.target_duration
+    }
+
+    /// Whether all of it says that nothing follows.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Media sequence number of what follows.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// All discontinuities so far, listed or not.
+    pub fn discontinuities(&self) -> u64 {
+        self.gone_discontinuities + self.discontinuities.len() as u64
+    }
+
+    /// When the last segment ended, by its PROGRAM-DATE-TIME.
+    pub fn ended_at(&self) -> WallTime {
+        self.ended_at
+    }
+
+    /// The renditions.
+    pub fn rungs(&self) -> impl Iterator<Item = &RungName> {
+        self.segments.keys()
+    }
+
+    /// Segments listed, by rendition.
+    /// The sessions of what is listed.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.segments.values().flatten().map(|segment| &segment.session)
+    }
+
+    pub(crate) fn segments(&self) -> &BTreeMap<RungName, Vec<SegmentInfo>> {
+        &self.segments
+    }
+
+    pub(crate) fn gone_discontinuities(&self) -> u64 {
+        self.gone_discontinuities
+    }
+
+    pub(crate) fn discontinuity_numbers(&self) -> &BTreeSet<u64> {
+        &self.discontinuities
+    }
+}
+
+#[cfg(test)]
+mod tests;

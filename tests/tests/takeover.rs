@@ -1,0 +1,322 @@
+//! A stream that goes on at another encoder: whoever reads the store sees one stream, whatever became of the encoder that
+//! began it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and may say what they measured"
+)]
+
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use tests::archived::Archived;
+use tests::browser::{self, Play};
+use tests::checker::watch::{Watch, report};
+use tests::checker::{Checker, Rule, Settings};
+use tests::encoder_process::{Encoder, Options, STREAM, workspace};
+use tests::gcs::FakeGcs;
+use tests::gcs::audit::audit;
+use tests::http::Client;
+use tests::patience::{eventually, pause};
+use tests::process::Program;
+use tests::static_server::StaticServer;
+use tests::{fixtures, publisher, turn};
+
+/// A directory that several encoders write and viewers read.
+struct Place {
+    directory: tempfile::TempDir,
+    server: StaticServer,
+    _turn: turn::Turn,
+}
+
+/// Segments, a second each, after which a stream can be taken over: whoever comes within four seconds of another one has
+/// come at once.
+const SETTLED: usize = 6;
+
+fn clip() -> PathBuf {
+    fixtures::clip("footage-720p30-gop1s")
+}
+
+impl Place {
+    fn new() -> Self {
+        // Made before the turn: other tests need not wait for it.
+        clip();
+        let turn = turn::Turn::take();
+        let directory = tempfile::tempdir().unwrap();
+        let server = StaticServer::start(vec![directory.path().to_owned()]).unwrap();
+        Self { directory, server, _turn: turn }
+    }
+
+    fn options(&self) -> Options {
+        Options::default()
+            .set("--output", self.directory.path().to_str().unwrap())
+            .set("--ladder", "480p@1400k,360p@800k")
+            .set("--reconnect-window", "8")
+    }
+
+    fn encoder(&self) -> Encoder {
+        Encoder::start(self.options())
+    }
+
+    fn url(&self) -> String {
+        self.server.url(&format!("live/{STREAM}/index.m3u8"))
+    }
+
+    /// Watches what viewers of the store see, once there is something.
+    fn watch(&self) -> Watch {
+        wait_for_playlist(&self.url());
+        // The server knows media types by the name's end alone; how punctual an encoder is others look at.
+        let ignore = BTreeSet::from([Rule::ContentType, Rule::LateUpdate]);
+        let watch = Watch::start(&self.url(), Settings { ignore, ..Settings::default() });
+        more_segments(&watch, SETTLED);
+        watch
+    }
+}
+
+fn wait_for_playlist(url: &str) {
+    let client = Client::default();
+    eventually("the store's multivariant playlist", Duration::from_secs(40), || {
+        client.get(url).ok().filter(|answer| answer.status == 200)
+    });
+}
+
+/// How many segments every rendition has listed at least.
+fn listed(watch: &Watch) -> usize {
+    let checker = watch.checker();
+    let lists = checker.multivariant_seen().map(|m| m.playlists()).unwrap_or_default();
+    lists.iter().map(|l| checker.listed(l).len()).min().unwrap_or(0)
+}
+
+fn more_segments(watch: &Watch, more: usize) {
+    let target = listed(watch) + more;
+    eventually("more segments", Duration::from_secs(40), || (listed(watch) >= target).then_some(()));
+}
+
+/// Discontinuities behind the first segment that was seen.
+#[track_caller]
+fn discontinuities(checker: &Checker, expected: usize) {
+    assert!(checker.violations().is_empty(), "{}", report(checker.violations()));
+    for list in checker.multivariant_seen().unwrap().playlists() {
+        let listed = checker.listed(&list);
+        let count = listed.iter().skip(1).filter(|s| s.discontinuity).count();
+        assert_eq!(count, expected, "discontinuities in {list}");
+        assert!(listed.windows(2).all(|pair| pair[0].msn + 1 == pair[1].msn), "{list} has a hole");
+        // Where a publisher was cut off, sound may have come without pictures, or one rendition more than another.
+        for pair in listed.windows(2).filter(|pair| pair[0].gap) {
+            assert!(
+                pair[1].gap || pair[1].discontinuity,
+                "{list} has a gap at {}, in the middle",
+                pair[0].msn
+            );
+        }
+        let gaps = listed.iter().filter(|s| s.gap).count();
+        assert!(gaps <= 2 * (expected + 1), "{list} has {gaps} gaps");
+    }
+}
+
+/// What remains is one recording of what all encoders made, in step behind the break between them, and holds all that
+/// viewers were shown.
+#[track_caller]
+fn one_recording(archived: &Archived, shown: &Checker) {
+    let judged = archived.judge(3).unwrap();
+    eprintln!("{judged:.3?}");
+    assert_eq!(judged.breaks.len(), 1);
+    archived.holds_what_was_shown(shown).unwrap();
+    eprintln!("sound off by {:.3} s at most", archived.in_step(judged.breaks[0]).unwrap());
+    archived.in_step(0.0).unwrap();
+}
+
+/// The publisher's line is cut without a word.
+fn cut(mut publisher: Program) {
+    publisher.signal(Signal::KILL);
+    publisher.wait(Duration::from_secs(5));
+}
+
+/// Ends the stream in order and checks what was seen of all of it.
+fn end(watch: Watch, mut publisher: Program) -> Checker {
+    assert!(publisher.exited().is_none(), "the publisher was lost:\n{}", publisher.output());
+    watch.checker().expect_outage();
+    publisher.stop(Duration::from_secs(5));
+    eventually("ENDLIST", Duration::from_secs(40), || watch.checker().ended().then_some(()));
+    watch.finish()
+}
+
+fn fenced(encoder: &Encoder) -> Option<()> {
+    (encoder.metric("encoder_fenced_total", &[]) == 1.0).then_some(())
+}
+
+fn taken_over(encoder: &Encoder) -> f64 {
+    encoder.metric("encoder_stream_starts_total", &["taken_over"])
+}
+
+#[test]
+fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
+    let place = Place::new();
+    let (a, b) = (place.encoder(), place.encoder());
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let watch = place.watch();
+    watch.checker().expect_outage();
+    cut(first);
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    assert_eq!(taken_over(&b), 1.0);
+    // At the end of its reconnect window it would write the stream's end.
+    eventually("the former owner's end", Duration::from_secs(20), || fenced(&a));
+    more_segments(&watch, 2);
+    assert!(!watch.checker().ended());
+    let log = a.stop();
+    assert!(log.contains("another encoder writes this stream's playlists"), "{log}");
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    assert_eq!(b.metric("encoder_fenced_total", &[]), 0.0);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
+    let log = b.stop();
+    assert!(log.contains("goes on with the archive that another encoder began"), "{log}");
+}
+
+#[test]
+fn whoever_still_publishes_elsewhere_is_sent_off() {
+    let place = Place::new();
+    let (a, b) = (place.encoder(), place.encoder());
+    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let watch = place.watch();
+    watch.checker().expect_outage();
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    let status = first.wait(Duration::from_secs(20));
+    assert!(status.is_some(), "the former publisher goes on:\n{}\n{}", a.log(), b.log());
+    eventually("the fencing to be counted", Duration::from_secs(5), || fenced(&a));
+    let gone = a.client.get(&a.playlist_url(STREAM)).unwrap();
+    assert_eq!(gone.status, 404, "its own viewers are to go elsewhere");
+    eventually("its place to be free", Duration::from_secs(5), || {
+        (a.admin("readyz").status == 200).then_some(())
+    });
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
+    let log = a.stop();
+    assert!(log.contains("another encoder"), "{log}");
+    b.stop();
+}
+
+#[test]
+fn of_two_that_come_at_once_one_is_told() {
+    let place = Place::new();
+    let encoders = [place.encoder(), place.encoder()];
+    let mut publishers =
+        encoders.each_ref().map(|encoder| publisher::ffmpeg_looped(&clip(), &encoder.rtmp_url(STREAM)));
+    let watch = place.watch();
+    let lost: Vec<_> = publishers.iter_mut().map(|publisher| publisher.exited().is_some()).collect();
+    let Some(loser) = lost.iter().position(|lost| *lost).filter(|_| lost != [true, true]) else {
+        panic!("exactly one is to publish: {lost:?}\n{}\n{}", encoders[0].log(), encoders[1].log());
+    };
+    let said = publishers[loser].output();
+    assert!(said.contains("already being published"), "{said}");
+    assert_eq!(encoders[loser].metric("encoder_rejected_total", &["already_publishing"]), 1.0);
+    assert_eq!(encoders[loser].admin("readyz").status, 200, "its place is free");
+    more_segments(&watch, 3);
+    let [one, other] = publishers;
+    discontinuities(&end(watch, if loser == 0 { other } else { one }), 0);
+}
+
+#[test]
+fn a_killed_encoder_goes_on_where_it_was() {
+    let place = Place::new();
+    let a = place.encoder();
+    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let watch = place.watch();
+    watch.checker().expect_outage();
+    a.signal(Signal::KILL);
+    first.wait(Duration::from_secs(10));
+    let a = place.encoder();
+    let second = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    assert_eq!(taken_over(&a), 1.0);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
+    a.stop();
+}
+
+#[test]
+fn a_bucket_is_taken_over_too() {
+    const BUCKET: &str = "live";
+    clip();
+    let _turn = turn::Turn::take();
+    let fake = FakeGcs::start(BUCKET);
+    let options = || {
+        Options::default()
+            .set("--output", &format!("gs://{BUCKET}/tv"))
+            .set("--gcs-endpoint", &fake.endpoint())
+            .set("--ladder", "480p@1400k,360p@800k")
+            .set("--reconnect-window", "8")
+    };
+    let (a, b) = (Encoder::start(options()), Encoder::start(options()));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let url = fake.public_url(BUCKET, &format!("tv/live/{STREAM}/index.m3u8"));
+    wait_for_playlist(&url);
+    let watch = Watch::start(&url, Settings { ignore: ignored_of_a_bucket(), ..Settings::default() });
+    more_segments(&watch, SETTLED);
+    watch.checker().expect_outage();
+    cut(first);
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    assert_eq!(taken_over(&b), 1.0, "{}", b.log());
+    eventually("the former owner's end", Duration::from_secs(20), || fenced(&a));
+    a.stop();
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    let copy = tempfile::tempdir().unwrap();
+    one_recording(&Archived::complete_in(&fake, BUCKET, "tv", copy.path()), &checker);
+    let seen = audit(fake.state().objects.journal(), BUCKET);
+    assert_eq!(seen.complaints, [""; 0]);
+    // The archive's as well, and its playlist of pictures.
+    assert!(seen.gaps <= 6 && seen.ended == (7, 7), "{seen:?}");
+    b.stop();
+}
+
+/// A bucket answers what it was given.
+fn ignored_of_a_bucket() -> BTreeSet<Rule> {
+    BTreeSet::from([Rule::Gzip, Rule::LateUpdate])
+}
+
+/// Viewers of the store's URLs play on by themselves.
+#[test]
+fn the_browser_plays_over_it() {
+    let place = Place::new();
+    let latency = |options: Options| options.set("--latency", "10");
+    let (a, b) = (Encoder::start(latency(place.options())), Encoder::start(latency(place.options())));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    wait_for_playlist(&place.url());
+    let js = workspace().join("tests/js");
+    let page = StaticServer::start(vec![js.clone(), js.join("node_modules")]).unwrap();
+    let play = Play {
+        page: page.url(&format!("player.html?src={}", place.url())),
+        seconds: 30.0,
+        switches: vec![],
+        patience: tests::patience::patience(Duration::from_secs(30)).as_secs_f64(),
+    };
+    let (played, second) = std::thread::scope(|scope| {
+        let played = scope.spawn(|| browser::play(&play));
+        // Somewhere in the middle of what is played.
+        pause(Duration::from_secs(12));
+        cut(first);
+        let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+        (played.join().unwrap().unwrap(), second)
+    });
+    eprintln!("{played:?}");
+    assert_eq!(taken_over(&b), 1.0, "{}", b.log());
+    // hls.js may find a fragment that brings nothing new where one encoder ends and the next begins, and goes on.
+    let harmless = |complaint: &String| complaint.contains("fatal: false");
+    let complaints: Vec<_> = played.complaints(&play).into_iter().filter(|c| !harmless(c)).collect();
+    assert_eq!(complaints, [""; 0]);
+    drop(second);
+    a.stop();
+    b.stop();
+}
