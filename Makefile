@@ -58,8 +58,8 @@ image-test: ## the container image, built and run without a Docker daemon
 deny: ## licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay
-	@scripts/bench.sh bench bench_probes
+bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay; a bucket: delay, cost, outage
+	@scripts/bench.sh bench bench_probes bench_store
 
 bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
 	@scripts/bench.sh bench_latency

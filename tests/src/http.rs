@@ -73,6 +73,13 @@ impl Client {
         self.get_with(url, &[("accept-encoding", "gzip"), ("origin", "https://player.example")])
     }
 
+    /// POST, as uploads do.
+    pub fn post(&self, url: &str, content_type: &str, body: &[u8]) -> anyhow::Result<Response> {
+        let asked = Instant::now();
+        let request = self.0.post(url).header("content-type", content_type);
+        finish(request.send(body), asked).with_context(|| format!("POST {url}"))
+    }
+
     /// HEAD.
     pub fn head(&self, url: &str) -> anyhow::Result<Response> {
         let asked = Instant::now();

@@ -100,15 +100,14 @@ pub struct Packet {
 
 /// Packets of the first stream, in file order.
 pub fn packets(input: &Path) -> anyhow::Result<Vec<Packet>> {
+    packets_of(input, "0")
+}
+
+/// Packets of one stream (`v`, `a`, or its number), in file order.
+pub fn packets_of(input: &Path, stream: &str) -> anyhow::Result<Vec<Packet>> {
     let mut command = Command::new("ffprobe");
-    command.args([
-        "-v",
-        "error",
-        "-select_streams",
-        "0",
-        "-show_entries",
-        "packet=pts_time,dts_time,size,flags",
-    ]);
+    command.args(["-v", "error", "-select_streams", stream, "-show_entries"]);
+    command.arg("packet=pts_time,dts_time,size,flags");
     let (out, _) = run(command.args(["-of", "csv=p=0"]).arg(input))?;
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();

@@ -34,7 +34,7 @@ pub enum Target {
 }
 
 /// A request's query.
-fn query(request: &Request<Bytes>) -> BTreeMap<String, String> {
+pub(super) fn query(request: &Request<Bytes>) -> BTreeMap<String, String> {
     let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     pairs.map(|(name, value)| (decode(name), decode(value))).collect()

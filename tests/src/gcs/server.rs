@@ -14,11 +14,11 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
 /// Larger requests are cut off.
-const MAX_BODY: usize = 256 << 20;
+pub(super) const MAX_BODY: usize = 256 << 20;
 
 /// Objects, faults and a record of calls, shared by whoever answers.
 #[derive(Default)]
@@ -57,10 +57,11 @@ pub struct FakeGcs {
     state: Arc<Mutex<State>>,
     address: SocketAddr,
     started: Instant,
+    started_at: SystemTime,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(super) type Body = BoxBody<Bytes, Infallible>;
 
 // === impl FakeGcs ===
 
@@ -79,9 +80,9 @@ impl FakeGcs {
         let address = listener.local_addr().expect("a bound port has an address");
         let state = Arc::new(Mutex::new(State::default()));
         lock(&state).objects.set_bucket(bucket, Settings::live());
-        let started = Instant::now();
+        let (started, started_at) = (Instant::now(), SystemTime::now());
         runtime.spawn(listen(listener, Arc::clone(&state), started));
-        Self { state, address, started, runtime: Some(runtime) }
+        Self { state, address, started, started_at, runtime: Some(runtime) }
     }
 
     /// What `--gcs-endpoint` wants.
@@ -107,6 +108,11 @@ impl FakeGcs {
     /// Since the server's start.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The server's start by the wall clock, Unix time in milliseconds.
+    pub fn started_unix_ms(&self) -> u64 {
+        self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
     }
 }
 
@@ -204,7 +210,8 @@ async fn meet<T>(
     }
 }
 
-fn grpc_answer(result: Result<Bytes, Status>) -> Response<Body> {
+/// What gRPC sends back: a framed message where there is one, and a status in trailers.
+pub(super) fn grpc_answer(result: Result<Bytes, Status>) -> Response<Body> {
     let (message, code, text) = match result {
         Ok(message) => (Some(grpc::frame(&message)), Code::Ok, String::new()),
         Err(status) => (None, status.code, status.message),

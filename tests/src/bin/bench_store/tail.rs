@@ -1,0 +1,169 @@
+//! What a second attempt beside a slow one is worth: the encoder's publisher on paused time, with it and without. The only
+//! part that measures no process: one cannot be told to leave its second attempts out.
+
+use crate::delay::{Delays, first_named};
+use anyhow::ensure;
+use bytes::Bytes;
+use encoder::publish::{Counters, Event, Publisher, Settings};
+use encoder::stream::StorePlaylists;
+use hls::packager::{InitSegment, Segment};
+use hls::timing::Timing;
+use hls::track::{Codec, Track, TrackKind, VideoTrack};
+use hls::{MediaSpan, MediaTime, RungName, SessionId, WallTime, names};
+use std::sync::Arc;
+use std::time::Duration;
+use tests::gcs::{DirectStore, Fault};
+use tokio::time::Instant;
+
+/// How much is published.
+const SECONDS: u64 = 1800;
+const RUNGS: [&str; 3] = ["360p", "480p", "720p"];
+/// How many calls are slow, and how slow.
+const SLOW: f64 = 0.02;
+const TAIL: Duration = Duration::from_secs(2);
+/// For leaving something out.
+const NEVER: Duration = Duration::from_secs(86_400);
+const FIRST: u64 = 1000;
+const STREAM: &str = "live/tv";
+
+/// Which calls may be slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    All,
+    Segments,
+}
+
+/// As a table.
+pub(crate) fn print(call: Duration) -> anyhow::Result<()> {
+    println!("| `--latency` | slow may be | second attempt | segments | median | 99 % | longest | gaps |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let usual = Settings::default().second_attempt_after;
+    let attempts = [(NEVER, "never".to_owned()), (usual, format!("after {} ms", usual.as_millis()))];
+    for latency in crate::LATENCIES {
+        let timing = Timing::new(latency.parse()?);
+        for (tail, which) in [(Tail::All, "any call"), (Tail::Segments, "a segment's upload")] {
+            for (after, name) in &attempts {
+                let (delays, counters) = run(&timing, call, tail, *after)?;
+                println!(
+                    "| {latency} | {which} | {name} | {} | {:.2} s | {:.2} s | {:.2} s | {} |",
+                    segments(&timing) * RUNGS.len() as u64,
+                    delays.at(0.5),
+                    delays.at(0.99),
+                    delays.at(1.0),
+                    counters.gaps.values().sum::<u64>()
+                );
+            }
+        }
+    }
+    println!(
+        "\nFrom a segment's arrival to its playlist; {SECONDS} s of stream at CPU speed. Where segments last a second, as \
+         long as there must be between two writes of a playlist, one that was late once stays late by as much."
+    );
+    Ok(())
+}
+
+fn segments(timing: &Timing) -> u64 {
+    SECONDS / timing.segment.to_duration().as_secs()
+}
+
+fn run(
+    timing: &Timing,
+    call: Duration,
+    tail: Tail,
+    second_attempt_after: Duration,
+) -> anyhow::Result<(Delays, Counters)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+    let settings = Settings {
+        segment_deadline: timing.upload_deadline.to_duration(),
+        second_attempt_after,
+        ..Settings::default()
+    };
+    runtime.block_on(async {
+        let store = DirectStore::new();
+        let mut random = fastrand::Rng::with_seed(1);
+        store.set_rule(move |asked| {
+            let may_be_slow = tail == Tail::All || asked.writes_segment();
+            Fault::Slow(if random.f64() < SLOW && may_be_slow { TAIL } else { call })
+        });
+        let (came, counters) = publish(&store, timing, settings).await?;
+        ensure!(counters.sealed, "{counters:?}");
+        let state = store.state();
+        let mut delays = Vec::new();
+        for rung in RUNGS {
+            let playlist = format!("{STREAM}/{rung}/index.m3u8");
+            let named = first_named(state.objects.journal(), store.bucket(), &playlist)?;
+            for (number, came) in (FIRST..).zip(&came) {
+                let name = names::segment_name(&session(), number);
+                delays.extend(named.get(&name).map(|at| (*at - *came).as_secs_f64()));
+            }
+        }
+        Ok((Delays::new(delays, 0), counters))
+    })
+}
+
+/// Segments of each rung in step; answers when each number's came.
+async fn publish(
+    store: &DirectStore,
+    timing: &Timing,
+    settings: Settings,
+) -> anyhow::Result<(Vec<Duration>, Counters)> {
+    // The store's clock began in the same moment: time is paused.
+    let began = Instant::now();
+    let (playlists, _acknowledged) = StorePlaylists::new(timing);
+    let (publisher, task) = Publisher::start(Arc::new(store.clone()), STREAM, playlists, settings);
+    publisher.input(Event::Tracks(RUNGS.iter().map(|rung| track(rung)).collect()));
+    for rung in RUNGS {
+        let name = names::init_name(&session());
+        let init = InitSegment { rung: RungName::new(rung)?, name, body: Bytes::from_static(b"init") };
+        publisher.input(Event::Init(init));
+    }
+    let mut came = Vec::new();
+    for number in 0..segments(timing) {
+        came.push(began.elapsed());
+        for rung in RUNGS {
+            publisher.input(Event::Segment(segment(rung, number, timing.segment)?));
+        }
+        tokio::time::sleep(timing.segment.to_duration()).await;
+    }
+    drop(publisher);
+    Ok((came, task.await?))
+}
+
+fn session() -> SessionId {
+    SessionId::from_start(1_795_348_800_000_000, 0)
+}
+
+fn segment(rung: &str, number: u64, duration: MediaSpan) -> anyhow::Result<Segment> {
+    let sequence = FIRST + number;
+    let ticks = i64::try_from(number)? * duration.ticks_90k();
+    Ok(Segment {
+        rung: RungName::new(rung)?,
+        sequence,
+        session: session(),
+        // An epoch begins with one.
+        discontinuity: number == 0,
+        start: MediaTime::from_ticks_90k(ticks),
+        duration,
+        wall: WallTime::from_unix_micros(1_795_348_800_000_000 + ticks * 100 / 9),
+        name: names::segment_name(&session(), sequence),
+        init: names::init_name(&session()),
+        // No two bodies are the same.
+        body: Some(format!("{rung} {sequence}").into()),
+    })
+}
+
+fn track(rung: &str) -> Track {
+    Track {
+        rung: RungName::new(rung).expect("a name of ours"),
+        kind: TrackKind::Video(VideoTrack {
+            codec: Codec::H264,
+            // High profile, level 3.1, without parameter sets.
+            config: Bytes::from_static(&[1, 0x64, 0, 0x1f, 0xff, 0xe1, 0, 0, 1, 0, 0]),
+            width: 1280,
+            height: 720,
+            sample_aspect: (1, 1),
+            frame_rate: 25.0,
+            nominal_bitrate: 2_000_000,
+        }),
+    }
+}
