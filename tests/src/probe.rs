@@ -74,7 +74,8 @@ pub fn duration(input: &str) -> anyhow::Result<f64> {
 pub fn seek(input: &str, seconds: f64) -> anyhow::Result<f64> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-hide_banner", "-v", "warning", "-copyts", "-ss"]).arg(seconds.to_string());
-    command.args(["-i", input, "-frames:v", "1", "-an", "-f", "framecrc", "-"]);
+    // With the file's own time base: by default times are rounded to whole frames.
+    command.args(["-i", input, "-frames:v", "1", "-an", "-enc_time_base", "-1", "-f", "framecrc", "-"]);
     let (out, err) = run(&mut command)?;
     ensure!(err.trim().is_empty(), "ffmpeg -ss {seconds} -i {input} says:\n{err}");
     // `#tb 0: 1/90000`, then `stream, dts, pts, …`

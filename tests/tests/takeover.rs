@@ -312,8 +312,10 @@ fn the_browser_plays_over_it() {
     });
     eprintln!("{played:?}");
     assert_eq!(taken_over(&b), 1.0, "{}", b.log());
-    // hls.js may find a fragment that brings nothing new where one encoder ends and the next begins, and goes on.
-    let harmless = |complaint: &String| complaint.contains("fatal: false");
+    // Where one encoder ends and the next begins media is missing: hls.js may find a fragment that brings nothing new, or a
+    // hole, and goes on. Nobody sees it.
+    assert!(played.longest_freeze <= 0.2, "frozen for {} s", played.longest_freeze);
+    let harmless = |complaint: &String| complaint.contains("fatal: false") || complaint.ends_with(" stalls");
     let complaints: Vec<_> = played.complaints(&play).into_iter().filter(|c| !harmless(c)).collect();
     assert_eq!(complaints, [""; 0]);
     drop(second);

@@ -11,7 +11,7 @@ use hls::packager::{InitSegment, Segment};
 use hls::resume::Past;
 use hls::{RungName, SessionId, Track, WallTime};
 use metrics::counter;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,15 +36,9 @@ pub struct Keeper {
     one_at_a_time: Semaphore,
     /// Archives that are to be finished.
     unfinished: watch::Sender<usize>,
-    /// Streams whose archives are being written here, and how many of each: one may be on its last page when the next
-    /// begins.
-    open: Mutex<BTreeMap<String, usize>>,
-}
-
-/// Keeps a stream's archive from being taken for a dead process's.
-struct Open {
-    keeper: Arc<Keeper>,
-    stream: String,
+    /// Streams that began here, until what dead processes left has been looked for: a note on one of these may be read
+    /// before another encoder writes its own over it, and in a container the dead process had this one's number.
+    begun: Mutex<Option<BTreeSet<String>>>,
 }
 
 /// A running broadcast's archive. Clones share it. Nothing here waits for the store.
@@ -108,7 +102,7 @@ impl Keeper {
             settings,
             one_at_a_time: Semaphore::new(1),
             unfinished,
-            open: Mutex::default(),
+            begun: Mutex::new(Some(BTreeSet::new())),
         })
     }
 
@@ -120,9 +114,10 @@ impl Keeper {
     /// Begins the archive of the stream `{app}/{name}`, and finishes those that encoders before this one left behind.
     pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> Recording {
         self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
-        let (settings, open) = (self.settings(target_duration), self.open(stream));
-        let shared = Shared::new(State::Open(Box::new(Recorder::new(stream, settings))));
-        let task = drive(shared.clone(), self.store.clone(), open);
+        self.begins(stream);
+        let recorder = Recorder::new(stream, self.settings(target_duration));
+        let shared = Shared::new(State::Open(Box::new(recorder)));
+        let task = drive(shared.clone(), self.store.clone());
         Recording { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
     }
 
@@ -131,7 +126,8 @@ impl Keeper {
     pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> Recording {
         let shared = Shared::new(State::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
-        let (keeper, stream, open) = (self.clone(), stream.to_owned(), self.open(stream));
+        self.begins(stream);
+        let (keeper, stream) = (self.clone(), stream.to_owned());
         let task = async move {
             let settings = keeper.settings(target_duration);
             let read = go_on(&keeper.store, &stream, settings.clone(), &past);
@@ -150,19 +146,20 @@ impl Keeper {
                 info!(archive = %place.folder(), "goes on with the archive that another encoder began");
             }
             shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
-            drive(shared, keeper.store.clone(), open).await
+            drive(shared, keeper.store.clone()).await
         };
         Recording { archive, task: tokio::spawn(task.in_current_span()) }
     }
 
-    fn open(self: &Arc<Self>, stream: &str) -> Open {
-        *self.open_streams().entry(stream.to_owned()).or_default() += 1;
-        Open { keeper: self.clone(), stream: stream.to_owned() }
+    fn begins(&self, stream: &str) {
+        if let Some(begun) = &mut *self.begun() {
+            begun.insert(stream.to_owned());
+        }
     }
 
-    fn open_streams(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        // Nothing panics while it is held, and numbers by name are whole.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn begun(&self) -> MutexGuard<'_, Option<BTreeSet<String>>> {
+        // Nothing panics while it is held, and a set of names is whole.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The broadcast is over and its uploads are settled: finishes its archive in the background.
@@ -221,13 +218,15 @@ impl Keeper {
                     let places =
                         noted.into_iter().filter(|(_, owner)| is_dead(owner)).map(|(place, _)| place);
                     for place in places.collect::<Vec<_>>() {
-                        if !keeper.open_streams().contains_key(place.stream()) {
+                        let is_own = |begun: &BTreeSet<String>| begun.contains(place.stream());
+                        if !keeper.begun().as_ref().is_some_and(is_own) {
                             keeper.seal(&place).await;
                         }
                     }
                 }
                 Err(error) => warn!(%error, "cannot look for unfinished archives"),
             }
+            *keeper.begun() = None;
         });
     }
 
@@ -283,20 +282,6 @@ impl Keeper {
             }
         };
         counter!("encoder_archives_total", "result" => outcome).increment(1);
-    }
-}
-
-// === impl Open ===
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let mut open = self.keeper.open_streams();
-        if let Some(count) = open.get_mut(&self.stream) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.stream);
-            }
-        }
     }
 }
 
@@ -364,7 +349,7 @@ impl Shared {
 }
 
 /// Writes what the recorder says, to its end.
-async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>, _open: Open) -> Option<Place> {
+async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
     let mut ended: Option<Instant> = None;
     loop {
         let now = shared.started.elapsed();

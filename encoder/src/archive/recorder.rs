@@ -12,7 +12,9 @@
 //!
 //! Bounds: what waits is bounded by whoever uploads; playlists' text grows by some sixty bytes a segment and rendition.
 
-use super::contents::{Contents, Slots, gap_between};
+mod lane;
+
+use super::contents::Contents;
 use super::names::Place;
 use super::page::{Entry, Epoch, Page};
 use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
@@ -23,6 +25,7 @@ use hls::{
     ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, TrackKind, WallTime,
     archive_multivariant,
 };
+use lane::{Lane, Waiting};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -82,29 +85,6 @@ enum Phase {
     Ending,
     /// Another encoder goes on with it.
     Fenced,
-}
-
-/// A rendition.
-#[derive(Debug)]
-struct Lane {
-    /// Not listed yet, in order.
-    waiting: VecDeque<Waiting>,
-    /// Init segments that are stored.
-    inits: HashSet<String>,
-    playlist: ArchivePlaylist,
-    /// The last that is listed.
-    last: Option<SegmentInfo>,
-    /// The store does not have the playlist's end.
-    changed: bool,
-    /// The store has a version of it.
-    written: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    entry: Entry,
-    /// What became of it, once that is known.
-    stored: Option<bool>,
 }
 
 /// What is being written.
@@ -532,30 +512,6 @@ impl Recorder {
         }
         self.flying = Some(Flying::Multivariant(text.clone()));
         Some(Write::Replace(place.multivariant(), playlist(text)))
-    }
-}
-
-impl Lane {
-    /// Adds a segment to the playlist, behind gaps where numbers are missing: an encoder that took over begins behind
-    /// what the one before had listed. False for one that is listed already.
-    fn list(&mut self, info: &SegmentInfo, discontinuities: &HashSet<u64>) -> bool {
-        match self.playlist.next_sequence() {
-            Some(next) if info.sequence < next => return false,
-            Some(_) => {}
-            None => {
-                let before = discontinuities.iter().filter(|sequence| **sequence <= info.sequence);
-                self.playlist.begin_behind(before.count() as u64);
-            }
-        }
-        while let Some(last) = self.last.as_ref().filter(|last| last.sequence + 1 < info.sequence) {
-            let gap = gap_between(last, info, &Slots::default()).info;
-            self.playlist.push(&gap);
-            self.last = Some(gap);
-        }
-        self.playlist.push(info);
-        self.last = Some(info.clone());
-        self.changed = true;
-        true
     }
 }
 

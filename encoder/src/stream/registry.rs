@@ -1,13 +1,17 @@
 //! All streams of a process: who may publish, under which name, and where a publisher that comes back finds its stream.
 //! How far behind live a stream is to be is chosen in [`super::latency`].
 
+mod publisher;
+
+pub use publisher::Publisher;
+
 use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{Ending, SharedCore, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, TableFull, Wish};
 use super::outlet::{Outlet, OutletOptions, THUMBNAIL};
 use crate::ingest::Ingest;
 use crate::origin::StreamPath;
-use crate::rtmp::{Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::rtmp::{Admission, PublishRequest, Refusal};
 use crate::takeover::{Beginning, Claimant, Owner, Taken};
 use crate::timeline::Repairs;
 use crate::worker::child::WorkerOptions;
@@ -513,92 +517,6 @@ impl Admission for Registry {
             metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
         }
         taken
-    }
-}
-
-/// A publisher in its place.
-pub struct Publisher {
-    entry: Arc<Entry>,
-    number: u64,
-    ingest: Ingest,
-    /// When its first message came.
-    since: Option<Instant>,
-    /// Whether any of its messages was media.
-    understood: bool,
-    /// Repairs that the metrics have.
-    counted: Repairs,
-    sent_off: watch::Receiver<Option<Refusal>>,
-    path: StreamPath,
-    registry: Weak<Registry>,
-}
-
-impl MediaSink for Publisher {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
-        {
-            let mut present = self.entry.present();
-            if present.number != self.number {
-                return Err(Refusal::AlreadyPublishing);
-            }
-            present.heard = message.arrived;
-        }
-        let arrived = message.arrived;
-        let media = self.ingest.push(message)?;
-        self.understood |= media.is_some();
-        let waited = arrived.saturating_duration_since(*self.since.get_or_insert(arrived));
-        if !self.understood && waited > UNDERSTOOD_WITHIN {
-            return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
-        }
-        let repairs = self.ingest.repairs();
-        if repairs != self.counted {
-            for (kind, count) in repairs.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
-                metrics::counter!("encoder_timestamp_repairs_total", "kind" => kind).increment(count);
-            }
-            self.counted = repairs;
-        }
-        if let Some(media) = media {
-            let present = self.entry.present();
-            if present.number != self.number {
-                return Err(Refusal::AlreadyPublishing);
-            }
-            self.entry.core.with(|core, now| core.media(media, now));
-        }
-        Ok(())
-    }
-
-    fn metadata(&mut self, metadata: Metadata) {
-        self.ingest.metadata(&metadata);
-        self.entry.core.with(|core, _| core.metadata(metadata));
-    }
-
-    async fn sent_off(&mut self) -> Refusal {
-        loop {
-            if let Some(refusal) = self.sent_off.borrow_and_update().clone() {
-                return refusal;
-            }
-            if self.sent_off.changed().await.is_err() {
-                return Refusal::AlreadyPublishing;
-            }
-        }
-    }
-
-    fn end(self, reason: EndReason) {
-        let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
-        info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
-    }
-}
-
-/// However it goes, a panic of its connection included, its place is free afterwards.
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        {
-            let present = self.entry.present();
-            if present.number == self.number {
-                self.entry.core.with(StreamCore::publisher_gone);
-            }
-        }
-        if let Some(registry) = self.registry.upgrade() {
-            registry.review_door();
-        }
     }
 }
 

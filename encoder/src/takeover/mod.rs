@@ -1,7 +1,7 @@
 //! How a stream begins in the store: as a new one, or where another encoder (or an earlier process) left it.
 //!
 //! A busy encoder has left the load balancer, so a publisher that lost its connection lands on another one. Before a
-//! publisher is let in, [`claim`] looks at what the store holds under the stream's name:
+//! publisher is let in, [`Claimant::claim`] looks at what the store holds under the stream's name:
 //!
 //! 1. `owner.json` is replaced, expecting the version that was read: of several that come at once exactly one wins, and
 //!    the others turn their publishers away. So does whoever finds an owner a few seconds old.

@@ -4,8 +4,8 @@
 //! Only what is late goes there, for the archive: viewers have no use for it any more, and what is on time is uploaded
 //! now or never. It begins when half of the memory for segments is taken, so that the disk has the other half's time.
 //! Newest first, for the oldest are uploaded first. When the disk has no room either, memory fills up; shortly before it is
-//! full, segments of the largest rendition on disk make place for those of smaller ones, and beyond that the memory's own
-//! bound counts, as if there were no disk.
+//! full, segments of the largest rendition on disk make place for those of smaller ones, unless still larger ones wait in
+//! memory: those go first, by the memory's own bound, which counts as if there were no disk.
 //!
 //! A disk that fails is left alone for [`REST`]; what was to go there stays in memory. Nothing here is waited for.
 
@@ -116,7 +116,10 @@ impl<P: Playlists> Plan<P> {
         // As long as there is room in memory nothing on disk is given up for another.
         let limit = self.settings.max_waiting_bytes;
         let crowded = self.waiting_bytes >= limit - limit / 8;
-        let largest = self.largest_on_disk().filter(|_| crowded).map_or(0, |(size, _)| size);
+        // Nor while memory holds larger ones, which are given up there.
+        let in_memory = self.largest_late_in_memory();
+        let largest = self.largest_on_disk().filter(|(size, _)| crowded && *size >= in_memory);
+        let largest = largest.map_or(0, |(size, _)| size);
         let index = self.uploads.iter().rposition(|upload| match &upload.what {
             What::Segment { rung, late: true, .. } if upload.is_idle() && upload.place == Place::Memory => {
                 let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
@@ -145,6 +148,17 @@ impl<P: Playlists> Plan<P> {
 
     fn has_spool_room(&self, size: usize) -> bool {
         self.spooling.bytes + size as u64 <= self.settings.spool_bytes
+    }
+
+    /// The size of the largest rendition of which late segments are in memory.
+    fn largest_late_in_memory(&self) -> u64 {
+        let late = self.uploads.iter().filter_map(|upload| match &upload.what {
+            What::Segment { rung, late: true, .. } if upload.place == Place::Memory => {
+                Some(self.rung_size(rung))
+            }
+            What::Segment { .. } | What::Init(_) => None,
+        });
+        late.max().unwrap_or(0)
     }
 
     /// The oldest of the largest rendition on disk: that rendition's size, and which one it is.

@@ -1,0 +1,98 @@
+//! A publisher in its place: what it sends goes into its stream, until it leaves or another one has the place.
+
+use super::{Entry, Registry, UNDERSTOOD_WITHIN};
+use crate::ingest::Ingest;
+use crate::origin::StreamPath;
+use crate::rtmp::{EndReason, MediaMessage, MediaSink, Metadata, Refusal};
+use crate::stream::core::StreamCore;
+use crate::timeline::Repairs;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+use tokio::sync::watch;
+use tracing::info;
+
+/// A publisher in its place.
+pub struct Publisher {
+    pub(super) entry: Arc<Entry>,
+    pub(super) number: u64,
+    pub(super) ingest: Ingest,
+    /// When its first message came.
+    pub(super) since: Option<Instant>,
+    /// Whether any of its messages was media.
+    pub(super) understood: bool,
+    /// Repairs that the metrics have.
+    pub(super) counted: Repairs,
+    pub(super) sent_off: watch::Receiver<Option<Refusal>>,
+    pub(super) path: StreamPath,
+    pub(super) registry: Weak<Registry>,
+}
+
+impl MediaSink for Publisher {
+    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+        {
+            let mut present = self.entry.present();
+            if present.number != self.number {
+                return Err(Refusal::AlreadyPublishing);
+            }
+            present.heard = message.arrived;
+        }
+        let arrived = message.arrived;
+        let media = self.ingest.push(message)?;
+        self.understood |= media.is_some();
+        let waited = arrived.saturating_duration_since(*self.since.get_or_insert(arrived));
+        if !self.understood && waited > UNDERSTOOD_WITHIN {
+            return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
+        }
+        let repairs = self.ingest.repairs();
+        if repairs != self.counted {
+            for (kind, count) in repairs.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
+                metrics::counter!("encoder_timestamp_repairs_total", "kind" => kind).increment(count);
+            }
+            self.counted = repairs;
+        }
+        if let Some(media) = media {
+            let present = self.entry.present();
+            if present.number != self.number {
+                return Err(Refusal::AlreadyPublishing);
+            }
+            self.entry.core.with(|core, now| core.media(media, now));
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata) {
+        self.ingest.metadata(&metadata);
+        self.entry.core.with(|core, _| core.metadata(metadata));
+    }
+
+    async fn sent_off(&mut self) -> Refusal {
+        loop {
+            if let Some(refusal) = self.sent_off.borrow_and_update().clone() {
+                return refusal;
+            }
+            if self.sent_off.changed().await.is_err() {
+                return Refusal::AlreadyPublishing;
+            }
+        }
+    }
+
+    fn end(self, reason: EndReason) {
+        let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
+        info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
+    }
+}
+
+/// However it goes, a panic of its connection included, its place is free afterwards.
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        {
+            let present = self.entry.present();
+            if present.number == self.number {
+                self.entry.core.with(StreamCore::publisher_gone);
+            }
+        }
+        if let Some(registry) = self.registry.upgrade() {
+            registry.review_door();
+        }
+    }
+}
