@@ -20,6 +20,8 @@ use measure::{Measured, Plan};
 use quality::Scores;
 use std::path::Path;
 use std::time::Duration;
+use tests::encoder_process::{Encoder, Options};
+use tests::patience::pause;
 use tests::reference::Reference;
 use tests::{encoder_process, fixtures, turn};
 
@@ -83,6 +85,7 @@ fn bench() -> anyhow::Result<()> {
     }
 
     let mut goals = Goals::default();
+    idle(&mut goals);
     if wanted("ladder") || wanted("source") {
         let ffmpeg = ladder(&clip, &settings, &mut goals)?;
         if wanted("source") {
@@ -96,6 +99,15 @@ fn bench() -> anyhow::Result<()> {
     }
     goals.print();
     Ok(())
+}
+
+/// Nothing is published.
+fn idle(goals: &mut Goals) {
+    let encoder = Encoder::start(Options::default());
+    // Allocations of the first moments settle.
+    pause(Duration::from_millis(300));
+    goals.at_most("idle memory (RSS), MiB", encoder.stat().rss_kib as f64 / 1024.0, 40.0);
+    goals.at_most("start to listening, s", encoder.started_in.as_secs_f64(), 0.2);
 }
 
 /// Every rung encoded: the encoder, then FFmpeg with the encoder's own GOP and segment length. Returns FFmpeg's.
