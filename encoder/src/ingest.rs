@@ -42,6 +42,8 @@ pub struct Ingest {
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
     oddities: Oddities,
+    /// Behind what was given out last.
+    held: Option<Media>,
 }
 
 impl Ingest {
@@ -62,8 +64,8 @@ impl Ingest {
         }
     }
 
-    /// What a message becomes: at most one configuration or access unit. Configurations come before the units that need
-    /// them, and again only when they change.
+    /// What a message becomes: at most one configuration or access unit, and rarely a unit behind it, which
+    /// [`Ingest::held`] has then. Configurations come before the units that need them, and again only when they change.
     pub fn push(&mut self, message: MediaMessage) -> Result<Option<Media>, IngestError> {
         let MediaMessage { kind, timestamp_ms, payload, arrived } = message;
         let tag = match self.demuxer.read(kind, &payload) {
@@ -97,8 +99,15 @@ impl Ingest {
             }
             Tag::Video(picture) => {
                 self.oddities.false_keys += u64::from(picture.flagged_key && !picture.key);
+                let config = picture.config.filter(|config| self.video.as_ref() != Some(config));
+                if let Some(config) = &config {
+                    if config.frame_rate.is_some() {
+                        self.timeline.set_frame_rate(config.frame_rate);
+                    }
+                    self.video = Some(config.clone());
+                }
                 let stamp = self.timeline.video(timestamp_ms, picture.composition_ms, arrived);
-                stamp.map(|stamp| {
+                let unit = stamp.map(|stamp| {
                     Media::Video(AccessUnit {
                         pts: stamp.pts,
                         dts: stamp.dts,
@@ -106,7 +115,14 @@ impl Ingest {
                         data: picture.data,
                         arrived,
                     })
-                })
+                });
+                match config {
+                    None => unit,
+                    Some(config) => {
+                        self.held = unit;
+                        Some(Media::VideoConfig(config))
+                    }
+                }
             }
             Tag::Audio(data) => self
                 .timeline
@@ -114,6 +130,11 @@ impl Ingest {
                 .map(|time| Media::Audio(AccessUnit { pts: time, dts: time, key: true, data, arrived })),
             Tag::EndOfSequence(_) | Tag::Nothing => None,
         })
+    }
+
+    /// The unit behind the configuration that the last message began with, if there was one.
+    pub fn held(&mut self) -> Option<Media> {
+        self.held.take()
     }
 
     /// Repairs of time so far.

@@ -13,6 +13,8 @@ use h264_reader::rbsp::{BitReader, decode_nal};
 const MAX_RECORD: usize = 16 << 10;
 /// Longest sequence parameter set parsed, in bytes.
 const MAX_SPS: usize = 1 << 10;
+/// Parameter sets of an access unit that are looked at: real ones have two or three.
+const MAX_SETS: usize = 16;
 /// Pixels across and down.
 const DIMENSIONS: std::ops::RangeInclusive<u32> = 16..=8192;
 /// Where the level stands in a sequence parameter set NAL unit.
@@ -24,6 +26,7 @@ const HIGHEST_LEVEL: u8 = 62;
 mod nal_type {
     pub(super) const IDR: u8 = 5;
     pub(super) const SPS: u8 = 7;
+    pub(super) const PPS: u8 = 8;
     /// 1 to 5 are coded slices.
     pub(super) const SLICES: std::ops::RangeInclusive<u8> = 1..=5;
 }
@@ -134,6 +137,52 @@ pub struct Unit {
     pub idr: bool,
     /// NAL units behind four bytes of length each.
     pub data: Bytes,
+    /// Parameter sets among them, of either kind; the first [`MAX_SETS`].
+    pub sets: Vec<Bytes>,
+}
+
+/// Writes an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1.2). Both lists have 1 to 31 sets of 5 or 2 bytes
+/// and more.
+pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
+    let mut record = BytesMut::new();
+    let first = &sps[0];
+    record.put_u8(1);
+    record.put_slice(&first[1..4]);
+    record.put_u8(0xff);
+    record.put_u8(0xe0 | sps.len() as u8);
+    for set in sps {
+        record.put_u16(set.len() as u16);
+        record.put_slice(set);
+    }
+    record.put_u8(pps.len() as u8);
+    for set in pps {
+        record.put_u16(set.len() as u16);
+        record.put_slice(set);
+    }
+    // Profiles above Main say chroma format and bit depths once more.
+    if !matches!(first[1], 66 | 77 | 88)
+        && let Ok(rbsp) = decode_nal(first)
+        && let Ok(parsed) = SeqParameterSet::from_bits(BitReader::new(&*rbsp))
+    {
+        record.put_u8(0xfc | parsed.chroma_info.chroma_format.to_u32() as u8);
+        record.put_u8(0xf8 | parsed.chroma_info.bit_depth_luma_minus8);
+        record.put_u8(0xf8 | parsed.chroma_info.bit_depth_chroma_minus8);
+        record.put_u8(0);
+    }
+    record.freeze()
+}
+
+/// The configuration that an access unit's own parameter sets make; `None` unless there are both kinds and they can be
+/// read.
+pub fn in_band_config(sets: &[Bytes]) -> Option<VideoConfig> {
+    let of = |kind: u8| -> Vec<Bytes> {
+        sets.iter().filter(|set| set.len() >= 2 && set[0] & 0x1f == kind).cloned().collect()
+    };
+    let (sps, pps) = (of(nal_type::SPS), of(nal_type::PPS));
+    if pps.is_empty() || sps.iter().any(|set| set.len() < 5) || sps.is_empty() {
+        return None;
+    }
+    read_config(&configuration_record(&sps, &pps)).ok().map(|(config, _)| config)
 }
 
 /// Checks an access unit whose NAL units carry `size` bytes of length, and brings it to four. Empty NAL units are left
@@ -141,6 +190,7 @@ pub struct Unit {
 pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
     const BROKEN: FlvError = FlvError::Malformed("NAL unit lengths do not fit the picture");
     let (mut idr, mut slices, mut as_is) = (false, false, size == 4);
+    let mut sets = Vec::new();
     let mut rest = &payload[..];
     while !rest.is_empty() {
         let nal = next_nal(&mut rest, size).ok_or(BROKEN)?;
@@ -150,6 +200,9 @@ pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
                 let nal_type = header & 0x1f;
                 idr |= nal_type == nal_type::IDR;
                 slices |= nal_type::SLICES.contains(&nal_type);
+                if matches!(nal_type, nal_type::SPS | nal_type::PPS) && sets.len() < MAX_SETS {
+                    sets.push(payload.slice_ref(nal));
+                }
             }
         }
     }
@@ -157,7 +210,7 @@ pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
         return Err(FlvError::Malformed("no picture in the video message"));
     }
     if as_is {
-        return Ok(Unit { idr, data: payload.clone() });
+        return Ok(Unit { idr, data: payload.clone(), sets });
     }
     // One-byte lengths and NAL units of one byte make it grow by half at most; two passes spare the guess.
     let mut data = BytesMut::new();
@@ -169,7 +222,7 @@ pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
             data.put_slice(nal);
         }
     }
-    Ok(Unit { idr, data: data.freeze() })
+    Ok(Unit { idr, data: data.freeze(), sets })
 }
 
 fn next_nal<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {

@@ -52,6 +52,9 @@ pub struct Picture {
     pub flagged_key: bool,
     /// NAL units behind four bytes of length each.
     pub data: Bytes,
+    /// The configuration in force from this picture on, where its own parameter sets are of another size than the one
+    /// before. FLV wants a sequence header for that; some phones turn their camera without one.
+    pub config: Option<VideoConfig>,
 }
 
 /// Reads one publisher's tags. Remembers what later tags depend on.
@@ -59,6 +62,10 @@ pub struct Picture {
 pub struct Demuxer {
     /// Bytes of a NAL unit's length as the configuration says: 1, 2 or 4.
     nal_length_size: Option<usize>,
+    /// Size of the pictures as the configuration in force says.
+    size: (u16, u16),
+    /// Parameter sets that were last found with a picture, and looked at.
+    sets: Vec<Bytes>,
     has_audio_config: bool,
 }
 
@@ -140,18 +147,39 @@ impl Demuxer {
         }
         let (config, nal_length_size) = avc::read_config(record)?;
         self.nal_length_size = Some(nal_length_size);
+        self.size = (config.width, config.height);
+        self.sets.clear();
         Ok(Tag::VideoConfig(config))
     }
 
-    fn avc_picture(&self, flagged_key: bool, composition_ms: i32, payload: &Bytes) -> Result<Tag, FlvError> {
+    fn avc_picture(
+        &mut self,
+        flagged_key: bool,
+        composition_ms: i32,
+        payload: &Bytes,
+    ) -> Result<Tag, FlvError> {
         if payload.is_empty() {
             return Ok(Tag::Nothing);
         }
         let Some(size) = self.nal_length_size else {
             return Err(FlvError::Malformed("picture before its configuration"));
         };
-        let unit = avc::read_unit(payload, size)?;
-        Ok(Tag::Video(Picture { composition_ms, key: unit.idr, flagged_key, data: unit.data }))
+        let avc::Unit { idr: key, data, sets } = avc::read_unit(payload, size)?;
+        let config = if key { self.another_size(&sets) } else { None };
+        Ok(Tag::Video(Picture { composition_ms, key, flagged_key, data, config }))
+    }
+
+    /// Only another size is a new configuration: sets that differ from the sequence header's in less come with every
+    /// key picture of some encoders, and decoders read them anyway.
+    fn another_size(&mut self, sets: &[Bytes]) -> Option<VideoConfig> {
+        if sets.is_empty() || sets == self.sets {
+            return None;
+        }
+        // Copies: the message that they are part of is not to be kept for them.
+        self.sets = sets.iter().map(|set| Bytes::copy_from_slice(set)).collect();
+        let config = avc::in_band_config(&self.sets)?;
+        let size = (config.width, config.height);
+        (std::mem::replace(&mut self.size, size) != size).then_some(config)
     }
 
     fn audio(&mut self, body: &Bytes) -> Result<Tag, FlvError> {

@@ -28,6 +28,32 @@ fn garbage_is_counted_and_the_stream_lives() {
     assert_eq!(ingest.oddities(), Oddities { malformed: 2, false_keys: 1, repeated_configs: 1 });
 }
 
+/// A phone that is turned without a sequence header. FLV wants one; a decoder follows all the same, and players of a
+/// `source` rung need an init segment of that size.
+#[test]
+fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
+    let mut ingest = Ingest::new();
+    ingest.push(video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    let key = |sets: &str| format!("17 01 000000 {sets} 00000001 65");
+    // Many encoders send their sets with every key picture, and some say less in the header than there.
+    let own = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce0fc8";
+    let other_pps = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce1fc8";
+    for (at, sets) in [(0, own), (33, own), (66, other_pps)] {
+        assert!(matches!(ingest.push(video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
+        assert_eq!(ingest.held(), None);
+    }
+    let larger = "0000001a 6764001eacd940a02ff970110000030001000003003c0f162d96 00000004 68efbcb0";
+    let Ok(Some(Media::VideoConfig(config))) = ingest.push(video(100, &key(larger))) else { panic!() };
+    assert_eq!((config.width, config.height), (640, 360));
+    assert!(matches!(ingest.held(), Some(Media::Video(unit)) if unit.key));
+    assert_eq!(ingest.held(), None);
+    // Neither again nor by sets that cannot be read, or without a picture set.
+    for (at, sets) in [(133, larger), (166, "00000002 6764 00000002 68ef"), (200, "00000004 6764001e")] {
+        assert!(matches!(ingest.push(video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
+    }
+    assert_eq!(ingest.oddities(), Oddities::default());
+}
+
 #[test]
 fn what_can_never_be_encoded_is_an_error_for_the_publisher() {
     let mut ingest = Ingest::new();

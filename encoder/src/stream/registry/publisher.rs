@@ -50,7 +50,7 @@ impl MediaSink for Publisher {
             }
             self.counted = repairs;
         }
-        if let Some(media) = media {
+        for media in media.into_iter().chain(self.ingest.held()) {
             let present = self.entry.present();
             if present.number != self.number {
                 return Err(Refusal::AlreadyPublishing);

@@ -1,9 +1,8 @@
 //! H.264 byte streams to the form that FLV and MP4 carry: an AVCDecoderConfigurationRecord and access units of
 //! 4-byte length-prefixed NAL units. Pure; no libav, no timestamps.
 
+use crate::flv::avc::configuration_record;
 use bytes::{BufMut, Bytes, BytesMut};
-use h264_reader::nal::sps::SeqParameterSet;
-use h264_reader::rbsp::{BitReader, decode_nal};
 
 /// NAL unit types (ITU-T H.264 table 7-1) that are handled apart from the rest.
 mod nal_type {
@@ -141,37 +140,6 @@ impl Framing {
         self.record = Some(record);
         changed
     }
-}
-
-/// Writes an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1.2). Both lists have 1 to 31 sets of 5 or 2 bytes
-/// and more.
-fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
-    let mut record = BytesMut::new();
-    let first = &sps[0];
-    record.put_u8(1);
-    record.put_slice(&first[1..4]);
-    record.put_u8(0xff);
-    record.put_u8(0xe0 | sps.len() as u8);
-    for set in sps {
-        record.put_u16(set.len() as u16);
-        record.put_slice(set);
-    }
-    record.put_u8(pps.len() as u8);
-    for set in pps {
-        record.put_u16(set.len() as u16);
-        record.put_slice(set);
-    }
-    // Profiles above Main say chroma format and bit depths once more.
-    if !matches!(first[1], 66 | 77 | 88)
-        && let Ok(rbsp) = decode_nal(first)
-        && let Ok(parsed) = SeqParameterSet::from_bits(BitReader::new(&*rbsp))
-    {
-        record.put_u8(0xfc | parsed.chroma_info.chroma_format.to_u32() as u8);
-        record.put_u8(0xf8 | parsed.chroma_info.bit_depth_luma_minus8);
-        record.put_u8(0xf8 | parsed.chroma_info.bit_depth_chroma_minus8);
-        record.put_u8(0);
-    }
-    record.freeze()
 }
 
 /// Rewrites length prefixes of `size` bytes to 4 bytes, checking each.
