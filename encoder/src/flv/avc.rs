@@ -137,7 +137,7 @@ pub struct Unit {
     pub idr: bool,
     /// NAL units behind four bytes of length each.
     pub data: Bytes,
-    /// Parameter sets among them, of either kind; the first [`MAX_SETS`].
+    /// Parameter sets among them, of either kind; the first sixteen.
     pub sets: Vec<Bytes>,
 }
 
