@@ -38,17 +38,19 @@ impl MediaSink for Report {
         if let Some(left) = &mut self.messages_left {
             *left = left.checked_sub(1).ok_or(Refusal::Draining)?;
         }
-        match self.ingest.push(message)? {
-            Some(Media::VideoConfig(config)) => info!(?config, "video"),
-            Some(Media::AudioConfig(config)) => info!(?config, "audio"),
-            Some(Media::Video(unit)) => {
-                self.keys += u64::from(unit.key);
-                self.first_and_last = match self.first_and_last.take() {
-                    None => Some((unit.clone(), unit)),
-                    Some((first, _)) => Some((first, unit)),
-                };
+        for media in self.ingest.push(message)? {
+            match media {
+                Media::VideoConfig(config) => info!(?config, "video"),
+                Media::AudioConfig(config) => info!(?config, "audio"),
+                Media::Video(unit) => {
+                    self.keys += u64::from(unit.key);
+                    self.first_and_last = match self.first_and_last.take() {
+                        None => Some((unit.clone(), unit)),
+                        Some((first, _)) => Some((first, unit)),
+                    };
+                }
+                Media::Audio(_) => {}
             }
-            Some(Media::Audio(_)) | None => {}
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ fn session(bytes: &[u8], piece: usize) -> usize {
                     }
                 }
                 Event::Media(message) => match ingest.push(message) {
-                    Ok(read) => media += read.into_iter().chain(ingest.held()).count(),
+                    Ok(read) => media += read.count(),
                     Err(_) => return media,
                 },
                 Event::Metadata(metadata) => ingest.metadata(&metadata),

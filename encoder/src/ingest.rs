@@ -42,8 +42,6 @@ pub struct Ingest {
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
     oddities: Oddities,
-    /// Behind what was given out last.
-    held: Option<Media>,
 }
 
 impl Ingest {
@@ -64,48 +62,45 @@ impl Ingest {
         }
     }
 
-    /// What a message becomes: at most one configuration or access unit, and rarely a unit behind it, which
-    /// [`Ingest::held`] has then. Configurations come before the units that need them, and again only when they change.
-    pub fn push(&mut self, message: MediaMessage) -> Result<Option<Media>, IngestError> {
+    /// What a message becomes: at most one configuration and one access unit behind it. Configurations come before the
+    /// units that need them, and again only when they change.
+    pub fn push(
+        &mut self,
+        message: MediaMessage,
+    ) -> Result<impl Iterator<Item = Media> + use<>, IngestError> {
+        let (config, unit) = self.read(message)?;
+        Ok(config.into_iter().chain(unit))
+    }
+
+    fn read(&mut self, message: MediaMessage) -> Result<(Option<Media>, Option<Media>), IngestError> {
+        const NOTHING: (Option<Media>, Option<Media>) = (None, None);
         let MediaMessage { kind, timestamp_ms, payload, arrived } = message;
         let tag = match self.demuxer.read(kind, &payload) {
             Ok(tag) => tag,
             Err(FlvError::Unsupported(reason)) => return Err(IngestError { reason }),
             Err(FlvError::Malformed(_)) => {
                 self.oddities.malformed += 1;
-                return Ok(None);
+                return Ok(NOTHING);
             }
         };
         Ok(match tag {
             Tag::VideoConfig(config) => {
-                if self.video.as_ref() == Some(&config) {
-                    self.oddities.repeated_configs += 1;
-                    return Ok(None);
-                }
-                if config.frame_rate.is_some() {
-                    self.timeline.set_frame_rate(config.frame_rate);
-                }
-                self.video = Some(config.clone());
-                Some(Media::VideoConfig(config))
+                let config = self.video_config(config);
+                self.oddities.repeated_configs += u64::from(config.is_none());
+                (config, None)
             }
             Tag::AudioConfig(config) => {
                 if self.audio.as_ref() == Some(&config) {
                     self.oddities.repeated_configs += 1;
-                    return Ok(None);
+                    return Ok(NOTHING);
                 }
                 self.timeline.set_audio_format(config.sample_rate, config.frame_samples);
                 self.audio = Some(config.clone());
-                Some(Media::AudioConfig(config))
+                (Some(Media::AudioConfig(config)), None)
             }
             Tag::Video(picture) => {
                 self.oddities.false_keys += u64::from(picture.flagged_key && !picture.key);
-                let config = picture.config.filter(|config| self.video.as_ref() != Some(config));
-                if let Some(config) = &config {
-                    if config.frame_rate.is_some() {
-                        self.timeline.set_frame_rate(config.frame_rate);
-                    }
-                    self.video = Some(config.clone());
-                }
+                let config = picture.config.and_then(|config| self.video_config(config));
                 let stamp = self.timeline.video(timestamp_ms, picture.composition_ms, arrived);
                 let unit = stamp.map(|stamp| {
                     Media::Video(AccessUnit {
@@ -116,25 +111,27 @@ impl Ingest {
                         arrived,
                     })
                 });
-                match config {
-                    None => unit,
-                    Some(config) => {
-                        self.held = unit;
-                        Some(Media::VideoConfig(config))
-                    }
-                }
+                (config, unit)
             }
-            Tag::Audio(data) => self
-                .timeline
-                .audio(timestamp_ms, arrived)
-                .map(|time| Media::Audio(AccessUnit { pts: time, dts: time, key: true, data, arrived })),
-            Tag::EndOfSequence(_) | Tag::Nothing => None,
+            Tag::Audio(data) => {
+                let time = self.timeline.audio(timestamp_ms, arrived);
+                let unit = |time| Media::Audio(AccessUnit { pts: time, dts: time, key: true, data, arrived });
+                (None, time.map(unit))
+            }
+            Tag::EndOfSequence(_) | Tag::Nothing => NOTHING,
         })
     }
 
-    /// The unit behind the configuration that the last message began with, if there was one.
-    pub fn held(&mut self) -> Option<Media> {
-        self.held.take()
+    /// `None` for the one in force.
+    fn video_config(&mut self, config: VideoConfig) -> Option<Media> {
+        if self.video.as_ref() == Some(&config) {
+            return None;
+        }
+        if config.frame_rate.is_some() {
+            self.timeline.set_frame_rate(config.frame_rate);
+        }
+        self.video = Some(config.clone());
+        Some(Media::VideoConfig(config))
     }
 
     /// Repairs of time so far.

@@ -29,6 +29,7 @@ pub mod telemetry;
 pub mod timeline;
 pub mod tls;
 pub mod transcode;
+mod wake;
 pub mod worker;
 
 /// The commit that this was built from, where the build knew it.

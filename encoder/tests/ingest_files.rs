@@ -34,12 +34,13 @@ fn read(path: &Path) -> Read {
     let (mut video_config, mut audio_config) = (None, None);
     let (mut video, mut audio) = (Vec::new(), Vec::new());
     for message in flv_file(&file) {
-        match ingest.push(message).unwrap() {
-            Some(Media::VideoConfig(config)) => assert_eq!(video_config.replace(config), None),
-            Some(Media::AudioConfig(config)) => assert_eq!(audio_config.replace(config), None),
-            Some(Media::Video(unit)) => video.push(unit),
-            Some(Media::Audio(unit)) => audio.push(unit),
-            None => {}
+        for media in ingest.push(message).unwrap() {
+            match media {
+                Media::VideoConfig(config) => assert_eq!(video_config.replace(config), None),
+                Media::AudioConfig(config) => assert_eq!(audio_config.replace(config), None),
+                Media::Video(unit) => video.push(unit),
+                Media::Audio(unit) => audio.push(unit),
+            }
         }
     }
     assert_eq!(ingest.oddities(), Default::default());
@@ -130,8 +131,8 @@ fn open_gops_have_one_key() {
     let mut ingest = Ingest::new();
     let mut keys = 0;
     for message in flv_file(&file) {
-        if let Some(Media::Video(unit)) = ingest.push(message).unwrap() {
-            keys += u32::from(unit.key);
+        for media in ingest.push(message).unwrap() {
+            keys += u32::from(matches!(media, Media::Video(unit) if unit.key));
         }
     }
     assert_eq!(keys, 1);

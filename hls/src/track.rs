@@ -1,5 +1,6 @@
 //! What is packaged: tracks and their samples. No packaging here.
 
+use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use crate::time::MediaTime;
 use bytes::Bytes;
@@ -65,6 +66,29 @@ pub struct AudioTrack {
     pub frame_samples: u32,
     /// Bits a second: BANDWIDTH until something was measured.
     pub nominal_bitrate: u32,
+}
+
+impl Track {
+    /// Whether it is sound.
+    pub const fn is_audio(&self) -> bool {
+        matches!(self.kind, TrackKind::Audio(_))
+    }
+
+    /// Bits a second that its encoder was told.
+    pub const fn nominal_bitrate(&self) -> u32 {
+        match &self.kind {
+            TrackKind::Video(video) => video.nominal_bitrate,
+            TrackKind::Audio(audio) => audio.nominal_bitrate,
+        }
+    }
+
+    /// Ticks a second in its segments.
+    pub const fn timescale(&self) -> u32 {
+        match &self.kind {
+            TrackKind::Video(_) => VIDEO_TIMESCALE,
+            TrackKind::Audio(audio) => audio.sample_rate,
+        }
+    }
 }
 
 /// One encoded access unit.

@@ -212,7 +212,7 @@ impl Stream {
         let now = self.clock();
         let message =
             MediaMessage { kind, timestamp_ms: u32::try_from(at).unwrap(), payload, arrived: now.instant };
-        if let Some(media) = self.ingest.push(message).unwrap() {
+        for media in self.ingest.push(message).unwrap() {
             self.core.media(media, now);
         }
     }

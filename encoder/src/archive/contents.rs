@@ -7,7 +7,7 @@ use crate::store::ObjectName;
 use bytes::Bytes;
 use hls::recording::{Recording, RecordingError, TrackNumber};
 use hls::{
-    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, TrackKind, WallTime,
+    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, WallTime,
     archive_multivariant,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,8 +74,9 @@ impl Contents {
     /// A segment behind those that its rendition has; older ones are known. Those that another session had under its
     /// number and behind it go: whoever took the stream over had not seen them listed, and gave their numbers again.
     pub fn push(&mut self, entry: Entry) {
-        if self.epoch_of(&entry) > self.newest {
-            self.newest = self.epoch_of(&entry);
+        let epoch = self.epoch_of(&entry);
+        if epoch > self.newest {
+            self.newest = epoch;
             self.cut(entry.info.sequence);
         }
         let lane = self.lanes.entry(entry.info.rung.clone()).or_default();
@@ -107,13 +108,13 @@ impl Contents {
         let mut seen = BTreeSet::new();
         let newest_first = self.epochs.iter().rev().flat_map(|epoch| &epoch.tracks);
         let mut tracks: Vec<_> = newest_first.filter(|track| seen.insert(&track.rung)).collect();
-        tracks.sort_by_key(|track| matches!(track.kind, TrackKind::Audio(_)));
+        tracks.sort_by_key(|track| track.is_audio());
         tracks
     }
 
     /// Whether a rendition is sound.
     pub fn is_audio(&self, rung: &RungName) -> bool {
-        self.tracks().iter().any(|track| track.rung == *rung && matches!(track.kind, TrackKind::Audio(_)))
+        self.tracks().iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
     /// Whether there is media in it.
@@ -184,7 +185,7 @@ impl Contents {
     /// The playlist of pictures for seek bars, of the smallest rung that has pictures noted, and which that is.
     pub fn pictures(&self) -> Option<(RungName, ArchivePlaylist)> {
         let tracks = self.tracks();
-        let videos = tracks.iter().filter(|track| matches!(track.kind, TrackKind::Video(_)));
+        let videos = tracks.iter().filter(|track| !track.is_audio());
         let mut lanes = videos.rev().filter_map(|track| Some((&track.rung, self.lanes.get(&track.rung)?)));
         let (rung, lane) = lanes.find(|(_, lane)| lane.iter().any(|entry| entry.picture.is_some()))?;
         let mut playlist = ArchivePlaylist::of_pictures(Place::way_to_media(rung), self.target_duration);

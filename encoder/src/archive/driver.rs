@@ -6,7 +6,8 @@ use super::recorder::{Recorder, Settings, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
 use crate::publish::Playlists;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, within};
+use crate::wake::until;
 use hls::packager::{InitSegment, Segment};
 use hls::resume::Past;
 use hls::{RungName, SessionId, Track, WallTime};
@@ -241,14 +242,15 @@ impl Keeper {
     fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let keeper = self.clone();
         keeper.unfinished.send_modify(|count| *count += 1);
+        let work = work.in_current_span();
         let task = async move {
             // A panic in it must not keep others waiting for ever.
-            if let Err(error) = tokio::spawn(work.in_current_span()).await {
+            if let Err(error) = tokio::spawn(work).await {
                 error!(%error, "finishing an archive failed");
             }
             keeper.unfinished.send_modify(|count| *count -= 1);
         };
-        tokio::spawn(task);
+        tokio::spawn(task.in_current_span());
     }
 
     async fn seal(&self, place: &Place) {
@@ -372,15 +374,9 @@ async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
             shared.with(|recorder| recorder.done(result, now));
             continue;
         }
-        let sleep = async {
-            match wake_at {
-                Some(at) => tokio::time::sleep_until(shared.started + at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = shared.changed.notified() => {}
-            () = sleep => {}
+            () = until(wake_at.map(|at| shared.started + at)) => {}
         }
     }
     let (fenced, place) = shared.with(|recorder| (recorder.is_fenced(), recorder.place().cloned()))?;
@@ -396,9 +392,7 @@ async fn attempt(store: &dyn Store, write: Write) -> Result<(), StoreError> {
         Write::Create(name, object) => (name, store.create(name, object.clone())),
         Write::Replace(name, object) => (name, store.replace(name, object.clone())),
     };
-    let result = tokio::time::timeout(ATTEMPT, call).await.unwrap_or_else(|_| {
-        Err(StoreError::Unavailable(format!("no answer within {} s", ATTEMPT.as_secs())))
-    });
+    let result = within(ATTEMPT, call).await;
     if let Err(error) = &result {
         debug!(object = %name, %error, "archive");
     }

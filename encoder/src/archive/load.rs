@@ -8,7 +8,7 @@ use super::page::{BadPage, Entry, Page};
 use crate::store::{Listed, ObjectName, Store, StoreError};
 use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
 use hls::time::rescale;
-use hls::{MediaSpan, MediaTime, RungName, SegmentInfo, TrackKind, names};
+use hls::{MediaSpan, MediaTime, RungName, SegmentInfo, names};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -126,7 +126,6 @@ pub async fn load(store: &Arc<dyn Store>, place: &Place) -> Result<Loaded, LoadE
 struct Found {
     info: SegmentInfo,
     shift: MediaSpan,
-    bytes: u64,
     kind: MediaKind,
     timescale: u32,
 }
@@ -134,14 +133,12 @@ struct Found {
 async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result<Vec<Entry>, LoadError> {
     let mut rest = Vec::new();
     for track in pages.tracks() {
-        let (kind, timescale) = match &track.kind {
-            TrackKind::Video(_) => (MediaKind::Video, hls::fmp4::VIDEO_TIMESCALE),
-            TrackKind::Audio(audio) => (MediaKind::Audio, audio.sample_rate),
-        };
+        let kind = if track.is_audio() { MediaKind::Audio } else { MediaKind::Video };
+        let timescale = track.timescale();
         let found: Vec<_> = find(store, place, pages, &track.rung)
             .await?
             .into_iter()
-            .map(|(info, shift)| Found { bytes: info.bytes.unwrap_or(0), info, shift, kind, timescale })
+            .map(|(info, shift)| Found { info, shift, kind, timescale })
             .collect();
         let read = each(found, AT_A_TIME, |found| {
             let store = store.clone();
@@ -212,8 +209,8 @@ async fn read_index(
     name: &ObjectName,
     found: Found,
 ) -> Result<Option<Entry>, LoadError> {
-    let Found { mut info, shift, bytes, kind, timescale } = found;
-    let mut scanner = Scanner::new(bytes, kind);
+    let Found { mut info, shift, kind, timescale } = found;
+    let mut scanner = Scanner::new(info.bytes.unwrap_or(0), kind);
     while let Some(wanted) = scanner.wanted() {
         let read = persist(name, || store.read_range(name, wanted.clone())).await?;
         if let Err(error) = scanner.take(&read.unwrap_or_default()) {

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
 use hls::packager::Segment;
 use hls::{
-    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, TrackKind, WallTime,
+    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, WallTime,
     archive_multivariant,
 };
 use lane::{Lane, Waiting};
@@ -370,16 +370,12 @@ impl Recorder {
     }
 
     fn is_audio(&self, rung: &RungName) -> bool {
-        let track = self.tracks.iter().find(|track| track.rung == *rung);
-        track.is_some_and(|track| matches!(track.kind, TrackKind::Audio(_)))
+        self.tracks.iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
     fn timescale(&self, rung: &RungName) -> u32 {
         let track = self.tracks.iter().find(|track| track.rung == *rung);
-        match track.map(|track| &track.kind) {
-            Some(TrackKind::Audio(audio)) => audio.sample_rate,
-            Some(TrackKind::Video(_)) | None => hls::fmp4::VIDEO_TIMESCALE,
-        }
+        track.map_or(hls::fmp4::VIDEO_TIMESCALE, Track::timescale)
     }
 
     /// Sound goes into every recording.
@@ -389,7 +385,7 @@ impl Recorder {
 
     /// The smallest pictures are those for seek bars.
     fn is_shown(&self, rung: &RungName) -> bool {
-        let mut videos = self.tracks.iter().rev().filter(|track| matches!(track.kind, TrackKind::Video(_)));
+        let mut videos = self.tracks.iter().rev().filter(|track| !track.is_audio());
         videos.next().is_some_and(|track| track.rung == *rung)
     }
 
@@ -410,7 +406,7 @@ impl Recorder {
                 None => self.all_tracks.push(track.clone()),
             }
         }
-        self.all_tracks.sort_by_key(|track| matches!(track.kind, TrackKind::Audio(_)));
+        self.all_tracks.sort_by_key(Track::is_audio);
         if self.recordings.is_empty() && self.settings.mp4 {
             self.recordings = choose(self.settings.recordings.as_deref(), &self.tracks);
         }

@@ -161,8 +161,7 @@ pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
     }
     // Profiles above Main say chroma format and bit depths once more.
     if !matches!(first[1], 66 | 77 | 88)
-        && let Ok(rbsp) = decode_nal(first)
-        && let Ok(parsed) = SeqParameterSet::from_bits(BitReader::new(&*rbsp))
+        && let Ok(parsed) = parse_sps(first)
     {
         record.put_u8(0xfc | parsed.chroma_info.chroma_format.to_u32() as u8);
         record.put_u8(0xf8 | parsed.chroma_info.bit_depth_luma_minus8);

@@ -11,19 +11,27 @@ fn video(timestamp_ms: u32, body: &str) -> MediaMessage {
     message(MessageKind::Video, timestamp_ms, body)
 }
 
+/// All that a message became, where that is one thing at most.
+fn push(ingest: &mut Ingest, message: MediaMessage) -> Result<Option<Media>, IngestError> {
+    let mut media = ingest.push(message)?;
+    let first = media.next();
+    assert_eq!(media.next(), None);
+    Ok(first)
+}
+
 #[test]
 fn garbage_is_counted_and_the_stream_lives() {
     let mut ingest = Ingest::new();
     let config = format!("17 00 000000 {AVCC}");
     // A picture before its configuration, then the configuration twice.
-    assert_eq!(ingest.push(video(0, "27 01 000000 00000001 41")), Ok(None));
-    assert!(matches!(ingest.push(video(0, &config)), Ok(Some(Media::VideoConfig(_)))));
-    assert_eq!(ingest.push(video(0, &config)), Ok(None));
+    assert_eq!(push(&mut ingest, video(0, "27 01 000000 00000001 41")), Ok(None));
+    assert!(matches!(push(&mut ingest, video(0, &config)), Ok(Some(Media::VideoConfig(_)))));
+    assert_eq!(push(&mut ingest, video(0, &config)), Ok(None));
     // Lengths that do not fit, no body, and a picture.
-    assert_eq!(ingest.push(video(33, "27 01 000000 00000009 41")), Ok(None));
-    assert_eq!(ingest.push(video(66, "")), Ok(None));
+    assert_eq!(push(&mut ingest, video(33, "27 01 000000 00000009 41")), Ok(None));
+    assert_eq!(push(&mut ingest, video(66, "")), Ok(None));
     assert!(
-        matches!(ingest.push(video(100, "17 01 000000 00000001 41")), Ok(Some(Media::Video(unit))) if !unit.key)
+        matches!(push(&mut ingest, video(100, "17 01 000000 00000001 41")), Ok(Some(Media::Video(unit))) if !unit.key)
     );
     assert_eq!(ingest.oddities(), Oddities { malformed: 2, false_keys: 1, repeated_configs: 1 });
 }
@@ -33,23 +41,23 @@ fn garbage_is_counted_and_the_stream_lives() {
 #[test]
 fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
     let mut ingest = Ingest::new();
-    ingest.push(video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    push(&mut ingest, video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
     let key = |sets: &str| format!("17 01 000000 {sets} 00000001 65");
     // Many encoders send their sets with every key picture, and some say less in the header than there.
     let own = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce0fc8";
     let other_pps = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce1fc8";
     for (at, sets) in [(0, own), (33, own), (66, other_pps)] {
-        assert!(matches!(ingest.push(video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
-        assert_eq!(ingest.held(), None);
+        assert!(matches!(push(&mut ingest, video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
     }
     let larger = "0000001a 6764001eacd940a02ff970110000030001000003003c0f162d96 00000004 68efbcb0";
-    let Ok(Some(Media::VideoConfig(config))) = ingest.push(video(100, &key(larger))) else { panic!() };
+    let mut media = ingest.push(video(100, &key(larger))).unwrap();
+    let Some(Media::VideoConfig(config)) = media.next() else { panic!() };
     assert_eq!((config.width, config.height), (640, 360));
-    assert!(matches!(ingest.held(), Some(Media::Video(unit)) if unit.key));
-    assert_eq!(ingest.held(), None);
+    assert!(matches!(media.next(), Some(Media::Video(unit)) if unit.key));
+    assert_eq!(media.next(), None);
     // Neither again nor by sets that cannot be read, or without a picture set.
     for (at, sets) in [(133, larger), (166, "00000002 6764 00000002 68ef"), (200, "00000004 6764001e")] {
-        assert!(matches!(ingest.push(video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
+        assert!(matches!(push(&mut ingest, video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
     }
     assert_eq!(ingest.oddities(), Oddities::default());
 }
@@ -57,7 +65,7 @@ fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
 #[test]
 fn what_can_never_be_encoded_is_an_error_for_the_publisher() {
     let mut ingest = Ingest::new();
-    let error = ingest.push(video(0, "90 68766331 00")).unwrap_err();
+    let error = push(&mut ingest, video(0, "90 68766331 00")).unwrap_err();
     let refusal = Refusal::from(error);
     assert_eq!(
         refusal,
@@ -69,8 +77,10 @@ fn what_can_never_be_encoded_is_an_error_for_the_publisher() {
 fn a_publisher_that_comes_back_goes_on_behind_the_old_end() {
     let after = MediaTime::from_ticks_90k(5_000_000);
     let mut ingest = Ingest::resume(after);
-    ingest.push(video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
-    let Ok(Some(Media::Video(unit))) = ingest.push(video(0, "17 01 000000 00000001 65")) else { panic!() };
+    push(&mut ingest, video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    let Ok(Some(Media::Video(unit))) = push(&mut ingest, video(0, "17 01 000000 00000001 65")) else {
+        panic!()
+    };
     assert!(unit.dts > after && unit.key);
 }
 

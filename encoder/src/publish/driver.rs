@@ -3,7 +3,8 @@
 
 use super::spool::StreamSpool;
 use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, within};
+use crate::wake::until;
 use metrics::{counter, gauge, histogram};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 /// Between two lines of the log about failures and gaps: a full disk fails many times a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -43,8 +44,8 @@ impl<P: Playlists> Publisher<P> {
         Self::resume(store, None, prefix, playlists, settings, Vec::new())
     }
 
-    /// The same with a disk for what is late, and over playlists that were taken over. Should somebody else have written one of them since, nothing is
-    /// stored ([`Counters::fenced`]).
+    /// The same with a disk for what is late, and over playlists that were taken over. Should somebody else have written
+    /// one of them since, nothing is stored ([`Counters::fenced`]).
     pub fn resume(
         store: Arc<dyn Store>,
         spool: Option<&Spool>,
@@ -61,7 +62,7 @@ impl<P: Playlists> Publisher<P> {
             changed: Notify::new(),
             started: Instant::now(),
         });
-        let task = tokio::spawn(drive(Arc::clone(&shared), store, disk));
+        let task = tokio::spawn(drive(Arc::clone(&shared), store, disk).in_current_span());
         (Self { shared }, task)
     }
 
@@ -135,15 +136,9 @@ async fn drive<P: Playlists>(
         if finished {
             break;
         }
-        let sleep = async {
-            match wake_at {
-                Some(at) => tokio::time::sleep_until(shared.started + at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = shared.changed.notified() => {}
-            () = sleep => {}
+            () = until(wake_at.map(|at| shared.started + at)) => {}
             Some(ended) = attempts.join_next_with_id() => {
                 let (task, result) = match ended {
                     Ok((task, result)) => (task, result),
@@ -206,9 +201,7 @@ async fn attempt(
         })
     };
     let began = Instant::now();
-    let result = tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
-        Err(StoreError::Unavailable(format!("no answer within {:.1} s", timeout.as_secs_f64())))
-    });
+    let result = within(timeout, call).await;
     let outcome = match &result {
         Ok(_) => "ok",
         Err(StoreError::Unavailable(_)) => "unavailable",
@@ -250,11 +243,13 @@ async fn on_disk(
             Work::Create(..) | Work::Read(_) | Work::Replace(..) | Work::Remove(_) => Answer::Done,
         })
     });
-    match tokio::time::timeout(timeout, call).await {
-        Ok(Ok(result)) => result.map_err(|error: std::io::Error| StoreError::Unavailable(error.to_string())),
-        Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
-        Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", timeout.as_secs()))),
-    }
+    within(timeout, async {
+        match call.await {
+            Ok(result) => result.map_err(|error: std::io::Error| StoreError::Unavailable(error.to_string())),
+            Err(error) => Err(StoreError::Unavailable(error.to_string())),
+        }
+    })
+    .await
 }
 
 /// What the log said last about failures.

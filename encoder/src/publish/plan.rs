@@ -19,7 +19,7 @@ use super::{Event, Inherited, Playlists};
 use crate::store::{Expected, Object, ObjectName, StoreError, Stored, Version};
 use bytes::Bytes;
 use hls::RungName;
-use hls::track::{Track, TrackKind};
+use hls::track::Track;
 use lanes::Lanes;
 use paced::Paced;
 use removals::Removal;
@@ -355,7 +355,7 @@ impl<P: Playlists> Plan<P> {
     }
 
     fn is_audio(&self, rung: &RungName) -> bool {
-        self.tracks.iter().any(|track| track.rung == *rung && matches!(track.kind, TrackKind::Audio(_)))
+        self.tracks.iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
     /// An empty prefix is the store's root.

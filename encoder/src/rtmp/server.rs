@@ -8,6 +8,7 @@ use super::door::Door;
 use super::session::{Event, Session, SessionError};
 use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
 use crate::tls::Listener;
+use crate::wake::until;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -434,12 +435,4 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
 /// Writes some of the output; without any, sees to it that what was written leaves, and answers 0.
 async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
     if output.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write(output).await }
-}
-
-/// Never, without a deadline.
-async fn until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -177,6 +177,19 @@ impl StoreError {
     }
 }
 
+/// One attempt, given up after so long. It may still be carried out.
+///
+/// # Errors
+/// The attempt's own, and [`StoreError::Unavailable`] when it is given up.
+pub async fn within<T>(
+    limit: Duration,
+    attempt: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(format!("no answer within {:.1} s", limit.as_secs_f64())))
+    })
+}
+
 /// A store's answer, some time later.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 

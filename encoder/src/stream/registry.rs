@@ -370,7 +370,9 @@ impl Registry {
         owner: Option<Owner>,
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
-        let outlet = Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning);
+        // What it starts speaks of this stream in the log.
+        let outlet =
+            span.in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
         let store = self.outlet.store.clone();
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();

@@ -21,7 +21,9 @@
 mod owner;
 
 use crate::publish::Inherited;
-use crate::store::{Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type};
+use crate::store::{
+    Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type, within,
+};
 use bytes::Bytes;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
@@ -451,8 +453,7 @@ async fn read(store: Arc<dyn Store>, name: ObjectName) -> Result<Option<Stored>,
 }
 
 async fn once<T>(attempt: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let silent = |_| Err(StoreError::Unavailable("no answer".into()));
-    tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or_else(silent)
+    within(ATTEMPT, attempt).await
 }
 
 /// The next result of several tasks; `None` when all are done.

@@ -4,7 +4,7 @@ use crate::store::memory::{Call, Fault, MemoryStore, Operation};
 use crate::stream::StorePlaylists;
 use hls::packager::{InitSegment, Segment};
 use hls::presentation::Presentation;
-use hls::track::{AudioTrack, Codec, Track, TrackKind};
+use hls::track::Track;
 use hls::{MediaSpan, MediaTime, SessionId, Timing};
 use std::fmt::Write as _;
 
@@ -224,15 +224,7 @@ async fn lost_answers_and_passing_faults_are_outlived() {
 }
 
 fn audio() -> Track {
-    let kind = TrackKind::Audio(AudioTrack {
-        codec: Codec::Aac,
-        config: Bytes::from_static(&[0x11, 0x90]),
-        sample_rate: 48_000,
-        channels: 2,
-        frame_samples: 1024,
-        nominal_bitrate: 96_000,
-    });
-    Track { rung: RungName::audio(), kind }
+    crate::archive::testing::tracks(&["audio"]).remove(0)
 }
 
 fn segment(session: &str, sequence: u64, first: u64) -> Segment {

@@ -7,7 +7,7 @@ use super::multivariant::{self, Bandwidth};
 use crate::presentation::SegmentInfo;
 use crate::presentation::rendition::{MIN_MEASURED, bit_rate};
 use crate::time::{MediaSpan, WallTime};
-use crate::track::{Track, TrackKind};
+use crate::track::Track;
 use std::fmt::Write;
 
 /// PROGRAM-DATE-TIME is said again where it is off by more than this from what players count on to. The wall clock's
@@ -129,12 +129,8 @@ impl ArchivePlaylist {
 
     /// What was measured; before that, what the encoder was told.
     fn bandwidth(&self, track: &Track) -> Bandwidth {
-        let nominal = match &track.kind {
-            TrackKind::Video(video) => video.nominal_bitrate,
-            TrackKind::Audio(audio) => audio.nominal_bitrate,
-        };
         let average = bit_rate(self.bits, self.duration);
-        let or_told = |measured: u64| if measured == 0 { nominal.into() } else { measured };
+        let or_told = |measured: u64| if measured == 0 { track.nominal_bitrate().into() } else { measured };
         Bandwidth { peak: or_told(self.peak), average: or_told(average) }
     }
 

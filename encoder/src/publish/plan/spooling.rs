@@ -121,7 +121,7 @@ impl<P: Playlists> Plan<P> {
         let largest = self.largest_on_disk().filter(|(size, _)| crowded && *size >= in_memory);
         let largest = largest.map_or(0, |(size, _)| size);
         let index = self.uploads.iter().rposition(|upload| match &upload.what {
-            What::Segment { rung, late: true, .. } if upload.is_idle() && upload.place == Place::Memory => {
+            What::Segment { rung, .. } if upload.waits_in_memory_late() => {
                 let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
                 // A larger one would never find room to come back.
                 room && upload.size <= limit / 2
@@ -200,8 +200,9 @@ impl<P: Playlists> Plan<P> {
 
     /// There are late segments in memory that it has no room for.
     fn spool_is_full(&mut self) {
-        let wanted = |upload: &Upload| upload.is_late() && upload.is_idle() && upload.place == Place::Memory;
-        if self.uploads.iter().any(wanted) && !std::mem::replace(&mut self.spooling.full, true) {
+        if self.uploads.iter().any(Upload::waits_in_memory_late)
+            && !std::mem::replace(&mut self.spooling.full, true)
+        {
             self.counters.spool_full += 1;
         }
     }

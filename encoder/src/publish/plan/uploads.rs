@@ -65,6 +65,11 @@ impl Upload {
         self.flying.is_empty()
     }
 
+    /// Whether it may go to the disk.
+    pub(super) fn waits_in_memory_late(&self) -> bool {
+        self.is_late() && self.is_idle() && self.place == Place::Memory
+    }
+
     /// Whether an attempt can be made: it needs the body.
     fn is_ready(&self) -> bool {
         self.is_idle() && self.place.is_memory()
@@ -131,8 +136,8 @@ impl<P: Playlists> Plan<P> {
         self.rung_bytes.get(rung).copied().unwrap_or(0)
     }
 
-    /// Gives up what waits in memory until there is room: late ones first, of the largest rendition first, oldest first. So the
-    /// others keep their place in the archive, and viewers theirs.
+    /// Gives up what waits in memory until there is room: late ones first, of the largest rendition first, oldest first.
+    /// So the others keep their place in the archive, and viewers theirs.
     fn make_room(&mut self, bytes: usize) {
         while self.waiting_bytes + bytes > self.settings.max_waiting_bytes {
             let waiting = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {

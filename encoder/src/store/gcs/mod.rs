@@ -24,7 +24,7 @@ pub use open::OpenError;
 
 use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
-    Stored, Version,
+    Stored, Version, within,
 };
 use bytes::{Bytes, BytesMut};
 use error::{Kind, kind, store_error};
@@ -165,19 +165,13 @@ impl Store for GcsStore {
     }
 
     fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async move {
-            tokio::time::timeout(LONGEST_CALL, self.read_body(name, ReadRange::all()))
-                .await
-                .unwrap_or_else(|_| Err(no_answer()))
-        })
+        Box::pin(within(LONGEST_CALL, self.read_body(name, ReadRange::all())))
     }
 
     fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
         Box::pin(async move {
             let wanted = ReadRange::segment(range.start, range.end.saturating_sub(range.start));
-            let stored = tokio::time::timeout(LONGEST_CALL, self.read_body(name, wanted))
-                .await
-                .unwrap_or_else(|_| Err(no_answer()))?;
+            let stored = within(LONGEST_CALL, self.read_body(name, wanted)).await?;
             Ok(stored.map(|stored| stored.body))
         })
     }
@@ -294,8 +288,4 @@ impl Store for GcsStore {
 /// A call that hangs is ended even when its caller forgot to.
 async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(LONGEST_CALL, call).await.unwrap_or_else(|late| Err(Error::timeout(late)))
-}
-
-fn no_answer() -> StoreError {
-    StoreError::Unavailable(format!("no answer within {} s", LONGEST_CALL.as_secs()))
 }

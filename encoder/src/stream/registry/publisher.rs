@@ -38,7 +38,8 @@ impl MediaSink for Publisher {
         }
         let arrived = message.arrived;
         let media = self.ingest.push(message)?;
-        self.understood |= media.is_some();
+        let mut media = media.peekable();
+        self.understood |= media.peek().is_some();
         let waited = arrived.saturating_duration_since(*self.since.get_or_insert(arrived));
         if !self.understood && waited > UNDERSTOOD_WITHIN {
             return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
@@ -50,7 +51,7 @@ impl MediaSink for Publisher {
             }
             self.counted = repairs;
         }
-        for media in media.into_iter().chain(self.ingest.held()) {
+        for media in media {
             let present = self.entry.present();
             if present.number != self.number {
                 return Err(Refusal::AlreadyPublishing);
