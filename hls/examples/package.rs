@@ -1,5 +1,5 @@
-//! Packages a fragmented MP4 (one track per file, as `ffmpeg -movflags frag_keyframe+empty_moov` writes it) into a
-//! folder of HLS, so that ffprobe and players can judge what this crate writes.
+//! Packages a fragmented MP4 (one track per file, as written by `ffmpeg -movflags frag_keyframe+empty_moov`) into an
+//! HLS folder, so that ffprobe and players can check the output of this crate.
 //!
 //! `cargo run -p hls --example package -- OUTDIR LATENCY RUNG=FILE...`
 #![allow(clippy::print_stderr, reason = "a tool for people")]
@@ -13,7 +13,7 @@ use mp4_atom::{Any, Atom, DecodeMaybe, Moov};
 use std::error::Error;
 use std::path::Path;
 
-/// Media begins here, so that no decode time is negative.
+/// Start of the media axis, late enough that no decode time is negative.
 const START: MediaTime = MediaTime::from_ticks_90k(900_000);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -139,7 +139,7 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Sample>), Box<dyn Err
         }
         other => return Err(format!("cannot package {other:?}").into()),
     };
-    // ffmpeg begins B-frames' decode times below zero with an edit list; here all begins at START.
+    // ffmpeg starts the decode times of B-frames below zero, with an edit list; here all media begins at START.
     let first = samples.iter().map(|s| s.pts).min().unwrap_or(START);
     let shift: MediaSpan = START - first;
     for sample in &mut samples {

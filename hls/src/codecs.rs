@@ -1,9 +1,9 @@
-//! CODECS strings (RFC 6381), from the configuration records that travel with the tracks. No decoding of media here.
+//! CODECS strings (RFC 6381), made from the tracks' configuration records. No decoding of media here.
 
 use crate::track::{Codec, Track, TrackKind};
 
-/// `avc1.PPCCLL` from an AVCDecoderConfigurationRecord: profile, constraint flags and level as they stand in its bytes
-/// 1 to 3. `None` when the record is too short.
+/// `avc1.PPCCLL` from an AVCDecoderConfigurationRecord: profile, constraint flags and level from bytes 1 to 3 of the
+/// record. `None` when the record is too short.
 pub fn avc1(record: &[u8]) -> Option<String> {
     let [profile, compatibility, level] = record.get(1..4)?.try_into().ok()?;
     Some(format!("avc1.{profile:02x}{compatibility:02x}{level:02x}"))

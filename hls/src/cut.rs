@@ -1,24 +1,25 @@
-//! Where segments are cut: a decision on times alone. Samples, renditions and boxes do not belong here.
+//! Where segments are cut, decided on times alone. Samples, renditions and boxes do not belong here.
 //!
-//! One [`Cutter`] decides for all renditions of an epoch, so that they cannot disagree. It never lets a segment grow
-//! beyond `max_segment`: then EXTINF, rounded, cannot exceed TARGETDURATION, whatever keyframes come or stay away.
+//! One [`Cutter`] decides for all renditions of an epoch, so that renditions cannot disagree. The cutter never lets a
+//! segment exceed `max_segment`, regardless of which keyframes arrive: so a rounded EXTINF cannot exceed
+//! TARGETDURATION.
 //!
-//! Where segments are divided into parts, nothing is decided in hindsight: a part that was listed belongs to its
-//! segment for good, so a cut never lies before what was known when the last one was made.
+//! Where segments are divided into parts, the cutter never cuts in hindsight: a listed part belongs to its segment
+//! permanently, so a cut never lies before the time that was known when the last part was made.
 
 use crate::packager::CutRule;
 use crate::time::{MediaSpan, MediaTime};
 use crate::timing::Timing;
 
-/// Frames slower than this (in 1/90000 s, a tenth of a second) are not allowed for when a short first segment is joined
-/// to the next.
+/// Margin for joining a short first segment to the next, in 1/90000 s (a tenth of a second). Slower frames are not
+/// allowed for.
 const SLOW_FRAME_90K: i64 = 9_000;
 
 /// One boundary between segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     pub(crate) at: MediaTime,
-    /// No keyframe came in time; nothing can start here.
+    /// No keyframe came in time; decoding cannot start at this cut.
     pub(crate) forced: bool,
 }
 
@@ -27,19 +28,19 @@ pub(crate) struct Cutter {
     rule: CutRule,
     target: MediaSpan,
     max: MediaSpan,
-    /// No cut in hindsight.
+    /// Cut immediately or not at all: no cut in hindsight, because parts are listed.
     at_once: bool,
-    /// Start of the segment being filled.
+    /// Start of the open segment.
     start: MediaTime,
-    /// The latest keyframe since `start` at which could be cut, but was not.
+    /// The latest keyframe since `start` at which a cut was possible but not made.
     candidate: Option<MediaTime>,
     last_key: MediaTime,
-    /// The last distance of two keyframes: what the next is expected to be.
+    /// The last distance between two keyframes: the expected distance to the next.
     gop: MediaSpan,
 }
 
 impl Cutter {
-    /// Segments begin at `start`, which is a keyframe unless no video came at all.
+    /// Segments begin at `start`, which is a keyframe unless no video arrived.
     pub(crate) fn new(rule: CutRule, timing: &Timing, start: MediaTime) -> Self {
         Self {
             rule,
@@ -53,7 +54,7 @@ impl Cutter {
         }
     }
 
-    /// A keyframe (or, without video, any frame) is shown at `at`. Appends the cuts that follow from it.
+    /// Handles a keyframe (without video, any frame) shown at `at`. Appends the resulting cuts.
     pub(crate) fn on_key(&mut self, at: MediaTime, cuts: &mut Vec<Cut>) {
         self.on_progress(at, cuts);
         if at <= self.start || self.candidate.is_some_and(|c| at <= c) {
@@ -70,7 +71,7 @@ impl Cutter {
         }
     }
 
-    /// Everything before `to` is known: no keyframe before it is still to come.
+    /// Handles progress: everything before `to` has arrived, and no keyframe before `to` can arrive any more.
     pub(crate) fn on_progress(&mut self, to: MediaTime, cuts: &mut Vec<Cut>) {
         while to - self.start > self.max {
             let cut = match self.candidate {
@@ -100,14 +101,14 @@ impl Cutter {
     fn is_due(&self, at: MediaTime) -> bool {
         let length = at - self.start;
         match self.rule {
-            // A stream that begins just before a multiple would have a first segment of a few frames: joined to the
-            // next where the two fit.
+            // A stream that begins just before a multiple would get a first segment of a few frames; join it to the
+            // next segment where both fit into one.
             CutRule::Grid => {
                 let joined = length + self.target + MediaSpan::from_ticks_90k(SLOW_FRAME_90K);
                 self.may_start(at) && (joined > self.max || self.at_once)
             }
-            // Cut where the target is reached, or where waiting for one more GOP like the last would overshoot. There
-            // is no second chance at once, so that a GOP may grow to half as much again.
+            // Cut where the target is reached, or where one more GOP as long as the last would exceed the maximum. With
+            // parts there is no later chance to cut here, so allow for a GOP that is half as long again.
             CutRule::SourceKeys => {
                 let expected = if self.at_once { self.gop.ticks_90k() * 3 / 2 } else { self.gop.ticks_90k() };
                 length >= self.target || length + MediaSpan::from_ticks_90k(expected) > self.max
@@ -115,7 +116,7 @@ impl Cutter {
         }
     }
 
-    /// The first multiple of the target behind the segment's start.
+    /// The first multiple of the target after the segment's start.
     fn next_multiple(&self) -> MediaTime {
         let target = self.target.ticks_90k();
         let multiples = self.start.ticks_90k().div_euclid(target) + 1;
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn a_first_segment_of_a_few_frames_is_joined_to_the_next() {
         assert_eq!(run(CutRule::Grid, 4.0, &[10_900, 11_000, 12_000], 12_100), [(12_000, false)]);
-        // and cut where it was, should the next keyframe stay away
+        // If the next keyframe does not arrive, the cut falls where it would have been without joining.
         assert_eq!(
             run(CutRule::Grid, 4.0, &[10_900, 11_000, 12_500], 12_500),
             [(11_000, false), (12_000, true), (12_500, false)].as_slice()[..2].to_vec()
@@ -189,7 +190,7 @@ mod tests {
             run(CutRule::SourceKeys, 4.0, &[0, 500, 1_000, 1_500, 2_000], 2_100),
             [(1_000, false), (2_000, false)]
         );
-        // 0.8 s: two would be 1.6 s, above 1.45.
+        // GOPs of 0.8 s: two make 1.6 s, above the maximum of 1.45 s.
         assert_eq!(run(CutRule::SourceKeys, 4.0, &[0, 800, 1_600], 1_700), [(800, false), (1_600, false)]);
     }
 
@@ -234,7 +235,7 @@ mod tests {
                 let (known, decided) = (cutter.start, cuts.len());
                 if key { cutter.on_key(at(now), &mut cuts) } else { cutter.on_progress(at(now), &mut cuts) }
                 if timing.parts.is_some() {
-                    // What was known before this step lies in the segment that was open then.
+                    // The time known before this step lies in the segment that was open then.
                     let before = at(now - step);
                     prop_assert!(cuts[decided..].iter().all(|cut| cut.at >= before.max(known)));
                 }

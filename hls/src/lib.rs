@@ -1,9 +1,9 @@
-//! HLS packaging without input or output: encoded access units and wall-clock anchors go in; init segments,
-//! CMAF media segments and playlists come out.
+//! HLS packaging without input or output: takes encoded access units and wall-clock anchors; makes init segments, CMAF
+//! media segments and playlists.
 //!
-//! What belongs here: media time, the latency knob, cut decisions, boxes, the window, playlist text, object names.
-//! What does not: sockets, files, clocks, threads, libav, metrics, logging. Time arrives as an argument, results
-//! leave as values, so that everything runs at the speed of the CPU in tests.
+//! What belongs here: media time, the latency knob, cut decisions, boxes, the window of listed segments, playlist text,
+//! object names. What does not: sockets, files, clocks, threads, libav, metrics, logging. Time arrives as an argument
+//! and results are returned as values, so tests run at the speed of the CPU.
 #![forbid(unsafe_code)]
 
 pub mod codecs;

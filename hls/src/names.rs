@@ -1,4 +1,4 @@
-//! Names that appear in URLs, object names and playlists, checked once at their birth.
+//! Names that appear in URLs, object names and playlists, validated on construction.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ pub const MAX_NAME_LEN: usize = 64;
 #[error("a name is 1 to {MAX_NAME_LEN} characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidName;
 
-/// Whether `name` may appear in a path: 1 to 64 characters of `A-Za-z0-9_-`. Dots and slashes are out, so a name can
-/// never climb out of its folder.
+/// Whether `name` may appear in a path: 1 to 64 characters of `A-Za-z0-9_-`. Dots and slashes are refused, so a name
+/// cannot lead out of its folder.
 pub fn is_valid_name(name: &str) -> bool {
     (1..=MAX_NAME_LEN).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
@@ -25,7 +25,7 @@ macro_rules! checked_name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and takes the name.
+            /// Validates the name.
             pub fn new(name: &str) -> Result<Self, InvalidName> {
                 if is_valid_name(name) { Ok(Self(name.into())) } else { Err(InvalidName) }
             }
@@ -45,19 +45,19 @@ macro_rules! checked_name {
 }
 
 checked_name! {
-    /// One rendition's folder: `720p`, `480p`, `source`, `audio`.
+    /// The folder of one rendition: `720p`, `480p`, `source`, `audio`.
     RungName
 }
 
 checked_name! {
-    /// Distinguishes everything written between two discontinuities from everything before and after, so that no
-    /// object name is ever used twice. Every epoch has its own; see [`SessionId::from_start`].
+    /// Distinguishes the objects written between two discontinuities from all earlier and later ones, so that no object
+    /// name is ever used twice. Every epoch has its own; see [`SessionId::from_start`].
     SessionId
 }
 
 impl SessionId {
-    /// From the epoch's start in microseconds since 1970 and the epoch's number within the process: base 36, so that
-    /// names stay short and sort by age for the next decades.
+    /// From the epoch's start in microseconds since 1970 and the epoch's number within the process. Base 36 keeps names
+    /// short; names sort by age for the next decades.
     pub fn from_start(unix_micros: i64, epoch: u32) -> Self {
         let mut n = u64::try_from(unix_micros / 1000).unwrap_or(0);
         let mut digits = Vec::new();
@@ -75,7 +75,7 @@ impl SessionId {
 }
 
 impl RungName {
-    /// The rung of audio.
+    /// The rung of the audio rendition.
     pub fn audio() -> Self {
         Self("audio".into())
     }

@@ -1,19 +1,21 @@
-//! Encoded samples in; init and media segments out, all renditions cut at the same media times.
+//! The packager: takes encoded samples and makes init and media segments, with all renditions cut at the same media
+//! times.
 //!
-//! What belongs here: epochs, slots (the shared segment numbering), which sample goes into which segment, counting of
-//! misalignments. Boxes are in `fmp4`, cut decisions in `cut`, which segments are listed in `presentation`, text in
-//! `playlist`.
+//! What belongs here: epochs, slots (the shared segment numbering), the assignment of samples to segments, counting of
+//! misalignments. What does not: boxes (`fmp4`), cut decisions (`cut`), the window of listed segments (`presentation`),
+//! playlist text (`playlist`).
 //!
-//! One list of slots (sequence, start, end) serves all renditions. A slot is closed by the first keyframe of the
-//! reference renditions that the cut rule accepts; every rendition then fills it with what it has between the two
-//! times, or with a gap. So sequence numbers agree by construction, and no rendition waits for another: audio alone
-//! waits, for the video to say where to cut, and not longer than [`Timing::stall`].
+//! All renditions share one list of slots (sequence, start, end). The first keyframe of the reference renditions that
+//! the cut rule accepts closes a slot; every rendition then fills the slot with its samples between the two times, or
+//! with a gap. So sequence numbers agree by construction, and no rendition waits for another, with one exception: audio
+//! waits for video to decide the cut, but not longer than [`Timing::stall`].
 //!
-//! With [`Timing::parts`] a slot's segments come out in parts while it is open, each as soon as it is full and it is
-//! certain that no cut will lie within it. A segment's body is then made of its parts' bodies.
+//! With [`Timing::parts`], the packager emits a slot's segments in parts while the slot is open: each part as soon as
+//! it is full and no cut can fall inside the part any more. A segment's body is then the concatenation of its parts'
+//! bodies.
 //!
-//! Bounds: [`MAX_BUFFERED_BYTES`] over all renditions; [`Timing::stall`] beyond a segment in media time;
-//! [`MAX_JUMP`] between a sample and the newest before it. Contract: after each call, [`Packager::poll`] until `None`.
+//! Bounds: [`MAX_BUFFERED_BYTES`] over all renditions; [`Timing::stall`] beyond a segment in media time; [`MAX_JUMP`]
+//! between a sample and the newest sample before it. Contract: after each call, [`Packager::poll`] until `None`.
 
 mod lane;
 mod types;
@@ -32,41 +34,43 @@ use lane::{Chunk, Lane, Progress};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-/// Coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20 Mbit/s
-/// stay below it for 25 s.
+/// Bytes of coded data that all renditions together may hold back; see [`PushError::Full`]. Four renditions of 20
+/// Mbit/s take more than 25 s to reach this.
 pub const MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 
-/// A sample further ahead of all others than this is refused: a clock that jumps begins a new epoch.
+/// A sample that is further ahead of the newest sample than this is refused: after a clock jump the caller begins a new
+/// epoch.
 pub const MAX_JUMP: MediaSpan = MediaSpan::from_millis(30_000);
 
-/// Times beyond this (three thousand years) are damage, and would overflow.
+/// Times beyond this (three thousand years) are corrupt and would overflow.
 const MAX_TIME: MediaTime = MediaTime::from_ticks_90k(1 << 53);
 
-/// What remains of a slot after the last video of an epoch is dropped when shorter: not worth a segment of its own.
+/// A last slot of an epoch that is shorter than this is dropped if a rendition has no media in it: the tail is not
+/// worth a segment of its own.
 const SHORT_TAIL: MediaSpan = MediaSpan::from_millis(250);
 
-/// One stretch of time, the same for all renditions.
+/// One interval of media time, the same for all renditions: a segment of each.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     sequence: u64,
     start: MediaTime,
-    /// `None` for the last while it is being filled.
+    /// `None` for the open slot, which is the last.
     end: Option<MediaTime>,
     wall: WallTime,
     discontinuity: bool,
 }
 
-/// What a rendition keeps from one epoch to the next.
+/// The state that a rendition carries from one epoch to the next.
 #[derive(Debug)]
 struct Carry {
     init_name: String,
     init_body: Bytes,
     fragments: u32,
-    /// The open segment's, so far.
+    /// The parts of the open segment so far.
     parts: Parts,
 }
 
-/// Parts of a segment that is not whole.
+/// The parts of a segment that is not complete yet.
 #[derive(Debug, Default)]
 struct Parts {
     next_index: u32,
@@ -76,33 +80,33 @@ struct Parts {
 #[derive(Debug)]
 struct OpenEpoch {
     epoch: Epoch,
-    /// Of its first slot.
+    /// Media sequence number of the epoch's first slot.
     first_sequence: u64,
-    /// `None` until the first slot.
+    /// `None` until the first slot opens.
     cutter: Option<Cutter>,
-    /// Those that at least one rendition has not filled, and the open one.
+    /// The slots that at least one rendition has not filled yet, and the open slot.
     slots: VecDeque<Slot>,
     lanes: Vec<Lane>,
-    /// Whether video says where to cut.
+    /// The epoch has a video track, so video decides the cuts.
     has_video: bool,
 }
 
-/// See the module's documentation.
+/// The packager of one stream; see the module's documentation.
 #[derive(Debug)]
 pub struct Packager {
     timing: Timing,
     next_sequence: u64,
     open: Option<OpenEpoch>,
     carried: BTreeMap<RungName, Carry>,
-    /// Wall clock and duration of the last slot.
+    /// Wall-clock start and duration of the last closed slot.
     last_wall: Option<(WallTime, MediaSpan)>,
     out: VecDeque<Output>,
     counters: Counters,
 }
 
 impl Packager {
-    /// `first_sequence` is 0, or continues the media sequence of an earlier presentation under the same names; then
-    /// the first segment is a discontinuity.
+    /// `first_sequence` is 0, or continues the media sequence of an earlier presentation under the same names; in the
+    /// second case the first segment is a discontinuity.
     pub fn new(timing: Timing, first_sequence: u64) -> Self {
         Self {
             timing,
@@ -115,7 +119,8 @@ impl Packager {
         }
     }
 
-    /// The same for playlists that an earlier writer left: behind what they list, in number and in PROGRAM-DATE-TIME.
+    /// Like [`Packager::new`], but continues playlists that an earlier writer left: media sequence numbers and
+    /// PROGRAM-DATE-TIME continue after what those playlists list.
     pub fn resume(timing: Timing, past: &Past) -> Self {
         Self {
             last_wall: Some((past.ended_at(), MediaSpan::ZERO)),
@@ -123,10 +128,11 @@ impl Packager {
         }
     }
 
-    /// Opens an epoch. One that is open should have been ended; it is ended here, as by `end_epoch(None)`, if not.
+    /// Opens an epoch. The caller should have ended the previous epoch; if it is still open, this call ends it as
+    /// `end_epoch(None)` does.
     ///
-    /// An init segment comes out for every track whose init differs from the one that its rung had last; the others go
-    /// on with their old one, so that players keep their decoder configuration.
+    /// The packager emits an init segment for every track whose init bytes differ from the last ones of its rung. The
+    /// other tracks keep their earlier init segment, so that players keep their decoder configuration.
     ///
     /// # Errors
     /// See [`BeginError`].
@@ -172,10 +178,10 @@ impl Packager {
         Ok(())
     }
 
-    /// Takes a sample of the open epoch. Samples before the epoch's start are dropped silently, but counted.
+    /// Takes a sample of the open epoch. Samples before the epoch's start are dropped and counted, without an error.
     ///
     /// # Errors
-    /// See [`PushError`]; the sample is dropped and counted then.
+    /// See [`PushError`]; the refused sample is dropped and counted.
     pub fn push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
         let pushed = self.try_push(rung, sample);
         if pushed.is_err() {
@@ -206,7 +212,8 @@ impl Packager {
         }
         let buffered: usize = open.lanes.iter().map(Lane::bytes).sum();
         if buffered + sample.data.len() > MAX_BUFFERED_BYTES {
-            // Refusing alone would never end: the keyframe that completes the segment would be refused as well.
+            // Refusing this sample alone would stall the packager: it would also refuse the keyframe that completes the
+            // segment.
             if let Some(largest) = open.lanes.iter_mut().max_by_key(|lane| lane.bytes()) {
                 self.counters.undecodable_samples += largest.abandon();
             }
@@ -222,8 +229,8 @@ impl Packager {
         Ok(())
     }
 
-    /// Ends the epoch: everything that waits comes out. Samples shown at or after `at` are dropped, as belonging to
-    /// what follows; segments that came out before stay. Without an open epoch nothing happens.
+    /// Ends the epoch and emits everything that is still queued. Samples shown at or after `at` are dropped, because
+    /// they belong to the next epoch; segments that were already emitted stay. Does nothing when no epoch is open.
     pub fn end_epoch(&mut self, at: Option<MediaTime>) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -256,37 +263,39 @@ impl Packager {
         }
     }
 
-    /// A new mapping to wall clock, for slots that begin from now on. PROGRAM-DATE-TIME never goes backwards: when the
-    /// new mapping is behind the old one, it runs at half speed until they meet.
+    /// Sets a new mapping to the wall clock for slots that open from now on. PROGRAM-DATE-TIME never goes backwards:
+    /// where the new mapping is earlier than the old one, PROGRAM-DATE-TIME advances at half speed until the new
+    /// mapping catches up.
     pub fn re_anchor(&mut self, anchor: Anchor) {
         if let Some(open) = &mut self.open {
             open.epoch.anchor = anchor;
         }
     }
 
-    /// The next thing made; `None` until more is pushed.
+    /// The next output; `None` until more samples are pushed.
     pub fn poll(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
 
-    /// Where the open epoch's video ends as far as it arrived: the time to end an epoch at when the encoder failed, for
-    /// audio that was not encoded runs ahead of it and would be left without pictures.
+    /// End of the open epoch's video as far as it has arrived. After an encoder failure the epoch has to end at this
+    /// time: audio that is passed through without encoding is ahead of the video, and viewers would get audio without
+    /// pictures.
     pub fn video_end(&self) -> Option<MediaTime> {
         let lanes = self.open.iter().flat_map(|open| &open.lanes);
         lanes.filter(|lane| lane.is_video()).filter_map(Lane::newest_end).max()
     }
 
-    /// Counters since the start.
+    /// Counters since the packager was created.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// The sequence number that the next slot will have.
+    /// Media sequence number of the next slot.
     pub fn next_sequence(&self) -> u64 {
         self.next_sequence
     }
 
-    /// Closes and opens slots. The first cut of an epoch only opens one.
+    /// Closes the open slot at each cut and opens the next one. The first cut of an epoch only opens a slot.
     fn apply(&mut self, cuts: &[Cut]) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -316,7 +325,8 @@ impl Packager {
         }
     }
 
-    /// At the end of an epoch: the open slot ends with the media, or is given back when it has none.
+    /// At the end of an epoch: closes the open slot where the media ends, or gives the slot's number back when it has
+    /// no media.
     fn close_last_slot(&mut self, end: Option<MediaTime>) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -325,10 +335,10 @@ impl Packager {
             return;
         };
         let (start, sequence) = (last.start, last.sequence);
-        // A gap in one rendition costs players more than the few pictures of a short tail are worth.
+        // A gap in one rendition costs players more than the few frames of a short tail are worth.
         let short = end.is_some_and(|end| end - start < SHORT_TAIL);
         let playable = open.lanes.iter().filter(|l| l.has_media_from(start)).count();
-        // A slot that is listed in part has its number for good.
+        // A slot of which parts are listed keeps its number.
         let listed = open.lanes.iter().any(|lane| lane.parted_to().is_some());
         let worth = listed || playable > 0 && (!short || playable == open.lanes.len());
         match end.filter(|&end| end > start && worth) {
@@ -343,7 +353,7 @@ impl Packager {
         }
     }
 
-    /// Every rendition takes the closed slots for which it has all it will get.
+    /// Each rendition fills the closed slots for which all its samples have arrived or are no longer waited for.
     fn fill(&mut self, finish: bool) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -375,7 +385,7 @@ impl Packager {
                 };
                 let rest = match &taken.rest {
                     Some(chunk) => writer.part(lane, chunk, taken.start),
-                    // Pictures that came too late for their part are missing.
+                    // List a gap for the time of video frames that arrived too late for their part.
                     None => writer.list(lane, taken.start, taken.from..taken.end, false, None),
                 };
                 self.out.extend(rest.into_iter().map(Output::Part));
@@ -391,7 +401,7 @@ impl Packager {
     }
 }
 
-/// Makes what a rendition has for a slot.
+/// Makes the parts and the segment of one rendition in one slot.
 struct Writer<'a> {
     epoch: &'a Epoch,
     slot: &'a Slot,
@@ -400,8 +410,9 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes a fragment. Listed is nothing of it where segments are not divided; otherwise a part, and where that is a
-    /// single frame longer than PART-TARGET, gaps for the rest of its time: players stop for good at a longer part.
+    /// Writes a fragment and returns the parts to list: none where segments are not divided, otherwise the fragment as
+    /// a part. Where the fragment is a single frame longer than PART-TARGET, gap parts cover the rest of its time,
+    /// because players stop for good at a part longer than PART-TARGET.
     fn part(&mut self, lane: &Lane, chunk: &Chunk, segment_start: MediaTime) -> Vec<Part> {
         let Carry { fragments, parts, .. } = &mut *self.carry;
         *fragments = fragments.wrapping_add(1);
@@ -413,7 +424,8 @@ impl Writer<'_> {
         self.list(lane, segment_start, chunk.start..chunk.end, independent, Some(body))
     }
 
-    /// The next part for players, and gaps for what is above PART-TARGET; nothing before a segment's first fragment.
+    /// The next part to list, followed by gap parts for the time above PART-TARGET. Empty before a segment's first
+    /// fragment.
     fn list(
         &mut self,
         lane: &Lane,
@@ -474,12 +486,12 @@ impl Writer<'_> {
 }
 
 impl OpenEpoch {
-    /// The latest presentation time of any rendition.
+    /// The latest presentation time over all renditions.
     fn newest(&self) -> Option<MediaTime> {
         self.lanes.iter().filter_map(Lane::newest).max()
     }
 
-    /// Whether a rendition's keyframes may cut.
+    /// Whether a rendition's keyframes may cut segments.
     fn is_reference(&self, index: usize) -> bool {
         match self.epoch.cuts {
             CutRule::Grid => !self.has_video || self.lanes[index].is_video(),
@@ -489,14 +501,14 @@ impl OpenEpoch {
         }
     }
 
-    /// The first slot begins.
+    /// Opens the first slot of the epoch.
     fn start(&mut self, at: MediaTime, timing: &Timing) -> Option<Cut> {
         let rule = if self.has_video { self.epoch.cuts } else { CutRule::Grid };
         self.cutter = Some(Cutter::new(rule, timing, at));
         Some(Cut { at, forced: false })
     }
 
-    /// What a new sample of rendition `index` means for the cuts.
+    /// The cuts that follow from a new sample of rendition `index`.
     fn decide(&mut self, index: usize, at: MediaTime, key: bool, timing: &Timing) -> Vec<Cut> {
         let mut cuts = Vec::new();
         let reference = self.is_reference(index);
@@ -506,7 +518,7 @@ impl OpenEpoch {
             } else if let Some(first) = self.lanes[index].first_at()
                 && at - first >= timing.stall
             {
-                // No video came: the others begin without it.
+                // No video arrived within the stall time: the other renditions begin without it.
                 cuts.extend(self.start(first, timing));
             }
         }
@@ -523,7 +535,7 @@ impl OpenEpoch {
         cuts
     }
 
-    /// Up to here no keyframe is still to come, or it is not waited for.
+    /// Cuts before this time are final: no earlier keyframe can arrive, or it is no longer waited for.
     fn decided(&self, timing: &Timing) -> Option<MediaTime> {
         let newest_reference = (0..self.lanes.len())
             .filter(|&i| self.is_reference(i))

@@ -1,16 +1,16 @@
-//! What viewers' playlists list, and which objects nobody needs any more.
+//! The window of a presentation: which segments the viewers' playlists list, and which objects can be deleted.
 //!
-//! One instance serves one place where viewers read: the origin feeds its own at once, the store's is fed with what was
-//! acknowledged. Cutting and boxes do not belong here, nor does text (`playlist`).
+//! One instance serves one place that viewers read from. The origin adds its segments immediately; the store's instance
+//! gets acknowledged uploads only. Cutting, boxes and playlist text (`playlist`) do not belong here.
 //!
-//! All renditions list the same window of sequence numbers; each ends where its contiguous segments end. Time passes
-//! with the media that is listed, so retention is right for live streams, where media time is wall time, and a pause of
-//! the stream only lengthens it.
+//! All renditions list the same window of sequence numbers; each rendition's list ends where its contiguous segments
+//! end. Time is the duration of listed media, so retention is right for live streams, where media time is wall time; a
+//! pause of the stream only lengthens retention.
 //!
-//! Parts are listed of the last two segments and behind them, and can be read three target durations longer
-//! (rfc8216bis 4.4.4.9).
+//! Parts are listed for the last two segments and for the open segment, and stay readable for three more target
+//! durations (rfc8216bis 4.4.4.9).
 //!
-//! Bounds: the window; a rendition that stays behind holds it at [`MAX_WINDOWS`] windows at most.
+//! Bounds: the window; a lagging rendition holds it at [`MAX_WINDOWS`] windows at most.
 
 pub(crate) mod rendition;
 
@@ -26,13 +26,13 @@ use crate::track::Track;
 use rendition::Rendition;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many windows are kept for the sake of a rendition that stays behind.
+/// Maximum size of the window, in windows, while a rendition lags.
 pub const MAX_WINDOWS: i64 = 3;
 
-/// A rendition of which this many segments are listed, all of them gaps, is not waited for.
+/// A new rendition with this many listed segments, all of them gaps, no longer delays the change to new tracks.
 const GAPS_TO_GIVE_UP: usize = 3;
 
-/// A segment without its body.
+/// A segment's metadata, without its body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentInfo {
     /// Its rendition.
@@ -41,7 +41,7 @@ pub struct SegmentInfo {
     pub sequence: u64,
     /// The epoch it belongs to.
     pub session: SessionId,
-    /// Whether EXT-X-DISCONTINUITY stands before it.
+    /// Whether EXT-X-DISCONTINUITY stands before the segment.
     pub discontinuity: bool,
     /// First presentation time.
     pub start: MediaTime,
@@ -53,12 +53,12 @@ pub struct SegmentInfo {
     pub name: String,
     /// File name of its init segment.
     pub init: String,
-    /// Size; `None` for a gap.
+    /// Size in bytes; `None` for a gap.
     pub bytes: Option<u64>,
 }
 
 impl SegmentInfo {
-    /// The same stretch of time as a gap: for a segment that could not be stored.
+    /// Turns the segment into a gap of the same time, for a segment that could not be stored.
     pub fn into_gap(self) -> Self {
         Self { bytes: None, ..self }
     }
@@ -81,14 +81,14 @@ impl From<&Segment> for SegmentInfo {
     }
 }
 
-/// A part without its body.
+/// A part's metadata, without its body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartInfo {
     /// Its rendition.
     pub rung: RungName,
     /// Media sequence number of its segment.
     pub sequence: u64,
-    /// From 0 in each segment.
+    /// Counts from 0 in each segment.
     pub index: u32,
     /// The epoch it belongs to.
     pub session: SessionId,
@@ -98,13 +98,13 @@ pub struct PartInfo {
     pub duration: MediaSpan,
     /// PROGRAM-DATE-TIME of its segment.
     pub wall: WallTime,
-    /// Whether decoding can begin in it.
+    /// Whether decoding can begin in this part.
     pub independent: bool,
     /// File name.
     pub name: String,
     /// File name of its init segment.
     pub init: String,
-    /// Whether there is no such object.
+    /// Whether this part is a gap, without an object.
     pub gap: bool,
 }
 
@@ -126,70 +126,70 @@ impl From<&Part> for PartInfo {
     }
 }
 
-/// An object that no playlist may still lead a viewer to.
+/// An object that no playlist references any more, after its retention.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expired {
     /// Its rendition.
     pub rung: RungName,
-    /// Its file name.
+    /// File name.
     pub name: String,
 }
 
-/// How far a rendition's playlist has come: what a server needs to hold a request for more (rfc8216bis 6.2.5.2).
+/// The end of a rendition's playlist: a server compares it with blocking playlist requests (rfc8216bis 6.2.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
     /// Media sequence number of the last segment listed.
     pub last_sequence: u64,
-    /// How many parts that segment has; 0 where segments are not divided.
+    /// Number of parts of that segment; 0 where segments are not divided.
     pub last_parts: u32,
-    /// How many parts are listed behind it.
+    /// Number of listed parts after that segment.
     pub open_parts: u32,
-    /// Whether nothing follows: the playlist has its ENDLIST.
+    /// Whether the playlist has its ENDLIST.
     pub ended: bool,
 }
 
-/// A segment that left the window and may still be read by somebody who has an older playlist.
+/// A segment or part that left the window but may still be read by viewers with an older playlist.
 #[derive(Debug)]
 struct Retained {
     rung: RungName,
     name: String,
     init: String,
-    /// On the axis of [`Presentation::elapsed`].
+    /// End of retention, on the axis of [`Presentation::elapsed`].
     until: MediaSpan,
 }
 
-/// See the module's documentation.
+/// The presentation of one stream in one place; see the module's documentation.
 #[derive(Debug)]
 pub struct Presentation {
     timing: Timing,
-    /// As the multivariant playlist lists them.
+    /// The tracks of the multivariant playlist, in its order.
     tracks: Vec<Track>,
-    /// What replaces `tracks` as soon as all of it can be played.
+    /// The tracks that replace `tracks` once all of these can be played.
     next_tracks: Option<Vec<Track>>,
     renditions: BTreeMap<RungName, Rendition>,
     /// First listed sequence number; `None` before the first segment.
     first: Option<u64>,
-    /// Discontinuities that have left the window.
+    /// Number of discontinuities that have left the window.
     gone_discontinuities: u64,
-    /// Sequence numbers in the window before which there is one.
+    /// Sequence numbers in the window that have a discontinuity before them.
     discontinuities: BTreeSet<u64>,
     retained: Vec<Retained>,
     expired: Vec<Expired>,
-    /// The highest sequence number ever listed.
+    /// The highest sequence number listed so far.
     edge: Option<u64>,
-    /// Media time listed so far: what retention is measured in.
+    /// Duration of media listed so far: the clock of retention.
     elapsed: MediaSpan,
-    /// The longest playlist so far.
+    /// Duration of the longest playlist so far.
     longest: MediaSpan,
     ended: bool,
-    /// Whether requests are held and hinted parts waited for.
+    /// Whether the server holds blocking playlist reloads and requests for hinted parts.
     on_origin: bool,
-    /// Until the first tracks are known an earlier writer's renditions are shown as they are.
+    /// True until the first call of `set_tracks`: the earlier writer's renditions are shown unchanged.
     resuming: bool,
 }
 
 impl Presentation {
-    /// With nothing to list. For a store: no part is listed, and players are not told that requests are held.
+    /// An empty presentation for a store: lists no parts and does not announce blocking reloads.
     pub fn new(timing: &Timing) -> Self {
         Self {
             timing: timing.clone(),
@@ -210,22 +210,23 @@ impl Presentation {
         }
     }
 
-    /// For a server that holds requests for what is not listed yet (`_HLS_msn`, `_HLS_part`) and for hinted parts.
-    /// Players that were told so and are not held hammer it.
+    /// An empty presentation for a server that holds requests for segments and parts not listed yet (`_HLS_msn`,
+    /// `_HLS_part`) and for hinted parts. Players poll excessively if the playlist announces this and the server does
+    /// not hold requests.
     pub fn for_origin(timing: &Timing) -> Self {
         Self { on_origin: true, ..Self::new(timing) }
     }
 
-    /// Continues the numbering of an earlier presentation under the same names: the DISCONTINUITY-SEQUENCE never goes
-    /// back. `past` is the earlier one's [`Presentation::discontinuities`].
+    /// Continues the numbering of an earlier presentation under the same names, so that the DISCONTINUITY-SEQUENCE
+    /// never decreases. `past` is the earlier presentation's [`Presentation::discontinuities`].
     pub fn with_past_discontinuities(mut self, past: u64) -> Self {
         self.gone_discontinuities = past;
         self
     }
 
-    /// Goes on in the playlists that an earlier writer left in a store: what they list stays in the window and leaves
-    /// it as usual, numbers go on, and a rendition that is not there any more ends. `timing` has the same target duration;
-    /// the next segment is [`Past::next_sequence`] and a discontinuity.
+    /// Continues the playlists that an earlier writer left in a store: their segments stay in the window and leave it
+    /// as usual, numbering continues, and a rendition that no longer exists ends. `timing` must have the same target
+    /// duration; the next segment is [`Past::next_sequence`], with a discontinuity.
     pub fn resume(timing: &Timing, past: &Past) -> Self {
         debug_assert_eq!(timing.target_duration, past.target_duration());
         let mut resumed = Self { resuming: true, ..Self::new(timing) };
@@ -240,13 +241,13 @@ impl Presentation {
         resumed
     }
 
-    /// All discontinuities so far, listed or not.
+    /// Number of discontinuities so far, listed or not.
     pub fn discontinuities(&self) -> u64 {
         self.gone_discontinuities + self.discontinuities.len() as u64
     }
 
-    /// The renditions from the epoch that begins now. Viewers see them once every one can be played; until then the
-    /// earlier ones stay. A rung that is no longer there has no playlist from then on.
+    /// Sets the renditions of the epoch that begins now. The multivariant playlist changes to them once each can be
+    /// played; until then it keeps the earlier ones. After that change, a rung that is gone has no playlist.
     pub fn set_tracks(&mut self, tracks: &[Track]) {
         self.resuming = false;
         for (rung, rendition) in &mut self.renditions {
@@ -267,15 +268,16 @@ impl Presentation {
         self.promote_tracks();
     }
 
-    /// An init segment can be read. Segments that need it are not listed before.
+    /// Reports a readable init segment. Segments that need it are listed only after this call.
     pub fn add_init(&mut self, init: &InitSegment) {
         self.renditions.entry(init.rung.clone()).or_default().add_init(&init.name);
         self.advance();
     }
 
-    /// A segment can be read, or never will be (a gap). Every segment of every rendition must come, or a gap in its place,
-    /// for what is behind it waits; in any order. Each is listed when all before it in its
-    /// rendition are. One that was given before, or that the window has passed, is not listed; the latter expires.
+    /// Adds a segment that can be read, or a gap for one that never will be. The caller must add every segment of every
+    /// rendition, or a gap in its place, because later segments wait for it; the order of calls does not matter. A
+    /// segment is listed once all earlier segments of its rendition are listed. A duplicate is ignored; a segment older
+    /// than the window is not listed and expires.
     pub fn add(&mut self, segment: SegmentInfo) {
         if self.first.is_some_and(|first| segment.sequence < first) {
             self.retain(segment);
@@ -288,20 +290,20 @@ impl Presentation {
         self.advance();
     }
 
-    /// A part can be read. It comes before its segment, and behind the segments and parts before it: where these are
-    /// missing it is not listed. Nothing but bookkeeping in a store.
+    /// Adds a part that can be read. Parts must be added before their segment and after the earlier segments and parts;
+    /// a part with a missing predecessor is not listed. Does nothing in a presentation for a store.
     pub fn add_part(&mut self, part: PartInfo) {
         if self.on_origin {
             self.renditions.entry(part.rung.clone()).or_default().add_part(part);
         }
     }
 
-    /// The stream is over: ENDLIST from now on.
+    /// Marks the stream as over: playlists have ENDLIST from now on.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// The playlist at `{rung}/index.m3u8`; `None` for a rung that is not there (404), or that lists nothing yet.
+    /// The playlist at `{rung}/index.m3u8`; `None` for an unknown rung (404) and for a rung that lists nothing yet.
     pub fn media_playlist(&self, rung: &RungName) -> Option<String> {
         let rendition = self.shown(rung)?;
         let first = rendition.listed().front()?;
@@ -333,8 +335,8 @@ impl Presentation {
         Some(LowLatency { timing, parts: rendition.parts(), open: rendition.open_parts(), hint, reports })
     }
 
-    /// The name that a rung's next part will have, if the next segment is not begun before: a request for it is held
-    /// (EXT-X-PRELOAD-HINT). `None` where there are no parts.
+    /// Name of a rung's next part, unless the next segment begins first (EXT-X-PRELOAD-HINT): the server holds requests
+    /// for it. `None` where there are no parts.
     pub fn hint(&self, rung: &RungName) -> Option<String> {
         self.timing.parts.filter(|_| self.on_origin && !self.ended)?;
         let rendition = self.shown(rung)?;
@@ -345,7 +347,7 @@ impl Presentation {
         })
     }
 
-    /// Where the present [`Presentation::media_playlist`] ends; `None` where there is none.
+    /// End of the current [`Presentation::media_playlist`]; `None` where there is no playlist.
     pub fn edge(&self, rung: &RungName) -> Option<Edge> {
         let rendition = self.shown(rung)?;
         let last = rendition.listed().back()?.sequence;
@@ -358,7 +360,7 @@ impl Presentation {
         })
     }
 
-    /// A rung that viewers see.
+    /// The rendition of a rung that viewers can see.
     fn shown(&self, rung: &RungName) -> Option<&Rendition> {
         let shown = |tracks: &[Track]| tracks.iter().any(|t| t.rung == *rung);
         if !self.resuming && !shown(&self.tracks) && !self.next_tracks.as_deref().is_some_and(shown) {
@@ -367,8 +369,8 @@ impl Presentation {
         self.renditions.get(rung)
     }
 
-    /// The playlist at `index.m3u8`; `None` before every rendition can be played. Renditions that are nothing but gaps
-    /// are left out.
+    /// The playlist at `index.m3u8`; `None` until every rendition can be played. Renditions that list only gaps are
+    /// left out.
     pub fn multivariant(&self) -> Option<String> {
         let playable: Vec<_> = self
             .tracks
@@ -381,13 +383,13 @@ impl Presentation {
             .then(|| multivariant::render(&playable, &|rung| format!("{rung}/index.m3u8"), None))
     }
 
-    /// Objects whose retention is over since the last call (rfc8216bis 6.2.2: a segment's own duration and that of the
-    /// longest playlist that listed it, after it was removed). Init segments follow the last segment that needs them.
+    /// Objects whose retention has ended since the last call (rfc8216bis 6.2.2: after removal, a segment's own duration
+    /// plus that of the longest playlist that listed it). Init segments expire after the last segment that needs them.
     pub fn take_expired(&mut self) -> Vec<Expired> {
         std::mem::take(&mut self.expired)
     }
 
-    /// Everything that is still listed or retained: for whoever removes a stream that has ended.
+    /// All objects that are still listed or retained, for removing a stream that has ended.
     pub fn take_all(&mut self) -> Vec<Expired> {
         let mut all: BTreeSet<Expired> = self.take_expired().into_iter().collect();
         for retained in std::mem::take(&mut self.retained) {
@@ -399,12 +401,14 @@ impl Presentation {
         all.into_iter().collect()
     }
 
-    /// The DISCONTINUITY-SEQUENCE of a playlist that begins with `first`: tags before it, without its own.
+    /// The DISCONTINUITY-SEQUENCE of a playlist that begins with `first`: discontinuities before `first`, excluding its
+    /// own.
     fn discontinuity_sequence(&self, first: u64) -> u64 {
         self.gone_discontinuities + self.discontinuities.range(..first).count() as u64
     }
 
-    /// After anything was added: lists what became contiguous, moves the window, ends retentions.
+    /// Updates the window after every addition: lists segments that became contiguous, moves the window, ends
+    /// retentions.
     fn advance(&mut self) {
         for rendition in self.renditions.values_mut() {
             for (sequence, discontinuity, duration) in rendition.list_contiguous() {
@@ -443,7 +447,7 @@ impl Presentation {
 
     /// Whether every rendition that lists the segment `first` keeps a full window without it.
     fn may_remove(&self, first: u64) -> bool {
-        // An earlier writer's window stays as it is until it is known which renditions go on.
+        // Keep the earlier writer's window unchanged until the renditions of the new epoch are known.
         if self.resuming || self.edge.is_none_or(|edge| first >= edge) {
             return false;
         }
@@ -455,7 +459,7 @@ impl Presentation {
             if span >= limit {
                 return true;
             }
-            // A rung that came later does not list `first`, and loses nothing with it.
+            // A rung that was added later does not list `first` and loses nothing.
             let affected = rendition.first().is_none_or(|own| own <= first);
             all_full &= !affected || count >= self.timing.min_window_segments && span >= self.timing.window;
         }
@@ -472,7 +476,7 @@ impl Presentation {
         removed.into_iter().for_each(|segment| self.retain(segment));
     }
 
-    /// rfc8216bis 4.4.4.9: three target durations.
+    /// Retains a part for three target durations (rfc8216bis 4.4.4.9).
     fn retain_part(&mut self, part: PartInfo) {
         if !part.gap {
             let span = MediaSpan::from_millis(3_000 * i64::from(self.timing.target_duration));

@@ -1,19 +1,20 @@
-//! One seekable MP4 over segments that are stored already: its header, index up front. What is made here is `ftyp`,
-//! `moov` and the first bytes of one `mdat`; the segments, as they are and one behind the other, are that mdat's content.
-//! So a recording is put together by whoever can concatenate objects, and no media is read for it.
+//! One seekable MP4 over stored segments, with its index in front. This module makes only `ftyp`, `moov` and the header
+//! of one `mdat`; the concatenated, unchanged segments are the content of that mdat. So a recording is composed by
+//! concatenating objects, and no media is read.
 //!
-//! What belongs here: sample tables, chunk offsets, edit lists. What does not: which segments there are and who
-//! concatenates them.
+//! What belongs here: sample tables, chunk offsets, edit lists. What does not: the choice of segments and their
+//! concatenation.
 //!
-//! - Between the samples lie the segments' own boxes: opaque bytes that no chunk offset leads to.
-//! - Decode times stay those of the segments. Where one is missing the sample before it lasts until the next one that
-//!   is there, so that everything behind it keeps its time. Where two overlap (audio, by less than a frame, between
-//!   two epochs) the later ones follow at the shortest distance until the times agree again.
-//! - A track has one sample entry for each codec configuration that its init segments had; every chunk names its own.
-//! - Composition offsets may be negative in segments. Here they are raised by what makes the least of them zero, and
-//!   the edit list takes it back: older players know no others (ISO 14496-12 8.6.1.3, version 0).
-//! - The edit list also puts the tracks in step: a track that begins later gets an empty edit; of audio that begins
-//!   less than [`MAX_TRIM`] before the pictures that much is skipped.
+//! - The segments' own boxes lie between the samples: opaque bytes that no chunk offset points to.
+//! - Decode times stay those of the segments. Where a segment is missing, the sample before it lasts until the next
+//!   existing one, so that all later samples keep their times. Where two segments overlap (audio, by less than a frame,
+//!   between two epochs), the later samples follow at the shortest distance until the times agree again.
+//! - A track has one sample entry for each codec configuration among its init segments; every chunk names its own.
+//! - Composition offsets may be negative in segments. Here they are raised so that the lowest becomes zero, and the
+//!   edit list subtracts the same amount: older players support only unsigned offsets (ISO 14496-12 8.6.1.3, version
+//!   0).
+//! - The edit list also aligns the tracks: a track that begins later gets an empty edit; audio that begins at most
+//!   [`MAX_TRIM`] before video is skipped up to the start of video.
 
 use crate::fmp4::index::SegmentIndex;
 use crate::time::{MediaSpan, TICKS_PER_SECOND, rescale};
@@ -23,12 +24,13 @@ use mp4_atom::{
     Ftyp, Moov, Mvhd, Stbl, Stsc, StscEntry, Stsd, Stss, Stsz, StszSamples, Stts, SttsEntry, Trak,
 };
 
-/// Audio that is this much ahead of the first picture, or less, is cut to begin with it: the frame that is heard there.
+/// Maximum lead of audio over the first picture that is cut off, so that both begin together: an epoch's audio begins
+/// with the frame that is audible at its start.
 pub const MAX_TRIM: MediaSpan = MediaSpan::from_millis(100);
 
-/// Ticks a second of the whole movie.
+/// Ticks per second of the movie.
 const MOVIE_TIMESCALE: u32 = TICKS_PER_SECOND as u32;
-/// `mdat` with a size of 64 bits: 1, the type, the size.
+/// Length of an `mdat` header with a 64-bit size: 1, the type, the size.
 const MDAT_HEADER_BYTES: u64 = 16;
 
 const ISOM: FourCC = FourCC::new(b"isom");
@@ -36,63 +38,63 @@ const ISO2: FourCC = FourCC::new(b"iso2");
 const AVC1: FourCC = FourCC::new(b"avc1");
 const MP41: FourCC = FourCC::new(b"mp41");
 
-/// Why there can be no recording of this. The same input fails again.
+/// Why no recording can be made. The same input fails again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordingError {
-    /// An init segment that is none of ours.
+    /// The init segment was not written by this crate.
     #[error("not an init segment: {0}")]
     Init(String),
-    /// The init segments of one track differ in what a track has once.
+    /// The timescale differs between init segments of one track.
     #[error("the timescale changes within a track")]
     Timescale,
-    /// More samples or chunks than the tables count.
+    /// More samples or chunks than the tables can count.
     #[error("too long for one file")]
     TooLong,
-    /// Nothing in it.
+    /// The recording has no media.
     #[error("there is no media")]
     Empty,
-    /// Tables that cannot be written: a bug.
+    /// The tables cannot be written: a bug.
     #[error("cannot write the index: {0}")]
     Encode(String),
 }
 
-/// Names a track of a recording.
+/// Identifies a track of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackNumber(usize);
 
-/// Takes segments in the order in which they will lie in the file.
+/// Builds a recording. Segments are appended in the order in which they will lie in the file.
 #[derive(Debug, Default)]
 pub struct Recording {
     tracks: Vec<Table>,
-    /// Bytes of segments so far.
+    /// Total bytes of the segments so far.
     payload: u64,
 }
 
-/// A track's tables.
+/// A track with its tables.
 #[derive(Debug)]
 struct Table {
-    /// All but its tables.
+    /// The track's box, except the tables.
     trak: Trak,
     entries: Vec<Codec>,
-    /// Of `entries`, from 1: what the next samples need.
+    /// Index into `entries`, from 1: the sample entry of the next samples.
     entry: u32,
     stts: Vec<SttsEntry>,
-    /// Offsets as they are in the segments.
+    /// Composition offsets as in the segments.
     ctts: Vec<CttsEntry>,
-    /// Numbers of key samples, from 1.
+    /// Sample numbers of the key samples, from 1.
     keys: Vec<u32>,
     sizes: Vec<u32>,
     stsc: Vec<StscEntry>,
-    /// From the payload's first byte.
+    /// Chunk offsets from the payload's first byte.
     chunks: Vec<u64>,
     times: Option<Times>,
 }
 
-/// Decode times, in the track's timescale.
+/// A track's decode times, in its timescale.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     first: u64,
-    /// Of the last sample, as the tables have it.
+    /// Decode time of the last sample, as in the tables.
     last: u64,
     last_duration: u32,
 }
@@ -100,12 +102,12 @@ struct Times {
 // === impl Recording ===
 
 impl Recording {
-    /// With nothing in it.
+    /// An empty recording.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A track, from an init segment: its first one. Pictures come before sound.
+    /// Adds a track, given its first init segment. Video tracks must be added before audio.
     ///
     /// # Errors
     /// See [`RecordingError::Init`].
@@ -126,7 +128,7 @@ impl Recording {
         Ok(TrackNumber(self.tracks.len() - 1))
     }
 
-    /// The init segment that a track's next segments need.
+    /// Sets the init segment for a track's next segments.
     ///
     /// # Errors
     /// See [`RecordingError::Init`] and [`RecordingError::Timescale`].
@@ -136,7 +138,7 @@ impl Recording {
         if trak.mdia.mdhd.timescale != table.trak.mdia.mdhd.timescale {
             return Err(RecordingError::Timescale);
         }
-        // One size for the whole track: that of the largest pictures.
+        // A track has one size: that of its largest pictures.
         let (shown, wider) = (&mut table.trak.tkhd, &trak.tkhd);
         if wider.height.integer() > shown.height.integer() {
             (shown.width, shown.height) = (wider.width, wider.height);
@@ -150,7 +152,8 @@ impl Recording {
         Ok(())
     }
 
-    /// The next segment in the file: an object of `bytes` with a track's samples where `index` says.
+    /// Appends the next segment of the file: an object of `bytes` bytes, with a track's samples at the places in
+    /// `index`.
     ///
     /// # Errors
     /// See [`RecordingError::TooLong`].
@@ -173,12 +176,12 @@ impl Recording {
         Ok(())
     }
 
-    /// Bytes of all segments: with the header's, the file's.
+    /// Total bytes of all segments; plus the header's, the size of the file.
     pub fn payload_bytes(&self) -> u64 {
         self.payload
     }
 
-    /// What comes before the segments.
+    /// The bytes of the file before the segments.
     ///
     /// # Errors
     /// See [`RecordingError`].
@@ -194,7 +197,7 @@ impl Recording {
         encode(&ftyp, &mut out)?;
         let begin = out.len();
         let mut moov = self.moov(origin);
-        // Offsets count from the file's first byte; how long the tables are does not depend on what they say.
+        // Offsets count from the file's first byte; the size of the tables does not depend on the offsets' values.
         encode(&moov, &mut out)?;
         let before_payload = out.len() as u64 + MDAT_HEADER_BYTES;
         out.truncate(begin);
@@ -213,7 +216,7 @@ impl Recording {
         Ok(out.into())
     }
 
-    /// Where the movie's time begins, in ticks of 90 kHz on the segments' axis.
+    /// Start of the movie's timeline, in 90 kHz ticks on the segments' axis.
     fn origin(&self) -> i64 {
         let starts = || self.tracks.iter().filter_map(Table::start);
         let first = starts().min().unwrap_or(0);
@@ -248,7 +251,7 @@ impl Table {
         self.trak.mdia.mdhd.timescale
     }
 
-    /// Its first sample's time in ticks of 90 kHz.
+    /// Decode time of the first sample, in 90 kHz ticks.
     fn start(&self) -> Option<i64> {
         let first = i64::try_from(self.times?.first).ok()?;
         Some(rescale(first, self.timescale().into(), MOVIE_TIMESCALE.into()))
@@ -297,7 +300,7 @@ impl Table {
         Ok(())
     }
 
-    /// How long the newest sample lasts is known once the next one is.
+    /// Records the duration of the newest sample, which is known once the next sample arrives.
     fn lasts(&mut self, sample_delta: u32) {
         match self.stts.last_mut().filter(|last| last.sample_delta == sample_delta) {
             Some(last) => last.sample_count += 1,
@@ -356,7 +359,7 @@ fn encode(what: &(impl Encode + Atom), out: &mut Vec<u8>) -> Result<(), Recordin
     what.encode(out).map_err(|error| RecordingError::Encode(error.to_string()))
 }
 
-/// The only track of an init segment, and what decodes it.
+/// The only track of an init segment, and its sample entry.
 fn read_init(init: &[u8]) -> Result<(Trak, Codec), RecordingError> {
     let bad = |why: &dyn std::fmt::Display| RecordingError::Init(why.to_string());
     let mut rest = init;

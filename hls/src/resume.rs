@@ -1,14 +1,14 @@
-//! Stored playlists read back: what the next writer of the same playlists goes on from.
+//! Reads stored playlists back, so that another writer can continue them.
 //!
-//! What belongs here: text into [`Past`], and whether that is whole enough to go on from. What does not: where the text
-//! comes from, how old it may be, and the playlists that follow ([`crate::Presentation::resume`]).
+//! What belongs here: parsing text into [`Past`], and checking that the result is complete enough to continue. What
+//! does not: the source of the text, its maximum age, and the playlists that follow ([`crate::Presentation::resume`]).
 //!
-//! Only what [`crate::Presentation`] writes for a store is taken: every name must be one that this crate makes, because
-//! what is listed here will be listed again and, later, removed. Anything else is an error, and a new stream. Text from
-//! outside never panics; [`MAX_TEXT`] bounds the work.
+//! Only playlists that [`crate::Presentation`] writes for a store are accepted. Every name must be one that this crate
+//! makes, because the listed objects will be listed again and later deleted. Anything else is an error and leads to a
+//! new stream. Text from outside never panics; [`MAX_TEXT`] bounds the work.
 //!
-//! m3u8-rs reads the playlists. What it does not know is done here: EXT-X-MAP counts until the next one, EXT-X-GAP is
-//! among the unknown tags.
+//! m3u8-rs parses the playlists. This module adds what m3u8-rs lacks: EXT-X-MAP applies until the next EXT-X-MAP, and
+//! EXT-X-GAP is among the unknown tags.
 
 use crate::names::{self, RungName, SessionId};
 use crate::presentation::SegmentInfo;
@@ -16,59 +16,60 @@ use crate::time::{MediaSpan, MediaTime, WallTime};
 use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaSegment};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Longest text that is read; a window of a minute is some 10 KiB.
+/// Longest accepted text in bytes; a window of a minute is some 10 KiB.
 pub const MAX_TEXT: usize = 1 << 20;
 
-/// Numbers above this are damage: those of this crate begin at seconds since 1970 and grow by one a segment.
+/// Sequence numbers above this are corrupt: those of this crate begin at seconds since 1970 and grow by one per
+/// segment.
 const MAX_NUMBER: u64 = 1 << 53;
 
-/// Longest target duration that is believed, in seconds.
+/// Longest accepted target duration, in seconds.
 const MAX_TARGET: u64 = 60;
 
-/// Why nothing can go on from stored playlists. A retry does not help: they are somebody else's, or damaged.
+/// Why stored playlists cannot be continued. A retry does not help: the playlists are from other software or damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
-    /// Not a playlist, cut off, or longer than [`MAX_TEXT`].
+    /// Not a playlist, truncated, or longer than [`MAX_TEXT`].
     #[error("not a whole playlist")]
     NotWhole,
-    /// A playlist that this crate does not write.
+    /// This crate does not write such a playlist.
     #[error("not one of our playlists: {0}")]
     Foreign(&'static str),
     /// The renditions' playlists contradict each other.
     #[error("renditions disagree: {0}")]
     Disagree(&'static str),
-    /// No rendition lists anything.
+    /// No rendition lists a segment.
     #[error("nothing is listed")]
     Empty,
 }
 
-/// One rendition's stored playlist.
+/// The stored playlist of one rendition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredPlaylist {
     target_duration: u32,
     discontinuity_sequence: u64,
     ended: bool,
-    /// Not empty, numbered without holes.
+    /// Not empty; numbers are contiguous.
     segments: Vec<SegmentInfo>,
 }
 
-/// What all renditions' stored playlists say together.
+/// The combined content of all renditions' stored playlists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Past {
     target_duration: u32,
     ended: bool,
-    /// By rendition, each up to the same last number, the shorter ones with gaps.
+    /// By rendition; all end at the same number, with gaps for segments that a shorter playlist lacks.
     segments: BTreeMap<RungName, Vec<SegmentInfo>>,
-    /// Before the lowest number that is listed.
+    /// Number of discontinuities before the lowest listed number.
     gone_discontinuities: u64,
-    /// Numbers with a discontinuity before them.
+    /// Sequence numbers with a discontinuity before them.
     discontinuities: BTreeSet<u64>,
-    /// When the last segment ends.
+    /// Wall-clock end of the last segment.
     ended_at: WallTime,
     next_sequence: u64,
 }
 
-/// The renditions that a multivariant playlist names.
+/// The renditions listed in a multivariant playlist.
 ///
 /// # Errors
 /// See [`ResumeError`].
@@ -89,8 +90,8 @@ pub fn renditions(text: &str) -> Result<Vec<RungName>, ResumeError> {
     Ok(rungs.into_iter().collect())
 }
 
-/// A text that ends with a line's end: what was cut off in the middle of one does not, and shorter ones are found out by
-/// what they lack.
+/// Checks that the text ends with a line end: a text truncated within a line does not. Texts truncated between lines
+/// are detected by what they lack.
 fn whole(text: &str) -> Result<&str, ResumeError> {
     let is_whole = text.starts_with("#EXTM3U\n") && text.ends_with('\n') && text.len() <= MAX_TEXT;
     if is_whole { Ok(text) } else { Err(ResumeError::NotWhole) }
@@ -99,13 +100,13 @@ fn whole(text: &str) -> Result<&str, ResumeError> {
 // === impl StoredPlaylist ===
 
 impl StoredPlaylist {
-    /// Reads a rendition's playlist.
+    /// Parses a rendition's playlist.
     ///
     /// # Errors
     /// See [`ResumeError`].
     pub fn parse(rung: &RungName, text: &str) -> Result<Self, ResumeError> {
         let text = whole(text)?;
-        // m3u8-rs takes missing ones for 0.
+        // m3u8-rs reads missing tags as 0.
         for tag in ["#EXT-X-TARGETDURATION:", "#EXT-X-MEDIA-SEQUENCE:", "#EXT-X-DISCONTINUITY-SEQUENCE:"] {
             if text.lines().filter(|line| line.starts_with(tag)).count() != 1 {
                 return Err(ResumeError::Foreign("header"));
@@ -123,7 +124,7 @@ impl StoredPlaylist {
         if segments.is_empty() {
             return Err(ResumeError::Empty);
         }
-        // m3u8-rs stops without a word at what it cannot read.
+        // m3u8-rs stops without an error at text that it cannot parse.
         if segments.len() != text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count() {
             return Err(ResumeError::NotWhole);
         }
@@ -199,7 +200,7 @@ fn segment_info(
         wall: WallTime::from_unix_micros(wall),
         name: segment.uri,
         init,
-        // How many was not said; it is not asked any more.
+        // Playlists do not state sizes, and the size is not needed any more.
         bytes: (!gap).then_some(0),
     })
 }
@@ -207,9 +208,9 @@ fn segment_info(
 // === impl Past ===
 
 impl Past {
-    /// Puts renditions together. They need not have been written at the same moment: one that is behind gets gaps up to
-    /// the last number that any of them lists. One that ends before the others begin is left out: nobody writes it any
-    /// more.
+    /// Combines renditions. Their playlists may have been written at different moments: a shorter one gets gaps up to
+    /// the highest number that any playlist lists. A playlist that ends before the newest one begins is left out,
+    /// because its rendition is no longer written.
     ///
     /// # Errors
     /// See [`ResumeError`].
@@ -243,7 +244,7 @@ impl Past {
             return Err(ResumeError::Disagree("EXT-X-DISCONTINUITY-SEQUENCE"));
         }
 
-        // A stream has ended when each of its playlists says so: its writer may have died in between.
+        // The stream has ended only if each playlist has ENDLIST: its writer may have died between two playlists.
         let ended = playlists.values().all(|playlist| playlist.ended);
         let segments = playlists
             .into_iter()
@@ -275,22 +276,22 @@ impl Past {
         self.target_duration
     }
 
-    /// Whether all of it says that nothing follows.
+    /// Whether all playlists have ENDLIST.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Media sequence number of what follows.
+    /// Media sequence number of the next segment.
     pub fn next_sequence(&self) -> u64 {
         self.next_sequence
     }
 
-    /// All discontinuities so far, listed or not.
+    /// Number of discontinuities so far, listed or not.
     pub fn discontinuities(&self) -> u64 {
         self.gone_discontinuities + self.discontinuities.len() as u64
     }
 
-    /// When the last segment ended, by its PROGRAM-DATE-TIME.
+    /// Wall-clock end of the last segment, by its PROGRAM-DATE-TIME.
     pub fn ended_at(&self) -> WallTime {
         self.ended_at
     }
@@ -300,12 +301,12 @@ impl Past {
         self.segments.keys()
     }
 
-    /// Segments listed, by rendition.
-    /// The sessions of what is listed.
+    /// The sessions of the listed segments.
     pub fn sessions(&self) -> impl Iterator<Item = &SessionId> {
         self.segments.values().flatten().map(|segment| &segment.session)
     }
 
+    /// The listed segments, by rendition.
     pub(crate) fn segments(&self) -> &BTreeMap<RungName, Vec<SegmentInfo>> {
         &self.segments
     }

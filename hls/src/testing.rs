@@ -1,4 +1,4 @@
-//! Made-up media and a reader of what comes out, for tests.
+//! Synthetic media and a reader of the packager's output, for tests.
 
 use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
 use crate::time::{Anchor, MediaSpan, MediaTime, WallTime, rescale};
@@ -9,17 +9,17 @@ use bytes::Bytes;
 use mp4_atom::{Any, DecodeMaybe, Moof, Moov};
 use std::collections::BTreeMap;
 
-/// 640x360, High@3.0, by x264.
+/// 640x360, High@3.0, encoded by x264.
 pub(crate) const AVCC: &[u8] = &[
     0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,
     0xf9, 0x70, 0x11, 0x00, 0x00, 0x03, 0x00, 0x01, 0x00, 0x00, 0x03, 0x00, 0x3c, 0x0f, 0x16, 0x2d, 0x96,
     0x01, 0x00, 0x04, 0x68, 0xef, 0xbc, 0xb0, 0xfd, 0xf8, 0xf8, 0x00,
 ];
 
-/// Where streams begin: 10 s, by convention.
+/// Start of test streams on the media axis: 10 s, by convention.
 pub(crate) const START_MS: i64 = 10_000;
 
-/// Of whole segments.
+/// Timing without parts.
 pub(crate) fn timing(seconds: f64) -> Timing {
     timing_with_parts(seconds).without_parts()
 }
@@ -80,7 +80,8 @@ pub(crate) fn epoch(number: u32, start_ms: i64, tracks: &[Track], cuts: CutRule)
     }
 }
 
-/// Frames of `fps` from `start_ms` on, an IDR every `gop` frames; with B-frames decode times run two frames ahead.
+/// Frames at `fps` from `start_ms` on, with an IDR every `gop` frames; with B-frames, decode times start one frame
+/// early.
 pub(crate) fn frames(
     start_ms: i64,
     fps: (i64, i64),
@@ -91,7 +92,7 @@ pub(crate) fn frames(
     let at = |n: i64| ms(start_ms) + MediaSpan::from_ticks_90k(rescale(n, fps.0, fps.1 * 90_000));
     let mut order: Vec<usize> = (0..count).collect();
     if b_frames {
-        // Within a GOP: I P B P B ...: every pair behind the I is decoded the other way round.
+        // Within a GOP: I P B P B ...: swap the decode order of every pair after the I.
         for gop in order.chunks_mut(gop) {
             gop[1..].chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
         }
@@ -106,7 +107,7 @@ pub(crate) fn frames(
     order.into_iter().enumerate().map(sample).collect()
 }
 
-/// AAC frames from `start_ms` on, stamped in whole milliseconds as FLV does.
+/// AAC frames from `start_ms` on, with timestamps in whole milliseconds as in FLV.
 pub(crate) fn sound(start_ms: i64, rate: i64, count: usize) -> Vec<Sample> {
     (0..count as i64)
         .map(|n| {
@@ -116,7 +117,7 @@ pub(crate) fn sound(start_ms: i64, rate: i64, count: usize) -> Vec<Sample> {
         .collect()
 }
 
-/// What a media segment's boxes say.
+/// The content of a media segment's boxes.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) fragment_number: u32,
@@ -131,8 +132,8 @@ impl Parsed {
     }
 }
 
-/// Reads a media segment with mp4-atom, and its samples at the offsets that the boxes give. Its fragments follow upon
-/// each other without a hole.
+/// Reads a media segment with mp4-atom, with its samples at the offsets in the boxes. Checks that its fragments are
+/// contiguous.
 pub(crate) fn parse(body: &[u8], default_flags: u32) -> Parsed {
     let mut fragments = parse_fragments(body, default_flags).into_iter();
     let mut all = fragments.next().expect("a fragment");
@@ -205,7 +206,7 @@ pub(crate) fn parse_init(body: &[u8]) -> Moov {
     moov
 }
 
-/// A packager and everything that came out of it.
+/// A packager and all its outputs.
 pub(crate) struct Run {
     pub(crate) packager: Packager,
     pub(crate) timing: Timing,
@@ -216,7 +217,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Of whole segments.
+    /// A packager without parts.
     pub(crate) fn new(latency: f64) -> Self {
         Self::with(timing(latency))
     }
@@ -247,7 +248,7 @@ impl Run {
         pushed
     }
 
-    /// Pushes the samples of several renditions in the order of their decode times.
+    /// Pushes the samples of several renditions in decode order.
     pub(crate) fn push_all(&mut self, tracks: &[(&str, Vec<Sample>)]) {
         let mut all: Vec<_> = tracks
             .iter()
@@ -293,7 +294,7 @@ impl Run {
         self.of(name).iter().filter_map(|s| s.body.as_ref()).map(|body| parse(body, flags)).collect()
     }
 
-    /// What holds whatever was pushed. Returns how many samples came out, by rendition.
+    /// Checks the invariants that hold for any input. Returns the number of emitted samples by rendition.
     pub(crate) fn check(&self) -> BTreeMap<RungName, usize> {
         let mut by_rung: BTreeMap<RungName, Vec<&Segment>> = BTreeMap::new();
         let mut open: BTreeMap<RungName, Vec<&Part>> = BTreeMap::new();
@@ -342,7 +343,7 @@ impl Run {
                 let parsed = parse(body, flags);
                 assert!(parsed.samples[0].2, "a segment begins with a keyframe");
                 assert!(parsed.fragment_number > last_fragment);
-                // The last frame of an epoch may reach over the discontinuity, or its last part.
+                // The last frame of an epoch, or its last part, may extend past the discontinuity.
                 let overlap = match self.timing.parts {
                     _ if segment.session == *session => 0,
                     None => 2 * u64::from(parsed.samples[0].0),
@@ -362,7 +363,7 @@ impl Run {
         samples
     }
 
-    /// A segment is what its parts are.
+    /// Checks that a segment is the concatenation of its parts.
     fn check_parts(&self, segment: &Segment, parts: &[&Part]) {
         let Some(timing) = self.timing.parts.filter(|_| segment.body.is_some()) else {
             assert!(parts.is_empty(), "no parts of a gap");

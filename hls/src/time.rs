@@ -1,8 +1,8 @@
-//! The clocks, as types that cannot be mixed up.
+//! Clocks, as types that cannot be confused.
 //!
-//! [`MediaTime`] counts 90 kHz ticks on the stream's own axis: continuous, repaired, never wrapping within a
-//! stream's life. [`WallTime`] is UTC and enters once per epoch, as data, through an [`Anchor`]. Monotonic time
-//! (`std::time::Instant`) is not named in this crate: whoever measures delays keeps it outside.
+//! [`MediaTime`] counts 90 kHz ticks on the stream's own axis: continuous, repaired, never wrapping within a stream's
+//! life. [`WallTime`] is UTC and enters once per epoch, as data, through an [`Anchor`]. Monotonic time
+//! (`std::time::Instant`) does not belong in this crate: delays are measured by its callers.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Neg, Sub};
@@ -13,8 +13,8 @@ pub const TICKS_PER_SECOND: i64 = 90_000;
 
 /// A point on the stream's media axis, in 1/90000 s.
 ///
-/// 90 kHz divides every common frame rate but 24000/1001 family exactly, and MPEG clocks use it; 63 bits of it last
-/// three million years.
+/// At 90 kHz a frame lasts a whole number of ticks at every common frame rate except 24000/1001 and 60000/1001; MPEG
+/// clocks use the same rate. 63 bits last three million years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MediaTime(i64);
 
@@ -23,7 +23,7 @@ pub struct MediaTime(i64);
 pub struct MediaSpan(i64);
 
 impl MediaTime {
-    /// The axis' origin.
+    /// The origin of the axis.
     pub const ZERO: Self = Self(0);
 
     /// From 1/90000 s.
@@ -46,14 +46,14 @@ impl MediaTime {
         rescale(self.0, TICKS_PER_SECOND, timescale.into())
     }
 
-    /// For people and logs.
+    /// In seconds, for display and logs.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / TICKS_PER_SECOND as f64
     }
 }
 
 impl MediaSpan {
-    /// No time at all.
+    /// The empty span.
     pub const ZERO: Self = Self(0);
 
     /// From 1/90000 s.
@@ -91,7 +91,7 @@ impl MediaSpan {
         rescale(self.0, TICKS_PER_SECOND, timescale.into())
     }
 
-    /// Its size without its sign.
+    /// The absolute value.
     pub const fn abs(self) -> Self {
         Self(self.0.abs())
     }
@@ -164,7 +164,8 @@ impl fmt::Display for MediaSpan {
     }
 }
 
-/// The one place where a count changes its timescale: to the nearest unit, halves away from zero.
+/// Converts a count to another timescale, rounded to the nearest unit, halves away from zero. All timescale conversions
+/// use this function.
 pub fn rescale(count: i64, from_per_second: i64, to_per_second: i64) -> i64 {
     debug_assert!(from_per_second > 0 && to_per_second > 0);
     let product = i128::from(count) * i128::from(to_per_second);
@@ -203,17 +204,17 @@ impl Sub for WallTime {
     }
 }
 
-/// "This media time arrived at that wall-clock time": the only way in which wall clock enters the packager.
+/// "This media time arrived at that wall-clock time": the only way in which the wall clock enters the packager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     /// The point on the media axis.
     pub media: MediaTime,
-    /// When it arrived.
+    /// Wall-clock time of its arrival.
     pub wall: WallTime,
 }
 
 impl Anchor {
-    /// The wall clock that belongs to another point of the same axis.
+    /// Wall-clock time of another point on the same axis.
     pub fn wall_at(&self, media: MediaTime) -> WallTime {
         self.wall + (media - self.media)
     }

@@ -1,23 +1,24 @@
-//! The latency knob: one setting becomes every duration that moves the distance from live, with the budget written
-//! next to each. No other file of the project holds such a number.
+//! The latency knob: derives from one setting every duration that affects the distance from live, with the budget
+//! written next to each. No other file of the project holds such a duration.
 //!
-//! What does not belong here: bit rates and sizes (the ladder's), and timeouts that a viewer cannot see.
+//! What does not belong here: bit rates and sizes (the ladder's), and time-outs that a viewer cannot see.
 //!
-//! The budget, from the camera to the screen, of a viewer on our own origin:
+//! The budget from the camera to the screen, for a viewer on our own origin:
 //!
 //! ```text
 //! knob = CAPTURE + WORK + encoder delay + VIEWER + hold-back
-//!        0.30 s    0.10   lookahead and    0.15     the rest: what the player has in hand
+//!        0.30 s    0.10   lookahead and    0.15     the rest: the player's reserve
 //!                         B-frames                  against stalls
 //! ```
 //!
-//! Players stay a hold-back behind the *end* of what is listed and let that end move on by their clock in between
-//! (hls.js `LatencyController`), so the length of a segment or part is not in the sum: it is why the hold-back has a
-//! least value. That is three target durations (rfc8216bis 4.4.3.8), a whole second each, for players of whole
-//! segments; three parts (Apple 14.3) for those that understand parts. Parts are made below [`PARTS_BELOW_MS`]; from
-//! there on whole segments leave room enough, cost a third of the requests and are kinder to a CDN.
+//! Players stay a hold-back before the *end* of the playlist and let that end advance by their own clock between
+//! reloads (hls.js `LatencyController`), so the duration of a segment or part is not in the sum; it only sets the
+//! minimum of the hold-back. That minimum is three target durations (rfc8216bis 4.4.3.8), each a whole second or more,
+//! for players of whole segments, and three parts (Apple 14.3) for players that support parts. Settings below
+//! [`PARTS_BELOW_MS`] get parts; from there on whole segments leave enough room, need a third of the requests and are
+//! easier on a CDN.
 //!
-//! A bucket holds no requests: whoever reads from a store finds a segment by polling, after it was written, see
+//! A bucket cannot hold requests: a viewer of a store finds a segment by polling, after it was written; see
 //! [`Timing::store_latency`].
 
 use crate::time::{MediaSpan, TICKS_PER_SECOND};
@@ -28,31 +29,31 @@ use std::str::FromStr;
 const MIN_LATENCY_MS: u32 = 2_000;
 /// Largest setting in milliseconds.
 const MAX_LATENCY_MS: u32 = 15_000;
-/// The camera, the publisher's own encoder, and its network: what is gone when a frame arrives here. Phones need more
-/// and then have less in hand against stalls.
+/// Delay before a frame arrives here: camera, publisher's encoder and publisher's network. Phones need more, which
+/// leaves their viewers less reserve against stalls.
 const CAPTURE_MS: i64 = 300;
-/// Decoding, scaling, encoding and packaging of one frame, and the frame behind it that ends a segment or part.
+/// Decoding, scaling, encoding and packaging of one frame, plus the following frame, which ends a segment or part.
 const WORK_MS: i64 = 100;
-/// Download of what was just listed, and the viewer's decoder and screen.
+/// Download of the newly listed segment or part, and the viewer's decoder and screen.
 const VIEWER_MS: i64 = 150;
-/// Upload to a store, and what polling adds on average, on top of everything but the encoder: measured playback of 1 s
-/// and 2 s segments lies 0.9 to 1.9 s above hold-back, segment and encoder.
+/// Upload to a store plus the average delay of polling; everything except the encoder. Measured playback of 1 s and 2 s
+/// segments lies 0.9 to 1.9 s above the sum of hold-back, segment and encoder delay.
 const STORE_MS: i64 = 1_200;
 /// Settings below this get parts.
 pub const PARTS_BELOW_MS: u32 = 6_000;
-/// Frame rate at which frames of lookahead are counted as time: the slowest of the common ones.
+/// Frame rate for converting frames of lookahead to time: the slowest common rate.
 const NOMINAL_FRAME_RATE: u32 = 25;
-/// The same as a bound of a range.
+/// `PARTS_BELOW_MS` as a bound of a range.
 const PARTS_BELOW: i64 = PARTS_BELOW_MS as i64;
-/// How far a segment may exceed TARGETDURATION: rounding to nearest allows just under half a second; the rest is for
-/// timestamps in whole milliseconds.
+/// How far a segment may exceed TARGETDURATION: rounding to the nearest second allows just under half a second; the
+/// difference to half a second is for timestamps in whole milliseconds.
 const OVER_TARGET_MS: i64 = 450;
 
-/// Glass to glass, as the operator asks for it: 2 to 15 seconds, in milliseconds.
+/// Glass-to-glass latency that the operator requests: 2 to 15 seconds, stored in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Latency(u32);
 
-/// A latency setting that cannot be used; the operator's to correct.
+/// An unusable latency setting, for the operator to correct.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimingError {
     /// Outside 2 to 15 seconds.
@@ -105,21 +106,22 @@ impl fmt::Display for Latency {
     }
 }
 
-/// Parts of segments (EXT-X-PART), for players that can be nearer than three target durations.
+/// Durations of parts (EXT-X-PART), for players that can be nearer to live than three target durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    /// A part ends with the first frame at or behind a multiple of this, counted from its segment's start. Divides
-    /// the segment.
+    /// A part ends with the first frame at or after a multiple of this, counted from its segment's start. Divides the
+    /// segment duration.
     pub grid: MediaSpan,
-    /// PART-TARGET: no part lasts longer. Above `grid` by a frame at 24 a second, so that each keeps to 85 % of it at
-    /// least, at all common frame rates (rfc8216bis 4.4.4.9).
+    /// PART-TARGET: no part lasts longer. One frame at 24 frames per second above `grid`, so that every part lasts at
+    /// least 85 % of the target at all common frame rates (rfc8216bis 4.4.4.9).
     pub target: MediaSpan,
-    /// PART-HOLD-BACK: how far from the playlist's end players of parts stay.
+    /// PART-HOLD-BACK: how far before the end of the playlist players of parts stay.
     pub hold_back: MediaSpan,
 }
 
 impl Parts {
-    /// 85 % of PART-TARGET: only a segment's last part is shorter, as far as frames allow (rfc8216bis 4.4.4.9).
+    /// 85 % of PART-TARGET: only a segment's last part is shorter, as far as frame durations allow (rfc8216bis
+    /// 4.4.4.9).
     pub(crate) fn shortest(&self) -> MediaSpan {
         MediaSpan::from_ticks_90k((self.target.ticks_90k() * 85 + 99) / 100)
     }
@@ -130,62 +132,62 @@ impl Parts {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Timing {
-    /// What was asked for.
+    /// The requested latency.
     pub latency: Latency,
-    /// Width of the keyframe grid: every encoder puts an IDR frame on the first frame at or after its multiples on the
-    /// media axis. Divides `segment`; 2 s at most, so that a viewer switches rungs and starts fast.
+    /// Width of the keyframe grid: every encoder makes the first frame at or after each multiple on the media axis an
+    /// IDR frame. Divides `segment`; 2 s at most, so that viewers start and switch rungs fast.
     pub gop: MediaSpan,
-    /// What a segment lasts, but for the first and the last of an epoch. A viewer is behind by one of these, because a
-    /// segment is listed when it is whole.
+    /// Duration of a segment, except the first and the last of an epoch. Viewers are later by one segment duration,
+    /// because a segment is listed only when it is complete.
     pub segment: MediaSpan,
-    /// What a segment may last at most: EXTINF rounds to no more than `target_duration`. A keyframe later than this is
-    /// not waited for.
+    /// Longest duration of a segment: EXTINF rounds to at most `target_duration`. A later keyframe is not waited for.
     pub max_segment: MediaSpan,
     /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: u32,
-    /// HOLD-BACK of our own origin: how far from the playlist's end players of whole segments stay. Three target
-    /// durations, or more where the setting has room: then it is what protects viewers from short outages.
+    /// HOLD-BACK of our own origin: how far before the end of the playlist players of whole segments stay. Three target
+    /// durations, or more where the setting has room; the surplus protects viewers from short outages.
     pub hold_back: MediaSpan,
     /// HOLD-BACK in a store's playlists; see [`Timing::store_latency`].
     pub store_hold_back: MediaSpan,
-    /// How segments are divided; `None` where whole segments keep to the setting.
+    /// Parts of a segment; `None` where whole segments meet the setting.
     pub parts: Option<Parts>,
-    /// Least duration of a full playlist; see `min_window_segments`.
+    /// Minimum duration of a full playlist; see `min_window_segments`.
     pub window: MediaSpan,
-    /// Least number of segments in a full playlist (Apple wants 6 at least; with two more a slow reload finds its next
-    /// segment).
+    /// Minimum number of segments in a full playlist. Apple requires 6; with two more, a slow reload still finds its
+    /// next segment.
     pub min_window_segments: usize,
-    /// How long a segment stays readable after it left the playlists: its own duration and that of the longest
-    /// playlist that listed it (rfc8216bis 6.2.2), here with the nominal lengths; [`crate::presentation`] measures.
+    /// How long a segment stays readable after it left the playlists: its own duration plus that of the longest
+    /// playlist that listed it (rfc8216bis 6.2.2). Computed from nominal durations; [`crate::presentation`] measures
+    /// the real ones.
     pub retention: MediaSpan,
-    /// Frames the encoder may look ahead: better rate control, each 40 ms later at 25 frames a second.
+    /// Frames of encoder lookahead: each improves rate control and adds 40 ms of delay at 25 frames per second.
     pub lookahead_frames: u32,
-    /// B-frames in a row at most: smaller video, each one frame later.
+    /// Maximum number of consecutive B-frames: each makes video smaller and adds one frame of delay.
     pub b_frames: u32,
-    /// Rate-control buffer in milliseconds; not above a segment, so that each segment keeps to the bit rate by itself
-    /// and downloads in less than it plays.
+    /// Rate-control buffer in milliseconds. Not above a segment, so that each segment meets the bit rate by itself and
+    /// downloads in less time than it plays.
     pub vbv_ms: u32,
-    /// Media time that may wait before the encoder; beyond it media is shed up to the next keyframe. Spends the
-    /// viewers' hold-back when the encoder is slow, so it is a fraction of it.
+    /// Media time that may queue before the encoder; beyond it media is shed up to the next keyframe. A fraction of the
+    /// viewers' hold-back, because a slow encoder uses up that hold-back.
     pub shed_queue: MediaSpan,
-    /// How long an upload may take with all its retries before the segment becomes EXT-X-GAP: a viewer has
-    /// `store_hold_back` in hand, less a target duration for its own download.
+    /// Time-out of an upload including retries; then the segment becomes EXT-X-GAP. Below `store_hold_back`, the
+    /// viewer's reserve, less a target duration for the viewer's own download.
     pub upload_deadline: MediaSpan,
-    /// How long a worker that is being fed may be silent before it counts as hung.
+    /// How long a worker that receives input may send nothing before it counts as hung.
     pub worker_silence: MediaSpan,
-    /// The longest published GOP with which the publisher's keyframes can be the grid.
+    /// The longest published GOP for which the publisher's keyframes can serve as the grid.
     pub max_source_gop: MediaSpan,
-    /// How far one rendition may fall behind another before its missing segments are listed as gaps: what the shed
-    /// queue, the encoder and the discovery of a hung worker may take together, and a second.
+    /// How far one rendition may lag another before its missing segments are listed as gaps: the sum of the shed queue,
+    /// the encoder delay and the detection of a hung worker, plus a second.
     pub stall: MediaSpan,
 }
 
 impl Timing {
-    /// The durations for a latency. Pure: the same setting always gives the same numbers.
+    /// Derives the durations from a latency. Pure: the same setting always gives the same durations.
     pub fn new(latency: Latency) -> Self {
         let ms = i64::from(latency.as_millis());
-        // More lookahead costs memory (5 MiB a frame over 720p, 480p and 360p) and delay, and was measured to give nothing:
-        // 5, 10 and 20 frames are within 0.4 VMAF of each other.
+        // More lookahead costs memory (5 MiB per frame over 720p, 480p and 360p) and delay, and measurements showed no
+        // gain: 5, 10 and 20 frames are within 0.4 VMAF of each other.
         let (lookahead_frames, b_frames) = match ms {
             ..3_000 => (4, 0),
             3_000..5_000 => (5, 1),
@@ -193,7 +195,8 @@ impl Timing {
             _ => (5, 3),
         };
         let encoder_delay_ms = i64::from((lookahead_frames + b_frames) * 1000 / NOMINAL_FRAME_RATE);
-        // Chosen for viewers through a store, who cannot be nearer than this; the origin's have room then.
+        // The store decides the segment duration, because its viewers cannot be nearer than this; origin viewers then
+        // have room.
         let store_rest = |segment_ms: i64| ms - segment_ms - encoder_delay_ms - STORE_MS;
         let segment_s = [3, 2].into_iter().find(|s| store_rest(s * 1000) >= 3 * s * 1000).unwrap_or(1);
         let segment_ms = segment_s * 1000;
@@ -208,7 +211,7 @@ impl Timing {
         };
         let max_segment_ms = segment_ms + OVER_TARGET_MS;
         let min_window_segments = 8;
-        // Apple's player has been seen to stop on short windows; three hold-backs leave a late viewer room.
+        // Apple's player stopped on short windows in tests; three hold-backs leave room for a viewer who is late.
         let window_ms = 30_000.max(3 * hold_back_ms).max(min_window_segments * max_segment_ms);
         let shed_queue_ms = (ms / 4).clamp(500, 2_000);
         let worker_silence_ms = 2_000 + (ms - 2_000) / 13;
@@ -235,35 +238,36 @@ impl Timing {
             shed_queue: span(shed_queue_ms),
             upload_deadline: span((store_hold_back_ms - segment_ms).min(6_000)),
             worker_silence: span(worker_silence_ms),
-            // Timestamps in whole milliseconds make two keyframes up to 2 ms further apart than they are.
+            // Timestamps in whole milliseconds can increase the distance of two keyframes by up to 2 ms.
             max_source_gop: span(max_segment_ms - 50),
             stall: span(shed_queue_ms + worker_silence_ms + encoder_delay_ms + 1_000),
         }
     }
 
-    /// What the encoder keeps back: lookahead and B-frames at 25 frames a second.
+    /// Delay of the encoder: lookahead and B-frames at 25 frames per second.
     pub fn encoder_delay(&self) -> MediaSpan {
         let frames = i64::from(self.lookahead_frames + self.b_frames);
         MediaSpan::from_ticks_90k(frames * TICKS_PER_SECOND / i64::from(NOMINAL_FRAME_RATE))
     }
 
-    /// Age at which media arrives at most, counted from when it would have without delay on its way.
+    /// Maximum age of media on arrival, counted from when it would have arrived without transport delay.
     pub fn arrival_budget(&self) -> MediaSpan {
         MediaSpan::from_millis(CAPTURE_MS)
     }
 
-    /// Age at which media is encoded and can be read from our own origin at most, from the same start.
+    /// Maximum age of media when it is encoded and readable from our own origin, counted like
+    /// [`Timing::arrival_budget`].
     pub fn origin_budget(&self) -> MediaSpan {
         self.arrival_budget() + MediaSpan::from_millis(WORK_MS) + self.encoder_delay()
     }
 
-    /// Age at which a store has acknowledged media at most, from the same start.
+    /// Maximum age of media when a store has acknowledged it, counted like [`Timing::arrival_budget`].
     pub fn store_budget(&self) -> MediaSpan {
         self.encoder_delay() + MediaSpan::from_millis(CAPTURE_MS + STORE_MS)
     }
 
-    /// Seconds from glass to glass that a viewer on our own origin will see, of an encoder that keeps up, with a player
-    /// that understands parts, or with one that does not.
+    /// Glass-to-glass latency in seconds for a viewer on our own origin while the encoder keeps up, with a player that
+    /// supports parts or one that does not.
     pub fn origin_latency(&self, understands_parts: bool) -> f64 {
         let hold_back = match self.parts {
             Some(parts) if understands_parts => parts.hold_back,
@@ -273,16 +277,15 @@ impl Timing {
         (hold_back + self.encoder_delay() + rest).as_secs_f64()
     }
 
-    /// Seconds from glass to glass that a viewer will see who reads from a store, by polling, with nothing in between
-    /// that keeps playlists. Above the setting where three target durations do not fit into it: the lowest that a
-    /// store can give is about 5.4 s. Players were measured up to a second above this (a reload that just missed a
-    /// segment stays late).
+    /// Glass-to-glass latency in seconds for a viewer who polls a store, with no playlist cache in between. Above the
+    /// setting where three target durations do not fit into the setting: the minimum for a store is about 5.4 s.
+    /// Players were measured up to a second above this value (a player whose reload just missed a segment stays late).
     pub fn store_latency(&self) -> f64 {
         let transport = MediaSpan::from_millis(STORE_MS);
         (self.store_hold_back + self.segment + self.encoder_delay() + transport).as_secs_f64()
     }
 
-    /// The same without parts: for where nobody could ask for them.
+    /// The same durations without parts, for viewers that cannot request parts.
     pub fn without_parts(self) -> Self {
         Self { parts: None, ..self }
     }

@@ -1,4 +1,4 @@
-//! What is packaged: tracks and their samples. No packaging here.
+//! Input types of the packager: tracks and their samples. No packaging here.
 
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
@@ -17,13 +17,13 @@ pub enum Codec {
 /// One rendition of an epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Track {
-    /// Its folder and its name in playlists.
+    /// The rendition's folder and its name in playlists.
     pub rung: RungName,
-    /// What it carries.
+    /// Video or audio, with its parameters.
     pub kind: TrackKind,
 }
 
-/// Video or audio, with all that the sample entry and the multivariant playlist need.
+/// Video or audio, with everything that the sample entry and the multivariant playlist need.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TrackKind {
     /// A video rendition.
@@ -45,9 +45,9 @@ pub struct VideoTrack {
     pub height: u16,
     /// Sample aspect ratio, (1, 1) for square pixels.
     pub sample_aspect: (u16, u16),
-    /// Frames a second, as FRAME-RATE says it; the highest rate for variable sources.
+    /// Frames per second, as in FRAME-RATE; the highest rate for variable sources.
     pub frame_rate: f64,
-    /// What the encoder was told to keep to, in bits a second: BANDWIDTH until something was measured.
+    /// The encoder's target bit rate in bits per second: BANDWIDTH until a bit rate is measured.
     pub nominal_bitrate: u32,
 }
 
@@ -58,23 +58,23 @@ pub struct AudioTrack {
     pub codec: Codec,
     /// AudioSpecificConfig (ISO 14496-3 1.6.2.1).
     pub config: Bytes,
-    /// Samples a second.
+    /// Samples per second.
     pub sample_rate: u32,
-    /// Channels.
+    /// Number of channels.
     pub channels: u8,
     /// PCM samples in one access unit: 1024 for AAC-LC, 2048 for HE-AAC at its output rate.
     pub frame_samples: u32,
-    /// Bits a second: BANDWIDTH until something was measured.
+    /// Bits per second: BANDWIDTH until a bit rate is measured.
     pub nominal_bitrate: u32,
 }
 
 impl Track {
-    /// Whether it is sound.
+    /// Whether this is an audio track.
     pub const fn is_audio(&self) -> bool {
         matches!(self.kind, TrackKind::Audio(_))
     }
 
-    /// Bits a second that its encoder was told.
+    /// The encoder's target bit rate, in bits per second.
     pub const fn nominal_bitrate(&self) -> u32 {
         match &self.kind {
             TrackKind::Video(video) => video.nominal_bitrate,
@@ -82,7 +82,7 @@ impl Track {
         }
     }
 
-    /// Ticks a second in its segments.
+    /// Ticks per second in the track's segments.
     pub const fn timescale(&self) -> u32 {
         match &self.kind {
             TrackKind::Video(_) => VIDEO_TIMESCALE,
@@ -94,9 +94,9 @@ impl Track {
 /// One encoded access unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// When it is shown.
+    /// Presentation time.
     pub pts: MediaTime,
-    /// When it is decoded; grows strictly within a track.
+    /// Decode time; grows strictly within a track.
     pub dts: MediaTime,
     /// Whether decoding can start here (IDR; every audio frame).
     pub key: bool,

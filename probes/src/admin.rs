@@ -1,5 +1,5 @@
-//! The internal HTTP server: probes, metrics, status, operator page. It runs on a thread and runtime of its own, so
-//! that it answers while the rest of the process is at its limit; it decides nothing.
+//! The internal HTTP server: probes, metrics, status, operator page. The server runs on its own thread and runtime, so
+//! that it answers while the rest of the process is overloaded. Decisions do not belong here.
 
 use crate::health::{Health, Verdict};
 use crate::metrics;
@@ -18,17 +18,18 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::error;
 
-/// How often histograms are drained; without it they would grow between scrapes.
+/// Interval at which histograms are drained; otherwise they grow between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Operators who look at one process at once.
+/// Maximum number of operator pages that follow one process at the same time.
 const MAX_WATCHERS: usize = 16;
 
-/// What `/status` shows. Called on the admin thread: it may take a short lock and must not wait for media or a store.
+/// Source of `/status`. Called on the admin thread: implementations may take a short lock and must not wait for media
+/// or a store.
 pub trait StatusSource: Send + Sync + 'static {
-    /// Every stream, rung, lag and counter, as JSON.
+    /// All streams, rungs, lags and counters, as JSON.
     fn status(&self) -> Value;
 
-    /// A stream's newest picture as JPEG, by application and name.
+    /// A stream's newest picture as JPEG, by application and stream name.
     fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {
         let _ = (app, name);
         None
@@ -41,7 +42,7 @@ impl<F: Fn() -> Value + Send + Sync + 'static> StatusSource for F {
     }
 }
 
-/// Why the admin server did not come up. All are faults of the machine's set-up; a retry does not help.
+/// Why the admin server did not start. All are faults of the machine's set-up; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Another metrics recorder was installed in this process.
@@ -69,15 +70,15 @@ pub(crate) struct Shared {
     pub(crate) health: Arc<dyn Health>,
     pub(crate) status: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
-    /// Pages that follow the status at once; beyond it they are sent away.
+    /// Limits the pages that follow the status at the same time; further pages are refused.
     pub(crate) watchers: Arc<Semaphore>,
 }
 
 // === impl Admin ===
 
 impl Admin {
-    /// Serves `listener` from a thread named `admin` until [`AdminHandle::stop`]. `more` are further routes; their
-    /// handlers run on that thread and must not wait for media or a store either.
+    /// Serves `listener` on a thread named `admin` until [`AdminHandle::stop`]. `more` are additional routes; their
+    /// handlers run on the same thread and must not wait for media or a store either.
     pub fn start(
         listener: TcpListener,
         health: Arc<dyn Health>,
@@ -85,7 +86,7 @@ impl Admin {
         more: Router,
     ) -> Result<AdminHandle, AdminError> {
         let metrics = metrics::install()?;
-        // What was recorded before there was a recorder is lost.
+        // Values recorded before the recorder was installed are lost; set them again.
         health.publish_gauges();
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -108,11 +109,12 @@ impl Admin {
                         metrics.run_upkeep();
                     }
                 };
-                // Not a graceful stop: an idle kept-alive connection would hold the process for as long as it likes.
+                // Stop without waiting for connections: an idle keep-alive connection could delay the process
+                // indefinitely.
                 tokio::select! {
                     served = axum::serve(listener, router).into_future() => served,
                     () = upkeep => Ok(()),
-                    // Whether it was sent or its sender dropped.
+                    // Completes when the stop signal is sent and when its sender is dropped.
                     _ = stopped => Ok(()),
                 }
             });
@@ -128,14 +130,15 @@ impl Admin {
 // === impl AdminHandle ===
 
 impl AdminHandle {
-    /// Where it listens.
+    /// The server's local address.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops the server and waits for its thread. To be called last: probes outlive what they watch.
+    /// Stops the server and waits for its thread. Call this last, because probes must stay available while the rest
+    /// shuts down.
     pub fn stop(self) -> io::Result<()> {
-        // An error means that the thread is gone already; its own result says why.
+        // An error means that the thread has already ended; the thread's result has the reason.
         let _ = self.stop.send(());
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the admin thread panicked")))
     }
@@ -185,7 +188,7 @@ async fn status(extract::State(shared): extract::State<Shared>) -> Response {
     ([NO_STORE], Json(whole_status(&shared))).into_response()
 }
 
-/// What the process says of itself, and what its probes say.
+/// The status of the process, with the results of its probes.
 pub(crate) fn whole_status(shared: &Shared) -> Value {
     let mut status = shared.status.status();
     if let Value::Object(status) = &mut status {

@@ -1,4 +1,4 @@
-//! The busy state: whether this process takes another stream. Values in, values out; concurrent use is in
+//! The busy state: whether this process takes another stream. Pure transitions on values; concurrent use is in
 //! [`crate::probe`], HTTP in [`crate::admin`].
 //!
 //! ```text
@@ -8,91 +8,91 @@
 //!                               ▲           └─ Drain or Fault ─► Draining ─last StreamEnded─► Spent
 //!                               └── (nothing was running)
 //! ```
-//! Nothing leaves `Spent`: a process that is done is replaced, not revived.
+//! No state follows `Spent`: a process in this state is replaced, not reused.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// What the machine is told once, at the start.
+/// Settings of the state machine, constant for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Streams at once.
+    /// Maximum number of concurrent streams.
     pub capacity: NonZeroU32,
-    /// Streams in all, after which the process takes no more and, when the last of them ended, fails liveness so that
-    /// the container restarts. `None`: never.
+    /// Total number of streams after which the process takes no more. When the last of these streams has ended,
+    /// liveness fails and the container restarts. `None`: no limit.
     pub recycle_after: Option<NonZeroU32>,
 }
 
-/// Why no further stream will ever be taken.
+/// Why the process will never take another stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It was asked to leave (SIGTERM). The process exits by itself: liveness stays good.
+    /// The process was asked to leave (SIGTERM) and exits by itself: liveness stays good.
     Asked,
-    /// It served as many streams as it should ([`Settings::recycle_after`]).
+    /// The process served its maximum number of streams ([`Settings::recycle_after`]).
     Recycle,
-    /// Something that no further stream can do without is broken.
+    /// Something that every further stream needs is broken.
     Fault(String),
 }
 
-/// Where the process stands. `taken` counts accepted streams since the start.
+/// The state of the process. `taken` counts accepted streams since the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not everything that a stream needs is up.
+    /// Some of what a stream needs is not up yet.
     Starting,
-    /// Nothing runs, a stream is welcome.
+    /// No stream runs; the process takes a stream.
     Free {
         /// Streams accepted so far.
         taken: u32,
     },
-    /// At least one stream runs; another is welcome while there is room.
+    /// At least one stream runs; the process takes another while there is room.
     Busy {
-        /// Streams that run: 1 to capacity.
+        /// Running streams: 1 to capacity.
         streams: u32,
         /// Streams accepted so far, running ones included.
         taken: u32,
     },
-    /// Streams run to their end; none is welcome.
+    /// Running streams may finish; no new stream is taken.
     Draining {
-        /// Streams that run: 1 to capacity.
+        /// Running streams: 1 to capacity.
         streams: u32,
-        /// What began the drain.
+        /// The reason for the drain.
         why: Why,
     },
-    /// Nothing runs and nothing will.
+    /// No stream runs, and none will.
     Spent {
-        /// What brought it here.
+        /// The reason for this state.
         why: Why,
     },
 }
 
-/// What happens to the process.
+/// An event that changes the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Everything that a stream needs is up.
     Ready,
-    /// A publisher asks for a place; on success the place is taken.
+    /// A publisher requests a place; on success the place is taken.
     StreamAccepted,
-    /// A stream that had a place is over.
+    /// A stream that held a place has ended.
     StreamEnded,
-    /// Take no more streams, finish those that run.
+    /// Take no more streams; running streams may finish.
     Drain,
-    /// As `Drain`, because something is broken; what runs may still come to its end.
+    /// Like `Drain`, because something is broken; running streams may finish.
     Fault(String),
 }
 
-/// Why an event was turned down. The state is unchanged then.
+/// Why an event was refused. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Later may do: it is not up yet.
+    /// The process is not up yet; a later retry may succeed.
     #[error("still starting")]
     Starting,
-    /// Later, or another encoder, may do: all places are taken.
+    /// All places are taken; a later retry or another encoder may succeed.
     #[error("all places are taken")]
     Full,
-    /// Another encoder may do: this one is leaving.
+    /// This process is leaving; another encoder may succeed.
     #[error("taking no more streams")]
     Leaving,
-    /// A stream ended that never began: a fault of the caller.
+    /// A stream ended that never began: the caller's mistake.
     #[error("no stream was running")]
     NoStream,
 }
@@ -100,7 +100,7 @@ pub enum Denied {
 // === impl State ===
 
 impl State {
-    /// The one transition function.
+    /// The only transition function.
     pub fn on(&self, event: Event, settings: &Settings) -> Result<Self, Denied> {
         match (self, event) {
             (Self::Starting, Event::Ready) => Ok(Self::Free { taken: 0 }),
@@ -140,7 +140,8 @@ impl State {
                 0 => Self::Spent { why: why.clone() },
                 streams => Self::Draining { streams, why: why.clone() },
             }),
-            // The first reason stays, but for one: who was asked to leave exits by itself, whatever broke before.
+            // The first reason stays, with one exception: after a drain request the process exits by itself, even after
+            // a fault.
             (Self::Draining { streams, .. }, Event::Drain) => {
                 Ok(Self::Draining { streams: *streams, why: Why::Asked })
             }
@@ -154,7 +155,7 @@ impl State {
         }
     }
 
-    /// Whether a stream would be taken now, and if not, why: readiness.
+    /// Readiness: whether a stream would be taken now, and if not, the reason.
     pub fn welcome(&self, settings: &Settings) -> Result<(), Denied> {
         match self {
             Self::Starting => Err(Denied::Starting),
@@ -166,7 +167,8 @@ impl State {
         }
     }
 
-    /// Whether only a restart of the container helps: recycled or broken, and nothing runs that a restart would hurt.
+    /// Whether the container needs a restart: the process is recycled or broken, and no stream runs that a restart
+    /// would hurt.
     pub fn wants_restart(&self) -> bool {
         match self {
             Self::Starting | Self::Free { .. } | Self::Busy { .. } | Self::Draining { .. } => false,
@@ -177,7 +179,7 @@ impl State {
         }
     }
 
-    /// Whether a restart is wanted as soon as nothing runs any more, and no further stream is taken until then.
+    /// Whether the process needs a restart after its last stream has ended and takes no further stream until then.
     pub fn restarts_when_done(&self, settings: &Settings) -> bool {
         match self {
             Self::Starting | Self::Free { .. } | Self::Spent { .. } => false,
@@ -189,7 +191,7 @@ impl State {
         }
     }
 
-    /// Streams that run.
+    /// Number of running streams.
     pub fn streams(&self) -> u32 {
         match self {
             Self::Starting | Self::Free { .. } | Self::Spent { .. } => 0,
@@ -197,7 +199,7 @@ impl State {
         }
     }
 
-    /// Whether no further stream will ever be taken.
+    /// Whether the process will never take another stream.
     pub fn is_leaving(&self) -> bool {
         match self {
             Self::Starting | Self::Free { .. } | Self::Busy { .. } => false,
@@ -205,7 +207,7 @@ impl State {
         }
     }
 
-    /// One word, for metrics and JSON.
+    /// The state as one word, for metrics and JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Starting => "starting",

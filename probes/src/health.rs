@@ -1,44 +1,44 @@
-//! What probes ask of a process, whatever kind of process it is: an encoder ([`crate::Probe`]), or one that only stands
-//! in for encoders. HTTP is in [`crate::admin`].
+//! The interface between probes and a process of any kind: an encoder ([`crate::Probe`]), or a process that only
+//! answers in place of encoders. HTTP is in [`crate::admin`].
 
 use serde_json::{Map, Value};
 
-/// Good or not, and why, in words for people. Platforms look at the first, whoever is woken at the second.
+/// The result of a probe, with the reason in words. Platforms read the result, the operator on call reads the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// 200 or 503.
+    /// The result: HTTP status 200 or 503.
     pub good: bool,
-    /// Never empty.
+    /// The reason; never empty.
     pub why: String,
 }
 
-/// A process as its probes see it. Called on the admin thread: it may take a short lock and must not wait.
+/// Health of a process. Called on the admin thread: implementations may take a short lock and must not wait.
 pub trait Health: Send + Sync + 'static {
-    /// Whether a restart would not help. Busy and slow are alive; stuck is not.
+    /// Liveness: bad if a restart would help. Busy and slow processes are alive; a stuck one is not.
     fn live(&self) -> Verdict;
 
-    /// Whether the next connection is welcome.
+    /// Readiness: whether the process takes the next connection.
     fn ready(&self) -> Verdict;
 
-    /// Whether the start is over. Until then a platform leaves the other two alone.
+    /// Whether start-up is complete. Until then a platform ignores liveness and readiness.
     fn started(&self) -> Verdict;
 
-    /// What the answers' bodies say beside the verdict.
+    /// Fields that the response bodies contain in addition to the verdict.
     fn details(&self) -> Map<String, Value>;
 
-    /// Sets its gauges afresh: the recorder may be younger than what it records.
+    /// Sets the gauges again, because values set before the metrics recorder was installed are lost.
     fn publish_gauges(&self) {}
 }
 
 // === impl Verdict ===
 
 impl Verdict {
-    /// All is well, because of that.
+    /// A good verdict with its reason.
     pub fn good(why: impl Into<String>) -> Self {
         Self { good: true, why: why.into() }
     }
 
-    /// It is not, because of that.
+    /// A bad verdict with its reason.
     pub fn bad(why: impl Into<String>) -> Self {
         Self { good: false, why: why.into() }
     }

@@ -1,7 +1,7 @@
-//! Whether this process takes a stream, whether it is alive, and the internal HTTP server that says so.
+//! Availability and liveness of this process, and the internal HTTP server that reports them.
 //!
 //! What belongs here: the busy state machine, liveness as progress, the metrics recorder, the admin router on its own
-//! thread and runtime. What does not: streams, media, stores; they report here and never wait for an answer.
+//! thread and runtime. What does not: streams, media, stores; they report to this crate and never wait for an answer.
 #![forbid(unsafe_code)]
 
 pub mod admin;

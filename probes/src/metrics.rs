@@ -1,19 +1,18 @@
-//! The process's metrics recorder and the metrics of this crate. Counters of other parts are described where they are
-//! counted.
+//! The process's metrics recorder and the metrics of this crate. Other crates describe their own counters.
 
 use metrics::{Unit, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::Mutex;
 
-/// Upper bounds in seconds for every histogram whose name ends in `_seconds`: from a memory copy to a stuck upload.
+/// Upper bounds in seconds of every histogram whose name ends in `_seconds`: from a memory copy to a stuck upload.
 const SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0];
 
 static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
-/// Installs the Prometheus recorder for the whole process, once; later calls return the first one's handle. To be
-/// called before anything counts: what was counted earlier is lost.
+/// Installs the Prometheus recorder for the whole process; later calls return the handle of the first. Call this before
+/// the first metric is recorded: earlier values are lost.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    // A panic while holding the lock leaves a valid value: it is only ever set whole.
+    // A panic while holding the lock leaves a valid value, because the value is only replaced as a whole.
     let mut installed = INSTALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(handle) = &*installed {
         return Ok(handle.clone());

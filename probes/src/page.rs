@@ -1,5 +1,5 @@
-//! The operator's page: three embedded files (`web/operator/`) and what feeds them, a status every second as server-sent
-//! events and the streams' pictures. Nothing comes from anywhere else, and nothing can be changed here.
+//! The operator's page: three embedded files (`web/operator/`) and their data: a status every second as server-sent
+//! events, and the streams' pictures. The page loads nothing from elsewhere and cannot change anything.
 
 use crate::admin::{NO_STORE, Shared, whole_status};
 use axum::Router;
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// From one status to the next.
+/// Interval between two status events.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What publishers chose shows on the page: it is set as text, and nothing but these files could run anyway.
+/// Content security policy. Names chosen by publishers appear on the page: the script inserts them as text, and the
+/// policy lets only the embedded files run.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -50,7 +51,7 @@ async fn events(State(shared): State<Shared>) -> Response {
     };
     let mut ticks = tokio::time::interval_at(Instant::now(), EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The place is held for as long as the stream is: until the page is closed.
+    // The permit is held until the page is closed and the event stream ends.
     let events = stream::unfold((shared, ticks, place), |(shared, mut ticks, place)| async move {
         ticks.tick().await;
         let event = Event::default().data(whole_status(&shared).to_string());

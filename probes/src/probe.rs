@@ -1,5 +1,5 @@
-//! The busy state for concurrent use, and liveness as progress. Which event leads where is in [`crate::busy`]; HTTP
-//! answers are in [`crate::admin`].
+//! The busy state for concurrent use, and liveness as progress. Transitions are in [`crate::busy`]; HTTP responses are
+//! in [`crate::admin`].
 
 use crate::busy::{Denied, Event, Settings, State, Why};
 use crate::health::{Health, Verdict};
@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// What liveness found.
+/// The result of a liveness check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// Somebody made progress lately.
+    /// A recent heartbeat shows progress.
     Alive,
-    /// Nobody did for this long: a deadlock, or a runtime whose threads all block.
+    /// No heartbeat for this long: a deadlock, or a runtime whose threads all block.
     Stuck(Duration),
-    /// The process is done and wants to be replaced (recycling, or a fault).
+    /// The process has finished and needs to be replaced (recycling, or a fault).
     Restart(String),
 }
 
-/// The process's state, shared by whoever takes streams and whoever answers probes. Nothing here blocks for longer
-/// than a transition takes.
+/// The process's state, shared by stream admission and probe responses. No call blocks for longer than a transition.
 #[derive(Debug)]
 pub struct Probe {
     settings: Settings,
@@ -33,7 +32,7 @@ pub struct Probe {
     patience: Duration,
 }
 
-/// One stream's place. Dropping it gives the place back.
+/// The place of one stream. Dropping it gives the place back.
 #[derive(Debug)]
 #[must_use = "dropping the permit ends the stream"]
 pub struct StreamPermit {
@@ -43,8 +42,9 @@ pub struct StreamPermit {
 // === impl Probe ===
 
 impl Probe {
-    /// A process that is starting. `patience` is how long [`Probe::heartbeat`] may stay away before liveness fails:
-    /// far above the heartbeat's period, for a kubelet that kills an encoder for a hiccup does more harm than one.
+    /// A process that is starting. `patience` is the longest interval between calls of [`Probe::heartbeat`] before
+    /// liveness fails. It should be far above the heartbeat's period: a kubelet that kills an encoder for a hiccup does
+    /// more harm than the hiccup.
     pub fn new(settings: Settings, patience: Duration) -> Arc<Self> {
         let probe = Self {
             settings,
@@ -57,43 +57,43 @@ impl Probe {
         Arc::new(probe)
     }
 
-    /// Everything that a stream needs is up.
+    /// Reports that everything that a stream needs is up.
     pub fn ready(&self) {
         self.apply(Event::Ready);
     }
 
-    /// Take no more streams. [`Probe::subscribe`] tells when the last one ended.
+    /// Takes no more streams. [`Probe::subscribe`] reports the end of the last one.
     pub fn drain(&self) {
         self.apply(Event::Drain);
     }
 
-    /// Something that no further stream can do without is broken.
+    /// Reports that something that every further stream needs is broken.
     pub fn fault(&self, reason: impl Into<String>) {
         self.apply(Event::Fault(reason.into()));
     }
 
-    /// Takes a place, or says why there is none. Two callers never get the same place.
+    /// Takes a place, or returns the reason for the refusal. Two callers never get the same place.
     pub fn accept_stream(self: &Arc<Self>) -> Result<StreamPermit, Denied> {
         self.transition(Event::StreamAccepted)?;
         Ok(StreamPermit { probe: Arc::clone(self) })
     }
 
-    /// Somebody made progress. To be called about once a second from a task of the runtime that carries the streams.
+    /// Reports progress. Call this about once a second from a task of the runtime that carries the streams.
     pub fn heartbeat(&self) {
         self.heartbeat_at(self.started.elapsed());
     }
 
-    /// Where the process stands.
+    /// The current state.
     pub fn state(&self) -> State {
         self.state.borrow().clone()
     }
 
-    /// Follows the state; the value at the time of the call counts as seen.
+    /// Subscribes to state changes; the state at the time of the call counts as seen.
     pub fn subscribe(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Capacity and recycling as set.
+    /// The capacity and recycling settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -103,13 +103,13 @@ impl Probe {
         self.state.borrow().welcome(&self.settings)
     }
 
-    /// Whether the process is to be replaced as soon as nothing runs any more. Whoever has a place keeps it until nothing
-    /// is left to be done then.
+    /// Whether the process is replaced once its last stream has ended. A stream then keeps its place until all its work
+    /// is done.
     pub fn restarts_when_done(&self) -> bool {
         self.state.borrow().restarts_when_done(&self.settings)
     }
 
-    /// Liveness now.
+    /// Current liveness.
     pub fn liveness(&self) -> Liveness {
         self.liveness_at(self.started.elapsed())
     }
@@ -130,7 +130,7 @@ impl Probe {
         if silent > self.patience { Liveness::Stuck(silent) } else { Liveness::Alive }
     }
 
-    /// For events that are never turned down.
+    /// Applies an event that is never refused.
     fn apply(&self, event: Event) {
         if let Err(denied) = self.transition(event.clone()) {
             warn!(?event, %denied, "busy state turned an event down");
@@ -143,7 +143,7 @@ impl Probe {
             Ok(next) if next == *state => false,
             Ok(next) => {
                 info!(from = state.name(), to = next.name(), streams = next.streams(), "busy state");
-                // Inside the lock: gauges then change in the order of the states.
+                // Set the gauges inside the lock, so that they change in the order of the states.
                 self.set_gauges(&next);
                 *state = next;
                 true
@@ -156,7 +156,8 @@ impl Probe {
         result
     }
 
-    /// At most one of the three is 1 (what autoscalers sum up): available beats busy where there is room left.
+    /// At most one of the three gauges is 1, because autoscalers sum them up: `available` takes precedence over `busy`
+    /// where there is room left.
     fn set_gauges(&self, state: &State) {
         let available = state.welcome(&self.settings).is_ok();
         let draining = state.is_leaving();

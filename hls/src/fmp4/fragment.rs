@@ -1,10 +1,10 @@
-//! styp, moof and mdat.
+//! Media segments: styp, moof and mdat.
 
 use super::{CMFC, CMFS, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID};
 use bytes::Bytes;
 use mp4_atom::{Encode, Mfhd, Moof, Styp, Tfdt, Tfhd, Traf, Trun, TrunEntry, TrunSamples};
 
-/// mdat's size and type.
+/// Length of mdat's size and type.
 const MDAT_HEADER_LEN: usize = 8;
 
 /// One access unit with its times in the track's timescale.
@@ -17,16 +17,16 @@ pub(crate) struct FragmentSample {
     pub(crate) data: Bytes,
 }
 
-/// What the samples of a track have in common.
+/// The kind of a track's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FragmentKind {
     Video,
     Audio,
 }
 
-/// A fragment, and the styp of the segment that `begins` with it.
+/// A fragment, preceded by a styp if the fragment `begins` a segment.
 ///
-/// `samples` is not empty and holds less than 2 GiB: the packager bounds what it keeps far below that.
+/// `samples` is not empty and holds less than 2 GiB: the packager's buffer limit is far below that.
 pub(crate) fn fragment(
     begins: bool,
     kind: FragmentKind,
@@ -43,7 +43,8 @@ pub(crate) fn fragment(
     };
     let mut boxes = Vec::new();
     moof.encode(&mut boxes).expect("fields of a moof encode in any combination that `traf` makes");
-    // Offsets count from the moof's first byte (default-base-is-moof); its length does not depend on them.
+    // Offsets count from the moof's first byte (default-base-is-moof); the moof's length does not depend on the
+    // offsets.
     moof.traf[0].trun[0].data_offset = Some((boxes.len() + MDAT_HEADER_LEN) as i32);
 
     let mut out = Vec::with_capacity(64 + boxes.len() + MDAT_HEADER_LEN + body_len);
@@ -69,7 +70,7 @@ fn traf(kind: FragmentKind, base_decode_time: u64, samples: &[FragmentSample]) -
     let entries = samples.iter().enumerate().map(|(index, sample)| TrunEntry {
         duration: (!same_duration).then_some(sample.duration),
         size: Some(sample.data.len() as u32),
-        // trex has the flags of what is most common; a fragment differs in its first sample, or is spelled out.
+        // trex has the most common flags: a fragment overrides them for its first sample, or else for every sample.
         flags: (video && (index == 0 || !only_first_is_key)).then_some(if sample.key {
             FLAGS_KEY
         } else {

@@ -1,96 +1,97 @@
-//! Where the samples of a stored media segment are, and when they are shown: read from its moof boxes alone, so that a
-//! recording can be indexed without its media. What a recording makes of it is in [`crate::recording`].
+//! The index of a stored media segment: places and times of its samples, read from its moof boxes alone, so that a
+//! recording can be indexed without reading media. Building a recording from the index belongs in [`crate::recording`].
 //!
 //! Segments are those that [`crate::packager`] writes: `(styp) (moof mdat)+`, one track, offsets from the moof.
 
 use mp4_atom::{Decode, Moof};
 use std::ops::Range;
 
-/// A moof that is larger is damage: hours of samples.
+/// A larger moof is corrupt: this size holds hours of samples.
 const MAX_MOOF_BYTES: u64 = 4 << 20;
-/// Fragments of one segment at most: parts of a quarter second in the longest segment are far fewer.
+/// Maximum number of fragments per segment: parts of a quarter second in the longest segment are far fewer.
 const MAX_FRAGMENTS: usize = 4096;
 /// A box header: size and type.
 const HEADER_BYTES: u64 = 8;
-/// Asked for where a box is expected: most moofs are smaller, so that one read does.
+/// Number of bytes requested where a box is expected: most moofs are smaller, so one read is enough.
 const READ_BYTES: u64 = 8 << 10;
 /// sample_is_non_sync_sample (ISO 14496-12 8.8.3.1).
 const NON_SYNC: u32 = 0x0001_0000;
 
-/// One access unit.
+/// Index entry of one access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleIndex {
-    /// Ticks of the track's timescale until the next one is decoded.
+    /// Ticks of the track's timescale until the next sample is decoded.
     pub duration: u32,
-    /// Its bytes.
+    /// Size in bytes.
     pub size: u32,
-    /// Presentation less decode time, in the track's timescale.
+    /// Presentation time minus decode time, in the track's timescale.
     pub composition_offset: i32,
     /// Whether decoding can begin here.
     pub key: bool,
 }
 
-/// Samples that lie one behind the other.
+/// Index of one fragment, whose samples are contiguous.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FragmentIndex {
-    /// Where the first one's bytes begin, from the segment's first byte.
+    /// Offset of the first sample's data from the segment's first byte.
     pub data_offset: u64,
-    /// When the first one is decoded, in the track's timescale.
+    /// Decode time of the first sample, in the track's timescale.
     pub decode_time: u64,
-    /// In decode order.
+    /// Samples in decode order.
     pub samples: Vec<SampleIndex>,
 }
 
-/// All of a segment.
+/// Index of a whole segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentIndex {
-    /// In order.
+    /// Fragments in file order.
     pub fragments: Vec<FragmentIndex>,
 }
 
-/// What is read is no segment of ours, or not a whole one. Reading it again gives the same.
+/// The bytes are not a segment of this crate, or are incomplete. Reading them again gives the same error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a media segment: {0}")]
 pub struct DamagedSegment(String);
 
-/// Whether a track's samples are keys unless told otherwise: what the init segment's trex says.
+/// Whether a track's samples are keyframes by default, as in the init segment's trex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaKind {
-    /// Only those that say so.
+    /// Only samples whose flags say so are keyframes.
     Video,
-    /// All.
+    /// All samples are keyframes.
     Audio,
 }
 
 impl SegmentIndex {
-    /// From a whole segment.
+    /// Builds the index of a whole segment.
     ///
     /// # Errors
     /// See [`DamagedSegment`].
     pub fn of(body: &[u8], kind: MediaKind) -> Result<Self, DamagedSegment> {
         let mut scanner = Scanner::new(body.len() as u64, kind);
         while let Some(wanted) = scanner.wanted() {
-            // Both ends are within the body: so the scanner was told.
+            // Both ends are within the body, because the scanner knows the body's length.
             let bytes = body.get(wanted.start as usize..wanted.end as usize).unwrap_or_default();
             scanner.take(bytes)?;
         }
         scanner.finish()
     }
 
-    /// Where its first sample ends, from the segment's first byte: so much of it is enough to show that one.
+    /// End of the first sample, from the segment's first byte: this many bytes are enough to show the first picture.
+    /// `None` where that sample is no keyframe.
     pub fn first_sample_end(&self) -> Option<u64> {
         let fragment = self.fragments.first()?;
         Some(fragment.data_offset + u64::from(fragment.samples.first().filter(|sample| sample.key)?.size))
     }
 
-    /// Moves its decode times by so many ticks of the track's timescale.
+    /// Shifts all decode times by `ticks` of the track's timescale.
     pub fn shift(&mut self, ticks: i64) {
         for fragment in &mut self.fragments {
             fragment.decode_time = fragment.decode_time.saturating_add_signed(ticks);
         }
     }
 
-    /// From its first sample's decode time to the end of its last one, in the track's timescale.
+    /// The range from the first sample's decode time to the last sample's end, in the track's timescale.
     pub fn span(&self) -> Option<Range<u64>> {
         let (first, last) = (self.fragments.first()?, self.fragments.last()?);
         let length: u64 = last.samples.iter().map(|sample| u64::from(sample.duration)).sum();
@@ -98,15 +99,15 @@ impl SegmentIndex {
     }
 }
 
-/// Reads a segment's index piece by piece: tells which bytes it wants, takes them, until it wants no more. It passes
-/// over media.
+/// Reads a segment's index in pieces: requests a byte range, takes its bytes, and repeats until the index is complete.
+/// The scanner skips media.
 #[derive(Debug)]
 pub struct Scanner {
     size: u64,
     kind: MediaKind,
-    /// The next box.
+    /// Offset of the next box.
     at: u64,
-    /// That it needs so many bytes was learnt from its header.
+    /// Length of the next box, known from its header after a first read.
     needs: Option<u64>,
     /// The fragment whose mdat comes next.
     open: Option<FragmentIndex>,
@@ -114,21 +115,21 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// For an object of `size` bytes.
+    /// Creates a scanner for an object of `size` bytes.
     pub fn new(size: u64, kind: MediaKind) -> Self {
         Self { size, kind, at: 0, needs: None, open: None, done: SegmentIndex::default() }
     }
 
-    /// The bytes to read next; not empty. `None` at the end.
+    /// The byte range to read next; not empty. `None` at the end.
     pub fn wanted(&self) -> Option<Range<u64>> {
         let end = self.at.saturating_add(self.needs.unwrap_or(READ_BYTES)).min(self.size);
         (self.at < end).then_some(self.at..end)
     }
 
-    /// What was read of [`Scanner::wanted`].
+    /// Takes the bytes of the range from [`Scanner::wanted`].
     ///
     /// # Errors
-    /// Where that is not what a segment has there, or less than was asked for.
+    /// Where the bytes are not what a segment has there, or fewer than requested.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), DamagedSegment> {
         let asked = self.wanted().map_or(0, |wanted| wanted.end - wanted.start);
         if bytes.len() as u64 != asked {
@@ -169,10 +170,10 @@ impl Scanner {
         Ok(())
     }
 
-    /// The index, once nothing more is wanted.
+    /// The index, once [`Scanner::wanted`] is `None`.
     ///
     /// # Errors
-    /// Where something is missing.
+    /// Where the segment is incomplete.
     pub fn finish(self) -> Result<SegmentIndex, DamagedSegment> {
         if self.at < self.size || self.open.is_some() || self.done.fragments.is_empty() {
             return Err(damaged(format_args!("{} of {} bytes make a segment", self.at, self.size)));
@@ -198,7 +199,8 @@ impl Scanner {
             return Err(damaged(format_args!("a fragment without offset or time")));
         };
         let tfhd = &traf.tfhd;
-        // A run of nothing but defaults says its length in four bytes: nobody allocates for that.
+        // A trun without per-sample fields states its sample count in four bytes: a forged count must not cause an
+        // allocation.
         if trun.samples.len() > bytes.len() {
             return Err(damaged(format_args!("{} samples", trun.samples.len())));
         }
@@ -217,7 +219,7 @@ impl Scanner {
         Ok(())
     }
 
-    /// The samples lie in the mdat behind their moof and fill it.
+    /// Checks that the samples lie in the mdat after their moof and fill it.
     fn mdat(&mut self, length: u64) -> Result<(), DamagedSegment> {
         let Some(fragment) = self.open.take() else {
             return Err(damaged(format_args!("media without a moof at {}", self.at)));
@@ -278,7 +280,7 @@ mod tests {
         assert_eq!((number, index.span()), (90, Some(900_000..900_000 + 90 * 3_000 + 45)));
     }
 
-    /// Reading pieces passes over media: of a segment of half a megabyte some kilobytes.
+    /// Reading in pieces skips media: some kilobytes of a segment of half a megabyte are read.
     #[test]
     fn only_boxes_are_read() {
         let body = segment();
@@ -311,7 +313,8 @@ mod tests {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut spoilt = body.clone();
                 spoilt[at] = value;
-                // Nothing but that it ends: many spoilt bytes are as good as others.
+                // The only requirement is that parsing terminates: many corrupted bytes are as valid as the original
+                // ones.
                 let _ = SegmentIndex::of(&spoilt, MediaKind::Video);
             }
         }

@@ -1,4 +1,4 @@
-//! ftyp and moov.
+//! Init segments: ftyp and moov.
 
 use super::{CMFC, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID, VIDEO_TIMESCALE};
 use crate::track::{AudioTrack, Codec as TrackCodec, Track, TrackKind, VideoTrack};
@@ -9,7 +9,7 @@ use mp4_atom::{
     esds,
 };
 
-/// A track's parameters do not describe something playable. The publisher's fault; the same track fails again.
+/// A track's parameters do not describe playable media. The publisher's fault; the same track fails again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTrack {
     /// The H.264 configuration record cannot be read or has no parameter sets.
@@ -18,10 +18,10 @@ pub enum InvalidTrack {
     /// The AudioSpecificConfig is missing or has an impossible length.
     #[error("the AudioSpecificConfig has {0} bytes, 2 to 64 are expected")]
     AudioConfig(usize),
-    /// Sample rate, channels or samples a frame are zero or beyond what AAC has.
+    /// Sample rate, channels or samples per frame are zero or outside the limits of AAC.
     #[error("impossible audio: {0} Hz, {1} channels, {2} samples a frame")]
     AudioShape(u32, u8, u32),
-    /// A codec of the other kind, such as AAC in a video track.
+    /// The codec is of the other kind, such as AAC in a video track.
     #[error("{0:?} does not fit the kind of the track")]
     Codec(TrackCodec),
 }
@@ -29,7 +29,7 @@ pub enum InvalidTrack {
 /// The init segment of a track: equal tracks give equal bytes.
 ///
 /// # Errors
-/// When the track's parameters cannot be expressed; nothing of it can be packaged then.
+/// When the track's parameters cannot be expressed in boxes; then the track cannot be packaged.
 pub fn init_segment(track: &Track) -> Result<Bytes, InvalidTrack> {
     let (trak, default_flags) = match &track.kind {
         TrackKind::Video(video) => (video_trak(video)?, FLAGS_NON_KEY),
@@ -74,7 +74,7 @@ fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
     }
     let (h_spacing, v_spacing) = (u32::from(video.sample_aspect.0), u32::from(video.sample_aspect.1));
     let square = h_spacing == v_spacing || h_spacing == 0 || v_spacing == 0;
-    // tkhd has the size in square pixels (14496-12 8.3.2.3): the height stays, the width is stretched.
+    // tkhd has the size in square pixels (14496-12 8.3.2.3): keep the height, stretch the width.
     let shown_width =
         if square { u32::from(video.width) } else { u32::from(video.width) * h_spacing / v_spacing };
     let entry = Codec::Avc1(Avc1 {
@@ -116,7 +116,7 @@ fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
             data_reference_index: 1,
             channel_count: audio.channels.into(),
             sample_size: 16,
-            // 16.16 fixed point ends at 65535 Hz; beyond it the timescale and the config say the rate.
+            // 16.16 fixed point ends at 65535 Hz; above that the timescale and the AudioSpecificConfig state the rate.
             sample_rate: FixedPoint::from(u16::try_from(audio.sample_rate).unwrap_or(0)),
         },
         esds: Esds {
@@ -159,7 +159,7 @@ fn trak(tkhd: Tkhd, timescale: u32, handler: &[u8; 4], name: &str, minf: Minf) -
 }
 
 fn dinf() -> Dinf {
-    // Media is in the same file.
+    // The media is in the same file.
     Dinf { dref: Dref { entries: vec![DrefEntry::Url(Url::default())] } }
 }
 

@@ -1,12 +1,14 @@
-//! One rendition of an epoch: its samples in decode order, and which of them make the next segment, or the next part
-//! of it.
+//! One rendition of an epoch (a lane): its queued samples in decode order, and the choice of samples for the next
+//! segment or the next part. Cut decisions, slots and boxes do not belong here.
 //!
-//! Decode times are given here. They are a segment's presentation times in rising order, so that tfdt is where the
-//! segment starts, the durations are those of the pictures, and their sum is the segment's, whatever was lost or lasts
-//! longer than others. Offsets may be negative (trun version 1, as CMAF allows). The encoder's own decode times give
-//! none of this once pictures are not evenly spaced, and with them hls.js found a hole of the B-frames' delay before
-//! the first picture and seeked over it. A part can be made as soon as the times of its samples and of the one behind
-//! are certain: no picture comes any more that is shown before the newest decode time.
+//! The lane assigns decode times itself: a segment's decode times are its presentation times in rising order. So tfdt
+//! is the segment's start, the durations are those of the pictures, and their sum is the segment's duration, even when
+//! frames were lost or are unevenly spaced. Composition offsets may be negative (trun version 1, as CMAF allows). The
+//! encoder's own decode times have none of these properties once pictures are unevenly spaced; with them hls.js found a
+//! hole as long as the B-frame delay before the first picture and seeked over it.
+//!
+//! A part can be made as soon as the times of its samples and of the following sample are certain: no picture arrives
+//! any more that is shown before the newest decode time.
 
 use super::{Counters, PushError};
 use crate::fmp4::{FragmentKind, FragmentSample, VIDEO_TIMESCALE};
@@ -17,63 +19,64 @@ use crate::track::{Sample, Track, TrackKind};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Keyframes of two renditions this far apart are at the same time: their times were rounded differently.
+/// Keyframes of two renditions that are at most this far apart count as simultaneous: their times were rounded
+/// differently.
 const ALIGNMENT: MediaSpan = MediaSpan::from_millis(2);
 
-/// No segment is shorter, not even one that lies within a single frame of audio.
+/// The shortest segment, even for a slot inside a single audio frame.
 const ONE_TICK: MediaSpan = MediaSpan::from_ticks_90k(1);
 
 #[derive(Debug)]
 struct Queued {
-    /// When it is shown; of audio as counted in samples.
+    /// Presentation time; for audio derived from the sample count.
     at: MediaTime,
-    /// The same in the track's timescale.
+    /// `at` in the track's timescale.
     shown: i64,
     key: bool,
     data: Bytes,
 }
 
-/// Audio's clock: sample counts, kept near the timestamps.
+/// The audio clock: counts samples and follows the timestamps only when they deviate.
 #[derive(Debug)]
 struct AudioClock {
     rate: u32,
     frame: u32,
-    /// Where the next frame begins if nothing is lost.
+    /// Start of the next frame if nothing is lost, in samples.
     next: Option<i64>,
 }
 
-/// Samples that make one fragment.
+/// The samples of one fragment.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// The time that it stands for begins here.
+    /// Start of the time that the fragment covers.
     pub(super) start: MediaTime,
     pub(super) end: MediaTime,
     pub(super) base_decode_time: u64,
-    /// Not empty.
+    /// Never empty.
     pub(super) samples: Vec<FragmentSample>,
 }
 
-/// What a rendition puts into a slot.
+/// What a rendition puts into a slot: a segment or a gap.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) start: MediaTime,
     pub(super) end: MediaTime,
-    /// Up to here parts had it; `start` where there were none.
+    /// End of the last part; `start` where there are no parts.
     pub(super) from: MediaTime,
-    /// What no part had yet: `None` when parts had all, and for a gap.
+    /// The samples that are in no part yet; `None` when the parts contain all samples, and for a gap.
     pub(super) rest: Option<Chunk>,
 }
 
-/// What is known of a slot when parts are asked for.
+/// State of a slot for which the next part is requested.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     pub(super) start: MediaTime,
     pub(super) end: Option<MediaTime>,
-    /// Up to here it is certain where is cut.
+    /// Cuts before this time are final.
     pub(super) decided: MediaTime,
-    /// Nothing more is waited for.
+    /// No further samples are waited for.
     pub(super) no_more: bool,
-    /// It is its epoch's last, which ends where the rendition's own media does.
+    /// The slot is the last of its epoch: the segment ends where the rendition's own media ends.
     pub(super) last: bool,
 }
 
@@ -82,31 +85,31 @@ pub(super) struct Lane {
     rung: RungName,
     /// `None` for video.
     audio: Option<AudioClock>,
-    /// What a frame lasts when nothing follows it, in the track's timescale.
+    /// Duration of a frame without a successor, in the track's timescale.
     frame_duration: u32,
     queue: VecDeque<Queued>,
     bytes: usize,
-    /// Slot to be filled next.
+    /// Media sequence number of the next slot to fill.
     next_sequence: u64,
     last_dts: Option<MediaTime>,
     newest: Option<MediaTime>,
-    /// Nothing can be decoded before the next keyframe.
+    /// The lane drops samples until the next keyframe, because they cannot be decoded.
     awaits_key: bool,
-    /// Where the last slot really ended, when not at the common cut: audio's within a frame behind it.
+    /// End of the last segment where it differs from the common cut: audio ends up to one frame after the cut.
     boundary: Option<MediaTime>,
-    /// What of the next segment is in parts.
+    /// The samples of the next segment that are already in parts.
     parted: Option<Parted>,
-    /// How far decode times were ahead of presentation times at most; they ought not to be.
+    /// Largest amount by which a decode time exceeded its presentation time; zero for a correct encoder.
     dts_lead: MediaSpan,
 }
 
-/// Samples in parts: they stay queued until their segment is taken.
+/// Samples in parts; they stay queued until their segment is taken.
 #[derive(Clone, Copy, Debug)]
 struct Parted {
-    /// Index of the segment's first sample. Nothing before it leaves the queue meanwhile.
+    /// Queue index of the segment's first sample. Samples before it stay in the queue until the segment is taken.
     first: usize,
     count: usize,
-    /// Where the parts end.
+    /// End of the last part.
     to: MediaTime,
 }
 
@@ -166,27 +169,27 @@ impl Lane {
         self.queue.front().map(|s| s.at)
     }
 
-    /// Where the media that arrived ends, queued or not.
+    /// End of the media that has arrived, queued or not.
     pub(super) fn newest_end(&self) -> Option<MediaTime> {
         self.newest.map(|at| at + self.frame_span())
     }
 
-    /// Where the queued media ends.
+    /// End of the queued media.
     pub(super) fn end(&self) -> Option<MediaTime> {
         self.queue.iter().map(|s| s.at).max().map(|at| at + self.frame_span())
     }
 
-    /// Whether a segment that starts at `start` would have something in it.
+    /// Whether a segment that starts at `start` would have a keyframe to begin with.
     pub(super) fn has_media_from(&self, start: MediaTime) -> bool {
         self.queue.iter().any(|s| s.key && s.at >= start - self.tolerance())
     }
 
-    /// How many samples no slot took.
+    /// Number of samples that no slot took.
     pub(super) fn left_over(&self) -> u64 {
         self.queue.len() as u64
     }
 
-    /// Drops all that waits, but for what is in parts; says how many samples.
+    /// Drops all queued samples except those up to the last part; returns the number dropped.
     pub(super) fn abandon(&mut self) -> u64 {
         self.skip_to_key();
         let kept = self.parted_len();
@@ -196,23 +199,23 @@ impl Lane {
         dropped as u64
     }
 
-    /// Up to where the segment to be taken next is in parts.
+    /// End of the last part of the next segment.
     pub(super) fn parted_to(&self) -> Option<MediaTime> {
         self.parted.map(|parted| parted.to)
     }
 
-    /// How many samples at the queue's front are in parts, or before what is.
+    /// Number of samples at the front of the queue that are in parts or precede the parts.
     fn parted_len(&self) -> usize {
         self.parted.map_or(0, |parted| parted.first + parted.count)
     }
 
-    /// After a loss: what comes before the next keyframe is useless.
+    /// After a loss: skips video up to the next keyframe, since nothing before it can be decoded.
     pub(super) fn skip_to_key(&mut self) {
         self.awaits_key = self.is_video();
     }
 
-    /// Queues a sample; its time on the track's own clock and whether a segment can start with it. `None` when it was
-    /// dropped for want of a keyframe.
+    /// Queues a sample. Returns its presentation time on the track's own clock and whether a segment can start with the
+    /// sample; `None` when the sample was dropped while waiting for a keyframe.
     pub(super) fn push(
         &mut self,
         sample: Sample,
@@ -249,7 +252,7 @@ impl Lane {
         Ok(Some((at, key)))
     }
 
-    /// Drops what is shown at or after `at` and is in no part; says how many.
+    /// Drops the samples shown at or after `at` that are in no part; returns the number dropped.
     pub(super) fn drop_from(&mut self, at: MediaTime) -> u64 {
         let before = self.queue.len();
         let mut kept = self.parted_len();
@@ -262,12 +265,12 @@ impl Lane {
         (before - self.queue.len()) as u64
     }
 
-    /// Where the segment begins that fills the slot that starts there, as long as it is not taken.
+    /// Start of this rendition's next segment, which fills the slot that starts at `slot_start`.
     pub(super) fn segment_start(&self, slot_start: MediaTime) -> MediaTime {
         self.boundary.unwrap_or(slot_start)
     }
 
-    /// The next part of the slot to be filled next, when all of it has arrived.
+    /// The next part of the next slot to fill, once all its samples have arrived.
     pub(super) fn next_part(&mut self, slot: Progress, timing: &Timing) -> Option<Chunk> {
         let parts = timing.parts?;
         let (first, behind) = match slot.end {
@@ -281,7 +284,7 @@ impl Lane {
         times.sort_unstable();
         let start = self.segment_start(slot.start);
         let (count, from) = self.parted.map_or((0, start), |parted| (parted.count, parted.to));
-        // Where the slot's end and all its samples are known, that end is one of the times at which can be cut.
+        // Where the slot's end and all its samples are known, a part may also end at the slot's end.
         let certain = match (behind, slot.end) {
             (Some(_), Some(end)) => {
                 let end = if slot.last { self.own_end(times.last().copied(), end) } else { end };
@@ -295,12 +298,13 @@ impl Lane {
         let multiples = (from - start + ALIGNMENT).ticks_90k().div_euclid(grid) + 1;
         let due =
             (start + MediaSpan::from_ticks_90k(multiples * grid) - ALIGNMENT).max(from + parts.shortest());
-        // The segment's last part comes with the segment.
+        // The segment's last part is made together with the segment.
         let last = times.len() - usize::from(behind.is_some());
         let mut to = None;
         for (index, &at) in times.iter().enumerate().skip(count + 1).take_while(|(_, at)| **at <= certain) {
             if at - from > parts.target {
-                // Ends before the frame that would make it too long. A single frame may be longer all the same.
+                // End the part before the frame that would make it too long. A single frame may still exceed the
+                // target.
                 to = Some((index - 1).max(count + 1));
                 break;
             }
@@ -316,8 +320,8 @@ impl Lane {
         Some(chunk)
     }
 
-    /// Fills the next slot, when all of it has arrived or `force` says that nothing more is waited for. `last` is an
-    /// epoch's last slot, which ends where the rendition's own media does.
+    /// Fills the next slot, once all its samples have arrived or `force` says that no further samples are waited for.
+    /// `last` marks the epoch's last slot, whose segment ends where the rendition's own media ends.
     pub(super) fn take(
         &mut self,
         slot_start: MediaTime,
@@ -346,8 +350,8 @@ impl Lane {
             end = self.own_end(shown, slot_end).max(start + ONE_TICK);
         }
         let from = self.parted.map_or(start, |parted| parted.to);
-        // Its parts were listed before the others said where to cut. What is in none of them is a part all the same, or
-        // the segment would not be what its parts are.
+        // The parts were listed before the cut was known, so the segment may have to end after the slot. Samples that
+        // are in no part still need a time of their own: the segment is the concatenation of its parts.
         let least = if count > self.parted_len() { from + ONE_TICK } else { from };
         if self.parted.is_some() && least > end {
             end = least;
@@ -360,7 +364,8 @@ impl Lane {
         Some(Taken { start, end, from, rest })
     }
 
-    /// Indices of the slot's first sample and of the first behind it; equal for a gap. `None` while more may come.
+    /// Queue indices of the slot's first sample and of the first sample after the slot; equal for a gap. `None` while
+    /// more samples may come.
     fn find(&self, start: MediaTime, end: MediaTime, force: bool) -> Option<(usize, usize)> {
         let tolerance = self.tolerance();
         let key_from = |time: MediaTime, s: &Queued| s.key && s.at >= time - tolerance;
@@ -380,7 +385,8 @@ impl Lane {
     }
 
     /// The sample with which a segment that starts at `start` can begin. An epoch's audio begins with the frame that is
-    /// heard at its start: with the one behind it hls.js found a hole of less than a frame, and seeked over it.
+    /// audible at the epoch's start: when it began one frame later, hls.js found a hole shorter than a frame and seeked
+    /// over it.
     fn find_first(&self, start: MediaTime) -> Option<usize> {
         if self.is_video() || self.boundary.is_some() {
             return self.queue.iter().position(|s| s.key && s.at >= start - self.tolerance());
@@ -388,13 +394,14 @@ impl Lane {
         self.queue.iter().position(|s| s.at + self.frame_span() > start)
     }
 
-    /// Whether a sample shown at `at` lasts beyond `start`, or may: pictures have no duration of their own.
+    /// Whether a sample shown at `at` lasts beyond `start`. Video frames have no duration of their own, so for video
+    /// only the presentation time counts.
     pub(super) fn reaches(&self, at: MediaTime, start: MediaTime) -> bool {
         if self.is_video() { at >= start } else { at + self.frame_span() > start }
     }
 
-    /// The time that the segment of the first `count` samples stands for. Video has the slot's; audio frames do not end
-    /// at video's cuts, so audio's begins and ends with the first frame behind each.
+    /// The time that the segment of the first `count` samples covers. A video segment covers its slot. Audio frames do
+    /// not end at the video cuts, so an audio segment begins and ends at the first audio frame at or after each cut.
     fn span(
         &mut self,
         slot_start: MediaTime,
@@ -419,8 +426,8 @@ impl Lane {
         (start, end)
     }
 
-    /// Those samples of a segment that are in no part yet, up to its `to`th, with their decode times and durations. The
-    /// segment's samples are queued from `first` to `behind`, as far as they are known.
+    /// The samples of a segment that are in no part yet, up to sample number `to`, with their decode times and
+    /// durations. The segment's known samples are queued from index `first` to `behind`.
     fn chunk(
         &self,
         first: usize,
@@ -432,12 +439,12 @@ impl Lane {
         let mut times: Vec<i64> = self.queue.range(first..behind).map(|s| s.shown).collect();
         times.sort_unstable();
         let timescale = self.audio.as_ref().map_or(VIDEO_TIMESCALE, |clock| clock.rate);
-        // The last one lasts to the segment's end: for audio that is where the next frame begins.
+        // The last sample lasts to the segment's end; for audio, the next frame begins there.
         times.push(end.to_scaled(timescale));
         let count = self.parted.map_or(0, |parted| parted.count);
         let mut times = times.split_off(count);
         if count > 0 {
-            // Not before the parts that are out, even if what was certain turned out not to be.
+            // Decode times never precede the emitted parts, even if a time that counted as certain turns out wrong.
             let from = start.to_scaled(timescale);
             times.iter_mut().for_each(|time| *time = from.max(*time));
         }
@@ -456,7 +463,7 @@ impl Lane {
         (!samples.is_empty()).then_some(Chunk { start, end, base_decode_time, samples })
     }
 
-    /// Where an epoch's last segment ends: a frame behind what it shows last, as far as that is within its slot.
+    /// End of an epoch's last segment: one frame after the last shown sample, but at most the slot's end.
     fn own_end(&self, shown: Option<MediaTime>, slot_end: MediaTime) -> MediaTime {
         shown.map_or(slot_end, |shown| (shown + self.frame_span()).min(slot_end))
     }
@@ -472,15 +479,15 @@ impl Lane {
 }
 
 impl AudioClock {
-    /// Where a frame with this timestamp begins, in samples: behind the one before it, unless the timestamp says
-    /// otherwise by more than half a frame. Timestamps in milliseconds would make holes and overlaps of one tick.
+    /// Start of the frame with this timestamp, in samples: the end of the previous frame, unless the timestamp deviates
+    /// by more than half a frame. Timestamps in milliseconds would make holes and overlaps of one tick.
     fn place(&mut self, pts: MediaTime, counters: &mut Counters) -> i64 {
         let stamped = pts.to_scaled(self.rate);
         let place = match self.next {
             Some(next) if (stamped - next).abs() <= i64::from(self.frame / 2) => next,
             Some(next) => {
                 counters.audio_resyncs += 1;
-                // Never at or before the frame before this one.
+                // Never at or before the start of the previous frame.
                 stamped.max(next - i64::from(self.frame) + 1)
             }
             None => stamped,
@@ -490,7 +497,7 @@ impl AudioClock {
     }
 }
 
-/// A sample's duration as trun holds it: never zero, never beyond 32 bits.
+/// A sample's duration in a trun: at least 1, at most 32 bits.
 fn duration(ticks: i64) -> u32 {
     u32::try_from(ticks.max(1)).unwrap_or(u32::MAX)
 }

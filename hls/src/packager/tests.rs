@@ -1,4 +1,4 @@
-//! One behaviour each; boxes are read back with mp4-atom. What holds for all input is in `properties`.
+//! One behaviour per test; boxes are read back with mp4-atom. Invariants for all input are in `properties`.
 
 mod parts;
 mod properties;
@@ -31,7 +31,7 @@ fn video_and_audio_are_cut_at_the_same_times() {
     assert_eq!((counts[&rung("720p")], counts[&rung("360p")], counts[&RungName::audio()]), (90, 90, 141));
     assert_eq!(run.spans("720p"), [(10_000, 1_000), (11_000, 1_000), (12_000, 1_000)]);
     assert_eq!(run.spans("360p"), run.spans("720p"));
-    // Frames of 21.33 ms: the first at or behind 11 s begins at 11.002.
+    // Frames of 21.33 ms: the first frame at or after 11 s begins at 11.002 s.
     assert_eq!(run.spans("audio"), [(10_000, 1_002), (11_002, 1_002), (12_005, 1_002)]);
     assert_eq!(run.packager.counters(), Counters::default());
 }
@@ -52,7 +52,7 @@ fn b_frames_keep_their_signed_composition_offsets() {
     let mut run = Run::new(4.0);
     run.begin(grid(&[video("v")]));
     let mut samples = frames(START_MS, FPS, 30, 30, true);
-    // A decoder clock that runs late: pts before dts.
+    // Decode times 50 ms late: some pts precede their dts.
     samples.iter_mut().for_each(|s| s.dts += MediaSpan::from_millis(50));
     run.push_all(&[("v", samples.clone())]);
     run.end(None);
@@ -185,7 +185,7 @@ fn one_stalled_rendition_holds_nobody_and_gets_gaps() {
     assert_eq!(run.of("a").len(), 14, "a is not held");
     let gaps = run.of("b").iter().filter(|s| s.body.is_none()).count();
     assert!(gaps > 3, "{:?}", run.spans("b"));
-    // It resumes at its next keyframe at a cut.
+    // The rendition continues at its next keyframe at a cut.
     run.push_all(&[("a", all[450..].to_vec()), ("b", all[455..].to_vec())]);
     run.end(None);
     run.check();
@@ -388,12 +388,12 @@ fn a_jump_is_refused_and_a_pause_below_it_becomes_gaps() {
     run.end(None);
     run.check();
     assert_eq!(run.of("v").last().unwrap().start, ms(21_000));
-    // The last picture before the pause lasts to the end of its segment; what follows is gaps.
+    // The last picture before the pause lasts to the end of its segment; gaps follow.
     let first = &run.parsed("v")[0];
     assert_eq!(first.base + first.duration(), 11_000 * 90);
 }
 
-/// What a shed queue, a bad network and a publisher's last moment leave behind: pictures missing among B-frames.
+/// Shedding, a bad network and a publisher that stops can each drop pictures among B-frames.
 #[test]
 fn pictures_that_are_missing_leave_no_hole_and_no_segment_of_another_length() {
     let mut run = Run::new(4.0);

@@ -1,5 +1,5 @@
-//! One rendition's playlist over everything that remains of a broadcast: EVENT while it goes on, VOD when it is over.
-//! It only ever grows at its end (rfc8216bis 4.4.3.5), so its text is kept, not its segments.
+//! One rendition's playlist over everything that remains of a broadcast: EVENT during the broadcast, VOD afterwards.
+//! The playlist only grows at its end (rfc8216bis 4.4.3.5), so this module keeps its text instead of its segments.
 
 use super::VERSION;
 use super::media::date_time;
@@ -10,35 +10,36 @@ use crate::time::{MediaSpan, WallTime};
 use crate::track::Track;
 use std::fmt::Write;
 
-/// PROGRAM-DATE-TIME is said again where it is off by more than this from what players count on to. The wall clock's
-/// mapping follows the publisher's drift in small steps.
+/// Maximum difference in microseconds between a segment's wall-clock time and the time that players extrapolate from
+/// the last PROGRAM-DATE-TIME; beyond it the tag is repeated. The wall-clock mapping follows the publisher's drift in
+/// small steps.
 const DATE_TOLERANCE_US: i64 = 20_000;
 
-/// See the module's documentation. Sixty bytes or so a segment.
+/// An archive playlist of one rendition, about sixty bytes per segment; see the module's documentation.
 #[derive(Clone, Debug)]
 pub struct ArchivePlaylist {
-    /// In front of every file's name.
+    /// Path prefix of every file name.
     folder: String,
-    /// Whether it lists each segment's first picture and nothing else.
+    /// The playlist lists only each segment's first picture.
     pictures: bool,
     target_duration: u32,
-    /// Sequence numbers of the first segment and behind the last one.
+    /// Sequence number of the first segment, and the next sequence number.
     span: Option<(u64, u64)>,
     discontinuity_sequence: u64,
     /// Init segment of the last segment.
     map: Option<String>,
-    /// When the next segment begins unless it says otherwise.
+    /// The next segment's wall-clock start as extrapolated by players.
     date: Option<WallTime>,
     duration: MediaSpan,
     text: String,
-    /// Bits a second of the segment that has most.
+    /// Bits per second of the segment with the highest bit rate.
     peak: u64,
     bits: u64,
 }
 
 impl ArchivePlaylist {
-    /// Nothing is listed yet. `folder` leads from the playlist to the rendition's segments: `../../720p/`. No segment is
-    /// longer than `target_duration` seconds, rounded.
+    /// An empty playlist. `folder` is the path from the playlist to the rendition's segments: `../../720p/`. No segment
+    /// may be longer than `target_duration` seconds, rounded.
     pub fn new(folder: impl Into<String>, target_duration: u32) -> Self {
         Self {
             folder: folder.into(),
@@ -55,25 +56,26 @@ impl ArchivePlaylist {
         }
     }
 
-    /// The same of pictures alone, for seek bars (EXT-X-I-FRAMES-ONLY): see [`ArchivePlaylist::push_picture`].
+    /// An empty playlist of keyframes only, for seek bars (EXT-X-I-FRAMES-ONLY): see [`ArchivePlaylist::push_picture`].
     pub fn of_pictures(folder: impl Into<String>, target_duration: u32) -> Self {
         Self { pictures: true, ..Self::new(folder, target_duration) }
     }
 
-    /// Where a rendition begins that was not there from the start: so many discontinuities came before it in the others.
-    /// Before the first segment.
+    /// Sets how many discontinuities came before the playlist's first segment, for a rendition that was added after the
+    /// start of the stream. Call this before adding the first segment.
     pub fn begin_behind(&mut self, discontinuities: u64) {
         debug_assert!(self.span.is_none());
         self.discontinuity_sequence = discontinuities;
     }
 
-    /// The next segment: its sequence number is the last one's and 1.
+    /// Adds the next segment, whose sequence number must be the last one's plus 1.
     pub fn push(&mut self, segment: &SegmentInfo) {
         debug_assert!(!self.pictures);
         self.list(segment, segment.bytes);
     }
 
-    /// The next segment's first picture: its first so many bytes, up to where that picture ends; a gap without.
+    /// Adds the next segment's first picture: the first `bytes` bytes of the segment, up to the picture's end. `None`
+    /// adds a gap.
     pub fn push_picture(&mut self, segment: &SegmentInfo, bytes: Option<u64>) {
         debug_assert!(self.pictures);
         self.list(segment, bytes.filter(|_| segment.bytes.is_some()));
@@ -95,7 +97,7 @@ impl ArchivePlaylist {
     fn write(&mut self, segment: &SegmentInfo, bytes: Option<u64>) -> std::fmt::Result {
         let out = &mut self.text;
         let begins = self.span.is_none();
-        // What comes before the first segment is in the sequence number already.
+        // EXT-X-DISCONTINUITY-SEQUENCE covers a discontinuity before the first segment.
         if segment.discontinuity && !begins {
             writeln!(out, "#EXT-X-DISCONTINUITY")?;
         }
@@ -122,24 +124,24 @@ impl ArchivePlaylist {
         writeln!(out, "{}{}", self.folder, segment.name)
     }
 
-    /// The sequence number that [`ArchivePlaylist::push`] wants next; `None` before the first segment.
+    /// The sequence number that [`ArchivePlaylist::push`] expects next; `None` before the first segment.
     pub fn next_sequence(&self) -> Option<u64> {
         self.span.map(|(_, next)| next)
     }
 
-    /// What was measured; before that, what the encoder was told.
+    /// The measured bit rates; the encoder's target bit rate where nothing was measured.
     fn bandwidth(&self, track: &Track) -> Bandwidth {
         let average = bit_rate(self.bits, self.duration);
         let or_told = |measured: u64| if measured == 0 { track.nominal_bitrate().into() } else { measured };
         Bandwidth { peak: or_told(self.peak), average: or_told(average) }
     }
 
-    /// Media time listed, gaps included.
+    /// Duration of the listed media, gaps included.
     pub fn duration(&self) -> MediaSpan {
         self.duration
     }
 
-    /// The text; `None` while nothing is listed. `ended` makes it a VOD playlist, to which nothing is added any more.
+    /// Renders the text; `None` while nothing is listed. `ended` makes it a VOD playlist, which must not grow any more.
     pub fn render(&self, ended: bool) -> Option<String> {
         let (first, _) = self.span?;
         let kind = if ended { "VOD" } else { "EVENT" };
@@ -158,8 +160,8 @@ impl ArchivePlaylist {
     }
 }
 
-/// The multivariant playlist of renditions whose playlists lie beside it as `{rung}.m3u8`, in the order of a track list:
-/// pictures from largest to smallest, then sound. A playlist of pictures alone is `{rung}-pictures.m3u8`. `None` without
+/// The multivariant playlist of renditions whose playlists are next to it as `{rung}.m3u8`, in the order of the track
+/// list: video from largest to smallest, then audio. The keyframe playlist is `{rung}-pictures.m3u8`. `None` without
 /// any rendition.
 pub fn archive_multivariant(
     renditions: &[(&Track, &ArchivePlaylist)],
@@ -197,7 +199,7 @@ mod tests {
         }
     }
 
-    /// The expected text was written by hand after rfc8216bis.
+    /// The expected text was written by hand from rfc8216bis.
     #[test]
     fn grows_at_its_end_and_becomes_a_recording() {
         let mut playlist = ArchivePlaylist::new("../../720p/", 2);

@@ -1,5 +1,5 @@
-//! Media playlists, written here because m3u8-rs leaves out a DISCONTINUITY-SEQUENCE of 0 (Apple 8.17 wants it always)
-//! and has no place for SERVER-CONTROL and the tags of low latency.
+//! Text of media playlists. Written here because m3u8-rs omits a DISCONTINUITY-SEQUENCE of 0 (Apple 8.17 requires it
+//! always) and supports neither SERVER-CONTROL nor the low-latency tags.
 
 use super::VERSION;
 use crate::names::RungName;
@@ -10,29 +10,29 @@ use chrono::{DateTime, SecondsFormat};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
-/// What a media playlist says.
+/// The content of a media playlist.
 pub(crate) struct MediaPlaylist<'a> {
     pub(crate) timing: &'a Timing,
     pub(crate) media_sequence: u64,
     pub(crate) discontinuity_sequence: u64,
-    /// In order of their sequence, without holes.
+    /// In order of sequence number, contiguous.
     pub(crate) segments: &'a VecDeque<SegmentInfo>,
     pub(crate) ended: bool,
-    /// Whether the server holds requests for what is not listed yet.
+    /// Whether the server holds requests for segments and parts that are not listed yet.
     pub(crate) on_origin: bool,
     pub(crate) low_latency: Option<LowLatency<'a>>,
 }
 
-/// What players of parts are told.
+/// The low-latency content of a media playlist.
 pub(crate) struct LowLatency<'a> {
     pub(crate) timing: Parts,
-    /// By their segment's sequence number.
+    /// Parts by their segment's sequence number.
     pub(crate) parts: &'a BTreeMap<u64, Vec<PartInfo>>,
-    /// Behind the last segment.
+    /// Parts after the last segment.
     pub(crate) open: &'a [PartInfo],
-    /// The next part's name.
+    /// Name of the next part.
     pub(crate) hint: Option<String>,
-    /// How far the other renditions are.
+    /// The ends of the other renditions' playlists.
     pub(crate) reports: Vec<Report<'a>>,
 }
 
@@ -40,20 +40,20 @@ pub(crate) struct LowLatency<'a> {
 pub(crate) struct Report<'a> {
     pub(crate) rung: &'a RungName,
     pub(crate) sequence: u64,
-    /// `None` where the segment has no parts.
+    /// `None` where the last segment has no parts.
     pub(crate) last_part: Option<u32>,
 }
 
-/// What stands before a segment and before its first part, whichever comes first.
+/// The tags before a segment or before its first part, whichever comes first.
 struct Head<'a> {
     discontinuity: bool,
-    /// `None` for a gap: it needs no init segment, and that of its epoch may not exist.
+    /// `None` for a gap: a gap needs no init segment, and its epoch's init segment may not exist.
     init: Option<&'a str>,
     wall: WallTime,
 }
 
 impl MediaPlaylist<'_> {
-    /// The playlist's text.
+    /// Renders the playlist's text.
     pub(crate) fn render(self) -> String {
         let mut text = String::with_capacity(8 * 1024);
         self.write(&mut text).expect("writing to a string does not fail");
@@ -104,8 +104,9 @@ impl MediaPlaylist<'_> {
         Ok(())
     }
 
-    /// Three target durations are what players keep to unasked (rfc8216bis 6.3.3); and hls-parser's strict mode refuses
-    /// the tag without CAN-BLOCK-RELOAD, though 4.4.3.8 has that optional.
+    /// Writes EXT-X-SERVER-CONTROL. A store's playlist omits the tag at a hold-back of three target durations, the
+    /// players' default (rfc8216bis 6.3.3), because hls-parser's strict mode refuses the tag without CAN-BLOCK-RELOAD,
+    /// though 4.4.3.8 makes CAN-BLOCK-RELOAD optional.
     fn write_server_control(&self, out: &mut String) -> std::fmt::Result {
         if !self.on_origin {
             let hold_back_s = self.timing.store_hold_back.as_secs_f64();
@@ -151,7 +152,7 @@ fn write_parts(out: &mut String, parts: &[PartInfo]) -> std::fmt::Result {
     Ok(())
 }
 
-/// ISO 8601 in UTC to the millisecond, rounded down: never in the future.
+/// ISO 8601 in UTC to the millisecond, rounded down so that the time is never in the future.
 pub(super) fn date_time(wall: WallTime) -> String {
     let time = DateTime::from_timestamp_micros(wall.unix_micros()).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

@@ -1,4 +1,4 @@
-//! The multivariant playlist, through m3u8-rs. What was measured comes from [`crate::presentation`].
+//! Text of multivariant playlists, through m3u8-rs. Bit rates are measured in [`crate::presentation`].
 
 use super::VERSION;
 use crate::codecs;
@@ -9,15 +9,15 @@ use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, Resolution
 /// GROUP-ID of the only audio group.
 const AUDIO_GROUP: &str = "audio";
 
-/// Bits a second of a rendition alone.
+/// Bits per second of one rendition by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bandwidth {
     pub(crate) peak: u64,
     pub(crate) average: u64,
 }
 
-/// The text for these renditions: every video rendition a variant, with the audio as its group; audio alone is a
-/// variant by itself. `pictures` is a playlist of keyframes alone, with its URI.
+/// Renders the playlist: each video rendition is a variant with the audio rendition as its group; without video, the
+/// audio rendition is a variant. `pictures` is a keyframe-only playlist with its URI.
 pub(crate) fn render(
     renditions: &[(&Track, Bandwidth)],
     uri: &dyn Fn(&RungName) -> String,
@@ -68,7 +68,7 @@ fn variant(
         [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
     VariantStream {
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
-        // To three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes as many as there are.
+        // Rounded to three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes all decimals.
         frame_rate: (video.frame_rate > 0.0).then(|| (video.frame_rate * 1000.0).round() / 1000.0),
         audio: audio.map(|_| AUDIO_GROUP.to_owned()),
         ..stream(total, codecs.collect())
@@ -79,7 +79,7 @@ fn audio_only(track: &Track, bandwidth: Bandwidth, uri: String) -> VariantStream
     VariantStream { uri, ..stream(bandwidth, codecs::of_track(track).into_iter().collect()) }
 }
 
-/// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE and no groups but of pictures (rfc8216bis 4.4.6.3).
+/// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE, and of the groups only VIDEO would be allowed (rfc8216bis 4.4.6.3).
 fn i_frames(track: &Track, bandwidth: Bandwidth, uri: String) -> Option<VariantStream> {
     let TrackKind::Video(video) = &track.kind else { return None };
     Some(VariantStream {
@@ -113,7 +113,7 @@ fn alternative(audio: &AudioTrack, uri: String) -> AlternativeMedia {
     }
 }
 
-/// To three digits, so that the text does not change with every small new peak.
+/// Rounds up to three digits, so that the text does not change with every small new peak.
 fn round_up(bits: u64) -> u64 {
     let step = 10u64.pow(bits.max(1).ilog10().saturating_sub(2));
     bits.div_ceil(step) * step

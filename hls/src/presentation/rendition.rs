@@ -1,4 +1,5 @@
-//! One rendition's list, what waits to get into it, and what was measured of it.
+//! One rendition's list of segments and parts, its waiting segments and its measured bit rates. The common window and
+//! retention are in the parent module.
 
 use super::{PartInfo, SegmentInfo};
 use crate::playlist::multivariant::Bandwidth;
@@ -6,47 +7,47 @@ use crate::time::{MediaSpan, TICKS_PER_SECOND};
 use crate::track::{Track, TrackKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A segment says nothing about the peak when it is shorter than this: rfc8216bis 4.4.6.2 measures stretches of half a
-/// target duration at least.
+/// Shorter segments do not count for the peak bit rate: rfc8216bis 4.4.6.2 measures spans of at least half a target
+/// duration.
 pub(crate) const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 
-/// Of so many whole segments the parts are listed. With the one that is not whole these are three: hls-parser's strict
-/// mode counts them so where rfc8216bis 4.4.4.9 says three target durations.
+/// Number of complete segments whose parts are listed. With the open segment these are three: hls-parser's strict mode
+/// counts three segments where rfc8216bis 4.4.4.9 says three target durations.
 const DIVIDED_SEGMENTS: u64 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Rendition {
     listed: VecDeque<SegmentInfo>,
-    /// Out of order, or without their init segment so far.
+    /// Segments that arrived out of order, or whose init segment is not readable yet.
     waiting: BTreeMap<u64, SegmentInfo>,
-    /// Parts by their segment's sequence number: of the segments listed last, and of the one that is not whole.
+    /// Parts by their segment's sequence number: of the last listed segments and of the open one.
     parts: BTreeMap<u64, Vec<PartInfo>>,
-    /// Next sequence number to list; `None` before the first.
+    /// Next sequence number to list; `None` before the first segment and after a restart.
     next: Option<u64>,
-    /// Where the list began, at the start or anew.
+    /// Sequence number of the first segment since the start or the last restart of the list.
     began: Option<u64>,
-    /// What is before it was listed by an earlier writer.
+    /// Segments with lower numbers were listed by an earlier writer.
     own_from: u64,
-    /// The list begins anew at the next epoch; what is on its way of an earlier one is not listed any more.
+    /// The list restarts at the next epoch; late segments of an earlier epoch are not listed any more.
     skips_to_epoch: bool,
-    /// Init segments that can be read, oldest first.
+    /// Readable init segments, oldest first.
     inits: Vec<String>,
-    /// What the last segment listed needs.
+    /// Init segment of the last listed segment.
     current_init: Option<String>,
-    /// Not among the tracks of the present epoch.
+    /// The rendition is not among the tracks of the current epoch.
     pub(super) gone: bool,
     has_media: bool,
     nominal: u64,
     peak: u64,
-    /// The highest that the average ever was.
+    /// The highest average so far.
     average: u64,
     total_bits: u64,
     total: MediaSpan,
 }
 
 impl Rendition {
-    /// As an earlier writer left it. Nothing was measured of it, and it can be played by what follows only when that is
-    /// there.
+    /// A rendition as an earlier writer left it. Its bit rates are unknown, and it counts as playable only after a new
+    /// segment is listed.
     pub(super) fn resume(segments: &[SegmentInfo]) -> Self {
         let mut inits: Vec<String> = Vec::new();
         for segment in segments.iter().filter(|segment| segment.bytes.is_some()) {
@@ -72,8 +73,8 @@ impl Rendition {
         };
     }
 
-    /// The rung is back after an epoch without it: its list begins anew. Returns what was listed; its parts are to be
-    /// taken before.
+    /// Restarts the list when the rung returns after an epoch without it. Returns the segments that were listed; the
+    /// caller must take the parts first.
     pub(super) fn restart(&mut self) -> VecDeque<SegmentInfo> {
         self.gone = false;
         self.next = None;
@@ -88,7 +89,8 @@ impl Rendition {
         }
     }
 
-    /// Keeps a segment until it can be listed. Returns one that never will be: of before the list began anew.
+    /// Keeps a segment until it can be listed. Returns a segment from before the restart of the list, which is never
+    /// listed.
     pub(super) fn add(&mut self, segment: SegmentInfo) -> Option<SegmentInfo> {
         if self.next.is_none_or(|next| segment.sequence >= next) {
             self.waiting.entry(segment.sequence).or_insert(segment);
@@ -97,8 +99,8 @@ impl Rendition {
         (self.began.is_some_and(|began| segment.sequence < began)).then_some(segment)
     }
 
-    /// Keeps a part until its segment has left the end of the playlist. One without the parts before it, or of a segment
-    /// that is listed, is not kept.
+    /// Keeps a part until its segment is no longer among the last ones. A part with a missing predecessor, or of a
+    /// segment that is already listed, is dropped.
     pub(super) fn add_part(&mut self, part: PartInfo) {
         if self.next.is_some_and(|next| part.sequence < next) {
             return;
@@ -109,12 +111,12 @@ impl Rendition {
         }
     }
 
-    /// Parts of listed segments.
+    /// Parts of listed segments and of the open segment.
     pub(super) fn parts(&self) -> &BTreeMap<u64, Vec<PartInfo>> {
         &self.parts
     }
 
-    /// Parts behind the last segment, where they can be played.
+    /// Parts of the open segment; empty unless their init segment is readable.
     pub(super) fn open_parts(&self) -> &[PartInfo] {
         let open = self.next.and_then(|next| self.parts.get(&next)).map(Vec::as_slice).unwrap_or_default();
         match open.first() {
@@ -138,7 +140,8 @@ impl Rendition {
         std::mem::take(&mut self.parts).into_values().flatten().collect()
     }
 
-    /// What waits of before the epoch at which the list begins anew, as soon as that epoch's first segment is there.
+    /// After a restart, takes the waiting segments from before the new epoch, once that epoch's first segment has
+    /// arrived.
     pub(super) fn take_skipped(&mut self) -> Vec<SegmentInfo> {
         if !self.skips_to_epoch {
             return Vec::new();
@@ -151,15 +154,15 @@ impl Rendition {
         std::mem::replace(&mut self.waiting, kept).into_values().collect()
     }
 
-    /// Moves what became contiguous from the waiting to the listed; returns the new ones' sequence numbers, whether
-    /// there is a discontinuity before them, and their durations.
+    /// Moves segments that became contiguous from the waiting list to the listed ones. Returns their sequence numbers,
+    /// whether a discontinuity precedes them, and their durations.
     pub(super) fn list_contiguous(&mut self) -> Vec<(u64, bool, MediaSpan)> {
         let mut new = Vec::new();
         while let Some(entry) = self.waiting.first_entry() {
             let segment = entry.get();
             let follows = match self.next {
                 Some(next) => segment.sequence == next,
-                // A list begins where an epoch does: at 0 or at a discontinuity.
+                // A list begins at the start of an epoch: at number 0 or at a discontinuity.
                 None => segment.sequence == 0 || segment.discontinuity,
             };
             let readable = segment.bytes.is_none() || self.inits.contains(&segment.init);
@@ -194,7 +197,7 @@ impl Rendition {
         &self.listed
     }
 
-    /// How many segments are listed that no earlier writer had.
+    /// Number of listed segments that were not listed by an earlier writer.
     pub(super) fn own_listed(&self) -> usize {
         self.listed.iter().filter(|s| s.sequence >= self.own_from).count()
     }
@@ -203,7 +206,7 @@ impl Rendition {
         self.listed.front().map(|s| s.sequence)
     }
 
-    /// How many segments from `sequence` on are listed, and their duration.
+    /// Number and total duration of the listed segments from `sequence` on.
     pub(super) fn listed_from(&self, sequence: u64) -> (usize, MediaSpan) {
         let from = self.listed.iter().filter(|s| s.sequence >= sequence);
         from.fold((0, MediaSpan::ZERO), |(count, span), s| (count + 1, span + s.duration))
@@ -213,12 +216,12 @@ impl Rendition {
         self.has_media
     }
 
-    /// What the encoder was told until something larger was measured; never less than before.
+    /// The encoder's target bit rate, or the highest measured bit rate where that is larger.
     pub(super) fn bandwidth(&self) -> Bandwidth {
         Bandwidth { peak: self.peak.max(self.nominal), average: self.average.max(self.nominal) }
     }
 
-    /// Takes everything up to `sequence` off the list, and gives up waiting for what is missing there.
+    /// Removes all segments up to `sequence`, listed or waiting, and stops waiting for the missing ones among them.
     pub(super) fn remove_through(&mut self, sequence: u64) -> Vec<SegmentInfo> {
         let mut removed = Vec::new();
         while self.first().is_some_and(|first| first <= sequence) {
@@ -235,8 +238,8 @@ impl Rendition {
         removed
     }
 
-    /// Forgets the init segments that only older segments needed, `retained` aside, and returns them. The last one
-    /// stays even when nothing listed needs it: segments may be on their way.
+    /// Forgets and returns the init segments that only older segments needed, except those in `retained`. The current
+    /// init segment stays even when no listed segment needs it, because more segments may arrive.
     pub(super) fn forget_inits(&mut self, retained: &BTreeSet<&str>) -> Vec<String> {
         let current = self.current_init.as_ref();
         let Some(current) = self.inits.iter().position(|init| Some(init) == current) else {
@@ -253,7 +256,7 @@ impl Rendition {
         over
     }
 
-    /// Names of all objects that exist.
+    /// Names of all objects of this rendition that exist.
     pub(super) fn into_names(self) -> impl Iterator<Item = String> {
         let segments = self.listed.into_iter().chain(self.waiting.into_values());
         let parts = self.parts.into_values().flatten().filter(|p| !p.gap).map(|p| p.name);

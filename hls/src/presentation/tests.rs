@@ -1,4 +1,4 @@
-//! Golden playlists, and the rules that span reloads.
+//! Golden playlists, and the rules that apply across reloads.
 
 use super::*;
 use crate::packager::{CutRule, Output};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 const FPS: (i64, i64) = (30, 1);
 
-/// A broadcast of `epochs` of `seconds` each, and what the packager made of it.
+/// A broadcast of `epochs` epochs of `seconds` seconds each, packaged.
 fn broadcast(latency: f64, epochs: usize, seconds: i64, tracks: &[Track]) -> Run {
     broadcast_on(Run::new(latency), epochs, seconds, tracks)
 }
@@ -269,7 +269,7 @@ fn the_window_is_full_and_the_same_everywhere() {
     let presentation = presented(&run, &tracks);
     for name in ["v", "audio"] {
         let playlist = parse(&presentation.media_playlist(&rung(name)).unwrap());
-        // 31: the last audio segment is a few milliseconds short of its second.
+        // 31 segments: the last audio segment is a few milliseconds shorter than a second.
         assert_eq!((playlist.media_sequence, playlist.uris.len()), (89, 31), "{name}");
         assert!(playlist.total >= 30.0);
     }
@@ -287,7 +287,7 @@ fn a_rendition_that_stays_behind_holds_the_window_only_so_long() {
     let playlist = parse(&presentation.media_playlist(&rung("v")).unwrap());
     assert!(playlist.total <= 3.0 * run.timing.window.as_secs_f64() + 1.1, "{}", playlist.total);
     assert_eq!(presentation.media_playlist(&RungName::audio()), None);
-    // It comes back in step.
+    // When audio resumes, its playlist has the same media sequence as video.
     run.of("audio").into_iter().skip(3).for_each(|segment| presentation.add(segment.into()));
     let audio = parse(&presentation.media_playlist(&RungName::audio()).unwrap());
     let video = parse(&presentation.media_playlist(&rung("v")).unwrap());
@@ -329,7 +329,7 @@ fn removed_objects_expire_after_their_retention_and_inits_after_them() {
     assert!(!expired.contains(&run.inits[1].name));
     let unique: BTreeSet<_> = expired.iter().collect();
     assert_eq!(unique.len(), expired.len());
-    // What is left is everything else.
+    // `take_all` returns all other objects.
     let all = expired.len() + presentation.take_all().len();
     assert_eq!(all, run.segments.len() + run.inits.len());
 }
@@ -446,7 +446,7 @@ fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
     assert!(presentation.take_expired().contains(&Expired { rung: b, name }));
 }
 
-/// What players keep in mind between reloads, read with m3u8-rs where it reads it.
+/// The state that players keep between reloads, read with m3u8-rs where m3u8-rs supports it.
 struct Read {
     media_sequence: u64,
     discontinuity_sequence: u64,
@@ -474,7 +474,7 @@ fn parse(text: &str) -> Read {
         assert!(segment.duration.round() as u64 <= playlist.target_duration);
     }
     let mut date_times = lines("#EXT-X-PROGRAM-DATE-TIME:");
-    // Another one stands before the parts of a segment that is not whole.
+    // One more PROGRAM-DATE-TIME stands before the parts of the open segment.
     let open = text.lines().rev().take_while(|l| l.starts_with('#')).any(|l| l.starts_with("#EXT-X-PART:"));
     assert_eq!(date_times.len(), playlist.segments.len() + usize::from(open));
     date_times.truncate(playlist.segments.len());
@@ -490,7 +490,7 @@ fn parse(text: &str) -> Read {
     }
 }
 
-/// Reloads after every step, and holds each playlist against all before it and those of the other renditions.
+/// Reloads after every step and compares each playlist with all earlier ones and with the other renditions' playlists.
 #[derive(Default)]
 struct Player {
     uris: BTreeMap<(RungName, u64), String>,
@@ -544,7 +544,7 @@ proptest! {
         presentation.set_tracks(&tracks);
         let mut player = Player::default();
         let mut objects = BTreeSet::new();
-        // Acknowledged out of order, up to twelve objects apart.
+        // Uploads are acknowledged out of order, up to twelve objects apart.
         let mut order: Vec<(usize, &Output)> = run
             .outputs
             .iter()
@@ -578,7 +578,7 @@ proptest! {
     }
 }
 
-/// What is listed of a stream with parts, a segment together with its last part.
+/// All versions of a playlist with parts. A segment and its last part appear in the same version.
 fn versions(run: &Run, tracks: &[Track], name: &str) -> Vec<String> {
     let mut presentation = Presentation::for_origin(&run.timing);
     presentation.set_tracks(tracks);
@@ -675,7 +675,8 @@ fn a_hint_comes_true_where_the_grid_holds() {
         hints.dedup();
         let made: Vec<&str> =
             run.parts.iter().filter(|p| p.rung.as_str() == name).map(|p| p.name.as_str()).collect();
-        // The first segment's are listed with it, and nothing comes behind the last.
+        // The first segment's parts are listed together with the segment; the last hint names a part that is never
+        // made.
         assert!(hints.len() >= 14, "{hints:?}");
         assert_eq!(hints[..hints.len() - 1], made[2..made.len()], "{name}");
     }

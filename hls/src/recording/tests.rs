@@ -1,4 +1,5 @@
-//! Recordings of packaged media, read back with mp4-atom as a player does it: tables to samples, samples to bytes.
+//! Recordings of packaged media, read back with mp4-atom as a player does: from tables to samples, from samples to
+//! bytes.
 
 use super::*;
 use crate::fmp4::index::MediaKind;
@@ -8,7 +9,7 @@ use crate::track::TrackKind;
 
 const FPS: (i64, i64) = (30, 1);
 
-/// A sample as the tables describe it; times in seconds on the movie's axis.
+/// A sample as described by the tables; times in seconds on the movie's timeline.
 #[derive(Clone, Debug, PartialEq)]
 struct Shown {
     at: f64,
@@ -18,7 +19,7 @@ struct Shown {
     data: Vec<u8>,
 }
 
-/// All segments in their order in the file, video before audio.
+/// Records all segments in file order, video before audio.
 fn record(run: &Run, rungs: &[&str], missing: &[u64]) -> (Vec<u8>, Moov) {
     let mut recording = Recording::new();
     let mut segments: Vec<_> =
@@ -113,7 +114,7 @@ fn two_tracks() -> Run {
     run
 }
 
-/// Each sample as it was pushed: bytes, presentation time, and whether decoding can begin there.
+/// Each sample has its pushed bytes, presentation time and keyframe flag.
 #[test]
 fn tables_lead_to_every_sample_at_its_time() {
     let run = two_tracks();
@@ -138,7 +139,7 @@ fn shown_audio(file: &[u8], moov: &Moov) -> Vec<Shown> {
     shown(file, &moov.trak[1])
 }
 
-/// What is missing leaves a still picture; everything behind it keeps its time.
+/// A missing segment becomes a still picture; all later samples keep their times.
 #[test]
 fn a_missing_segment_lengthens_the_sample_before_it() {
     let run = two_tracks();
@@ -158,7 +159,7 @@ fn a_missing_segment_lengthens_the_sample_before_it() {
     assert_eq!(moov.mvhd.duration, index.mvhd.duration);
 }
 
-/// Where a track's last sample is, in seconds on the movie's axis.
+/// Decode time of a track's last sample, in seconds on the movie's timeline.
 fn last_sample(moov: &Moov, track: usize) -> f64 {
     let trak = &moov.trak[track];
     let (stts, timescale) = (&trak.mdia.minf.stbl.stts.entries, f64::from(trak.mdia.mdhd.timescale));
@@ -169,7 +170,8 @@ fn last_sample(moov: &Moov, track: usize) -> f64 {
     (all - before) as f64 / timescale
 }
 
-/// NTSC pictures and 44.1 kHz stamped in milliseconds: neither fits the clock of the other.
+/// NTSC video, and 44.1 kHz audio with timestamps in milliseconds: neither frame duration is a whole number of ticks of
+/// the other track's clock.
 #[test]
 fn after_three_hours_sound_and_pictures_are_in_step() {
     let (pictures, sounds) = (3 * 3600 * 30_000 / 1001, 3 * 3600 * 44_100 / 1024);
@@ -190,7 +192,7 @@ fn after_three_hours_sound_and_pictures_are_in_step() {
     assert!((moov.mvhd.duration as f64 / 90_000.0 - ends).abs() < 0.001);
 }
 
-/// A publisher that comes back with other pictures: each sample names the parameters that it was encoded with.
+/// A publisher returns with another video format: each sample refers to the parameter sets that it was encoded with.
 #[test]
 fn each_codec_configuration_has_its_entry() {
     let mut run = Run::new(4.0);
@@ -217,7 +219,7 @@ fn each_codec_configuration_has_its_entry() {
     assert_eq!(moov.trak[0].mdia.minf.stbl.stsd.codecs.len(), 2);
     assert_eq!(moov.trak[1].mdia.minf.stbl.stsd.codecs.len(), 1);
     assert_eq!(moov.trak[0].tkhd.height.integer(), 720);
-    // The break in between is kept: 2 s of media, 3 s of nothing.
+    // The pause is preserved: 2 s of media, 3 s without media.
     assert!(near(pictures[60].at, 5.0) && near(pictures[59].until, 5.0));
     let sounds = shown_audio(&file, &moov);
     assert!((sounds[94].at - 5.0).abs() < 0.022, "{}", sounds[94].at);

@@ -1,4 +1,4 @@
-//! What is rendered can be read back, and what follows is a legal next version of it.
+//! Rendered playlists can be read back, and the next version of each is legal.
 
 use super::*;
 use crate::packager::{CutRule, Output, Packager};
@@ -17,7 +17,7 @@ fn feed(presentation: &mut Presentation, output: &Output) {
     }
 }
 
-/// Epochs of so many seconds, one behind the other, out of a packager that continues whatever.
+/// Packages consecutive epochs of the given durations in seconds, with a packager that may continue an earlier one.
 fn broadcast(run: &mut Run, number: u32, tracks: &[Track], seconds: &[i64]) {
     let mut start = START_MS;
     for (index, &seconds) in seconds.iter().enumerate() {
@@ -54,7 +54,8 @@ fn past(texts: &[(RungName, String)]) -> Result<Past, ResumeError> {
     Past::new(texts.iter().map(read).collect::<Result<Vec<_>, ResumeError>>()?)
 }
 
-/// What m3u8-rs sees of a playlist: numbers of the first segment, and URIs with whether they are gaps.
+/// A playlist as m3u8-rs reads it: the first media sequence number, the discontinuity sequence, and each segment's URI
+/// with its EXT-X-DISCONTINUITY flag.
 fn seen(text: &str) -> (u64, u64, Vec<(String, bool)>) {
     let list = m3u8_rs::parse_media_playlist_res(text.as_bytes()).unwrap();
     let segments = list.segments.iter().map(|s| (s.uri.clone(), s.discontinuity)).collect();
@@ -113,7 +114,7 @@ fn a_stream_goes_on_with_one_discontinuity_in_every_rendition() {
     assert!(!texts.contains("EXT-X-GAP"));
 }
 
-/// The earlier writer died between two writes.
+/// The earlier writer died between writing two playlists.
 #[test]
 fn a_rendition_that_is_behind_gets_gaps() {
     let tracks = [video("720p"), audio()];
@@ -157,7 +158,7 @@ fn another_ladder_goes_on_where_it_can() {
     assert_eq!(first - old_first, list.len() as u64 - 4);
     assert_eq!(new_dsn + 1, dsn + discontinuities(&list), "the same segment, the same number");
     assert_eq!((new.len(), new[0].1), (4, true));
-    // What nobody continues leaves with the window.
+    // Objects of a rendition that was not continued expire when they leave the window.
     broadcast(&mut next, 20, &after_tracks, &[100]);
     next.outputs.iter().for_each(|output| feed(&mut after, output));
     let expired = after.take_expired();
@@ -257,13 +258,13 @@ fn renditions_that_disagree_are_not_resumed() {
         assert!(matches!(with(from, to), Err(ResumeError::Disagree(_))), "{from:?} as {to:?}");
     }
     assert_eq!(Past::new([]), Err(ResumeError::Empty));
-    // One that nobody writes any more does not count.
+    // A rendition that is no longer written does not count.
     let stale = with("7", "3").unwrap();
     assert_eq!(stale.rungs().collect::<Vec<_>>(), [&rung("a")]);
 }
 
 proptest! {
-    /// Render, read, go on, render, as often as you like: numbers go on, and nothing listed changes.
+    /// Render, read, continue and render any number of times: numbers continue, and listed segments never change.
     #[test]
     fn every_next_version_is_legal(
         latency in 2.0..15.0f64,
@@ -287,11 +288,11 @@ proptest! {
             let tracks = &all[all.len() - rungs..];
             broadcast(&mut run, writer as u32 * 10, tracks, epochs);
             presentation.set_tracks(tracks);
-            // A playlist that was taken away may come back anywhere behind.
+            // A removed playlist may return at any later position.
             ends.retain(|rung, _| tracks.iter().any(|track| track.rung == *rung));
             let count = run.outputs.len();
             for (index, output) in run.outputs.iter().enumerate() {
-                // The writer dies before it has written the last ones.
+                // The writer dies before it writes the last segments.
                 if index + lost >= count && matches!(output, Output::Segment(_)) && writer + 1 < writers.len() {
                     continue;
                 }
@@ -314,7 +315,7 @@ proptest! {
                 stored = next;
             }
         }
-        // All renditions count discontinuities alike.
+        // All renditions have equal discontinuity counts.
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
         for ((_, sequence), (_, dsn)) in &listed {
             prop_assert_eq!(*counts.entry(*sequence).or_insert(*dsn), *dsn);

@@ -20,7 +20,7 @@ fn start(patience: Duration) -> Running {
 }
 
 impl Running {
-    /// What any HTTP client sees: status code and the whole answer.
+    /// The response as an HTTP client sees it: status code and the whole text.
     fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.handle.local_addr()).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -58,7 +58,7 @@ fn probes_follow_the_busy_state() {
 #[test]
 fn silence_beyond_the_bound_fails_liveness() {
     let server = start(Duration::ZERO);
-    // With no patience at all any silence that a millisecond clock sees is too long.
+    // With zero patience, any silence that a millisecond clock measures is too long.
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while server.get("/livez").0 != 503 {
         assert!(std::time::Instant::now() < deadline, "liveness never failed");

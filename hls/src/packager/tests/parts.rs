@@ -1,4 +1,4 @@
-//! Parts of segments.
+//! Tests of parts of segments.
 
 use super::*;
 use crate::time::MediaSpan;
@@ -101,7 +101,7 @@ fn a_frame_longer_than_part_target_is_followed_by_gaps() {
     let mut samples = frames(START_MS, FPS, 30, 61, false);
     samples.drain(4..28);
     let run = live(2.0, &[video("v")], &[("v", samples)]);
-    // Three frames; one of 0.833 s, which no player may be told; the rest.
+    // Three frames; one frame of 0.833 s, which must not be listed with its full duration; the remaining frames.
     assert_eq!(durations(&run, "v")[0], [100, 375, -375, -83, 67]);
     assert_eq!(run.parsed("v")[0].samples[3].0, 25 * 3_000, "its picture stays all the same");
 }
@@ -122,7 +122,7 @@ fn a_rendition_ahead_of_a_cut_that_it_does_not_have_keeps_what_is_listed() {
     let tracks = [video("a"), video("b")];
     let mut run = Run::with_parts(3.0);
     run.begin(grid(&tracks));
-    // "b" has its keyframe two frames late, and comes first.
+    // "b" has its keyframe late and is pushed first.
     let mut ahead = frames(START_MS, FPS, 30, 70, false);
     ahead[30].key = false;
     ahead[46].key = true;
@@ -152,11 +152,11 @@ fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
     assert!(listed.duration >= MediaSpan::from_millis(330), "what was listed stays: {:?}", listed.duration);
 }
 
-/// The frame behind which nothing comes is no frame that would make a part too long.
+/// The end of an epoch must not count as a frame that would make a part too long: only the last part may be short.
 #[test]
 fn the_end_makes_no_part_short_but_the_last() {
     for latency in [2.0, 3.0] {
-        // Sound ends before the picture, with it, and behind it.
+        // Audio ends after video, with it, and before it.
         for (count, heard) in (31..=60_usize).flat_map(|count| [6, 0, -10].map(|more| (count, more))) {
             let mut run = Run::with_parts(latency);
             run.begin(grid(&[video("v"), audio()]));
@@ -170,7 +170,7 @@ fn the_end_makes_no_part_short_but_the_last() {
             let target = run.timing.parts.unwrap().target.ticks_90k() / 90;
             for name in ["v", "audio"] {
                 for segment in durations(&run, name) {
-                    // Gaps stand for a picture that stays.
+                    // Gap parts cover the time of a picture that lasts longer.
                     let shown = segment.iter().take_while(|ms| **ms > 0).count();
                     let all_but_last = &segment[..shown - 1];
                     assert!(

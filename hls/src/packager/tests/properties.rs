@@ -1,4 +1,5 @@
-//! What holds whatever is pushed: see `Run::check`, and that no sample is lost or made without being counted.
+//! Properties for any input: those of `Run::check`, and that every sample is emitted exactly once or counted as
+//! dropped.
 
 use super::*;
 use proptest::prelude::*;
@@ -14,15 +15,15 @@ struct Plan {
     b_frames: bool,
     with_audio: bool,
     rate: u32,
-    /// Audio's start against video's, in milliseconds.
+    /// Start of audio relative to video, in milliseconds.
     offset: i64,
-    /// Out of a thousand samples, how many are lost on the way in.
+    /// Number of samples lost before the packager, per thousand.
     loss: u32,
-    /// Seconds by epoch.
+    /// Duration of each epoch in seconds.
     epochs: Vec<i64>,
-    /// Whether epochs are cut short by a time.
+    /// Whether `end_epoch` gets a time that cuts the epoch short.
     cut_short: bool,
-    /// How late, in milliseconds of decode time, each rendition arrives.
+    /// Delay of each rendition's arrival, in milliseconds of decode time.
     delays: [i64; 3],
     seed: u64,
 }
@@ -54,7 +55,7 @@ prop_compose! {
     }
 }
 
-/// A small generator, so that a failing plan says everything.
+/// A small random generator seeded by the plan, so that a failing plan reproduces the failure by itself.
 fn lost(state: &mut u64, loss: u32) -> bool {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     ((*state >> 33) % 1000) < u64::from(loss)
@@ -75,7 +76,7 @@ fn run(plan: &Plan) {
         let count = (seconds * plan.fps.0 / plan.fps.1) as usize;
         let mut all = Vec::new();
         for (i, name) in names.iter().enumerate() {
-            // At most 30 s of nothing: that is a jump.
+            // Gaps stay below 30 s, because the packager refuses a longer one as a jump.
             let samples = frames(start, plan.fps, plan.gop, count, plan.b_frames);
             all.extend(samples.into_iter().map(|s| (plan.delays[i], rung(name), s)));
         }
