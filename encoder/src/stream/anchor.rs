@@ -1,39 +1,40 @@
-//! Wall clock for media time, from arrivals: PROGRAM-DATE-TIME follows the publisher's clock as it drifts, and is
-//! never in the future. Pure.
+//! Maps media time to the wall clock by arrival times: PROGRAM-DATE-TIME follows the drift of the publisher's clock,
+//! and is never in the future. Pure.
 
 use hls::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::time::Instant;
 
-/// How often the mapping is looked at again. A phone's clock is off by up to 100 ppm: 1 ms in this time.
+/// Interval, in media time, between reviews of the mapping. A phone's clock is off by up to 100 ppm: 1 ms in this time.
 const WINDOW: MediaSpan = MediaSpan::from_millis(10_000);
 
-/// How far the mapping is moved at a time, in microseconds: many times what clocks drift in a window, and too little to
-/// be seen. The first arrivals of a publish come in a burst, late; correcting that at once would tear the dates.
+/// Maximum change of the mapping per review, in microseconds: many times the drift within a window, and too little to
+/// be noticed. The first arrivals of a publish come late and in a burst; correcting that in one step would make the
+/// dates jump.
 const STEP_MICROS: i64 = 20_000;
 
 /// The same moment on the monotonic and on the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// Monotonic.
+    /// Monotonic clock.
     pub instant: Instant,
-    /// UTC.
+    /// Wall clock, UTC.
     pub wall: WallTime,
 }
 
 impl Now {
-    /// UTC of an earlier moment.
+    /// Wall-clock time of an earlier instant.
     pub fn wall_of(&self, earlier: Instant) -> WallTime {
         let ago = self.instant.saturating_duration_since(earlier).as_micros();
         WallTime::from_unix_micros(self.wall.unix_micros() - i64::try_from(ago).unwrap_or(i64::MAX))
     }
 }
 
-/// Keeps the arrival that was least delayed on its way, of the present and of the former window.
+/// Keeps the least delayed arrival of the current and of the previous window.
 #[derive(Debug, Default)]
 pub struct AnchorTracker {
     window_start: Option<MediaTime>,
     former: Option<Anchor>,
-    /// What was given out last.
+    /// The mapping that was returned last.
     given: Option<Anchor>,
     current: Option<Anchor>,
 }
@@ -55,13 +56,13 @@ impl AnchorTracker {
         renewed
     }
 
-    /// The mapping to start an epoch with.
+    /// The mapping to start an epoch with; `None` before the first arrival.
     pub fn best(&mut self) -> Option<Anchor> {
         self.given = self.least_delayed();
         self.given
     }
 
-    /// The arrival to measure others by.
+    /// The least delayed arrival: ages of media are measured against it.
     pub fn least_delayed(&self) -> Option<Anchor> {
         match (self.former, self.current) {
             (Some(a), Some(b)) => Some(if offset(a) < offset(b) { a } else { b }),
@@ -69,7 +70,7 @@ impl AnchorTracker {
         }
     }
 
-    /// A step from what was given out last.
+    /// Moves the last returned mapping towards `target`, by one step at most.
     fn towards(&mut self, target: Anchor) -> Anchor {
         let from = self.given.map_or(offset(target), offset);
         let micros = from + (offset(target) - from).clamp(-STEP_MICROS, STEP_MICROS);
@@ -79,7 +80,7 @@ impl AnchorTracker {
     }
 }
 
-/// Microseconds by which the wall clock is ahead of the media axis' origin.
+/// Wall-clock time of the media axis' origin, in microseconds since 1970.
 fn offset(anchor: Anchor) -> i64 {
     anchor.wall_at(MediaTime::ZERO).unix_micros()
 }
@@ -122,7 +123,7 @@ mod tests {
         let mut tracker = AnchorTracker::default();
         let mut latest = None;
         for second in 0..3600 {
-            // The publisher counts 1 s where 1.0001 s pass.
+            // The publisher's clock counts 1 s while 1.0001 s pass.
             let renewed = tracker.arrived(at(second * 1000), wall(second * 1000 + second / 10));
             latest = renewed.or(latest);
         }

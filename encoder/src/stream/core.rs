@@ -1,13 +1,14 @@
-//! One stream without input or output: published media, worker answers and time go in; work orders, packaged segments
-//! and the stream's end come out. Sockets, child processes and clocks are in [`super::driver`].
+//! One stream as a state machine without I/O. Its inputs are published media, worker responses and time; its outputs
+//! are worker requests, packaged segments and the end of the stream. Sockets, child processes and clocks are in
+//! [`super::driver`].
 //!
-//! A stream is a row of *runs*. A run is one epoch with at most one worker; the first run in the row owns the
-//! packager, the last one takes what is published. A change of format, a dead worker or a returning publisher ends the
-//! last run's input and appends another, which holds its samples back until the one before it has been flushed. So
-//! there is one way from one epoch to the next, whatever the cause.
+//! A stream is an ordered list of *runs*. A run is one epoch with at most one worker; the first run in the list owns
+//! the packager, the last run receives the published media. A format change, a dead worker or a returning publisher
+//! ends the last run's input and appends a new run, which holds its samples back until the previous run has been
+//! flushed. So every change of epoch takes the same path, regardless of its cause.
 //!
-//! What belongs here: the stream's state, what may happen to it, and what it wants done. What is published is taken in
-//! `input`; the row of runs is moved on in `runs`.
+//! What belongs here: the stream's state, the events that change that state, and the effects that follow. Published
+//! media is handled in `input`; the list of runs is advanced in `runs`.
 
 mod input;
 mod runs;
@@ -30,85 +31,86 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// Runs in a row, and with them worker processes, that a stream has at most. A publisher that changes its format faster
-/// than workers flush waits for them.
+/// Maximum number of runs, and so of worker processes, that a stream has. A publisher that changes its format faster
+/// than workers flush waits for the workers.
 const MAX_RUNS: usize = 3;
 
-/// What is published, where renditions are told apart by name.
+/// Name of the published media where statistics are kept by rendition name.
 const PUBLISHED: &str = "published";
 
-/// What a stream is run with; the same for all streams of a process.
+/// Settings of a stream. Streams of one process differ only in their latency and what follows from it.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which renditions.
+    /// The configured renditions.
     pub ladder: Ladder,
-    /// Cores at hand.
+    /// Number of CPU cores available.
     pub cores: usize,
-    /// Everything that follows from the latency knob.
+    /// All durations that follow from the latency setting.
     pub timing: Timing,
-    /// How video is encoded.
+    /// Encoder settings for video.
     pub video: VideoSettings,
-    /// How long a publisher may be gone before the stream has ended.
+    /// How long a publisher may be absent before the stream ends.
     pub reconnect_window: Duration,
-    /// A picture this often, in media time.
+    /// Interval between thumbnails, in milliseconds of media time; 0 for none.
     pub thumbnail_every_ms: u32,
-    /// Whether media comes as it is made. Else it comes from a file as fast as it goes, and its age means nothing.
+    /// Whether media arrives in real time. Otherwise it is read from a file as fast as possible, and its age means
+    /// nothing.
     pub live: bool,
 }
 
-/// What the driver is to do.
+/// What the driver has to do.
 #[derive(Debug)]
 pub enum Effect {
-    /// Start a worker, feed it with [`StreamCore::next_request`].
+    /// Start a worker and feed it with [`StreamCore::next_request`].
     StartWorker(RunId, Box<Job>),
-    /// End a worker at once; its exit need not be told.
+    /// Kill a worker immediately; its exit need not be reported.
     StopWorker(RunId),
     /// An epoch begins with these renditions.
     Epoch(Vec<Track>),
-    /// An init or media segment.
+    /// An init segment, a part or a media segment.
     Packaged(Output),
-    /// A picture of the stream.
+    /// A thumbnail of the stream, a JPEG.
     Thumbnail(Bytes),
     /// The stream has ended for good.
     Ended,
 }
 
-/// Who publishes.
+/// State of the publisher.
 #[derive(Debug)]
 enum Publisher {
-    /// Nobody, since then.
+    /// No publisher is connected, since this instant.
     Absent(Instant),
-    /// Somebody, and what is not known yet.
+    /// A publisher is connected and its media is still being probed.
     Probing(Box<Probe>),
-    /// Somebody; the last run takes it.
+    /// A publisher is connected and the last run receives its media.
     Flowing,
-    /// Nobody ever again.
+    /// The stream has ended; no publisher is accepted any more.
     Over,
 }
 
-/// The stream has ended, or is about to: nobody can publish to it any more.
+/// The stream has ended or is about to end: it accepts no publisher any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stream has ended")]
 pub struct StreamOver;
 
-/// Counters of a stream's life.
+/// Counters over the life of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
-    /// Workers that replaced one which died or hung.
+    /// Workers that died or hung while they received published media.
     pub worker_restarts: u64,
-    /// Units dropped in the shed queue.
+    /// Access units dropped in the shed queue.
     pub shed_units: u64,
-    /// Silent frames put into holes of the audio.
+    /// Silent audio frames inserted into holes.
     pub silent_frames: u64,
-    /// Frames of audio that came too late.
+    /// Audio frames dropped because they came too late: their place in time was already filled.
     pub late_audio_frames: u64,
-    /// Samples that the packager refused, or that waited for too long for their epoch to begin.
+    /// Samples that the packager refused, and samples dropped from a full buffer before their epoch began.
     pub refused_samples: u64,
-    /// Times that the publisher came (back).
+    /// Number of times a publisher connected, reconnects included.
     pub publishes: u64,
 }
 
-/// A stream's state; see the module.
+/// The state of one stream; see the module documentation.
 #[derive(Debug)]
 pub struct StreamCore {
     settings: Settings,
@@ -121,11 +123,11 @@ pub struct StreamCore {
     source_fits: bool,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
-    /// What is published does not go on as it was: the next keyframe starts a new run.
+    /// Published media does not continue as before: the next keyframe starts a new run.
     switch: bool,
-    /// Video in this configuration has been announced; it comes with the next keyframe.
+    /// A newly announced video configuration; it takes effect at the next keyframe.
     next_video: Option<VideoConfig>,
-    /// Newest media that a run was fed.
+    /// Newest presentation time that a run was fed.
     fed_until: MediaTime,
     restart: Option<Restart>,
     restarts: RestartPolicy,
@@ -143,7 +145,7 @@ pub struct StreamCore {
 }
 
 impl StreamCore {
-    /// A stream that nobody publishes to yet. `first_sequence` is the media sequence number of its first segment.
+    /// Creates a stream without a publisher. `first_sequence` is the media sequence number of its first segment.
     pub fn new(settings: Settings, first_sequence: u64, now: Instant) -> Self {
         let packager = Packager::new(settings.timing.clone(), first_sequence);
         let delays = Delays::new(&settings.timing);
@@ -177,19 +179,20 @@ impl StreamCore {
         }
     }
 
-    /// The same behind what an earlier writer of the stream left.
+    /// Creates a stream that continues after the segments that an earlier writer of the stream left in the store.
     pub fn resume(settings: Settings, past: &Past, now: Instant) -> Self {
         let packager = Packager::resume(settings.timing.clone(), past);
         Self { packager, ..Self::new(settings, past.next_sequence(), now) }
     }
 
-    // --- what happens to it ---
+    // --- events ---
 
-    /// Somebody publishes (again). Returns where the media axis stands, when it has begun: what is published now has to
-    /// lie behind it. Whoever published until now is taken to be gone.
+    /// A publisher connected (again). If the stream was published before, returns the end of its media axis so far: the
+    /// timestamps of this publisher have to lie after that time. A publisher that is still connected is taken to have
+    /// left.
     ///
     /// # Errors
-    /// When the stream has ended, or is to end without another publisher: a new stream has to be made.
+    /// When the stream has ended, or is closing and accepts no further publisher: the caller has to make a new stream.
     pub fn publisher_came(&mut self, now: Now) -> Result<Option<MediaTime>, StreamOver> {
         if self.closing || self.is_over() {
             return Err(StreamOver);
@@ -208,14 +211,14 @@ impl StreamCore {
         Ok((self.counters.publishes > 1).then_some(self.newest))
     }
 
-    /// The publisher described itself.
+    /// The publisher sent its metadata.
     pub fn metadata(&mut self, metadata: Metadata) {
         if let Publisher::Probing(probe) = &mut self.publisher {
             probe.metadata(metadata);
         }
     }
 
-    /// The publisher sent something.
+    /// The publisher sent an access unit or a configuration.
     pub fn media(&mut self, media: Media, now: Now) {
         if let Media::Video(unit) | Media::Audio(unit) = &media {
             self.newest = self.newest.max(unit.pts);
@@ -239,12 +242,12 @@ impl StreamCore {
         self.pump(now);
     }
 
-    /// The publisher went away, in whatever manner.
+    /// The publisher disconnected, for any reason.
     pub fn publisher_gone(&mut self, now: Now) {
         if matches!(self.publisher, Publisher::Over) {
             return;
         }
-        // What was still being looked at is enough for a short clip, if it is anything at all.
+        // A short clip may end while it is still being probed: its held media is enough for a verdict, if there is any.
         if let Publisher::Probing(probe) = &self.publisher
             && let Some(findings) = probe.verdict(now.instant + Duration::from_secs(60))
         {
@@ -262,19 +265,20 @@ impl StreamCore {
         self.tick(now);
     }
 
-    /// No more publishers: the stream ends as soon as what it has is flushed.
+    /// Accepts no further publishers: the stream ends once all received media is flushed.
     pub fn close(&mut self, now: Now) {
         self.closing = true;
         self.publisher_gone(now);
     }
 
-    /// No more publishers but the one that is there: the stream ends when it goes, or now when nobody is there.
+    /// Accepts no further publishers after the present one: the stream ends when that publisher leaves or, if none is
+    /// connected, once all received media is flushed.
     pub fn close_after_publisher(&mut self, now: Now) {
         self.closing = true;
         self.tick(now);
     }
 
-    /// A worker said something.
+    /// A worker sent a response.
     pub fn worker_said(&mut self, id: RunId, response: Response, now: Now) {
         let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
         if let WorkerState::Running { heard, owing_since, .. } = &mut run.worker {
@@ -296,7 +300,7 @@ impl StreamCore {
             Response::Finished if run.input_ended.is_some() && run.queue.is_empty() => {
                 run.worker = WorkerState::Finished;
             }
-            // Nobody asked it to: there is more to encode.
+            // The worker finished unasked: its input has not ended, or requests are still queued.
             Response::Finished => {
                 warn!(worker = id.0, "worker finishes too early: it is replaced");
                 self.effects.push_back(Effect::StopWorker(id));
@@ -306,7 +310,7 @@ impl StreamCore {
         self.pump(now);
     }
 
-    /// A worker's process has ended, or its pipe broke. Nothing to do when it had finished.
+    /// A worker's process ended, or its pipe broke. This has no effect if the worker had finished.
     pub fn worker_gone(&mut self, id: RunId, now: Now) {
         let Some(index) = self.runs.iter().position(|run| run.id == id) else { return };
         let WorkerState::Running { started, .. } = self.runs[index].worker else { return };
@@ -322,12 +326,12 @@ impl StreamCore {
                 self.gop.clear();
             }
         }
-        // Before its successor starts: what is packaged by then need not be encoded again.
+        // Package this worker's output before its successor starts: the successor does not encode that time again.
         self.pump(now);
         self.tick(now);
     }
 
-    /// Time has passed; call at least ten times a second.
+    /// Time has passed. To be called at least ten times a second.
     pub fn tick(&mut self, now: Now) {
         if matches!(self.publisher, Publisher::Probing(_)) {
             self.judge(now);
@@ -345,14 +349,14 @@ impl StreamCore {
         }
     }
 
-    // --- what it wants ---
+    // --- effects and state ---
 
-    /// The next thing for the driver to do.
+    /// The next effect for the driver to carry out.
     pub fn poll(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// Whether [`Self::poll`] has something.
+    /// Whether [`Self::poll`] would return an effect.
     pub fn has_effects(&self) -> bool {
         !self.effects.is_empty()
     }
@@ -367,12 +371,12 @@ impl StreamCore {
         Some(request)
     }
 
-    /// Whether a run is still there; a worker whose run is gone has nothing to do.
+    /// Whether a run still exists. A worker whose run is gone gets no further requests.
     pub fn has_run(&self, id: RunId) -> bool {
         self.runs.iter().any(|run| run.id == id)
     }
 
-    /// Requests that wait for a worker; for those who feed faster than live.
+    /// Number of requests queued for workers; for callers that feed faster than live.
     pub fn waiting_requests(&self) -> usize {
         self.runs.iter().map(|run| run.queue.len()).sum()
     }
@@ -382,12 +386,12 @@ impl StreamCore {
         (self.newest - self.packaged_until).max(MediaSpan::ZERO)
     }
 
-    /// How long media takes to get how far.
+    /// Statistics of how old media is at each stage.
     pub fn delays(&self) -> &Delays {
         &self.delays
     }
 
-    /// A rendition's media of that time has passed a stage.
+    /// Records that a rendition's media with the time `media` has passed a stage at `now`.
     pub fn passed(&mut self, stage: Stage, rung: &str, media: MediaTime, now: Now) {
         let Some(arrival) = self.anchors.least_delayed().filter(|_| self.settings.live) else { return };
         let micros = now.wall.unix_micros() - arrival.wall_at(media).unix_micros();
@@ -411,12 +415,12 @@ impl StreamCore {
         matches!(self.publisher, Publisher::Over)
     }
 
-    /// Whether segments come in parts.
+    /// Whether segments are published in parts.
     pub fn has_parts(&self) -> bool {
         self.settings.timing.parts.is_some()
     }
 
-    /// Whether a publisher is there.
+    /// Whether a publisher is connected.
     pub fn is_published(&self) -> bool {
         matches!(self.publisher, Publisher::Probing(_) | Publisher::Flowing)
     }
@@ -426,7 +430,7 @@ impl StreamCore {
         self.counters
     }
 
-    /// What the present worker has done.
+    /// The newest progress report of a worker.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -436,12 +440,12 @@ impl StreamCore {
         self.packager.counters()
     }
 
-    /// The chosen renditions, once there are any.
+    /// The renditions; `None` until they are chosen.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// The published video, once it is known.
+    /// Properties of the published video; `None` until they are known.
     pub fn source(&self) -> Option<&SourceVideo> {
         self.source.as_ref()
     }

@@ -1,4 +1,4 @@
-//! What holds for the core whatever happens, in whatever order: random publishers, workers and clocks.
+//! Properties that hold for the core in any order of events: random publishers, workers and clocks.
 
 use super::core_tests::Stage;
 use super::run::RunId;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Workers that one stream may have at once.
+/// Maximum number of simultaneous workers of one stream.
 const MAX_WORKERS: usize = 3;
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ enum Event {
     Wait {
         ms: u64,
     },
-    /// Both clocks of the publisher go on while it sends nothing.
+    /// The publisher's media time and the clock advance while it sends nothing.
     Pause {
         ms: u64,
     },
@@ -36,9 +36,9 @@ enum Event {
         ms: i64,
     },
     Kill(usize),
-    /// Workers take what they are given and say nothing.
+    /// Workers take requests and send no responses.
     Hang(bool),
-    /// A worker says that it has finished, without having been asked.
+    /// A worker reports that it has finished, without having been asked to finish.
     FinishUnasked(usize),
 }
 
@@ -59,11 +59,11 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A publisher in front of the stage, who sends what an ingest would pass on.
+/// A publisher that sends the core what an ingest would pass on.
 struct Publisher {
     stage: Stage,
     published: bool,
-    /// Media time behind the axis' start.
+    /// Media time after the axis' start, in milliseconds.
     at_ms: i64,
     last_key_ms: Option<i64>,
     key_every_ms: i64,
@@ -197,7 +197,7 @@ impl Publisher {
     }
 }
 
-/// Every worker that runs is looked after, and there are not many of them.
+/// Every running worker belongs to a run, and the number of workers is bounded.
 fn check_workers(stage: &Stage) {
     for id in stage.workers.keys() {
         assert!(stage.core.has_run(*id), "{id:?} works for nobody");
@@ -205,10 +205,10 @@ fn check_workers(stage: &Stage) {
     assert!(stage.workers.len() <= MAX_WORKERS, "{} workers", stage.workers.len());
 }
 
-/// PART-TARGET of the settings in use.
+/// PART-TARGET of the settings in use, in milliseconds.
 const LISTED_PART_MS: i64 = 550;
 
-/// Sequences have no hole, all renditions of an epoch have all of them, and agree where the epoch begins.
+/// Media sequence numbers have no hole, all renditions of an epoch have all numbers, and discontinuities are aligned.
 fn check_segments(segments: &[Segment]) {
     let mut slots: BTreeMap<u64, Vec<&Segment>> = BTreeMap::new();
     let mut rungs: BTreeMap<String, BTreeSet<&RungName>> = BTreeMap::new();
@@ -227,7 +227,7 @@ fn check_segments(segments: &[Segment]) {
     let mut last: BTreeMap<&RungName, &Segment> = BTreeMap::new();
     for segment in segments {
         if let Some(last) = last.insert(&segment.rung, segment) {
-            // A part that was listed stays, even if its epoch turns out to end within it.
+            // A part that was listed stays, even if its epoch turns out to end within that part.
             let listed = if segment.session == last.session { 0 } else { LISTED_PART_MS };
             let overlap = last.start + last.duration - segment.start;
             assert!(overlap <= MediaSpan::from_millis(listed), "{}: {:?}", segment.rung, segment.start);
@@ -251,7 +251,7 @@ proptest! {
             check_workers(&publisher.stage);
             prop_assert!(publisher.stage.core.waiting_requests() < 1000);
         }
-        // Everybody is well again: there is picture and sound within seconds.
+        // Workers and publisher recover: video and audio must arrive within seconds.
         publisher.stage.stuck = false;
         publisher.key_every_ms = 1000;
         publisher.play(Event::Come);

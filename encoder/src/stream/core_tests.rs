@@ -1,4 +1,4 @@
-//! The core against a made-up worker and a made-up clock: hours of stream in milliseconds.
+//! The core against a fake worker and a fake clock: hours of stream in milliseconds.
 
 use super::anchor::Now;
 use super::core::{Counters, Effect, Settings, StreamCore};
@@ -33,7 +33,7 @@ pub(crate) fn settings(ladder: &str) -> Settings {
     }
 }
 
-/// Encodes nothing, at once, with the keyframes that were asked for.
+/// A worker that passes units through immediately, with the keyframes that were requested.
 pub(super) struct FakeWorker {
     job: Job,
     opened: bool,
@@ -85,7 +85,7 @@ impl FakeWorker {
     }
 }
 
-/// A core, its workers and the time.
+/// A core, its fake workers and the fake clock.
 pub(super) struct Stage {
     pub(super) core: StreamCore,
     origin: Instant,
@@ -197,7 +197,7 @@ impl Stage {
         self.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
     }
 
-    /// Publishes from `from_ms` to `to_ms`: 25 pictures a second, audio beside them, as time goes by.
+    /// Publishes from `from_ms` to `to_ms`, advancing the clock: 25 video frames a second, and audio beside them.
     fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
         for ms in (from_ms..to_ms).step_by(40) {
             self.elapsed += Duration::from_millis(40);
@@ -226,8 +226,8 @@ impl Stage {
         self.segments.iter().filter(|segment| segment.rung.as_str() == name).collect()
     }
 
-    /// What holds for every stream: sequences grow by one and are the same everywhere, discontinuities are aligned,
-    /// time goes forward.
+    /// Checks what holds for every stream: media sequence numbers grow by one and are the same in all renditions,
+    /// discontinuities are aligned, time increases.
     fn check(&self) {
         let names: BTreeSet<&str> = self.segments.iter().map(|segment| segment.rung.as_str()).collect();
         let mut breaks = BTreeSet::new();
@@ -246,7 +246,7 @@ impl Stage {
     }
 
     fn discontinuities(&self) -> usize {
-        // The first segment is one too, against players that still have an earlier stream of this name.
+        // The first segment is a discontinuity too, for players that still have an earlier stream of this name.
         self.rung("audio").iter().skip(1).filter(|segment| segment.discontinuity).count()
     }
 }
@@ -523,7 +523,7 @@ fn a_switch_while_a_restart_is_pending_makes_one_run() {
     stage.come();
     stage.configs();
     stage.publish(0, 4_000, true, true);
-    // Two deaths in a row: the next start waits for a keyframe, and so does the change of format.
+    // After two deaths in a row the next start waits for a keyframe, and so does the format change.
     for _ in 0..2 {
         let id = *stage.workers.keys().next().unwrap();
         stage.workers.remove(&id);

@@ -1,54 +1,54 @@
-//! How old media is at each stage of its way through a stream: for `/metrics` and `/status`, and the verdict when a
-//! stage keeps breaking its budget. Pure but for the process's metrics.
+//! How old media is at each stage of a stream, for `/metrics` and `/status`, and the verdict when a stage keeps
+//! breaking its budget. Pure but for the process's metrics.
 //!
-//! An age counts from the arrival that was least delayed lately, for the camera's clock is not known: what the way
-//! here always takes is not in it, what it takes now and then is. Ages add up from stage to stage, and so do budgets
-//! ([`hls::Timing`]), so the first stage that breaks its own is the one to look at.
+//! The camera's clock is unknown, so an age counts from the least delayed arrival of the last seconds: the constant
+//! part of the delay before the encoder is not included, variations of that delay are. Ages add up from stage to stage,
+//! and so do budgets ([`hls::Timing`]), so the first stage that breaks its own budget is the one to look at.
 
 use hls::Timing;
 use metrics::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a budget has to be broken before that is worth a line in the log, and kept before it is forgotten.
+/// How long a budget has to be broken before a line is logged, and kept before the breach is over.
 pub const SUSTAINED: Duration = Duration::from_secs(10);
-/// Fewer observations than this in that time say nothing: segments of 3 s.
+/// Minimum number of observations in that time for a verdict; segments of 3 s give only three.
 const ENOUGH: u32 = 2;
 
-/// A place on media's way.
+/// A stage that media passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Read from the publisher's connection.
     Arrived,
-    /// Out of the worker. What is passed through has no such stage.
+    /// Received from the worker. Media that is passed through has no such stage.
     Encoded,
-    /// In a whole part or, where none are made, a whole segment.
+    /// In a complete part or, where no parts are made, in a complete segment.
     Packaged,
-    /// Named by a playlist of the origin.
+    /// Listed in a playlist of the origin.
     Readable,
-    /// In a segment that the store has acknowledged and all before it as well.
+    /// In a segment that the store has acknowledged, as well as all segments before it.
     Stored,
 }
 
-/// What a stage's budget has come to.
+/// Whether the stages keep their budgets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Most of what passed lately was too old.
+    /// Most media of the last [`SUSTAINED`] was too old.
     Broken {
-        /// The first such stage.
+        /// The first stage over its budget.
         stage: Stage,
-        /// The rendition that was worst.
+        /// The rendition with the greatest age at that stage.
         rung: String,
-        /// The oldest of it.
+        /// The greatest age of that rendition.
         worst: Duration,
-        /// What it should be at most.
+        /// The greatest age that the stage's budget allows.
         budget: Duration,
     },
     /// No stage breaks its budget any more.
     Kept,
 }
 
-/// See the module.
+/// Ages of one stream's media, by stage and rendition.
 #[derive(Debug)]
 pub struct Delays {
     budgets: [Duration; 5],
@@ -63,21 +63,21 @@ pub struct Delays {
 struct Meter {
     histogram: Histogram,
     last: Duration,
-    /// In the present stretch of [`SUSTAINED`].
+    /// Greatest age in the current window of [`SUSTAINED`].
     worst: Duration,
     seen: u32,
     over: u32,
-    /// In the one before.
+    /// Greatest age in the previous window.
     former_worst: Duration,
-    /// Whether the one before broke the budget.
+    /// Whether the previous window broke the budget.
     breaks: bool,
 }
 
 impl Stage {
-    /// All, in their order.
+    /// All stages, in order.
     pub const ALL: [Self; 5] = [Self::Arrived, Self::Encoded, Self::Packaged, Self::Readable, Self::Stored];
 
-    /// As a metric's label.
+    /// The stage's name as a metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Arrived => "arrived",
@@ -88,7 +88,7 @@ impl Stage {
         }
     }
 
-    /// What to look at when media is too old here and was not before.
+    /// The likely cause when media is too old at this stage and was not at the previous stage.
     pub const fn suspect(self) -> &'static str {
         match self {
             Self::Arrived => "the publisher's network",
@@ -110,7 +110,7 @@ impl Stage {
 }
 
 impl Delays {
-    /// Nothing has passed yet.
+    /// Creates statistics without observations.
     pub fn new(timing: &Timing) -> Self {
         Self {
             budgets: Stage::ALL.map(|stage| stage.budget(timing)),
@@ -141,7 +141,7 @@ impl Delays {
         self.judge()
     }
 
-    /// The publisher has gone: what its absence does to ages is nobody's fault.
+    /// The publisher has left: starts a new window, because ages that its absence causes are no fault of any stage.
     pub fn paused(&mut self) {
         self.since = None;
         for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
@@ -149,7 +149,7 @@ impl Delays {
         }
     }
 
-    /// Every stage with its budget and the ages of each rendition, for `/status`.
+    /// Budget and ages by rendition of every stage, for `/status`.
     pub fn status(&self) -> serde_json::Value {
         let stage = |stage: Stage| {
             let meters = &self.meters[stage as usize];
@@ -210,8 +210,8 @@ impl Meter {
         }
     }
 
-    /// Ends a stretch. Most of it has to be too old to begin with; nearly all in time again to be forgiven, so that a
-    /// stage at its limit is not told of again and again.
+    /// Ends a window. A meter breaks its budget when more than half of the observations are too old, and recovers only
+    /// when fewer than a tenth are, so that a stage at its limit is not reported again and again.
     fn judge(&mut self) {
         if self.seen >= ENOUGH {
             self.breaks = if self.breaks { self.over * 10 >= self.seen } else { self.over * 2 > self.seen };
@@ -229,7 +229,7 @@ impl Meter {
 mod tests {
     use super::*;
 
-    /// What a stream shows while media passes at these ages by stage, ten times a second.
+    /// A stream whose media passes the stages at given ages, ten times a second.
     struct Show {
         delays: Delays,
         now: Instant,

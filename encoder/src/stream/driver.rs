@@ -1,5 +1,5 @@
-//! A stream's input and output: the task that carries out what [`StreamCore`] decides, its worker processes, its
-//! clock. Nothing is decided here.
+//! A stream's I/O: the task that carries out what [`StreamCore`] decides, the stream's worker processes, and its clock.
+//! Decisions do not belong here.
 
 use super::anchor::Now;
 use super::core::{Effect, StreamCore};
@@ -18,22 +18,22 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, error, info, warn};
 
-/// How often the core is told that time has passed; what it decides by time alone is a matter of half a second and more.
+/// Interval at which the core's time-driven decisions run; all of these allow half a second or more.
 const TICK: Duration = Duration::from_millis(100);
-/// What a worker that said it has finished may take to end.
+/// How long a worker may take to exit after it reported that it has finished.
 const EXIT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A stream's state where its publisher's connection, its workers and its driver reach it. The lock is held for the
-/// time of one decision, never across an await.
+/// A stream's state, shared by its publisher's connection, its workers and its driver. The lock is held for one
+/// decision, never across an await.
 pub struct SharedCore {
     core: Mutex<StreamCore>,
-    /// There may be something to do.
+    /// Wakes the driver: there may be effects.
     wake: Notify,
-    /// There may be something to feed.
+    /// Wakes the workers' feeders: there may be requests.
     feed: Notify,
-    /// A request was taken.
+    /// Notified when a request was taken from a queue.
     taken: Notify,
-    /// What came out, for whoever looks.
+    /// Output statistics for operators.
     output: Mutex<Measured>,
 }
 
@@ -49,8 +49,8 @@ impl SharedCore {
         })
     }
 
-    /// Tells the core something, and whoever has something to do because of it. Most of what is published only joins
-    /// a segment: the driver sleeps through that.
+    /// Passes an event to the core, then wakes the feeders and, if the event had effects, the driver. Most published
+    /// media only joins a segment and has no effect: the driver sleeps through it.
     pub fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
         let (result, wanted) = {
             let mut core = self.lock();
@@ -64,26 +64,27 @@ impl SharedCore {
         result
     }
 
-    /// Looks at the core without changing it.
+    /// Reads the core without changing it.
     pub fn look<T>(&self, look: impl FnOnce(&StreamCore) -> T) -> T {
         look(&self.lock())
     }
 
-    /// What came out so far.
+    /// Output statistics so far.
     pub fn output(&self) -> MutexGuard<'_, Measured> {
-        // Numbers for people: whole enough after any panic.
+        // Statistics only: they remain usable after a panic in any holder of the lock.
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until fewer than `limit` requests wait for workers: for those who can feed faster than live.
+    /// Waits until fewer than `limit` requests are queued for workers; for callers that feed faster than live.
     pub async fn room(&self, limit: usize) {
         while self.look(StreamCore::waiting_requests) >= limit {
-            // A worker that dies takes what waits for it along without a word.
+            // When a worker dies, its queued requests disappear without a notification: check again after a while.
             let _ = tokio::time::timeout(TICK, self.taken.notified()).await;
         }
     }
 
-    /// After a panic in a decision the driver gives the stream up; until then whoever looks is still answered.
+    /// A panic in a decision poisons the lock. The driver then gives the stream up; until then all other callers still
+    /// get answers.
     fn lock(&self) -> MutexGuard<'_, StreamCore> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +94,7 @@ impl SharedCore {
         loop {
             let fed = self.feed.notified();
             tokio::pin!(fed);
-            // Registered before looking, so that nothing fed in between is missed.
+            // Registered before the core is checked, so that no notification in between is missed.
             fed.as_mut().enable();
             {
                 let mut core = self.lock();
@@ -110,7 +111,7 @@ impl SharedCore {
     }
 }
 
-/// Monotonic and wall clock, read together.
+/// Reads the monotonic and the wall clock together.
 pub fn now() -> Now {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     Now {
@@ -119,18 +120,18 @@ pub fn now() -> Now {
     }
 }
 
-/// How a stream came to its end.
+/// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// In order.
+    /// The stream is over.
     Ended,
-    /// Another encoder writes its playlists: it goes on there.
+    /// Another encoder writes the stream's playlists: the stream continues there.
     TakenOver,
 }
 
-/// Runs a stream until it has ended for good and everything of it is written, or another encoder has it.
+/// Runs a stream until it has ended and everything is written, or until another encoder has taken it over.
 pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) -> Ending {
-    // Workers go with this function, however it ends.
+    // Dropping this set kills the workers, however this function ends.
     let mut tasks = JoinSet::new();
     let mut running: HashMap<RunId, AbortHandle> = HashMap::new();
     let has_parts = shared.look(StreamCore::has_parts);
@@ -165,7 +166,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
                     let task = run_worker(shared.clone(), id, *job, workers.clone());
                     running.insert(id, tasks.spawn(task.in_current_span()));
                 }
-                // The task owns the child; dropping it kills the child.
+                // The task owns the child process; aborting the task kills the child.
                 Effect::StopWorker(id) => {
                     if let Some(task) = running.remove(&id) {
                         task.abort();
@@ -205,7 +206,8 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
     outlet.ended().await
 }
 
-/// What became available: of a part, or of a segment where there are no parts. What is missing has no age.
+/// Rendition and end time of media that became available: a part, or a segment if no parts are made. A gap has no body
+/// and therefore no age.
 fn new_media(output: &Output, has_parts: bool) -> Option<(&RungName, MediaTime)> {
     match output {
         Output::Part(part) if part.body.is_some() => Some((&part.rung, part.start + part.duration)),
@@ -216,7 +218,8 @@ fn new_media(output: &Output, has_parts: bool) -> Option<(&RungName, MediaTime)>
     }
 }
 
-/// One worker's life: feeds it and hears it until it ends, then tells the core.
+/// Runs one worker: feeds it and passes its responses to the core until the worker exits, then reports the exit to the
+/// core.
 async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: WorkerOptions) {
     let options = WorkerOptions { span: tracing::Span::current(), ..options };
     let mut worker = match Worker::spawn(options) {
@@ -237,14 +240,14 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
             }
             while let Some(request) = shared.next_request(id).await {
                 let last = matches!(request, Request::Finish);
-                // A broken pipe is the worker's end, which is heard below.
+                // A broken pipe means that the worker has ended; the loop below handles that.
                 if requests.send(request).await.is_err() || last {
                     return;
                 }
             }
         }
     };
-    // Aborted with this task, not left behind.
+    // In a set, so that the feeder is aborted together with this task.
     let mut feeders = JoinSet::new();
     feeders.spawn(feeder.in_current_span());
     let mut finished = false;

@@ -1,13 +1,13 @@
-//! What was published since the last keyframe, kept so that a new worker can start at once and not at the next
+//! Media published since the last keyframe, kept so that a new worker can start immediately instead of at the next
 //! keyframe, which may be ten seconds away.
 
 use crate::media::{Media, UNIT_OVERHEAD};
 
-/// Coded bytes kept: ten seconds at 12 Mbit/s. A longer group of pictures is not kept: the next worker then waits for
-/// the next keyframe.
+/// Maximum coded bytes kept: ten seconds at 12 Mbit/s. A longer GOP is discarded; the next worker then waits for the
+/// next keyframe.
 const MAX_BYTES: usize = 15 << 20;
 
-/// Media since the last video keyframe, that one included.
+/// Media since the last video keyframe, including that keyframe.
 #[derive(Debug, Default)]
 pub struct Gop {
     media: Vec<Media>,
@@ -16,7 +16,7 @@ pub struct Gop {
 }
 
 impl Gop {
-    /// Takes what was published.
+    /// Adds published media. A video keyframe replaces everything kept so far.
     pub fn push(&mut self, media: &Media) {
         let size = match media {
             Media::VideoConfig(_) | Media::AudioConfig(_) => return,
@@ -41,14 +41,14 @@ impl Gop {
         self.media.push(media.clone());
     }
 
-    /// Forgets everything, until the next keyframe.
+    /// Discards everything kept; keeping resumes at the next keyframe.
     pub fn clear(&mut self) {
         self.media.clear();
         self.bytes = 0;
         self.overflowed = false;
     }
 
-    /// Forgets the audio: it is of a format that is not in force any more.
+    /// Discards the kept audio, because its format is no longer in force.
     pub fn forget_audio(&mut self) {
         let bytes = &mut self.bytes;
         self.media.retain(|media| match media {
@@ -60,7 +60,7 @@ impl Gop {
         });
     }
 
-    /// What is kept, from the keyframe on; empty when there is none.
+    /// The kept media, starting with the keyframe; empty when no keyframe is kept.
     pub fn since_keyframe(&self) -> &[Media] {
         &self.media
     }

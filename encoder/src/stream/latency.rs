@@ -1,8 +1,8 @@
-//! Which latency a stream is run with: what its publisher wishes, what was set for it, what is configured for its
-//! application or for all. What follows from a latency is in [`hls::Timing`].
+//! Which latency a stream is run with: requested by its publisher, set for the stream by an operator, or configured for
+//! its application or for all. What follows from a latency is in [`hls::Timing`].
 //!
-//! A stream keeps its latency as long as it lasts, reconnects included: players stop for good when target or part
-//! durations change. So whatever is set here counts from the next publish that begins a stream.
+//! A stream keeps its latency for its whole life, reconnects included: players stop for good when target or part
+//! durations change. So a latency that is set here applies from the next publish that starts a stream.
 
 use super::core::Settings;
 use crate::origin::StreamPath;
@@ -15,32 +15,32 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Seconds, where nothing is configured.
+/// Default latency in seconds, used where none is configured.
 pub const DEFAULT_SECONDS: f64 = 4.0;
-/// Streams that a latency can be set for at once. An entry is some 200 bytes.
+/// Maximum number of streams with a latency of their own. An entry takes about 200 bytes.
 pub const MAX_SET: usize = 1_000;
 
-/// What is configured.
+/// The configured latencies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latencies {
-    /// For applications that are not named.
+    /// For applications that are not listed.
     pub default: Latency,
-    /// By application.
+    /// By application name.
     pub apps: BTreeMap<String, Latency>,
-    /// What publishers may wish; `None`: nothing.
+    /// Range of latencies that publishers may request; `None`: requests are ignored.
     pub bounds: Option<Bounds>,
 }
 
-/// The least and the most that publishers may wish, both included.
+/// The lowest and the highest latency that publishers may request, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The least.
+    /// The lowest latency.
     pub least: Latency,
-    /// The most; not below the least.
+    /// The highest latency; not below `least`.
     pub most: Latency,
 }
 
-/// One item of a list of latencies that cannot be used.
+/// An unusable item of a list of latencies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct BadItem {
@@ -50,70 +50,70 @@ pub struct BadItem {
     pub problem: String,
 }
 
-/// Bounds that cannot be used.
+/// Why bounds are unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadBounds {
-    /// Not two values.
+    /// The text is not two values.
     #[error("must be the least and the most, as in 3-10")]
     NotAPair,
-    /// One of both is no latency.
+    /// One of the values is not a valid latency.
     #[error(transparent)]
     Latency(#[from] TimingError),
-    /// The most comes first.
+    /// The higher value comes first.
     #[error("must be the least and the most, in this order")]
     Reversed,
 }
 
-/// Who a stream's latency is from.
+/// Where a stream's latency comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Its publisher, by the query behind the key.
+    /// The publisher requested it in the query after its stream key.
     Publisher,
-    /// An operator, for this stream.
+    /// An operator set it for this stream.
     Set,
-    /// The encoder that the stream was taken over from.
+    /// The stream was taken over from an encoder that used it.
     TakenOver,
-    /// The configuration, for its application.
+    /// It is configured for the stream's application.
     App,
-    /// The configuration, for all.
+    /// It is configured for all applications.
     Default,
 }
 
-/// A stream's latency.
+/// A stream's latency and its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// How much.
+    /// The latency.
     pub latency: Latency,
-    /// Who says so.
+    /// Where it comes from.
     pub from: Origin,
 }
 
-/// What became of a publisher's wish. It is never a reason to turn a publisher away: a show that is on air with another
-/// latency is worth more than one that is not, and OBS would not show why.
+/// What became of a publisher's requested latency. A publisher is never refused because of its request: a show on air
+/// with another latency is better than no show, and OBS would not display the reason.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wish {
-    /// None was sent.
+    /// No latency was requested.
     None,
-    /// It counts.
+    /// The requested latency applies.
     Granted,
-    /// What counts is the bound that is nearest to it.
+    /// The request is out of bounds: the nearest bound applies.
     Bounded {
-        /// Seconds that were wished.
+        /// Requested latency in seconds.
         wished: f64,
     },
-    /// It does not count: no bounds are configured.
+    /// The request is ignored: no bounds are configured.
     NotAllowed,
-    /// It does not count: it is not a number.
+    /// The request is ignored: it is not a number.
     NotANumber,
 }
 
-/// [`MAX_SET`] streams have one already.
+/// [`MAX_SET`] streams have a latency of their own already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_SET} streams have a latency of their own already: remove one first")]
 pub struct TableFull;
 
-/// What is configured, and what was set for single streams since this process started.
+/// The configured latencies, and those set for single streams since this process started.
 #[derive(Debug)]
 pub struct LatencyTable {
     configured: Latencies,
@@ -123,10 +123,11 @@ pub struct LatencyTable {
 // === impl Latencies ===
 
 impl Latencies {
-    /// Reads `4,live=3,concert=10`: by application, and for all others without a name (4 when it is missing).
+    /// Parses `4,live=3,concert=10`: latencies in seconds by application, and one without a name for all other
+    /// applications (4 when it is missing).
     ///
     /// # Errors
-    /// All bad items.
+    /// All unusable items.
     pub fn parse(text: &str, bounds: Option<Bounds>) -> Result<Self, Vec<BadItem>> {
         let (mut default, mut apps, mut bad) = (None, BTreeMap::new(), Vec::new());
         for item in text.split(',').map(str::trim) {
@@ -168,14 +169,14 @@ impl Latencies {
         }
     }
 
-    /// Each that is configured, by its name or without one for the default.
+    /// All configured latencies with their application's name; `None` stands for the default.
     pub fn each(&self) -> impl Iterator<Item = (Option<&str>, Latency)> {
         let apps = self.apps.iter().map(|(app, latency)| (Some(app.as_str()), *latency));
         std::iter::once((None, self.default)).chain(apps)
     }
 }
 
-/// As it is configured: `4,live=3`.
+/// Writes the configured form: `4,live=3`.
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.default.as_secs_f64())?;
@@ -196,7 +197,7 @@ impl FromStr for Bounds {
 }
 
 impl Bounds {
-    /// The nearest latency within.
+    /// The latency within the bounds that is nearest to `seconds`.
     fn nearest(self, seconds: f64) -> Latency {
         if seconds < self.least.as_secs_f64() {
             self.least
@@ -209,18 +210,19 @@ impl Bounds {
 // === impl LatencyTable ===
 
 impl LatencyTable {
-    /// Nothing set yet.
+    /// Creates a table in which no latency is set.
     pub fn new(configured: Latencies) -> Self {
         Self { configured, set: Mutex::default() }
     }
 
-    /// What publishers may wish.
+    /// Range of latencies that publishers may request.
     pub fn bounds(&self) -> Option<Bounds> {
         self.configured.bounds
     }
 
-    /// For a stream that begins, by the query behind its publisher's key: the publisher's wish where it is allowed,
-    /// else what was set for the stream, else what is configured for its application, else for all.
+    /// Chooses the latency of a stream that begins; `query` is the query after its publisher's stream key. In order of
+    /// precedence: the publisher's request where allowed, the latency set for the stream, the latency configured for
+    /// its application, the default.
     pub fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, Wish) {
         let without = self.next(stream);
         let wished = query.split('&').find_map(|parameter| parameter.strip_prefix("latency="));
@@ -234,7 +236,7 @@ impl LatencyTable {
         (chosen, if is_outside { Wish::Bounded { wished } } else { Wish::Granted })
     }
 
-    /// For a stream's next beginning, if its publisher wishes nothing.
+    /// The latency of a stream's next start, if its publisher requests none.
     pub fn next(&self, stream: &StreamPath) -> Chosen {
         match self.lock().get(stream) {
             Some(&latency) => Chosen { latency, from: Origin::Set },
@@ -242,10 +244,10 @@ impl LatencyTable {
         }
     }
 
-    /// Sets a stream's latency from its next beginning on, until it is set again or removed or the process ends.
+    /// Sets a stream's latency from its next start on, until it is set again or removed or the process ends.
     ///
     /// # Errors
-    /// Too many others are set.
+    /// Too many other streams have a latency set.
     pub fn set(&self, stream: &StreamPath, latency: Latency) -> Result<(), TableFull> {
         let mut set = self.lock();
         if set.len() >= MAX_SET && !set.contains_key(stream) {
@@ -255,18 +257,18 @@ impl LatencyTable {
         Ok(())
     }
 
-    /// Forgets what was set.
+    /// Removes the latency set for a stream.
     pub fn unset(&self, stream: &StreamPath) {
         self.lock().remove(stream);
     }
 
-    /// What was set and not removed, by stream.
+    /// All latencies that were set and not removed, by stream.
     pub fn all_set(&self) -> Vec<(StreamPath, Latency)> {
         self.lock().iter().map(|(stream, latency)| (stream.clone(), *latency)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamPath, Latency>> {
-        // Nothing panics while it is held, and a map of values is whole.
+        // Nothing panics while the lock is held, and a map of values is always consistent.
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -274,7 +276,7 @@ impl LatencyTable {
 // === impl Settings ===
 
 impl Settings {
-    /// The same for another latency: everything that follows from one, made anew.
+    /// The same settings for another latency: everything that follows from the latency is recomputed.
     pub fn at(&self, latency: Latency) -> Self {
         let timing = Timing::new(latency);
         let VideoSettings { encoder, preset, .. } = self.video.clone();
@@ -339,7 +341,7 @@ mod tests {
         };
         assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));
         assert_eq!(chosen(&show, "token=x"), (5.0, Origin::App, Wish::None));
-        // Operators are not bound by what publishers are.
+        // The bounds apply to publishers, not to operators.
         table.set(&show, seconds(15.0)).unwrap();
         assert_eq!(chosen(&show, ""), (15.0, Origin::Set, Wish::None));
         assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));

@@ -1,5 +1,5 @@
-//! What came out of a stream lately, for people who look: bitrates as they are, and how far the store is. Nothing is
-//! decided by it.
+//! Output statistics of a stream, for operators: current bitrates, and the progress of the store. No decision depends
+//! on them.
 
 use crate::publish::Counters;
 use hls::packager::Segment;
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How often the store's counters are copied.
+/// Minimum interval between two copies of the store's counters.
 const STORED_EVERY: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// Output statistics of one stream.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// By rendition.
@@ -18,7 +18,7 @@ pub struct Measured {
     stored: Option<(Instant, Counters)>,
 }
 
-/// One rendition's newest segment.
+/// Statistics of one rendition; bitrate and duration are those of the newest segment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rung {
     bits_per_second: f64,
@@ -28,7 +28,7 @@ struct Rung {
 }
 
 impl Measured {
-    /// A segment is whole.
+    /// Counts a finished segment.
     pub fn packaged(&mut self, segment: &Segment) {
         let rung = self.rungs.entry(segment.rung.to_string()).or_default();
         let seconds = segment.duration.as_secs_f64();
@@ -42,14 +42,14 @@ impl Measured {
         }
     }
 
-    /// Time has passed: copies the store's counters when they are old.
+    /// Copies the store's counters if the last copy is too old.
     pub fn stored(&mut self, counters: impl FnOnce() -> Counters) {
         if self.stored.as_ref().is_none_or(|(at, _)| at.elapsed() >= STORED_EVERY) {
             self.stored = Some((Instant::now(), counters()));
         }
     }
 
-    /// Renditions and store, for `/status`.
+    /// Statistics of the renditions and of the store, for `/status`.
     pub fn status(&self) -> (Value, Value) {
         let rungs: serde_json::Map<String, Value> = self
             .rungs

@@ -1,6 +1,6 @@
-//! One stream, from its first published byte to its end: what is encoded and how, worker supervision, shedding, and
-//! the way from one epoch to the next. Decisions are sans-IO ([`core`] and what it is made of); sockets, processes and
-//! clocks are in [`driver`], who may publish is in [`registry`].
+//! One stream, from its first published byte to its end: which renditions are encoded and how, worker supervision,
+//! shedding, and the transition between epochs. Decisions are sans-IO ([`core`] and the modules that it uses); sockets,
+//! processes and clocks are in [`driver`], admission of publishers is in [`registry`].
 
 mod anchor;
 pub mod core;

@@ -1,5 +1,6 @@
-//! Where a stream's segments and playlists go: the origin, which has them at once, and the store, which has them when
-//! it acknowledged them. Each has its own playlists, because each can read different segments at any one time.
+//! Where a stream's segments and playlists go: to the origin, which has them immediately, and to the store, which has
+//! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
+//! segments.
 
 use super::anchor::Now;
 use super::driver::{self, Ending};
@@ -19,26 +20,26 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-/// The stream's newest picture, beside its playlists.
+/// Object name of the stream's newest thumbnail, stored beside its playlists.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
-/// Between two pictures in the store at least: every write there is paid for.
+/// Minimum interval between two thumbnails in the store: every write there is billed.
 const PICTURE_EVERY: Duration = Duration::from_secs(4);
 
-/// What all outlets of a process share.
+/// What the outputs of all streams of a process share.
 #[derive(Clone)]
 pub struct OutletOptions {
-    /// The origin's objects.
+    /// The origin's object cache.
     pub library: Arc<Library>,
     /// The store.
     pub store: Arc<dyn Store>,
-    /// A local disk for what the store takes too slowly.
+    /// Space on a local disk for objects that the store accepts too slowly.
     pub spool: Option<Arc<Spool>>,
-    /// What remains of broadcasts; `None` where nothing does.
+    /// The archive manager; `None` if broadcasts are not archived.
     pub archives: Option<Arc<Keeper>>,
 }
 
-/// One stream's way out.
+/// The outputs of one stream.
 pub struct Outlet {
     origin: Option<OriginSide>,
     store: Publisher<Observed<StorePlaylists>>,
@@ -48,18 +49,18 @@ pub struct Outlet {
     acknowledged: mpsc::Receiver<Acknowledged>,
 }
 
-/// A segment that the store has, and all before it of its rendition.
+/// A segment that the store has acknowledged, as well as all earlier segments of its rendition.
 #[derive(Debug)]
 pub struct Acknowledged {
     /// The rendition.
     pub rung: RungName,
-    /// Where the segment ends.
+    /// End time of the segment.
     pub end: MediaTime,
-    /// When that was known.
+    /// When the acknowledgement was known.
     pub at: Now,
 }
 
-/// A stream's objects in the origin.
+/// A stream's output to the origin.
 struct OriginSide {
     library: Arc<Library>,
     path: StreamPath,
@@ -70,7 +71,7 @@ struct OriginSide {
     retention: Duration,
     /// Content types of media, by rendition.
     types: BTreeMap<RungName, MediaTypes>,
-    /// Renditions whose playlist has changed since it was rendered.
+    /// Renditions whose playlist has changed since it was last rendered.
     touched: BTreeSet<RungName>,
     multivariant: Option<String>,
     cleared: bool,
@@ -83,7 +84,8 @@ struct MediaTypes {
 }
 
 impl Outlet {
-    /// To the origin and the store. The origin's playlists begin with this encoder's own segments, at numbers that go on.
+    /// Creates outputs to the origin and the store. The origin's playlists begin with this encoder's own segments;
+    /// their media sequence numbers continue.
     pub fn new(
         options: &OutletOptions,
         path: StreamPath,
@@ -150,7 +152,8 @@ impl Outlet {
         Self { origin: Some(origin), picture: Some(picture), store, written, archive, acknowledged }
     }
 
-    /// To the store alone, without hurry: every segment is written, however long it takes.
+    /// Creates an output to the store alone, with time-outs of an hour: every segment is written, however slow the
+    /// store is.
     pub fn to_store(store: Arc<dyn Store>, timing: &Timing) -> Self {
         let patient = Duration::from_secs(3600);
         let settings = Settings {
@@ -168,7 +171,7 @@ impl Outlet {
         Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
-    /// An epoch begins.
+    /// An epoch begins with these renditions.
     pub fn epoch(&mut self, tracks: Vec<Track>) {
         if let Some(origin) = &mut self.origin {
             origin.epoch(&tracks);
@@ -176,8 +179,8 @@ impl Outlet {
         self.store.input(Event::Tracks(tracks));
     }
 
-    /// An init segment, a media segment or a part of one. Parts are for the origin alone: a store holds no request for
-    /// them.
+    /// An init segment, a media segment or a part. Parts go to the origin only, because a store cannot block a request
+    /// until a part exists.
     pub fn packaged(&mut self, output: Output) {
         if let Some(origin) = &mut self.origin {
             origin.packaged(&output);
@@ -194,7 +197,7 @@ impl Outlet {
         }
     }
 
-    /// A picture of the stream; the newest wins.
+    /// A thumbnail of the stream, a JPEG; it replaces older thumbnails, including those not written yet.
     pub fn thumbnail(&mut self, picture: Bytes) {
         let object = Object { body: picture, content_type: content_type::JPEG, caching: Caching::None };
         if let Some(newest) = &self.picture {
@@ -205,7 +208,7 @@ impl Outlet {
         }
     }
 
-    /// Renders playlists that have changed: once for everything that came together.
+    /// Renders the playlists that have changed, once for all media that arrived together.
     pub fn refresh(&mut self) {
         if let Some(origin) = &mut self.origin {
             origin.refresh();
@@ -217,25 +220,27 @@ impl Outlet {
         self.store.is_fenced()
     }
 
-    /// Segments that the store has acknowledged since the last call; to be called often, for they are kept until then.
+    /// Segments that the store has acknowledged since the last call. To be called often, because they accumulate
+    /// between calls.
     pub fn acknowledged(&self) -> Vec<Acknowledged> {
         self.acknowledged.try_iter().collect()
     }
 
-    /// How far the store is.
+    /// Counters of the writes to the store.
     pub fn stored(&self) -> Counters {
         self.store.counters()
     }
 
-    /// Another encoder has the stream: this one's playlists go away without an end, for the stream has none.
+    /// Another encoder has taken the stream over: removes this encoder's playlists from the origin without
+    /// EXT-X-ENDLIST, because the stream has not ended.
     pub fn taken_over(mut self) {
         if let Some(origin) = self.origin.take() {
             origin.library.remove_stream(&origin.path);
         }
     }
 
-    /// Nothing follows: the playlists get their end, and everything is written. Who else has the stream may come to light
-    /// only now: it has no end then.
+    /// Ends the playlists and waits until everything is written. That another encoder has taken the stream over may be
+    /// detected only now; the stream then has not ended, and is removed from the origin.
     pub async fn ended(mut self) -> Ending {
         let shown = self.origin.as_ref().map(|origin| (origin.library.clone(), origin.path.clone()));
         if let Some(origin) = self.origin.take() {
@@ -274,7 +279,7 @@ impl Outlet {
 impl OriginSide {
     fn epoch(&mut self, tracks: &[Track]) {
         if !self.cleared {
-            // An earlier stream of this name was kept for its last viewers.
+            // Remove an earlier stream of this name, which was kept for its last viewers.
             self.library.remove_stream(&self.path);
             self.cleared = true;
         }
@@ -332,7 +337,7 @@ impl OriginSide {
         let multivariant =
             self.presentation.multivariant().filter(|text| self.multivariant.as_ref() != Some(text));
         if multivariant.is_some() {
-            // The others may be new in each one's rendition reports.
+            // A new rendition appears in the rendition reports of all others: render all playlists.
             self.touched.extend(self.types.keys().cloned());
         }
         for rung in std::mem::take(&mut self.touched) {
@@ -349,7 +354,7 @@ impl OriginSide {
                 self.library.put_playlist(&self.path, &path, playlist(text), reload);
             }
         }
-        // Last, so that it never names a rendition without a playlist.
+        // Written last, so that the multivariant playlist never names a rendition without a media playlist.
         if let Some(text) = multivariant {
             self.library.put(&self.path, "index.m3u8", playlist(text.clone()));
             self.multivariant = Some(text);
@@ -359,7 +364,7 @@ impl OriginSide {
         }
     }
 
-    /// The playlists get their end; viewers have some time to see the rest.
+    /// Ends the playlists; viewers can read the rest for the retention time.
     fn end(mut self) {
         self.presentation.end();
         self.touched.extend(self.types.keys().cloned());
@@ -383,19 +388,19 @@ fn playlist(text: String) -> Object {
     Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None }
 }
 
-/// The store's playlists: what was acknowledged, as a presentation.
+/// The store's playlists: a presentation of the acknowledged segments.
 pub struct StorePlaylists {
     presentation: Presentation,
     acknowledged: mpsc::Sender<Acknowledged>,
 }
 
 impl StorePlaylists {
-    /// Nothing in them yet; and where to hear of what gets in.
+    /// Creates empty playlists, and returns the receiver of acknowledgements.
     pub fn new(timing: &Timing) -> (Self, mpsc::Receiver<Acknowledged>) {
         Self::over(Presentation::new(timing))
     }
 
-    /// What is in this presentation, and where to hear of what gets in besides.
+    /// Continues a presentation, and returns the receiver of further acknowledgements.
     pub fn over(presentation: Presentation) -> (Self, mpsc::Receiver<Acknowledged>) {
         let (acknowledged, receiver) = mpsc::channel();
         (Self { presentation, acknowledged }, receiver)
@@ -414,7 +419,7 @@ impl Playlists for StorePlaylists {
     fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
         if bytes.is_some() {
             let end = segment.start + segment.duration;
-            // Nobody listens any more when the stream is over.
+            // The receiver is gone once the stream is over.
             let _ =
                 self.acknowledged.send(Acknowledged { rung: segment.rung.clone(), end, at: driver::now() });
         }

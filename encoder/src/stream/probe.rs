@@ -1,5 +1,5 @@
-//! The first moments of a publish: what is sent, and whether it is enough to choose renditions. Pure. Media that comes
-//! meanwhile is held, bounded, and handed back with the verdict; nothing is lost.
+//! The first moments of a publish: gathers media until renditions can be chosen. Pure. Media that arrives meanwhile is
+//! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
 use crate::ladder::SourceVideo;
 use crate::media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
@@ -7,15 +7,15 @@ use crate::rtmp::Metadata;
 use hls::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 
-/// Coded bytes that may be held: four seconds at 32 Mbit/s.
+/// Maximum coded bytes held: four seconds at 32 Mbit/s.
 const MAX_BYTES: usize = 16 << 20;
-/// How long the other kind of media may stay away before the stream is taken not to have it. Publishers send both
-/// sequence headers first, but OBS' audio and some phones' cameras start up to a second apart.
+/// How long to wait for the other kind of media before the stream is taken to have none. Publishers send both sequence
+/// headers first, but OBS' audio and some phones' cameras start up to a second apart.
 const WAIT_FOR_AUDIO: MediaSpan = MediaSpan::from_millis(1000);
 const WAIT_FOR_VIDEO: MediaSpan = MediaSpan::from_millis(2500);
-/// Pictures from which a frame rate is measured.
+/// Number of video frames from which a frame rate is measured.
 const MEASURED_FRAMES: usize = 12;
-/// Rates that cameras and encoders really have; a measured one within 2 % is taken to be the nearest.
+/// Frame rates that cameras and encoders really have; a measured rate within 2 % is taken to be the nearest of these.
 const COMMON_RATES: [(u32, u32); 13] = [
     (10, 1),
     (12, 1),
@@ -32,19 +32,21 @@ const COMMON_RATES: [(u32, u32); 13] = [
     (60, 1),
 ];
 
-/// What a publish turned out to be.
+/// The result of probing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
-    /// Its video, with what the ladder needs to know, and whether its keyframes are close enough to be the grid.
+    /// Video configuration, the properties that the ladder needs, and whether keyframes are close enough together to be
+    /// the segment grid.
     pub video: Option<(VideoConfig, SourceVideo, bool)>,
-    /// Its audio.
+    /// Audio configuration.
     pub audio: Option<AudioConfig>,
 }
 
-/// Gathers until there is a verdict.
+/// Gathers media until there is a verdict.
 #[derive(Debug)]
 pub struct Probe {
-    /// With a rung `source` the distance of keyframes has to be seen: at most this.
+    /// Longest keyframe distance with which a rung `source` is passed through; `None` when no such rung is wanted.
+    /// Otherwise keyframe distances have to be measured.
     source_gop: Option<MediaSpan>,
     since: Instant,
     video: Option<VideoConfig>,
@@ -55,7 +57,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Starts gathering. `source_gop` is given when a rung `source` is wanted.
+    /// Starts probing. `source_gop` is the longest allowed keyframe distance, given when a rung `source` is wanted.
     pub fn new(source_gop: Option<MediaSpan>, now: Instant) -> Self {
         Self {
             source_gop,
@@ -68,12 +70,13 @@ impl Probe {
         }
     }
 
-    /// Takes the publisher's own description.
+    /// Takes the publisher's metadata.
     pub fn metadata(&mut self, metadata: Metadata) {
         self.metadata = metadata;
     }
 
-    /// Takes media. What was held in a format that changes already is let go: the stream begins with the new one.
+    /// Takes media. When a new configuration arrives, media held in the previous format is discarded: the stream begins
+    /// with the new format.
     pub fn push(&mut self, media: Media) {
         match &media {
             Media::VideoConfig(config) => {
@@ -85,7 +88,7 @@ impl Probe {
                 self.let_go(|held| matches!(held, Media::Audio(_) | Media::AudioConfig(_)));
             }
             Media::Video(unit) => {
-                // Nothing can be decoded before its configuration and the first keyframe.
+                // Video cannot be decoded before its configuration and the first keyframe.
                 let first = !self.held.iter().any(|held| matches!(held, Media::Video(_)));
                 if self.video.is_none() || (first && !unit.key) {
                     return;
@@ -106,7 +109,7 @@ impl Probe {
         self.bytes = self.held.iter().map(cost).sum();
     }
 
-    /// The verdict, once there is one.
+    /// The findings; `None` until the held media is enough.
     pub fn verdict(&self, now: Instant) -> Option<Findings> {
         let video_units: Vec<&AccessUnit> = self.units(true).collect();
         let has_video = self.video.is_some() && !video_units.is_empty();
@@ -114,7 +117,7 @@ impl Probe {
         if !has_video && !has_audio {
             return None;
         }
-        // Live media arrives as it is made, a file as fast as it can be read: whichever clock is ahead counts.
+        // Live media arrives in real time, a file as fast as it can be read: the clock that is ahead counts.
         let waited = self.span().max(MediaSpan::from(self.waited(now)));
         let full = self.bytes >= MAX_BYTES;
         if !full {
@@ -155,7 +158,7 @@ impl Probe {
         Some(Findings { video, audio: self.audio.clone().filter(|_| has_audio) })
     }
 
-    /// What was held, in order of arrival.
+    /// Takes the held media, in order of arrival.
     pub fn into_held(self) -> Vec<Media> {
         self.held
     }
@@ -180,7 +183,8 @@ impl Probe {
         }
     }
 
-    /// The publisher's word where the pictures bear it out, else what the pictures say.
+    /// The announced frame rate if the measured rate confirms it (ratio 0.8 to 1.25) or is missing, otherwise the
+    /// measured rate.
     fn frame_rate(&self, config: &VideoConfig, units: &[&AccessUnit]) -> (u32, u32) {
         let said = config.frame_rate.or_else(|| self.metadata.frame_rate.and_then(snap));
         let measured = measured_rate(units);
@@ -210,7 +214,7 @@ fn cost(media: &Media) -> usize {
         }
 }
 
-/// The longest distance of neighbouring keyframes, once there are two.
+/// The longest distance between consecutive keyframes; `None` until there are two.
 fn keyframe_distance(units: &[&AccessUnit]) -> Option<MediaSpan> {
     let keys: Vec<MediaTime> = units.iter().filter(|unit| unit.key).map(|unit| unit.pts).collect();
     keys.windows(2).map(|pair| pair[1] - pair[0]).max()

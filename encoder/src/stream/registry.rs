@@ -1,5 +1,5 @@
-//! All streams of a process: who may publish, under which name, and where a publisher that comes back finds its stream.
-//! How far behind live a stream is to be is chosen in [`super::latency`].
+//! All streams of a process: which publisher is admitted, under which name, and how a returning publisher finds its
+//! stream. A stream's latency is chosen in [`super::latency`].
 
 mod publisher;
 
@@ -27,20 +27,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{Instrument, info, info_span, warn};
 
-/// A publisher that has sent nothing for this long loses its place to another one with the same name: its network is
-/// gone and its socket does not know it yet. Without this a phone that changes from Wi-Fi to mobile is locked out of
-/// its own stream for the read time-out.
+/// A publisher that has sent nothing for this long loses its place to another publisher with the same name: its network
+/// is probably gone, and its TCP connection has not failed yet. Without this limit a phone that changes from Wi-Fi to
+/// mobile is locked out of its own stream for the read time-out.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
-/// A publisher of whose messages none could be read for this long is sent off with a reason; otherwise it would hold a
-/// place and show nothing.
+/// A publisher none of whose messages could be read as media for this long is disconnected with a reason; otherwise it
+/// would hold a place and show nothing.
 const UNDERSTOOD_WITHIN: Duration = Duration::from_secs(10);
 
 /// The streams of a process.
 pub struct Registry {
-    /// Itself, for the tasks that attend to streams.
+    /// Weak reference to this registry, for the tasks that attend to streams.
     me: Weak<Self>,
-    /// At some latency; each stream has its own.
+    /// Settings with some latency; each stream replaces the latency by its own.
     settings: Settings,
     latencies: LatencyTable,
     outlet: OutletOptions,
@@ -48,45 +48,46 @@ pub struct Registry {
     probe: Arc<Probe>,
     streams: Mutex<HashMap<StreamPath, Arc<Entry>>>,
     claimant: Claimant,
-    /// Streams of which the store is asked how they begin.
+    /// Streams that have not begun: the store is being read to find out how they begin.
     beginning: Mutex<HashSet<StreamPath>>,
-    /// Whether streams that have not begun are not to begin any more.
+    /// Whether the process is draining: streams that have not begun must not begin.
     leaving: AtomicBool,
     count: watch::Sender<usize>,
-    /// Whether anybody could be let in; `None` when everybody is to be heard, and told why not.
+    /// Whether the listener gate is open; `None` if every connection is accepted, and refused with a reason where
+    /// necessary.
     open: Option<watch::Sender<bool>>,
 }
 
-/// What becomes of publishers that there is no place for.
+/// How publishers are refused when the encoder is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// They are heard, and told why not.
+    /// Their connections are accepted, and refused with a reason.
     Tell,
-    /// Their connections are refused, so that a balancer or they themselves try another encoder at once. Whoever was in
-    /// already is told.
+    /// Their TCP connections are refused, so that a load balancer or the publisher itself tries another encoder
+    /// immediately. A publisher whose connection was accepted earlier is refused with a reason.
     Refuse,
 }
 
 /// One stream.
 struct Entry {
     core: Arc<SharedCore>,
-    /// As long as the stream lasts, whatever is set or wished meanwhile.
+    /// Fixed for the life of the stream, even if another latency is set or requested meanwhile.
     latency: Chosen,
     timing: Timing,
     started: Instant,
     publisher: Mutex<Present>,
 }
 
-/// Who holds a stream's publishing place.
+/// The holder of a stream's publishing place.
 struct Present {
-    /// Grows with every publisher, so that one that was replaced cannot end its successor's stream.
+    /// Grows with every publisher, so that a replaced publisher cannot end its successor's stream.
     number: u64,
     heard: Instant,
     send_off: watch::Sender<Option<Refusal>>,
 }
 
 impl Registry {
-    /// No streams yet.
+    /// Creates a registry without streams.
     pub fn new(
         settings: Settings,
         latencies: Latencies,
@@ -116,8 +117,8 @@ impl Registry {
         })
     }
 
-    /// Goes through every lock that a stream needs, and returns when it got them: for liveness. Also looks for
-    /// publishers that have gone silent, whose place others may take.
+    /// Liveness check: takes every lock that a stream needs, and returns once it got them. Also updates the lag
+    /// metrics, and the listener gate: a publisher may have gone silent, so that another publisher may take its place.
     pub fn pulse(&self) {
         let lags = self.entries().into_iter().map(|entry| {
             let (lag, budget) = (entry.core.look(StreamCore::lag), lag_budget(&entry.timing));
@@ -130,11 +131,11 @@ impl Registry {
         self.review_door();
     }
 
-    /// Shuts the door when everybody who could come would be turned away, and opens it otherwise. A publisher that is
-    /// away or silent may come back, so its stream keeps the door open.
+    /// Shuts the listener gate when every publisher that could connect would be refused, and opens it otherwise. A
+    /// publisher that is absent or silent may come back, so its stream keeps the gate open.
     fn review_door(&self) {
         let Some(open) = &self.open else { return };
-        // Looked at inside the channel's lock, so that the last one to look has the last word.
+        // Evaluated inside the channel's lock, so that of concurrent calls the last evaluation takes effect.
         open.send_if_modified(|open| {
             let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher());
             let welcome = self.probe.readiness().is_ok() || awaited();
@@ -146,12 +147,13 @@ impl Registry {
         self.lock().values().cloned().collect()
     }
 
-    /// The number of streams, those in their reconnect window included.
+    /// The number of streams, including streams in their reconnect window.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.count.subscribe()
     }
 
-    /// Ends all streams: publishers are told why and sent off, what they sent is flushed, playlists get their end.
+    /// Ends all streams: publishers get the reason and are disconnected, received media is flushed, and playlists get
+    /// EXT-X-ENDLIST.
     pub fn end_all(&self, reason: &Refusal) {
         for entry in self.entries() {
             entry.present().send_off.send_replace(Some(reason.clone()));
@@ -159,7 +161,7 @@ impl Registry {
         }
     }
 
-    /// Nobody is let in any more: streams end when their publishers go, and those that have none end now.
+    /// Admits no further publishers: streams end when their publishers leave, and streams without a publisher end now.
     pub fn drain(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         for entry in self.entries() {
@@ -167,7 +169,7 @@ impl Registry {
         }
     }
 
-    /// Every stream's state, for operators.
+    /// State of every stream, for operators.
     pub fn status(&self) -> Value {
         let entries: Vec<(StreamPath, Arc<Entry>)> =
             self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
@@ -211,21 +213,21 @@ impl Registry {
         json!({ "streams": streams, "latencies_set": set })
     }
 
-    /// A stream's newest picture, a JPEG.
+    /// A stream's newest thumbnail, a JPEG.
     pub fn picture(&self, stream: &StreamPath) -> Option<bytes::Bytes> {
         Some(self.outlet.library.get(stream, THUMBNAIL)?.object.body.clone())
     }
 
-    /// A stream's latency in force, while there is such a stream, and the one that its next beginning will have unless
-    /// its publisher wishes another.
+    /// A stream's latency in force (`None` if there is no such stream), and the latency that its next start will have
+    /// unless its publisher requests another.
     pub fn latency(&self, path: &StreamPath) -> (Option<Chosen>, Chosen) {
         (self.lock().get(path).map(|entry| entry.latency), self.latencies.next(path))
     }
 
-    /// Sets the latency that a stream has from its next beginning on; `None`: what is configured.
+    /// Sets the latency that a stream has from its next start on; `None` restores the configured latency.
     ///
     /// # Errors
-    /// Too many others are set.
+    /// Too many other streams have a latency set.
     pub fn set_latency(&self, path: &StreamPath, latency: Option<Latency>) -> Result<(), TableFull> {
         match latency {
             Some(latency) => self.latencies.set(path, latency)?,
@@ -239,8 +241,8 @@ impl Registry {
         self.streams.lock().expect("nothing panics while it holds the map")
     }
 
-    /// The stream to publish to, new or waiting for its publisher; and the publisher's place in it. `query` is what the
-    /// publisher sent behind its key. Of a new one the store is asked first, for a bounded time.
+    /// Finds or starts the stream to publish to, and gives the publisher its place in that stream. `query` is the query
+    /// that the publisher sent after its stream key. For a new stream the store is read first, for a bounded time.
     async fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
         let reserved = match self.enter_or_reserve(path)? {
             Found::Stream(publisher) => return Ok(*publisher),
@@ -266,12 +268,13 @@ impl Registry {
         self.enter(path, entry)
     }
 
-    /// A place in the stream of that name, if there is one and it waits for a publisher; otherwise room for it.
+    /// Gives the publisher its place if the stream exists and waits for a publisher; otherwise reserves a place for a
+    /// new stream.
     fn enter_or_reserve(&self, path: &StreamPath) -> Result<Found, Refusal> {
-        // Held until the publisher is in: of two that come at once one is in the place of nobody.
+        // Held until the publisher has entered, so that of two simultaneous publishers only one takes a free place.
         let streams = self.lock();
         match streams.get(path).cloned() {
-            // Its last writes are under way; a new stream's playlists must come behind them.
+            // The stream's last writes are still in progress; a new stream's playlists must be written after them.
             Some(entry) if entry.core.look(StreamCore::is_over) => Err(Refusal::Busy),
             Some(entry) if entry.awaits_publisher() => Ok(Found::Stream(Box::new(self.enter(path, entry)?))),
             Some(_) => Err(Refusal::AlreadyPublishing),
@@ -293,7 +296,7 @@ impl Registry {
     }
 
     fn beginning(&self) -> MutexGuard<'_, HashSet<StreamPath>> {
-        // Nothing panics while it is held, and a set of names is whole.
+        // Nothing panics while the lock is held, and a set of names is always consistent.
         self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -305,9 +308,10 @@ impl Registry {
         }
         let (send_off, sent_off) = watch::channel(None);
         let (number, resume) = {
-            // Held until the core knows, so that whoever is replaced cannot end or feed what is its successor's.
+            // Held until the core knows the new publisher, so that the replaced publisher can no longer end or feed the
+            // stream.
             let mut present = entry.present();
-            // It may have ended since it was looked at.
+            // The stream may have ended since it was looked up.
             let resume = entry.core.with(StreamCore::publisher_came).map_err(|StreamOver| Refusal::Busy)?;
             present.number += 1;
             present.heard = Instant::now();
@@ -339,9 +343,9 @@ impl Registry {
         let timing = settings.timing.clone();
         let core = match beginning {
             Beginning::Anew { above, .. } => {
-                // Seconds since 1970: segments last a second at least, so the numbers never go back, neither with the
-                // next publish under this name nor after a restart of this process, whatever the store says. Players
-                // stall on numbers that do.
+                // Start at the Unix time in seconds. Segments last a second at least, so the numbers never decrease,
+                // neither at the next publish under this name nor after a restart of this process, regardless of what
+                // the store says. Players stall when numbers decrease.
                 let seconds = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
                 StreamCore::new(settings, seconds.max(*above), Instant::now())
             }
@@ -360,7 +364,7 @@ impl Registry {
         })
     }
 
-    /// Drives a stream to its end and takes it off the list.
+    /// Drives a stream to its end and removes it from the map.
     fn attend(
         &self,
         path: StreamPath,
@@ -370,14 +374,14 @@ impl Registry {
         owner: Option<Owner>,
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
-        // What it starts speaks of this stream in the log.
-        let outlet =
-            span.in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
+        // Tasks that the outputs start log with this stream's span.
+        let outlet = span
+            .in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
         let store = self.outlet.store.clone();
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
-            // A panic must not leave the place taken for ever.
+            // Spawned, so that a panic in the driver does not keep the place occupied.
             let ending = tokio::spawn(driver).await;
             let reason = match &ending {
                 Ok(Ending::TakenOver) => Refusal::TakenOver,
@@ -400,11 +404,13 @@ impl Registry {
                 }
                 streams.len()
             };
-            // Where this place's end is the process's, all that streams have left is completed before.
+            // Dropping the permit frees the place. If the process restarts once its places are free, the permit is kept
+            // until all archives are complete.
             let last = permit.filter(|_| registry.probe.restarts_when_done());
             registry.review_door();
             registry.count.send_replace(count);
-            // Nobody hears a core without its driver. After an orderly end there is no publisher.
+            // Without its driver the core handles no events: refuse and disconnect publishers. After an orderly end
+            // there is no publisher.
             entry.core.with(|core, now| core.close(now));
             entry.present().send_off.send_if_modified(|told| {
                 let untold = told.is_none();
@@ -420,15 +426,15 @@ impl Registry {
     }
 }
 
-/// What there is for a publisher.
+/// Result of looking for a place for a publisher.
 enum Found {
-    /// A place in a stream that waited for it.
+    /// A place in a stream that waited for its publisher.
     Stream(Box<Publisher>),
-    /// Room for a new stream.
+    /// A reservation for a new stream.
     Place(Reserved),
 }
 
-/// Room for a stream that has not begun; given back when dropped.
+/// A reservation for a stream that has not begun; released when dropped.
 struct Reserved {
     path: StreamPath,
     registry: Weak<Registry>,
@@ -436,7 +442,7 @@ struct Reserved {
 }
 
 impl Reserved {
-    /// The stream is on the list.
+    /// Takes the permit out, once the stream is in the map.
     fn into_permit(mut self) -> Option<probes::StreamPermit> {
         self.permit.take()
     }
@@ -453,7 +459,7 @@ impl Drop for Reserved {
     }
 }
 
-/// Says what became of a publisher's wish.
+/// Logs a requested latency that is not granted as requested.
 fn tell(path: &StreamPath, wish: Wish, bounds: Option<Bounds>) {
     match (wish, bounds) {
         (Wish::None | Wish::Granted, _) => {}
@@ -469,19 +475,20 @@ fn tell(path: &StreamPath, wish: Wish, bounds: Option<Bounds>) {
     }
 }
 
-/// Published media that may be in no segment yet: a segment in the making, and what the queue before the worker holds.
-/// Beyond it pictures are shed, and viewers' hold-back is being spent.
+/// Published media that may not be in a segment yet: one unfinished segment, and what the queue in front of the worker
+/// holds. Beyond this budget video is shed, and viewers' hold-back is being used up.
 fn lag_budget(timing: &Timing) -> MediaSpan {
     timing.max_segment + timing.shed_queue
 }
 
 impl Entry {
     fn present(&self) -> MutexGuard<'_, Present> {
-        // A number and a time are whole whatever panicked.
+        // A number and a time are consistent even after a panic.
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a publisher with this stream's key would be let in: nobody is there, or somebody who has gone silent.
+    /// Whether a publisher with this stream's key would be admitted: no publisher is connected, or the connected
+    /// publisher has gone silent.
     fn awaits_publisher(&self) -> bool {
         let (over, published) = self.core.look(|core| (core.is_over(), core.is_published()));
         !over && (!published || self.present().heard.elapsed() >= STALE_AFTER)

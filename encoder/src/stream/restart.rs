@@ -1,10 +1,10 @@
-//! When a dead worker's successor starts, and whether it gets the pictures that its predecessor had last. Pure.
+//! When a dead worker's successor starts, and whether the media since the last keyframe is replayed to it. Pure.
 
 use std::time::{Duration, Instant};
 
-/// A worker that lived this long had nothing wrong with its start.
+/// A worker that lived this long had a healthy start: the count of deaths in a row is reset.
 const HEALTHY_AFTER: Duration = Duration::from_secs(20);
-/// The delays before the second, third … successor in a row; the first starts at once.
+/// Backoff before each successor in a row; the first successor starts immediately.
 const DELAYS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(250),
@@ -16,21 +16,21 @@ const DELAYS: [Duration; 5] = [
 /// How the next worker is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart {
-    /// Not before.
+    /// Earliest time of the start.
     pub at: Instant,
-    /// Whether it may begin with the last keyframe's pictures again. After a second death in a row it may not: they
-    /// may be what kills it.
+    /// Whether the media since the last keyframe is replayed. From the second death in a row on it is not, because this
+    /// media may be what kills the worker.
     pub replay: bool,
 }
 
-/// Counts deaths in a row.
+/// Counts worker deaths in a row.
 #[derive(Debug, Default)]
 pub struct RestartPolicy {
     deaths_in_a_row: usize,
 }
 
 impl RestartPolicy {
-    /// A worker that was started at `started` died at `now`.
+    /// A worker that was started at `started` died at `now`. Returns how its successor starts.
     pub fn died(&mut self, started: Instant, now: Instant) -> Restart {
         if now.saturating_duration_since(started) >= HEALTHY_AFTER {
             self.deaths_in_a_row = 0;

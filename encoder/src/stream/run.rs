@@ -1,5 +1,6 @@
-//! One epoch's way from published units to the packager: which renditions are passed through, which come from a
-//! worker, and what waits until the tracks are known. Decided by [`super::core`].
+//! One run: the path of one epoch's media from the publisher to the packager. Which renditions are passed through,
+//! which come from a worker, and which samples are held until the tracks are known. Decisions about runs are in
+//! [`super::core`].
 
 use super::core::Settings;
 use super::shed::ShedQueue;
@@ -12,31 +13,31 @@ use hls::{AudioTrack, Codec, MediaSpan, MediaTime, RungName, Sample, Track, Trac
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Coded bytes that may wait for a run's tracks. A worker that has not opened its encoders by then is given up by its
-/// watch; this bound holds when timestamps lie.
+/// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
+/// by the watch on silent workers; this bound also holds when timestamps are wrong.
 const MAX_HELD_BYTES: usize = 48 << 20;
-/// Audio that is transcoded: AAC-LC, stereo, as every player takes it.
+/// Format of transcoded audio: AAC-LC, stereo, which every player accepts.
 const TRANSCODED_AUDIO: AudioRung = AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 };
-/// AAC-LC passed through counts as this much until it was measured.
+/// Bit/s assumed for AAC-LC that is passed through, until its bitrate is measured.
 const NOMINAL_AUDIO_BITRATE: u32 = 128_000;
 
-/// Numbers the runs of a stream, and with them its workers.
+/// Number of a run within its stream; it also identifies the run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u32);
 
-/// Where the audio rendition comes from.
+/// Source of the audio rendition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AudioSource {
-    /// Published AAC-LC that every player takes: passed through.
+    /// Published AAC-LC that every player accepts: passed through.
     Copy(AudioConfig),
-    /// Anything else: transcoded once, in the worker.
+    /// Any other published audio: transcoded once, in the worker.
     Transcode(AudioConfig),
-    /// None was published yet: silence.
+    /// No audio has been published yet: silent frames.
     Silence,
 }
 
 impl AudioSource {
-    /// What to do with audio of this configuration.
+    /// How audio of this configuration is handled; `None` if no audio was published.
     pub fn of(config: Option<AudioConfig>) -> Self {
         match config {
             None => Self::Silence,
@@ -54,7 +55,7 @@ impl AudioSource {
     }
 }
 
-/// AAC-LC with one or two channels at a rate that browsers and phones take through MSE and natively.
+/// AAC-LC with one or two channels at a sample rate that browsers and phones accept, through MSE and natively.
 fn fits(config: &AudioConfig) -> bool {
     config.object_type == 2
         && (1..=2).contains(&config.channels)
@@ -62,50 +63,50 @@ fn fits(config: &AudioConfig) -> bool {
         && (22_050..=48_000).contains(&config.sample_rate)
 }
 
-/// How far a run's worker is.
+/// State of a run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
-    /// Everything is passed through.
+    /// There is no worker: everything is passed through.
     None,
-    /// It runs.
+    /// The worker is running.
     Running {
-        /// Since when.
+        /// When it was started.
         started: Instant,
-        /// When it last said something.
+        /// When its last response came; at first the time of its start.
         heard: Instant,
-        /// When it was first given something to do after it last said something.
+        /// Since when it owes a response; `None` while it has no work.
         owing_since: Option<Instant>,
     },
-    /// It flushed and said so.
+    /// The worker flushed and reported that it has finished.
     Finished,
-    /// It died or was killed.
+    /// The worker died or was killed.
     Dead,
 }
 
-/// One epoch in the making.
+/// The state of one run.
 #[derive(Debug)]
 pub struct Run {
-    /// Its number.
+    /// Number of the run.
     pub id: RunId,
-    /// Its video, if any.
+    /// Video configuration, if the run has video.
     pub video: Option<VideoConfig>,
-    /// Frames a second of the published video.
+    /// Frame rate of the published video in frames per second, as a fraction.
     pub frame_rate: (u32, u32),
-    /// Its audio.
+    /// Source of the audio rendition.
     pub audio: AudioSource,
-    /// Its rungs.
+    /// Video renditions.
     pub plan: Plan,
-    /// Its worker.
+    /// State of the worker.
     pub worker: WorkerState,
-    /// Units on their way to the worker.
+    /// Requests queued for the worker.
     pub queue: ShedQueue,
-    /// All renditions, once they are known.
+    /// All renditions; `None` until all configurations are known.
     pub tracks: Option<Vec<Track>>,
-    /// Whether the packager has this epoch open.
+    /// Whether the packager has begun this epoch.
     pub begun: bool,
-    /// When the last published unit was in.
+    /// When the run's input ended; `None` while the run receives published media.
     pub input_ended: Option<Instant>,
-    /// First picture (or, without video, first sound) that was fed.
+    /// Presentation time of the first video frame (without video: audio frame) that is fed.
     pub first_pts: MediaTime,
     held: VecDeque<(RungName, Sample)>,
     held_bytes: usize,
@@ -114,26 +115,26 @@ pub struct Run {
     filler: Option<AudioFiller>,
 }
 
-/// What a run is made from.
+/// Parameters of a run.
 pub struct RunSetup {
-    /// Number.
+    /// Number of the run.
     pub id: RunId,
-    /// Video, if any.
+    /// Video configuration, if the run has video.
     pub video: Option<VideoConfig>,
-    /// Frames a second of the published video.
+    /// Frame rate of the published video in frames per second, as a fraction.
     pub frame_rate: (u32, u32),
-    /// Audio.
+    /// Source of the audio rendition.
     pub audio: AudioSource,
-    /// Rungs.
+    /// Video renditions.
     pub plan: Plan,
-    /// First unit's time.
+    /// Presentation time of the first unit.
     pub first_pts: MediaTime,
-    /// Media time that may wait for the worker.
+    /// Media time that may be queued for the worker before video is shed.
     pub shed_budget: MediaSpan,
 }
 
 impl Run {
-    /// A run that has not been fed yet; `now` counts as its worker's start.
+    /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
     pub fn new(setup: RunSetup, now: Instant) -> Self {
         let RunSetup { id, video, frame_rate, audio, plan, first_pts, shed_budget } = setup;
         let mut queue = ShedQueue::new(shed_budget);
@@ -175,8 +176,8 @@ impl Run {
         run
     }
 
-    /// What its worker is to do; `None` when everything is passed through. Pictures before `encode_from` are packaged
-    /// already.
+    /// The worker's job; `None` when everything is passed through. Pictures before `encode_from` are already packaged
+    /// and are not encoded again.
     pub fn job(&self, settings: &Settings, encode_from: MediaTime) -> Option<Job> {
         if self.worker == WorkerState::None {
             return None;
@@ -201,7 +202,8 @@ impl Run {
         self.plan.source && self.video.is_some()
     }
 
-    /// A published picture: to the worker, and what is packaged at once into `out`.
+    /// Takes a published video frame: queues it for the worker, and appends the samples that need no worker to `out`
+    /// (passed-through video and silent audio).
     pub fn video(&mut self, unit: &AccessUnit, out: &mut Vec<(RungName, Sample)>) {
         if self.encodes_video {
             self.queue.video(unit);
@@ -217,7 +219,8 @@ impl Run {
         }
     }
 
-    /// A published frame of audio: to the worker, or what is packaged for it at once into `out`.
+    /// Takes a published audio frame: queues it for the worker if audio is transcoded, otherwise appends the resulting
+    /// samples to `out`.
     pub fn audio(&mut self, unit: AccessUnit, out: &mut Vec<(RungName, Sample)>) {
         match (&self.audio, &mut self.filler) {
             (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
@@ -232,17 +235,17 @@ impl Run {
         }
     }
 
-    /// Audio came at last, in the very format of the silence: it goes on in its place.
+    /// Published audio starts, in exactly the format of the silent frames: it replaces them within the same epoch.
     pub fn unmute(&mut self, config: AudioConfig) {
         self.audio = AudioSource::Copy(config);
     }
 
-    /// Silent frames put in and real ones dropped for them, since the last call.
+    /// Number of silent frames inserted, and of published frames dropped as late, since the last call.
     pub fn take_audio_repairs(&mut self) -> (u64, u64) {
         self.filler.as_mut().map_or((0, 0), |filler| (filler.take_filled(), filler.take_late()))
     }
 
-    /// The worker opened encoders. True once all renditions are known.
+    /// The worker opened encoders. Returns true once all renditions are known.
     pub fn opened(&mut self, tracks: Vec<OpenedTrack>) -> bool {
         if self.tracks.is_none() {
             for track in tracks {
@@ -254,7 +257,7 @@ impl Run {
         self.tracks.is_some()
     }
 
-    /// A unit that the worker encoded, as a sample of its rendition; `None` for a track that was never asked for.
+    /// Converts an encoded unit to a sample of its rendition; `None` for a track that was not requested.
     pub fn encoded(&self, unit: WireUnit) -> Option<(RungName, Sample)> {
         let rung = if unit.track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
             RungName::audio()
@@ -265,8 +268,8 @@ impl Run {
         Some((rung, Sample { pts, dts, key, data }))
     }
 
-    /// Keeps a sample until the epoch can begin. Beyond the bound the oldest go, so that the keyframe to begin with
-    /// finds room whenever it comes; returns how many.
+    /// Holds a sample until the epoch can begin. Beyond the byte bound the oldest samples are dropped, so that there is
+    /// room for the keyframe to begin with even if it comes late. Returns the number of dropped samples.
     pub fn hold(&mut self, rung: RungName, sample: Sample) -> u64 {
         self.held_bytes += size(&sample);
         self.held.push_back((rung, sample));
@@ -280,7 +283,8 @@ impl Run {
         dropped
     }
 
-    /// The first time at or after `floor` where the leading rendition can start, among what is held.
+    /// Presentation time of the first held keyframe of the leading rendition at or after `floor`: the epoch can start
+    /// there.
     pub fn start_at_or_after(&self, floor: MediaTime) -> Option<MediaTime> {
         let leading = &self.tracks.as_ref()?.first()?.rung;
         self.held
@@ -289,13 +293,13 @@ impl Run {
             .map(|(_, sample)| sample.pts)
     }
 
-    /// What was held, in order.
+    /// Takes all held samples, in order.
     pub fn take_held(&mut self) -> VecDeque<(RungName, Sample)> {
         self.held_bytes = 0;
         std::mem::take(&mut self.held)
     }
 
-    /// Whether nothing more will come out of it.
+    /// Whether the run will produce no more samples.
     pub fn is_done(&self) -> bool {
         match self.worker {
             WorkerState::None => self.input_ended.is_some(),
@@ -304,7 +308,7 @@ impl Run {
         }
     }
 
-    /// All renditions, once every encoder told its configuration.
+    /// All renditions; `None` until every encoder has reported its configuration.
     fn assemble(&self) -> Option<Vec<Track>> {
         let mut tracks = Vec::new();
         if let Some(config) = &self.video {

@@ -1,33 +1,33 @@
-//! The one place where live media is dropped: the queue in front of the worker. What is dropped and when is decided
-//! here; who reads the queue and how fast is not.
+//! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
+//! how fast the queue is read does not.
 
 use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, Request, WireUnit};
 use hls::MediaSpan;
 use std::collections::VecDeque;
 
-/// Coded bytes that may wait at most: eight seconds at 16 Mbit/s. The bound in media time is the first to act; this
-/// one holds when timestamps lie.
+/// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
+/// bound also holds when timestamps are wrong.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Units on their way to one worker, bounded in media time and in bytes.
+/// Units queued for one worker, bounded in media time and in bytes.
 ///
-/// When full, video is dropped: everything waiting up to the newest keyframe in the queue, or, where none waits, all
-/// of it and what follows until the next keyframe. Audio is dropped only with the bytes' bound. Configurations and
-/// the end are never dropped. Every dropped unit is counted.
+/// When the queue is full, video is dropped: all video older than the newest queued keyframe or, if no older video is
+/// queued, all queued video and the video up to the next keyframe. Audio is dropped only at the byte bound.
+/// Configurations and the end are never dropped. Every dropped unit is counted.
 #[derive(Debug)]
 pub struct ShedQueue {
     items: VecDeque<Request>,
     bytes: usize,
     budget: MediaSpan,
-    /// Allowed on top of the budget until the queue has been within it once.
+    /// Allowed on top of the budget until the queue has been within the budget once.
     backlog: MediaSpan,
     until_key: bool,
     shed_units: u64,
 }
 
 impl ShedQueue {
-    /// A queue that lets `budget` of video wait.
+    /// Creates a queue that may hold `budget` of video, in media time.
     pub fn new(budget: MediaSpan) -> Self {
         Self {
             items: VecDeque::new(),
@@ -39,27 +39,27 @@ impl ShedQueue {
         }
     }
 
-    /// Lets that much more wait until the worker has caught up: media from before its start.
+    /// Allows `span` on top of the budget until the worker has caught up: media from before its start.
     pub fn expect_backlog(&mut self, span: MediaSpan) {
         self.backlog = span;
     }
 
-    /// Puts a decoder configuration for video behind what waits.
+    /// Appends a decoder configuration for video.
     pub fn video_config(&mut self, config: &VideoConfig) {
         self.items.push_back(Request::VideoConfig { codec: config.codec, record: config.record.clone() });
     }
 
-    /// Puts a decoder configuration for audio behind what waits.
+    /// Appends a decoder configuration for audio.
     pub fn audio_config(&mut self, config: &AudioConfig) {
         self.items.push_back(Request::AudioConfig { codec: config.codec, record: config.record.clone() });
     }
 
-    /// Puts the end behind what waits.
+    /// Appends the end of the input.
     pub fn finish(&mut self) {
         self.items.push_back(Request::Finish);
     }
 
-    /// Puts a picture behind what waits, or sheds.
+    /// Appends a video unit, and sheds video if the queue is over a bound.
     pub fn video(&mut self, unit: &AccessUnit) {
         self.push(unit, 0);
         if self.video_span() > self.budget + self.backlog || self.bytes > MAX_BYTES {
@@ -67,7 +67,7 @@ impl ShedQueue {
         }
     }
 
-    /// Puts audio behind what waits, or drops it when the bytes' bound is reached.
+    /// Appends an audio unit, or drops it at the byte bound.
     pub fn audio(&mut self, unit: &AccessUnit) {
         if self.bytes + unit.data.len() + UNIT_OVERHEAD > MAX_BYTES {
             self.shed_units += 1;
@@ -90,7 +90,7 @@ impl ShedQueue {
         self.items.push_back(Request::Unit(WireUnit { track, pts, dts, key, data: data.clone() }));
     }
 
-    /// The next request for the worker.
+    /// Takes the next request for the worker.
     pub fn pop(&mut self) -> Option<Request> {
         let request = self.items.pop_front()?;
         if let Request::Unit(unit) = &request {
@@ -102,12 +102,12 @@ impl ShedQueue {
         Some(request)
     }
 
-    /// Requests that wait.
+    /// Number of queued requests.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -117,7 +117,7 @@ impl ShedQueue {
         std::mem::take(&mut self.shed_units)
     }
 
-    /// Media time from the oldest to the newest picture that waits.
+    /// Decode time from the oldest to the newest queued video unit.
     pub fn video_span(&self) -> MediaSpan {
         let mut video = self.items.iter().filter_map(|request| match request {
             Request::Unit(unit) if unit.track == 0 => Some(unit.dts),
@@ -134,7 +134,8 @@ impl ShedQueue {
             .items
             .iter()
             .rposition(|request| matches!(request, Request::Unit(unit) if unit.track == 0 && unit.key));
-        // The newest keyframe may be the oldest picture: then nothing older is left to drop, and it has to go too.
+        // If the newest keyframe is the oldest queued video unit, nothing older can be dropped: the keyframe is dropped
+        // as well.
         let keep_from = match newest_key {
             Some(at) if self.items.iter().take(at).any(is_video) => at,
             _ => {

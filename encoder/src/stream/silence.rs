@@ -1,6 +1,6 @@
-//! Silent AAC where a publisher sends none: before its audio comes, and in holes. Players stall where one rendition
-//! has a hole and the multivariant playlist cannot gain an audio group later, so there is always audio.
-//! Used only where audio is copied; a worker that transcodes fills its own holes.
+//! Silent AAC where a publisher sends no audio: before its audio starts, and in holes. There is always an audio
+//! rendition, because players stall when one rendition has a hole, and a multivariant playlist cannot gain an audio
+//! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
 
 use crate::media::{AccessUnit, AudioCodec, AudioConfig};
 use bytes::Bytes;
@@ -9,16 +9,16 @@ use std::time::Instant;
 
 /// AudioSpecificConfig of AAC-LC, 48 kHz, stereo (ISO 14496-3 1.6.2.1: object type 2, frequency index 3, channels 2).
 const AAC_LC_48K_STEREO: [u8; 2] = [0x11, 0x90];
-/// A raw_data_block of one channel element whose spectrum is all zero, then ID_END (ISO 14496-3 4.4.2.1).
-/// `max_sfb` is 0, so the same bits are silence at every sampling rate.
+/// A raw_data_block of one channel element whose spectrum is all zero, then ID_END (ISO 14496-3 4.4.2.1). `max_sfb` is
+/// 0, so the same bits are silence at every sample rate.
 const SILENT_MONO: &[u8] = &[0x00, 0x00, 0x00, 0x07];
-/// The same as one channel pair element with a common window.
+/// The stereo equivalent: one channel pair element with a common window.
 const SILENT_STEREO: &[u8] = &[0x21, 0x00, 0x00, 0x00, 0x00, 0x1c];
-/// Audio may lag behind the video by this much before its absence counts as a hole: publishers interleave within
-/// half a second, phones on bad networks within one.
+/// How far audio may lag the video before its absence counts as a hole: publishers interleave within half a second,
+/// phones on bad networks within one.
 const PATIENCE: MediaSpan = MediaSpan::from_millis(1000);
 
-/// The configuration of a stream that has no audio of its own.
+/// Audio configuration of a stream without published audio.
 pub fn silent_config() -> AudioConfig {
     AudioConfig {
         codec: AudioCodec::Aac,
@@ -30,7 +30,7 @@ pub fn silent_config() -> AudioConfig {
     }
 }
 
-/// A silent access unit for that many channels; `None` for those we have no bits for.
+/// A silent access unit for this number of channels; `None` for other numbers than one and two.
 pub fn silent_frame(channels: u8) -> Option<Bytes> {
     match channels {
         1 => Some(Bytes::from_static(SILENT_MONO)),
@@ -45,13 +45,14 @@ pub struct AudioFiller {
     frame: Option<Bytes>,
     sample_rate: u32,
     frame_samples: u32,
-    /// Where the next frame is expected, once there was a first.
+    /// Position of the next expected frame; `None` before the first frame.
     next: Option<Position>,
     filled_frames: u64,
     late_frames: u64,
 }
 
-/// A grid of frames: `frames` whole frames behind `origin`, so that 44.1 kHz does not drift on a 90 kHz axis.
+/// A position on a grid of frames: `frames` whole frames after `origin`. Whole frames are counted so that 44.1 kHz does
+/// not drift on a 90 kHz axis.
 #[derive(Clone, Copy, Debug)]
 struct Position {
     origin: MediaTime,
@@ -59,7 +60,7 @@ struct Position {
 }
 
 impl AudioFiller {
-    /// For audio of this configuration.
+    /// Creates a filler for audio of this configuration.
     pub fn new(config: &AudioConfig) -> Self {
         Self {
             frame: silent_frame(config.channels),
@@ -80,7 +81,8 @@ impl AudioFiller {
         MediaTime::from_scaled(self.frame_samples.into(), self.sample_rate) - MediaTime::ZERO
     }
 
-    /// Frames for a hole that ends at `until` (exclusive), from where audio stands; from `start` if there was none.
+    /// Appends silent frames for a hole that ends at `until` (exclusive). The hole begins at the next expected frame
+    /// or, before the first frame, at `start`.
     fn fill(&mut self, start: MediaTime, until: MediaTime, out: &mut Vec<AccessUnit>) {
         let Some(frame) = self.frame.clone() else { return };
         let mut position = self.next.unwrap_or(Position { origin: start, frames: 0 });
@@ -99,11 +101,11 @@ impl AudioFiller {
         self.next = Some(position);
     }
 
-    /// A frame of real audio; what is to be packaged for it is appended to `out`. The first one may be behind `start`:
-    /// there is silence from there to it.
+    /// Takes a published audio frame, and appends the frames to be packaged to `out`. If the first frame comes later
+    /// than `start`, silence fills the time between.
     pub fn audio(&mut self, start: MediaTime, unit: AccessUnit, out: &mut Vec<AccessUnit>) {
         let expected = self.next.map_or(start, |next| self.time(next));
-        // Silence (or an earlier frame) is there already.
+        // Silence or an earlier frame already occupies this time.
         let half = MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2);
         if self.next.is_some() && unit.pts + half < expected {
             self.late_frames += 1;
@@ -116,10 +118,11 @@ impl AudioFiller {
         out.push(unit);
     }
 
-    /// A picture at `pts` came: where audio has stayed away for longer than the patience, silence takes its place up
-    /// to that much before the picture. Without any audio the silence starts at `start`.
+    /// A video frame with the time `pts` arrived. Where audio has been missing for longer than `PATIENCE`, appends
+    /// silence up to `PATIENCE` before `pts`; where no audio is published (`has_audio` is false), up to `pts`. If there
+    /// was no audio frame yet, the silence starts at `start`.
     pub fn video_at(&mut self, start: MediaTime, pts: MediaTime, has_audio: bool, out: &mut Vec<AccessUnit>) {
-        // Where there is no audio at all nobody has to wait for it.
+        // Without published audio there is nothing to wait for.
         let until = if has_audio { pts - PATIENCE } else { pts };
         let from = self.next.map_or(start, |next| self.time(next));
         if until > from {
@@ -127,12 +130,12 @@ impl AudioFiller {
         }
     }
 
-    /// Silent frames put in since the last call.
+    /// Number of silent frames inserted since the last call.
     pub fn take_filled(&mut self) -> u64 {
         std::mem::take(&mut self.filled_frames)
     }
 
-    /// Real frames dropped since the last call, because silence had taken their place.
+    /// Number of published frames dropped since the last call, because silence had taken their place.
     pub fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late_frames)
     }

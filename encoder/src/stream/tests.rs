@@ -1,4 +1,4 @@
-//! Made-up media for this module's tests.
+//! Synthetic media for this module's tests.
 
 use crate::media::{AccessUnit, AudioCodec, AudioConfig, VideoCodec, VideoConfig};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub(crate) const AVCC: [u8; 38] = [
     0x68, 0xce, 0x0f, 0xc8,
 ];
 
-/// AAC of the given kind.
+/// An AAC configuration of the given object type, sample rate in Hz and channel count.
 pub(crate) fn audio_config(object_type: u8, sample_rate: u32, channels: u8) -> AudioConfig {
     let index = match sample_rate {
         48_000 => 3u8,
@@ -44,7 +44,7 @@ pub(crate) fn audio_config(object_type: u8, sample_rate: u32, channels: u8) -> A
     }
 }
 
-/// A unit `ms` behind the axis' usual start of ten seconds.
+/// An access unit `ms` milliseconds after the media axis' usual start of ten seconds.
 pub(crate) fn unit_at(ms: i64, key: bool) -> AccessUnit {
     let at = MediaTime::from_ticks_90k(900_000 + ms * 90);
     AccessUnit {

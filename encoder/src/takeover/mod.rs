@@ -1,22 +1,27 @@
-//! How a stream begins in the store: as a new one, or where another encoder (or an earlier process) left it.
+//! How a stream begins in the store: as a new stream, or as the continuation of a stream that another encoder (or an
+//! earlier process) left.
 //!
-//! A busy encoder has left the load balancer, so a publisher that lost its connection lands on another one. Before a
-//! publisher is let in, [`Claimant::claim`] looks at what the store holds under the stream's name:
+//! A busy encoder has left the load balancer, so a publisher that lost its connection reaches another encoder. Before a
+//! publisher is admitted, [`Claimant::claim`] reads what the store holds under the stream's name:
 //!
-//! 1. `owner.json` is replaced, expecting the version that was read: of several that come at once exactly one wins, and
-//!    the others turn their publishers away. So does whoever finds an owner a few seconds old.
-//! 2. Playlists without EXT-X-ENDLIST whose last segment ended within the reconnect window are gone on from: each is
-//!    written once more as it is, with a comment, expecting the version that was read. From then on the former owner's
-//!    writes fail, and it stops (`publish`): what was read is all there will ever be of it, and numbers go on from there.
-//! 3. Anything else is a new stream. Its numbers are above those that were seen, and its playlists replace what is there.
+//! 1. `owner.json`, the stream's lease, is replaced with the version that was read as the precondition: of several
+//!    simultaneous claims exactly one wins, and the other encoders refuse their publishers. An encoder that finds a
+//!    lease which is only a few seconds old refuses its publisher as well.
+//! 2. Playlists without EXT-X-ENDLIST whose last segment ended within the reconnect window are continued. Each is
+//!    written once more, unchanged but for an added comment, with the version that was read as the precondition. This
+//!    fences the former lease holder: its writes fail from then on, and it stops (`publish`). So the playlists that
+//!    were read are final, and media sequence numbers continue from there.
+//! 3. Anything else becomes a new stream. Its media sequence numbers are above those that were found, and its playlists
+//!    replace the stored ones.
 //!
-//! **Bounds.** All of it takes [`LOOK_UP_WITHIN`] at most; then the stream begins as a new one, without an owner's record.
-//! Two that begin so at once find each other out by their playlists: whoever writes last stays. An encoder that writes a
-//! playlist every second leaves hardly a moment in which a bucket takes another write: a stream that is taken from a
-//! living publisher may so begin anew. Nothing here is asked again once a stream runs.
+//! **Bounds.** The look-up takes [`LOOK_UP_WITHIN`] at most; after that time-out the stream begins as a new one,
+//! without a lease if the lease was not written by then. Two encoders that begin this way at the same time detect each
+//! other by their playlist writes: the last writer stays. A bucket refuses a second write of an object within a second,
+//! so an encoder that writes a playlist every second leaves little time for another writer: a stream that is taken from
+//! a living publisher may therefore begin as a new one. Nothing here is checked again while a stream runs.
 //!
-//! What belongs here: reading, judging and fencing. What does not: reading playlists' text (`hls::resume`), the writes that
-//! follow ([`crate::publish`]).
+//! What belongs here: reading, judging and fencing. What does not: parsing playlists (`hls::resume`), and the writes
+//! that follow ([`crate::publish`]).
 
 mod owner;
 
@@ -36,36 +41,39 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-/// What a publisher may be kept waiting for the store at most.
+/// Maximum time that a publisher waits for the store.
 pub const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
-/// One attempt at a read or write, at most: a second one is worth more than waiting on.
+/// Time-out of one read or write: a second attempt is worth more than waiting longer.
 const ATTEMPT: Duration = Duration::from_millis(700);
-/// Between two attempts. An object that was written within the last second refuses writes until then.
+/// Pause between two attempts. An object that was written within the last second refuses writes until that second is
+/// over.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Taking the name off at a stream's end; what is not taken off keeps others out for a few seconds at most.
+/// Time-out for releasing the lease at a stream's end. A lease that is not released keeps other encoders out for a few
+/// seconds at most.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
-/// In front of who took a playlist over.
+/// Prefix of the playlist comment that names the encoder that took the playlist over.
 const NOTE: &str = "# taken over by ";
 
-/// This process, towards others that use the same store.
+/// This process as a lease holder, towards other encoders that use the same store.
 #[derive(Debug)]
 pub struct Claimant {
     encoder: String,
     claims: AtomicU64,
 }
 
-/// Why a stream begins anew.
+/// Why a stream begins as a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// There is nothing of that name.
+    /// The store holds nothing under that name.
     New,
-    /// What is there has its end.
+    /// The stored stream has ended.
     Ended,
-    /// What is there is older than the reconnect window.
+    /// The stored stream is older than the reconnect window.
     WindowOver,
-    /// What is there are not whole playlists of ours.
+    /// The stored playlists are incomplete, or were not written by this program.
     Unreadable,
-    /// Its target duration is another than this encoder would have, and its latency is not known.
+    /// The stored target duration is not the one that this encoder would use, and the stored stream's latency is not
+    /// known.
     TargetDuration,
     /// The store did not answer in time, or refused.
     StoreSilent,
@@ -74,31 +82,31 @@ pub enum Why {
 /// How a stream begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Beginning {
-    /// As a new one.
+    /// As a new stream.
     Anew {
-        /// Media sequence number that its first segment has at least.
+        /// Lowest media sequence number that the first segment may have.
         above: u64,
-        /// Discontinuities of earlier ones under the name.
+        /// Number of discontinuities in earlier streams of this name.
         discontinuities: u64,
-        /// Why.
+        /// Why the stream is not continued.
         why: Why,
     },
-    /// Where another encoder left it.
+    /// As the continuation of a stream that another encoder left.
     TakenOver(Box<Inheritance>),
 }
 
-/// What is gone on from.
+/// What a continued stream inherits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inheritance {
-    /// What the stream has been run with.
+    /// The latency that the stream is run with.
     pub latency: Latency,
-    /// What its playlists list.
+    /// The segments that its playlists list.
     pub past: Past,
-    /// The playlists as they are now.
+    /// The stored playlists with their current versions.
     pub playlists: Vec<Inherited>,
 }
 
-/// The right to write a stream, as far as the store knows of it.
+/// The lease: the right to write a stream, as recorded in the store.
 #[derive(Debug)]
 pub struct Owner {
     name: ObjectName,
@@ -106,7 +114,7 @@ pub struct Owner {
     version: Version,
 }
 
-/// Somebody else has come at the same time, and has won.
+/// Another encoder claimed the stream at the same time and won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another encoder has just taken this stream")]
 pub struct Taken;
@@ -123,7 +131,7 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// A look-up: what it is for, and what it has found so far, in case it is cut short.
+/// A look-up: its parameters, and what it has found so far in case the time-out cuts it short.
 struct LookUp<'a> {
     store: &'a Arc<dyn Store>,
     prefix: &'a str,
@@ -134,20 +142,20 @@ struct LookUp<'a> {
     discontinuities: u64,
 }
 
-/// A playlist of a former owner.
+/// A stored playlist of the former lease holder.
 struct Found {
     rung: RungName,
     name: ObjectName,
     version: Version,
     text: String,
-    /// Whether `version` is this encoder's write.
+    /// Whether `version` was written by this encoder.
     fenced: bool,
 }
 
 // === impl Why ===
 
 impl Why {
-    /// For metric labels and logs.
+    /// The reason, for metric labels and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -163,7 +171,7 @@ impl Why {
 // === impl Beginning ===
 
 impl Beginning {
-    /// Discontinuities before the first segment of this encoder.
+    /// Number of discontinuities before this encoder's first segment.
     pub fn discontinuities(&self) -> u64 {
         match self {
             Self::Anew { discontinuities, .. } => *discontinuities,
@@ -181,11 +189,11 @@ impl Default for Claimant {
 }
 
 impl Claimant {
-    /// Looks at what the store holds below `prefix` (`{app}/{name}`) and takes it. `latency` is what a new stream would
-    /// be run with, `reconnect_window` how long a publisher may be gone.
+    /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream. `latency` is the latency that
+    /// a new stream would be run with, `reconnect_window` is how long a publisher may be absent.
     ///
     /// # Errors
-    /// Somebody else has it.
+    /// Another encoder has just claimed the stream.
     pub async fn claim(
         &self,
         store: &Arc<dyn Store>,
@@ -257,7 +265,8 @@ impl Claimant {
 // === impl Owner ===
 
 impl Owner {
-    /// The stream has ended in order: whoever comes next need not wait. Nothing is lost when this does not go through.
+    /// Releases the lease after the stream has ended in order, so that the next publisher need not wait. A failed
+    /// release does no harm beyond that wait.
     pub async fn release(self, store: &Arc<dyn Store>) {
         let Self { name, record, version } = self;
         let object = owner_object(&Record { released: true, ..record });
@@ -322,7 +331,7 @@ impl LookUp<'_> {
                 return Ok(Ok(Inheritance { latency, past, playlists }));
             }
             found = self.fence_all(found).await?;
-            // The former owner may have written in between.
+            // The former lease holder may have written between the read and the fencing write.
             judged = self.judge(&found, former.as_ref());
         }
     }
@@ -344,7 +353,7 @@ impl LookUp<'_> {
         Ok((latency, past))
     }
 
-    /// Writes the owner's record over what was read.
+    /// Writes this encoder's lease, with the version that was read as the precondition.
     async fn own(&mut self, name: ObjectName, former: Option<Stored>) -> Result<(), Stop> {
         let mut expected = former.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
         loop {
@@ -352,7 +361,7 @@ impl LookUp<'_> {
             let version = match written {
                 Ok(version) => version,
                 Err(StoreError::Changed) => match read(self.store.clone(), name.clone()).await? {
-                    // An earlier attempt's answer was lost.
+                    // An earlier attempt succeeded, and its answer was lost.
                     Some(stored) if Record::parse(&stored.body).as_ref() == Some(&self.record) => {
                         stored.version
                     }
@@ -383,7 +392,7 @@ impl LookUp<'_> {
         while let Some((rung, name, stored)) = next(&mut reads).await? {
             if let Some(stored) = stored {
                 let version = stored.version;
-                // What is no text is no playlist either; that is said when it is read.
+                // An object that is not UTF-8 counts as an empty playlist, which the parser refuses later.
                 let text = text(&stored).unwrap_or_default();
                 found.push(Found { rung, name, version, text, fenced: false });
             }
@@ -392,8 +401,7 @@ impl LookUp<'_> {
         Ok(found)
     }
 
-    /// Tries once to put this encoder's write over each playlist that has none yet; one that has been written meanwhile is
-    /// read again.
+    /// Tries once to fence each playlist that is not fenced yet. A playlist that was written meanwhile is read again.
     async fn fence_all(&self, found: Vec<Found>) -> Result<Vec<Found>, Stop> {
         let mut writes = JoinSet::new();
         for playlist in found {
@@ -437,12 +445,12 @@ async fn fence(store: Arc<dyn Store>, playlist: Found, note: &str) -> Result<Fou
     }
 }
 
-/// What a playlist lists.
+/// The playlist without takeover comments.
 fn without_note(text: &str) -> String {
     text.split_inclusive('\n').filter(|line| !line.starts_with(NOTE)).collect()
 }
 
-/// Reads an object, again and again while the store is not there: whoever asks has a deadline.
+/// Reads an object, and retries while the store is unavailable: the caller has a deadline.
 async fn read(store: Arc<dyn Store>, name: ObjectName) -> Result<Option<Stored>, StoreError> {
     loop {
         match once(store.read(&name)).await {

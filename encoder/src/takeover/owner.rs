@@ -1,5 +1,5 @@
-//! Who writes a stream, as it stands in the store beside its playlists; and what a newcomer makes of what it finds. No
-//! store and no clock here.
+//! A stream's lease: the record stored beside the playlists, and how an encoder judges a stream that it finds. Access
+//! to the store and the clock do not belong here.
 
 use super::Why;
 use hls::resume::Past;
@@ -8,32 +8,33 @@ use hls::{MediaSpan, Timing, WallTime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Below `{app}/{name}`.
+/// Object name of the lease, below `{app}/{name}`.
 pub(super) const OWNER: &str = "owner.json";
 
-/// Whoever finds somebody else who came as recently as this has come at the same time, and is turned away. Longer and a
-/// publisher that is cut off right after it came would be kept waiting; shorter and two that come back by themselves
-/// would take a stream from each other for ever without anybody seeing more than a moment of it.
+/// A claim younger than this is a race: the second claimant loses. If this were longer, a publisher that is cut off
+/// right after it connected would be kept waiting; if shorter, two publishers that reconnect automatically would take
+/// the stream from each other endlessly, and viewers would see no more than moments of either.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// The record. Who it is from is not said in words: buckets may be public.
+/// The lease record. It names its encoder by a random number only, because buckets may be public.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The process.
+    /// Random identifier of the process.
     pub(super) encoder: String,
-    /// Which of its streams.
+    /// Number of the claim within the process.
     pub(super) claim: u64,
-    /// Milliseconds since 1970.
+    /// Time of the claim, in milliseconds since 1970.
     pub(super) since_ms: i64,
-    /// What the stream is run with, for whoever takes it over: players stop when it changes.
+    /// The stream's latency in milliseconds, for an encoder that takes the stream over: players stop when the latency
+    /// changes.
     pub(super) latency_ms: u32,
-    /// Whether it has ended in order.
+    /// Whether the stream has ended in order.
     #[serde(default)]
     pub(super) released: bool,
 }
 
 impl Record {
-    /// What cannot be read is nobody's.
+    /// Parses a record; `None` if it is unreadable, which counts as no lease.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
@@ -42,7 +43,8 @@ impl Record {
         serde_json::to_vec(self).expect("words and numbers can be written")
     }
 
-    /// Whether its owner has come at the same time as `encoder` comes now.
+    /// Whether `encoder`, claiming at `now`, loses to this lease: another encoder claimed the lease at about the same
+    /// time and has not released it.
     pub(super) fn keeps_out(&self, encoder: &str, now: WallTime) -> bool {
         let age_ms = (now.unix_micros() / 1000).abs_diff(self.since_ms);
         !self.released && self.encoder != encoder && u128::from(age_ms) < AT_ONCE.as_millis()
@@ -53,25 +55,27 @@ impl Record {
     }
 }
 
-/// What a newcomer would do.
+/// The terms on which this encoder claims a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// Its own latency, were there nothing to go on from.
+    /// Latency that a new stream would be run with.
     pub(super) latency: Latency,
-    /// How long a publisher may be gone.
+    /// How long a publisher may be absent.
     pub(super) reconnect_window: Duration,
-    /// What time it is.
+    /// Time of the claim.
     pub(super) now: WallTime,
 }
 
 impl Terms {
-    /// Whether to go on, and with which latency: the stream's own where it is known, because it moves the hold-back that
-    /// players were told; this encoder's where that makes segments of the same target duration.
+    /// Decides whether to continue the stream, and with which latency: the stream's own latency where it is known,
+    /// because a change would move the hold-back that players were given; otherwise this encoder's latency, if it leads
+    /// to the same target duration.
     pub(super) fn judge(self, past: &Past, owner: Option<&Record>) -> Result<Latency, Why> {
         if past.ended() {
             return Err(Why::Ended);
         }
-        // The last segment ended before its publisher went, by less than what it had begun.
+        // The last stored segment ended before the publisher left; the segment unfinished at that time is shorter than
+        // the target duration.
         let window = MediaSpan::from(self.reconnect_window)
             + MediaSpan::from_millis(i64::from(past.target_duration()) * 1000);
         if self.now > past.ended_at() + window {

@@ -19,7 +19,7 @@ fn at(seconds: i64) -> WallTime {
     NOW + MediaSpan::from_millis(seconds * 1000)
 }
 
-/// Whole seconds, the last of which ended so long ago.
+/// A media playlist of one-second segments; the last segment ended `ended_ago` seconds before `NOW`.
 fn playlist(first: u64, count: u64, ended_ago: i64) -> String {
     let mut text = format!(
         "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n\
@@ -48,13 +48,13 @@ async fn put(store: &MemoryStore, path: &str, text: impl Into<Bytes>) {
     store.replace(&ObjectName::new(format!("live/show/{path}")), object).await.unwrap();
 }
 
-/// A stream that was left ten seconds ago.
+/// A stream whose publisher left ten seconds ago.
 async fn left() -> MemoryStore {
     let store = MemoryStore::new();
     put(&store, "index.m3u8", MULTIVARIANT).await;
     put(&store, "720p/index.m3u8", playlist(100, 12, 10)).await;
     put(&store, "audio/index.m3u8", playlist(101, 11, 10)).await;
-    // Of a ladder that was changed.
+    // A rendition of an earlier ladder, which the multivariant playlist does not list.
     put(&store, "480p/index.m3u8", playlist(10, 5, 70)).await;
     store
 }
@@ -111,7 +111,7 @@ async fn a_stream_that_was_left_goes_on() {
         let stored = store.text(&format!("live/show/{rung}/index.m3u8")).unwrap();
         assert!(stored.starts_with(text) && stored[text.len()..].starts_with(NOTE), "{stored}");
     }
-    // Somebody takes it over before anything of it was written.
+    // A second takeover, before this encoder has written anything.
     let again = taken_over(claim_at(&store, &Claimant::default(), 4.0, at(10)).await);
     assert_eq!(again.past, inheritance.past);
     assert_eq!(store.text("live/show/720p/index.m3u8").unwrap().matches(NOTE).count(), 1);
@@ -146,11 +146,11 @@ async fn what_is_not_ours_begins_anew() {
     }
 }
 
-/// An encoder with another --latency keeps that of the stream.
+/// An encoder with another --latency keeps the stream's latency.
 #[tokio::test]
 async fn a_stream_keeps_its_latency() {
     let store = left().await;
-    // Two-second segments of its own would not do, and nobody says what the stream was run with.
+    // This encoder would make two-second segments, and no lease records the stream's latency.
     let (why, above, _) = anew(claim_at(&store, &Claimant::default(), 10.0, NOW).await);
     assert_eq!((why, above), (Why::TargetDuration, 112));
     let store = left().await;
@@ -175,7 +175,7 @@ async fn of_two_at_once_one_wins() {
         let results = [a, b, c];
         let won: Vec<_> = results.iter().filter(|result| result.is_ok()).collect();
         assert_eq!(won.len(), 1, "{results:?}");
-        // A moment later is at once too; the same process may end a stream and begin another.
+        // A claim three seconds later is still a race; but the same process may end a stream and begin another.
         let winner = results.iter().position(Result::is_ok).unwrap();
         assert_eq!(claim_at(&store, &Claimant::default(), 4.0, at(3)).await.err(), Some(Taken));
         assert!(claim_at(&store, &claimants[winner], 4.0, at(3)).await.is_ok());
@@ -201,7 +201,7 @@ async fn a_store_that_fails_keeps_nobody_waiting_for_long() {
         assert_eq!(why, Why::StoreSilent, "{fault:?}");
         assert!(began.elapsed() <= LOOK_UP_WITHIN + Duration::from_millis(10), "{fault:?}");
     }
-    // What was seen before the silence counts.
+    // Findings from before the store went silent count.
     let store = left().await;
     store.set_faults(|call| if call.operation == Operation::Replace { Fault::Hang } else { Fault::None });
     assert_eq!(anew(claim(&store, &Claimant::default()).await), (Why::StoreSilent, 112, 3));
@@ -248,7 +248,7 @@ fn init(session: &str) -> Event {
     Event::Init(InitSegment { rung: RungName::audio(), name, body: Bytes::from_static(b"init") })
 }
 
-/// The former owner lives, writes on, and is stopped by the first thing that it writes.
+/// The former lease holder is alive and keeps writing; its next playlist write fails and stops it.
 #[tokio::test(start_paused = true)]
 async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     let store = MemoryStore::new();
@@ -270,7 +270,7 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
         old.input(Event::Segment(segment("a-0", sequence, 100)));
         tokio::time::sleep(second_long).await;
     }
-    // One that is written while its successor looks.
+    // A segment that is written while the successor looks up the stream.
     let mut calls = 0;
     store.set_faults(move |_| {
         calls += 1;
@@ -286,7 +286,8 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     new.input(Event::Tracks(vec![audio()]));
     new.input(init("b-0"));
     tokio::time::sleep(2 * second_long).await;
-    // What its former owner would take for its own writing is not in the store, though nothing new is.
+    // The comment stays: the stored playlist must differ from the former lease holder's last write even before the
+    // successor writes a new one.
     assert!(store.text("live/show/audio/index.m3u8").unwrap().contains(NOTE));
     for (sequence, old_sequence) in (next..next + 5).zip(111..) {
         old.input(Event::Segment(segment("a-0", old_sequence, 100)));

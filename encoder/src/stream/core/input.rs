@@ -1,7 +1,7 @@
-//! What is published, on its way into the last run: the probe's verdict and the renditions that follow from it, changes
-//! of format, holes, and the units themselves.
+//! Published media on its way into the last run: the probe's findings and the renditions chosen by them, format
+//! changes, holes, and the access units themselves.
 //!
-//! How runs are appended and what becomes of them is in [`super::runs`].
+//! How runs are appended and advanced is in [`super::runs`].
 
 use super::{MAX_RUNS, Now, Publisher, StreamCore};
 use crate::ladder::{self, SourceVideo};
@@ -13,8 +13,9 @@ use crate::stream::silence;
 use hls::{MediaSpan, MediaTime};
 use tracing::{info, warn};
 
-/// A hole in what is published that ends the epoch: viewers skip it, instead of waiting through empty segments. Well
-/// below [`hls::packager::MAX_JUMP`], beyond which the packager refuses what follows.
+/// A hole in the published media longer than this ends the epoch: viewers skip the hole instead of waiting through
+/// empty segments. Well below [`hls::packager::MAX_JUMP`], beyond which the packager refuses the samples after the
+/// hole.
 const MAX_HOLE: MediaSpan = MediaSpan::from_millis(10_000);
 
 impl StreamCore {
@@ -26,7 +27,7 @@ impl StreamCore {
         }
     }
 
-    /// The probe has its verdict: renditions are chosen and what was held flows.
+    /// Acts on the probe's verdict: chooses renditions and feeds the held media.
     pub(super) fn settle(&mut self, findings: Findings, now: Now) {
         let Publisher::Probing(probe) = std::mem::replace(&mut self.publisher, Publisher::Flowing) else {
             return;
@@ -55,7 +56,7 @@ impl StreamCore {
         }
     }
 
-    /// Takes a video configuration, choosing renditions or fitting the chosen ones to it.
+    /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
     pub(super) fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool) {
         let plan = match &self.plan {
             Some(former) => ladder::replan(former, &source, fits && former.source),
@@ -83,7 +84,7 @@ impl StreamCore {
         self.video = Some(config);
     }
 
-    /// What is published while it flows.
+    /// Handles published media after probing.
     pub(super) fn flow(&mut self, media: Media, now: Now) {
         if let Media::Video(unit) | Media::Audio(unit) = &media
             && unit.pts - self.fed_until > MAX_HOLE
@@ -109,7 +110,7 @@ impl StreamCore {
         self.switch = true;
     }
 
-    /// Nothing was published for long, or its time jumped: what follows is a run of its own.
+    /// Nothing was published for a long time, or timestamps jumped: the media that follows becomes a run of its own.
     fn skip_hole(&mut self, media: &Media, now: Now) {
         match media {
             Media::Video(unit) => {
@@ -131,7 +132,7 @@ impl StreamCore {
         }
     }
 
-    /// The run that was waited for begins: in the announced format, if one was.
+    /// Starts the pending run, in the announced video format if there is one.
     fn switch_run(&mut self, start: MediaTime, now: Now) {
         if let Some(config) = self.next_video.take() {
             self.adopt_changed(config);
@@ -184,7 +185,7 @@ impl StreamCore {
         if unit.key {
             self.last_source_key = Some(unit.pts);
         } else if self.stopped_fitting(&unit) {
-            // The run that follows is fed from the last keyframe to this unit.
+            // The next run is fed everything since the last keyframe, this unit included.
             self.encode_source(now);
             return;
         }
@@ -194,7 +195,7 @@ impl StreamCore {
 
     fn audio(&mut self, unit: AccessUnit, now: Now) {
         if self.switch {
-            // Until video comes that was only announced, sound goes on alone.
+            // While announced video has not arrived yet, audio continues alone.
             let wanted = AudioSource::of(self.audio.clone());
             let changed =
                 self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
@@ -209,14 +210,14 @@ impl StreamCore {
         self.restart_if_due(now);
     }
 
-    /// Whether a published keyframe that segments have to be cut at is overdue.
+    /// Whether segments are cut at published keyframes and the next of these keyframes is overdue.
     fn stopped_fitting(&self, unit: &AccessUnit) -> bool {
         let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
         let bound = self.settings.timing.max_source_gop;
         follows && self.last_source_key.is_some_and(|key| unit.pts - key > bound)
     }
 
-    /// The rung `source` is encoded from the last published keyframe on.
+    /// Stops passing the video through: the rung `source` is encoded from the last published keyframe on.
     fn encode_source(&mut self, now: Now) {
         let (Some(source), Some(config)) = (self.source, self.video.clone()) else { return };
         warn!(
@@ -229,7 +230,7 @@ impl StreamCore {
         self.restart_if_due(now);
     }
 
-    /// Gives a published unit to the last run, unless its input has ended.
+    /// Feeds a published unit to the last run, unless that run's input has ended.
     pub(super) fn feed(&mut self, media: Media) {
         let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else { return };
         let mut packaged = Vec::new();

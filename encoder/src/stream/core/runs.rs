@@ -1,6 +1,7 @@
-//! The row of runs: how one is appended, restarted, watched, and moved on to the packager, epoch by epoch.
+//! The list of runs: appending, restarting and watching runs, and passing them to the packager epoch by epoch.
 //!
-//! What is fed to the last run is decided in [`super::input`]; what one run does with it is in [`crate::stream::run`].
+//! Which media is fed to the last run is decided in [`super::input`]; what one run does with the media is in
+//! [`crate::stream::run`].
 
 use super::{Effect, MAX_RUNS, Now, Publisher, StreamCore};
 use crate::ladder::Plan;
@@ -11,13 +12,14 @@ use hls::{Anchor, MediaSpan, MediaTime, RungName, Sample, SessionId};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// How long a worker may be silent after its input's end: flushing takes a slow encoder longer, but it is heard.
+/// How long a worker may be silent after the end of its input. A slow encoder takes longer to flush, but sends
+/// responses meanwhile.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// A worker may take this long to start: loading libav from a cold disk included.
+/// How long a worker may take to start, including loading libav from a cold disk.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
 impl StreamCore {
-    /// Starts the run that follows a dead one, when its time has come and there is something to start from.
+    /// Starts the run that follows a dead one, once its backoff has passed and there is media to start from.
     pub(super) fn restart_if_due(&mut self, now: Now) {
         let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
         let awaits_key = self.switch && self.video.is_some();
@@ -39,7 +41,8 @@ impl StreamCore {
         }
     }
 
-    /// What is published goes to a new run from now on. It stands for whatever was waited for: a restart, a switch.
+    /// Ends the last run's input and appends a new run, which receives published media from now on. This also settles a
+    /// pending restart or switch; only an announced video configuration still waits for its keyframe.
     pub(super) fn append_run(&mut self, first_pts: MediaTime, now: Now) {
         self.end_input(now.instant);
         while self.runs.len() >= MAX_RUNS {
@@ -69,7 +72,7 @@ impl StreamCore {
         self.runs.push_back(run);
     }
 
-    /// Ends the first run as it stands: it has had its time, and others wait behind it.
+    /// Ends the first run without waiting for its worker to flush, to make room for another run.
     fn hurry_front(&mut self, now: Now) {
         let Some(run) = self.runs.front_mut() else { return };
         if matches!(run.worker, WorkerState::Running { .. }) {
@@ -80,12 +83,12 @@ impl StreamCore {
         self.pump(now);
     }
 
-    /// The run that takes what is published.
+    /// The run that receives published media, unless its input has ended.
     pub(super) fn live_run(&mut self) -> Option<&mut Run> {
         self.runs.back_mut().filter(|run| run.input_ended.is_none())
     }
 
-    /// What is fed at once at a run's start is not a sign of an encoder that is too slow.
+    /// Media fed in one burst at a run's start is no sign of a slow encoder: allows `span` on top of the shed budget.
     pub(super) fn expect_backlog(&mut self, span: MediaSpan) {
         if let Some(run) = self.runs.back_mut() {
             run.queue.expect_backlog(span);
@@ -99,7 +102,7 @@ impl StreamCore {
         }
     }
 
-    /// Kills workers that hang. What follows is what follows any death.
+    /// Kills workers that hang. A killed worker is handled like one that died.
     pub(super) fn watch_workers(&mut self, now: Now) {
         let silence = self.settings.timing.worker_silence.to_duration();
         let hung: Vec<(RunId, &str)> = self
@@ -124,7 +127,7 @@ impl StreamCore {
         }
     }
 
-    /// A sample to the packager, or into waiting until its epoch is open.
+    /// Passes a sample to the packager, or holds the sample until its epoch has begun.
     pub(super) fn package(&mut self, id: RunId, rung: RungName, sample: Sample) {
         let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
         if !run.begun {
@@ -137,7 +140,8 @@ impl StreamCore {
         self.drain_packager();
     }
 
-    /// Moves the row of runs on: begins the first when it can begin, removes it when it is done.
+    /// Advances the list of runs: begins the first run's epoch as soon as possible, and removes the run when it is
+    /// done.
     pub(super) fn pump(&mut self, now: Now) {
         while let Some(run) = self.runs.front() {
             if !run.begun
@@ -147,7 +151,8 @@ impl StreamCore {
             }
             let Some(run) = self.runs.front().filter(|run| run.is_done()) else { return };
             if run.begun {
-                // A worker that flushed has brought every rendition to the same end; a dead one has not.
+                // A worker that flushed has brought all renditions to the same end. After a dead worker, copied audio
+                // is ahead of the video: the epoch ends with the video.
                 let end = if run.worker == WorkerState::Dead { self.packager.video_end() } else { None };
                 self.packager.end_epoch(end);
                 self.drain_packager();
@@ -182,8 +187,8 @@ impl StreamCore {
         self.drain_packager();
     }
 
-    /// The first run's tracks cannot be packaged: published parameter sets that only a decoder can make sense of.
-    /// Without passing them through there is still a picture.
+    /// Gives up the first run, whose tracks cannot be packaged: published parameter sets that only a decoder can
+    /// interpret. If the video was passed through, the next run encodes it instead, so viewers still get a picture.
     fn give_up_front(&mut self, error: &BeginError, now: Now) {
         let Some(run) = self.runs.front_mut() else { return };
         warn!(%error, "these renditions cannot be packaged");

@@ -1,4 +1,4 @@
-//! A publisher in its place: what it sends goes into its stream, until it leaves or another one has the place.
+//! An admitted publisher: it feeds its stream until it leaves or another publisher takes its place.
 
 use super::{Entry, Registry, UNDERSTOOD_WITHIN};
 use crate::ingest::Ingest;
@@ -11,16 +11,16 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tracing::info;
 
-/// A publisher in its place.
+/// An admitted publisher.
 pub struct Publisher {
     pub(super) entry: Arc<Entry>,
     pub(super) number: u64,
     pub(super) ingest: Ingest,
-    /// When its first message came.
+    /// Arrival of its first message.
     pub(super) since: Option<Instant>,
-    /// Whether any of its messages was media.
+    /// Whether any of its messages could be read as media.
     pub(super) understood: bool,
-    /// Repairs that the metrics have.
+    /// Repairs that are already counted in the metrics.
     pub(super) counted: Repairs,
     pub(super) sent_off: watch::Receiver<Option<Refusal>>,
     pub(super) path: StreamPath,
@@ -83,7 +83,7 @@ impl MediaSink for Publisher {
     }
 }
 
-/// However it goes, a panic of its connection included, its place is free afterwards.
+/// Frees the place however the connection ended, a panic included.
 impl Drop for Publisher {
     fn drop(&mut self) {
         {

@@ -71,7 +71,8 @@ async fn a_stream_keeps_its_latency_until_it_has_ended() {
     assert_eq!(in_force(&registry), Some(5.0));
     assert_eq!(publisher.entry.timing, Timing::new(Latency::from_secs_f64(5.0).unwrap()));
 
-    // Back within the reconnect window, with another wish and another setting.
+    // The publisher reconnects within the reconnect window, requesting another latency, and an operator has set another
+    // one.
     drop(publisher);
     registry.set_latency(&path, Some(Latency::from_secs_f64(8.0).unwrap())).unwrap();
     let publisher = publish(&registry, "latency=9").await.unwrap();
@@ -94,15 +95,15 @@ async fn readiness_and_door_have_fallen_when_the_answer_is_made() {
     let (registry, probe) = fleet_registry("4", None, WhenFull::Refuse);
     let open = registry.open().unwrap();
     assert!(*open.borrow() && probe.readiness().is_ok());
-    // The publisher is told only after this returns.
+    // The publisher gets its answer only after this call returns.
     let publisher = publish(&registry, "").await.unwrap();
     assert_eq!(probe.readiness(), Err(Denied::Full));
     assert!(!*open.borrow());
-    // A straggler who is in already is told.
+    // A publisher whose connection was accepted before gets a reason.
     assert_eq!(publish_as(&registry, "other", "").await.err(), Some(Refusal::Busy));
     assert_eq!(publish(&registry, "").await.err(), Some(Refusal::AlreadyPublishing));
     assert!(!*open.borrow());
-    // In its reconnect window a stream waits for its publisher.
+    // In its reconnect window a stream waits for its publisher, so the gate opens.
     drop(publisher);
     assert!(*open.borrow() && probe.readiness().is_err());
     let _back = publish(&registry, "").await.unwrap();
@@ -127,12 +128,12 @@ async fn whoever_is_to_be_told_always_gets_in_that_far() {
     assert!(fleet_registry("4", None, WhenFull::Tell).0.open().is_none());
 }
 
-/// A restart must not cut what is being completed.
+/// A restart must not interrupt archives that are being completed.
 #[tokio::test]
 async fn the_last_place_is_given_back_when_archives_are_complete() {
     let store = MemoryStore::new();
     let (registry, probe) = registry_over(store.clone(), Some(NonZeroU32::MIN), "4", None, WhenFull::Tell);
-    // Earlier archives are looked for, and the store does not answer for a while.
+    // The archive manager lists earlier archives, and the store does not answer for a while.
     let silent = Arc::new(AtomicBool::new(true));
     let asked = silent.clone();
     store.set_faults(move |call| match call.operation {
