@@ -1,4 +1,4 @@
-//! `encoder archive seal`: finishes a stream's archives and prints what they are.
+//! `encoder archive seal`: finishes a stream's archives and prints their state.
 
 use super::load::archives;
 use super::seal::{Sealed, seal};
@@ -9,9 +9,9 @@ use crate::store::Store;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-/// Seals all archives of the stream `{app}/{name}`. Answers whether all are complete, and there is one.
+/// Seals all archives of the stream `{app}/{name}`. Returns true if there is an archive and all are complete.
 pub async fn run(output: &Output, stream: &str) -> Result<bool, Fault> {
-    // Opening makes a directory that is not there: not where it was mistyped.
+    // Opening a store creates a missing directory: a mistyped path must not create one.
     if let Output::Directory(path) = output
         && !path.is_dir()
     {

@@ -1,34 +1,36 @@
-//! One object of many, where a store takes [`MAX_SOURCES`] at a time: a tree of compositions, planned here and carried
-//! out with a bound. A piece's name says what is in it, so what an earlier attempt has left is not made again.
+//! Composes one object from many, although a store takes only [`MAX_SOURCES`] at a time: a tree of compositions,
+//! planned here and carried out with bounded concurrency. A piece's name identifies its contents, so pieces left by an
+//! earlier attempt are not made again.
 
 use super::each::{Failure, each, persist};
 use crate::store::{Caching, Listed, MAX_SOURCES, ObjectName, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Compositions at a time.
+/// Concurrent compositions.
 const AT_A_TIME: usize = 16;
 
 /// An object and its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Its name.
+    /// The object's name.
     pub name: ObjectName,
-    /// Its bytes.
+    /// The object's size in bytes.
     pub bytes: u64,
 }
 
 /// One call of [`Store::compose`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What it makes.
+    /// The object to be made.
     pub target: Piece,
-    /// Of what.
+    /// The source objects, in order.
     pub sources: Vec<Piece>,
 }
 
-/// The steps that make one object of `sources`, level by level; those of a level need those of the level before. At
-/// most one step for each 31 sources, and one more for each level. `part` names what is only there meanwhile.
+/// The steps that make one object of `sources`, level by level; each level needs the results of the level before. At
+/// most one step for each 31 sources, and one more for each level. `part` names the intermediate objects, by level and
+/// index.
 pub fn plan(
     sources: Vec<Piece>,
     target: ObjectName,
@@ -55,14 +57,14 @@ pub fn plan(
     levels
 }
 
-/// Takes out what is there already, and what only that needed.
+/// Drops steps whose targets exist already, and steps that only those needed. `there` are the existing objects.
 pub fn missing(mut levels: Vec<Vec<Step>>, there: &[Listed]) -> Vec<Vec<Step>> {
     let there: BTreeMap<_, _> = there.iter().map(|listed| (&listed.name, listed.size)).collect();
     let mut needed: Option<HashSet<ObjectName>> = None;
     for level in levels.iter_mut().rev() {
         level.retain(|step| {
             let wanted = needed.as_ref().is_none_or(|needed| needed.contains(&step.target.name));
-            // The last step is always done: its target's name says nothing of what is in it.
+            // The last step is always executed: its target's name does not identify its contents.
             wanted && (needed.is_none() || there.get(&step.target.name) != Some(&step.target.bytes))
         });
         let sources = level.iter().flat_map(|step| &step.sources).map(|piece| piece.name.clone());
@@ -71,7 +73,7 @@ pub fn missing(mut levels: Vec<Vec<Step>>, there: &[Listed]) -> Vec<Vec<Step>> {
     levels
 }
 
-/// Carries the steps out; answers how many there were.
+/// Executes the steps; returns their number.
 pub async fn carry_out(
     store: &Arc<dyn Store>,
     levels: Vec<Vec<Step>>,
@@ -111,7 +113,7 @@ mod tests {
         })
     }
 
-    /// Follows the tree down to what is in the object.
+    /// Follows the tree down to the sources of an object.
     fn leaves(levels: &[Vec<Step>], piece: &Piece) -> Vec<Piece> {
         match levels.iter().flatten().find(|step| step.target.name == piece.name) {
             None => vec![piece.clone()],
@@ -146,7 +148,7 @@ mod tests {
         let there: Vec<_> = all[..10].iter().map(listed).collect();
         let left = missing(levels.clone(), &there);
         assert_eq!(left.iter().flatten().count(), all.len() - 10);
-        // Of the level above, so that those below need not be there.
+        // If all targets of the second level exist, those of the first are not needed.
         let above: Vec<_> = levels[1].iter().map(|step| listed(&step.target)).collect();
         let left = missing(levels.clone(), &above);
         assert_eq!(left[1].len(), 0);

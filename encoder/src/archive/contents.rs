@@ -1,5 +1,5 @@
-//! What is in an archive: its pages put together, and what follows from them: playlists, and what a recording is made
-//! of. Nothing is read or written here.
+//! Contents of an archive: its pages merged, and what is derived from them: playlists, and the parts of a recording.
+//! Nothing is read or written here.
 
 use super::names::Place;
 use super::page::{Entry, Epoch, Page};
@@ -12,24 +12,24 @@ use hls::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything that is known of an archive.
+/// Everything that is known about an archive.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
-    /// EXT-X-TARGETDURATION.
+    /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: u32,
-    /// Rungs of which there is to be an MP4, the most important first.
+    /// Rungs that get an MP4, the most important first.
     pub recordings: Vec<RungName>,
-    /// In their order.
+    /// Epochs in their order.
     pub epochs: Vec<Epoch>,
-    /// Segments by rendition, in the order of their numbers.
+    /// Segments by rendition, in the order of their sequence numbers.
     pub lanes: BTreeMap<RungName, Vec<Entry>>,
-    /// Number of the first page that is not in it.
+    /// Number of the first page that is not included.
     pub next_page: u64,
-    /// Epochs up to the newest one that has a segment in it.
+    /// Position, from 1, of the newest epoch that has a segment here; 0 before the first segment.
     newest: usize,
 }
 
-/// One stretch of time, as any rendition knows it.
+/// The time span of one sequence number, taken from any rendition.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     session: SessionId,
@@ -39,22 +39,22 @@ pub(super) struct Slot {
     wall: WallTime,
 }
 
-/// By sequence number.
+/// Slots by sequence number.
 pub(super) type Slots = BTreeMap<u64, Slot>;
 
-/// What a recording is put together from.
+/// The parts that a recording is composed of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordingParts {
     /// `ftyp`, `moov` and the beginning of `mdat`.
     pub header: Bytes,
-    /// Segments in their order, with their sizes.
+    /// Segments in their order, with their sizes in bytes.
     pub segments: Vec<(ObjectName, u64)>,
     /// Bytes of all segments.
     pub segments_bytes: u64,
 }
 
 impl Contents {
-    /// The next page.
+    /// Adds the next page.
     pub fn take(&mut self, page: Page) {
         self.target_duration = self.target_duration.max(page.target_duration);
         for rung in page.recordings {
@@ -71,8 +71,9 @@ impl Contents {
         self.next_page += 1;
     }
 
-    /// A segment behind those that its rendition has; older ones are known. Those that another session had under its
-    /// number and behind it go: whoever took the stream over had not seen them listed, and gave their numbers again.
+    /// Adds a segment after those that its rendition has; older segments are known already. The first segment of a
+    /// newer session removes segments of earlier sessions with its sequence number or a higher one: the encoder that
+    /// took the stream over had not seen them listed, and has reused their sequence numbers.
     pub fn push(&mut self, entry: Entry) {
         let epoch = self.epoch_of(&entry);
         if epoch > self.newest {
@@ -85,25 +86,26 @@ impl Contents {
         }
     }
 
-    /// Takes out what has this number or a higher one.
+    /// Removes segments with this sequence number or a higher one.
     pub fn cut(&mut self, sequence: u64) {
         for lane in self.lanes.values_mut() {
             lane.truncate(lane.partition_point(|entry| entry.info.sequence < sequence));
         }
     }
 
-    /// The position of its session among the epochs, from 1.
+    /// Position of the segment's session among the epochs, from 1; 0 if it is none of the archive's.
     fn epoch_of(&self, entry: &Entry) -> usize {
         let position = self.epochs.iter().position(|epoch| epoch.session == entry.info.session);
         position.map_or(0, |position| position + 1)
     }
 
-    /// Whether segments of this session belong to it.
+    /// Whether segments of this session belong to the archive.
     pub fn has_session(&self, session: &SessionId) -> bool {
         self.epochs.iter().any(|epoch| epoch.session == *session)
     }
 
-    /// All renditions there ever were, as the last epoch describes each: pictures from largest to smallest, then sound.
+    /// All renditions of the archive, each as the last epoch with this rendition describes it: video from largest to
+    /// smallest, then audio.
     pub fn tracks(&self) -> Vec<&Track> {
         let mut seen = BTreeSet::new();
         let newest_first = self.epochs.iter().rev().flat_map(|epoch| &epoch.tracks);
@@ -112,12 +114,12 @@ impl Contents {
         tracks
     }
 
-    /// Whether a rendition is sound.
+    /// Whether a rendition is audio.
     pub fn is_audio(&self, rung: &RungName) -> bool {
         self.tracks().iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
-    /// Whether there is media in it.
+    /// Whether the archive has no readable segment.
     pub fn is_empty(&self) -> bool {
         !self.lanes.values().flatten().any(|entry| entry.info.bytes.is_some())
     }
@@ -130,7 +132,8 @@ impl Contents {
         start.zip(end).map_or(MediaSpan::ZERO, |(start, end)| end - start)
     }
 
-    /// Puts a gap where a number is missing between two of a rendition, with the times that the others have there.
+    /// Adds a gap for each missing sequence number within a rendition, with the times that the other renditions have
+    /// there.
     pub fn fill_gaps(&mut self) {
         let slots = self.slots();
         for lane in self.lanes.values_mut() {
@@ -149,7 +152,7 @@ impl Contents {
 
     fn slots(&self) -> Slots {
         let mut slots = BTreeMap::new();
-        // Pictures first: they are cut where the slots are.
+        // Video first: slots are cut at video segment boundaries.
         let (audio, video): (Vec<_>, Vec<_>) = self.lanes.iter().partition(|(rung, _)| self.is_audio(rung));
         for info in video.into_iter().chain(audio).flat_map(|(_, lane)| lane).map(|entry| &entry.info) {
             slots.entry(info.sequence).or_insert_with(|| Slot {
@@ -163,7 +166,7 @@ impl Contents {
         slots
     }
 
-    /// Every rendition's playlist so far. Numbers must be without holes: see [`Contents::fill_gaps`].
+    /// Every rendition's playlist so far. Sequence numbers must be contiguous: see [`Contents::fill_gaps`].
     pub fn playlists(&self) -> BTreeMap<RungName, ArchivePlaylist> {
         let discontinuities: BTreeSet<u64> = self
             .slots()
@@ -182,7 +185,7 @@ impl Contents {
         lanes.collect()
     }
 
-    /// The playlist of pictures for seek bars, of the smallest rung that has pictures noted, and which that is.
+    /// The I-frame playlist for seek bars, with its rung: the smallest rung that has first pictures noted.
     pub fn pictures(&self) -> Option<(RungName, ArchivePlaylist)> {
         let tracks = self.tracks();
         let videos = tracks.iter().filter(|track| !track.is_audio());
@@ -201,7 +204,7 @@ impl Contents {
             .collect()
     }
 
-    /// A rung's segments and those of the sound, in their order in the file.
+    /// A rung's segments and the audio segments, in their order in the file.
     fn recorded(&self, rung: &RungName) -> Vec<(&Entry, bool)> {
         let of = |wanted: &RungName, audio: bool| {
             let lane = self.lanes.get(wanted).map(Vec::as_slice).unwrap_or_default();
@@ -215,8 +218,8 @@ impl Contents {
         all
     }
 
-    /// What a rung's recording is put together from. `init` gives the init segments that
-    /// [`Contents::recording_inits`] names; segments whose init is not there are left out.
+    /// The parts of a rung's recording. `init` returns the init segments that [`Contents::recording_inits`] names;
+    /// segments whose init segment is missing are left out.
     ///
     /// # Errors
     /// See [`RecordingError`].
@@ -230,7 +233,7 @@ impl Contents {
         let mut tracks: BTreeMap<&RungName, (TrackNumber, &str)> = BTreeMap::new();
         let mut segments = Vec::new();
         let recorded = self.recorded(rung);
-        // Pictures are the first track even where sound is there before them.
+        // Video is the first track even where audio begins before it.
         let firsts =
             [false, true].into_iter().filter_map(|audio| recorded.iter().find(|(_, is)| *is == audio));
         for (Entry { info, .. }, _) in firsts {
@@ -256,7 +259,7 @@ impl Contents {
         Ok(RecordingParts { header: recording.header()?, segments, segments_bytes })
     }
 
-    /// Changes with every segment, and with what is to be made of them.
+    /// A fingerprint that changes with every segment, and with the set of recordings.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
         for rung in &self.recordings {
@@ -270,7 +273,7 @@ impl Contents {
     }
 }
 
-/// The multivariant playlist over some renditions' playlists, and one of pictures.
+/// The multivariant playlist over some renditions' playlists, and optionally an I-frame playlist.
 pub fn multivariant(
     tracks: &[&Track],
     playlists: &BTreeMap<RungName, ArchivePlaylist>,
@@ -283,7 +286,7 @@ pub fn multivariant(
     archive_multivariant(&listed, pictures)
 }
 
-/// A gap behind `last`, before `next`.
+/// A gap for the sequence number after `last`, where `next` is the next segment.
 pub(super) fn gap_between(last: &SegmentInfo, next: &SegmentInfo, slots: &Slots) -> Entry {
     let sequence = last.sequence + 1;
     let start = last.start + last.duration;
@@ -337,7 +340,7 @@ mod tests {
         assert!(text.contains("\n720p.m3u8\n") && text.contains("URI=\"audio.m3u8\""), "{text}");
     }
 
-    /// What comes late into the broadcast counts the discontinuities that it was not there for.
+    /// A rendition that starts late counts the discontinuities before its start.
     #[test]
     fn a_rendition_that_begins_later_has_the_same_discontinuity_numbers() {
         let mut contents = contents(&["720p", "480p"], 10);

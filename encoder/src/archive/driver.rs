@@ -1,4 +1,5 @@
-//! Runs a [`Recorder`] against a store on tokio, and finishes archives in the background. Decisions are the recorder's.
+//! Runs a [`Recorder`] against a store on tokio, and finishes archives in the background. The recorder makes the
+//! decisions.
 
 use super::load::{noted, unsealed};
 use super::names::Place;
@@ -21,28 +22,31 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, warn};
 
-/// One write.
+/// Time-out of one write.
 const ATTEMPT: Duration = Duration::from_secs(30);
-/// What the last page may take after a broadcast's end. What it would have said is found by whoever seals.
+/// Longest time for the last page after a broadcast's end. If it is not stored by then, sealing reads its contents
+/// from the segments.
 const LAST_PAGE_WITHIN: Duration = Duration::from_secs(30);
-/// Reading what another encoder left of an archive. What the stream tells meanwhile is kept: the media of a minute at
-/// most, which the origin holds anyway. Beyond that a new archive begins.
+/// Longest time for reading what another encoder left of an archive. The stream's events are buffered meanwhile: a
+/// minute of media at most, which the origin holds anyway. After that, a new archive begins.
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
-/// What remains of broadcasts: makes the recorder of each, and finishes archives one after the other in the background.
+/// The archive manager of a process: creates the recorder of each broadcast, and finishes archives one after the other
+/// in the background.
 pub struct Keeper {
     store: Arc<dyn Store>,
     settings: Settings,
-    /// Sealing is in no hurry, and copies whole broadcasts in a directory.
+    /// Sealing is not urgent, and copies whole broadcasts in a directory store.
     one_at_a_time: Semaphore,
-    /// Archives that are to be finished.
+    /// Number of archives that are still to be finished.
     unfinished: watch::Sender<usize>,
-    /// Streams that began here, until what dead processes left has been looked for: a note on one of these may be read
-    /// before another encoder writes its own over it, and in a container the dead process had this one's number.
+    /// Streams that began here, until the search for archives of dead processes is done: the search may read a note on
+    /// one of these streams before another encoder overwrites that note, and in a container the dead process had the
+    /// same process ID.
     begun: Mutex<Option<BTreeSet<String>>>,
 }
 
-/// A running broadcast's archive. Clones share it. Nothing here waits for the store.
+/// Handle of a running broadcast's archive. Clones share the archive. No call here waits for the store.
 #[derive(Clone, Debug)]
 pub struct Archive {
     shared: Arc<Shared>,
@@ -57,12 +61,12 @@ struct Shared {
 
 #[derive(Debug)]
 enum State {
-    /// What another encoder left is being read. What is told meanwhile waits, in order.
+    /// The archive that another encoder left is being read. Events are buffered meanwhile, in order.
     Reading(Vec<Told>),
     Open(Box<Recorder>),
 }
 
-/// Something that a recorder is to be told.
+/// An event for a recorder.
 #[derive(Debug)]
 enum Told {
     Tracks(Vec<Track>),
@@ -73,29 +77,30 @@ enum Told {
     End,
 }
 
-/// An archive and the task that writes it. The task answers where the archive is, unless nothing of it is to be sealed
-/// here: another encoder goes on with it, or there was no media.
+/// An archive and the task that writes it. The task returns the archive's place, unless there is nothing to seal here:
+/// another encoder continues the archive, or there was no media.
 #[derive(Debug)]
 pub struct Recording {
-    /// The handle.
+    /// The archive's handle.
     pub archive: Archive,
     /// Ends after [`Archive::end`].
     pub task: JoinHandle<Option<Place>>,
 }
 
-/// A store's playlists, and an archive that is told what is told to them.
+/// A store's playlists, together with an archive that receives the same events.
 #[derive(Debug)]
 pub struct Observed<P> {
     /// The playlists.
     pub playlists: P,
-    /// The archive, where there is one.
+    /// The archive, if one is kept.
     pub archive: Option<Archive>,
 }
 
 // === impl Keeper ===
 
 impl Keeper {
-    /// For all broadcasts of a process. Of `settings` each archive has its own target duration.
+    /// Creates the manager for all broadcasts of a process. Each archive gets its own target duration instead of the
+    /// one in `settings`.
     pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
         let (unfinished, _) = watch::channel(0);
         Arc::new(Self {
@@ -107,12 +112,13 @@ impl Keeper {
         })
     }
 
-    /// What a stream's archive is told at its start.
+    /// Settings of one stream's archive. `target_duration` is in seconds.
     pub fn settings(&self, target_duration: u32) -> Settings {
         Settings { target_duration, ..self.settings.clone() }
     }
 
-    /// Begins the archive of the stream `{app}/{name}`, and finishes those that encoders before this one left behind.
+    /// Begins the archive of the stream `{app}/{name}`, and finishes that stream's archives that earlier
+    /// encoders left unfinished.
     pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> Recording {
         self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
         self.begins(stream);
@@ -122,8 +128,8 @@ impl Keeper {
         Recording { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
     }
 
-    /// Goes on with the archive of a stream that was taken over: `past` is what its playlists list. Where there is none,
-    /// or none that can be read within a minute, one begins.
+    /// Continues the archive of a stream that was taken over: `past` is what its playlists list. If there is no such
+    /// archive, or none that can be read within a minute, a new one begins.
     pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> Recording {
         let shared = Shared::new(State::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
@@ -159,17 +165,17 @@ impl Keeper {
     }
 
     fn begun(&self) -> MutexGuard<'_, Option<BTreeSet<String>>> {
-        // Nothing panics while it is held, and a set of names is whole.
+        // The code that holds the lock cannot panic, and a set of names has no half-updated state.
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The broadcast is over and its uploads are settled: finishes its archive in the background.
+    /// Finishes the archive of a broadcast that is over and whose uploads are settled, in the background.
     pub fn finish(self: &Arc<Self>, recording: Recording) {
         self.in_background(self.clone().finishing(recording));
     }
 
-    /// The same where the store did not even take the broadcast's last playlists: should it come back within a minute or
-    /// so the archive is finished, but whoever leaves does not wait for that.
+    /// Like [`Keeper::finish`], for a broadcast whose last playlists the store did not accept: the archive is finished
+    /// if the store recovers within a minute or so, but [`Keeper::idle`] does not wait for that.
     pub fn finish_without_hope(self: &Arc<Self>, recording: Recording) {
         tokio::spawn(self.clone().finishing(recording).in_current_span());
     }
@@ -183,7 +189,7 @@ impl Keeper {
         }
     }
 
-    /// Finishes a stream's archives whose encoder died: those that began before `before`.
+    /// Finishes a stream's archives that began before `before` and whose encoder died.
     pub fn seal_earlier(self: &Arc<Self>, stream: &str, before: SessionId) {
         let (keeper, stream) = (self.clone(), stream.to_owned());
         self.in_background(async move {
@@ -198,19 +204,19 @@ impl Keeper {
         });
     }
 
-    /// Finishes the archives that an earlier process of this one's name left behind when it died: a container that is
-    /// started again has the name that it had. `is_dead` says whether an owner was such a process. That begins `after`
-    /// so long, for a publisher may come back to this encoder or to another one and go on.
+    /// Finishes the archives that an earlier process with this process's name left when it died: a restarted container
+    /// keeps its name. `is_dead` says whether an owner was such a process. The search begins after the delay `after`,
+    /// because a publisher may come back to this encoder or to another one and continue.
     pub fn seal_own(self: &Arc<Self>, after: Duration, is_dead: impl Fn(&str) -> bool + Send + 'static) {
         let keeper = self.clone();
         tokio::spawn(async move {
-            // Not waited for by whoever waits for this encoder: the next one does it as well.
+            // [`Keeper::idle`] does not wait for this delay: the next process searches too.
             tokio::time::sleep(after).await;
             keeper.seal_dead(is_dead);
         });
     }
 
-    /// At once; waited for.
+    /// Like [`Keeper::seal_own`] without a delay; [`Keeper::idle`] waits for it.
     pub(super) fn seal_dead(self: &Arc<Self>, is_dead: impl Fn(&str) -> bool + Send + 'static) {
         let keeper = self.clone();
         self.in_background(async move {
@@ -231,20 +237,20 @@ impl Keeper {
         });
     }
 
-    /// Waits until nothing is left to be finished.
+    /// Waits until no archive is left to be finished.
     pub async fn idle(&self) {
         let mut unfinished = self.unfinished.subscribe();
-        // The sender is here.
+        // Cannot fail: `self` owns the sender.
         let _ = unfinished.wait_for(|count| *count == 0).await;
     }
 
-    /// Counted from now on, so that whoever waits for [`Keeper::idle`] misses nothing.
+    /// Runs work in the background. It is counted before this call returns, so [`Keeper::idle`] misses nothing.
     fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let keeper = self.clone();
         keeper.unfinished.send_modify(|count| *count += 1);
         let work = work.in_current_span();
         let task = async move {
-            // A panic in it must not keep others waiting for ever.
+            // A panic in the work must not block callers of [`Keeper::idle`] forever.
             if let Err(error) = tokio::spawn(work).await {
                 error!(%error, "finishing an archive failed");
             }
@@ -254,13 +260,14 @@ impl Keeper {
     }
 
     async fn seal(&self, place: &Place) {
-        // Never closed.
+        // Cannot fail: the semaphore is never closed.
         let _turn = self.one_at_a_time.acquire().await;
         let began = Instant::now();
         let sealed: Result<Sealed, SealError> = seal(&self.store, place).await;
         let outcome = match sealed {
             Ok(Sealed { already: true, .. }) => {
-                // Whoever completed it died before it took the note away. Left there it costs the next one a look.
+                // The process that completed the archive died before it removed the note. If the note remains, it
+                // costs the next search one look.
                 if let Err(error) = self.store.remove(&place.note()).await {
                     debug!(archive = %place.folder(), %error, "the note on a complete archive remains");
                 }
@@ -290,7 +297,7 @@ impl Keeper {
 // === impl Archive ===
 
 impl Archive {
-    /// See [`Recorder::packaged`]: before the segment is published.
+    /// See [`Recorder::packaged`]. Call it before the segment is published.
     pub fn packaged(&self, segment: &Segment) {
         self.tell(Told::Packaged(Box::new(segment.clone())));
     }
@@ -328,11 +335,11 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic in a decision is reported by the task that drives it; live goes on without an archive.
+        // The task that drives the recorder reports a panic in a decision; live continues without an archive.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has waited is told.
+    /// Passes the buffered events to the recorder and installs it.
     fn open(&self, mut recorder: Recorder) {
         let mut state = self.state();
         if let State::Reading(waiting) = &mut *state {
@@ -341,7 +348,7 @@ impl Shared {
         *state = State::Open(Box::new(recorder));
     }
 
-    /// Asks the recorder, which there is by then.
+    /// Calls `ask` with the recorder; `None` while the archive is still being read.
     fn with<T>(&self, ask: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
         match &mut *self.state() {
             State::Open(recorder) => Some(ask(recorder)),
@@ -350,7 +357,7 @@ impl Shared {
     }
 }
 
-/// Writes what the recorder says, to its end.
+/// Executes the recorder's writes until it is finished.
 async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
     let mut ended: Option<Instant> = None;
     loop {

@@ -1,4 +1,4 @@
-//! Calls of a store for work that is in no hurry: several at a time, and again when they failed.
+//! Store calls for background work: several at a time, with retries.
 
 use crate::store::{ObjectName, StoreError, StoreFuture};
 use std::future::Future;
@@ -7,22 +7,23 @@ use tokio::task::JoinSet;
 
 /// Attempts at one call.
 const ATTEMPTS: u32 = 8;
-/// One of them. A directory copies gigabytes within it; Cloud Storage has its own, shorter bound.
+/// Time-out of an attempt; the last attempt has none. A directory copies gigabytes within this time; Cloud Storage has
+/// its own, shorter bound.
 const ATTEMPT: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// A store did not do what an archive needs.
+/// A store call that an archive needs has failed for good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {error}")]
 pub struct Failure {
-    /// At which object.
+    /// The object of the call.
     pub object: String,
-    /// Why.
+    /// The store's error.
     pub error: StoreError,
 }
 
-/// A call, tried again while that may help: up to half a minute of pauses in all.
+/// Retries a call while the error is retryable: up to half a minute of pauses in total.
 pub async fn persist<'a, T>(
     object: &ObjectName,
     mut call: impl FnMut() -> StoreFuture<'a, T>,
@@ -44,7 +45,8 @@ fn failure(object: &ObjectName, error: StoreError) -> Failure {
     Failure { object: object.to_string(), error }
 }
 
-/// Works on all items, so many at a time; answers in their order, or with the first failure.
+/// Works on all items, `at_a_time` of them concurrently; returns the results in the items' order, or the first
+/// failure.
 pub async fn each<I, T, E, W>(items: Vec<I>, at_a_time: usize, work: impl Fn(I) -> W) -> Result<Vec<T>, E>
 where
     W: Future<Output = Result<T, E>> + Send + 'static,

@@ -1,5 +1,5 @@
-//! Reads an archive back: its pages, and the segments that are stored behind the last of them, of which the boxes are
-//! read and nothing else.
+//! Reads an archive from the store: its pages, and the stored segments after the last page. Of those segments only the
+//! boxes are read.
 
 use super::contents::Contents;
 use super::each::{Failure, each, persist};
@@ -12,39 +12,39 @@ use hls::{MediaSpan, MediaTime, RungName, SegmentInfo, names};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Reads at a time.
+/// Concurrent reads.
 const AT_A_TIME: usize = 16;
-/// Pages of one archive at most: half a year of minutes.
+/// Most pages of one archive: half a year at one page a minute.
 const MAX_PAGES: usize = 262_144;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The store: a retry may help where it says so.
+    /// The store failed; retryable where its error says so.
     #[error(transparent)]
     Store(#[from] Failure),
-    /// A page is damaged: a retry does not help.
+    /// A page is damaged; a retry does not help.
     #[error("{object}: {error}")]
     Page {
-        /// Which.
+        /// The damaged page.
         object: ObjectName,
-        /// What is wrong with it.
+        /// What is wrong with the page.
         error: BadPage,
     },
 }
 
-/// An archive as the store has it.
+/// An archive as it is stored.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// What its pages say.
+    /// Contents of the pages.
     pub pages: Contents,
-    /// Segments that are stored and in no page, each rendition's in order.
+    /// Stored segments that no page names, each rendition's in order.
     pub rest: Vec<Entry>,
     /// All objects of the archive's folder.
     pub objects: Vec<Listed>,
 }
 
-/// All that is below a folder.
+/// All objects below a folder.
 pub async fn list_all(store: &Arc<dyn Store>, folder: &ObjectName) -> Result<Vec<Listed>, Failure> {
     list_behind(store, folder, None).await
 }
@@ -71,7 +71,7 @@ pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>
     Ok(places.filter(|place| seen.insert(place.session().clone())).collect())
 }
 
-/// Those of them that are not complete.
+/// The stream's archives that are not complete, oldest first.
 pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>, Failure> {
     let objects = list_all(store, &Place::all(stream)).await?;
     let names: BTreeSet<_> = objects.iter().map(|listed| &listed.name).collect();
@@ -81,7 +81,7 @@ pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>
     Ok(first.filter(|place| !names.contains(&place.sealed())).collect())
 }
 
-/// Archives of all streams that are noted as not complete, with whose they are.
+/// Archives of all streams with a note that they are not complete, each with its owner.
 pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failure> {
     let notes = list_all(store, &Place::notes()).await?;
     let places = notes.iter().filter_map(|listed| Place::of_note(&listed.name)).collect();
@@ -95,14 +95,14 @@ pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failu
     Ok(read.await?.into_iter().flatten().collect())
 }
 
-/// Reads an archive.
+/// Reads an archive with its pages and later segments.
 ///
 /// # Errors
-/// See [`LoadError`]. A segment that cannot be read is left out: there will be a gap.
+/// See [`LoadError`]. A segment that cannot be read is left out and becomes a gap.
 pub async fn load(store: &Arc<dyn Store>, place: &Place) -> Result<Loaded, LoadError> {
     let objects = list_all(store, &place.folder()).await?;
     let mut pages = Contents::default();
-    // Numbers are without holes: what is behind one belongs to nobody.
+    // Page numbers are contiguous; pages after a missing one are ignored.
     let numbers: BTreeSet<u64> =
         objects.iter().filter_map(|listed| place.page_number(&listed.name)).collect();
     let numbers = (0..).take_while(|number| numbers.contains(number)).take(MAX_PAGES);
@@ -151,8 +151,8 @@ async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result
     Ok(rest)
 }
 
-/// A rendition's segments behind the last one that a page names, of the archive's sessions, with what shifts their times,
-/// which are not known yet.
+/// A rendition's segments of the archive's sessions after the last segment that a page names, each with its epoch's
+/// time shift. The segments' times are not known yet.
 async fn find(
     store: &Arc<dyn Store>,
     place: &Place,
@@ -161,7 +161,7 @@ async fn find(
 ) -> Result<Vec<(SegmentInfo, MediaSpan)>, Failure> {
     let folder = place.rendition(rung);
     let last = pages.lanes.get(rung).and_then(|lane| lane.last()).map(|entry| &entry.info);
-    // Names sort by age. Before the session's own name is what is older than the archive.
+    // Names sort by age. Objects that sort before the session's own name are older than the archive.
     let after = match last {
         Some(last) => place.media(rung, &last.name),
         None => place.media(rung, place.session().as_str()),
@@ -176,7 +176,7 @@ async fn find(
     for listed in &objects {
         let Some((of, number)) = parse_segment(&file(listed)) else { continue };
         let Some(epoch) = pages.epochs.iter().find(|epoch| epoch.session == of) else { continue };
-        // A later session may have begun at a number that was given before.
+        // A later session may begin at a sequence number that an earlier session has used.
         if session.as_ref() == Some(&of) && sequence.is_some_and(|last| number <= last) {
             continue;
         }
@@ -189,7 +189,7 @@ async fn find(
             rung: rung.clone(),
             sequence: number,
             discontinuity: session.as_ref() != Some(&of),
-            // With the wall clock that belongs to it: the segment's own times come from its boxes.
+            // The epoch's start with its wall clock, as a reference: the segment's own times come from its boxes.
             start: epoch.start + epoch.shift,
             duration: MediaSpan::ZERO,
             wall: epoch.wall,

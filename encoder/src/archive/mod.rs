@@ -1,18 +1,21 @@
-//! What remains of a broadcast: playlists over all of it (EVENT while it goes on, VOD when it is over) and one MP4 per
-//! rung that was asked for, both from the segments that are stored anyway. Nothing is uploaded twice, and no media passes
-//! through this process: recordings are composed by the store behind an index that is made here.
+//! Archives: what a finished broadcast leaves. An archive has playlists over the whole broadcast (EVENT while it runs,
+//! VOD afterwards) and one MP4 for each requested rung, both made from the segments that are stored anyway. Nothing is
+//! uploaded twice, and no media passes through this process: the store composes recordings from an index made here,
+//! followed by the stored segments.
 //!
 //! What belongs here: which objects an archive is made of, when they are written, how it is finished. What does not:
 //! segments and when they are uploaded ([`crate::publish`]), sample tables (`hls::recording`), the store's protocol.
 //!
-//! - [`names`]: where the objects are. [`page`]: the index as it is stored. [`contents`]: what follows from it.
-//! - [`recorder`]: sans-IO, while a broadcast goes on; [`driver`] runs it, live never waits for it.
-//! - [`load`], [`seal`], [`compose`]: afterwards. They know nothing but the store, so anybody can finish an archive:
-//!   the encoder whose broadcast ended, the next one that takes the stream, `encoder archive seal`.
+//! - [`names`]: the objects' names. [`page`]: the index as it is stored. [`contents`]: playlists and recordings
+//!   derived from the index.
+//! - [`recorder`]: sans-IO, used while a broadcast runs; [`driver`] runs it, and live never waits for it.
+//! - [`load`], [`seal`], [`compose`]: used afterwards. They need only the store, so any process can finish an archive:
+//!   the encoder whose broadcast ended, the next encoder that takes the stream, `encoder archive seal`.
 //!
-//! **Going on in another process** ([`resume`], [`Keeper::go_on`]): [`load::load`] gives the pages and, behind them, what
-//! is stored in no page; [`Recorder::resume`] takes both. The page that comes next has a number that nobody else has: an
-//! encoder that was thought dead finds it taken and stops. The stream does not wait: what it tells meanwhile is kept.
+//! **Continuing in another process** ([`resume`], [`Keeper::go_on`]): [`load::load`] returns the pages and the later
+//! stored segments that no page names; [`Recorder::resume`] takes both. The next page's number is unique: an encoder
+//! that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are buffered
+//! meanwhile.
 
 pub mod command;
 pub mod compose;
@@ -33,12 +36,13 @@ pub use each::Failure;
 pub use names::Place;
 pub use recorder::{Recorder, Settings};
 
-/// This process as the owner of archives: the machine's name (a pod's, in a container) and the process.
+/// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.
 pub fn owner() -> String {
     format!("{}/{}", host(), std::process::id())
 }
 
-/// Whether an owner is a process of this machine that is gone. In a container the one before had this one's number.
+/// Whether an owner was a process of this machine that is gone. A restarted container gets the same process ID, so
+/// this process's own ID counts as gone.
 pub fn is_dead(owner: &str) -> bool {
     let Some((machine, process)) = owner.rsplit_once('/') else { return false };
     let Ok(process) = process.parse::<u32>() else { return false };

@@ -1,13 +1,13 @@
-//! Where an archive's objects are. Text only.
+//! Names of an archive's objects. No store access here.
 //!
 //! ```text
-//! {app}/{name}/{rung}/{session}-{seq}.m4s          the broadcast's segments, which stay where they are
-//! {app}/{name}/archive/{session}/index.m3u8        EVENT, in the end VOD; media playlists beside it: {rung}.m3u8
+//! {app}/{name}/{rung}/{session}-{seq}.m4s          the broadcast's segments, never moved
+//! {app}/{name}/archive/{session}/index.m3u8        EVENT, VOD once sealed; media playlists beside it: {rung}.m3u8
 //! {app}/{name}/archive/{session}/recording.mp4     and recording-{rung}.mp4 for further rungs
 //! {app}/{name}/archive/{session}/index-000000.json the index, page by page (super::page)
-//! {app}/{name}/archive/{session}/sealed.json       written last: nothing is left to do
-//! {app}/{name}/archive/{session}/parts/…           while a recording is put together
-//! .encoder/archives/{app}/{name}/{session}         a note of whose it is, until it is complete
+//! {app}/{name}/archive/{session}/sealed.json       written last: marks the archive as complete
+//! {app}/{name}/archive/{session}/parts/…           intermediate pieces of recordings
+//! .encoder/archives/{app}/{name}/{session}         a note with the owner, until the archive is complete
 //! ```
 
 use crate::store::ObjectName;
@@ -15,7 +15,7 @@ use hls::{RungName, SessionId};
 
 /// The folder of a stream's archives.
 const FOLDER: &str = "archive";
-/// The folder of notes on all streams' archives. No application's name begins with a dot.
+/// The folder of notes on all streams' archives. The leading dot is safe: no application's name begins with one.
 const NOTES: &str = ".encoder/archives";
 const PAGE: &str = "index-";
 const PAGE_END: &str = ".json";
@@ -29,49 +29,49 @@ pub struct Place {
 }
 
 impl Place {
-    /// The archive that began with a session of the stream `{app}/{name}`.
+    /// The archive whose first session is `session`, of the stream `{app}/{name}`.
     pub fn new(stream: impl Into<String>, session: SessionId) -> Self {
         Self { stream: stream.into(), session }
     }
 
-    /// `{app}/{name}` of its stream.
+    /// The stream, `{app}/{name}`.
     pub fn stream(&self) -> &str {
         &self.stream
     }
 
-    /// Its name among the stream's archives.
+    /// The archive's first session, which names the archive within its stream.
     pub fn session(&self) -> &SessionId {
         &self.session
     }
 
-    /// Where all of a stream's archives are.
+    /// The folder of all archives of a stream.
     pub fn all(stream: &str) -> ObjectName {
         ObjectName::new(format!("{stream}/{FOLDER}"))
     }
 
-    /// Its own folder.
+    /// The archive's folder.
     pub fn folder(&self) -> ObjectName {
         ObjectName::new(format!("{}/{FOLDER}/{}", self.stream, self.session))
     }
 
-    /// The archive that an object of the stream belongs to.
+    /// The archive that one of the stream's objects belongs to.
     pub fn of_object(stream: &str, object: &ObjectName) -> Option<Self> {
         let path = object.as_str().strip_prefix(stream)?.strip_prefix('/')?;
         let (session, _) = path.strip_prefix(FOLDER)?.strip_prefix('/')?.split_once('/')?;
         Some(Self::new(stream, SessionId::new(session).ok()?))
     }
 
-    /// Where archives that are not complete are noted.
+    /// The folder of the notes on archives that are not complete.
     pub fn notes() -> ObjectName {
         ObjectName::new(NOTES)
     }
 
-    /// Its own note.
+    /// The archive's note.
     pub fn note(&self) -> ObjectName {
         ObjectName::new(format!("{NOTES}/{}/{}", self.stream, self.session))
     }
 
-    /// The archive that a note is on.
+    /// The archive that a note refers to.
     pub fn of_note(object: &ObjectName) -> Option<Self> {
         let (stream, session) = object.as_str().strip_prefix(NOTES)?.strip_prefix('/')?.rsplit_once('/')?;
         let (app, name) = stream.split_once('/')?;
@@ -83,27 +83,27 @@ impl Place {
         ObjectName::new(format!("{}/{file}", self.folder()))
     }
 
-    /// A rendition's segments.
+    /// The folder of a rendition's segments.
     pub fn rendition(&self, rung: &RungName) -> ObjectName {
         ObjectName::new(format!("{}/{rung}", self.stream))
     }
 
-    /// A segment or init segment.
+    /// A media segment or init segment of a rendition.
     pub fn media(&self, rung: &RungName, file: &str) -> ObjectName {
         ObjectName::new(format!("{}/{rung}/{file}", self.stream))
     }
 
-    /// From a playlist to a rendition's segments.
+    /// Relative path from a playlist to a rendition's segments.
     pub fn way_to_media(rung: &RungName) -> String {
         format!("../../{rung}/")
     }
 
-    /// A rendition's playlist.
+    /// A rendition's media playlist.
     pub fn playlist(&self, rung: &RungName) -> ObjectName {
         self.file(&format!("{rung}.m3u8"))
     }
 
-    /// A rendition's playlist of pictures alone.
+    /// A rendition's I-frame playlist.
     pub fn pictures(&self, rung: &RungName) -> ObjectName {
         self.file(&format!("{rung}-pictures.m3u8"))
     }
@@ -113,7 +113,7 @@ impl Place {
         self.file("index.m3u8")
     }
 
-    /// The MP4: of the `first` rung that was asked for, or of a further one.
+    /// The MP4 of a rung; `first` if the rung is the first that was requested.
     pub fn recording(&self, rung: &RungName, first: bool) -> ObjectName {
         if first { self.file("recording.mp4") } else { self.file(&format!("recording-{rung}.mp4")) }
     }
@@ -123,35 +123,36 @@ impl Place {
         self.file(&format!("{PAGE}{number:06}{PAGE_END}"))
     }
 
-    /// The number of the page that an object is.
+    /// The page number of an object; `None` if it is not a page.
     pub fn page_number(&self, object: &ObjectName) -> Option<u64> {
         let file = object.as_str().rsplit('/').next()?;
         let number = file.strip_prefix(PAGE)?.strip_suffix(PAGE_END)?.parse().ok()?;
         (self.page(number) == *object).then_some(number)
     }
 
-    /// What says that the archive is complete.
+    /// The mark that the archive is complete.
     pub fn sealed(&self) -> ObjectName {
         self.file("sealed.json")
     }
 
-    /// Where recordings are put together.
+    /// The folder of the intermediate pieces of recordings.
     pub fn parts(&self) -> ObjectName {
         self.file("parts")
     }
 
-    /// What comes before the segments in a recording.
+    /// The part of a recording in front of its segments.
     pub fn header(&self, rung: &RungName, fingerprint: &str) -> ObjectName {
         self.file(&format!("parts/{rung}.{fingerprint}.header"))
     }
 
-    /// A piece of a recording. Other sources have other fingerprints, so that a piece of this name is always the same.
+    /// An intermediate piece of a recording. Other sources have other fingerprints, so a piece of this name always has
+    /// the same contents.
     pub fn part(&self, rung: &RungName, fingerprint: &str, level: usize, index: usize) -> ObjectName {
         self.file(&format!("parts/{rung}.{fingerprint}.{level}-{index}"))
     }
 }
 
-/// Session and sequence number of a segment's file name.
+/// Session and sequence number in a segment's file name.
 pub fn parse_segment(file: &str) -> Option<(SessionId, u64)> {
     let (session, sequence) = file.strip_suffix(".m4s")?.rsplit_once('-')?;
     let parsed = (SessionId::new(session).ok()?, sequence.parse().ok()?);

@@ -1,8 +1,8 @@
-//! The index of an archive as it is stored: pages of JSON, each what was settled in a minute or so, numbered without
-//! holes and never rewritten. They hold all that sealing needs but for what came after the last of them.
+//! The stored index of an archive: JSON pages, each with what was settled in a minute or so, numbered contiguously and
+//! never rewritten. Pages hold everything that sealing needs, except for segments after the last page.
 //!
-//! A page is written at once when an epoch begins: **an archive's sessions are those that its pages name**, and what has
-//! another session in its name belongs to another broadcast.
+//! When an epoch begins, a page is written immediately: **an archive's sessions are those that its pages name**, and
+//! an object with another session in its name belongs to another broadcast.
 
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
@@ -12,58 +12,59 @@ use hls::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Pages of another version are not understood.
+/// Format version; pages of other versions are refused.
 const VERSION: u32 = 1;
 
 /// A segment of an archive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// What playlists say of it; without `bytes` it is a gap.
+    /// The segment's playlist entry; without `bytes` it is a gap.
     pub info: SegmentInfo,
-    /// Where its samples are; `None` for gaps and where there is no recording of its rung.
+    /// Where the samples are; `None` for gaps and for rungs without a recording.
     pub index: Option<SegmentIndex>,
-    /// Where its first picture ends, from the segment's first byte; where it is in the playlist of pictures.
+    /// Offset of the first picture's end from the segment's first byte, in bytes; `None` where the segment is not in
+    /// the I-frame playlist.
     pub picture: Option<u64>,
 }
 
 /// An epoch of an archive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epoch {
-    /// In the names of its segments.
+    /// The session in the names of the epoch's segments.
     pub session: SessionId,
-    /// Start of the first segment that was packaged, and its wall clock.
+    /// Start of the first segment that was packaged; `wall` is its wall clock.
     pub start: MediaTime,
-    /// See `start`.
+    /// Wall clock at `start`.
     pub wall: WallTime,
-    /// What is added to the times in its segments to have them on the archive's own axis, where breaks are as long as the
-    /// wall clock says.
+    /// Offset from the times in the epoch's segments to the archive's own time axis, on which interruptions are as
+    /// long as the wall clock says.
     pub shift: MediaSpan,
-    /// Its renditions, in the order of the multivariant playlist.
+    /// The epoch's renditions, in the order of the multivariant playlist.
     pub tracks: Vec<Track>,
 }
 
-/// A page.
+/// A page of the index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
-    /// EXT-X-TARGETDURATION, the same in all pages.
+    /// EXT-X-TARGETDURATION in seconds, the same in all pages.
     pub target_duration: u32,
-    /// Rungs of which there is to be an MP4.
+    /// Rungs that get an MP4.
     pub recordings: Vec<RungName>,
     /// Epochs that began.
     pub epochs: Vec<Epoch>,
-    /// Segments, those of each rendition in the order of their numbers without holes.
+    /// Segments; each rendition's in the order of their sequence numbers.
     pub entries: Vec<Entry>,
-    /// Who has gone on with the archive from here, on the first page of that.
+    /// The owner that continues the archive from this page on; only on the first page after a takeover.
     pub claimed_by: Option<String>,
 }
 
-/// A page cannot be read. It will not be better the next time.
+/// A page cannot be read. A retry does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a page of an archive's index: {0}")]
 pub struct BadPage(String);
 
 impl Page {
-    /// As it is stored.
+    /// The stored form.
     pub fn to_json(&self) -> Bytes {
         let stored = StoredPage {
             version: VERSION,
@@ -76,7 +77,7 @@ impl Page {
         serde_json::to_vec(&stored).expect("text and numbers can be written").into()
     }
 
-    /// From what was stored.
+    /// Parses the stored form.
     ///
     /// # Errors
     /// See [`BadPage`].
@@ -164,7 +165,7 @@ struct StoredSegment {
     fragments: Vec<StoredFragment>,
 }
 
-/// Runs are pairs of a count and a value.
+/// A fragment's sample table. Runs are pairs of a count and a value.
 #[derive(Serialize, Deserialize)]
 struct StoredFragment {
     at: u64,
@@ -174,12 +175,12 @@ struct StoredFragment {
     /// Composition offsets; empty where all are zero.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     offsets: Vec<(u32, i32)>,
-    /// Indices of key samples; `None` where all are.
+    /// Indices of sync samples; `None` where all samples are sync samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<Vec<u32>>,
 }
 
-// --- to and from what is stored ---
+// --- conversions from and to the stored form ---
 
 impl From<&Epoch> for StoredEpoch {
     fn from(epoch: &Epoch) -> Self {
@@ -289,7 +290,7 @@ impl TryFrom<StoredSegment> for Entry {
         let session = session(&stored.session)?;
         let fragments: Vec<FragmentIndex> =
             stored.fragments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        // It becomes part of an object's name.
+        // The name becomes part of an object's name.
         if stored.init.contains('/') || !stored.init.ends_with("-init.mp4") {
             return Err(BadPage(format!("{} is no init segment", stored.init)));
         }

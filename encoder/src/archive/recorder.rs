@@ -1,16 +1,20 @@
-//! What is written of an archive while its broadcast goes on: the sans-IO core. What the packager made and what became
-//! of it goes in, objects to be written come out, one at a time. Time is a span since any fixed start.
+//! Decides what is written of an archive while its broadcast runs: the sans-IO core. Segments from the packager and
+//! their outcomes go in, objects to be written come out, one at a time. Time is a span since any fixed start.
 //!
-//! - **Order.** Each rendition's segments are listed in the order of their numbers once their fate is known: stored,
-//!   however late, or lost. So the archive is behind the live playlists while a store is slow, and has what they lack.
-//! - **Pages** of the index ([`super::page`]) are created, never rewritten: whoever finds somebody else's page under the
-//!   next number is not alone and stops. A page comes every [`Settings::page_every`], and when an epoch begins.
-//! - **Times.** Each epoch begins as much behind the one before as the wall clock says, whatever its own times are.
-//! - **EVENT playlists** are rewritten now and then: every [`Settings::playlists_every`], and more seldom as they grow.
-//! - **Resuming.** All state is in the store but for the last minute: [`Recorder::resume`] goes on from what
-//!   [`super::load`] found there, pages and the segments behind them, in another process as well.
+//! - **Order.** Each rendition's segments are listed in the order of their sequence numbers once their outcome is
+//!   known: stored, however late, or lost. So the archive lags the live playlists while a store is slow, and lists
+//!   late segments that the live playlists lack.
+//! - **Pages** of the index ([`super::page`]) are created, never rewritten: an encoder that finds another encoder's
+//!   page under its next number is not the only writer and stops. A page is written every [`Settings::page_every`],
+//!   and when an epoch begins.
+//! - **Times.** Each epoch begins as long after the previous one's end as the wall clock says; the epoch's own
+//!   timestamps do not matter.
+//! - **EVENT playlists** are rewritten every [`Settings::playlists_every`], and less often as they grow.
+//! - **Resuming.** All state except the last minute is in the store: [`Recorder::resume`] continues, also in another
+//!   process, from what [`super::load`] found there: pages and the segments after them.
 //!
-//! Bounds: what waits is bounded by whoever uploads; playlists' text grows by some sixty bytes a segment and rendition.
+//! Bounds: the uploader bounds the number of waiting segments; playlists' text grows by some sixty bytes a segment and
+//! rendition.
 
 mod lane;
 
@@ -29,28 +33,29 @@ use lane::{Lane, Waiting};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-/// Playlists are rewritten a second later for each so many bytes of them: a tenth of a broadcast's bytes is the most
-/// that this can come to, and after hours it is far less.
+/// Playlists are rewritten one second later for each 20,000 bytes of their text: so playlists add a tenth of a
+/// broadcast's bytes at most, and far less after hours.
 const BYTES_A_SECOND: u64 = 20_000;
-/// Entries of a page at most, however long the store was away: some megabytes of text.
+/// Most entries of a page, even after a long outage of the store: some megabytes of text.
 const MAX_PAGE_ENTRIES: usize = 4_000;
 
-/// What is kept, and how often it is written.
+/// What an archive keeps, and how often it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Rungs of which there is to be an MP4; those that the stream does not have are left out. `None` is the top one.
+    /// Rungs that get an MP4; rungs that the stream does not have are left out. `None` selects the top rung.
     pub recordings: Option<Vec<RungName>>,
-    /// Whether there is to be any MP4.
+    /// Whether any MP4 is made.
     pub mp4: bool,
-    /// Who writes it, as [`super::owner`] has it: whoever starts under that name after a crash completes it.
+    /// The owner, in the form of [`super::owner`]: a process that starts under this name after a crash completes the
+    /// archive.
     pub owner: String,
-    /// EXT-X-TARGETDURATION.
+    /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: u32,
-    /// Between two pages of the index.
+    /// Interval between two pages of the index.
     pub page_every: Duration,
-    /// Between two versions of a playlist, at first.
+    /// Interval between two versions of a playlist while the playlist is short.
     pub playlists_every: Duration,
-    /// After a failed write.
+    /// Pause after a failed write.
     pub pause: Duration,
 }
 
@@ -77,17 +82,17 @@ pub enum Write {
     Replace(ObjectName, Object),
 }
 
-/// How far it is.
+/// State of the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Nothing follows: what is known gets written.
+    /// The broadcast is over: what is known is still written.
     Ending,
-    /// Another encoder goes on with it.
+    /// Another encoder continues the archive.
     Fenced,
 }
 
-/// What is being written.
+/// The write in flight.
 #[derive(Clone, Debug, PartialEq)]
 enum Flying {
     Note,
@@ -96,7 +101,7 @@ enum Flying {
     Multivariant(String),
 }
 
-/// See the module's documentation.
+/// Decides what is written of one archive. See the module's documentation.
 #[derive(Debug)]
 pub struct Recorder {
     settings: Settings,
@@ -106,30 +111,30 @@ pub struct Recorder {
     phase: Phase,
     /// Renditions from the next session on.
     tracks: Vec<Track>,
-    /// All that there ever were.
+    /// All renditions of the archive so far.
     all_tracks: Vec<Track>,
     recordings: Vec<RungName>,
     session: Option<SessionId>,
-    /// Where it has come to, on its own axis and by the wall clock.
+    /// End of the archive so far, on its own time axis and by the wall clock.
     end: Option<(MediaTime, WallTime)>,
     /// See [`Epoch::shift`].
     shift: MediaSpan,
-    /// Discontinuities behind the archive's first segment.
+    /// Sequence numbers of discontinuities after the archive's first segment.
     discontinuities: HashSet<u64>,
     first_sequence: Option<u64>,
     lanes: BTreeMap<RungName, Lane>,
-    /// Settled and in no page.
+    /// Contents of the next page: settled segments that are in no page yet.
     page: Page,
-    /// A page that is being written: the same bytes until the store has them.
+    /// The page that is being written: the same bytes until the store has it.
     frozen: Option<Bytes>,
     page_number: u64,
-    /// The store knows whose it is.
+    /// The store has the note with the owner's name.
     noted: bool,
     /// An epoch has begun that no page names.
     urgent: bool,
     page_due: Duration,
     playlists_due: Duration,
-    /// Playlists to be written in this round.
+    /// Playlists still to be written in this round.
     round: VecDeque<RungName>,
     multivariant: Option<String>,
     /// Whether the multivariant playlist may have changed in this round.
@@ -141,7 +146,8 @@ pub struct Recorder {
 // === impl Recorder ===
 
 impl Recorder {
-    /// An archive of the stream `{app}/{name}`. It has its name from the first segment's session.
+    /// A recorder for a new archive of the stream `{app}/{name}`. The first segment's session becomes the archive's
+    /// name.
     pub fn new(stream: impl Into<String>, settings: Settings) -> Self {
         Self {
             settings,
@@ -172,8 +178,8 @@ impl Recorder {
         }
     }
 
-    /// Goes on with an archive of another process: `pages` are those that are stored, `rest` the segments that are
-    /// stored and in no page, in order. Pages, playlists, numbers and times go on where they were.
+    /// Continues an archive of another process: `pages` are the stored pages, `rest` the stored segments that no page
+    /// names, in order. Pages, playlists, numbers and times continue from there.
     pub fn resume(
         stream: impl Into<String>,
         settings: Settings,
@@ -217,17 +223,17 @@ impl Recorder {
         recorder
     }
 
-    /// Where it is; `None` before the first segment.
+    /// The archive's place in the store; `None` before the first segment.
     pub fn place(&self) -> Option<&Place> {
         self.place.as_ref()
     }
 
-    /// Whether another encoder was found to go on with it: nothing is written any more.
+    /// Whether another encoder was found to continue the archive: nothing is written any more.
     pub fn is_fenced(&self) -> bool {
         self.phase == Phase::Fenced
     }
 
-    /// Renditions from the next epoch on.
+    /// Sets the renditions from the next epoch on.
     pub fn tracks(&mut self, tracks: &[Track]) {
         self.tracks = tracks.to_vec();
     }
@@ -238,7 +244,7 @@ impl Recorder {
         self.advance();
     }
 
-    /// A segment was made; what becomes of it is told by [`Recorder::settled`]. Comes before that.
+    /// Takes a segment from the packager. Call it before [`Recorder::settled`], which reports the segment's outcome.
     pub fn packaged(&mut self, segment: &Segment) {
         if self.phase != Phase::Open {
             return;
@@ -255,7 +261,7 @@ impl Recorder {
         let kind = if self.is_audio(&info.rung) { MediaKind::Audio } else { MediaKind::Video };
         let (recorded, shown) = (self.is_recorded(&info.rung), self.is_shown(&info.rung));
         let body = segment.body.as_ref().filter(|_| recorded || shown);
-        // A segment of our own packager has an index. Were it not so the recording would go on without it.
+        // Indexing a segment of our own packager always succeeds. If it failed, the recording would lack the segment.
         let mut index = body.and_then(|body| SegmentIndex::of(body, kind).ok());
         if let Some(index) = &mut index {
             index.shift(self.shift.to_scaled(self.timescale(&segment.rung)));
@@ -266,7 +272,7 @@ impl Recorder {
         self.lane(&segment.rung).waiting.push_back(waiting);
     }
 
-    /// What became of a segment: readable, however late, or never.
+    /// The final outcome of a segment: readable (`true`), however late, or never (`false`).
     pub fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
         let waiting =
             self.lane(rung).waiting.iter_mut().find(|waiting| waiting.entry.info.sequence == sequence);
@@ -276,7 +282,7 @@ impl Recorder {
         self.advance();
     }
 
-    /// Nothing follows. What is not settled by now is lost.
+    /// Ends the broadcast. Segments that are not settled by now count as lost.
     pub fn end(&mut self) {
         if self.phase != Phase::Open {
             return;
@@ -291,7 +297,7 @@ impl Recorder {
         self.advance();
     }
 
-    /// Another encoder goes on with the stream.
+    /// Another encoder continues the stream.
     pub fn fenced(&mut self) {
         self.phase = Phase::Fenced;
     }
@@ -301,7 +307,7 @@ impl Recorder {
         self.phase == Phase::Ending
     }
 
-    /// What is to be written now. Nothing else until it is [`Recorder::done`].
+    /// The next write, if one is due. Returns nothing more until [`Recorder::done`] reports that write's result.
     pub fn poll(&mut self, now: Duration) -> Option<Write> {
         if self.flying.is_some() || self.phase == Phase::Fenced || now < self.not_before {
             return None;
@@ -309,7 +315,7 @@ impl Recorder {
         self.next_note().or_else(|| self.next_page(now)).or_else(|| self.next_playlist(now))
     }
 
-    /// How a write went.
+    /// Takes the result of a write.
     pub fn done(&mut self, result: Result<(), StoreError>, now: Duration) {
         let Some(flying) = self.flying.take() else { return };
         match (flying, result) {
@@ -335,7 +341,7 @@ impl Recorder {
         }
     }
 
-    /// When [`Recorder::poll`] may have something although nothing happened.
+    /// When [`Recorder::poll`] may return a write without further input.
     pub fn wake_at(&self) -> Option<Duration> {
         if self.flying.is_some() || self.phase == Phase::Fenced {
             return None;
@@ -349,7 +355,7 @@ impl Recorder {
         page.into_iter().chain(playlists).min().map(|at| at.max(self.not_before))
     }
 
-    /// Whether the broadcast is over and the store has the whole index, or this is not its archive any more.
+    /// Whether the broadcast is over and the store has the whole index, or another encoder continues the archive.
     pub fn is_finished(&self) -> bool {
         let all = self.phase == Phase::Ending && self.frozen.is_none() && !self.has_news();
         self.flying.is_none() && (all || self.phase == Phase::Fenced)
@@ -378,12 +384,12 @@ impl Recorder {
         track.map_or(hls::fmp4::VIDEO_TIMESCALE, Track::timescale)
     }
 
-    /// Sound goes into every recording.
+    /// Audio goes into every recording.
     fn is_recorded(&self, rung: &RungName) -> bool {
         self.recordings.contains(rung) || !self.recordings.is_empty() && self.is_audio(rung)
     }
 
-    /// The smallest pictures are those for seek bars.
+    /// The I-frame playlist for seek bars is made from the smallest video rendition.
     fn is_shown(&self, rung: &RungName) -> bool {
         let mut videos = self.tracks.iter().rev().filter(|track| !track.is_audio());
         videos.next().is_some_and(|track| track.rung == *rung)
@@ -395,7 +401,8 @@ impl Recorder {
             self.first_sequence = Some(segment.sequence);
         }
         self.session = Some(segment.session.clone());
-        // Another process's times have begun anew, and those of one go on a second later however long a publisher was away.
+        // Another process's timestamps start anew, and within one process they continue one second later, however long
+        // the publisher was away: the wall clock gives the true distance.
         if let Some((end, wall)) = self.end {
             let away = (segment.wall - wall).max(MediaSpan::ZERO);
             self.shift = end + away - segment.start;
@@ -420,7 +427,7 @@ impl Recorder {
         self.urgent = true;
     }
 
-    /// Lists what is settled, in order.
+    /// Lists settled segments in order.
     fn advance(&mut self) {
         for lane in self.lanes.values_mut() {
             while let Some(Waiting { entry, stored: Some(stored) }) = lane.waiting.front() {
@@ -444,7 +451,8 @@ impl Recorder {
         !self.page.entries.is_empty() || !self.page.epochs.is_empty()
     }
 
-    /// First of all, so that an archive that has anything is known.
+    /// The note is written before anything else, so that the search for unfinished archives finds every archive that
+    /// has objects.
     fn next_note(&mut self) -> Option<Write> {
         let place = self.place.as_ref().filter(|_| !self.noted)?;
         self.flying = Some(Flying::Note);
@@ -475,7 +483,7 @@ impl Recorder {
         Some(Write::Create(place.page(self.page_number), object))
     }
 
-    /// Playlists one after the other, then the one that names them.
+    /// Media playlists one after the other, then the multivariant playlist that names them.
     fn next_playlist(&mut self, now: Duration) -> Option<Write> {
         let place = self.place.as_ref().filter(|_| self.phase == Phase::Open)?;
         if self.round.is_empty() && now >= self.playlists_due {
@@ -493,7 +501,7 @@ impl Recorder {
             self.flying = Some(Flying::Playlist(rung));
             return Some(Write::Replace(name, playlist(text)));
         }
-        // It names no rendition that the store lacks.
+        // The multivariant playlist names no rendition whose playlist the store lacks.
         let ready = |lane: &Lane| lane.written || lane.playlist.next_sequence().is_none();
         if !self.multivariant_due || !self.lanes.values().all(ready) {
             return None;
@@ -515,7 +523,8 @@ pub(super) fn playlist(text: String) -> Object {
     Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None }
 }
 
-/// Rungs to be recorded: of those that were asked for the ones that are there; unasked the first, the largest.
+/// The rungs to record: of the requested rungs those that exist; without a request the first rung, which is the
+/// largest.
 fn choose(asked: Option<&[RungName]>, tracks: &[Track]) -> Vec<RungName> {
     let there = |rung: &&RungName| tracks.iter().any(|track| track.rung == **rung);
     match asked {

@@ -1,5 +1,5 @@
-//! Goes on with an archive that another encoder began: found by what the stream's playlists list, read from the store,
-//! and made this encoder's own, before anything is written behind it.
+//! Continues an archive that another encoder began: finds the archive through the sessions that the stream's playlists
+//! list, reads it from the store, and claims it for this encoder before anything is written to it.
 
 use super::each::{Failure, persist};
 use super::load::{LoadError, Loaded, archives, load};
@@ -10,21 +10,22 @@ use crate::store::{Caching, Object, Store, StoreError, content_type};
 use hls::resume::Past;
 use std::sync::Arc;
 
-/// Pages that a former owner may still have got in between reading and claiming. It had one in flight.
+/// Attempts to claim an archive: each page that a former owner writes between reading and claiming costs one. The
+/// former owner had one page in flight.
 const CLAIMS: u32 = 5;
 
-/// Why an archive cannot be gone on with.
+/// Why an archive cannot be continued.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
-    /// It cannot be read.
+    /// The archive cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Its next page cannot be written, or somebody else writes one after the other.
+    /// The next page cannot be written, or another encoder writes one page after the other.
     #[error(transparent)]
     Store(#[from] Failure),
 }
 
-/// The recorder of the archive that a stream's playlists belong to; `None` where there is no such archive.
+/// Returns the recorder of the archive that a stream's playlists belong to; `None` if there is no such archive.
 ///
 /// # Errors
 /// See [`ResumeError`].
@@ -42,7 +43,7 @@ pub async fn go_on(
         if !past.sessions().any(|session| pages.has_session(session)) {
             return Ok(None);
         }
-        // Only whoever is named on it has it: a page with the same bytes might be there already.
+        // The owner's name makes the claim unique: otherwise a page with the same bytes might exist already.
         let claim = Page {
             target_duration: pages.target_duration,
             claimed_by: Some(settings.owner.clone()),
@@ -52,7 +53,7 @@ pub async fn go_on(
             continue;
         }
         pages.next_page += 1;
-        // The former owner stored these, and nobody saw them listed: their numbers are given again.
+        // The former owner stored these segments but never listed them: their sequence numbers are reused.
         pages.cut(past.next_sequence());
         rest.retain(|entry| entry.info.sequence < past.next_sequence());
         return Ok(Some(Recorder::resume(stream, settings, place, pages, rest)));
@@ -60,7 +61,8 @@ pub async fn go_on(
     Err(Failure { object: place.page(0).to_string(), error: StoreError::Changed }.into())
 }
 
-/// Writes the next page, with nothing in it: the former owner's next one fails, and it stops. False where it was quicker.
+/// Writes an empty page under the next number: the former owner's next page fails, and the former owner stops. False
+/// if the former owner's page came first.
 async fn write(store: &Arc<dyn Store>, place: &Place, number: u64, page: &Page) -> Result<bool, Failure> {
     let object = Object { body: page.to_json(), content_type: content_type::JSON, caching: Caching::None };
     let name = place.page(number);

@@ -1,6 +1,7 @@
-//! Finishes an archive: playlists become VOD, recordings are put together, and a last object says that this was done.
-//! Everything comes from the store, so it makes no difference who does it: the encoder whose broadcast ended, the next
-//! one, or an operator after a crash. Done twice it does nothing; begun again it goes on where it was.
+//! Finishes an archive: playlists become VOD, recordings are composed, and a last object marks the archive as
+//! complete. Everything comes from the store, so any process can do it: the encoder whose broadcast ended, the next
+//! one, or an operator after a crash. Sealing a complete archive does nothing; an interrupted seal continues where it
+//! stopped.
 
 use super::compose::{Piece, carry_out, missing, plan};
 use super::contents::{Contents, multivariant};
@@ -17,49 +18,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tracing::warn;
 
-/// Removals at a time.
+/// Concurrent removals and reads of init segments.
 const AT_A_TIME: usize = 16;
 
-/// Why an archive could not be finished. What was done remains, and the next attempt goes on from there.
+/// Why an archive could not be finished. Completed steps remain, and the next attempt continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// It cannot be read.
+    /// The archive cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The store did not do as asked.
+    /// A store call failed.
     #[error(transparent)]
     Store(#[from] Failure),
-    /// A recording cannot be made of this media. The playlists are complete.
+    /// No recording can be made of this media. The playlists are complete.
     #[error("no recording of {rung}: {error}")]
     Recording {
-        /// Of which rung.
+        /// The rung of the recording.
         rung: RungName,
-        /// Why not.
+        /// Why the recording cannot be made.
         error: RecordingError,
     },
 }
 
-/// What an archive is after it was sealed.
+/// State of an archive after sealing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sealed {
-    /// Whether it was complete before.
+    /// Whether the archive was complete before.
     pub already: bool,
-    /// Media time from its first to its last segment.
+    /// Media time from the start of the first segment to the end of the last.
     pub duration: MediaSpan,
     /// Segments that can be read.
     pub segments: usize,
-    /// Segments that are missing between them.
+    /// Missing segments, listed as gaps.
     pub gaps: usize,
-    /// Recordings, in the order in which they were asked for.
+    /// Recordings, in the order in which they were requested.
     pub recordings: Vec<ObjectName>,
-    /// Requests to compose that it took.
+    /// Number of compose requests that sealing took.
     pub compositions: u64,
 }
 
-/// The last object.
+/// The object that marks an archive as complete (`sealed.json`).
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Mark {
-    /// Of the contents that were sealed: a segment that was stored later changes it.
+    /// Fingerprint of the sealed contents: a segment that is stored later changes it.
     fingerprint: String,
     duration_seconds: f64,
     segments: usize,
@@ -130,7 +131,7 @@ async fn replace(store: &Arc<dyn Store>, name: &ObjectName, object: Object) -> R
     persist(name, || store.replace(name, object.clone())).await
 }
 
-/// Media playlists, then the one that names them.
+/// Writes the media playlists, then the multivariant playlist that names them.
 async fn write_playlists(store: &Arc<dyn Store>, place: &Place, contents: &Contents) -> Result<(), Failure> {
     let playlists = contents.playlists();
     for (rung, list) in &playlists {
@@ -150,7 +151,7 @@ async fn write_playlists(store: &Arc<dyn Store>, place: &Place, contents: &Conte
     Ok(())
 }
 
-/// Puts a rung's recording together; answers with how many requests.
+/// Composes a rung's recording; returns the number of compose requests.
 async fn record(
     store: &Arc<dyn Store>,
     place: &Place,
@@ -190,7 +191,7 @@ async fn read_inits(
     Ok(read.await?.into_iter().flatten().collect())
 }
 
-/// What a recording was put together from is not needed any more. What cannot be removed costs room and nothing else.
+/// Removes the intermediate pieces of recordings. Pieces that cannot be removed cost storage and nothing else.
 async fn clean(store: &Arc<dyn Store>, place: &Place) {
     let removed = async {
         let parts = list_all(store, &place.parts()).await?;

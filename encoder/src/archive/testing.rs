@@ -48,7 +48,7 @@ pub(crate) fn init(rung: &RungName) -> Bytes {
     hls::fmp4::init_segment(&tracks(&[rung.as_str()])[0]).unwrap()
 }
 
-/// A segment of a second, the `sequence`th of the axis.
+/// A segment of one second, at `sequence` seconds on the media axis.
 pub(crate) fn entry(rung: &str, session: &str, sequence: u64, bytes: Option<u64>) -> Entry {
     let session = SessionId::new(session).unwrap();
     let (rate, count, offset) = if rung == "audio" { (48_000, 47, 0) } else { (90_000, 30, -3_000) };
@@ -78,7 +78,7 @@ pub(crate) fn entry(rung: &str, session: &str, sequence: u64, bytes: Option<u64>
     Entry { index: bytes.map(|bytes| SegmentIndex { fragments: fragments(bytes) }), info, picture }
 }
 
-/// An archive of so many seconds from segment 100 on.
+/// An archive of `seconds` seconds, from segment 100 on.
 pub(crate) fn contents(rungs: &[&str], seconds: u64) -> Contents {
     let mut contents = Contents::default();
     let entries = (100..100 + seconds).flat_map(|sequence| {
@@ -100,13 +100,13 @@ pub(crate) fn contents(rungs: &[&str], seconds: u64) -> Contents {
     contents
 }
 
-/// A broadcast's media, made up: a rung of 25 pictures a second and sound.
+/// A made-up publisher: a video rung of 25 frames a second, and audio.
 pub(crate) struct Studio {
     packager: Packager,
     epochs: u32,
     /// Seconds on the media axis.
     pub(crate) now: i64,
-    /// Unix time at the media axis' zero.
+    /// Unix time at the media axis's zero.
     zero: i64,
 }
 
@@ -119,19 +119,19 @@ impl Studio {
         Self { packager: Packager::new(timing(), 1_795_348_800), epochs: 0, now: 10, zero: 1_795_348_800 }
     }
 
-    /// Another process, so many seconds later: its media times begin anew, its numbers do not.
+    /// Another process, `seconds` seconds later: its media times start anew, its sequence numbers do not.
     pub(crate) fn elsewhere(&self, seconds: i64, first_sequence: u64) -> Self {
         let zero = self.zero + self.now + seconds - 3;
         Self { packager: Packager::new(timing(), first_sequence), epochs: 0, now: 3, zero }
     }
 
-    /// Nobody publishes for so many seconds of the wall clock, which are so many on the media axis.
+    /// No publisher for `seconds` seconds of wall clock, which are `on_the_axis` seconds on the media axis.
     pub(crate) fn pause(&mut self, seconds: i64, on_the_axis: i64) {
         self.now += on_the_axis;
         self.zero += seconds - on_the_axis;
     }
 
-    /// A publisher comes, as the tracks' first or again.
+    /// A publisher connects, for the first time or again: begins an epoch.
     pub(crate) fn begin(&mut self) -> Vec<Event> {
         let tracks = tracks(&["360p", "audio"]);
         let wall = WallTime::from_unix_micros((self.zero + self.now) * 1_000_000);
@@ -147,7 +147,7 @@ impl Studio {
         events
     }
 
-    /// So many seconds of media.
+    /// Publishes `seconds` seconds of media.
     pub(crate) fn run(&mut self, seconds: i64) -> Vec<Event> {
         let mut events = Vec::new();
         for second in self.now..self.now + seconds {
@@ -170,7 +170,7 @@ impl Studio {
         events
     }
 
-    /// The rest of what was published.
+    /// Ends the epoch; returns the remaining events.
     pub(crate) fn end(&mut self) -> Vec<Event> {
         self.packager.end_epoch(None);
         self.drain()

@@ -1,5 +1,5 @@
-//! Runs a [`Plan`] against a store on tokio. Every decision is the plan's; here are the clock, the tasks and the
-//! metrics.
+//! Runs a [`Plan`] against a store on tokio. The plan makes every decision; the clock, the tasks and the metrics are
+//! here.
 
 use super::spool::StreamSpool;
 use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, warn};
 
-/// Between two lines of the log about failures and gaps: a full disk fails many times a second.
+/// Shortest time between two log lines about failures and gaps: a full disk fails many times a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Publishes one stream. Dropping it ends the stream as [`Event::End`] does.
@@ -33,8 +33,8 @@ struct Shared<P> {
 // === impl Publisher ===
 
 impl<P: Playlists> Publisher<P> {
-    /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`Event::End`], once all is written or
-    /// given up ([`Settings::seal_within`]), with what happened.
+    /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`Event::End`], once everything is
+    /// written or given up ([`Settings::seal_within`]), and returns the counters.
     pub fn start(
         store: Arc<dyn Store>,
         prefix: impl Into<String>,
@@ -44,8 +44,8 @@ impl<P: Playlists> Publisher<P> {
         Self::resume(store, None, prefix, playlists, settings, Vec::new())
     }
 
-    /// The same with a disk for what is late, and over playlists that were taken over. Should somebody else have written
-    /// one of them since, nothing is stored ([`Counters::fenced`]).
+    /// Like [`Publisher::start`], with a disk for late segments and with playlists that were taken over. If another
+    /// encoder has written one of these playlists since the takeover, nothing is stored ([`Counters::fenced`]).
     pub fn resume(
         store: Arc<dyn Store>,
         spool: Option<&Spool>,
@@ -66,14 +66,14 @@ impl<P: Playlists> Publisher<P> {
         (Self { shared }, task)
     }
 
-    /// Something is to be published. Never waits for the store: holds a lock for as long as a decision takes.
+    /// Takes an event. Never waits for the store: holds a lock only for as long as a decision takes.
     pub fn input(&self, event: Event) {
         let now = self.shared.now();
         self.shared.plan().input(event, now);
         self.shared.changed.notify_one();
     }
 
-    /// What happened so far.
+    /// A copy of the counters.
     pub fn counters(&self) -> Counters {
         self.shared.plan().counters().clone()
     }
@@ -99,7 +99,7 @@ impl<P: Playlists> Drop for Publisher<P> {
 
 impl<P: Playlists> Shared<P> {
     fn plan(&self) -> MutexGuard<'_, Plan<P>> {
-        // A panic inside the plan is a bug that the driver's task reports; the live path goes on without a store.
+        // A panic inside the plan is a bug that the driver's task reports; the live path continues without a store.
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,7 +142,7 @@ async fn drive<P: Playlists>(
             Some(ended) = attempts.join_next_with_id() => {
                 let (task, result) = match ended {
                     Ok((task, result)) => (task, result),
-                    // The store panicked: a bug, but no reason to take the stream along.
+                    // The store panicked: a bug, but no reason to end the stream.
                     Err(error) => (error.id(), Err(StoreError::Unavailable(error.to_string()))),
                 };
                 if let Some(id) = jobs.remove(&task) {
@@ -222,7 +222,8 @@ async fn attempt(
     result
 }
 
-/// Work of the disk, off the threads that streams run on. One that hangs holds a thread of the blocking pool, no stream.
+/// Runs a disk job off the threads that streams run on. A disk job that hangs blocks a thread of the blocking pool,
+/// not a stream.
 async fn on_disk(
     disk: Option<Arc<StreamSpool>>,
     work: Work,
@@ -252,7 +253,7 @@ async fn on_disk(
     .await
 }
 
-/// What the log said last about failures.
+/// What was last logged about failures.
 #[derive(Debug, Default)]
 struct Logged {
     at: Option<Instant>,
@@ -281,7 +282,7 @@ impl Logged {
         (self.at, self.failures, self.gaps) = (Some(Instant::now()), now.failures, gaps);
     }
 
-    /// One line for each step.
+    /// Logs each change once: spooling started, spooling ended, spool full, spool failed.
     fn spooling(&mut self, now: &Counters, bytes: u64) {
         if !self.is_spooling && now.spooled > 0 && bytes > 0 {
             self.is_spooling = true;
@@ -307,7 +308,7 @@ impl Logged {
     }
 }
 
-/// Brings the process's counters up to the plan's.
+/// Brings the process's metrics up to the plan's counters.
 fn report(now: &Counters, reported: &mut Counters) {
     counter!("encoder_store_segments_total").increment(now.segments - reported.segments);
     counter!("encoder_store_bytes_total").increment(now.bytes - reported.bytes);

@@ -1,11 +1,11 @@
-//! What is written when: the sans-IO core of publishing. Events, results and the time go in, writes come out. No
-//! store, no runtime, no clock here; those are in [`super::driver`].
+//! Decides what is written when: the sans-IO core of publishing. Events, results and the time go in, writes come out.
+//! There is no store, no runtime and no clock here; those are in [`super::driver`].
 //!
 //! Contract: after every [`Plan::input`] or [`Plan::done`], and at [`Plan::wake_at`], call [`Plan::poll`] until it
 //! returns `None`. Time is a span since any fixed start and never goes backwards.
 //!
-//! What belongs here: the state, what may happen, and what follows for all kinds of objects alike. Each kind has its
-//! own file: [`uploads`] (init and media segments), [`playlists`], [`removals`].
+//! What belongs here: the state, and the decisions that all kinds of objects share. Each kind has its own file:
+//! [`uploads`] (init and media segments), [`playlists`], [`removals`].
 
 mod lanes;
 mod paced;
@@ -29,22 +29,22 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uploads::Upload;
 
-/// Names a write between [`Plan::poll`] and [`Plan::done`].
+/// Identifies a job between [`Plan::poll`] and [`Plan::done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(u64);
 
-/// One attempt to be made now.
+/// One attempt to make now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
-    /// To be given back with the result.
+    /// To be passed to [`Plan::done`] with the result.
     pub id: JobId,
-    /// What to do.
+    /// The operation.
     pub work: Work,
-    /// After this long it counts as [`StoreError::Unavailable`].
+    /// After this long the attempt counts as [`StoreError::Unavailable`].
     pub timeout: Duration,
 }
 
-/// What an attempt does.
+/// The operation of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// [`crate::store::Store::create`]
@@ -55,24 +55,24 @@ pub enum Work {
     Replace(ObjectName, Object, Expected),
     /// [`crate::store::Store::remove`]
     Remove(ObjectName),
-    /// Keep a body on the disk.
+    /// Write a body to the disk.
     Spool(SpoolId, Bytes),
-    /// Read one back.
+    /// Read a body back from the disk.
     Unspool(SpoolId),
-    /// Remove one.
+    /// Remove a body from the disk.
     Discard(SpoolId),
 }
 
-/// What a successful attempt brings.
+/// What a successful attempt returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Work::Create`], [`Work::Remove`], [`Work::Spool`] and [`Work::Discard`].
+    /// Answer to [`Work::Create`], [`Work::Remove`], [`Work::Spool`] and [`Work::Discard`].
     Done,
-    /// To [`Work::Unspool`].
+    /// Answer to [`Work::Unspool`].
     Body(Bytes),
-    /// To [`Work::Read`].
+    /// Answer to [`Work::Read`].
     Read(Option<Stored>),
-    /// To [`Work::Replace`].
+    /// Answer to [`Work::Replace`].
     Written(Version),
 }
 
@@ -80,28 +80,29 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Plan<P> {
     settings: Settings,
-    /// `{app}/{name}`, in front of every object's name.
+    /// `{app}/{name}`, the prefix of every object's name.
     prefix: String,
     playlists: P,
     tracks: Vec<Track>,
-    /// Renditions that were taken over, until it is known which of them go on.
+    /// Renditions that were taken over, until the first tracks tell which of these renditions continue.
     inherited: Vec<RungName>,
     lanes: Lanes,
-    /// Init and media segments that are not stored, those that are being written included, oldest first.
+    /// Init and media segments that are not stored yet, including those that are being written: init segments in
+    /// front, then media segments, oldest first.
     uploads: Vec<Upload>,
-    /// Attempts at uploads that were given up meanwhile.
+    /// Attempts in flight whose uploads were given up meanwhile.
     orphans: HashMap<JobId, ObjectName>,
-    /// Attempts at uploads that another attempt has brought to their end meanwhile.
+    /// Attempts in flight whose uploads another attempt has completed meanwhile.
     overtaken: HashSet<JobId>,
-    /// Bytes of segments so far, to know the largest rendition.
+    /// Bytes of segments per rendition so far, to find the largest rendition.
     rung_bytes: BTreeMap<RungName, u64>,
-    /// Whether the last upload that came back had succeeded.
+    /// Whether the last upload attempt that returned had succeeded.
     store_answers: bool,
-    /// How long uploads get at least: twice what the last one took, more when attempts time out.
+    /// Shortest time-out of uploads: twice what the last upload took, more when attempts time out.
     patience: Duration,
-    /// When a late upload may be tried while the store does not answer.
+    /// Earliest time for a late upload while the store does not answer.
     late_not_before: Duration,
-    /// What is being done.
+    /// Attempts in flight.
     in_flight: HashMap<JobId, Flight>,
     /// Rewritten objects by rung; `None` is the multivariant playlist.
     paced: BTreeMap<Option<RungName>, Paced>,
@@ -109,9 +110,9 @@ pub struct Plan<P> {
     spooling: Spooling,
     /// Bytes of segments in `uploads` that are in memory.
     waiting_bytes: usize,
-    /// When nothing more is tried, once the stream ended.
+    /// Time of giving up, set when the stream has ended.
     give_up_at: Option<Duration>,
-    /// Everything is settled and the playlists know of the end.
+    /// Every segment is settled and the playlists have been told about the end.
     ended: bool,
     /// `give_up_at` has passed.
     gave_up: bool,
@@ -133,7 +134,7 @@ enum Flight {
 // === impl Plan ===
 
 impl<P: Playlists> Plan<P> {
-    /// Nothing is published yet. `prefix` is `{app}/{name}`; empty is the root of the store.
+    /// A plan without any events yet. `prefix` is `{app}/{name}`; an empty prefix is the root of the store.
     pub fn new(prefix: impl Into<String>, playlists: P, settings: Settings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
@@ -163,7 +164,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// The same over playlists that were taken over.
+    /// Like [`Plan::new`], with playlists that were taken over.
     pub fn resume(
         prefix: impl Into<String>,
         playlists: P,
@@ -172,7 +173,7 @@ impl<P: Playlists> Plan<P> {
     ) -> Self {
         let mut plan = Self::new(prefix, playlists, settings);
         if !inherited.is_empty() {
-            // As the former owner left it, it names what must not be removed before it is written anew.
+            // Removals must wait until this playlist is rewritten: the former owner's text still names those objects.
             plan.paced.entry(None).or_default();
         }
         for Inherited { rung, text, version } in inherited {
@@ -183,7 +184,7 @@ impl<P: Playlists> Plan<P> {
         plan
     }
 
-    /// Something is to be published. Never waits; events after [`Event::End`] are ignored, and so are all once another
+    /// Takes an event. Never waits. Events after [`Event::End`] are ignored, and so is every event once another
     /// encoder has taken over.
     pub fn input(&mut self, event: Event, now: Duration) {
         if self.give_up_at.is_some() || self.gave_up {
@@ -213,18 +214,18 @@ impl<P: Playlists> Plan<P> {
             .or_else(|| self.start_upload(now))
             .or_else(|| self.start_spooling(now))
             .or_else(|| self.start_removal(now));
-        // A playlist that turned out to have nothing new needs no write.
+        // A playlist whose text turned out to be unchanged needs no write.
         self.judge_seal();
         next
     }
 
-    /// How an attempt went.
+    /// Takes the result of an attempt.
     pub fn done(&mut self, id: JobId, result: Result<Answer, StoreError>, now: Duration) {
         let Some(flight) = self.in_flight.remove(&id) else {
             debug_assert!(false, "a result for a job that was never given out");
             return;
         };
-        // That a version is another one is an answer like any other; the disk's failures are counted for themselves.
+        // `Changed` is a regular answer, not a failure; disk failures have their own counter.
         if let Err(error) = &result
             && *error != StoreError::Changed
             && !is_spool_job(&flight)
@@ -252,7 +253,7 @@ impl<P: Playlists> Plan<P> {
         self.settle(now);
     }
 
-    /// When [`Plan::poll`] may have something again although nothing happened.
+    /// When [`Plan::poll`] may return a job again without further input.
     pub fn wake_at(&self) -> Option<Duration> {
         let uploads = self.uploads_wake_at();
         let removals = self.removals_wake_at();
@@ -263,17 +264,17 @@ impl<P: Playlists> Plan<P> {
         playlists.chain(uploads).chain(removals).chain(deadline).chain(give_up).chain(spooling).min()
     }
 
-    /// Whether the stream ended and nothing is left to do; nothing but work of the disk may be in flight then.
+    /// Whether the stream ended and nothing is left to do; only disk jobs may still be in flight then.
     pub fn is_finished(&self) -> bool {
         let nothing_left = self.ended
             && self.removals.is_empty()
             && self.uploads.is_empty()
             && self.paced.values().all(Paced::is_clean);
-        // What is left on disk goes with its folder.
+        // Files that remain on disk are removed with their folder.
         self.in_flight.values().all(is_spool_job) && (nothing_left || self.gave_up)
     }
 
-    /// What happened so far.
+    /// The counters so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -285,7 +286,7 @@ impl<P: Playlists> Plan<P> {
 
     // --- consequences ---
 
-    /// Segments whose time is over become gaps, whether they wait, are being written or lack their init segment.
+    /// Turns segments past their deadline into gaps, whether they wait, are being written or lack their init segment.
     fn expire_deadlines(&mut self, now: Duration) {
         self.expire_uploads(now);
         for (late, reason) in self.lanes.late(now) {
@@ -297,7 +298,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// What is in flight ends by its own time-out; nothing else is started.
+    /// Starts nothing more; attempts in flight end by their own time-outs.
     fn stop(&mut self) {
         self.gave_up = true;
         while !self.uploads.is_empty() {
@@ -308,7 +309,7 @@ impl<P: Playlists> Plan<P> {
         self.paced.values_mut().for_each(Paced::abandon);
     }
 
-    /// Lists what is settled, in order, and ends when all is.
+    /// Lists settled segments in order, and ends the playlists when every segment is settled.
     fn settle(&mut self, now: Duration) {
         let mut changed = false;
         while let Some((segment, bytes)) = self.lanes.pop() {
@@ -322,7 +323,7 @@ impl<P: Playlists> Plan<P> {
         }
         if changed {
             self.mark(None);
-            // One rendition's segment may move the window of all.
+            // One rendition's segment may move the window of all renditions.
             self.mark_all();
         }
         let expired = self.playlists.take_expired();
@@ -340,7 +341,7 @@ impl<P: Playlists> Plan<P> {
             self.ended && !self.counters.fenced && self.paced.values().all(Paced::is_sealed);
     }
 
-    // --- what its parts share ---
+    // --- shared by the submodules ---
 
     fn job(&mut self, flight: Flight, work: Work, timeout: Duration) -> Job {
         let id = JobId(self.next_id);
@@ -358,7 +359,7 @@ impl<P: Playlists> Plan<P> {
         self.tracks.iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
-    /// An empty prefix is the store's root.
+    /// With an empty prefix, names start at the store's root.
     fn below_prefix(&self, path: &str) -> ObjectName {
         ObjectName::new(if self.prefix.is_empty() {
             path.to_owned()

@@ -1,4 +1,4 @@
-//! What publishing is told at its start, and what it counts. Decisions are in [`super::plan`].
+//! Settings and counters of publishing. Decisions are in [`super::plan`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,37 +6,41 @@ use std::time::Duration;
 /// How a stream is published. Durations that move a viewer's distance from live come from `hls::Timing`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// From a segment's arrival to its acknowledgement at most (`Timing::upload_deadline`); then it becomes a gap.
+    /// Longest time from a segment's arrival to its acknowledgement (`Timing::upload_deadline`); then it becomes a
+    /// gap.
     pub segment_deadline: Duration,
-    /// Between the starts of two writes of one playlist at least; the store's own
-    /// [`crate::store::Store::rewrite_interval`] counts where it is longer.
+    /// Shortest time between the starts of two writes of one playlist; the store's own
+    /// [`crate::store::Store::rewrite_interval`] applies where it is longer.
     pub playlist_interval: Duration,
-    /// A first attempt at anything but a segment that is on time, at most: that may take until its deadline. Doubles
-    /// with each further one up to `longest_attempt`.
+    /// Time-out of the first attempt; doubles with each failed attempt up to `longest_attempt`. Init segments get
+    /// `segment_deadline` at least, late segments as long as recent uploads took, and a segment that is on time may
+    /// take until its deadline. Removals are not doubled.
     pub attempt_timeout: Duration,
-    /// Any attempt, at most.
+    /// Longest time-out of any attempt.
     pub longest_attempt: Duration,
-    /// An attempt at a segment that is on time and has no answer for so long gets a second one beside it: the slow tail
-    /// of a store is a few requests, seldom two in a row.
+    /// An attempt at a segment that is on time is hedged by a second attempt after this long without an answer: a
+    /// store's slow tail is a few requests, seldom two in a row.
     pub second_attempt_after: Duration,
-    /// Pause before the second attempt; doubles with each further one up to `max_backoff`, each cut by a random part
-    /// of up to a half, so that encoders do not come back all at once.
+    /// Pause before the second attempt; doubles with each further attempt up to `max_backoff`. Jitter shortens each
+    /// pause by up to a half, so that encoders do not all retry at the same moment.
     pub first_backoff: Duration,
     /// Longest pause between two attempts.
     pub max_backoff: Duration,
-    /// Attempts at init and media segments at a time: half of them for first attempts at what is on time, a quarter
-    /// each at most for second ones and for what is late. Playlists and removals are not counted: there are few.
+    /// Concurrent attempts at init and media segments: half of them for first attempts at what is on time, a quarter
+    /// each at most for second attempts and for late segments. Playlists and removals are not counted, because they
+    /// are few.
     pub concurrency: usize,
-    /// Bytes of segments that wait for the store or are being written, at most.
+    /// Most bytes of segments that wait for the store or are being written.
     pub max_waiting_bytes: usize,
-    /// Bytes of late segments that may wait on disk, beside those in memory; 0 is none. Only where an archive is kept.
+    /// Most bytes of late segments that may wait on disk, in addition to those in memory; 0 disables the disk. Only
+    /// used where an archive is kept.
     pub spool_bytes: u64,
-    /// From the end of the stream to the last playlist's acknowledgement at most.
+    /// Longest time from the end of the stream to the last playlist's acknowledgement.
     pub seal_within: Duration,
-    /// Whether an archive wants every segment: what left the playlists stays, and what missed its deadline is uploaded
-    /// all the same. Otherwise the one is removed and the other dropped.
+    /// Whether an archive needs every segment: segments that left the playlists are kept, and segments that missed
+    /// their deadline are still uploaded. Otherwise the former are removed and the latter dropped.
     pub archive: bool,
-    /// Seed of the back-off's jitter.
+    /// Seed of the backoff's jitter.
     pub seed: u64,
 }
 
@@ -63,20 +67,20 @@ impl Default for Settings {
 /// Why a segment became a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Gap {
-    /// It came as one.
+    /// The packager delivered the segment as a gap.
     Packager,
-    /// The store did not take it in time.
+    /// The store did not acknowledge the segment by its deadline.
     Deadline,
-    /// The store refused it, or its name was taken.
+    /// The store refused the segment, or its name was taken.
     Refused,
-    /// Too much was waiting.
+    /// Too many bytes were waiting ([`Settings::max_waiting_bytes`]).
     Overflow,
-    /// Its init segment was not there in time.
+    /// Its init segment was not acknowledged in time.
     NoInit,
 }
 
 impl Gap {
-    /// For metric labels.
+    /// The reason as a metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Packager => "packager",
@@ -88,12 +92,12 @@ impl Gap {
     }
 }
 
-/// What happened so far.
+/// Counters of one stream's publishing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Media segments acknowledged and listed.
     pub segments: u64,
-    /// Their bytes.
+    /// Bytes of those segments.
     pub bytes: u64,
     /// Segments that became gaps, by reason.
     pub gaps: BTreeMap<Gap, u64>,
@@ -101,23 +105,23 @@ pub struct Counters {
     pub late: u64,
     /// Segments given up for good.
     pub lost: u64,
-    /// Segments that waited on disk.
+    /// Segments that were moved to the disk.
     pub spooled: u64,
-    /// Times that the disk's room was used up.
+    /// Times that the spool became full.
     pub spool_full: u64,
-    /// Failures of the disk.
+    /// Failed operations on the spool.
     pub spool_failures: u64,
-    /// What the last of them was.
+    /// The last spool failure.
     pub last_spool_failure: Option<String>,
     /// Playlist writes acknowledged.
     pub playlists: u64,
     /// Attempts that failed, at anything.
     pub failures: u64,
-    /// What the last of them ran into.
+    /// The error of the last failed attempt.
     pub last_failure: Option<String>,
     /// Objects removed.
     pub removed: u64,
-    /// Objects that could not be removed and remain.
+    /// Objects that could not be removed and remain in the store.
     pub not_removed: u64,
     /// Whether another encoder was found to write the same playlists: nothing was written from then on.
     pub fenced: bool,

@@ -1,9 +1,9 @@
-//! A folder on a local disk for bodies that wait for the store: files and nothing else. What goes there and when is in
-//! [`super::plan`].
+//! A folder on a local disk for bodies that wait for the store: file operations only. Which bodies go there, and when,
+//! is decided in [`super::plan`].
 //!
-//! The folder is this process's alone (a locked file says so) and is emptied at the start: what an earlier process left
-//! there belongs to streams that have ended or were taken over. Nothing is flushed: after a crash of the machine nobody
-//! reads it. Calls run on tokio's blocking pool, off the threads that streams run on.
+//! The folder belongs to one process (a locked file says so) and is emptied at the start: files of an earlier process
+//! belong to streams that have ended or were taken over. Nothing is flushed to the medium: no process reads the files
+//! after a crash of the machine. Calls run on tokio's blocking pool, off the threads that streams run on.
 
 use super::SpoolId;
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::{info, warn};
 
-/// Says whose the folder is.
+/// Name of the lock file that marks the folder as in use.
 const LOCK: &str = "encoder-spool.lock";
-/// In front of streams' folders: nothing else in there is touched.
+/// Name prefix of the streams' folders: other entries of the folder are left alone.
 const PREFIX: &str = "spool-";
 
-/// A process's folder.
+/// The spool folder of this process.
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
@@ -29,7 +29,7 @@ pub struct Spool {
     _lock: File,
 }
 
-/// One stream's part of it; its files go with it.
+/// One stream's folder in the spool; removing the folder removes the stream's files.
 #[derive(Debug)]
 pub(super) struct StreamSpool {
     folder: PathBuf,
@@ -38,10 +38,10 @@ pub(super) struct StreamSpool {
 // === impl Spool ===
 
 impl Spool {
-    /// Takes a folder, made if it is not there, and empties it. `bytes` is what each stream may keep there.
+    /// Takes a folder, creates it if it is missing, and empties it. `bytes` is how much each stream may keep there.
     ///
     /// # Errors
-    /// It cannot be written, or another process has it.
+    /// The folder cannot be written, or another process uses it.
     pub fn open(folder: impl Into<PathBuf>, bytes: u64) -> io::Result<Arc<Self>> {
         let folder = folder.into();
         fs::create_dir_all(&folder)?;
@@ -62,7 +62,7 @@ impl Spool {
         Ok(Arc::new(Self { folder, bytes, streams: AtomicU64::new(0), _lock: lock }))
     }
 
-    /// What each stream may keep there.
+    /// Most bytes that each stream may keep on disk.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -80,7 +80,7 @@ impl StreamSpool {
         self.folder.join(id.0.to_string())
     }
 
-    /// Writes a body. What is left of one that does not fit is removed.
+    /// Writes a body. The remains of a failed write are removed.
     pub(super) fn write(&self, id: SpoolId, body: &Bytes) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let path = self.path(id);
@@ -99,7 +99,7 @@ impl StreamSpool {
         remove_file(&self.path(id));
     }
 
-    /// Removes all that is there.
+    /// Removes all files of the stream.
     pub(super) fn clear(&self) {
         match fs::remove_dir_all(&self.folder) {
             Ok(()) => {}
@@ -110,7 +110,7 @@ impl StreamSpool {
 }
 
 fn remove_file(path: &Path) {
-    // Removed with the folder, should it not go now.
+    // If this fails, the file is removed later with the folder.
     let _ = fs::remove_file(path);
 }
 

@@ -1,4 +1,4 @@
-//! Playlists that anybody can read, and segments without media, for the tests of publishing.
+//! Human-readable playlists, and segments without media, for the tests of publishing.
 
 use super::Playlists;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub(super) struct TextPlaylists {
     lines: BTreeMap<RungName, Vec<String>>,
     rungs: Vec<RungName>,
-    /// Segments kept in the list; 0 for all.
+    /// Number of segments kept in the list; 0 keeps all.
     window: usize,
     expired: Vec<(RungName, String)>,
 }

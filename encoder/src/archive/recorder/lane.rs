@@ -1,4 +1,5 @@
-//! One rendition of an archive while its broadcast goes on: what waits for its fate, and the playlist of what does not.
+//! One rendition of an archive while its broadcast runs: the segments that are not settled yet, and the playlist of
+//! those that are.
 
 use super::super::contents::{Slots, gap_between};
 use super::super::page::Entry;
@@ -8,29 +9,29 @@ use std::collections::{HashSet, VecDeque};
 /// A rendition.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Not listed yet, in order.
+    /// Segments that are not listed yet, in order.
     pub(super) waiting: VecDeque<Waiting>,
-    /// Init segments that are stored.
+    /// Names of the stored init segments.
     pub(super) inits: HashSet<String>,
     pub(super) playlist: ArchivePlaylist,
-    /// The last that is listed.
+    /// The last listed segment.
     pub(super) last: Option<SegmentInfo>,
-    /// The store does not have the playlist's end.
+    /// The playlist has changes that are not written.
     pub(super) changed: bool,
-    /// The store has a version of it.
+    /// The store has some version of the playlist.
     pub(super) written: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) entry: Entry,
-    /// What became of it, once that is known.
+    /// Whether the segment was stored; `None` until that is known.
     pub(super) stored: Option<bool>,
 }
 
 impl Lane {
-    /// Adds a segment to the playlist, behind gaps where numbers are missing: an encoder that took over begins behind
-    /// what the one before had listed. False for one that is listed already.
+    /// Adds a segment to the playlist, after gaps for missing sequence numbers: an encoder that took over continues
+    /// after the last sequence number that the former owner had listed. False for a segment that is listed already.
     pub(super) fn list(&mut self, info: &SegmentInfo, discontinuities: &HashSet<u64>) -> bool {
         match self.playlist.next_sequence() {
             Some(next) if info.sequence < next => return false,

@@ -1,4 +1,4 @@
-//! What is written when; what a whole broadcast leaves is in the tests of [`super::super::seal`].
+//! When each object is written; whole broadcasts are in the tests of [`super::super::seal`].
 
 use super::*;
 use crate::archive::testing::Studio;
@@ -10,12 +10,12 @@ fn settings() -> Settings {
     Settings { target_duration: 1, ..Settings::default() }
 }
 
-/// What a recorder wrote: name and text, in order.
+/// A recorder's writes: name and text, in order.
 #[derive(Default)]
 struct Written(Vec<(String, String)>);
 
 impl Written {
-    /// Everything that is due, acknowledged at once.
+    /// Takes every write that is due and acknowledges it immediately.
     fn drain(&mut self, recorder: &mut Recorder, now: Duration) {
         while let Some(write) = recorder.poll(now) {
             let (Write::Create(name, object) | Write::Replace(name, object)) = write;
@@ -39,7 +39,7 @@ impl Written {
     }
 }
 
-/// Tells a recorder what a publisher would; what `fate` says of a segment is told, `None` is left open.
+/// Feeds a publisher's events to a recorder; `fate` gives each segment's outcome, `None` leaves the segment unsettled.
 fn tell(recorder: &mut Recorder, events: Vec<Event>, fate: impl Fn(&Segment) -> Option<bool>) {
     for event in events {
         match event {
@@ -84,7 +84,7 @@ fn a_page_is_written_when_an_epoch_begins_and_every_minute() {
     assert_eq!(entries, 2, "one break in both renditions");
 }
 
-/// What is late is waited for: an EVENT playlist can only grow at its end.
+/// The recorder waits for late segments: an EVENT playlist can only grow at its end.
 #[test]
 fn segments_are_listed_in_order_whenever_they_come() {
     let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings()));

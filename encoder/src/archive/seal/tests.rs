@@ -1,4 +1,4 @@
-//! Whole broadcasts into the memory store, on paused time: what they leave, whatever happens to their encoder.
+//! Whole broadcasts into the memory store, on paused time: the archives that remain, also after an encoder's death.
 
 use super::*;
 use crate::archive::page::Page;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const SECOND: Duration = Duration::from_secs(1);
 const STREAM: &str = "live/demo";
 
-/// An encoder with one stream, as far as its archive is concerned.
+/// An encoder with one stream, reduced to publishing and archiving.
 struct OnAir {
     keeper: Arc<Keeper>,
     recording: Recording,
@@ -59,7 +59,7 @@ impl OnAir {
         }
     }
 
-    /// The stream ends as streams do.
+    /// Ends the stream in the regular way.
     async fn end(self, studio: &mut Studio) {
         self.tell(studio.end());
         self.publisher.input(Event::End);
@@ -68,7 +68,7 @@ impl OnAir {
         self.keeper.idle().await;
     }
 
-    /// The process is gone.
+    /// Kills the process: aborts its tasks.
     async fn kill(self) {
         self.recording.task.abort();
         self.written.abort();
@@ -98,7 +98,8 @@ fn listed(text: &str) -> Vec<String> {
     segments.map(|at| lines[at].trim_start_matches("../../").to_owned()).collect()
 }
 
-/// Everything that remains of a broadcast is what the store has of it, in order, and the recording is made of it.
+/// Checks that the archive lists everything that the store has of the broadcast, in order, and that the recording
+/// contains it.
 fn check_whole(store: &MemoryStore, place: &Place, gaps: usize) {
     let mut payload = 0;
     for rung in ["360p", "audio"] {
@@ -124,7 +125,7 @@ fn check_whole(store: &MemoryStore, place: &Place, gaps: usize) {
     assert_eq!(recording.body.len(), header + payload);
     let size = u64::from_be_bytes(recording.body[mdat + 4..header].try_into().unwrap());
     assert_eq!(size, 16 + payload as u64);
-    // The first segment of each behind the index, untouched.
+    // The first video segment follows the recording's header, unchanged.
     let first = &listed(&file(store, place, "360p.m3u8"))[0];
     let first = store.get(&format!("live/demo/{first}")).unwrap().body;
     assert_eq!(recording.body[header..header + first.len()], first[..]);
@@ -159,7 +160,7 @@ async fn a_publisher_that_comes_back_is_in_the_same_archive() {
     let (mut studio, on_air) = (Studio::new(), OnAir::new(&store));
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 10).await;
-    // The media axis goes on a second later, whatever the clock says.
+    // The media axis continues one second later, although seven seconds pass.
     studio.pause(7, 1);
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 10).await;
@@ -172,7 +173,7 @@ async fn a_publisher_that_comes_back_is_in_the_same_archive() {
     assert!((duration - 27.0).abs() < 0.1, "10 s, 7 s away, 10 s: {duration}");
 }
 
-/// The encoder dies 50 seconds after the last page: what it had stored is found.
+/// The encoder dies 50 seconds after the last page: the segments that it had stored are found.
 #[tokio::test(start_paused = true)]
 async fn what_a_dead_encoder_stored_is_sealed_by_whoever_comes() {
     let store = MemoryStore::new();
@@ -190,7 +191,7 @@ async fn what_a_dead_encoder_stored_is_sealed_by_whoever_comes() {
     assert!(!sealed.already && sealed.gaps == 0, "{sealed:?}");
     check_whole(&store, &place, 0);
 
-    // What it would have written itself says the same of those that are in both.
+    // What sealing read from the boxes agrees with what the encoder would have written.
     let text = file(&store, &place, "360p.m3u8");
     assert_eq!(text.matches("#EXT-X-DISCONTINUITY\n").count(), 1);
     assert_eq!(text.matches("#EXTINF:1.00000,").count(), listed(&text).len());
@@ -198,7 +199,8 @@ async fn what_a_dead_encoder_stored_is_sealed_by_whoever_comes() {
     assert!(seal(&shared(&store), &place).await.unwrap().already);
 }
 
-/// The next broadcast of that name completes it, and its own segments are not taken for the dead one's.
+/// The next broadcast of the same name completes the archive, and its own segments are not added to the dead encoder's
+/// archive.
 #[tokio::test(start_paused = true)]
 async fn the_next_encoder_seals_what_the_one_before_left() {
     let store = MemoryStore::new();
@@ -208,7 +210,7 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     on_air.kill().await;
     let first = only_archive(&store).await;
     let keeper = Keeper::new(shared(&store), Settings::default());
-    // The rest of it went with the process.
+    // The unfinished rest of the first broadcast was lost with the process.
     studio.end();
     studio.now += 100;
     let later = WallTime::from_unix_micros(1_795_348_800_000_000 + 1_000_000 * studio.now);
@@ -224,7 +226,7 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     assert_eq!(crate::archive::load::archives(&shared(&store), STREAM).await.unwrap().len(), 2);
 }
 
-/// A container that is started again finds what it had left; others leave that alone.
+/// A restarted container finds the archive that it had left; other processes leave it alone.
 #[tokio::test(start_paused = true)]
 async fn a_process_that_starts_again_seals_what_it_left() {
     let store = MemoryStore::new();
@@ -242,7 +244,7 @@ async fn a_process_that_starts_again_seals_what_it_left() {
     check_whole(&store, &place, 0);
 }
 
-/// In a container a process has the number that the one before it had.
+/// A restarted container gets the same process ID: its own streams must not be taken for a dead process's.
 #[tokio::test(start_paused = true)]
 async fn what_began_here_is_not_taken_for_what_a_dead_process_left() {
     let store = MemoryStore::new();
@@ -250,7 +252,7 @@ async fn what_began_here_is_not_taken_for_what_a_dead_process_left() {
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 20).await;
     let keeper = on_air.keeper.clone();
-    // It is over here, and may go on elsewhere.
+    // The broadcast is over here, and may continue on another encoder.
     on_air.kill().await;
     keeper.seal_dead(|owner| owner == "me");
     keeper.idle().await;
@@ -259,7 +261,7 @@ async fn what_began_here_is_not_taken_for_what_a_dead_process_left() {
     assert!(file(&store, &place, "360p.m3u8").contains("PLAYLIST-TYPE:EVENT"));
 }
 
-/// Live viewers do without what was late; the archive does not.
+/// Live viewers get gaps for late segments; the archive gets the segments.
 #[tokio::test(start_paused = true)]
 async fn what_was_late_is_in_the_archive() {
     let store = MemoryStore::new();
@@ -275,7 +277,7 @@ async fn what_was_late_is_in_the_archive() {
     check_whole(&store, &only_archive(&store).await, 0);
 }
 
-/// What the store's playlists list.
+/// The stream's past as the store's playlists list it.
 fn past(store: &MemoryStore) -> Past {
     let playlists = ["360p", "audio"].map(|rung| {
         let text = store.text(&format!("{STREAM}/{rung}/index.m3u8")).unwrap();
@@ -286,7 +288,7 @@ fn past(store: &MemoryStore) -> Past {
     Past::new(playlists).unwrap()
 }
 
-/// Its times begin anew, the one before has stored more than was ever listed, and writes a page more.
+/// The second encoder's times start anew; the first had stored more than it ever listed, and writes one more page.
 #[tokio::test(start_paused = true)]
 async fn another_encoder_goes_on_with_the_archive() {
     let store = MemoryStore::new();
@@ -305,7 +307,7 @@ async fn another_encoder_goes_on_with_the_archive() {
     let after = OnAir::with(&store, keeper, recording);
     after.tell(studio.begin());
     after.run(&mut studio, 30).await;
-    // For its next page.
+    // Time for the former encoder's next page.
     tokio::time::sleep(61 * SECOND).await;
     assert_eq!(before.recording.task.await.unwrap(), None, "the one before has found out");
     after.end(&mut studio).await;
@@ -316,7 +318,8 @@ async fn another_encoder_goes_on_with_the_archive() {
     let sealed = seal(&shared(&store), &place).await.unwrap();
     assert!(sealed.already);
     let listed = past.next_sequence() - 1_795_348_800;
-    // 25 s and 5 s were not listed, or nothing.
+    // 30 s without listed segments: the first encoder ran on for 25 s whose segments were never listed, then 5 s of
+    // nothing.
     let expected = listed as f64 + 30.0 + 30.0;
     assert!((sealed.duration.as_secs_f64() - expected).abs() < 1.5, "{} of {expected}", sealed.duration);
 
@@ -332,7 +335,7 @@ async fn another_encoder_goes_on_with_the_archive() {
     }
 }
 
-/// Nothing that the playlists name belongs to an archive: whoever was there before kept none.
+/// The archive of the sessions that the playlists name is missing: a new archive begins.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_archive_gets_one() {
     let store = MemoryStore::new();
@@ -356,8 +359,8 @@ async fn what_has_no_archive_gets_one() {
     assert!((sealed.duration.as_secs_f64() - 10.0).abs() < 1.5, "{}", sealed.duration);
 }
 
-/// The process dies at every tenth call in turn; each time another one goes on. In the end it is as if nothing had been,
-/// and nothing was composed twice but what had no answer.
+/// The store refuses every write after the tenth of each attempt; the next attempt continues. In the end the result is
+/// as if there had been no interruption, and only compositions without an answer were repeated.
 #[tokio::test(start_paused = true)]
 async fn sealing_goes_on_where_it_was_cut_off() {
     let store = made_up(&["360p", "audio"], 600).await;
@@ -389,7 +392,7 @@ async fn sealing_goes_on_where_it_was_cut_off() {
     assert!(!store.names().iter().any(|name| name.contains("/parts/")));
 }
 
-/// An archive with an index page a minute, of segments whose bytes say nothing.
+/// An archive with one index page a minute, whose segments have meaningless bytes.
 async fn made_up(rungs: &[&str], seconds: u64) -> MemoryStore {
     let store = MemoryStore::new();
     let place = Place::new(STREAM, SessionId::new("a-0").unwrap());
@@ -418,7 +421,8 @@ async fn made_up(rungs: &[&str], seconds: u64) -> MemoryStore {
     store
 }
 
-/// Three hours, 60 ms a call: within a minute, a request to compose for thirty objects, and no media is read.
+/// Three hours with 60 ms a call: sealing takes less than a minute, one compose request per thirty objects, and reads
+/// no media.
 #[tokio::test(start_paused = true)]
 async fn three_hours_are_sealed_within_a_minute() {
     let store = made_up(&["360p", "audio"], 3 * 3600).await;
@@ -436,7 +440,7 @@ async fn three_hours_are_sealed_within_a_minute() {
     let composed = count(Operation::Compose);
     assert_eq!((sealed.segments, sealed.compositions as usize), (2 * 3 * 3600, composed));
     assert!(composed <= (1 + sealed.segments) / 30, "{composed} for {}", sealed.segments);
-    // The pieces, which are as many as the requests but for the last; the header; the note.
+    // Removed are the pieces (one fewer than compose requests), the header and the note.
     assert_eq!(count(Operation::Remove), composed + 1);
     assert!(took < 60 * SECOND, "{took:?}");
     assert_eq!(sealed.duration.as_secs_f64(), 10_800.0);

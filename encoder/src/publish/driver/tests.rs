@@ -1,4 +1,5 @@
-//! Whole streams against the memory store, on paused time: what a reader of the store sees, whatever the store does.
+//! Whole streams against the memory store, on paused time: what a reader of the store sees under each kind of store
+//! fault.
 
 use super::*;
 use crate::publish::Gap;
@@ -12,7 +13,7 @@ fn settings() -> Settings {
     Settings { segment_deadline: 2 * SECOND, playlist_interval: SECOND, ..Settings::default() }
 }
 
-/// Publishes one segment a second in two rungs for `seconds`, then the end.
+/// Publishes one segment a second in two rungs for `seconds`, then ends the stream.
 async fn broadcast(
     store: &MemoryStore,
     playlists: TextPlaylists,
@@ -125,7 +126,7 @@ async fn an_outage_leaves_gaps_and_is_recovered_from() {
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 25).await;
     let gaps = counters.gaps[&Gap::Deadline];
-    // Ten seconds in two rungs, less what came in the deadline before the store was back.
+    // Ten seconds in two rungs, minus the segments that arrived within one deadline of the store's recovery.
     assert!((12..=20).contains(&gaps), "{counters:?}");
     assert_eq!(counters.segments + gaps, 50);
     assert!(counters.sealed);

@@ -1,5 +1,5 @@
-//! Which segment is settled, and in which order segments are listed: one lane per rendition. What is written when is
-//! in [`super`].
+//! Which segments are settled, and the order in which they are listed: one lane per rendition. When objects are
+//! written is in [`super`].
 
 use crate::publish::Gap;
 use hls::RungName;
@@ -7,10 +7,10 @@ use hls::packager::{InitSegment, Segment};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-/// How a segment's upload came out.
+/// Outcome of a segment's upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Not yet.
+    /// Not known yet.
     Pending,
     /// Acknowledged, with that many bytes.
     Stored(u64),
@@ -18,8 +18,8 @@ pub(super) enum Outcome {
     Gap,
 }
 
-/// Every rendition's segments that are not listed yet. Holds no bodies; each segment leaves by its deadline, so that
-/// the lanes are as long as a deadline lasts.
+/// Every rendition's segments that are not listed yet. Lanes hold no bodies; each segment leaves its lane by its
+/// deadline, so a lane's length is bounded by the deadline's duration.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<RungName, VecDeque<Slot>>,
@@ -41,7 +41,7 @@ impl Lanes {
         lane.push_back(Slot { segment, deadline, outcome: Outcome::Pending });
     }
 
-    /// An init segment is readable. Those of earlier epochs are forgotten when nothing waits for them.
+    /// An init segment is readable. Init segments of earlier epochs are forgotten when no segment waits for them.
     pub(super) fn init_stored(&mut self, init: &InitSegment) {
         let lanes = &self.lanes;
         self.inits.retain(|(rung, name)| {
@@ -51,7 +51,7 @@ impl Lanes {
         self.inits.insert((init.rung.clone(), init.name.clone()));
     }
 
-    /// Settles a segment; false when it was settled before, or is gone.
+    /// Settles a segment; false when it was settled before or has left its lane.
     pub(super) fn set(&mut self, rung: &RungName, sequence: u64, outcome: Outcome) -> bool {
         let slots = self.lanes.get_mut(rung).into_iter().flatten();
         let Some(slot) = slots.into_iter().find(|slot| slot.segment.sequence == sequence) else {
@@ -59,7 +59,7 @@ impl Lanes {
         };
         let settles = match (slot.outcome, outcome) {
             (Outcome::Pending, _) => true,
-            // It was there, but its init segment was not.
+            // The segment was stored, but its init segment was not.
             (Outcome::Stored(_), Outcome::Gap) => true,
             (Outcome::Stored(_), Outcome::Pending | Outcome::Stored(_)) | (Outcome::Gap, _) => false,
         };
@@ -69,7 +69,7 @@ impl Lanes {
         settles
     }
 
-    /// Segments that are past their deadline and not settled, with why.
+    /// Segments that are past their deadline and not settled, with the reason.
     pub(super) fn late(&self, now: Duration) -> Vec<((RungName, u64), Gap)> {
         let late = |slot: &&Slot| slot.deadline <= now && slot.outcome != Outcome::Gap;
         let why = |slot: &Slot| match slot.outcome {
@@ -84,7 +84,7 @@ impl Lanes {
             .collect()
     }
 
-    /// The next segment to list, of whichever rendition: readable with its bytes, or a gap.
+    /// The next segment to list, of any rendition: readable with its bytes, or a gap.
     pub(super) fn pop(&mut self) -> Option<(Segment, Option<u64>)> {
         let settled = |slot: &Slot| match slot.outcome {
             Outcome::Pending => None,

@@ -1,31 +1,32 @@
-//! One rewritten object: when it may be written again, and whether what the store holds is ours. What it says is
-//! rendered elsewhere, at the last moment.
+//! State of one rewritten object: when it may be written again, and whether the store holds this encoder's own text.
+//! The text is rendered elsewhere, just before the write.
 //!
-//! Every write names the version that it expects to replace. So an old text never lands on a newer one, however late its
-//! request arrives, and of two encoders that write one playlist one finds out. The version to expect is learnt by
-//! reading: before the first write, and whenever the store says that it is another one. Then what is there is either one
-//! of our own writes, whose answer was lost, or somebody else's.
+//! Every write names the version that it expects to replace. So an old text never overwrites a newer one, however late
+//! its request arrives, and of two encoders that write one playlist, one finds out. The expected version is learnt by
+//! reading: before the first write, and whenever the store reports another version. A read returns either one of this
+//! encoder's own writes, whose answer was lost, or another encoder's write.
 
 use crate::store::{Expected, Stored, Version};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Writes without an answer that are remembered. At one a second and attempts of some seconds none older is under way.
+/// Most unanswered writes that are remembered. At one write a second and time-outs of some seconds, no older write is
+/// in flight.
 const MAX_DOUBTFUL: usize = 256;
 
-/// A playlist's writes: one at a time, spaced, the newest text.
+/// A playlist's writes: one at a time, spaced, always with the newest text.
 #[derive(Debug, Default)]
 pub(super) struct Paced {
-    /// Something may have changed since the last rendering.
+    /// The text may have changed since the last rendering.
     marked: bool,
     doing: Doing,
-    /// What the store acknowledged last.
+    /// The text that the store acknowledged last.
     written: Option<String>,
-    /// What the next write expects; `None` has to be read first.
+    /// Version that the next write expects to replace; `None` has to be read first.
     expected: Option<Expected>,
-    /// Texts, by length and checksum, that may have been written since `expected` was known.
+    /// Texts, by length and checksum, of unanswered writes since `expected` was learnt.
     doubtful: VecDeque<(usize, u32)>,
-    /// Attempts that failed since the last that did not.
+    /// Failed attempts since the last successful one.
     failures: u32,
     /// When the text was rendered that the store is known to have.
     current_at: Option<Duration>,
@@ -42,12 +43,12 @@ enum Doing {
     Writing(String),
 }
 
-/// What a read showed.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing that keeps us from writing.
+    /// The stored text is no obstacle to writing.
     Ours,
-    /// Somebody else writes this playlist.
+    /// Another encoder writes this playlist.
     Foreign,
 }
 
@@ -56,24 +57,25 @@ fn print(text: &[u8]) -> (usize, u32) {
 }
 
 impl Paced {
-    /// The store has this text of another writer with a comment of ours, written just now, and we know its version. The
-    /// very same text without the comment is no news and must not be written: its first writer would take it for its own.
+    /// A playlist that was taken over: the store has this text of another writer with this encoder's added comment,
+    /// written just now in a known version. The same text without the comment counts as unchanged and must not be
+    /// written: its first writer would take it for its own write.
     pub(super) fn inherited(text: String, version: Version, interval: Duration) -> Self {
         let expected = Some(Expected::Version(version));
         Self { written: Some(text), expected, not_before: interval, ..Self::default() }
     }
 
-    /// Something may have changed.
+    /// The text may have changed.
     pub(super) fn mark(&mut self) {
         self.marked = true;
     }
 
-    /// When it may be written or, before that, read, if there is reason to.
+    /// Earliest time for the next write, or for the read before it; `None` if neither is needed.
     pub(super) fn due(&self) -> Option<Duration> {
         (self.marked && self.is_idle() && !self.abandoned).then_some(self.not_before)
     }
 
-    /// What the next write has to expect; `None` is to be read first.
+    /// Version that the next write expects to replace; `None` has to be read first.
     pub(super) fn expected(&self) -> Option<Expected> {
         self.expected
     }
@@ -103,15 +105,15 @@ impl Paced {
         self.last_start = Some(now);
     }
 
-    /// What the store holds.
+    /// Takes the result of a read.
     pub(super) fn read(&mut self, stored: Option<Stored>, interval: Duration) -> Found {
         self.doing = Doing::Nothing;
         self.failures = 0;
         self.space(interval);
-        // Until a first write has gone through, what is there is somebody's who is to be replaced.
+        // Before this encoder's first acknowledged write, a stored text is another writer's, to be replaced.
         let first = self.written.is_none();
         match stored {
-            // Somebody tidied up: what we say is as true as before.
+            // The object was deleted from outside: write it again.
             None => self.expected = Some(Expected::Absent),
             Some(stored) => {
                 let text = print(&stored.body);
@@ -127,14 +129,14 @@ impl Paced {
         Found::Ours
     }
 
-    /// The store has it; true the first time.
+    /// The store acknowledged the write; true the first time.
     pub(super) fn acknowledged(&mut self, version: Version, interval: Duration) -> bool {
         let first = self.written.is_none();
         if let Doing::Writing(text) = std::mem::take(&mut self.doing) {
             self.written = Some(text);
         }
         self.expected = Some(Expected::Version(version));
-        // Those that are still on their way expect a version that is gone.
+        // Unanswered writes that are still in flight expect a version that is gone.
         self.doubtful.clear();
         self.failures = 0;
         self.current_at = self.last_start;
@@ -142,7 +144,8 @@ impl Paced {
         first
     }
 
-    /// The store may or may not have it. Never the old text again: the next attempt renders anew.
+    /// A write failed: the store may or may not have the text. The old text is never sent again; the next attempt
+    /// renders anew.
     pub(super) fn failed(&mut self, again: Duration, interval: Duration) {
         if let Doing::Writing(text) = std::mem::take(&mut self.doing) {
             self.doubtful.push_back(print(text.as_bytes()));
@@ -156,7 +159,7 @@ impl Paced {
         self.not_before = self.not_before.max(again);
     }
 
-    /// The store has another version than expected: what it has must be read, now.
+    /// The store has another version than expected: that version must be read now.
     pub(super) fn changed(&mut self, now: Duration) {
         self.doing = Doing::Nothing;
         self.marked = true;
@@ -164,12 +167,12 @@ impl Paced {
         self.not_before = now;
     }
 
-    /// Attempts that failed since the last that did not.
+    /// Failed attempts since the last successful one.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Nothing more is written.
+    /// Stops writing this playlist.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
     }
@@ -182,7 +185,7 @@ impl Paced {
         self.written.is_some()
     }
 
-    /// Whether the store has the newest text, or there never was any.
+    /// Whether the store has the newest text, or there was never any text.
     pub(super) fn is_sealed(&self) -> bool {
         !self.marked && self.is_idle()
     }

@@ -1,4 +1,4 @@
-//! Which playlist is rendered and written now. When one may be is in [`super::paced`].
+//! Selects, renders and writes the next playlist. Each playlist's state and pacing are in [`super::paced`].
 
 use super::paced::{Found, Paced};
 use super::removals::Removal;
@@ -45,7 +45,7 @@ impl<P: Playlists> Plan<P> {
         Some(self.job(Flight::Playlist(key), work, timeout))
     }
 
-    /// The multivariant playlist waits for those that it may name: all that have something to list.
+    /// The multivariant playlist waits until the store has every media playlist that has something to list.
     pub(super) fn may_write(&self, key: &Option<RungName>) -> bool {
         let is_there = |rung: &RungName| {
             let acknowledged = self.paced.get(&Some(rung.clone())).is_some_and(Paced::is_acknowledged);
@@ -77,7 +77,7 @@ impl<P: Playlists> Plan<P> {
             },
             Ok(Answer::Done | Answer::Body(_)) => debug_assert!(false, "not the answer to what was asked"),
             Err(StoreError::Changed) => paced.changed(now),
-            // Refused ones are tried again too: the disk may have room by then, and the last one must be written.
+            // Refused writes are retried too: the disk may have room by then, and the last playlist must be written.
             Err(error) => {
                 let failures = paced.failures() + 1;
                 let pause =
@@ -89,15 +89,15 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Another encoder has taken the stream over in the store: this one writes no more of it, whatever comes.
+    /// Another encoder has taken the stream over in the store: this encoder writes no more objects of the stream.
     fn fenced(&mut self) {
         self.counters.fenced = true;
         self.playlists.fenced();
         self.stop();
     }
 
-    /// A rendition that was taken over and is not gone on with: players find no playlist and take another rendition. One
-    /// that stood still would hold them.
+    /// Removes the playlists of renditions that were taken over but do not continue: players that find no playlist
+    /// switch to another rendition, while a playlist that stopped growing would hold them.
     pub(super) fn remove_playlists_that_ended(&mut self, now: Duration) {
         let inherited = std::mem::take(&mut self.inherited);
         for rung in inherited.into_iter().filter(|rung| !self.tracks.iter().any(|t| t.rung == *rung)) {
@@ -111,7 +111,7 @@ impl<P: Playlists> Plan<P> {
         self.paced.entry(key).or_default().mark();
     }
 
-    /// What says nothing new when its time comes is not written.
+    /// A playlist whose text is unchanged when its time comes is not written.
     pub(super) fn mark_all(&mut self) {
         self.paced.values_mut().for_each(Paced::mark);
     }

@@ -1,8 +1,8 @@
-//! Objects that nothing names any more, on their way out of the store. In no hurry, and given up easily: what stays
-//! behind costs room and nothing else.
+//! Removal of objects that no playlist names any more. Removals have low priority and few attempts: an object that
+//! remains costs storage and nothing else.
 //!
-//! "Nothing names" is what the store's playlists say: while they cannot be rewritten, the old ones name what the newest
-//! text does not, and removals wait for them.
+//! Only the store's playlists count: while they cannot be rewritten, the old ones name objects that the newest text
+//! does not, and removals wait for the rewrite.
 
 use super::{Flight, Job, Plan, Work};
 use crate::publish::Playlists;
@@ -10,11 +10,11 @@ use crate::store::{ObjectName, StoreError};
 use hls::RungName;
 use std::time::Duration;
 
-/// Removals at a time: they are in no hurry and shall not compete with segments.
+/// Concurrent removals: few, so that they do not compete with segments.
 pub(super) const REMOVALS_AT_A_TIME: usize = 2;
-/// Attempts at a removal before the object is left where it is.
+/// Attempts at a removal before the object is left in the store.
 const REMOVAL_ATTEMPTS: u32 = 4;
-/// Removals that wait; beyond it objects are left where they are. An hour of five renditions at 1 s segments.
+/// Most removals that wait; beyond it objects are left in the store. An hour of five renditions at 1 s segments.
 const MAX_REMOVALS: usize = 18_000;
 
 /// An object to be removed, and when.
@@ -22,7 +22,7 @@ const MAX_REMOVALS: usize = 18_000;
 pub(super) struct Removal {
     name: ObjectName,
     attempts: u32,
-    /// Playlists rendered from then on do not name it.
+    /// Playlists rendered from this time on do not name the object.
     unnamed_since: Duration,
     not_before: Duration,
 }
@@ -81,13 +81,13 @@ impl<P: Playlists> Plan<P> {
         if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
             return None;
         }
-        // Those that wait for a playlist are looked at when it is acknowledged.
+        // Removals that wait for a playlist are considered again when the playlist is acknowledged.
         let current = self.playlists_current_at();
         let free = self.removals.iter().filter(|removal| removal.unnamed_since <= current);
         free.map(|removal| removal.not_before).min()
     }
 
-    /// When the oldest text was rendered that the store has.
+    /// When the oldest of the playlist texts in the store was rendered.
     fn playlists_current_at(&self) -> Duration {
         self.paced.values().map(|paced| paced.current_at().unwrap_or_default()).min().unwrap_or_default()
     }

@@ -1,13 +1,15 @@
-//! Bodies that wait on a local disk while the store is slow: which, and in which order. Files are in
+//! Decides which bodies wait on a local disk while the store is slow, and in which order. File operations are in
 //! [`crate::publish::spool`].
 //!
-//! Only what is late goes there, for the archive: viewers have no use for it any more, and what is on time is uploaded
-//! now or never. It begins when half of the memory for segments is taken, so that the disk has the other half's time.
-//! Newest first, for the oldest are uploaded first. When the disk has no room either, memory fills up; shortly before it is
-//! full, segments of the largest rendition on disk make place for those of smaller ones, unless still larger ones wait in
-//! memory: those go first, by the memory's own bound, which counts as if there were no disk.
+//! Only late segments go to the disk, for the archive: viewers no longer need them, and segments that are on time are
+//! uploaded now or never. Spooling begins when half of the memory for segments is taken, so that the disk has time
+//! while the other half fills. Newest segments go first, because the oldest are uploaded first. When the disk has no
+//! room either, memory fills up; shortly before memory is full, segments of the largest rendition on disk are given up
+//! for those of smaller renditions, unless segments of still larger renditions wait in memory: those are given up
+//! first, by the memory's own bound, which works as if there were no disk.
 //!
-//! A disk that fails is left alone for [`REST`]; what was to go there stays in memory. Nothing here is waited for.
+//! After a failure the disk is not used for [`REST`]; segments that would have gone there stay in memory. Nothing
+//! waits for the disk.
 
 use super::uploads::{Upload, What};
 use super::{Flight, Job, Plan, Work};
@@ -17,17 +19,17 @@ use bytes::Bytes;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-/// Names a spooled body within its stream.
+/// Identifies a spooled body within its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpoolId(pub u64);
 
-/// Writes to the disk at a time, and reads.
+/// Concurrent disk writes, and concurrent disk reads.
 const AT_A_TIME: usize = 2;
-/// A disk that failed is tried again after so long.
+/// Pause after a disk failure.
 const REST: Duration = Duration::from_secs(30);
-/// A write or read that takes longer counts as failed.
+/// Time-out of a disk write or read; then it counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Files being removed at a time.
+/// Concurrent file removals.
 const REMOVALS: usize = 4;
 
 /// Where an upload's body is.
@@ -51,7 +53,7 @@ impl Place {
         }
     }
 
-    /// Whether room in memory is kept for it.
+    /// Whether memory is reserved for the body.
     pub(super) const fn takes_memory(self) -> bool {
         match self {
             Self::Memory | Self::Leaving(_) | Self::Returning(_) => true,
@@ -71,19 +73,19 @@ impl Place {
 #[derive(Debug, Default)]
 pub(super) struct Spooling {
     next: u64,
-    /// Bytes of files that are there, being written or not removed yet.
+    /// Bytes of all files on disk, including files being written and files not removed yet.
     bytes: u64,
-    /// Whether there was no room, and is no room to speak of since.
+    /// The spool is full, with hysteresis: set when there is no room, cleared when at most half of the space is used.
     full: bool,
     not_before: Duration,
-    /// Files that nobody needs, with their bytes.
+    /// Files to be removed, with their bytes.
     unneeded: Vec<(SpoolId, u64)>,
-    /// Being written, whose upload is gone or under way.
+    /// Files being written whose upload is already stored or given up.
     orphans: Vec<SpoolId>,
 }
 
 impl<P: Playlists> Plan<P> {
-    /// Bytes on disk that wait for the store.
+    /// Bytes on disk.
     pub fn spooled_bytes(&self) -> u64 {
         self.spooling.bytes
     }
@@ -113,17 +115,18 @@ impl<P: Playlists> Plan<P> {
         if !due {
             return None;
         }
-        // As long as there is room in memory nothing on disk is given up for another.
+        // As long as there is room in memory, nothing on disk is given up for another segment.
         let limit = self.settings.max_waiting_bytes;
         let crowded = self.waiting_bytes >= limit - limit / 8;
-        // Nor while memory holds larger ones, which are given up there.
+        // Nothing on disk is given up either while memory holds segments of larger renditions: those are given up in
+        // memory.
         let in_memory = self.largest_late_in_memory();
         let largest = self.largest_on_disk().filter(|(size, _)| crowded && *size >= in_memory);
         let largest = largest.map_or(0, |(size, _)| size);
         let index = self.uploads.iter().rposition(|upload| match &upload.what {
             What::Segment { rung, .. } if upload.waits_in_memory_late() => {
                 let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
-                // A larger one would never find room to come back.
+                // A larger segment would never find enough memory to be read back.
                 room && upload.size <= limit / 2
             }
             What::Segment { .. } | What::Init(_) => false,
@@ -138,7 +141,7 @@ impl<P: Playlists> Plan<P> {
         }
         let id = SpoolId(self.spooling.next);
         self.spooling.next += 1;
-        // Others may have been given up for its sake.
+        // The indices may have changed: making room may have given up other uploads.
         let upload = self.uploads.iter_mut().find(|upload| upload.name == name)?;
         upload.place = Place::Leaving(id);
         let (body, bytes) = (upload.object.body.clone(), upload.size as u64);
@@ -150,7 +153,7 @@ impl<P: Playlists> Plan<P> {
         self.spooling.bytes + size as u64 <= self.settings.spool_bytes
     }
 
-    /// The size of the largest rendition of which late segments are in memory.
+    /// Size of the largest rendition that has late segments in memory.
     fn largest_late_in_memory(&self) -> u64 {
         let late = self.uploads.iter().filter_map(|upload| match &upload.what {
             What::Segment { rung, late: true, .. } if upload.place == Place::Memory => {
@@ -161,7 +164,7 @@ impl<P: Playlists> Plan<P> {
         late.max().unwrap_or(0)
     }
 
-    /// The oldest of the largest rendition on disk: that rendition's size, and which one it is.
+    /// The oldest segment of the largest rendition on disk: that rendition's size, and the segment's index.
     fn largest_on_disk(&self) -> Option<(u64, usize)> {
         let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
             What::Segment { rung, .. } if matches!(upload.place, Place::Disk(_)) => {
@@ -172,7 +175,8 @@ impl<P: Playlists> Plan<P> {
         on_disk.max().map(|(size, Reverse(index))| (size, index))
     }
 
-    /// Room on the disk for an upload; a larger rendition makes place for it.
+    /// Makes room on the disk for an upload, if needed by giving up a segment of the largest rendition there. True if
+    /// there is room now.
     fn make_spool_room(&mut self, index: usize) -> bool {
         let size = self.uploads[index].size;
         if self.has_spool_room(size) {
@@ -192,13 +196,13 @@ impl<P: Playlists> Plan<P> {
         let being_freed: u64 = to_be_removed.chain(being_removed).sum();
         let soon = self.spooling.bytes + size as u64 <= self.settings.spool_bytes + being_freed;
         if !soon && let Some((_, victim)) = self.largest_on_disk() {
-            // Its file is removed first; then this one is looked at again.
+            // The victim's file is removed first; this upload is considered again afterwards.
             self.forget(victim, Gap::Overflow);
         }
         false
     }
 
-    /// There are late segments in memory that it has no room for.
+    /// Marks the spool as full and counts that, if late segments wait in memory without room on the disk.
     fn spool_is_full(&mut self) {
         if self.uploads.iter().any(Upload::waits_in_memory_late)
             && !std::mem::replace(&mut self.spooling.full, true)
@@ -216,7 +220,7 @@ impl<P: Playlists> Plan<P> {
         Some(self.job(Flight::Returning { id }, Work::Unspool(id), TIMEOUT))
     }
 
-    /// The oldest on disk, when what is in memory will soon be uploaded.
+    /// The oldest upload on disk, if what is in memory will soon be uploaded.
     fn next_to_return(&self, now: Duration) -> Option<usize> {
         if self.gave_up || self.flights(|flight| matches!(flight, Flight::Returning { .. })) >= AT_A_TIME {
             return None;
@@ -231,13 +235,13 @@ impl<P: Playlists> Plan<P> {
         fits.then_some(index)
     }
 
-    /// When something on disk may be wanted although nothing happens.
+    /// When an upload on disk may be read back without further input.
     pub(super) fn spooling_wake_at(&self) -> Option<Duration> {
         let at = self.late_at()?;
         self.next_to_return(at).map(|_| at)
     }
 
-    /// An upload is stored or given up: its file is not needed any more.
+    /// An upload is stored or given up: its file is no longer needed.
     pub(super) fn leave_spool(&mut self, upload: &Upload) {
         match upload.place {
             Place::Memory => {}
@@ -303,7 +307,7 @@ impl<P: Playlists> Plan<P> {
     }
 
     pub(super) fn discarded(&mut self, bytes: u64) {
-        // One that cannot be removed now goes with the folder, at the stream's end.
+        // A file that could not be removed is removed with the folder at the stream's end.
         self.spooling.bytes -= bytes;
     }
 
@@ -314,7 +318,7 @@ impl<P: Playlists> Plan<P> {
     }
 }
 
-/// What a job of the disk was.
+/// Whether a job was a disk job.
 pub(super) fn is_spool_job(flight: &Flight) -> bool {
     matches!(flight, Flight::Leaving { .. } | Flight::Returning { .. } | Flight::Discard { .. })
 }

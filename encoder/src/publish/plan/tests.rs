@@ -1,4 +1,4 @@
-//! Decisions one by one; whole streams against a store with faults are in the driver's tests.
+//! Single decisions; whole streams against a store with faults are in the driver's tests.
 
 use super::*;
 use crate::publish::testing::{TextPlaylists, init, segment, tracks};
@@ -11,7 +11,7 @@ fn plan(settings: Settings) -> Plan<TextPlaylists> {
     plan
 }
 
-/// All attempts that are due, by object name. Playlists are read at once, and are not there.
+/// All attempts that are due, by object name. Reads of playlists are answered immediately: no such object.
 fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
     let mut jobs = Vec::new();
     while let Some(job) = plan.poll(now) {
@@ -30,13 +30,13 @@ fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
     jobs
 }
 
-/// The store did as asked.
+/// The answer of a store that did as asked.
 fn good(job: &Job) -> Result<Answer, StoreError> {
     Ok(match job.work {
         Work::Create(..) | Work::Remove(_) | Work::Spool(..) | Work::Discard(_) => Answer::Done,
         Work::Unspool(_) => panic!("nothing was spooled"),
         Work::Read(_) => Answer::Read(None),
-        // Any number that has not been there before.
+        // Any version that was not used before.
         Work::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),
     })
 }
@@ -57,7 +57,7 @@ fn segments_are_written_together_and_listed_in_order() {
     plan.input(Event::Segment(segment("720p", "s", 1, 10)), Duration::ZERO);
     let jobs = due(&mut plan, Duration::ZERO);
     assert_eq!(names(&jobs), ["720p/s-init.mp4", "720p/s-0.m4s", "720p/s-1.m4s"]);
-    // The second is there first: nothing may be listed yet.
+    // The second segment is stored first: nothing may be listed yet.
     plan.done(jobs[2].1.id, good(&jobs[2].1), Duration::ZERO);
     plan.done(jobs[0].1.id, good(&jobs[0].1), Duration::ZERO);
     assert_eq!(names(&due(&mut plan, Duration::ZERO)), [""; 0]);
@@ -79,7 +79,7 @@ fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
     }
     let mut starts = Vec::new();
     let mut last = String::new();
-    // A segment every 200 ms; every attempt succeeds at once.
+    // A segment every 200 ms; every attempt succeeds immediately.
     for step in 0..50_u64 {
         let now = Duration::from_millis(100 * step);
         if step % 2 == 0 && step < 40 {
@@ -178,7 +178,7 @@ fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
 
 #[test]
 fn waking_up_never_spins() {
-    // Whatever failed, the next wake-up lies ahead once everything that is due was started.
+    // After every kind of failure, the next wake-up lies in the future once everything that is due was started.
     let mut plan = plan(Settings { seal_within: SECOND, ..Settings::default() });
     plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
     plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
@@ -199,7 +199,7 @@ fn waking_up_never_spins() {
     panic!("never finished");
 }
 
-/// The multivariant playlist of this stream is the same at its end.
+/// This stream's multivariant playlist has the same text at the end as before.
 #[test]
 fn a_playlist_without_news_at_the_end_needs_no_write_to_be_sealed() {
     let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });

@@ -1,10 +1,11 @@
-//! Init and media segments on their way to the store: their order, their room, their attempts, and what they become
-//! when time or room runs out. In which order what is stored gets listed is in [`super::lanes`].
+//! Uploads of init and media segments: order, memory, attempts, and what becomes of an upload when time or room runs
+//! out. The order in which stored segments are listed is in [`super::lanes`].
 //!
-//! A segment is **on time** until its deadline, then **late**: a gap in the playlists, which goes on being uploaded
-//! where an archive wants it. On-time ones go first, and half of all attempts are kept for their first ones. An attempt
-//! at an on-time one may last until the deadline, and longer when the store has been seen to be slow; when it is slow, a
-//! second is started beside it, and the first answer counts. Both write the same bytes under a name that is theirs alone.
+//! A segment is **on time** until its deadline, then **late**: a gap in the playlists, whose upload continues where an
+//! archive needs it. Uploads that are on time go first, and half of all attempts are reserved for their first
+//! attempts. An attempt at a segment that is on time may last until the deadline, and longer when the store has been
+//! observed to be slow. A slow attempt is hedged by a second one, and the first answer counts. Both write the same
+//! bytes under a name that no other object uses.
 
 use super::lanes::Outcome;
 use super::removals::Removal;
@@ -16,34 +17,35 @@ use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::time::Duration;
 
-/// Init segments that wait; beyond it the oldest is given up with its segments. Dozens of epochs while a store is away.
+/// Most init segments that wait; beyond it one of these is given up together with its segments. Enough for dozens of
+/// epochs while a store is away.
 const MAX_WAITING_INITS: usize = 64;
-/// An attempt at something on time may last so many deadlines: a store that is slow gets everything in the end, and one
-/// that hung is served again soon after it came back.
+/// An attempt at a segment that is on time may last this many deadlines: a slow store still receives every segment,
+/// and a store that hung is used again soon after it has recovered.
 const DEADLINES_OF_PATIENCE: u32 = 3;
-/// Attempts at one upload that run beside each other at most.
+/// Most concurrent attempts at one upload (hedging).
 const ATTEMPTS_BESIDE: usize = 2;
 
-/// A segment or init that is not stored yet.
+/// A media or init segment that is not stored yet.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) what: What,
     pub(super) name: ObjectName,
-    /// Without its body while that is on disk.
+    /// The object; its body is empty while the body is on disk.
     pub(super) object: Object,
-    /// Where its body is, which has so many bytes.
+    /// Where the body is; `size` is its number of bytes.
     pub(super) place: Place,
     pub(super) size: usize,
-    /// Attempts that failed.
+    /// Failed attempts.
     attempts: u32,
     pub(super) not_before: Duration,
-    /// Attempts under way.
+    /// Attempts in flight.
     flying: Vec<JobId>,
-    /// When the newest of them was started.
+    /// Start of the newest attempt.
     started: Duration,
 }
 
-/// What an upload is.
+/// The kind of an upload.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum What {
     Init(InitSegment),
@@ -65,17 +67,17 @@ impl Upload {
         self.flying.is_empty()
     }
 
-    /// Whether it may go to the disk.
+    /// Whether the body may go to the disk.
     pub(super) fn waits_in_memory_late(&self) -> bool {
         self.is_late() && self.is_idle() && self.place == Place::Memory
     }
 
-    /// Whether an attempt can be made: it needs the body.
+    /// Whether a first attempt can start: that needs the body in memory.
     fn is_ready(&self) -> bool {
         self.is_idle() && self.place.is_memory()
     }
 
-    /// Bytes that it takes of the memory for segments.
+    /// Bytes that the upload takes of the memory for segments.
     fn bytes(&self) -> usize {
         match self.what {
             What::Segment { .. } if self.place.takes_memory() => self.size,
@@ -95,7 +97,7 @@ impl<P: Playlists> Plan<P> {
         let name = self.object_name(&init.rung, &init.name);
         let kind = if self.is_audio(&init.rung) { content_type::AUDIO } else { content_type::VIDEO_INIT };
         let object = Object { body: init.body.clone(), content_type: kind, caching: Caching::Immutable };
-        // In front of the segments that wait: they are worth nothing without it.
+        // In front of the waiting segments: they are useless without their init segment.
         self.uploads.insert(0, Self::upload(What::Init(init), name, object, now));
     }
 
@@ -113,7 +115,7 @@ impl<P: Playlists> Plan<P> {
         *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
         self.make_room(body.len());
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
-            // All that waits is being written right now and cannot be taken back.
+            // Every waiting segment is being written right now and cannot be given up.
             self.give_up(&rung, sequence, Gap::Overflow);
             self.playlists.settled(&rung, sequence, false);
             self.counters.lost += 1;
@@ -131,13 +133,13 @@ impl<P: Playlists> Plan<P> {
         Upload { what, name, object, place, size, attempts: 0, not_before: now, flying, started: now }
     }
 
-    /// Bytes of a rendition so far: which one is the largest.
+    /// Bytes of a rendition so far, to find the largest rendition.
     pub(super) fn rung_size(&self, rung: &RungName) -> u64 {
         self.rung_bytes.get(rung).copied().unwrap_or(0)
     }
 
-    /// Gives up what waits in memory until there is room: late ones first, of the largest rendition first, oldest first.
-    /// So the others keep their place in the archive, and viewers theirs.
+    /// Gives up segments that wait in memory until there is room: late ones first, of the largest rendition first,
+    /// oldest first. So the other renditions stay complete in the archive, and viewers keep segments that are on time.
     fn make_room(&mut self, bytes: usize) {
         while self.waiting_bytes + bytes > self.settings.max_waiting_bytes {
             let waiting = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
@@ -161,7 +163,7 @@ impl<P: Playlists> Plan<P> {
                 .saturating_sub(now)
                 .max(self.patience.min(longest))
                 .min(self.settings.longest_attempt),
-            // Segments that are on time wait for it.
+            // Segments that are on time wait for their init segment.
             What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
             What::Segment { .. } => self.timeout(upload.attempts).max(self.patience),
         };
@@ -173,7 +175,7 @@ impl<P: Playlists> Plan<P> {
         Some(job)
     }
 
-    /// What is to be tried next: on time before late, older before newer, a first attempt before one beside it.
+    /// The upload to attempt next: on time before late, older before newer, first attempts before hedged ones.
     fn next_upload(&self, now: Duration) -> Option<usize> {
         if self.upload_attempts() >= self.settings.concurrency {
             return None;
@@ -192,19 +194,20 @@ impl<P: Playlists> Plan<P> {
         on_time.or_else(beside).or_else(late)
     }
 
-    /// When an attempt beside a slow one may start.
+    /// When a slow attempt may be hedged.
     fn beside_at(&self, upload: &Upload) -> Option<Duration> {
         let slow = !upload.is_late() && (1..ATTEMPTS_BESIDE).contains(&upload.flying.len());
         slow.then_some(upload.started + self.settings.second_attempt_after)
     }
 
-    /// When everything is slow second attempts must not keep first ones waiting.
+    /// Bounds hedged attempts: when the whole store is slow, they must not delay first attempts.
     fn may_start_beside(&self) -> bool {
         let second = |upload: &Upload| upload.flying.len().saturating_sub(1);
         self.uploads.iter().map(second).sum::<usize>() + self.overtaken.len() < self.settings.concurrency / 4
     }
 
-    /// While the store fails one late upload at a time finds out when it is back, now and then.
+    /// When the next late upload may start. While the store fails, one late upload at a time, spaced by `max_backoff`,
+    /// probes whether the store has recovered.
     pub(super) fn late_at(&self) -> Option<Duration> {
         let (limit, at) = if self.store_answers {
             ((self.settings.concurrency / 4).max(1), Duration::ZERO)
@@ -257,12 +260,12 @@ impl<P: Playlists> Plan<P> {
         };
         upload.attempts += 1;
         let attempts = upload.attempts;
-        // What is refused now (a full disk, a bucket that became read-only) may be taken later.
+        // What the store refuses now (a full disk, a bucket that became read-only) may be accepted later.
         let pause = if error.is_retryable() { self.backoff(attempts) } else { self.settings.max_backoff };
         let upload = &mut self.uploads[index];
         upload.not_before = now + pause;
         let reason = match error {
-            // Somebody else's object has the name: there is nothing to be done, now or later.
+            // Another object has the name: no retry can help.
             StoreError::Exists => {
                 self.forget(index, Gap::Refused);
                 return;
@@ -271,7 +274,7 @@ impl<P: Playlists> Plan<P> {
             StoreError::Refused(_) | StoreError::Changed | StoreError::Missing => Gap::Refused,
         };
         let too_late = match upload.what {
-            // Everything behind it needs it.
+            // Every later segment of the rendition needs the init segment.
             What::Init(_) => false,
             What::Segment { deadline, .. } => {
                 reason == Gap::Refused || (upload.is_idle() && upload.not_before >= deadline)
@@ -284,7 +287,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Segments whose time is over become gaps.
+    /// Turns segments past their deadline into gaps.
     pub(super) fn expire_uploads(&mut self, now: Duration) {
         let expired = |upload: &Upload| matches!(upload.what, What::Segment { deadline, late: false, .. } if deadline <= now);
         while let Some(index) = self.uploads.iter().position(expired) {
@@ -292,7 +295,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Viewers do without it from now on; the archive does not.
+    /// The segment becomes a gap for viewers; the archive, where there is one, still gets it.
     fn is_late(&mut self, index: usize, reason: Gap) {
         if !self.settings.archive {
             self.forget(index, reason);
@@ -306,7 +309,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Gives an upload up for good. An attempt that is under way may still go through.
+    /// Gives an upload up for good. An attempt in flight may still succeed.
     pub(super) fn forget(&mut self, index: usize, reason: Gap) {
         let upload = self.uploads.remove(index);
         self.waiting_bytes -= upload.bytes();
@@ -345,7 +348,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// What no playlist will ever name, and no archive wants.
+    /// Removes an object that no playlist will ever name, unless an archive needs it.
     fn remove_unnamed(&mut self, name: ObjectName, now: Duration) {
         if !self.settings.archive && !self.gave_up {
             self.removals.push_back(Removal::new(name, now));
@@ -358,7 +361,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// From how an attempt went.
+    /// Adapts `patience` to how an attempt went.
     pub(super) fn learn(&mut self, good: bool, took: Duration, timeout: Duration) {
         let Settings { attempt_timeout, longest_attempt, .. } = self.settings;
         if good {
@@ -368,7 +371,8 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    /// Attempts grow more patient: what is slow for everybody must get through in the end.
+    /// The time-out grows with each failure: even a store that is slow for every request must receive the object
+    /// eventually.
     pub(super) fn timeout(&self, failures: u32) -> Duration {
         let doubled = self.settings.attempt_timeout.saturating_mul(1 << failures.min(16));
         doubled.min(self.settings.longest_attempt)
