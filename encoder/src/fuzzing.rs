@@ -1,7 +1,8 @@
-//! What the fuzz targets in `tests/fuzz` call, and the tests that replay `fixtures/corpus`: bytes in, nothing out, and
-//! every promise that holds for bytes from anybody asserted on the way. Not for use by the encoder itself.
+//! The functions that the fuzz targets in `tests/fuzz` and the tests that replay `fixtures/corpus` call: each takes
+//! bytes, returns nothing, and asserts every guarantee that holds for untrusted bytes. The encoder itself does not use
+//! them.
 //!
-//! A target is added as a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, and a folder of
+//! To add a target, add a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, and a folder of
 //! seeds.
 
 mod packager;
@@ -18,10 +19,10 @@ use hls::MediaTime;
 pub use packager::packager;
 use std::time::{Duration, Instant};
 
-/// A target's entry.
+/// The function of a target.
 pub type Target = fn(&[u8]);
 
-/// Name and entry of every target; the name is that of its folder of seeds.
+/// Name and function of every target; the name is also that of its folder of seeds.
 pub const TARGETS: [(&str, Target); 6] = [
     ("chunk_reader", chunk_reader),
     ("amf_guard", amf_guard),
@@ -31,8 +32,8 @@ pub const TARGETS: [(&str, Target); 6] = [
     ("packager", packager),
 ];
 
-/// Everything behind the handshake: chunks, AMF, the session, and the media that comes out of it. The first byte says
-/// how large the pieces are in which the rest arrives.
+/// Everything after the handshake: chunks, AMF, the session, and the resulting media. The first byte gives the size of
+/// the pieces in which the rest arrives.
 pub fn chunk_reader(input: &[u8]) {
     let Some((&piece, bytes)) = input.split_first() else { return };
     let piece = usize::from(piece).max(1);
@@ -52,7 +53,7 @@ pub fn chunk_reader(input: &[u8]) {
     session(bytes, piece);
 }
 
-/// Returns how many media messages became media.
+/// Runs a whole session and returns the number of media items that came out.
 fn session(bytes: &[u8], piece: usize) -> usize {
     let mut media = 0;
     let now = Instant::now();
@@ -85,7 +86,7 @@ fn session(bytes: &[u8], piece: usize) -> usize {
     media
 }
 
-/// AMF values and commands.
+/// Reads the input as AMF values and as a command.
 pub fn amf_guard(input: &[u8]) {
     if let Ok(values) = amf::values(input) {
         assert!(values.len() <= amf::MAX_VALUES);
@@ -93,7 +94,7 @@ pub fn amf_guard(input: &[u8]) {
     amf::command(input).ok();
 }
 
-/// Tag bodies of one publisher: kind in one byte, length in two, body.
+/// Tag bodies of one publisher: kind in one byte, length in two bytes, body.
 pub fn flv(input: &[u8]) {
     let mut demuxer = Demuxer::new();
     let mut rest = input;
@@ -118,7 +119,7 @@ pub fn flv(input: &[u8]) {
     }
 }
 
-/// NAL units that are not empty, behind four bytes of length each, to the last byte.
+/// Whether the data consists entirely of non-empty NAL units, each preceded by its length in four bytes.
 fn is_length_prefixed(mut data: &[u8]) -> bool {
     while let Some((length, tail)) = data.split_first_chunk::<4>() {
         match tail.split_at_checked(u32::from_be_bytes(*length) as usize) {
@@ -129,8 +130,9 @@ fn is_length_prefixed(mut data: &[u8]) -> bool {
     data.is_empty()
 }
 
-/// Messages of ten bytes: kind and format, pause before it in units of 16 ms, time, composition offset. Decode times
-/// grow strictly, presentation is never before, and everything is behind zero and behind a resumed axis' beginning.
+/// Messages of ten bytes: kind and format, pause before the message in units of 16 ms, time, composition offset.
+/// Asserts that decode times strictly grow, that presentation is never before decoding, and that all times are above
+/// zero and after the start of a resumed axis.
 pub fn timeline(input: &[u8]) {
     let began = Instant::now();
     let resumed = MediaTime::from_ticks_90k(90_000);
@@ -164,8 +166,8 @@ pub fn timeline(input: &[u8]) {
     }
 }
 
-/// Reads a whole FLV file's tags into an [`Ingest`]: 13 bytes of header; tags of 11 bytes, body, and four bytes.
-/// For tests that take their media from files.
+/// Reads all audio and video tags of an FLV file as messages: 13 bytes of header; then tags of 11 bytes, body, and four
+/// bytes. For tests that take their media from files.
 pub fn flv_file(file: &Bytes) -> impl Iterator<Item = MediaMessage> + '_ {
     let arrived = Instant::now();
     let mut at = 13;
@@ -195,7 +197,7 @@ pub fn flv_file(file: &Bytes) -> impl Iterator<Item = MediaMessage> + '_ {
 mod tests {
     use super::*;
 
-    /// Seeds that stop at the door would teach a fuzzer nothing.
+    /// Seeds that are refused early would not help a fuzzer.
     #[test]
     fn seeds_reach_the_media() {
         for (name, expected) in [("publish", 4), ("publish-in-small-pieces", 4), ("extended-time", 0)] {

@@ -1,7 +1,7 @@
-//! Published messages to media on the stream's axis: [`crate::flv`] and [`crate::timeline`] put together. Garbage is
-//! counted and passed over; only what can never be encoded is an error.
+//! From published messages to media on the stream's axis: combines [`crate::flv`] and [`crate::timeline`]. Unreadable
+//! messages are counted and ignored; only media that can never be encoded is an error.
 //!
-//! Not here: sockets ([`crate::rtmp`]), and what to do with the media ([`crate::stream`]).
+//! Not here: sockets ([`crate::rtmp`]), and what happens to the media ([`crate::stream`]).
 
 use crate::flv::{Demuxer, FlvError, Tag};
 use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
@@ -9,11 +9,11 @@ use crate::rtmp::{MediaMessage, Metadata, Refusal};
 use crate::timeline::{Repairs, Timeline};
 use hls::MediaTime;
 
-/// The publisher sends what cannot be encoded, now or later.
+/// The publisher sends media that cannot be encoded, now or later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct IngestError {
-    /// What was sent, and what would do: for the publisher to read.
+    /// What was sent and what is accepted, as a text for the publisher.
     pub reason: String,
 }
 
@@ -23,18 +23,18 @@ impl From<IngestError> for Refusal {
     }
 }
 
-/// What was found in a publisher's messages beside media, since the start.
+/// Counts of irregular messages of a publisher since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
-    /// Messages that could not be read and were passed over.
+    /// Messages that could not be read and were ignored.
     pub malformed: u64,
-    /// Pictures called key in the tag which decoding cannot start at (open GOP, recovery point).
+    /// Pictures whose tag says keyframe but at which decoding cannot start (open GOP, recovery point).
     pub false_keys: u64,
-    /// Configurations equal to the one in force, left out.
+    /// Configurations equal to the current one, which were dropped.
     pub repeated_configs: u64,
 }
 
-/// One publisher's messages to [`Media`].
+/// Converts the messages of one publisher to [`Media`].
 #[derive(Clone, Debug, Default)]
 pub struct Ingest {
     demuxer: Demuxer,
@@ -45,25 +45,25 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// For a new stream: its axis begins at [`crate::timeline::START`].
+    /// For a new stream, whose axis begins at [`crate::timeline::START`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// For a publisher that came back: everything is strictly behind `after`.
+    /// For a publisher that reconnected: all media is placed strictly after `after`.
     pub fn resume(after: MediaTime) -> Self {
         Self { timeline: Timeline::resume(after), ..Self::default() }
     }
 
-    /// Takes what `onMetaData` said: the frame rate, where no parameter set says one.
+    /// Uses the frame rate of `onMetaData` if no parameter set gives one.
     pub fn metadata(&mut self, metadata: &Metadata) {
         if self.video.as_ref().is_none_or(|video| video.frame_rate.is_none()) {
             self.timeline.set_frame_rate(metadata.frame_rate.and_then(as_ratio));
         }
     }
 
-    /// What a message becomes: at most one configuration and one access unit behind it. Configurations come before the
-    /// units that need them, and again only when they change.
+    /// Converts a message to media: at most one configuration, followed by at most one access unit. A configuration
+    /// comes before the access units that need it, and again only when it changes.
     pub fn push(
         &mut self,
         message: MediaMessage,
@@ -122,7 +122,7 @@ impl Ingest {
         })
     }
 
-    /// `None` for the one in force.
+    /// Applies a configuration; `None` if it equals the current one.
     fn video_config(&mut self, config: VideoConfig) -> Option<Media> {
         if self.video.as_ref() == Some(&config) {
             return None;
@@ -134,18 +134,18 @@ impl Ingest {
         Some(Media::VideoConfig(config))
     }
 
-    /// Repairs of time so far.
+    /// Time repairs so far.
     pub fn repairs(&self) -> Repairs {
         self.timeline.repairs()
     }
 
-    /// Other findings so far.
+    /// Counts of irregular messages so far.
     pub fn oddities(&self) -> Oddities {
         self.oddities
     }
 }
 
-/// A believable rate as a ratio: 29.97 and its kin are what they are short for.
+/// Converts a plausible rate to a ratio. Rounded NTSC rates such as 29.97 become the exact ratio that they stand for.
 fn as_ratio(rate: f64) -> Option<(u32, u32)> {
     if !(1.0..=240.0).contains(&rate) {
         return None;

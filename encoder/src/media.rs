@@ -1,11 +1,12 @@
-//! What flows from a publisher to the packager: configurations and access units on the stream's media axis.
+//! The types of media between a publisher and the packager: configurations and access units on the stream's media axis.
 //! Parsing is in [`crate::flv`], time repair in [`crate::timeline`].
 
 use bytes::Bytes;
 use hls::MediaTime;
 use std::time::Instant;
 
-/// Bytes that a unit costs beside its coded data, for bounds in bytes: a flood of tiny units is bounded as well.
+/// Bytes that an access unit counts in addition to its coded data, where a bound is in bytes: this also bounds a flood
+/// of tiny access units.
 pub const UNIT_OVERHEAD: usize = 128;
 
 /// Video codecs that a publisher may send.
@@ -29,15 +30,16 @@ pub enum AudioCodec {
 pub struct VideoConfig {
     /// Codec.
     pub codec: VideoCodec,
-    /// The codec's record as published; for H.264 an AVCDecoderConfigurationRecord.
+    /// The codec's record; for H.264 an AVCDecoderConfigurationRecord, as published but with NAL unit lengths of four
+    /// bytes.
     pub record: Bytes,
-    /// Pixels across, after cropping.
+    /// Width in pixels, after cropping.
     pub width: u16,
-    /// Pixels down, after cropping.
+    /// Height in pixels, after cropping.
     pub height: u16,
-    /// Sample aspect ratio; (1, 1) where the stream does not say.
+    /// Sample aspect ratio; (1, 1) if the stream gives none.
     pub sample_aspect: (u16, u16),
-    /// Frames a second as (numerator, denominator), where the parameter set says a believable one (1 to 240).
+    /// Frames per second as (numerator, denominator), if the parameter set gives a plausible value (1 to 240).
     pub frame_rate: Option<(u32, u32)>,
 }
 
@@ -50,9 +52,9 @@ pub struct AudioConfig {
     pub record: Bytes,
     /// MPEG-4 audio object type: 2 is AAC-LC.
     pub object_type: u8,
-    /// Samples a second that come out of the decoder.
+    /// Sample rate of the decoder's output in Hz.
     pub sample_rate: u32,
-    /// Channels.
+    /// Number of channels.
     pub channels: u8,
     /// PCM samples in one access unit at `sample_rate`.
     pub frame_samples: u32,
@@ -61,27 +63,27 @@ pub struct AudioConfig {
 /// One access unit on the stream's media axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessUnit {
-    /// When it is shown.
+    /// Presentation time.
     pub pts: MediaTime,
-    /// When it is decoded.
+    /// Decode time.
     pub dts: MediaTime,
     /// Whether decoding can start here.
     pub key: bool,
     /// The coded data: length-prefixed NAL units for H.264, a raw frame for AAC.
     pub data: Bytes,
-    /// When its last byte came off the socket.
+    /// When the last byte was read from the socket.
     pub arrived: Instant,
 }
 
-/// What a publisher's messages become.
+/// Media from a publisher's messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Media {
-    /// The video that follows needs this configuration.
+    /// The configuration of the video that follows.
     VideoConfig(VideoConfig),
-    /// The audio that follows needs this configuration.
+    /// The configuration of the audio that follows.
     AudioConfig(AudioConfig),
     /// A picture.
     Video(AccessUnit),
-    /// A frame of audio.
+    /// An audio frame.
     Audio(AccessUnit),
 }

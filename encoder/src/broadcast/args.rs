@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Bits a second of video when nothing else is asked for.
+/// Default video bit rate in bit/s.
 const DEFAULT_BITRATE: u32 = 3_000_000;
 
-/// A URL as given, right or wrong. Parsing it does not fail: clap would print the text with the key in it, so what is
-/// wrong is told later, without it.
+/// A URL as given, valid or not. Parsing does not fail here: clap would print the text including the key, so the error
+/// is reported later and without the key.
 #[derive(Clone, Debug)]
 pub struct UrlArg(Result<RtmpUrl, BadUrl>);
 
@@ -55,13 +55,14 @@ pub struct PublishArgs {
     #[arg(long, env = "ENCODER_PUBLISH_TEST_PATTERN")]
     pub test_pattern: bool,
 
-    /// Begin the file again at its end; timestamps go on without a jump
+    /// Start the file again at its end; timestamps continue without a jump
     #[arg(long = "loop", env = "ENCODER_PUBLISH_LOOP")]
     pub looped: bool,
 
-    /// Try again when the connection is lost, or the server is not there yet
+    /// Retry when the connection is lost, or the server is not reachable yet
     ///
-    /// Waits half a second at first and ten at most. A key that is refused at the first attempt is not tried again.
+    /// The wait between attempts grows from half a second to ten seconds. A key that is refused on the first attempt is
+    /// not retried.
     #[arg(long, env = "ENCODER_PUBLISH_RECONNECT")]
     pub reconnect: bool,
 
@@ -76,35 +77,35 @@ pub struct PublishArgs {
     )]
     pub size: (u16, u16),
 
-    /// Frames a second of the test pattern: 30, 29.97 or 30000/1001
+    /// Frames per second of the test pattern: 30, 29.97 or 30000/1001
     #[arg(
         long, env = "ENCODER_PUBLISH_FRAME_RATE", value_name = "FPS", default_value = "30",
         value_parser = parse_frame_rate
     )]
     pub frame_rate: FrameRate,
 
-    /// Bits a second of video where video is encoded: 3000k, 3M or 3000000
+    /// Video bit rate in bit/s if video is encoded: 3000k, 3M or 3000000
     #[arg(
         long, env = "ENCODER_PUBLISH_BITRATE", value_name = "BITS", default_value_t = DEFAULT_BITRATE,
         value_parser = parse_bitrate
     )]
     pub bitrate: u32,
 
-    /// Leave the sound out
+    /// Publish no audio
     #[arg(long, env = "ENCODER_PUBLISH_NO_AUDIO")]
     pub no_audio: bool,
 
-    /// Leave the picture out
+    /// Publish no video
     #[arg(long, env = "ENCODER_PUBLISH_NO_VIDEO", conflicts_with = "no_audio")]
     pub no_video: bool,
 
-    /// Timestamp of the first message, to see how a server takes the wrap after 2^32 ms
+    /// Timestamp of the first message, to test how a server handles the wrap at 2^32 ms
     #[arg(long, env = "ENCODER_PUBLISH_START_TIMESTAMP", value_name = "MILLISECONDS", default_value_t = 0)]
     pub start_timestamp: u32,
 }
 
 impl PublishArgs {
-    /// What the settings amount to.
+    /// Checks the settings and returns what to publish, and where.
     pub(super) fn plan(&self) -> Result<(RtmpUrl, Input, StreamSettings), String> {
         let url = self.url.0.clone().map_err(|error| error.to_string())?;
         let settings = StreamSettings {
@@ -150,7 +151,7 @@ fn parse_frame_rate(text: &str) -> Result<FrameRate, String> {
         Some((num, den)) => (num.parse().map_err(|_| message())?, den.parse().map_err(|_| message())?),
         None => {
             let rate: f64 = text.parse().map_err(|_| message())?;
-            // The NTSC rates are written with two or three digits and meant exactly.
+            // NTSC rates are written with two or three digits but mean the exact ratio.
             match [24_000, 30_000, 60_000]
                 .into_iter()
                 .find(|num| (f64::from(*num) / 1001.0 - rate).abs() < 0.005)

@@ -1,5 +1,4 @@
-//! One connection: a socket, a session, and media at the pace of real time. Whether to try again is decided in
-//! [`super`].
+//! One connection: a socket, a session, and media paced in real time. Whether to reconnect is decided in [`super`].
 
 use super::pacer::Pacer;
 use super::progress::Progress;
@@ -17,33 +16,33 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// For the socket and the conversation up to "publish", each.
+/// Time-out for the TCP connection, and the same again for the RTMP exchange up to `publish`.
 const SET_UP: Duration = Duration::from_secs(10);
-/// A server that takes nothing for this long is lost.
+/// The connection counts as lost when the server accepts no bytes for this long.
 const STALL: Duration = Duration::from_secs(10);
-/// For the last words, and for the server to close.
+/// Time to send the remaining output and to wait for the server to close.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// No media is added to more unsent bytes than this.
+/// No media is added while at least this many bytes are unsent.
 const MAX_UNSENT: usize = 512 << 10;
-/// What is read at once.
+/// Bytes read from the socket at a time.
 const READ_BUFFER: usize = 16 << 10;
 
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// The source is at its end, and the server was told.
+    /// The source ended, and the server was told.
     Finished,
-    /// We were asked to stop, and the server was told.
+    /// The user asked to stop, and the server was told if a publish had begun.
     Stopped,
-    /// The server does not let us publish.
+    /// The server refused the publish.
     Refused(String),
-    /// Broken, silent, or sent off; the text says which.
+    /// The connection broke, fell silent, or the server ended the publish; the text says which.
     Lost(String),
-    /// There is nothing to publish.
+    /// The source failed, so there is nothing to publish.
     Source(SourceError),
 }
 
-/// What outlives a connection: where the broadcast has come to.
+/// State that outlives a connection: how far the broadcast has got.
 #[derive(Default)]
 pub(super) struct Broadcast {
     start_timestamp_ms: u32,
@@ -56,15 +55,15 @@ pub(super) struct Broadcast {
     held: Option<Held>,
 }
 
-/// Taken off the queue, not yet sent.
+/// Media that was taken off the queue and is not yet sent.
 struct Held {
     media: Media,
-    /// Asked of the pacer once, however often waiting is interrupted.
+    /// Requested from the pacer only once, however often the wait is interrupted.
     due: Option<std::time::Instant>,
 }
 
 impl Broadcast {
-    /// Nothing was sent yet; the first media will have this RTMP time.
+    /// A broadcast that has sent nothing yet; its first media gets this RTMP time in milliseconds.
     pub(super) fn new(start_timestamp_ms: u32) -> Self {
         Self { start_timestamp_ms, ..Self::default() }
     }
@@ -75,7 +74,7 @@ impl Broadcast {
         video.into_iter().chain(self.audio.clone().map(Media::AudioConfig)).collect()
     }
 
-    /// After a pause the file goes on from where it was, not from where it would be.
+    /// Restarts pacing: after a pause the file continues where it stopped and does not skip the paused time.
     fn restart_pacing(&mut self) {
         self.pacer.restart();
         if let Some(held) = &mut self.held {
@@ -83,7 +82,7 @@ impl Broadcast {
         }
     }
 
-    /// Media handed in later than it was due.
+    /// Number of access units that were handed in late.
     pub(super) fn late(&self) -> u64 {
         self.pacer.late()
     }
@@ -97,7 +96,7 @@ impl Broadcast {
         }
     }
 
-    /// Waits for the source's first media, so that a bad file is told before anybody is connected to.
+    /// Waits for the source's first media, so that a bad file is reported before any connection is made.
     pub(super) async fn prime(&mut self, source: &mut Source) -> Result<(), Ending> {
         if self.held.is_none() {
             self.held = match source.media.recv().await {
@@ -109,9 +108,9 @@ impl Broadcast {
         Ok(())
     }
 
-    /// The next media that is to be sent, when it is due.
+    /// Waits until the next media is due and returns it.
     async fn next(&mut self, source: &mut Source) -> Option<Result<Media, SourceError>> {
-        // Held across cancellation: what was taken off the queue is not lost.
+        // Kept across cancellation, so that media taken off the queue is not lost.
         if self.held.is_none() {
             match source.media.recv().await? {
                 Ok(media) => self.held = Some(Held { media, due: None }),
@@ -128,7 +127,7 @@ impl Broadcast {
     }
 }
 
-/// Connects, publishes, and returns when there is no more to be done on this connection.
+/// Connects, publishes, and returns when this connection has ended.
 pub(super) async fn run(
     url: &RtmpUrl,
     broadcast: &mut Broadcast,
@@ -145,7 +144,8 @@ pub(super) async fn run(
         Ok(Err(error)) => return Ending::Lost(format!("cannot connect: {error}")),
         Err(_) => return Ending::Lost("cannot connect: no answer".into()),
     };
-    // Small messages at once: pacing is ours. A refusal of the option costs latency, not correctness.
+    // Small messages must be sent immediately, because this module does the pacing. A failure costs latency, not
+    // correctness.
     let _ = socket.set_nodelay(true);
     let mut link = match Session::new(url.clone()) {
         Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now() },
@@ -163,22 +163,22 @@ pub(super) async fn run(
     progress.published();
     let ending = link.publish(&mut socket, broadcast, source, progress, stop).await;
     if matches!(ending, Ending::Finished | Ending::Stopped) {
-        // The broadcast is over either way; a server that is gone by now has lost nothing.
+        // The broadcast has ended in any case, so errors of the farewell do not matter.
         let _ = timeout(FAREWELL, link.say_farewell(&mut socket)).await;
     }
     ending
 }
 
-/// A session and what it has not sent yet.
+/// A session and its unsent output.
 struct Link {
     session: Session,
     unsent: BytesMut,
-    /// When bytes last left, or there were none to leave.
+    /// When bytes were last sent, or when there were none to send.
     moved: Instant,
 }
 
 impl Link {
-    /// Until the server lets us publish (`None`) or all is over.
+    /// Runs until the server accepts the publish (`None`) or the connection ends.
     async fn set_up(&mut self, socket: &mut TcpStream) -> Option<Ending> {
         loop {
             let output = self.session.take_output();
@@ -222,8 +222,8 @@ impl Link {
             if self.unsent.is_empty() {
                 self.moved = Instant::now();
             }
-            // Every branch may be dropped half way without loss: reads and writes are whole or not at all, and media
-            // taken off the queue is kept by the broadcast.
+            // Every branch is cancel-safe: reads and writes are complete or not done at all, and the broadcast keeps
+            // media taken off the queue.
             tokio::select! {
                 biased;
                 () = &mut stop => return Ending::Stopped,
@@ -267,10 +267,10 @@ impl Link {
         }
     }
 
-    /// What a fresh connection needs before media: metadata and the configurations known so far.
+    /// Sends what a new connection needs before media: metadata and the configurations known so far.
     fn begin(&mut self, broadcast: &mut Broadcast, source: &mut Source) -> Result<(), SessionError> {
         if broadcast.clock.is_some() {
-            // Not the first connection: decoding begins at a keyframe.
+            // This is a reconnect: the server needs a keyframe to begin decoding.
             broadcast.gate.close();
             if source.live {
                 broadcast.held = None;
@@ -307,7 +307,7 @@ impl Link {
             Media::VideoConfig(_) | Media::AudioConfig(_) => {
                 let values = tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
                 self.session.metadata(values)?;
-                // Ahead of the first media there is no clock yet: they are sent with it.
+                // Before the first media there is no clock yet: the configurations are sent with that media.
                 if let Some(clock) = &broadcast.clock {
                     self.session.media(tag::tag(media, clock, broadcast.position))?;
                 }
@@ -332,9 +332,10 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what is left and the end, then waits for the server to close, so that nothing is lost to a reset.
+    /// Sends the remaining output and the end of the publish, then waits for the server to close, so that a reset does
+    /// not discard data.
     async fn say_farewell(&mut self, socket: &mut TcpStream) -> std::io::Result<()> {
-        // A farewell that cannot be written is none.
+        // If the commands cannot be serialized, they are omitted.
         let _ = self.session.finish();
         self.unsent.extend_from_slice(&self.session.take_output());
         socket.write_all(&self.unsent).await?;

@@ -1,9 +1,9 @@
-//! `encoder publish`: sends a file or the test pattern to an RTMP server in real time, so that nobody needs other
-//! software to try the system.
+//! `encoder publish`: sends a file or the test pattern to an RTMP server in real time, so that the system can be tried
+//! without other software.
 //!
-//! What belongs here: the command line of `publish`, pacing, the client's side of RTMP, what to do when a connection
-//! is lost, and what the person at the terminal sees. Reading files and making the pattern is in
-//! [`crate::transcode`], as it needs libav. The server's side is in [`crate::rtmp`].
+//! What belongs here: the command line of `publish`, pacing, the client side of RTMP, reconnecting, and the terminal
+//! output. Reading files and generating the pattern is in [`crate::transcode`], because both need libav. The server
+//! side is in [`crate::rtmp`].
 
 mod args;
 mod connection;
@@ -27,38 +27,38 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// What we call ourselves towards servers.
+/// This client's name, as sent to servers.
 const CLIENT_NAME: &str = concat!("encoder/", env!("CARGO_PKG_VERSION"));
 
-/// What is taken of the source.
+/// Which media of the source is published.
 #[derive(Clone, Copy, Debug)]
 struct StreamSettings {
     video: bool,
     audio: bool,
-    /// Bits a second of video, where video is encoded.
+    /// Video bit rate in bit/s, if video is encoded.
     bitrate: u32,
-    /// Ends the broadcast at this media time.
+    /// The broadcast ends at this media time.
     duration: MediaSpan,
 }
 
-/// Why a broadcast did not come to its end. Every kind has its own exit code, so that scripts can tell them apart.
+/// Why a broadcast ended early. Every kind has its own exit code, so that scripts can distinguish them.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// Settings that contradict each other. The caller's fault.
     #[error("{0}")]
     Settings(String),
-    /// The file cannot be read, or the test pattern not be made. A retry does not help.
+    /// The file cannot be read, or the test pattern cannot be generated. A retry does not help.
     #[error("{0}")]
     Input(#[from] SourceError),
-    /// The server does not let us publish: a wrong key, or no place. Another key or another time may help.
+    /// The server refused the publish: a wrong key, or no free place. Another key or a later attempt may succeed.
     #[error("{url} refused: {reason}")]
     Refused {
         /// The server, without the key.
         url: String,
-        /// In the server's words.
+        /// The server's text.
         reason: String,
     },
-    /// No connection, or one that broke. A retry may help; `--reconnect` does that.
+    /// The connection failed or broke. A retry may succeed; `--reconnect` retries.
     #[error("{url}: {reason}")]
     Lost {
         /// The server, without the key.
@@ -66,13 +66,13 @@ pub enum PublishError {
         /// What happened.
         reason: String,
     },
-    /// Ctrl-C or SIGTERM. The server was told that the broadcast is over.
+    /// Ctrl-C or SIGTERM. The server was told that the broadcast has ended.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl PublishError {
-    /// For the process to exit with: as in sysexits.h, and 130 as shells report Ctrl-C.
+    /// The exit code of the process: as in sysexits.h, and 130 as shells report Ctrl-C.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => 64,
@@ -84,7 +84,7 @@ impl PublishError {
     }
 }
 
-/// Publishes until the source ends, or Ctrl-C or SIGTERM.
+/// Publishes until the source ends or Ctrl-C or SIGTERM arrives.
 pub async fn run(args: PublishArgs) -> Result<(), PublishError> {
     Box::pin(run_until(args, interrupted())).await
 }
@@ -123,8 +123,8 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
         let published = progress.connections() > published_before;
         ever_published |= published;
         let lasted = if published { started.elapsed() } else { Duration::ZERO };
-        // A first refusal is final: most likely the key is wrong. Later ones are not: the server may still hold the
-        // connection that was lost.
+        // A refusal on the first attempt is final: most likely the key is wrong. Later refusals are retried, because
+        // the server may still hold the connection that was lost.
         let reason = match attempt {
             Ending::Lost(reason) if args.reconnect => reason,
             Ending::Refused(reason) if args.reconnect && ever_published => format!("refused: {reason}"),
@@ -158,7 +158,7 @@ async fn interrupted() {
                 _ = terminate.recv() => {}
             }
         }
-        // Without a handler the signal ends the process by itself.
+        // Without a handler the signal itself ends the process.
         Err(_) => {
             let _ = ctrl_c.await;
         }

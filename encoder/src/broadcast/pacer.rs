@@ -1,16 +1,17 @@
-//! When to send what: real-time pacing and the way back after a lost connection. Pure: time comes in as an argument.
+//! When to send media, and when to reconnect: real-time pacing and backoff. Pure: the caller passes the time in.
 
 use hls::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 
-/// Behind its time by more than this, a unit counts as late.
+/// An access unit that is overdue by more than this counts as late.
 const LATE: Duration = Duration::from_millis(200);
-/// Behind by more than this, the lost time is not made up for: a burst of that length would hurt more than the gap.
+/// If an access unit is overdue by more than this, the lost time is not made up: a burst of that length would hurt more
+/// than the gap.
 const MAX_CATCH_UP: Duration = Duration::from_secs(3);
-/// A step in media time beyond this is a hole in the source, not a pause to wait out.
+/// A step in media time beyond this is a hole in the source and is not waited out.
 const MAX_STEP: MediaSpan = MediaSpan::from_millis(10_000);
 
-/// Maps media time to the moments when it is due.
+/// Maps media time to due times.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
     anchor: Option<(MediaTime, Instant)>,
@@ -19,7 +20,7 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// When a unit is due. The first one is due at once; units come in order of dts.
+    /// When an access unit is due. The first one is due immediately; access units must come in order of dts.
     pub(super) fn due(&mut self, dts: MediaTime, now: Instant) -> Instant {
         let step = (dts - self.last).abs();
         let (media, start) = match self.anchor {
@@ -38,18 +39,18 @@ impl Pacer {
         due
     }
 
-    /// Starts over with the next unit, as after a lost connection.
+    /// Starts over with the next access unit, as after a lost connection.
     pub(super) fn restart(&mut self) {
         self.anchor = None;
     }
 
-    /// Units that were handed in later than they were due.
+    /// Number of access units that were handed in more than 200 ms after their due time.
     pub(super) fn late(&self) -> u64 {
         self.late
     }
 }
 
-/// Waits between attempts to connect: doubling from half a second to ten.
+/// Backoff between attempts to connect: doubles from half a second to ten seconds.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -58,10 +59,10 @@ pub(super) struct Backoff {
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(10);
-    /// A connection that lasted this long was a good one: the next wait is short again.
+    /// A connection that lasted this long was good: the next wait is short again.
     const GOOD: Duration = Duration::from_secs(10);
 
-    /// How long to wait after an attempt that published for `lasted` (zero when it never did).
+    /// How long to wait after an attempt that published for `lasted` (zero if it never published).
     pub(super) fn wait(&mut self, lasted: Duration) -> Duration {
         if lasted >= Self::GOOD {
             self.failures = 0;
@@ -85,7 +86,7 @@ mod tests {
         let (mut pacer, start) = (Pacer::default(), Instant::now());
         assert_eq!(pacer.due(at(0), start), start);
         assert_eq!(pacer.due(at(33), start), start + Duration::from_millis(33));
-        // Handed in late: due in the past, and what follows is not shifted.
+        // Handed in late: due in the past, and later access units are not shifted.
         let late = start + Duration::from_millis(1_000);
         assert_eq!(pacer.due(at(66), late), start + Duration::from_millis(66));
         assert_eq!(pacer.due(at(1_100), late), start + Duration::from_millis(1_100));

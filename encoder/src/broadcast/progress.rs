@@ -1,16 +1,16 @@
-//! What a person at the terminal sees of a running broadcast; plain lines when there is no terminal.
+//! Terminal output of a running broadcast: a moving status line, or plain lines without a terminal.
 
 use hls::{MediaSpan, MediaTime};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Between lines when nobody watches a terminal.
+/// Interval between lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// The bit rate shown is that of at least this long.
+/// The displayed bit rate is measured over at least this long.
 const RATE_OVER: Duration = Duration::from_secs(2);
 
-/// Counts and shows.
+/// Counts what was sent and displays it.
 pub(super) struct Progress {
     destination: String,
     total: Option<MediaSpan>,
@@ -25,7 +25,7 @@ pub(super) struct Progress {
     rate: Rate,
 }
 
-/// Bits a second since a moment not long ago.
+/// Measures the recent bit rate.
 struct Rate {
     since: Instant,
     bytes: u64,
@@ -33,10 +33,10 @@ struct Rate {
 }
 
 impl Progress {
-    /// How often [`Progress::show`] is worth calling.
+    /// How often to call [`Progress::show`].
     pub(super) const EVERY: Duration = Duration::from_millis(250);
 
-    /// `destination` without the key; `total` where the end is known.
+    /// `destination` is the URL without the key; `total` is the source's duration if known.
     pub(super) fn new(destination: String, total: Option<MediaSpan>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -61,14 +61,14 @@ impl Progress {
         }
     }
 
-    /// The server lets us publish.
+    /// The server accepted the publish.
     pub(super) fn published(&mut self) {
         self.connections += 1;
         self.rate = Rate { since: Instant::now(), bytes: 0, shown_kbps: 0 };
         self.say(&format!("publishing to {}", self.destination));
     }
 
-    /// How often a server let us publish.
+    /// Number of connections on which the server accepted the publish.
     pub(super) fn connections(&self) -> u64 {
         self.connections
     }
@@ -80,18 +80,18 @@ impl Progress {
         self.position = dts;
     }
 
-    /// An access unit was left out on the way to a keyframe.
+    /// An access unit was skipped while waiting for a keyframe.
     pub(super) fn skipped(&mut self) {
         self.skipped += 1;
     }
 
-    /// Bytes left through the socket.
+    /// Bytes were written to the socket.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
         self.rate.bytes += bytes as u64;
     }
 
-    /// Shows the state of things, if it is time to.
+    /// Updates the moving line, or prints a line if one is due.
     pub(super) fn show(&mut self, dropped: u64, late: u64) {
         let age = self.rate.since.elapsed();
         if age >= RATE_OVER {
@@ -112,7 +112,7 @@ impl Progress {
         }
     }
 
-    /// The last line.
+    /// Prints the last line.
     pub(super) fn finish(&mut self, dropped: u64, late: u64) {
         if self.connections > 0 {
             let line = self.line(dropped, late);
@@ -123,7 +123,7 @@ impl Progress {
         }
     }
 
-    /// A line of its own, above the moving one.
+    /// Prints a separate line, above the moving one.
     pub(super) fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| write_line(line)),
@@ -154,7 +154,7 @@ impl Progress {
 }
 
 fn write_line(line: &str) {
-    // A closed terminal does not end a broadcast.
+    // A closed terminal must not end the broadcast.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

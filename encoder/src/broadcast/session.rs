@@ -1,8 +1,8 @@
 //! The publisher's side of an RTMP connection: bytes and media in, bytes and events out. Sans-IO; sockets and time-outs
 //! are in [`super::connection`].
 //!
-//! Reading uses the server side's chunk and AMF readers with their limits, as what a server sends is input like any
-//! other. Writing uses `rml_rtmp`'s serializer.
+//! Reading uses the server side's chunk and AMF readers with their limits, because a server's bytes are untrusted input
+//! like any other. Writing uses `rml_rtmp`'s serializer.
 
 use super::tag::Tag;
 use super::url::RtmpUrl;
@@ -17,33 +17,34 @@ use rml_rtmp::messages::MessagePayload;
 use rml_rtmp::time::RtmpTimestamp;
 use std::collections::HashMap;
 
-/// Our chunk size: large, as nothing urgent has to get in between; what most servers take.
+/// Chunk size of this client's messages, in bytes: large, because no urgent message needs to be interleaved, and
+/// accepted by most servers.
 const CHUNK_SIZE: u32 = 65_536;
 /// User control events (RTMP 1.0, 7.1.7).
 const PING_REQUEST: [u8; 2] = [0, 6];
 const PING_RESPONSE: [u8; 2] = [0, 7];
-/// Longest text of a server that is shown, in characters.
+/// Longest text from a server that is shown, in characters.
 const MAX_TEXT: usize = 200;
 
-/// Transactions that are answered.
+/// Transaction numbers of the commands whose answers are read.
 const CONNECT: f64 = 1.0;
 const CREATE_STREAM: f64 = 4.0;
 
-/// What an event means to the caller.
+/// What the session reports to its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The server takes media from now on.
+    /// The server accepts media from now on.
     Publishing,
-    /// The server does not let us publish, in its own words; nothing follows.
+    /// The server refused the publish, with its text; no event follows.
     Refused(String),
-    /// The server let us publish and has changed its mind; nothing follows.
+    /// The server ended a publish that it had accepted, with its text; no event follows.
     SentOff(String),
 }
 
-/// The server does not speak RTMP as we understand it. A retry may meet another server.
+/// The server's RTMP is invalid or unsupported. A retry may reach another server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
-    /// No RTMP handshake.
+    /// The server's handshake is not RTMP.
     #[error("the server's handshake is not RTMP")]
     Handshake,
     /// A chunk that breaks the protocol or a limit.
@@ -52,39 +53,39 @@ pub(super) enum SessionError {
     /// A command that cannot be read.
     #[error("the server sent a command that cannot be read: {0}")]
     Amf(#[from] AmfError),
-    /// `createStream` was answered without a stream.
+    /// The answer to `createStream` contains no stream ID.
     #[error("the server gave no stream to publish on")]
     NoStream,
-    /// A message of ours is too long for RTMP: above 16 MiB.
+    /// A message of this client is too long for RTMP: above 16 MiB.
     #[error("a message is too long for RTMP")]
     TooLong,
 }
 
-/// How far the conversation has come.
+/// The session's state.
 enum State {
-    /// Until the server's part of the handshake is whole.
+    /// The server's part of the handshake is not complete.
     Handshake(Box<Handshake>),
-    /// `connect` is on its way.
+    /// `connect` was sent.
     Connecting,
-    /// `createStream` is on its way.
+    /// `createStream` was sent.
     CreatingStream,
-    /// `publish` is on its way.
+    /// `publish` was sent.
     Asking { stream: u32 },
     /// Media may be sent.
     Publishing { stream: u32 },
-    /// Refused, sent off, or finished by us.
+    /// Refused, ended by the server, or finished by this client.
     Over,
 }
 
-/// What of a command moves the state machine.
+/// A server's command, as far as the state machine uses it.
 enum Reply {
-    /// `_result` of a transaction, with the value behind the command object.
+    /// `_result` of a transaction, with the value that follows the command object.
     Result { transaction: f64, value: Option<Amf0Value> },
     /// `_error`, or `onStatus` of level `error`.
     Failure(String),
     /// `onStatus` of another level, by its code.
     Status(String),
-    /// Nothing that matters here: `onBWDone`, `onFCPublish`.
+    /// Commands without effect: `onBWDone`, `onFCPublish`.
     Other,
 }
 
@@ -98,7 +99,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins the handshake: there is output at once.
+    /// Begins the handshake: output is available immediately.
     pub(super) fn new(url: RtmpUrl) -> Result<Self, SessionError> {
         let mut handshake = Handshake::new(PeerType::Client);
         let output = handshake.generate_outbound_p0_and_p1().map_err(|_| SessionError::Handshake)?;
@@ -111,12 +112,13 @@ impl Session {
         })
     }
 
-    /// Takes what is to be sent.
+    /// Takes the output to be sent.
     pub(super) fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
-    /// Takes bytes from the server; at most one event is decisive, so the first one is returned and ends the call.
+    /// Takes bytes from the server. Returns at the first event, and does not read the rest of `input` then, because at
+    /// most one event is decisive.
     pub(super) fn handle(&mut self, input: &[u8]) -> Result<Option<Event>, SessionError> {
         let remaining;
         let mut input = input;
@@ -143,7 +145,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Sends `onMetaData`. Ignored unless publishing, as is all media.
+    /// Sends `onMetaData`. Ignored unless publishing, like all media.
     pub(super) fn metadata(&mut self, values: Amf0Value) -> Result<(), SessionError> {
         let State::Publishing { stream } = self.state else { return Ok(()) };
         let text = |text: &str| Amf0Value::Utf8String(text.into());
@@ -160,7 +162,7 @@ impl Session {
         self.send(type_id, stream, tag.timestamp_ms, tag.body)
     }
 
-    /// Says that the broadcast is over.
+    /// Sends the commands that end the publish.
     pub(super) fn finish(&mut self) -> Result<(), SessionError> {
         if let State::Publishing { stream } = self.state {
             let key = Amf0Value::Utf8String(self.url.key.expose().to_owned());
@@ -179,12 +181,12 @@ impl Session {
                 self.send(message_type::USER_CONTROL, 0, 0, response.into())?;
                 Ok(None)
             }
-            // Acknowledgements, windows and bandwidth: TCP does that for us.
+            // Acknowledgements, windows and bandwidth are ignored: TCP does the flow control.
             _ => Ok(None),
         }
     }
 
-    /// The transition function.
+    /// The session's transition function.
     fn reply(&mut self, reply: Reply) -> Result<Option<Event>, SessionError> {
         match (&self.state, reply) {
             (State::Connecting, Reply::Result { transaction: CONNECT, .. }) => {
@@ -213,7 +215,7 @@ impl Session {
                 self.state = State::Over;
                 return Ok(Some(Event::SentOff(text)));
             }
-            // Answers to what needs none (releaseStream, FCPublish), and notices.
+            // Answers to commands that need none (releaseStream, FCPublish), and notices.
             (
                 State::Handshake(_)
                 | State::Connecting
@@ -292,7 +294,7 @@ impl Session {
 
 fn parse_reply(payload: &[u8]) -> Result<Reply, SessionError> {
     let (name, transaction, mut values) = match amf::command(payload) {
-        // Too few values to mean anything.
+        // A command with too few values is ignored.
         Err(AmfError::NotACommand) => return Ok(Reply::Other),
         command => command?,
     };
@@ -318,7 +320,7 @@ fn property<'a>(status: Option<&'a Amf0Value>, name: &str) -> Option<&'a str> {
     }
 }
 
-/// What a status object says to people: its description, else its code; printable and cut to length.
+/// The readable text of a status object: its description, else its code; without control characters and cut to length.
 fn status_text(status: Option<Amf0Value>) -> String {
     let text = property(status.as_ref(), "description")
         .filter(|text| !text.trim().is_empty())

@@ -1,8 +1,8 @@
-//! What is published: a file, once or in a loop, or the test pattern, read on a thread of its own as libav blocks.
-//! When it is sent is decided by [`super::connection`].
+//! The published source: a file, once or in a loop, or the test pattern. A thread of its own reads it, because libav
+//! blocks. When media is sent is decided by [`super::connection`].
 //!
-//! The queue to the sender is bounded in access units. A file waits when it is full. The test pattern does not, as it
-//! shows the time of now: it drops to the next keyframe and counts.
+//! The queue to the sender is bounded in access units. When it is full, a file waits. The test pattern does not wait,
+//! because it shows the current time: it drops media up to the next keyframe and counts it.
 
 use super::StreamSettings;
 use crate::media::{AccessUnit, Media};
@@ -16,19 +16,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-/// Access units between source and sender: about two seconds of picture and sound.
+/// Capacity of the queue from source to sender in access units: about two seconds of video and audio.
 const QUEUE_UNITS: usize = 160;
 
 /// What to publish.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
-    /// A media file, again and again if `looped`.
+    /// A media file, repeated endlessly if `looped`.
     File { path: PathBuf, looped: bool },
     /// The test pattern.
     Pattern(PatternSettings),
 }
 
-/// Why there is nothing (more) to publish. A retry does not help.
+/// Why the source has no (more) media. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The file cannot be opened or read.
@@ -44,17 +44,17 @@ pub enum SourceError {
 
 /// A running source. Dropping it stops its thread.
 pub(super) struct Source {
-    /// Media in order of dts; closed at its end, an error is the last item.
+    /// Media in order of dts. The channel closes when the source ends; an error is the last item.
     pub(super) media: mpsc::Receiver<Result<Media, SourceError>>,
-    /// Whether it makes media in real time by itself.
+    /// Whether the source itself produces media in real time.
     pub(super) live: bool,
     dropped: Arc<AtomicU64>,
-    /// Dropped with the source, which wakes the pattern's thread.
+    /// Dropped together with the source, which wakes the pattern's thread.
     _stop: std::sync::mpsc::Sender<()>,
 }
 
 impl Source {
-    /// Starts the thread; a file is opened before this returns its first media.
+    /// Starts the thread, which opens a file before it delivers the first media.
     pub(super) fn start(input: Input, settings: StreamSettings) -> Result<Self, SourceError> {
         let (sender, media) = mpsc::channel(QUEUE_UNITS);
         let (stop, stopped) = std::sync::mpsc::channel();
@@ -69,7 +69,7 @@ impl Source {
                     Input::Pattern(pattern) => generate(&pattern, &settings, &sender, &stopped, &counter),
                 };
                 if let Err(error) = outcome {
-                    // Nobody there to be told is no fault.
+                    // A closed channel is not an error: the receiver no longer needs the outcome.
                     let _ = sender.blocking_send(Err(error));
                 }
             })
@@ -77,12 +77,13 @@ impl Source {
         Ok(Self { media, live, dropped, _stop: stop })
     }
 
-    /// Access units dropped because nobody took them in time.
+    /// Number of access units dropped because the connection did not take them in time.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Throws away what has queued up while there was no connection: a live source is to be seen live.
+    /// Discards the media queued while there was no connection, because a live source must be shown live. Returns the
+    /// configurations among that media.
     pub(super) fn discard_backlog(&mut self) -> Vec<Media> {
         let mut configs = Vec::new();
         while let Ok(Ok(media)) = self.media.try_recv() {
@@ -97,7 +98,7 @@ impl Source {
     }
 }
 
-/// Plays a file; returns when it is over, was stopped, or played for long enough.
+/// Plays a file; returns when the file ended, the receiver is gone, or the wanted duration has been played.
 fn play(
     path: &Path,
     looped: bool,
@@ -115,14 +116,14 @@ fn play(
                 return Ok(());
             }
         }
-        // A file without a single access unit would spin.
+        // A file without any access unit would loop without end.
         if !looped || axis.elapsed() == MediaSpan::ZERO {
             return Ok(());
         }
     }
 }
 
-/// Draws the test pattern in real time; returns when it was stopped or has run for long enough.
+/// Generates the test pattern in real time; returns when it was stopped or has run for the wanted duration.
 fn generate(
     pattern: &PatternSettings,
     settings: &StreamSettings,
@@ -131,7 +132,7 @@ fn generate(
     dropped: &AtomicU64,
 ) -> Result<(), SourceError> {
     let mut pattern = Pattern::open(pattern)?;
-    // Begin with a full second of wall clock, so that flash and beep come on the second.
+    // Begin at a full second of the wall clock, so that flash and beep are on the second.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let start = Instant::now() + Duration::from_nanos(u64::from(1_000_000_000 - now.subsec_nanos()));
     let mut gate = Gate::default();
@@ -161,14 +162,14 @@ fn generate(
     Ok(())
 }
 
-/// Lets media through except between a drop and the next keyframe.
+/// Admits media, except video between a drop and the next keyframe.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed: bool,
 }
 
 impl Gate {
-    /// Something was lost: what follows is of no use up to a keyframe.
+    /// Media was lost: drops video until the next keyframe.
     pub(super) fn close(&mut self) {
         self.closed = true;
     }
@@ -181,22 +182,22 @@ impl Gate {
                 true
             }
             Media::Video(_) => !self.closed,
-            // Sound is of use without a picture; there may be no picture at all.
+            // Audio is useful without video, and the source may have no video at all.
             Media::Audio(_) => true,
         }
     }
 }
 
-/// Puts the passes of a loop one behind the other on one media axis.
+/// Places the passes of a loop one after the other on one media axis.
 #[derive(Debug, Default)]
 struct LoopAxis {
-    /// Of the whole, not of a pass.
+    /// First dts of all passes.
     first: Option<MediaTime>,
-    /// Where the next pass is to begin: behind the longer track.
+    /// Where the next pass begins: after the end of the longer track.
     end: Option<MediaTime>,
-    /// Of this pass, from its first access unit on.
+    /// Shift of this pass, known from its first access unit on.
     shift: Option<MediaSpan>,
-    /// Last dts and its distance to the one before, of video and audio.
+    /// Last dts and its distance to the previous dts, for video and audio.
     video: Option<(MediaTime, MediaSpan)>,
     audio: Option<(MediaTime, MediaSpan)>,
 }
@@ -231,7 +232,7 @@ impl LoopAxis {
     }
 }
 
-/// What is known of a file without playing it.
+/// Reads information about a file without playing it.
 pub(super) fn probe(path: &Path) -> Result<SourceInfo, SourceError> {
     Ok(Demuxer::open(path)?.info())
 }

@@ -1,5 +1,5 @@
-//! Media to FLV tag bodies, and media time to RTMP milliseconds: what [`crate::flv`] and [`crate::timeline`] undo on
-//! the other side. Pure.
+//! From media to FLV tag bodies, and from media time to RTMP milliseconds: the inverse of [`crate::flv`] and
+//! [`crate::timeline`] on the server. Pure.
 
 use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use crate::rtmp::MessageKind;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 /// FLV codec ids (video file format specification 10.1, E.4.2.1 and E.4.3.1).
 const AVC: u8 = 7;
 const AAC: u8 = 10;
-/// AAC tags say 44 kHz, 16 bits, stereo whatever the stream is (E.4.2.1).
+/// AAC tags always say 44 kHz, 16 bits, stereo, whichever format the stream has (E.4.2.1).
 const AAC_HEADER: u8 = AAC << 4 | 0b1111;
 const KEY_FRAME: u8 = 1 << 4;
 const INTER_FRAME: u8 = 2 << 4;
@@ -29,10 +29,10 @@ pub(super) struct Tag {
     pub(super) body: Bytes,
 }
 
-/// The RTMP clock of a broadcast: milliseconds from a chosen start, 32 bits, wrapping.
+/// The RTMP clock of a broadcast: milliseconds from a chosen start, wrapping at 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    /// The media time that has `start_ms`.
+    /// The media time that maps to `start_ms`.
     origin: MediaTime,
     start_ms: u32,
 }
@@ -42,18 +42,19 @@ impl Clock {
         Self { origin, start_ms }
     }
 
-    /// Milliseconds since the origin, before it negative.
+    /// Milliseconds since the origin; negative before it.
     fn millis(&self, at: MediaTime) -> i64 {
         (at - self.origin).to_scaled(1000)
     }
 
-    /// As RTMP says it. What lies before the origin gets the origin's time: a negative one would look like 49 days.
+    /// The RTMP timestamp. A time before the origin gets the origin's timestamp: a negative one would look like 49
+    /// days.
     fn timestamp(&self, at: MediaTime) -> u32 {
         self.start_ms.wrapping_add(self.millis(at).max(0) as u32)
     }
 }
 
-/// A sequence header or coded media as a tag, at `now` for configurations, which have no time of their own.
+/// Makes a tag from a configuration or an access unit. Configurations have no time of their own and get `now`.
 pub(super) fn tag(media: &Media, clock: &Clock, now: MediaTime) -> Tag {
     match media {
         Media::VideoConfig(config) => {
@@ -65,7 +66,7 @@ pub(super) fn tag(media: &Media, clock: &Clock, now: MediaTime) -> Tag {
             Tag { kind: MessageKind::Audio, timestamp_ms: clock.timestamp(now), body }
         }
         Media::Video(AccessUnit { pts, dts, key, data, .. }) => {
-            // From rounded times, so that offsets do not add a rounding of their own.
+            // Computed from rounded times, so that the offset adds no rounding of its own.
             let offset = (clock.millis(*pts) - clock.millis(*dts)).clamp(-MAX_OFFSET_MS, MAX_OFFSET_MS);
             let frame_type = if *key { KEY_FRAME } else { INTER_FRAME };
             let body = video_body(frame_type, CODED, offset as i32, data);

@@ -1,13 +1,13 @@
-//! Where to publish: `rtmp://HOST[:PORT]/{app}/{key}`. The key is a secret and shows in no rendering of the type.
+//! The publishing URL, `rtmp://HOST[:PORT]/{app}/{key}`. The key is a secret and appears in no rendering of the type.
 
 use crate::rtmp::StreamKey;
 use std::fmt;
 use std::str::FromStr;
 
-/// The port when the URL names none (IANA: macromedia-fcs).
+/// Port if the URL names none (IANA: macromedia-fcs).
 const DEFAULT_PORT: u16 = 1935;
 
-/// A place to publish to.
+/// A publishing URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RtmpUrl {
     /// Host name or address; IPv6 without brackets.
@@ -16,23 +16,23 @@ pub struct RtmpUrl {
     pub port: u16,
     /// Application: everything between the host and the last slash.
     pub app: String,
-    /// What comes behind the last slash, its query included.
+    /// The part after the last slash, including its query.
     pub key: StreamKey,
 }
 
-/// Why a URL is none to publish to. Says nothing of the URL itself, as the key is in it.
+/// Why a publishing URL is invalid. Does not contain the URL, because the key is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
-    /// Another scheme or none.
+    /// Another scheme, or none.
     #[error("the URL must begin with rtmp://")]
     Scheme,
-    /// Nothing between `//` and the path, or something with a user name in it.
+    /// The host is empty, or contains a user name.
     #[error("the URL names no host")]
     Host,
-    /// Not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("the URL's port is no number from 1 to 65535")]
     Port,
-    /// Fewer than two parts in the path.
+    /// The path has fewer than two parts.
     #[error("the URL must end with /APP/KEY")]
     Path,
 }
@@ -76,7 +76,7 @@ impl FromStr for RtmpUrl {
             Some(Ok(port)) if port > 0 => port,
             Some(_) => return Err(BadUrl::Port),
         };
-        // A key's query may hold slashes of its own.
+        // The key's query may contain slashes of its own.
         let end_of_names = path.find('?').unwrap_or(path.len());
         let slash = path[..end_of_names].rfind('/').ok_or(BadUrl::Path)?;
         let (app, key) = (path[..slash].trim_matches('/'), &path[slash + 1..]);

@@ -4,12 +4,12 @@ use super::FlvError;
 use crate::media::{AudioCodec, AudioConfig};
 use bytes::Bytes;
 
-/// Longest record taken, in bytes: real ones have 2 to 7, those with a program config element somewhat more.
+/// Longest record accepted, in bytes: real records have 2 to 7, those with a program config element slightly more.
 const MAX_RECORD: usize = 256;
-/// Sample rates by index (table 1.18).
+/// Sample rates in Hz by index (table 1.18).
 const SAMPLE_RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
-/// Sample rates that an explicit frequency may name.
+/// Sample rates in Hz accepted as an explicit frequency.
 const EXPLICIT_RATES: std::ops::RangeInclusive<u32> = 7_350..=96_000;
 
 /// Audio object types (table 1.17).
@@ -18,12 +18,12 @@ mod object_type {
     pub(super) const ER_BSAC: u8 = 22;
     pub(super) const PS: u8 = 29;
     pub(super) const ESCAPE: u8 = 31;
-    /// Those that begin with a GASpecificConfig.
+    /// Object types whose configuration begins with a GASpecificConfig.
     pub(super) const GENERAL_AUDIO: [u8; 12] = [1, 2, 3, 4, 6, 7, 17, 19, 20, 21, 22, 23];
 }
 
 /// Reads a configuration record. With explicit SBR the sample rate is the decoder's output rate and a frame has 2048
-/// samples; SBR that only the frames signal is taken as if it were not there, which every decoder may do.
+/// samples. SBR that is signalled only in the frames is ignored, as every decoder may do.
 pub fn read_config(record: &Bytes) -> Result<AudioConfig, FlvError> {
     if record.len() > MAX_RECORD {
         return Err(FlvError::Malformed("AAC configuration is too long"));
@@ -39,7 +39,7 @@ fn parse(record: &Bytes) -> Option<AudioConfig> {
     let mut output_rate = core_rate;
     let mut sbr = false;
     let mut ps = false;
-    // Explicit hierarchical signalling: the extension's type first, the core's behind.
+    // Explicit hierarchical signalling: the extension's object type comes first, then the core's.
     if object == object_type::SBR || object == object_type::PS {
         sbr = true;
         ps = object == object_type::PS;
@@ -58,7 +58,7 @@ fn parse(record: &Bytes) -> Option<AudioConfig> {
             bits.take(14)?;
         }
         let extension = bits.take(1)?;
-        // Explicit backward-compatible signalling stands behind, unless layers or a program config element are between.
+        // Explicit backward-compatible signalling follows, unless layers or a program config element come in between.
         if !sbr && extension == 0 && channel_config != 0 {
             let mut tail = bits;
             if tail.take(11) == Some(0x2b7)
@@ -72,7 +72,7 @@ fn parse(record: &Bytes) -> Option<AudioConfig> {
         }
     }
     let channels = match channel_config {
-        // A program config element says which: stereo is the guess that most players make.
+        // A program config element gives the channels: most players assume stereo.
         0 => 2,
         1 if ps => 2,
         1..=6 => channel_config as u8,
@@ -94,7 +94,7 @@ fn parse(record: &Bytes) -> Option<AudioConfig> {
     })
 }
 
-/// Most significant bit first.
+/// A bit reader, most significant bit first.
 #[derive(Clone, Copy)]
 struct Bits<'a> {
     bytes: &'a [u8],
@@ -102,7 +102,7 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// Up to 32 bits.
+    /// Reads up to 32 bits.
     fn take(&mut self, count: usize) -> Option<u32> {
         let mut value = 0;
         for _ in 0..count {

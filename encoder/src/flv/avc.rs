@@ -1,7 +1,7 @@
 //! H.264: the AVCDecoderConfigurationRecord (ISO 14496-15, 5.3.3.1) and length-prefixed access units.
 //!
-//! NAL unit lengths of other than four bytes are rewritten to four, in the record and in every unit, so that nothing
-//! behind this module has to ask.
+//! NAL unit lengths of one or two bytes are rewritten to four bytes, in the record and in every access unit, so that
+//! later modules only handle four-byte lengths.
 
 use super::FlvError;
 use crate::media::{VideoCodec, VideoConfig};
@@ -9,17 +9,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
 use h264_reader::rbsp::{BitReader, decode_nal};
 
-/// Longest record taken, in bytes: real ones have 30 to 300.
+/// Longest record accepted, in bytes: real records have 30 to 300.
 const MAX_RECORD: usize = 16 << 10;
 /// Longest sequence parameter set parsed, in bytes.
 const MAX_SPS: usize = 1 << 10;
-/// Parameter sets of an access unit that are looked at: real ones have two or three.
+/// Maximum number of parameter sets examined per access unit: real access units have two or three.
 const MAX_SETS: usize = 16;
-/// Pixels across and down.
+/// Accepted width and height in pixels.
 const DIMENSIONS: std::ops::RangeInclusive<u32> = 16..=8192;
-/// Where the level stands in a sequence parameter set NAL unit.
+/// Offset of the level in a sequence parameter set NAL unit.
 const LEVEL_AT: usize = 3;
-/// Level 6.2: the crate refuses pictures larger than the level allows, while decoders just decode them.
+/// Level 6.2: the crate refuses pictures larger than the level allows, while decoders decode them.
 const HIGHEST_LEVEL: u8 = 62;
 
 /// NAL unit types (ITU-T H.264, table 7-1).
@@ -31,8 +31,8 @@ mod nal_type {
     pub(super) const SLICES: std::ops::RangeInclusive<u8> = 1..=5;
 }
 
-/// Reads a configuration record. Returns the configuration, with a record of four-byte lengths, and how many bytes of
-/// length the units carry: 1, 2 or 4.
+/// Reads a configuration record. Returns the configuration, with its record rewritten to four-byte lengths, and the
+/// size of the access units' length fields in bytes: 1, 2 or 4.
 pub fn read_config(record: &Bytes) -> Result<(VideoConfig, usize), FlvError> {
     if record.len() > MAX_RECORD {
         return Err(FlvError::Malformed("AVC configuration is too long"));
@@ -92,13 +92,14 @@ fn parameter_set<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FlvError> {
     Ok(set)
 }
 
-/// What h264-reader allocates is bounded by the set's own counts (at most 255 and 32 entries), and it returns errors.
+/// Parses a sequence parameter set. h264-reader's allocations are bounded by the set's own counts (at most 255 and 32
+/// entries), and it returns errors.
 fn parse_sps(nal: &[u8]) -> Result<SeqParameterSet, FlvError> {
     const BROKEN: FlvError = FlvError::Malformed("sequence parameter set cannot be read");
     if nal.len() > MAX_SPS || nal.len() <= LEVEL_AT || nal[0] & 0x1f != nal_type::SPS {
         return Err(BROKEN);
     }
-    // Encoders pad with zeros behind the stop bit, which the crate takes for more data.
+    // Some encoders pad with zeros after the stop bit, which the crate takes for more data.
     let end = nal.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let mut nal = nal[..end].to_vec();
     if nal.len() <= LEVEL_AT {
@@ -114,7 +115,7 @@ fn sample_aspect(vui: &VuiParameters) -> Option<(u16, u16)> {
     (width > 0 && height > 0).then_some((width, height))
 }
 
-/// Two ticks make a frame (ITU-T H.264, E.2.1), for frames and field pairs alike.
+/// The frame rate: two ticks make a frame (ITU-T H.264, E.2.1), for frames and field pairs alike.
 fn frame_rate(vui: &VuiParameters) -> Option<(u32, u32)> {
     let timing = vui.timing_info.as_ref()?;
     let (rate, per) = (u64::from(timing.time_scale), 2 * u64::from(timing.num_units_in_tick));
@@ -132,17 +133,17 @@ fn gcd(a: u64, b: u64) -> u64 {
 /// An access unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Whether it holds an IDR slice. An I picture with a recovery point, which an open GOP begins with, is none:
-    /// pictures behind it may refer to what was before it.
+    /// Whether the access unit has an IDR slice. The I picture with a recovery point that begins an open GOP does not
+    /// count, because later pictures may refer to pictures before it.
     pub idr: bool,
-    /// NAL units behind four bytes of length each.
+    /// NAL units, each preceded by its length in four bytes.
     pub data: Bytes,
-    /// Parameter sets among them, of either kind; the first sixteen.
+    /// The first sixteen parameter sets in the access unit, sequence and picture parameter sets alike.
     pub sets: Vec<Bytes>,
 }
 
-/// Writes an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1.2). Both lists have 1 to 31 sets of 5 or 2 bytes
-/// and more.
+/// Writes an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1.2). `sps` and `pps` must each have 1 to 31 sets; a
+/// sequence parameter set has at least 5 bytes, a picture parameter set at least 2.
 pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
     let mut record = BytesMut::new();
     let first = &sps[0];
@@ -159,7 +160,7 @@ pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
         record.put_u16(set.len() as u16);
         record.put_slice(set);
     }
-    // Profiles above Main say chroma format and bit depths once more.
+    // For profiles above Main the record repeats the chroma format and the bit depths.
     if !matches!(first[1], 66 | 77 | 88)
         && let Ok(parsed) = parse_sps(first)
     {
@@ -171,8 +172,8 @@ pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
     record.freeze()
 }
 
-/// The configuration that an access unit's own parameter sets make; `None` unless there are both kinds and they can be
-/// read.
+/// Builds the configuration from the parameter sets of an access unit; `None` unless both kinds are present and
+/// readable.
 pub fn in_band_config(sets: &[Bytes]) -> Option<VideoConfig> {
     let of = |kind: u8| -> Vec<Bytes> {
         sets.iter().filter(|set| set.len() >= 2 && set[0] & 0x1f == kind).cloned().collect()
@@ -184,8 +185,8 @@ pub fn in_band_config(sets: &[Bytes]) -> Option<VideoConfig> {
     read_config(&configuration_record(&sps, &pps)).ok().map(|(config, _)| config)
 }
 
-/// Checks an access unit whose NAL units carry `size` bytes of length, and brings it to four. Empty NAL units are left
-/// out. No copy is made of a unit that has four-byte lengths and no empty NAL unit.
+/// Checks an access unit whose NAL unit lengths have `size` bytes, and rewrites them to four bytes. Empty NAL units are
+/// removed. An access unit with four-byte lengths and no empty NAL unit is not copied.
 pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
     const BROKEN: FlvError = FlvError::Malformed("NAL unit lengths do not fit the picture");
     let (mut idr, mut slices, mut as_is) = (false, false, size == 4);
@@ -211,7 +212,8 @@ pub fn read_unit(payload: &Bytes, size: usize) -> Result<Unit, FlvError> {
     if as_is {
         return Ok(Unit { idr, data: payload.clone(), sets });
     }
-    // One-byte lengths and NAL units of one byte make it grow by half at most; two passes spare the guess.
+    // The access unit grows to 2.5 times its size at most (one-byte lengths and NAL units of one byte). Copying is a
+    // second pass, so that access units that need no change are not copied.
     let mut data = BytesMut::new();
     let mut rest = &payload[..];
     while !rest.is_empty() {

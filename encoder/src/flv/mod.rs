@@ -1,9 +1,9 @@
-//! FLV tag bodies, as RTMP carries them, to configurations and access units.
+//! From FLV tag bodies, as RTMP carries them, to configurations and access units.
 //!
-//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP), codec configuration, checks that a payload is what
-//! it claims to be. Time repair is in [`crate::timeline`]; putting both together in [`crate::ingest`].
+//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP), codec configuration, and checks that a payload is
+//! what its header says. Timestamps are repaired in [`crate::timeline`]; [`crate::ingest`] combines both.
 //!
-//! A codec is added by an arm where the FourCC is matched, beside the one for H.264 or AAC, and a module like [`avc`].
+//! To add a codec, add a match arm for its FourCC next to the one for H.264 or AAC, and a module like [`avc`].
 
 pub mod aac;
 pub mod avc;
@@ -15,16 +15,16 @@ use bytes::Bytes;
 /// Why a tag body was not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlvError {
-    /// What is sent cannot be encoded, and that will not change: the publisher has to send something else. The text
-    /// says what was sent and what would do.
+    /// The media cannot be encoded, and a retry will not help: the publisher has to send another format. The text says
+    /// what was sent and what is accepted.
     #[error("{0}")]
     Unsupported(String),
-    /// This one message is broken: passed over and counted, the next may be fine.
+    /// This message is broken: ignored and counted. The next one may be valid.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
-/// A tag body's content.
+/// The content of a tag body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tag {
     /// A decoder configuration.
@@ -35,45 +35,47 @@ pub enum Tag {
     Video(Picture),
     /// A coded audio frame.
     Audio(Bytes),
-    /// The publisher says that this kind of media has ended; some send more of it all the same.
+    /// The publisher signals the end of this kind of media; some publishers send more afterwards.
     EndOfSequence(MessageKind),
-    /// Nothing that matters: empty bodies, in-band metadata, seek markers.
+    /// Content without effect: empty bodies, in-band metadata, seek markers.
     Nothing,
 }
 
 /// A coded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// Presentation less decode time in milliseconds; 24 bits, signed.
+    /// Composition offset (presentation minus decode time) in milliseconds; 24 bits, signed.
     pub composition_ms: i32,
-    /// Whether decoding can start here: it holds an IDR slice, whatever the tag's frame type said.
+    /// Whether decoding can start here, that is, whether the picture has an IDR slice; the tag's frame type is not
+    /// considered.
     pub key: bool,
     /// Whether the tag's frame type said "key".
     pub flagged_key: bool,
-    /// NAL units behind four bytes of length each.
+    /// NAL units, each preceded by its length in four bytes.
     pub data: Bytes,
-    /// The configuration in force from this picture on, where its own parameter sets are of another size than the one
-    /// before. FLV wants a sequence header for that; some phones turn their camera without one.
+    /// The configuration that applies from this picture on, if the parameter sets in this access unit give another
+    /// picture size than before. FLV requires a sequence header for that; some phones rotate their camera without
+    /// sending one.
     pub config: Option<VideoConfig>,
 }
 
-/// Reads one publisher's tags. Remembers what later tags depend on.
+/// Reads the tags of one publisher, and keeps the state that later tags depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Demuxer {
-    /// Bytes of a NAL unit's length as the configuration says: 1, 2 or 4.
+    /// Size of a NAL unit's length field in bytes, from the configuration: 1, 2 or 4.
     nal_length_size: Option<usize>,
-    /// Size of the pictures as the configuration in force says.
+    /// Picture size in pixels, from the current configuration.
     size: (u16, u16),
-    /// Parameter sets that were last found with a picture, and looked at.
+    /// The last in-band parameter sets that were examined.
     sets: Vec<Bytes>,
     has_audio_config: bool,
 }
 
-/// What every refusal of a codec says.
+/// The end of every refusal of a codec.
 const TAKEN: &str = "this encoder takes H.264 video and AAC audio";
 
 impl Demuxer {
-    /// Before the first tag.
+    /// A demuxer that has read no tag yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -169,13 +171,13 @@ impl Demuxer {
         Ok(Tag::Video(Picture { composition_ms, key, flagged_key, data, config }))
     }
 
-    /// Only another size is a new configuration: sets that differ from the sequence header's in less come with every
-    /// key picture of some encoders, and decoders read them anyway.
+    /// Returns a configuration only if the picture size changes. Some encoders send parameter sets with every IDR
+    /// picture that differ from the sequence header in other ways; decoders read those sets anyway.
     fn another_size(&mut self, sets: &[Bytes]) -> Option<VideoConfig> {
         if sets.is_empty() || sets == self.sets {
             return None;
         }
-        // Copies: the message that they are part of is not to be kept for them.
+        // Copied, so that the sets do not keep the whole message in memory.
         self.sets = sets.iter().map(|set| Bytes::copy_from_slice(set)).collect();
         let config = avc::in_band_config(&self.sets)?;
         let size = (config.width, config.height);
@@ -261,12 +263,12 @@ mod audio_packet {
     pub(super) const MULTITRACK: u8 = 5;
 }
 
-/// The packet type that says "an extension, and then the packet type"; video and audio alike.
+/// The packet type for an extension that precedes the real packet type; the same for video and audio.
 const MOD_EX: u8 = 7;
 
-/// Steps over Enhanced RTMP's ModEx prefixes: a size less one in a byte (255: in the two bytes behind it), so many
-/// bytes, then four bits of extension type and four of the next packet type. Returns the real packet type and where
-/// the FourCC begins. Every round takes at least three bytes.
+/// Skips Enhanced RTMP's ModEx prefixes: the data size minus one in one byte (255: in the next two bytes), the data,
+/// then four bits of extension type and four bits of the next packet type. Returns the real packet type and the offset
+/// of the FourCC. Every iteration consumes at least three bytes.
 fn skip_mod_ex(body: &[u8], mut packet_type: u8, mut at: usize) -> Result<(u8, usize), FlvError> {
     const SHORT: FlvError = FlvError::Malformed("short ModEx");
     while packet_type == MOD_EX {
@@ -283,7 +285,7 @@ fn skip_mod_ex(body: &[u8], mut packet_type: u8, mut at: usize) -> Result<(u8, u
     Ok((packet_type, at))
 }
 
-/// Signed 24 bits, big-endian.
+/// Reads a composition offset: signed 24 bits, big-endian.
 fn composition(a: u8, b: u8, c: u8) -> i32 {
     i32::from_be_bytes([a, b, c, 0]) >> 8
 }
@@ -308,7 +310,7 @@ fn four_cc_name(four_cc: &[u8]) -> String {
     }
 }
 
-/// FLV annex E.4.3.1, and two ids in wide use outside it.
+/// Name of a codec ID (FLV annex E.4.3.1), with two widely used IDs outside the specification.
 fn legacy_video_name(codec: u8) -> String {
     match codec {
         2 => "Sorenson H.263".into(),
@@ -320,7 +322,7 @@ fn legacy_video_name(codec: u8) -> String {
     }
 }
 
-/// FLV annex E.4.2.1.
+/// Name of a sound format (FLV annex E.4.2.1).
 fn legacy_audio_name(format: u8) -> String {
     match format {
         0 | 3 => "PCM".into(),

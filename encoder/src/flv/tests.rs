@@ -76,9 +76,9 @@ fn legacy_and_enhanced_tags_carry_the_same() {
 fn a_key_is_an_idr_slice_and_nothing_else() {
     let mut demuxer = configured();
     let table = [
-        // Flagged key, holds a recovery point and a plain slice: an open GOP.
+        // The tag says keyframe, but the access unit has a recovery point and a non-IDR slice: an open GOP.
         ("17 01 000000", "00000002 06 06 00000002 41 03", false, true),
-        // Not flagged, but IDR behind an access unit delimiter.
+        // The tag does not say keyframe, but an IDR slice follows an access unit delimiter.
         ("27 01 000000", "00000002 09 f0 00000002 65 03", true, false),
     ];
     for (head, data, key, flagged) in table {
@@ -124,7 +124,7 @@ fn broken_messages_are_malformed_and_the_next_one_is_read() {
         (MessageKind::Video, "97"),
         (MessageKind::Video, "97 ff 00"),
         (MessageKind::Video, "97 05 00"),
-        // Lengths that do not fit; a length cut short; parameter sets only.
+        // Lengths that do not fit; a truncated length; only parameter sets.
         (MessageKind::Video, "17 01 000000 00000009 65 01"),
         (MessageKind::Video, "17 01 000000 ffffffff 65 01"),
         (MessageKind::Video, "17 01 000000 00000001 65 0000"),
@@ -158,7 +158,7 @@ fn lengths_become_four_bytes_in_record_and_units() {
         let Tag::Video(picture) = video(&mut demuxer, "17 01 000000", &bytes(unit)).unwrap() else {
             panic!()
         };
-        // The empty NAL unit is gone as well.
+        // The empty NAL unit is removed as well.
         assert_eq!(picture.data, bytes("00000002 09f0 00000003 650102"), "{size}");
         assert!(picture.key);
     }
@@ -167,7 +167,7 @@ fn lengths_become_four_bytes_in_record_and_units() {
     assert!(matches!(config(&record), Err(FlvError::Malformed(_))));
 }
 
-/// The level is checked by nobody who decodes; phones write 3.0 over 1080p.
+/// Decoders do not check the level; phones write level 3.0 for 1080p.
 #[test]
 fn a_level_too_low_for_the_picture_is_taken() {
     let mut record = bytes(AVCC).to_vec();
@@ -186,14 +186,14 @@ fn audio_configurations() {
         ("1194", 2, 48_000, 2, 960),
         ("11b0", 2, 48_000, 6, 1024),
         ("11b8", 2, 48_000, 8, 1024),
-        // ffmpeg's, with the explicit "no SBR" behind.
+        // From ffmpeg, followed by the explicit "no SBR".
         ("119056e500", 2, 48_000, 2, 1024),
         // HE-AAC: hierarchical (24 kHz core), and backward compatible.
         ("2b118800", 2, 48_000, 2, 2048),
         ("131056e598", 2, 48_000, 2, 2048),
-        // HE-AAC v2: PS makes one channel two.
+        // HE-AAC v2: PS turns one channel into two.
         ("eb098800", 2, 48_000, 2, 2048),
-        // An explicit rate of 48000.
+        // An explicit sample rate of 48000 Hz.
         ("17805dc010", 2, 48_000, 2, 1024),
     ];
     for (record, object_type, sample_rate, channels, frame_samples) in table {
@@ -225,7 +225,7 @@ proptest! {
         }
     }
 
-    /// Parameter sets with flipped bits: read or refused, and what is read is within bounds.
+    /// Parameter sets with flipped bits are read or refused, and what is read is within bounds.
     #[test]
     fn no_configuration_panics(flips in proptest::collection::vec((0usize..400, 0u8..8), 0..12), cut in 0usize..64) {
         let mut record = bytes(AVCC).to_vec();

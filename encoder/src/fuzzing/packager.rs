@@ -1,4 +1,4 @@
-//! The fuzz target `packager`: whatever samples, epochs and anchors come, what viewers read keeps to the rules.
+//! The fuzz target `packager`: for any samples, epochs and anchors, the playlists and segments keep to the rules.
 
 use bytes::Bytes;
 use hls::packager::MAX_BUFFERED_BYTES;
@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// More calls than this are not read: each may make dozens of segments.
+/// Calls after this number are ignored, because each may make dozens of segments.
 const MAX_CALLS: usize = 256;
 
-/// The largest sample, as large as a worker may send; enough of them reach the packager's bound.
+/// The largest sample in bytes: the most that a worker may send. Enough of these reach the packager's bound.
 const MAX_SAMPLE: usize = 16 << 20;
 static ZEROS: [u8; MAX_SAMPLE] = [0; MAX_SAMPLE];
 
@@ -24,14 +24,14 @@ const AVCC: &[u8] = &[
     0xce, 0x0f, 0xc8,
 ];
 
-/// Samples a second and samples a frame, up to the longest frame that an init segment takes.
+/// Sample rate and samples per frame, up to the longest frame that an init segment allows.
 const AUDIO: [(u32, u32); 4] = [(48_000, 1024), (44_100, 1024), (8_000, 2048), (1_000, 8192)];
 
-/// Begins in 2026; no clock says less.
+/// A start in 2026; no clock reads an earlier time.
 const WALL: WallTime = WallTime::from_unix_micros(1_795_348_800_000_000);
 
-/// The first byte is the latency, the second the first media sequence number; then come calls of ten bytes: what is
-/// called, a byte, and two numbers of four bytes, big-endian, whose meaning `Run::call` has.
+/// The first byte is the latency, the second the first media sequence number. Calls of ten bytes follow: the kind of
+/// call, one byte, and two big-endian numbers of four bytes each, whose meaning depends on the kind (see `Run::call`).
 pub fn packager(input: &[u8]) {
     run(input);
 }
@@ -51,7 +51,7 @@ fn run(input: &[u8]) -> Option<Run> {
     Some(run)
 }
 
-/// A sample's data: counted for as long as anything holds it.
+/// A sample's data, counted for as long as it is held in memory.
 struct Counted {
     size: usize,
     held: Arc<AtomicUsize>,
@@ -85,9 +85,9 @@ struct Run {
     dts: [MediaTime; 3],
     /// Number of the last epoch that began; 0 before the first.
     epoch: u32,
-    /// Which sequence number each rendition of the present epoch must have next, and whether it is the epoch's first.
+    /// The next sequence number expected of each rendition of the current epoch, and whether it is the epoch's first.
     next: BTreeMap<RungName, (u64, bool)>,
-    /// The highest MEDIA-SEQUENCE and DISCONTINUITY-SEQUENCE of each playlist.
+    /// The highest MEDIA-SEQUENCE and DISCONTINUITY-SEQUENCE seen in each playlist.
     seen: BTreeMap<RungName, (u64, u64)>,
     held: Arc<AtomicUsize>,
 }
@@ -121,11 +121,11 @@ impl Run {
                 self.check_that_all_ended();
             }
             2 => {
-                // Clocks are set right by minutes, not by centuries.
+                // Clock corrections are minutes, not centuries.
                 let wall = WALL + MediaSpan::from_ticks_90k(second.into());
                 self.packager.re_anchor(Anchor { media: after(newest, first), wall });
             }
-            // Times from anywhere: all of 64 bits.
+            // Any times, over all 64 bits.
             3 => self.push(byte, what, i64::from(first) << 32, i64::from(second) << 32),
             _ => {
                 let dts = self.dts[rung(what)].ticks_90k() + i64::from(first);
@@ -136,7 +136,7 @@ impl Run {
         assert!(self.held.load(Ordering::Relaxed) <= MAX_BUFFERED_BYTES);
     }
 
-    /// One to three of the tracks; an epoch that is open ends without being told, as the packager promises.
+    /// Begins an epoch with up to three tracks. An open epoch ends implicitly, as the packager guarantees.
     fn begin(&mut self, byte: u8, start: MediaTime) {
         let [large, small, audio] = &self.rungs;
         let (sample_rate, frame_samples) = AUDIO[usize::from(byte >> 4) % AUDIO.len()];
@@ -163,7 +163,8 @@ impl Run {
         self.presentation.set_tracks(&tracks);
     }
 
-    /// Rung and key flag are in `what`; `byte` is the size, but for 255: large samples are slow, so they are few.
+    /// Rung and keyframe flag are in `what`. `byte` is the size, but 255 means the largest sample: those are slow and
+    /// should be rare.
     fn push(&mut self, byte: u8, what: u8, pts: i64, dts: i64) {
         let rung = rung(what);
         let size = if byte == u8::MAX { MAX_SAMPLE } else { byte.into() };
@@ -179,7 +180,7 @@ impl Run {
         }
     }
 
-    /// Takes what was made to where viewers read, and looks there if it was anything.
+    /// Moves the packager's output to the presentation, and checks the playlists if there was any.
     fn drain(&mut self) {
         let mut any = false;
         while let Some(output) = self.packager.poll() {
@@ -206,13 +207,13 @@ impl Run {
         (*next, *first) = (*next + 1, false);
     }
 
-    /// Behind an epoch every rendition has filled every slot.
+    /// After an epoch, every rendition must have filled every slot.
     fn check_that_all_ended(&self) {
         let end = self.packager.next_sequence();
         assert!(self.next.values().all(|&(next, _)| next == end), "{:?} {end}", self.next);
     }
 
-    /// What viewers read.
+    /// Checks the playlists that viewers read.
     fn check(&mut self) {
         let expired = self.presentation.take_expired();
         for rung in &self.rungs {
@@ -243,7 +244,7 @@ fn tag(playlist: &str, name: &str) -> u64 {
     value.and_then(|value| value.parse().ok()).expect("every media playlist has it, with a number")
 }
 
-/// A time that the encoder itself chooses, and so never before zero.
+/// A time chosen by the encoder itself, and therefore never before zero.
 fn after(time: MediaTime, ticks: i32) -> MediaTime {
     (time + MediaSpan::from_ticks_90k(ticks.into())).max(MediaTime::ZERO)
 }
@@ -282,10 +283,10 @@ mod tests {
         run(&std::fs::read(path).unwrap()).unwrap()
     }
 
-    /// Seeds that make no segments would teach a fuzzer nothing.
+    /// Seeds that make no segments would not help a fuzzer.
     #[test]
     fn seeds_reach_the_playlists() {
-        // Name, segments of each rendition at least, gaps, samples refused.
+        // Name, minimum number of segments per rendition, whether there are gaps, whether samples are refused.
         let table = [
             ("steady", 9, false, false),
             ("two-epochs", 11, false, false),

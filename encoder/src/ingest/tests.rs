@@ -11,7 +11,7 @@ fn video(timestamp_ms: u32, body: &str) -> MediaMessage {
     message(MessageKind::Video, timestamp_ms, body)
 }
 
-/// All that a message became, where that is one thing at most.
+/// The media from a message that becomes at most one item.
 fn push(ingest: &mut Ingest, message: MediaMessage) -> Result<Option<Media>, IngestError> {
     let mut media = ingest.push(message)?;
     let first = media.next();
@@ -27,7 +27,7 @@ fn garbage_is_counted_and_the_stream_lives() {
     assert_eq!(push(&mut ingest, video(0, "27 01 000000 00000001 41")), Ok(None));
     assert!(matches!(push(&mut ingest, video(0, &config)), Ok(Some(Media::VideoConfig(_)))));
     assert_eq!(push(&mut ingest, video(0, &config)), Ok(None));
-    // Lengths that do not fit, no body, and a picture.
+    // Lengths that do not fit, an empty body, and a picture.
     assert_eq!(push(&mut ingest, video(33, "27 01 000000 00000009 41")), Ok(None));
     assert_eq!(push(&mut ingest, video(66, "")), Ok(None));
     assert!(
@@ -36,14 +36,14 @@ fn garbage_is_counted_and_the_stream_lives() {
     assert_eq!(ingest.oddities(), Oddities { malformed: 2, false_keys: 1, repeated_configs: 1 });
 }
 
-/// A phone that is turned without a sequence header. FLV wants one; a decoder follows all the same, and players of a
-/// `source` rung need an init segment of that size.
+/// A phone is rotated and sends no sequence header. FLV requires one, but decoders follow the change anyway, and
+/// players of a `source` rung need an init segment of the new size.
 #[test]
 fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
     let mut ingest = Ingest::new();
     push(&mut ingest, video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
     let key = |sets: &str| format!("17 01 000000 {sets} 00000001 65");
-    // Many encoders send their sets with every key picture, and some say less in the header than there.
+    // Many encoders send their parameter sets with every IDR picture, and some of these differ from the header.
     let own = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce0fc8";
     let other_pps = "00000016 6742c00dda05067e7c04400000fa40003a9803c50aa8 00000004 68ce1fc8";
     for (at, sets) in [(0, own), (33, own), (66, other_pps)] {
@@ -55,7 +55,7 @@ fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
     assert_eq!((config.width, config.height), (640, 360));
     assert!(matches!(media.next(), Some(Media::Video(unit)) if unit.key));
     assert_eq!(media.next(), None);
-    // Neither again nor by sets that cannot be read, or without a picture set.
+    // Repeated sets, unreadable sets, and sets without a picture parameter set give no new configuration.
     for (at, sets) in [(133, larger), (166, "00000002 6764 00000002 68ef"), (200, "00000004 6764001e")] {
         assert!(matches!(push(&mut ingest, video(at, &key(sets))), Ok(Some(Media::Video(_)))), "{at}");
     }

@@ -1,20 +1,20 @@
-//! AMF0 that is safe to hand to `rml_amf0`: one iterative pass over the bytes that checks depth, count and size and
-//! rewrites what the crate cannot read.
+//! Makes AMF0 safe for `rml_amf0`: one iterative pass over the bytes checks depth, count and size and rewrites the
+//! values that the crate cannot read.
 //!
-//! Why: `rml_amf0` recurses without limit (rml_amf0-0.3.0/src/deserialization.rs:31,90,119), so that 40 kB of nested
-//! arrays end the process, and it gives up on Date, LongString and other legal values, so that a Date in the metadata
-//! would end the publish. Values that mean nothing to us become Null at their place.
+//! Why: `rml_amf0` recurses without limit (rml_amf0-0.3.0/src/deserialization.rs:31,90,119), so 40 kB of nested arrays
+//! crash the process. The crate also fails on Date, LongString and other legal values, so a Date in the metadata would
+//! end the publish. The pass replaces values that this program does not use with Null.
 //!
-//! What does not belong here: what commands and metadata mean ([`super::session`]).
+//! Not here: what commands and metadata mean ([`super::session`]).
 
 use rml_amf0::Amf0Value;
 use std::io::Cursor;
 
-/// Deepest nesting of objects and arrays.
+/// Maximum nesting depth of objects and arrays.
 pub const MAX_DEPTH: usize = 16;
-/// Most values in a message, nested ones included.
+/// Maximum number of values in a message, including nested ones.
 pub const MAX_VALUES: usize = 1_000;
-/// Longest message in bytes.
+/// Maximum message length in bytes.
 pub const MAX_SIZE: usize = 16 << 10;
 
 /// Why AMF was not read. The peer's fault; the same bytes will fail again.
@@ -32,10 +32,10 @@ pub enum AmfError {
     /// The bytes end inside a value.
     #[error("AMF ends inside a value")]
     Truncated,
-    /// A marker that has no place there, or whose value has no known length.
+    /// A marker that is not allowed at this position, or whose value has no known length.
     #[error("AMF marker {0:#04x} cannot be read")]
     BadMarker(u8),
-    /// A command of fewer than three values, or whose first two are not a name and a number.
+    /// A command with fewer than three values, or whose first two values are not a name and a number.
     #[error("a command is a name, a number and an object")]
     NotACommand,
 }
@@ -59,22 +59,22 @@ mod marker {
     pub(super) const TYPED_OBJECT: u8 = 0x10;
 }
 
-/// What the scan is inside of.
+/// A container that the scan has entered and not yet left.
 enum Container {
-    /// Key, value, key, value, end marker.
+    /// Keys and values in turn, then an end marker.
     Object,
-    /// So many values are still due.
+    /// An array with this number of values still to come.
     Array(u32),
 }
 
-/// Reads a message's values; at most [`MAX_VALUES`] of them, nested at most [`MAX_DEPTH`] deep.
+/// Reads a message's values: at most [`MAX_VALUES`], nested at most [`MAX_DEPTH`] deep.
 pub fn values(bytes: &[u8]) -> Result<Vec<Amf0Value>, AmfError> {
     let clean = sanitise(bytes)?;
-    // The sanitised bytes hold nothing that the crate refuses; should it do so after all, the message is unreadable.
+    // The sanitised bytes contain nothing that the crate refuses. If it refuses them anyway, the message is unreadable.
     rml_amf0::deserialize(&mut Cursor::new(clean)).map_err(|_| AmfError::Truncated)
 }
 
-/// A command: name, transaction, and the values behind it, of which there is at least one.
+/// Reads a command: its name, its transaction number, and the remaining values, at least one.
 pub fn command(bytes: &[u8]) -> Result<(String, f64, Vec<Amf0Value>), AmfError> {
     let mut values = values(bytes)?.into_iter();
     match (values.next(), values.next(), values.len()) {
@@ -85,7 +85,7 @@ pub fn command(bytes: &[u8]) -> Result<(String, f64, Vec<Amf0Value>), AmfError> 
     }
 }
 
-/// Checks and rewrites; the result is at most four times as long as `bytes`.
+/// Checks and rewrites a message. The result is at most four times as long as `bytes`.
 fn sanitise(bytes: &[u8]) -> Result<Vec<u8>, AmfError> {
     if bytes.len() > MAX_SIZE {
         return Err(AmfError::TooLong(bytes.len()));
@@ -104,7 +104,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// One key, value or end. False when all is read.
+    /// Reads one key, value or end marker. Returns `false` when the input is used up.
     fn step(&mut self) -> Result<bool, AmfError> {
         match self.open.last_mut() {
             None if self.rest.is_empty() => return Ok(false),
@@ -163,7 +163,7 @@ impl<'a> Scan<'a> {
                 self.open(Container::Object, &[marker::OBJECT])?;
             }
             marker::ECMA_ARRAY => {
-                // The count is a hint; the end marker ends it.
+                // The count is only a hint; the end marker ends the array.
                 self.u32()?;
                 self.open(Container::Object, &[marker::OBJECT])?;
             }
@@ -181,7 +181,7 @@ impl<'a> Scan<'a> {
                 self.take(10)?;
                 self.out.push(marker::NULL);
             }
-            // Object end outside an object, reserved markers, and the switch to AMF3.
+            // An object end outside an object, a reserved marker, or the switch to AMF3.
             other => return Err(AmfError::BadMarker(other)),
         }
         Ok(())
@@ -212,7 +212,8 @@ impl<'a> Scan<'a> {
         self.take(usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
     }
 
-    /// With its length, as UTF-8: some encoders write Latin-1. Three bytes for one at most, so 48 kB: it fits.
+    /// Writes a string with its 16-bit length, converted to UTF-8 because some encoders send Latin-1. One input byte
+    /// becomes at most three bytes, so the result is at most 48 kB and its length fits 16 bits.
     fn put_string(&mut self, text: &[u8]) {
         let text = String::from_utf8_lossy(text);
         self.out.extend_from_slice(&(text.len() as u16).to_be_bytes());

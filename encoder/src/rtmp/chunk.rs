@@ -1,33 +1,33 @@
-//! Bytes to messages: the chunk layer of RTMP (Adobe RTMP 1.0, section 5.3), reading side. Sans-IO.
+//! From bytes to messages: the reading side of RTMP's chunk layer (Adobe RTMP 1.0, section 5.3). Sans-IO.
 //!
 //! What belongs here: chunk headers, reassembly per chunk stream, time deltas, SetChunkSize and Abort, and the limits
-//! that keep a peer from growing our memory. What a message means is in [`super::session`].
+//! that keep a peer from growing this process's memory. What a message means is in [`super::session`].
 //!
-//! Why not `rml_rtmp`'s `ChunkDeserializer`: it keeps one payload buffer for all chunk streams, so that legal
-//! interleaving panics or mixes messages (rml_rtmp-0.8.0/src/chunk_io/deserializer.rs:25,371), and its limits cannot
-//! be lowered.
+//! Why not `rml_rtmp`'s `ChunkDeserializer`: it keeps one payload buffer for all chunk streams, so legal interleaving
+//! panics or mixes messages (rml_rtmp-0.8.0/src/chunk_io/deserializer.rs:25,371), and its limits cannot be lowered.
 //!
-//! Decisions where the specification and the field differ:
-//! - *Extended time on type 3.* A type 3 chunk repeats the extended timestamp of its message; some encoders leave it
-//!   out. Inside a message the four bytes are taken as the field when they equal the value in force and as payload
-//!   otherwise; a payload that looks like the field by chance has odds of 2^-32. A type 3 chunk that *begins* a message
-//!   always carries the field, as the value it repeats is its time delta.
-//! - *Type 3 begins a message behind a type 0.* The delta is the type 0's timestamp (5.3.1.2.4), as ffmpeg writes it.
-//! - *Type 1 on a fresh chunk stream* is taken, on message stream 0: librtmp does that. Types 2 and 3 are refused
-//!   there, for want of a length.
+//! Decisions where the specification and real encoders differ:
+//! - *Extended timestamp on type 3.* A type 3 chunk repeats the extended timestamp of its message, but some encoders
+//!   omit the field. Inside a message, four bytes that equal the current extended timestamp are read as the field, and
+//!   any others as payload; a payload matches the field by chance with odds of 2^-32. A type 3 chunk that *begins* a
+//!   message always carries the field, because the repeated value is its time delta.
+//! - *Type 3 begins a message after a type 0.* The delta is the timestamp of the type 0 chunk (5.3.1.2.4), as ffmpeg
+//!   writes it.
+//! - *Type 1 on a new chunk stream* is accepted, on message stream 0, because librtmp sends it. Types 2 and 3 are
+//!   refused there, because they carry no message length.
 //! - *A new header inside an unfinished message* (types 0 to 2) is refused: dropping the message silently would hide a
 //!   desynchronised reader.
 
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 
-/// Chunk size until the peer says otherwise (RTMP 1.0, 5.4.1).
+/// Chunk size in bytes until the peer sends SetChunkSize (RTMP 1.0, 5.4.1).
 const INITIAL_CHUNK_SIZE: u32 = 128;
-/// Largest chunk size taken, in bytes.
+/// Largest chunk size accepted, in bytes.
 const MAX_CHUNK_SIZE: u32 = 1 << 20;
-/// A timestamp field of this value stands for "see the extended field".
+/// A timestamp field with this value means that the extended timestamp field follows.
 const EXTENDED: u32 = 0xff_ffff;
-/// Longest header: basic 3, message 11, extended timestamp 4.
+/// Longest header in bytes: basic header 3, message header 11, extended timestamp 4.
 const MAX_HEADER: usize = 18;
 
 /// Message type ids (RTMP 1.0, sections 5.4 and 7.1).
@@ -48,9 +48,9 @@ pub mod message_type {
     pub const AUDIO: u8 = 8;
     /// FLV video tag body.
     pub const VIDEO: u8 = 9;
-    /// Data said to be AMF3; AMF0 behind one zero byte in practice.
+    /// Data marked as AMF3; in practice AMF0 after one zero byte.
     pub const DATA_AMF3: u8 = 15;
-    /// A command said to be AMF3; AMF0 behind one zero byte in practice.
+    /// A command marked as AMF3; in practice AMF0 after one zero byte.
     pub const COMMAND_AMF3: u8 = 17;
     /// AMF0 data: `onMetaData` and the like.
     pub const DATA_AMF0: u8 = 18;
@@ -60,7 +60,7 @@ pub mod message_type {
     pub const AGGREGATE: u8 = 22;
 }
 
-/// How much a peer may make us hold.
+/// How much memory a peer may occupy in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest video (and aggregate) message in bytes.
@@ -69,16 +69,16 @@ pub struct Limits {
     pub audio: u32,
     /// Longest message of any other type in bytes.
     pub other: u32,
-    /// Sum of the announced lengths of all unfinished messages in bytes: what reassembly can hold.
+    /// Sum of the announced lengths of all unfinished messages in bytes: the most that reassembly can hold.
     pub partial_bytes: usize,
-    /// Unfinished messages at once.
+    /// Maximum number of unfinished messages at one time.
     pub partial_messages: usize,
-    /// Chunk streams in use over the connection's life.
+    /// Maximum number of chunk streams used over the connection's life.
     pub chunk_streams: usize,
 }
 
 impl Limits {
-    /// Before anybody was let in: commands only, 64 kB in all. Media is refused.
+    /// Before admission: commands only, 64 kB in total. Media is refused.
     pub const BEFORE_PUBLISH: Self = Self {
         video: 0,
         audio: 0,
@@ -87,7 +87,7 @@ impl Limits {
         partial_messages: 8,
         chunk_streams: 64,
     };
-    /// For an admitted publisher: 8 MiB for one picture, 12 MiB in all.
+    /// For an admitted publisher: 8 MiB per picture, 12 MiB in total.
     pub const PUBLISHING: Self = Self {
         video: 8 << 20,
         audio: 256 << 10,
@@ -106,19 +106,19 @@ impl Limits {
     }
 }
 
-/// The peer broke the chunk protocol or a limit. The peer's fault; the connection cannot go on.
+/// The peer broke the chunk protocol or a limit. The peer's fault; the connection cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
     /// More chunk streams than [`Limits::chunk_streams`].
     #[error("more than {0} chunk streams")]
     TooManyChunkStreams(usize),
-    /// A compressed header without a header to refer to.
+    /// A type 2 or 3 header on a chunk stream that has had no header before.
     #[error("chunk stream {0} begins with a compressed header")]
     NoPrecedingHeader(u32),
-    /// A full header where the rest of a message was due.
+    /// A full header where the rest of a message was expected.
     #[error("chunk stream {0} begins a message inside another")]
     HeaderInsideMessage(u32),
-    /// A message longer than its type may be.
+    /// A message longer than the limit for its type.
     #[error("message of type {type_id} is {length} bytes long, {limit} are allowed")]
     MessageTooLong {
         /// Message type id.
@@ -131,13 +131,13 @@ pub enum ChunkError {
     /// More unfinished messages than [`Limits::partial_messages`].
     #[error("more than {0} unfinished messages")]
     TooManyPartialMessages(usize),
-    /// Unfinished messages announce more than [`Limits::partial_bytes`].
+    /// The announced lengths of the unfinished messages exceed [`Limits::partial_bytes`].
     #[error("unfinished messages of more than {0} bytes")]
     TooManyPartialBytes(usize),
     /// SetChunkSize outside 1 ..= 1 MiB.
     #[error("chunk size {0} is not within 1 and {MAX_CHUNK_SIZE}")]
     BadChunkSize(u32),
-    /// A protocol control message without its four bytes.
+    /// A protocol control message shorter than its four bytes.
     #[error("control message of type {0} is too short")]
     ShortControl(u8),
 }
@@ -147,21 +147,21 @@ pub enum ChunkError {
 pub struct Message {
     /// See [`message_type`].
     pub type_id: u8,
-    /// Message stream: 0 for the connection, else as given out by `createStream`.
+    /// Message stream: 0 for the connection itself, otherwise the ID that `createStream` returned.
     pub stream_id: u32,
-    /// Milliseconds, wrapping.
+    /// RTMP time in milliseconds, wrapping at 32 bits.
     pub timestamp_ms: u32,
-    /// What it carries.
+    /// The message's payload.
     pub payload: Bytes,
 }
 
-/// One chunk stream: the header last seen, and the message under way.
+/// One chunk stream: its last header and its unfinished message.
 #[derive(Debug, Default)]
 struct ChunkStream {
     timestamp_ms: u32,
-    /// What a type 3 chunk adds when it begins a message.
+    /// The delta that a type 3 chunk adds when it begins a message.
     delta_ms: u32,
-    /// The extended field in force, if the last header had one.
+    /// The current extended timestamp, if the last header had one.
     extended: Option<u32>,
     length: u32,
     type_id: u8,
@@ -173,25 +173,25 @@ struct ChunkStream {
 enum State {
     /// Collecting a header.
     Header,
-    /// `left` payload bytes of the current chunk are due.
+    /// `left` payload bytes of the current chunk are still to come.
     Payload { csid: u32, left: u32 },
 }
 
-/// What a header's bytes say.
+/// A parsed chunk header.
 struct Header {
     format: u8,
     csid: u32,
-    /// Timestamp or delta, extended field applied.
+    /// Timestamp or delta, with the extended timestamp applied.
     time: u32,
     extended: Option<u32>,
     length: u32,
     type_id: u8,
     stream_id: u32,
-    /// How many bytes it took.
+    /// Length of the header in bytes.
     size: usize,
 }
 
-/// Reassembles messages. Holds at most [`Limits::partial_bytes`] and 18 bytes of a header.
+/// Reassembles messages. Holds at most [`Limits::partial_bytes`] of payload and 18 bytes of a header.
 #[derive(Debug)]
 pub struct ChunkReader {
     limits: Limits,
@@ -205,7 +205,7 @@ pub struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// A reader for a fresh connection, behind the handshake.
+    /// A reader for a new connection, after the handshake.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -219,17 +219,17 @@ impl ChunkReader {
         }
     }
 
-    /// From now on. Messages under way keep what they were granted.
+    /// Changes the limits for messages that begin from now on. Unfinished messages keep the limits they began with.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Bytes set aside for unfinished messages; never above [`Limits::partial_bytes`].
+    /// Bytes reserved for unfinished messages; never above [`Limits::partial_bytes`].
     pub fn buffered_bytes(&self) -> usize {
         self.partial_bytes
     }
 
-    /// Takes bytes off the front of `input` until a message is whole (`Some`) or `input` is empty (`None`).
+    /// Reads bytes off the front of `input` until a message is complete (`Some`) or `input` is empty (`None`).
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ChunkError> {
         loop {
             let message = match self.state {
@@ -266,11 +266,11 @@ impl ChunkReader {
         }
     }
 
-    /// Acts on the header if it is whole. A message without payload is complete with its header.
+    /// Begins the chunk if its header is complete. A message without payload is complete with its header.
     fn try_header(&mut self) -> Result<Option<Message>, ChunkError> {
         let Some(header) = self.parse_header()? else { return Ok(None) };
-        // Bytes that were collected as an extended timestamp and turned out to be what follows the header: payload,
-        // and behind it the next header.
+        // The reader may have collected bytes as an extended timestamp that turn out to follow the header: payload, and
+        // then the next header.
         let collected = self.header;
         let mut surplus = &collected[header.size..self.header_len];
         self.header_len = 0;
@@ -286,7 +286,7 @@ impl ChunkReader {
         Ok(message)
     }
 
-    /// `None` while bytes are missing.
+    /// Parses the collected header; `None` while it is incomplete.
     fn parse_header(&self) -> Result<Option<Header>, ChunkError> {
         let bytes = &self.header[..self.header_len];
         let format = bytes[0] >> 6;
@@ -334,8 +334,8 @@ impl ChunkReader {
             return Ok(Some(header));
         }
         if inside {
-            // Omitted by some encoders, see the module's decisions. Compared byte by byte, so that nothing waits for
-            // bytes that may never come.
+            // Some encoders omit the field (see the module's decisions). The bytes are compared one by one, so that the
+            // reader does not wait for bytes that may never arrive.
             let expected = last.extended.unwrap_or(0).to_be_bytes();
             let seen = &bytes[fixed..];
             if *seen != expected[..seen.len()] {
@@ -385,11 +385,11 @@ impl ChunkReader {
         if left == 0 { Ok(self.take_payload(header.csid, 0, &[])) } else { Ok(None) }
     }
 
-    /// Adds `bytes`, of which there are at most `left`.
+    /// Adds `bytes`, at most `left`, to the unfinished message and returns the message if it is complete.
     fn take_payload(&mut self, csid: u32, left: u32, bytes: &[u8]) -> Option<Message> {
         let left = left - bytes.len() as u32;
         self.state = if left == 0 { State::Header } else { State::Payload { csid, left } };
-        // An Abort takes effect between chunks, so the message is there whenever its payload is read.
+        // An Abort takes effect between chunks, so the unfinished message exists whenever its payload is read.
         let stream = self.streams.get_mut(&csid)?;
         let partial = stream.partial.as_mut()?;
         partial.extend_from_slice(bytes);
@@ -407,7 +407,7 @@ impl ChunkReader {
         })
     }
 
-    /// Forgets the message under way on a chunk stream (RTMP 1.0, 5.4.2).
+    /// Drops the unfinished message of a chunk stream (RTMP 1.0, 5.4.2).
     fn abort(&mut self, csid: u32) {
         if let Some(stream) = self.streams.get_mut(&csid)
             && stream.partial.take().is_some()

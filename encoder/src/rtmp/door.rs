@@ -1,12 +1,14 @@
-//! A listening socket that is shut while nobody would be let in, and opened again. When to do either is decided by
-//! [`super::Admission::open`]; what is said to those who come in is not in here.
+//! The listener gate: a listening socket that is shut while no publisher would be admitted, and reopened afterwards.
+//! [`super::Admission::open`] decides when. What the server sends to accepted connections does not belong here.
 //!
-//! Shut means refused by the kernel: whoever waits in the backlog is reset, whoever comes is refused. A balancer or a
-//! client then tries the next encoder at once, where an accepted connection would have cost it a conversation.
+//! Shut means that the kernel refuses: connections in the backlog are reset and new ones are refused. A load balancer
+//! or a client then tries the next encoder immediately, where an accepted connection would first cost it an RTMP
+//! exchange.
 //!
-//! How: on Linux `shutdown(SHUT_RD)` takes a listening socket back to where it was before `listen`, with its queue
-//! reset and its port kept when that was asked for by number (net/ipv4/af_inet.c `inet_shutdown`, net/ipv4/tcp.c
-//! `tcp_set_state`). HAProxy pauses its listeners so. Nobody can take the port in between, as after closing the socket.
+//! How: on Linux `shutdown(SHUT_RD)` takes a listening socket back to its state before `listen`; the kernel resets the
+//! backlog and keeps the port if it was bound by number (net/ipv4/af_inet.c `inet_shutdown`, net/ipv4/tcp.c
+//! `tcp_set_state`). HAProxy pauses its listeners this way. No other process can take the port meanwhile, as it could
+//! after the socket was closed.
 
 use socket2::SockRef;
 use std::io;
@@ -16,16 +18,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::warn;
 
-/// Connections that may wait to be accepted: a burst of publishers, not a queue.
+/// Maximum number of connections waiting to be accepted: enough for a burst of publishers.
 const BACKLOG: i32 = 128;
-/// Pause behind a system call that failed.
+/// Pause after a failed system call.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// See the module.
+/// The listener gate (see the module).
 #[derive(Debug)]
 pub(super) struct Door {
     socket: Socket,
-    /// What it should be; `None` is open for ever.
+    /// Whether the gate should be open; `None` means always.
     wanted: Option<watch::Receiver<bool>>,
     failed: bool,
 }
@@ -33,19 +35,20 @@ pub(super) struct Door {
 #[derive(Debug)]
 enum Socket {
     Open(TcpListener),
-    /// Outside the runtime: it would see a hung-up socket, and take it for ready for ever after.
+    /// Not registered with the tokio runtime, which would see the hang-up and report the socket as ready forever.
     Shut(std::net::TcpListener),
-    /// Only while it changes from one to the other, and when that could not be undone.
+    /// During a change of state, and after one that failed and could not be undone.
     Lost,
 }
 
 impl Door {
-    /// Of a socket that listens.
+    /// Creates an open gate from a listening socket.
     pub(super) fn new(listener: TcpListener, wanted: Option<watch::Receiver<bool>>) -> Self {
         Self { socket: Socket::Open(listener), wanted, failed: false }
     }
 
-    /// Waits until it should be other than it is, and answers how. Never without somebody who wants something.
+    /// Waits until the wanted state differs from the current one and returns the wanted state (`true` is open). Without
+    /// a `wanted` channel, or when its sender is gone, this never resolves.
     pub(super) async fn asked(&self) -> bool {
         if self.failed {
             tokio::time::sleep(RETRY).await;
@@ -59,7 +62,8 @@ impl Door {
         }
     }
 
-    /// Opens or shuts it. A failure is logged and tried again: until then it stays as it is.
+    /// Opens or shuts the gate. After a failure, which is logged, the gate keeps its state and [`Door::asked`] asks
+    /// again.
     pub(super) fn set(&mut self, open: bool) {
         let (socket, result) = match (std::mem::replace(&mut self.socket, Socket::Lost), open) {
             (Socket::Open(listener), false) => shut(listener),
@@ -73,7 +77,7 @@ impl Door {
         }
     }
 
-    /// The next connection; never while it is shut.
+    /// Accepts the next connection; pending while the gate is shut.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         match &self.socket {
             Socket::Open(listener) => listener.accept().await,
@@ -113,7 +117,7 @@ mod tests {
     use std::net::TcpStream as Client;
     use tokio::time::timeout;
 
-    /// Bound to a named port, as every encoder that is behind a balancer.
+    /// A gate on an explicit port number, as every encoder has that runs with a load balancer in front.
     async fn door(wanted: Option<watch::Receiver<bool>>) -> (Door, SocketAddr) {
         let chosen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         (Door::new(TcpListener::bind(chosen).await.unwrap(), wanted), chosen)
@@ -122,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn shut_means_refused_and_open_means_the_same_port() {
         let (mut door, address) = door(None).await;
-        // Both are in the backlog: the kernel has answered for us.
+        // Both connections are in the backlog: the kernel has completed their handshakes.
         let first = Client::connect(address).unwrap();
         let mut second = Client::connect(address).unwrap();
         let (accepted, peer) = door.accept().await.unwrap();
@@ -136,7 +140,7 @@ mod tests {
 
         for _ in 0..3 {
             door.set(true);
-            // Waiting for the next one yields: a listener that counts as ready for ever would spin here instead.
+            // Awaiting the next connection must yield: a listener that is always reported as ready would spin here.
             assert!(timeout(Duration::from_millis(20), door.accept()).await.is_err());
             let (accepted, again) =
                 tokio::join!(door.accept(), tokio::task::spawn_blocking(move || Client::connect(address)));

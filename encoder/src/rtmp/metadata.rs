@@ -1,11 +1,11 @@
-//! `onMetaData`: the few properties that anything here uses.
+//! `onMetaData`: the few properties that this program uses.
 
 use super::Metadata;
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
-/// The values of a data message, if it is `onMetaData` with properties: `@setDataFrame`, `onMetaData`, properties, or
-/// without the first. Everything else (cue points, captions, a lone `@setDataFrame`) is none.
+/// Reads a data message of the form `@setDataFrame`, `onMetaData`, properties, or the same without `@setDataFrame`.
+/// Returns `None` for all other data messages (cue points, captions, a lone `@setDataFrame`).
 pub(crate) fn read(values: Vec<Amf0Value>) -> Option<Metadata> {
     let mut values = values.into_iter();
     let mut name = values.next()?.get_string()?;
@@ -17,7 +17,7 @@ pub(crate) fn read(values: Vec<Amf0Value>) -> Option<Metadata> {
     }
     let mut properties = values.next()?.get_object_properties()?;
     let codec = |properties: &HashMap<String, Amf0Value>, key| match properties.get(key)? {
-        // Codec 0 stands for "none" with some encoders, for PCM with others: no hint.
+        // Codec 0 means "none" to some encoders and PCM to others, so it is no hint.
         Amf0Value::Number(number) => (*number > 0.0).then_some(true),
         Amf0Value::Utf8String(name) => Some(!name.is_empty()),
         Amf0Value::Boolean(_)
@@ -44,7 +44,8 @@ pub(crate) fn read(values: Vec<Amf0Value>) -> Option<Metadata> {
     })
 }
 
-/// At most `limit` characters of what a peer sent, everything but printable ASCII replaced: fit for logs and terminals.
+/// Cuts a peer's text to `limit` characters and replaces everything except printable ASCII, so that the result is safe
+/// in logs and terminals.
 pub(crate) fn printable(text: &str, limit: usize) -> String {
     text.chars().take(limit).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }

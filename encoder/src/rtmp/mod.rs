@@ -1,6 +1,6 @@
-//! RTMP ingest: sockets to messages. What is published is handed on unparsed, as [`MediaMessage`]s; FLV tag bodies
-//! are read in [`crate::flv`], time is repaired in [`crate::timeline`], and whether a publisher is welcome is decided
-//! by whoever implements [`Admission`].
+//! RTMP ingest: from sockets to messages. Published media is handed on unparsed, as [`MediaMessage`]s. FLV tag bodies
+//! are read in [`crate::flv`], timestamps are repaired in [`crate::timeline`], and the implementation of [`Admission`]
+//! decides whether a publisher is admitted.
 
 pub mod amf;
 pub mod chunk;
@@ -18,17 +18,17 @@ use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// The secret part of a publishing URL. Never printed: its `Debug` and `Display` show a placeholder.
+/// The secret part of a publishing URL. Never printed: its `Debug` shows a placeholder.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamKey(String);
 
 impl StreamKey {
-    /// Takes what the publisher sent.
+    /// Wraps the key as the publisher sent it.
     pub fn new(key: String) -> Self {
         Self(key)
     }
 
-    /// The secret itself, for comparing; never for logs, names or URLs.
+    /// Returns the secret for comparison. Never put the result into logs, names or URLs.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -40,52 +40,52 @@ impl fmt::Debug for StreamKey {
     }
 }
 
-/// Somebody asks to publish.
+/// A publisher's request to publish.
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
     /// Application: the `app` of `connect`, without query and trailing slash.
     pub app: String,
     /// The stream key as sent with `publish`, without its query.
     pub key: StreamKey,
-    /// The query behind the key (`latency=5`), without the question mark; empty when there was none.
+    /// The query that follows the key (`latency=5`), without the question mark; empty without a query.
     pub query: String,
-    /// Who asks.
+    /// Address of the publisher.
     pub peer: SocketAddr,
-    /// What the client calls itself (`flashVer`), cut to 64 printable characters.
+    /// The client's name (`flashVer`), cut to 64 printable characters.
     pub client: String,
 }
 
-/// Why a publisher was turned away or sent off; becomes an `onStatus` error. ffmpeg and GStreamer's rtmp2sink show its
-/// text; OBS 29 and librtmp only that they were turned away.
+/// Why the server refused a publisher or ended its publish; sent to the client as an `onStatus` error. ffmpeg and
+/// GStreamer's rtmp2sink show the text; OBS 29 and librtmp only show that the publish was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Application or stream name outside the allowed characters, or a key nobody knows.
+    /// The application or stream name contains characters that are not allowed, or the key is unknown.
     #[error("{0}")]
     BadName(String),
-    /// Somebody publishes under that name already.
+    /// Another publisher is already publishing under that name.
     #[error("this stream is already being published")]
     AlreadyPublishing,
-    /// All places are taken: another encoder, or a later try, may do.
+    /// All places of this encoder are taken. Another encoder, or a retry, may succeed.
     #[error("this encoder is busy, try again")]
     Busy,
-    /// Another encoder has taken the stream over, because its publisher came there.
+    /// Another encoder has taken the stream over, because the publisher connected there.
     #[error("another encoder has taken this stream over")]
     TakenOver,
-    /// There are more publishers than encoders: a later try may do.
+    /// There are more publishers than encoders. A retry may succeed.
     #[error("all encoders are busy, try again")]
     AllBusy,
-    /// The encoder is about to leave.
+    /// The encoder is draining before shutdown.
     #[error("this encoder is shutting down, try again")]
     Draining,
-    /// What is sent cannot be encoded.
+    /// The published media cannot be encoded.
     #[error("{0}")]
     Unsupported(String),
-    /// A fault of ours.
+    /// An internal error of this server.
     #[error("internal error, try again")]
     Internal,
 }
 
-/// What kind of message carried a payload.
+/// The kind of message that carried a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     /// Type 9: an FLV video tag body.
@@ -103,11 +103,11 @@ pub struct MediaMessage {
     pub timestamp_ms: u32,
     /// FLV tag body.
     pub payload: Bytes,
-    /// When its last byte came off the socket.
+    /// When its last byte was read from the socket.
     pub arrived: Instant,
 }
 
-/// What `onMetaData` said, as far as anything here uses it. Publishers lie; every value is a hint.
+/// The properties of `onMetaData` that this program uses. Publishers send wrong values, so every value is only a hint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     /// `width`
@@ -128,47 +128,47 @@ pub struct Metadata {
     pub encoder: Option<String>,
 }
 
-/// How a publish came to its end.
+/// How a publish ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// The publisher said so: FCUnpublish, deleteStream or closeStream.
+    /// The publisher ended the publish with FCUnpublish, deleteStream or closeStream.
     Unpublished,
-    /// The socket was closed without a word.
+    /// The socket was closed without such a command.
     Closed,
-    /// Nothing was heard for the read time-out.
+    /// No whole message arrived within the read time-out.
     TimedOut,
     /// The publisher broke the protocol or a limit.
     Violation,
-    /// We sent the publisher off.
+    /// The server ended the publish.
     SentOff,
 }
 
 /// Decides who may publish.
 pub trait Admission: Send + Sync + 'static {
-    /// Takes what an admitted publisher sends.
+    /// Receives what an admitted publisher sends.
     type Sink: MediaSink;
 
-    /// Answers before the publisher is told `NetStream.Publish.Start`; from an `Ok` on, the place is taken.
+    /// Decides about a request before the server sends `NetStream.Publish.Start`. With an `Ok` the place is taken.
     fn admit(&self, request: PublishRequest) -> impl Future<Output = Result<Self::Sink, Refusal>> + Send;
 
-    /// Whether anybody could be let in. While it says `false` the kernel refuses connections, those in the backlog
-    /// included. `None`: everybody is heard, and told why not.
+    /// Whether a publisher could be admitted now. While the value is `false`, the kernel refuses connections, including
+    /// those in the backlog. `None`: every connection is accepted, and a refused publisher receives the reason.
     fn open(&self) -> Option<watch::Receiver<bool>> {
         None
     }
 }
 
-/// Takes what one publisher sends. Nothing here blocks: the socket is always read.
+/// Receives what one publisher sends. No method may block, because the socket is always read.
 pub trait MediaSink: Send + 'static {
-    /// A media message. An error sends the publisher off with that reason.
+    /// Takes a media message. An error ends the publish with that refusal.
     fn media(&mut self, message: MediaMessage) -> Result<(), Refusal>;
 
-    /// `onMetaData`; may come many times a second.
+    /// Takes an `onMetaData` message; publishers may send many per second.
     fn metadata(&mut self, metadata: Metadata);
 
-    /// Resolves when the publisher is to be sent off, with the reason to tell. Pending for ever otherwise.
+    /// Resolves when the server should end the publish, with the reason to send to the publisher. Pending until then.
     fn sent_off(&mut self) -> impl Future<Output = Refusal> + Send;
 
-    /// The last call.
+    /// Reports the end of the publish. No other call follows.
     fn end(self, reason: EndReason);
 }

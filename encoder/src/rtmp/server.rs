@@ -1,8 +1,8 @@
-//! Sockets around [`super::session`]: accepting, with and without TLS, time-outs, back pressure, the end of a
+//! Sockets for [`super::session`]: accepting with and without TLS, time-outs, backpressure, and the end of a
 //! connection.
 //!
-//! One task per connection; a slow, dead or hostile peer holds up nobody else. A panic in a task is caught where the
-//! task is joined, and logged: it costs that connection only (its sink is dropped without `end`).
+//! Each connection has its own task, so a slow, dead or hostile peer delays no other peer. A panic in a task is caught
+//! where the task is joined, and logged: it ends that connection only (its sink is dropped without `end`).
 
 use super::door::Door;
 use super::session::{Event, Session, SessionError};
@@ -24,30 +24,34 @@ use tracing::{debug, error, info, warn};
 
 /// Bytes read from a socket at a time.
 const READ_BUFFER: usize = 32 << 10;
-/// How long a refused client gets to read the reason: rtmp2sink and librtmp need the socket open, and closed then.
+/// How long a refused client has to read the reason: rtmp2sink and librtmp need the socket to stay open, and then to be
+/// closed.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(300);
-/// How long a connection is read on after our end was closed, so that the kernel's reset does not eat our last words.
+/// How long the server keeps reading after it has closed its sending side, so that a reset by the kernel does not
+/// discard the last output before the peer has read it.
 const LINGER: Duration = Duration::from_secs(1);
-/// Longest pause behind a failed accept.
+/// Longest pause after a failed accept.
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Time-outs and bounds. `Default` is right for the internet.
+/// Time-outs and limits. `Default` suits the public internet.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
-    /// From accept to the end of the handshake; as much again for the one of TLS before it. Default 5 s.
+    /// Time from accept (with TLS: from the end of its handshake) to the end of the RTMP handshake. The TLS handshake
+    /// has a time-out of the same length. Default 5 s.
     pub handshake_timeout: Duration,
-    /// From there to `publish`. Default 10 s.
+    /// Time from the end of the handshake to `publish`. Default 10 s.
     pub publish_timeout: Duration,
-    /// How long [`Admission::admit`] may take; longer ends in [`Refusal::Internal`]. Default 10 s.
+    /// Time-out of [`Admission::admit`], after which the publisher gets [`Refusal::Internal`]. Default 10 s.
     pub admission_timeout: Duration,
-    /// How long an admitted publisher may go without a whole message. Default 30 s.
+    /// How long an admitted publisher may send no whole message. Default 30 s.
     pub read_timeout: Duration,
-    /// How long a peer may leave our answers unread. Default 10 s.
+    /// How long a peer may leave the server's output unread. Default 10 s.
     pub write_timeout: Duration,
-    /// Idle time before the kernel probes the peer. Default 30 s: balancers forget idle connections after 60 s or more.
+    /// Idle time before the kernel sends keepalive probes. Default 30 s, because load balancers drop connections that
+    /// are idle for 60 s or more.
     pub keepalive: Duration,
-    /// Connections of a port that have not been let in, at once; beyond it new ones are closed unheard. Each holds at
-    /// most 200 kB, and 100 kB more with TLS. Default 256.
+    /// Maximum number of connections per port that wait for admission; the server closes further connections without
+    /// reading from them. Each holds at most 200 kB, and 100 kB more with TLS. Default 256.
     pub max_waiting: usize,
 }
 
@@ -65,24 +69,24 @@ impl Default for ServerOptions {
     }
 }
 
-/// The connections left when accepting stopped. Dropping it closes them all.
+/// The connections still open when accepting stopped. Dropping this value closes them all.
 #[derive(Debug)]
 pub struct Publishers {
     tasks: JoinSet<()>,
 }
 
 impl Publishers {
-    /// How many connections are still open, those not yet let in included.
+    /// Number of open connections, including those not yet admitted.
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Whether all have ended.
+    /// Whether all connections have ended.
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Until all have ended by themselves or were sent off through [`MediaSink::sent_off`].
+    /// Waits until all connections have ended by themselves or through [`MediaSink::sent_off`].
     pub async fn finished(mut self) {
         while let Some(joined) = self.tasks.join_next().await {
             log_panic(joined);
@@ -90,8 +94,8 @@ impl Publishers {
     }
 }
 
-/// Accepts publishers until `shutdown` resolves; then closes the listener and returns the connections that are left,
-/// which go on. Connections that have not been let in by then are still put to `admission`.
+/// Accepts publishers until `shutdown` resolves; then closes the listener and returns the open connections, which
+/// continue. Connections that have not been admitted by then are still passed to `admission`.
 pub async fn serve<A: Admission>(
     listener: impl Into<Listener>,
     admission: Arc<A>,
@@ -115,7 +119,8 @@ pub async fn serve<A: Admission>(
                     pause = Duration::ZERO;
                     let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
                         turned_away += 1;
-                        // Powers of two: a flood of connections is not to become a flood of lines.
+                        // Logged at powers of two only, so that a flood of connections does not become a flood of log
+                        // lines.
                         if turned_away.is_power_of_two() {
                             warn!(turned_away, limit = options.max_waiting, "too many connections wait to publish");
                         }
@@ -131,14 +136,15 @@ pub async fn serve<A: Admission>(
                             Ok(Ok(stream)) => {
                                 Connection::new(stream, peer, options).run(&*admission, permit).await;
                             }
-                            // As anything else that ends before publish.
+                            // Logged at debug level, as every connection that ends before publish.
                             Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                             Err(_) => debug!(%peer, "TLS handshake took too long"),
                         }
                     });
                 }
                 Err(error) => {
-                    // Out of descriptors, mostly: a loop without a pause would burn a core until some are free.
+                    // Usually the process is out of file descriptors: a loop without a pause would use a whole core
+                    // until some are free.
                     pause = (pause * 2).clamp(Duration::from_millis(10), MAX_ACCEPT_PAUSE);
                     warn!(%error, ?pause, "accept failed");
                 }
@@ -154,7 +160,8 @@ async fn accept(door: &Door, pause: Duration) -> io::Result<(TcpStream, SocketAd
     door.accept().await
 }
 
-/// Failures are logged and lived with: they cost latency or late notice of a dead peer, not the stream.
+/// Sets TCP_NODELAY and keepalive. Failures are only logged: they cost latency or delay the detection of a dead peer,
+/// but not the stream.
 fn set_socket_options(socket: &TcpStream, options: &ServerOptions) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(options.keepalive)
@@ -175,7 +182,7 @@ fn log_panic(joined: Result<(), JoinError>) {
     }
 }
 
-/// Why a connection ended other than by the publisher's word.
+/// Why a connection ended without a command of the publisher.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
     #[error("closed by the peer")]
@@ -198,7 +205,7 @@ impl LinkError {
     }
 }
 
-/// What came in during a publish, for its last log line.
+/// What was received during a publish, for its last log line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     bytes: u64,
@@ -215,13 +222,13 @@ struct Connection<S> {
     peer: SocketAddr,
     options: ServerOptions,
     buffer: Box<[u8]>,
-    /// The part of `buffer` that the session has not seen.
+    /// The part of `buffer` that the session has not read yet.
     unread: std::ops::Range<usize>,
-    /// When `unread` came in.
+    /// When `unread` was received.
     arrived: Instant,
-    /// By when the peer must have taken some of our output; none while there is no output.
+    /// Deadline for the peer to read some of the output; `None` while there is no output.
     write_deadline: Option<tokio::time::Instant>,
-    /// What was written may still wait below, as a TLS record that the socket had no room for.
+    /// Written output may still be buffered below, as a TLS record that did not fit the socket's buffer.
     unflushed: bool,
 }
 
@@ -242,12 +249,12 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// From the first byte to the last. `waiting` is given back once the publisher is let in.
+    /// Runs the connection from the first byte to the last. `waiting` is released when the publisher is admitted.
     async fn run<A: Admission>(mut self, admission: &A, waiting: OwnedSemaphorePermit) {
         let request = match self.until_publish().await {
             Ok(Some(request)) => request,
             Ok(None) => return self.say_goodbye().await,
-            // Port scans, health checks, strangers: nothing that an operator must see.
+            // Port scans, health checks and strangers: nothing that an operator must see.
             Err(error) => return debug!(peer = %self.peer, %error, "connection ended before publish"),
         };
         let (app, client, peer) = (request.app.clone(), request.client.clone(), self.peer);
@@ -279,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// Handshake, connect, createStream. None when the session itself refused what was asked.
+    /// Handshake, connect, createStream. `None` when the session itself refused the request.
     async fn until_publish(&mut self) -> Result<Option<PublishRequest>, LinkError> {
         let began = tokio::time::Instant::now();
         let mut shaken = None;
@@ -307,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// From `NetStream.Publish.Start` to the end, which the sink is told.
+    /// Runs a publish from `NetStream.Publish.Start` to its end and reports the end to the sink.
     async fn publish<K: MediaSink>(
         &mut self,
         mut sink: K,
@@ -357,14 +364,15 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                     sink.metadata(metadata);
                 }
                 Some(Event::Ended(reason)) => return Ok(reason),
-                // Neither comes once the publisher is let in.
+                // The session emits neither event after admission.
                 Some(Event::Publish(_) | Event::Refused(_)) => {}
             }
             deadline = tokio::time::Instant::now() + self.options.read_timeout;
         }
     }
 
-    /// One read, one write, or one event out of what was read. Dropping the future between loses nothing.
+    /// Does one read or one write, or returns one event from bytes already read. Cancel-safe: dropping the future loses
+    /// nothing.
     async fn step(&mut self) -> Result<Option<Event>, LinkError> {
         if !self.unread.is_empty() {
             let mut input = &self.buffer[self.unread.clone()];
@@ -409,9 +417,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// Sends what is left and waits for the peer to close; closes when it does not. What it still sends is thrown away
-    /// meanwhile. A publisher that has ended closes by itself, and rtmp2sink takes it for an error when we are first; a
-    /// refused one wants to be closed, after a moment in which it reads the reason.
+    /// Sends the remaining output and waits for the peer to close; after a time-out the server closes. Input is
+    /// discarded meanwhile. A publisher that has ended its publish closes by itself, and rtmp2sink reports an error if
+    /// the server closes first; a refused publisher expects the server to close, after a pause in which it reads the
+    /// reason.
     async fn say_goodbye(mut self) {
         let has_words = !self.session.output().is_empty();
         let part = async {
@@ -432,7 +441,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     }
 }
 
-/// Writes some of the output; without any, sees to it that what was written leaves, and answers 0.
+/// Writes some of the output and returns the number of bytes. With no output, flushes what was written and returns 0.
 async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), output: &[u8]) -> io::Result<usize> {
     if output.is_empty() { writer.flush().await.map(|()| 0) } else { writer.write(output).await }
 }

@@ -1,11 +1,12 @@
-//! One connection's conversation: bytes in, events and bytes out. Sans-IO, and without a clock.
+//! One connection's RTMP session: bytes in, events and bytes out. Sans-IO, and without a clock.
 //!
-//! What belongs here: the states of a conversation and the one function that moves between them. What commands say is
-//! read in `command`, what we say is put together in `answer`, aggregates are taken apart in `aggregate`. Sockets and
-//! time-outs are in [`super::server`], chunks in [`super::chunk`], AMF limits in [`super::amf`].
+//! What belongs here: the session's states and the one function that moves between them. Commands are parsed in
+//! `command`, answers are written in `answer`, aggregate messages are split in `aggregate`. Sockets and time-outs are
+//! in [`super::server`], chunks in [`super::chunk`], AMF limits in [`super::amf`].
 //!
-//! `rml_rtmp` does the handshake and writes our messages. Its `ServerSession` is not used: it can be made to panic
-//! before anybody was let in (rml_rtmp-0.8.0/src/sessions/server/mod.rs:938, messages/types/amf0_command.rs:35).
+//! `rml_rtmp` does the handshake and serializes this server's messages. Its `ServerSession` is not used, because a peer
+//! can make it panic before admission (rml_rtmp-0.8.0/src/sessions/server/mod.rs:938,
+//! messages/types/amf0_command.rs:35).
 
 mod aggregate;
 mod answer;
@@ -27,12 +28,13 @@ use std::time::Instant;
 
 /// C0, C1 and C2 together, in bytes (RTMP 1.0, 5.2).
 const HANDSHAKE_LEN: usize = 1 + 1536 + 1536;
-/// The peer may ask for acknowledgements this often at most; smaller windows would have us answer every packet.
+/// Smallest acknowledgement window in bytes that a peer can set; with smaller windows the server would answer every
+/// packet.
 const MIN_ACK_WINDOW: u32 = 64 << 10;
-/// The only message stream ever given out.
+/// The only message stream ID that `createStream` returns.
 const STREAM_ID: u32 = 1;
 
-/// The conversation cannot go on. The peer's fault, except [`SessionError::Internal`].
+/// The session cannot continue. The peer's fault, except [`SessionError::Internal`].
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// Not RTMP, or RTMPE.
@@ -44,49 +46,50 @@ pub enum SessionError {
     /// A command that could not be read.
     #[error("command: {0}")]
     Amf(#[from] AmfError),
-    /// A command that has no place in this state. Carries the expectation, never what was sent.
+    /// A command that is not allowed in this state. The text says what was expected, never what the peer sent.
     #[error("{0}")]
     OutOfOrder(&'static str),
-    /// More than 64 KiB of answers wait for a peer that does not read.
+    /// More than 64 KiB of output wait for a peer that does not read.
     #[error("the peer does not read our answers")]
     OutputOverflow,
-    /// Our own message could not be written.
+    /// A message of this server could not be serialized.
     #[error("internal: a message could not be written")]
     Internal,
 }
 
-/// What happened.
+/// What the session reports to its caller.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Somebody asks to publish: call [`Session::accept`] or [`Session::refuse`], and read nothing before.
+    /// A request to publish: call [`Session::accept`] or [`Session::refuse`] before handing in further input.
     Publish(PublishRequest),
-    /// A request that is refused whoever asks. The refusal is in the output already and the session has ended.
+    /// The session itself refused a request, independent of the publisher. The refusal is already in the output and the
+    /// session has ended.
     Refused(Refusal),
     /// The publisher's media.
     Media(MediaMessage),
     /// The publisher's `onMetaData`.
     Metadata(Metadata),
-    /// The publisher is done.
+    /// The publisher has ended the publish.
     Ended(EndReason),
 }
 
-/// Where the conversation is.
+/// The session's state.
 enum State {
     /// Counting down the bytes of C0 to C2.
     Handshake { handshake: Box<Handshake>, left: usize },
-    /// The chunk layer is up; `connect` is due.
+    /// The chunk layer is running; `connect` is expected.
     Connect,
-    /// `publish` is due; `createStream` comes before.
+    /// `createStream` and then `publish` are expected.
     Connected(Connected),
-    /// [`Event::Publish`] waits for its answer.
+    /// [`Event::Publish`] was returned; the caller has not decided yet.
     Deciding { stream_id: u32 },
-    /// Media flows.
+    /// The publisher sends media.
     Publishing { stream_id: u32 },
-    /// Whatever still comes is thrown away.
+    /// Further input is discarded.
     Ended,
 }
 
-/// One connection's conversation.
+/// One connection's RTMP session.
 pub struct Session {
     peer: SocketAddr,
     state: State,
@@ -94,7 +97,7 @@ pub struct Session {
     serializer: ChunkSerializer,
     output: Vec<u8>,
     aggregate: Option<Aggregate>,
-    /// Bytes received behind the handshake, wrapping (RTMP 1.0, 5.4.3).
+    /// Bytes received after the handshake, wrapping (RTMP 1.0, 5.4.3).
     received: u32,
     acknowledged: u32,
     ack_window: Option<u32>,
@@ -102,7 +105,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// For a connection just accepted.
+    /// A session for a connection that was just accepted.
     pub fn new(peer: SocketAddr) -> Self {
         Self {
             peer,
@@ -126,23 +129,23 @@ impl Session {
         !matches!(self.state, State::Handshake { .. })
     }
 
-    /// Metadata messages that could not be read and were passed over.
+    /// Number of metadata messages that could not be read and were ignored.
     pub fn unreadable_metadata(&self) -> u64 {
         self.unreadable_metadata
     }
 
-    /// Bytes held for unfinished messages: at most [`Limits::partial_bytes`] of the phase.
+    /// Bytes held for unfinished messages: at most the current phase's [`Limits::partial_bytes`].
     pub fn buffered_bytes(&self) -> usize {
         self.reader.buffered_bytes()
     }
 
-    /// What is to be sent; the caller takes the bytes that it has sent off the front. At most 64 KiB.
+    /// Output to be sent; the caller removes the bytes that it has sent from the front. At most 64 KiB.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
-    /// Takes bytes off the front of `input` until something happened (`Some`) or `input` is empty (`None`). `now` is
-    /// stamped on media. After [`Event::Publish`] nothing may be handed in before the answer.
+    /// Reads bytes off the front of `input` until an event occurs (`Some`) or `input` is empty (`None`). `now` becomes
+    /// the arrival time of media. After [`Event::Publish`] the caller must answer before it hands in more input.
     pub fn handle(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, SessionError> {
         loop {
             if let Some(event) = self.next_of_aggregate(now) {
@@ -153,7 +156,7 @@ impl Session {
                     if input.is_empty() {
                         return Ok(None);
                     }
-                    // Never more than the handshake: the crate would keep the rest for us, unbounded.
+                    // Only the handshake's own bytes: the crate would buffer further bytes without a bound.
                     let (head, tail) = input.split_at(input.len().min(*left));
                     *input = tail;
                     *left -= head.len();
@@ -185,7 +188,7 @@ impl Session {
         }
     }
 
-    /// Lets the publisher in.
+    /// Admits the publisher.
     pub fn accept(&mut self) -> Result<(), SessionError> {
         let State::Deciding { stream_id } = self.state else { return Err(SessionError::Internal) };
         self.reader.set_limits(Limits::PUBLISHING);
@@ -203,7 +206,7 @@ impl Session {
         Ok(())
     }
 
-    /// Turns a publisher away, or sends it off: puts the reason into the output and ends the session. The caller sends
+    /// Refuses a publisher or ends its publish: puts the reason into the output and ends the session. The caller sends
     /// the output, gives the client a moment to read it, and closes.
     pub fn refuse(&mut self, refusal: &Refusal) -> Result<(), SessionError> {
         let stream_id = match self.state {
@@ -213,7 +216,7 @@ impl Session {
         self.refuse_with(stream_id, status_code(refusal), &refusal.to_string())
     }
 
-    /// What one message leads to.
+    /// Handles one message.
     fn message(&mut self, message: Message, now: Instant) -> Result<Option<Event>, SessionError> {
         match message.type_id {
             message_type::AUDIO => Ok(self.media(MessageKind::Audio, message, now)),
@@ -240,13 +243,13 @@ impl Session {
                 self.user_control(&message.payload)?;
                 Ok(None)
             }
-            // Acknowledgements and bandwidth tell us nothing we act on, as we send next to nothing; unknown types are
-            // passed over as the specification asks.
+            // Acknowledgements and bandwidth are not used, because the server sends very little. Unknown types are
+            // ignored as the specification asks.
             _ => Ok(None),
         }
     }
 
-    /// The transition function of the conversation.
+    /// The session's transition function.
     fn command(&mut self, command: Command) -> Result<Option<Event>, SessionError> {
         match (&self.state, command) {
             (State::Connect, Command::Connect { transaction, app, client }) => {
@@ -311,7 +314,7 @@ impl Session {
                 Command::CreateStream { .. } | Command::Other,
             ) => Ok(None),
             (State::Deciding { .. }, Command::Unpublish) => Ok(None),
-            // The chunk layer is not read in these states.
+            // Messages are not read in these states.
             (
                 State::Handshake { .. } | State::Ended,
                 Command::Connect { .. }
@@ -324,14 +327,15 @@ impl Session {
         }
     }
 
-    /// Media outside a publish is beyond [`Limits::BEFORE_PUBLISH`], save for empty messages: passed over.
+    /// Turns a media message into an event. Outside a publish, [`Limits::BEFORE_PUBLISH`] admits only empty media
+    /// messages, which are ignored here.
     fn media(&self, kind: MessageKind, message: Message, now: Instant) -> Option<Event> {
         let State::Publishing { .. } = self.state else { return None };
         let (timestamp_ms, payload) = (message.timestamp_ms, message.payload);
         Some(Event::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
     }
 
-    /// The next audio or video tag of the aggregate message under way.
+    /// The next audio or video tag of the aggregate message being read.
     fn next_of_aggregate(&mut self, now: Instant) -> Option<Event> {
         let Some(Tag { kind, timestamp_ms, payload }) = self.aggregate.as_mut()?.next() else {
             self.aggregate = None;

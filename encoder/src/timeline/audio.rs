@@ -1,15 +1,15 @@
-//! Audio times from sample counts. FLV's milliseconds make frames of 21 or 22 ms out of 21.33, and muxers take the
-//! difference for missing or surplus samples; the count is exact, and the milliseconds only tell when it has come off.
+//! Audio times from sample counts. FLV's milliseconds turn frames of 21.33 ms into 21 or 22 ms, and muxers read the
+//! difference as missing or surplus samples. The count is exact; the milliseconds only show when the count has drifted.
 
 use super::Repairs;
 use hls::time::{TICKS_PER_SECOND, rescale};
 
-/// Milliseconds may be off this far on average before the count is brought back: jitter of senders that stamp at
-/// arrival is less, and sound 40 ms early is not noticed.
+/// Largest average drift in ticks (40 ms) before the count is realigned with the milliseconds: senders that stamp on
+/// arrival have less jitter, and audio that is 40 ms early is not noticed.
 const MAX_DRIFT: i64 = 40 * 90;
-/// Off this far at once: frames are missing.
+/// A single deviation above this, in ticks (120 ms), means that frames are missing.
 const MAX_OFF: i64 = 120 * 90;
-/// The average runs over about this many frames.
+/// The average covers about this many frames.
 const AVERAGE: i64 = 16;
 
 /// Counts samples from an anchor on the axis.
@@ -19,11 +19,11 @@ pub struct SampleCounter {
     anchor: Option<i64>,
     /// Samples since the anchor.
     samples: i64,
-    /// Averaged milliseconds less count, in ticks.
+    /// Averaged difference of milliseconds minus count, in ticks.
     drift: i64,
-    /// Leaving frames out until time has caught up.
+    /// Dropping frames until the time has caught up with the count.
     dropping: bool,
-    /// No frame begins before: the last one's end.
+    /// End of the last frame in ticks; no frame begins earlier.
     end: i64,
 }
 
@@ -34,14 +34,15 @@ struct Format {
 }
 
 impl SampleCounter {
-    /// Every frame will be behind `floor`.
+    /// A counter that places every frame after `floor`.
     pub(super) fn behind(floor: i64) -> Self {
         Self { end: floor.saturating_add(1), ..Self::default() }
     }
 
-    /// A new format restarts the count. One with frames of less than a millisecond is none.
+    /// Sets the format; a new format restarts the count. A format with frames shorter than a millisecond counts as
+    /// none.
     pub(super) fn set_format(&mut self, sample_rate: u32, frame_samples: u32) {
-        // Frames of less than a tick could not be told apart.
+        // Frames shorter than a tick could not be told apart.
         let is_sound = sample_rate > 0 && u64::from(frame_samples) * 1000 >= u64::from(sample_rate);
         let format = is_sound.then_some(Format { sample_rate, frame_samples });
         if self.format != format {
@@ -50,15 +51,15 @@ impl SampleCounter {
         }
     }
 
-    /// The next frame is an anchor, no earlier than the last one's end.
+    /// Makes the next frame an anchor, no earlier than the last frame's end.
     pub(super) fn restart(&mut self) {
         self.anchor = None;
         self.dropping = false;
     }
 
-    /// Where the frame is that its milliseconds put at `axis`; None when it is left out.
+    /// Places the frame whose milliseconds map to `axis`; `None` if the frame is dropped.
     pub(super) fn place(&mut self, axis: i64, repairs: &mut Repairs) -> Option<i64> {
-        // Without a format nothing is known but that time goes on.
+        // Without a format, the only requirement is that time advances.
         let Some(Format { sample_rate, frame_samples }) = self.format else {
             let place = axis.max(self.end);
             self.end = place + 1;

@@ -1,18 +1,20 @@
-//! RTMP's 32-bit milliseconds of two tracks onto one continuous 90 kHz axis; every repair is counted. Pure: arrival
-//! times are handed in.
+//! Maps the 32-bit RTMP milliseconds of two tracks to one continuous 90 kHz axis, and counts every repair. Pure: the
+//! caller passes arrival times in.
 //!
 //! What belongs here: wrap, jumps, strictly growing decode times, audio times from sample counts ([`audio`]), video
-//! times on the frame grid ([`video`]). Parsing is in [`crate::flv`], dropping for want of capacity in
+//! times on the frame grid ([`video`]). Parsing is in [`crate::flv`], shedding for lack of capacity in
 //! [`crate::stream`].
 //!
 //! How a message is placed:
-//! 1. Its 32 bits are continued from the track's last message: the nearest of all readings, so a wrap is a small step.
-//! 2. It is where its time says, unless it *jumped*: more than [`BACKWARD_JUMP`] back, or more than [`FORWARD_JUMP`]
-//!    further ahead than its arrival, and the other track, account for. A publisher that was silent for a minute and
-//!    goes on a minute later left a gap, not a jump.
-//! 3. A jump is taken out: the track goes on right behind the newest media, or by as much later as it arrived later.
-//! 4. The other track, when its time jumps as well, gets the same correction, so that sound and picture stay together;
-//!    until then its messages are still placed by the old one.
+//! 1. Its 32-bit time is extended from the track's last message to the nearest possible value, so a wrap is a small
+//!    step.
+//! 2. The message is placed at its time, unless the time *jumped*: more than [`BACKWARD_JUMP`] back, or more than
+//!    [`FORWARD_JUMP`] further ahead than the arrival times and the other track explain. A publisher that was silent
+//!    for a minute and continues a minute later left a gap, not a jump.
+//! 3. A jump is removed: the track continues directly after the newest media, or as much later as the message arrived
+//!    later.
+//! 4. When the other track jumps too, it gets the same correction, so that audio and video stay in sync; until then its
+//!    messages are placed with the old correction.
 
 pub mod audio;
 pub mod video;
@@ -22,48 +24,49 @@ use hls::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 use video::FrameGrid;
 
-/// Where a stream's axis begins: far enough from zero that no decode time is negative, whatever starts early.
+/// Where a stream's axis begins: far enough from zero that no decode time is negative, even if one track starts
+/// earlier.
 pub const START: MediaTime = MediaTime::from_ticks_90k(10 * 90_000);
-/// Stepping back further than this is a jump; less is disorder, straightened on the spot.
+/// A step back by more than this is a jump; a smaller one is disorder and is corrected in place.
 pub const BACKWARD_JUMP: MediaSpan = MediaSpan::from_millis(500);
-/// Stepping ahead further than this without reason is a jump; less is a gap.
+/// A step ahead by more than this without an explanation is a jump; a smaller one is a gap.
 pub const FORWARD_JUMP: MediaSpan = MediaSpan::from_millis(2_000);
-/// Two tracks whose first messages are further apart than this count from different origins.
+/// If the first messages of two tracks are further apart than this, the tracks use different clock origins.
 pub const MAX_START_APART: MediaSpan = MediaSpan::from_millis(5_000);
-/// How far behind the old end a resumed axis begins: room for the track that starts earlier in time but later on the
-/// wire.
+/// How far after the old end a resumed axis begins: room for a track whose times start earlier but whose messages
+/// arrive later.
 pub const RESUME_LEAD: MediaSpan = MediaSpan::from_millis(1_000);
-/// Least step between decode times of pictures: RTMP's own resolution.
+/// Minimum step between decode times of pictures: the resolution of RTMP.
 pub const MIN_STEP: MediaSpan = MediaSpan::from_millis(1);
-/// Presentation this far behind decoding is believed; B pictures need a second at most.
+/// Largest plausible composition offset; B pictures need at most a second.
 pub const MAX_COMPOSITION: MediaSpan = MediaSpan::from_millis(5_000);
 
-/// Step behind the newest media when a jump is taken out: about a frame.
+/// Step after the newest media when a jump is removed, in ticks: about a frame.
 const REBASE_STEP: i64 = 20 * TICKS_PER_MS;
-/// Longest silence that a jump is sized by.
+/// Upper bound on the silence that is considered when a jump is sized.
 const MAX_SILENCE: Duration = Duration::from_secs(600);
 const TICKS_PER_MS: i64 = 90;
 
 macro_rules! repairs {
     ($($(#[$doc:meta])* $field:ident,)*) => {
-        /// What was repaired, by kind, since the stream's start.
+        /// Number of repairs by kind since the stream's start.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Repairs {
             $($(#[$doc])* pub $field: u64,)*
         }
 
         impl Repairs {
-            /// What was added since `earlier`.
+            /// The repairs made since `earlier`.
             pub fn since(&self, earlier: &Self) -> Self {
                 Self { $($field: self.$field - earlier.$field,)* }
             }
 
-            /// Kind and count, for metrics and logs.
+            /// Kinds and counts, for metrics and logs.
             pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($field), self.$field),)*].into_iter()
             }
 
-            /// All kinds together.
+            /// Sum over all kinds.
             pub fn total(&self) -> u64 {
                 0 $(+ self.$field)*
             }
@@ -72,54 +75,54 @@ macro_rules! repairs {
 }
 
 repairs! {
-    /// The 32-bit clock went round; counted for each track.
+    /// The 32-bit clock wrapped; counted per track.
     wraps,
-    /// Times jumped ahead and were brought back.
+    /// Times jumped ahead; the jump was removed.
     jumps_forward,
-    /// Times jumped back and were brought forth.
+    /// Times jumped back; the jump was removed.
     jumps_backward,
-    /// A track took over the correction of the other.
+    /// A track took over the other track's correction.
     jumps_followed,
-    /// Times stepped ahead by more than [`FORWARD_JUMP`], as arrival or the other track did: left as a gap.
+    /// Times stepped ahead by more than [`FORWARD_JUMP`], as the arrival times or the other track did: left as a gap.
     gaps,
-    /// A track began more than [`MAX_START_APART`] from the other and was put beside it.
+    /// A track began more than [`MAX_START_APART`] from the other one and was aligned with it.
     separated_starts,
     /// A picture's decode time did not grow and was moved up.
     reordered,
-    /// A picture's presentation was before its decoding, or more than [`MAX_COMPOSITION`] behind.
+    /// A picture's presentation time was before its decode time, or more than [`MAX_COMPOSITION`] after it.
     compositions,
-    /// Audio times and sample count had drifted apart and were brought together.
+    /// Audio times and sample count had diverged and were realigned.
     audio_resyncs,
-    /// Audio frames left out because there was more audio than time.
+    /// Audio frames dropped because there was more audio than time.
     audio_frames_dropped,
-    /// The frame grid did not fit any longer.
+    /// The frame grid no longer fitted.
     grid_losses,
-    /// Messages before the beginning of a resumed axis, left out.
+    /// Messages dropped because they are before the start of a resumed axis.
     before_start,
 }
 
-/// Where a picture is on the axis.
+/// A picture's times on the axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Presentation; never before `dts`.
+    /// Presentation time; never before `dts`.
     pub pts: MediaTime,
-    /// Decoding; grows strictly.
+    /// Decode time; strictly increasing.
     pub dts: MediaTime,
 }
 
-/// One of the two tracks' way from its clock to the axis. All arithmetic wraps modulo 2^64: the sums are right as long
-/// as the place on the axis fits, whatever a hostile clock has added up to.
+/// Maps one track's clock to the axis. All arithmetic wraps modulo 2^64: the sums are correct as long as the result
+/// fits the axis, even if a hostile clock makes intermediate sums overflow.
 #[derive(Clone, Copy, Debug)]
 struct Track {
-    /// The last time in milliseconds, continued beyond 32 bits.
+    /// The last time in milliseconds, extended beyond 32 bits.
     raw_ms: i64,
-    /// Axis less clock in ticks, as the track started.
+    /// Axis minus clock in ticks, at the track's start.
     base: i64,
     /// Sum of the corrections applied, in ticks.
     correction: i64,
     /// Where the last message was placed, in ticks.
     axis: i64,
-    /// When it arrived.
+    /// When the last message arrived.
     arrived: Instant,
 }
 
@@ -135,10 +138,10 @@ enum Kind {
     Audio,
 }
 
-/// A message's place, in ticks.
+/// Where a message is placed on the axis.
 struct Placed {
     axis: i64,
-    /// Nothing before tells about what follows.
+    /// The message does not continue its track: state from earlier messages does not apply.
     broken: bool,
 }
 
@@ -146,13 +149,13 @@ struct Placed {
 #[derive(Clone, Debug)]
 pub struct Timeline {
     begin: i64,
-    /// Nothing is placed here or before.
+    /// Everything is placed strictly after this time, in ticks.
     floor: i64,
     video: Option<Track>,
     audio: Option<Track>,
-    /// The newest sum of corrections; a track that has less is still to jump.
+    /// The latest sum of corrections; a track with another sum has not jumped yet.
     correction: i64,
-    /// Newest media of both tracks, and when it arrived.
+    /// The newest media of both tracks in ticks, and when it arrived.
     head: Option<(i64, Instant)>,
     last_video_dts: Option<i64>,
     grid: FrameGrid,
@@ -167,12 +170,12 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// The axis of a new stream: the first message is at [`START`].
+    /// The axis of a new stream; its first message is placed at [`START`].
     pub fn new() -> Self {
         Self::beginning(START.ticks_90k(), i64::MIN)
     }
 
-    /// The axis of a stream whose publisher came back: everything is strictly behind `after`.
+    /// The axis of a stream whose publisher reconnected; everything is placed strictly after `after`.
     pub fn resume(after: MediaTime) -> Self {
         Self::beginning((after + RESUME_LEAD).ticks_90k(), after.ticks_90k())
     }
@@ -192,23 +195,23 @@ impl Timeline {
         }
     }
 
-    /// The frame rate that the publisher names, as (numerator, denominator): believed until pictures contradict it.
+    /// Sets the publisher's stated frame rate as (numerator, denominator), which is used until pictures contradict it.
     pub fn set_frame_rate(&mut self, rate: Option<(u32, u32)>) {
         self.grid.set_hint(rate);
     }
 
-    /// How many samples a second and in a frame the audio that follows has. Frames of less
-    /// than a millisecond are not believed.
+    /// Sets the sample rate in Hz and the samples per frame of the audio that follows. A format whose frames are
+    /// shorter than a millisecond is ignored.
     pub fn set_audio_format(&mut self, sample_rate: u32, frame_samples: u32) {
         self.samples.set_format(sample_rate, frame_samples);
     }
 
-    /// What was repaired so far.
+    /// Repairs so far.
     pub fn repairs(&self) -> Repairs {
         self.repairs
     }
 
-    /// Places a picture. None when it is left out.
+    /// Places a picture. `None` if the picture is dropped.
     pub fn video(&mut self, dts_ms: u32, composition_ms: i32, arrived: Instant) -> Option<Stamp> {
         let placed = self.place(Kind::Video, dts_ms, arrived);
         if placed.broken {
@@ -228,7 +231,7 @@ impl Timeline {
         }
         self.last_video_dts = Some(dts);
         if pts < dts || composition < 0 {
-            // A reordered picture moved up is not the publisher's wrong composition.
+            // A picture whose decode time was moved up does not have a wrong composition offset.
             self.repairs.compositions += u64::from(composition < 0);
             pts = pts.max(dts);
         } else if composition > MAX_COMPOSITION.ticks_90k() {
@@ -238,7 +241,7 @@ impl Timeline {
         Some(Stamp { pts: MediaTime::from_ticks_90k(pts), dts: MediaTime::from_ticks_90k(dts) })
     }
 
-    /// Places a frame of audio. None when it is left out.
+    /// Places an audio frame. `None` if the frame is dropped.
     pub fn audio(&mut self, timestamp_ms: u32, arrived: Instant) -> Option<MediaTime> {
         let placed = self.place(Kind::Audio, timestamp_ms, arrived);
         if placed.broken {
@@ -276,7 +279,7 @@ impl Timeline {
         Placed { axis: track.axis, broken }
     }
 
-    /// The second track's first message.
+    /// Places the first message of the second track.
     fn join(&mut self, other: Track, timestamp_ms: u32, arrived: Instant) -> Track {
         let raw_ms = nearest(other.raw_ms, timestamp_ms);
         let Track { base, correction, .. } = other;
@@ -292,7 +295,7 @@ impl Timeline {
         Track { base: base.wrapping_add(expected.wrapping_sub(axis)), axis: expected, ..track }
     }
 
-    /// A message behind another of its track; and whether it does not simply follow it.
+    /// Places a message that follows another one of its track. The flag is `true` if it does not continue that message.
     fn go_on(
         &mut self,
         own: Track,
@@ -307,7 +310,7 @@ impl Timeline {
 
         let as_before = own.place(raw_ms, own.correction);
         let step = as_before.wrapping_sub(own.axis);
-        // The other track has jumped already: whichever correction is nearer to where this track was.
+        // The other track has already jumped: use the correction that puts this track nearer to its last place.
         if own.correction != self.correction {
             let followed = own.place(raw_ms, self.correction);
             let followed_step = followed.wrapping_sub(own.axis);
@@ -335,7 +338,7 @@ impl Timeline {
         (Track { axis: as_before, ..here }, false)
     }
 
-    /// A new correction, which puts `track` behind the newest media.
+    /// Makes a new correction that puts `track` after the newest media.
     fn rebase(&mut self, track: Track, arrived: Instant) -> Track {
         let (head, head_arrived) = self.head.unwrap_or((track.axis, track.arrived));
         let axis = head + elapsed(head_arrived, arrived).max(REBASE_STEP);
@@ -344,18 +347,18 @@ impl Timeline {
     }
 }
 
-/// The reading of 32 bits that is nearest to the last one.
+/// Extends a 32-bit time to the value nearest to the last one.
 fn nearest(last_ms: i64, timestamp_ms: u32) -> i64 {
     let step = timestamp_ms.wrapping_sub(last_ms as u32) as i32;
     last_ms.wrapping_add(step.into())
 }
 
-/// In ticks; not negative.
+/// Time between two arrivals in ticks; not negative, and at most [`MAX_SILENCE`].
 fn elapsed(from: Instant, to: Instant) -> i64 {
     MediaSpan::from(to.saturating_duration_since(from).min(MAX_SILENCE)).ticks_90k()
 }
 
-/// How far a step is outside of what could be expected: nothing up to the silence.
+/// How far a step is outside the expected range, which is from zero to `silence`.
 fn distance(step: i64, silence: i64) -> i64 {
     if step < 0 { step.saturating_neg() } else { (step - silence).max(0) }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// A wall clock that stands still unless told otherwise: input as fast as it goes.
+/// A wall clock that advances only when the test says so, so that input arrives as fast as possible.
 struct Clock(Instant);
 
 impl Clock {
@@ -14,7 +14,7 @@ impl Clock {
     }
 }
 
-/// The exact time of a picture, in milliseconds rounded as encoders do.
+/// The exact time of a picture, rounded to milliseconds as encoders do.
 fn frame_ms(index: u64, (num, den): (u64, u64)) -> u64 {
     (index * 1000 * den + num / 2) / num
 }
@@ -46,7 +46,7 @@ fn a_stream_begins_at_ten_seconds_whatever_its_clock_says() {
 
 #[test]
 fn known_rates_come_out_on_their_exact_grid() {
-    // 24000/1001 has frames of 3753.75 ticks: to the nearest tick, without the fractions adding up.
+    // 24000/1001 has frames of 3753.75 ticks: places are rounded to the nearest tick, and the errors do not accumulate.
     let rates = [(30, 1), (25, 1), (60, 1), (30_000, 1001), (60_000, 1001), (24_000, 1001), (24, 1), (50, 1)];
     for (num, den) in rates {
         let clock = Clock::new();
@@ -149,7 +149,7 @@ fn the_32_bit_clock_goes_round_unnoticed() {
 
 #[test]
 fn jumps_are_taken_out_and_sound_stays_with_the_picture() {
-    // (jump in milliseconds, for how long nothing came, what the axis may step at the jump)
+    // (jump in milliseconds, silence in milliseconds, allowed step of the axis at the jump in milliseconds)
     let hour = 3_600_000i64;
     let table = [
         (hour, 0, 0..=100),
@@ -170,7 +170,7 @@ fn jumps_are_taken_out_and_sound_stays_with_the_picture() {
             let ms = 5 * hour + n * 40 + jump;
             let now = clock.at_ms((n * 40 + silence) as u64);
             video.push(ticks(timeline.video(ms as u32, 0, now).unwrap().dts));
-            // Audio is 15 ms behind on the clock, and its frames are as long as pictures here.
+            // Audio timestamps are 15 ms later than the video's, and each audio frame counts as long as a picture here.
             audio.extend(timeline.audio((ms + 15) as u32, now).map(ticks));
         }
         let step_ms = (video[100] - video[99]) / 90;
@@ -179,7 +179,7 @@ fn jumps_are_taken_out_and_sound_stays_with_the_picture() {
         let repairs = timeline.repairs();
         assert_eq!(repairs.jumps_forward + repairs.jumps_backward, 1, "jump {jump}: {repairs:?}");
         assert_eq!(repairs.jumps_followed, 1, "jump {jump}: {repairs:?}");
-        // In step to the millisecond: both tracks were moved by the same amount.
+        // In sync to the millisecond: both tracks were moved by the same amount.
         let (video, audio) = (timeline.video.unwrap(), timeline.audio.unwrap());
         assert_eq!(audio.axis - video.axis, 15 * 90, "jump {jump}");
     }
@@ -194,7 +194,7 @@ fn late_messages_of_before_a_jump_keep_their_place() {
     timeline.audio(1_000, now).unwrap();
     timeline.video(1_040, 0, now).unwrap();
     timeline.video(900_000, 0, now).unwrap();
-    // Two of the old time, then the new one.
+    // Two messages with the old clock, then one with the new clock.
     timeline.audio(1_021, now).unwrap();
     assert_eq!(timeline.audio.unwrap().axis, START.ticks_90k() + 21 * 90);
     timeline.audio(1_043, now).unwrap();
@@ -212,7 +212,7 @@ fn a_pause_on_the_wire_and_on_the_clock_is_a_gap() {
     assert_eq!(timeline.repairs(), Repairs { gaps: 1, ..Repairs::default() });
 }
 
-/// OBS drops pictures on a slow uplink while sound goes on.
+/// OBS drops video frames on a slow uplink while audio continues.
 #[test]
 fn missing_pictures_are_a_gap_when_sound_went_on() {
     let clock = Clock::new();
@@ -229,7 +229,7 @@ fn missing_pictures_are_a_gap_when_sound_went_on() {
 
 #[test]
 fn tracks_that_start_apart() {
-    // (audio's first time, where it is put, separated)
+    // (first audio time, place of that audio frame, whether the starts are separated)
     for (audio_ms, place_ms, separated) in [
         (100_000u32, 0, 0),
         (100_700, 700, 0),
@@ -308,11 +308,11 @@ fn missing_audio_becomes_a_gap_and_surplus_audio_is_left_out() {
     for n in 0..100 {
         feed(&mut timeline, n * 1024 / 48).unwrap();
     }
-    // 300 ms are missing.
+    // 300 ms of audio are missing.
     let behind = 100 * 1024 / 48 + 300;
     assert_eq!(feed(&mut timeline, behind), Some(behind as i64 * 90));
     assert_eq!(timeline.repairs().audio_resyncs, 1);
-    // The clock stands still for twenty frames and goes on: 427 ms too much sound.
+    // The clock stops for twenty frames and then continues: 427 ms too much audio.
     for _ in 0..20 {
         feed(&mut timeline, behind);
     }
@@ -350,7 +350,7 @@ fn a_resumed_axis_is_strictly_behind_the_old_end() {
     timeline.set_audio_format(44_100, 1024);
     let first = timeline.video(77, 0, now).unwrap();
     assert_eq!(first.dts, after + RESUME_LEAD);
-    // Audio that starts earlier on the clock: taken while it is behind the old end, left out before.
+    // Audio with earlier timestamps: accepted after the old end, dropped before it.
     let mut timeline = Timeline::resume(after);
     timeline.video(10_000, 0, now).unwrap();
     for ms in (8_000..10_000).step_by(23) {
@@ -371,8 +371,8 @@ fn repairs_can_be_compared() {
 }
 
 proptest! {
-    /// Any clock, however wild: decode times grow, presentation is not before, nothing overflows, and the axis never
-    /// runs ahead of arrival by more than what a gap may be.
+    /// For any clock: decode times strictly grow, presentation is never before decoding, all times are above zero, and
+    /// nothing overflows.
     #[test]
     fn any_clock_gives_a_sound_axis(
         messages in proptest::collection::vec((any::<bool>(), any::<u32>(), any::<i32>(), 0u64..10_000), 1..300),

@@ -1,19 +1,21 @@
-//! Video times on the frame grid. FLV's milliseconds make 33 and 34 out of 33.33; muxers and encoders want the grid
-//! that the camera had. Pictures that are not on a grid (variable rates) keep their milliseconds.
+//! Video times on the frame grid. FLV's milliseconds turn 33.33 ms into 33 or 34; muxers and encoders need the camera's
+//! grid. Pictures that are not on a grid (variable frame rates) keep their milliseconds.
 
 use super::Repairs;
 use hls::time::{TICKS_PER_SECOND, rescale};
 use std::collections::VecDeque;
 
-/// How far a picture may be from its place: a millisecond of rounding at either end, half of it for the anchor.
+/// Largest distance of a picture from its grid place, in ticks: one millisecond of rounding in either direction, plus
+/// half a millisecond for the anchor.
 const TOLERANCE: i64 = 135;
-/// Pictures on an exact grid are less than this apart from it and each other: one rounding, and one tick of ours.
+/// Pictures on an exact grid deviate from it by amounts that differ by less than this, in ticks: one rounding to a
+/// millisecond, and one to a tick.
 const MAX_SPREAD: i64 = 99;
-/// So many pictures tell 29.97 from 30 and 59.94 from 60.
+/// Number of pictures needed to tell 29.97 from 30 and 59.94 from 60.
 const WINDOW: usize = 90;
-/// Composition offsets are a difference of two rounded times.
+/// Tolerance for composition offsets, in ticks; larger because an offset is the difference of two rounded times.
 const COMPOSITION_TOLERANCE: i64 = 200;
-/// Frame rates in use, slowest first: a stream of 15 is on the grid of 30 as well.
+/// Common frame rates, slowest first, because a stream of 15 frames per second is also on the grid of 30.
 const RATES: [(u32, u32); 13] = [
     (10, 1),
     (12, 1),
@@ -56,14 +58,14 @@ impl Grid {
     }
 }
 
-/// Finds the grid and snaps to it.
+/// Finds the frame grid and snaps pictures to it.
 #[derive(Clone, Debug, Default)]
 pub struct FrameGrid {
     hint: Option<(u32, u32)>,
-    /// The hint was contradicted: it is one candidate among others.
+    /// Pictures have contradicted the hint: it is only one candidate among others.
     distrusted: bool,
     locked: Option<Grid>,
-    /// Latest unsnapped places while there is no grid.
+    /// The latest unsnapped times, in ticks, while no grid is known.
     window: VecDeque<i64>,
 }
 
@@ -77,7 +79,7 @@ impl FrameGrid {
         }
     }
 
-    /// What follows has nothing to do with what was.
+    /// Forgets the grid, because the next picture does not continue the previous ones.
     pub(super) fn restart(&mut self) {
         self.locked = None;
         self.window.clear();
@@ -118,13 +120,13 @@ impl FrameGrid {
         if self.locked.is_some() {
             self.window.clear();
         } else {
-            // Half a window until the next try.
+            // The next attempt comes after half a window.
             self.window.drain(..WINDOW / 2);
         }
     }
 }
 
-/// The grid of that rate on which all places are, if there is one; the anchor is in the middle of their rounding.
+/// Returns the grid of that rate if all times in `window` are on it; the anchor is in the middle of their rounding.
 fn fit(rate: (u32, u32), window: &VecDeque<i64>) -> Option<Grid> {
     let mut grid = Grid::new(rate, *window.front()?);
     let (mut low, mut high) = (0, 0);

@@ -11,7 +11,8 @@ fn server() -> ServerSession {
     ServerSession::new("127.0.0.1:1".parse().unwrap())
 }
 
-/// Carries bytes both ways, `piece` at a time, until nothing moves; answers a publish request with `refusal`.
+/// Carries bytes both ways in pieces of `piece` bytes until neither side has output. Answers a publish request with
+/// `refusal`, or accepts it.
 fn converse(
     client: &mut Session,
     server: &mut ServerSession,
@@ -51,7 +52,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
         let [ServerEvent::Publish(request)] = &seen[..] else { panic!("{seen:?}") };
         assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
 
-        // Longer than a chunk, above the extended timestamp, and over the wrap.
+        // Bodies longer than a chunk, times above the threshold of extended timestamps, and times across the wrap.
         let times = [0x00ff_fff0, 0x0100_0010, u32::MAX - 5, 30, 63, 96];
         client.metadata(super::super::tag::metadata(None, None)).unwrap();
         for timestamp_ms in times {

@@ -6,7 +6,7 @@ fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat()
 }
 
-/// An object of one property.
+/// An object with one property.
 fn object(key: &str, value: &[u8]) -> Vec<u8> {
     [&[marker::OBJECT][..], &string(key), value, &[0, 0, marker::OBJECT_END]].concat()
 }
@@ -61,7 +61,7 @@ fn nesting_and_numbers_are_bounded() {
     assert_eq!(values(&[marker::NULL; MAX_VALUES]).unwrap().len(), MAX_VALUES);
     assert_eq!(values(&[marker::NULL; MAX_VALUES + 1]), Err(AmfError::TooMany));
     assert_eq!(values(&vec![marker::NULL; 16 << 20]), Err(AmfError::TooLong(16 << 20)));
-    // Announced and not sent.
+    // Lengths that are announced, but the data is missing.
     assert_eq!(values(&[marker::STRICT_ARRAY, 0xff, 0xff, 0xff, 0xff]), Err(AmfError::Truncated));
     assert_eq!(values(&[marker::LONG_STRING, 0xff, 0xff, 0xff, 0xff]), Err(AmfError::Truncated));
 }
@@ -72,7 +72,7 @@ fn every_cut_is_an_error_and_no_panic() {
     let whole = [vec![marker::STRING], whole].concat();
     assert!(values(&whole).is_ok());
     for cut in 1..whole.len() {
-        // A cut between the two values leaves one.
+        // A cut between the two values leaves one whole value.
         let ends_well = cut == 4;
         assert_eq!(values(&whole[..cut]).is_ok(), ends_well, "{cut}");
     }
@@ -110,7 +110,7 @@ proptest! {
         command(&bytes).ok();
     }
 
-    /// Bytes that look like AMF reach deeper: whatever passes the scan, the crate reads whole.
+    /// Bytes that resemble AMF get further: the crate must fully read everything that passes the scan.
     #[test]
     fn what_passes_the_scan_is_read_whole(bytes in proptest::collection::vec(prop_oneof![0u8..0x12, Just(0), any::<u8>()], 0..200)) {
         if let Ok(clean) = sanitise(&bytes) {

@@ -20,7 +20,7 @@ fn read_all(reader: &mut ChunkReader, mut bytes: &[u8]) -> Result<Vec<Message>, 
     Ok(messages)
 }
 
-/// A full header with `length` announced.
+/// A full header that announces `length` bytes.
 fn full(csid: u8, time: u32, length: u32, type_id: u8) -> Vec<u8> {
     let mut bytes = vec![csid];
     bytes.extend(&time.min(EXTENDED).to_be_bytes()[1..]);
@@ -37,7 +37,7 @@ fn chunk_size(size: u32) -> Vec<u8> {
     [full(2, 0, 4, 1), size.to_be_bytes().to_vec()].concat()
 }
 
-/// Writes what the specification allows, as compressed as it allows it.
+/// Writes chunks with headers compressed as far as the specification allows.
 #[derive(Default)]
 struct Writer {
     last: HashMap<u32, (u32, Option<u32>, u32, u8, u32)>,
@@ -160,7 +160,7 @@ fn abort_forgets_the_message_under_way() {
     let abort = [full(2, 0, 4, 2), 4u32.to_be_bytes().to_vec(), full(4, 9, 1, 9), vec![5]].concat();
     assert_eq!(read_all(&mut reader, &abort), Ok(vec![message(9, 9, &[5])]));
     assert_eq!(reader.buffered_bytes(), 0);
-    // Of a chunk stream that nobody uses: nothing to forget.
+    // An Abort for an unused chunk stream has no effect.
     let abort = [full(2, 0, 4, 2), 99u32.to_be_bytes().to_vec()].concat();
     assert_eq!(read_all(&mut reader, &abort), Ok(vec![]));
 }
@@ -219,7 +219,7 @@ fn headers_out_of_place() {
         let error = Err(ChunkError::NoPrecedingHeader(5));
         assert_eq!(read_all(&mut reader(), &[format << 6 | 5, 0, 0, 0]), error);
     }
-    // librtmp begins a chunk stream with type 1 now and then.
+    // librtmp sometimes begins a chunk stream with type 1.
     let bytes = [0x45, 0, 0, 7, 0, 0, 1, 9, 0xaa];
     let expected = Message { stream_id: 0, ..message(9, 7, &[0xaa]) };
     assert_eq!(read_all(&mut reader(), &bytes), Ok(vec![expected]));
@@ -248,7 +248,7 @@ fn deltas_wrap_and_may_be_extended() {
 #[test]
 fn an_extended_time_may_be_left_out_inside_a_message() {
     let time = 0x0102_0304u32;
-    // Payloads that begin like the field, wholly or in part, at every length of the last chunk.
+    // Payloads that equal the field wholly or in part at their beginning, at every length of the last chunk.
     for tail in [&[9u8, 9, 9, 9, 9][..], &[1], &[1, 2], &[1, 2, 3], &[1, 2, 9], &[1, 9], &[1, 2, 3, 9, 9, 9]]
     {
         for with in [true, false] {
@@ -290,7 +290,7 @@ fn any_message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
-    /// Written by rml_rtmp's serializer, read in pieces of any size.
+    /// Reads messages that rml_rtmp's serializer wrote, in pieces of any size.
     #[test]
     fn reads_what_rml_rtmp_writes(
         messages in proptest::collection::vec(any_message(), 1..12),
@@ -326,7 +326,8 @@ proptest! {
         prop_assert_eq!(reader.buffered_bytes(), 0);
     }
 
-    /// Interleaved as the specification allows, headers compressed as it allows, extended times left out or not.
+    /// Reads messages that are interleaved and whose headers are compressed as far as the specification allows, with
+    /// and without repeated extended timestamps.
     #[test]
     fn reads_what_is_interleaved(
         messages in proptest::collection::vec((any_message(), 0usize..4, any::<bool>()), 1..16),
@@ -373,14 +374,14 @@ proptest! {
         for piece in bytes.chunks(piece) {
             got.extend(read_all(&mut reader, piece).unwrap());
         }
-        // A last chunk that begins like an extended time waits for what tells it from one.
+        // If the last chunk begins like an extended timestamp, the reader waits for more bytes to decide what it is.
         if !with_extended {
             got.extend(read_all(&mut reader, &full(2, 0, 0, 3)).unwrap().into_iter().filter(|m| m.type_id != 3));
         }
         prop_assert_eq!(got, sent);
     }
 
-    /// Any bytes: no panic, and what is held stays within its bound.
+    /// Any bytes: no panic, and the buffered bytes stay within their bound.
     #[test]
     fn any_bytes_are_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), limits: bool) {
         let limits = if limits { Limits::PUBLISHING } else { Limits::BEFORE_PUBLISH };

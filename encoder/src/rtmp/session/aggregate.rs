@@ -1,4 +1,4 @@
-//! Aggregate messages (RTMP 1.0, 7.1.6): FLV tags in one message, handed out one by one.
+//! Aggregate messages (RTMP 1.0, 7.1.6): several FLV tags in one message, returned one at a time.
 
 use crate::rtmp::MessageKind;
 use crate::rtmp::chunk::message_type;
@@ -7,15 +7,16 @@ use bytes::Bytes;
 /// Bytes of a tag header (FLV, annex E.4.1).
 const TAG_HEADER: usize = 11;
 
-/// An aggregate message under way. Gives its audio and video tags and passes over others; what does not parse ends it.
+/// An aggregate message being read. Returns its audio and video tags and skips others; a tag that does not parse ends
+/// the message.
 pub(super) struct Aggregate {
     rest: Bytes,
-    /// What to add to a tag's time: the message's time less the first tag's.
+    /// Offset to add to a tag's time: the message's time minus the first tag's time.
     offset_ms: Option<u32>,
     timestamp_ms: u32,
 }
 
-/// Audio or video out of an aggregate message, as if it had come in a message of its own.
+/// An audio or video tag of an aggregate message, as if it had been sent in its own message.
 pub(super) struct Tag {
     pub(super) kind: MessageKind,
     pub(super) timestamp_ms: u32,
@@ -23,7 +24,7 @@ pub(super) struct Tag {
 }
 
 impl Aggregate {
-    /// For a message with this payload and time.
+    /// An iterator over the tags of a message with this payload and time.
     pub(super) fn new(payload: Bytes, timestamp_ms: u32) -> Self {
         Self { rest: payload, offset_ms: None, timestamp_ms }
     }
@@ -46,7 +47,7 @@ impl Iterator for Aggregate {
                 return None;
             }
             let payload = tag.slice(TAG_HEADER..TAG_HEADER + length);
-            // Behind each tag comes its size once more, in four bytes.
+            // Each tag is followed by its size again, in four bytes.
             self.rest = tag.slice((TAG_HEADER + length + 4).min(tag.len())..);
             let offset = *self.offset_ms.get_or_insert(self.timestamp_ms.wrapping_sub(time));
             let timestamp_ms = time.wrapping_add(offset);

@@ -1,5 +1,5 @@
-//! What we say: answers to commands, refusals, acknowledgements and pongs, and the bound on what waits to be read. When
-//! we say it is decided in [`super`].
+//! Writes this server's messages: answers to commands, refusals, acknowledgements and pongs, and bounds the unsent
+//! output. When to send a message is decided in [`super`].
 
 use super::{Session, SessionError, State};
 use crate::rtmp::{Refusal, metadata};
@@ -8,16 +8,18 @@ use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::{PeerBandwidthLimitType, RtmpMessage, UserControlEventType};
 use rml_rtmp::time::RtmpTimestamp;
 
-/// What we ask the peer to acknowledge by, and may send it unacknowledged.
+/// Window in bytes that the server announces: the peer acknowledges after this many bytes, and may have this many
+/// unacknowledged itself.
 const OUR_WINDOW: u32 = 2_500_000;
-/// Chunk size of what we send.
+/// Chunk size of the server's messages, in bytes.
 const OUR_CHUNK_SIZE: u32 = 4096;
-/// Answers that the peer has not taken. Pings are answered one to one, so a peer that never reads must end somewhere.
+/// Maximum output in bytes that the peer has not read. Every ping gets an answer, so a peer that never reads must hit a
+/// limit.
 pub(super) const MAX_OUTPUT: usize = 64 << 10;
 
 impl Session {
-    /// The sequence that ffmpeg, rtmp2sink and librtmp all understand: a serializer of its own, so that the headers are
-    /// full ones, chunk size first. `_error` leaves the latter two hanging.
+    /// Refuses in the sequence that ffmpeg, rtmp2sink and librtmp all understand: a new serializer, so that headers are
+    /// full ones, and the chunk size first. After `_error`, rtmp2sink and librtmp would hang.
     pub(super) fn refuse_with(
         &mut self,
         stream_id: u32,
@@ -32,7 +34,7 @@ impl Session {
     }
 
     pub(super) fn user_control(&mut self, payload: &[u8]) -> Result<(), SessionError> {
-        // PingRequest (RTMP 1.0, 7.1.7); all other events are for players, and unknown ones must not end a publish.
+        // PingRequest (RTMP 1.0, 7.1.7). All other events are for players, and unknown ones must not end a publish.
         if let [0, 6, a, b, c, d, ..] = *payload {
             self.send(
                 RtmpMessage::UserControl {
@@ -47,7 +49,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the running total once the peer's window is used up.
+    /// Sends an Acknowledgement with the total of received bytes each time the peer's window is used up.
     pub(super) fn acknowledge(&mut self) -> Result<(), SessionError> {
         let Some(window) = self.ack_window else { return Ok(()) };
         if self.received.wrapping_sub(self.acknowledged) < window {
@@ -57,7 +59,7 @@ impl Session {
         self.send(RtmpMessage::Acknowledgement { sequence_number: self.received }, 0)
     }
 
-    /// What `connect` is answered with.
+    /// Answers `connect`.
     pub(super) fn send_connected(&mut self, transaction: f64) -> Result<(), SessionError> {
         self.send(RtmpMessage::WindowAcknowledgement { size: OUR_WINDOW }, 0)?;
         self.send(
@@ -93,7 +95,8 @@ impl Session {
         let payload = message
             .into_message_payload(RtmpTimestamp::new(0), stream_id)
             .map_err(|_| SessionError::Internal)?;
-        // Full headers throughout: some clients want them, and we send a few hundred bytes in all.
+        // Full headers for all messages: some clients require them, and the server sends only a few hundred bytes in
+        // total.
         let packet = self.serializer.serialize(&payload, true, false).map_err(|_| SessionError::Internal)?;
         if self.output.len() + packet.bytes.len() > MAX_OUTPUT {
             return Err(SessionError::OutputOverflow);
@@ -103,7 +106,7 @@ impl Session {
     }
 }
 
-/// The codes that clients tell apart; others they show as they are.
+/// The `onStatus` code of a refusal. Clients distinguish these codes and show others verbatim.
 pub(super) fn status_code(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::BadName(_) | Refusal::AlreadyPublishing | Refusal::TakenOver => "NetStream.Publish.BadName",

@@ -1,12 +1,12 @@
-//! What the peer's commands say, as far as it matters here, and who asks to publish what. What they lead to is in
-//! [`super`].
+//! Parses the peer's commands as far as this server uses them, and builds the publish request. What a command leads to
+//! is in [`super`].
 
 use crate::rtmp::amf::{self, AmfError};
 use crate::rtmp::{PublishRequest, Refusal, StreamKey, metadata};
 use rml_amf0::Amf0Value;
 use std::net::SocketAddr;
 
-/// A command, as far as it matters here.
+/// A parsed command.
 #[derive(Debug)]
 pub(super) enum Command {
     Connect {
@@ -26,7 +26,7 @@ pub(super) enum Command {
     },
     /// FCUnpublish, deleteStream, closeStream.
     Unpublish,
-    /// releaseStream, FCPublish, _checkbw and whatever else clients say: no client waits for an answer.
+    /// releaseStream, FCPublish, _checkbw and all other commands: no client waits for an answer.
     Other,
 }
 
@@ -50,20 +50,21 @@ pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<Command, AmfError>
     })
 }
 
-/// What claims to be AMF3 is AMF0 behind one zero byte, or AMF0 as it is. No command or data begins with the zero that
-/// marks a number.
+/// Removes the zero byte that precedes the AMF0 content of messages marked as AMF3; some clients omit this byte. The
+/// result is unambiguous: zero is also the marker of a number, but no command or data message begins with a number.
 pub(super) fn without_amf3_marker(payload: &[u8]) -> &[u8] {
     payload.strip_prefix(&[0]).unwrap_or(payload)
 }
 
-/// Who is connected to what.
+/// The values of `connect`.
 #[derive(Clone, Debug)]
 pub(super) struct Connected {
     pub(super) app: String,
     pub(super) client: String,
 }
 
-/// Who asks for what. Nothing that the peer sent goes into a refusal: it may be the key.
+/// Builds a publish request or refuses it. The refusal contains nothing that the peer sent, because that may be the
+/// key.
 pub(super) fn request(
     connected: &Connected,
     name: String,

@@ -46,7 +46,7 @@ fn publishing() -> (Session, ChunkSerializer, Instant) {
 
 fn replies(session: &mut Session) -> Vec<Message> {
     let mut reader = ChunkReader::new(Limits::BEFORE_PUBLISH);
-    // Ours are chunks of 4096 since connect.
+    // The server's chunk size is 4096 since its answer to `connect`.
     let mut size: &[u8] = &[2, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 16, 0];
     assert_eq!(reader.read(&mut size), Ok(None));
     let output = std::mem::take(session.output());
@@ -59,7 +59,7 @@ fn the_handshake_takes_version_3_only_and_nothing_that_follows_it() {
     let mut session = Session::new(([127, 0, 0, 1], 9).into());
     let result = session.handle(&mut &[6u8, 0, 0][..], Instant::now());
     assert!(matches!(result, Err(SessionError::Handshake)));
-    // The first command in the same read as the handshake's last bytes.
+    // The first command arrives in the same read as the last bytes of the handshake.
     let mut session = Session::new(([127, 0, 0, 1], 9).into());
     let mut bytes = vec![3];
     bytes.extend([0; 2 * 1536]);
@@ -106,7 +106,7 @@ fn an_aggregate_is_taken_apart() {
         body.extend(data);
         body.extend((data.len() as u32 + 11).to_be_bytes());
     }
-    // A tag that is cut ends it.
+    // A truncated tag ends the aggregate message.
     body.extend([9, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
     let bytes = write(&mut serializer, 22, 2_000, &body);
     let mut input = &bytes[..];
@@ -148,7 +148,7 @@ fn media_in_odd_places_is_not_media() {
     let (mut session, now) = session();
     let mut serializer = ChunkSerializer::new();
     for type_id in [8, 9, 22] {
-        // Empty messages are the only ones that pass the limits before publish.
+        // Only empty media messages pass the limits before publish.
         let header = [type_id, 0, 0, 0, 0, 0, 0, type_id, 1, 0, 0, 0];
         assert!(session.handle(&mut &header[..], now).unwrap().is_none());
     }
