@@ -1,11 +1,11 @@
-# Every command sets up what it needs, says what it installs and why, and leaves alone what is there.
+# Every command installs what it needs, prints each installed package with the reason, and skips installed packages.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-# Where `make demo` publishes to and is watched.
+# Ports and output folder of `make demo`.
 RTMP_PORT ?= 1935
 HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
@@ -13,66 +13,66 @@ MEDIA ?= ./media
 
 .PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deploy-check image-test deny bench bench-latency bench-load fuzz clean
 
-help: ## this list
+help: ## list the commands
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
 	@echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Debian packages that building and running need
+setup: ## install the Debian packages for building and running
 	@scripts/setup.sh build
 
-setup-test: ## the same, and what tests and benchmarks need
+setup-test: ## install these and the packages for tests and benchmarks
 	@scripts/setup.sh test
 
-setup-bench: ## the same, and what is measured beside the encoder
+setup-bench: ## install these and the servers that benchmarks compare with
 	@scripts/setup.sh bench
 
-web: setup ## the player page, bundled (web/dist)
+web: setup ## bundle the player page (web/dist)
 	@scripts/web.sh
 
-build: web ## the encoder, optimised
+build: web ## build the encoder, optimised
 	@cargo build --release --locked --package encoder
 
 demo: build ## watch a live stream of the test pattern in the browser
 	@RTMP_PORT=$(RTMP_PORT) HTTP_PORT=$(HTTP_PORT) ADMIN_PORT=$(ADMIN_PORT) MEDIA=$(MEDIA) scripts/demo.sh
 
-test: setup-test web lint unit e2e deploy-check deny fuzz-build ## all tests; CI calls this
+test: setup-test web lint unit e2e deploy-check deny fuzz-build ## run all checks and tests, as CI does
 
-lint: ## formatting, clippy, documentation: no warning passes
+lint: ## check formatting, clippy and documentation; any warning fails
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 
-unit: ## tests that run at CPU speed
+unit: ## run the tests that need no real time
 	@scripts/cargo-test.sh unit
 
-e2e: ## real publishers, real browser, real time
+e2e: ## run the end-to-end tests: real publishers, real browser, real time
 	@scripts/cargo-test.sh e2e
 
-deploy-check: ## Kubernetes manifests against their schemas, and the guards that keep streams alive
+deploy-check: ## check the Kubernetes manifests: schemas, and the settings that keep streams alive
 	@deploy/check/run.sh
 
-image-test: ## the container image, built and run without a Docker daemon
+image-test: ## build and run the container image without a Docker daemon
 	@scripts/image-test.sh
 
-deny: ## licences, bans and sources of the dependencies
+deny: ## check licences, bans and sources of the dependencies
 	@scripts/deny.sh
 
-bench: setup-bench web ## beside ffmpeg and nginx-rtmp: CPU, memory, quality, delay; a bucket: delay, cost, outage
+bench: setup-bench web ## compare with ffmpeg and nginx-rtmp: CPU, memory, quality, delay; with a bucket: delay, cost, outage
 	@scripts/bench.sh bench bench_probes bench_store
 
-bench-latency: setup-test web ## glass to glass, read off the picture in a browser (26 minutes)
+bench-latency: setup-test web ## measure glass-to-glass latency off the picture in a browser (26 minutes)
 	@scripts/bench.sh bench_latency
 
-bench-load: setup-test web ## 2,000 viewers reloading playlists: CPU, memory, delay
+bench-load: setup-test web ## measure 2,000 viewers reloading playlists: CPU, memory, delay
 	@scripts/bench.sh bench_load
 
-fuzz: ## fuzz targets for FUZZ_SECONDS (default 60) each
+fuzz: ## run each fuzz target for FUZZ_SECONDS (default 60)
 	@scripts/fuzz.sh run
 
 .PHONY: fuzz-build
 fuzz-build:
 	@scripts/fuzz.sh build
 
-clean: ## build results, test media, npm packages
+clean: ## delete build results, test media and npm packages
 	@rm -rf target tests/fuzz/target web/dist web/node_modules tests/js/node_modules .cache

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs tests, with cargo-nextest where it is installed, else with cargo test. Usage: cargo-test.sh unit|e2e [OPTIONS]
+# Runs tests, with cargo-nextest if installed, else with cargo test. Usage: cargo-test.sh unit|e2e [OPTIONS]
 #
-# Cargo always gets the whole workspace: what is selected decides the features of dependencies, and with one selection
-# they are compiled once.
+# Cargo always gets the whole workspace: the selected packages determine the features of dependencies, and with a single
+# selection dependencies are compiled once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:?unit or e2e}
 shift
-# What the tests start; compiled here, so that no test's time is spent on it. With the tests, because those have
-# dependencies of their own, which change features of others.
+# The binary that the tests start, compiled here so that no test spends time on it. Built together with the tests,
+# because the tests' own dependencies change features of other dependencies.
 cargo build --workspace --bin encoder --tests --locked --quiet
 ENCODER_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/encoder
 export ENCODER_BIN

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the encoder, publishes the test pattern to it, says where to watch. Ctrl-C ends both.
+# Starts the encoder, publishes the test pattern to it, and prints where to watch. Ctrl-C ends both.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${RTMP_PORT:=1935}" "${HTTP_PORT:=8080}" "${ADMIN_PORT:=9090}" "${MEDIA:=./media}"
@@ -9,7 +9,7 @@ encoder=${CARGO_TARGET_DIR:-target}/release/encoder
     --admin-listen "127.0.0.1:$ADMIN_PORT" &
 server=$!
 publisher=
-# The publisher goes first, so that the encoder can finish the stream; both by their own process IDs.
+# Ends the publisher first, so that the encoder can finish the stream; signals each by its process ID.
 finish() {
     trap - EXIT INT TERM
     [ -z "$publisher" ] || kill -TERM "$publisher" 2>/dev/null || true
@@ -20,7 +20,7 @@ finish() {
 trap finish EXIT
 trap 'exit 0' INT TERM
 
-# wait_for URL WHAT: until it answers 200, as long as the encoder lives.
+# wait_for URL WHAT: waits until the URL answers 200; fails when the encoder has exited or after 30 s.
 wait_for() {
     for _ in $(seq 150); do
         kill -0 "$server" 2>/dev/null || { echo "demo: the encoder ended before $2" >&2; exit 1; }
@@ -31,7 +31,7 @@ wait_for() {
     exit 1
 }
 
-# Without curl or the like: Debian's minimal system has none, bash has sockets.
+# answers URL: succeeds if the URL answers 200. Uses bash's sockets, because a minimal Debian has no curl.
 answers() {
     local rest=${1#http://} host path
     host=${rest%%/*} path=/${rest#*/}

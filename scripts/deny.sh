@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# cargo-deny without the network: licences, bans and sources (advisories need a database from outside).
+# Runs cargo-deny without network access: licences, bans and sources (advisories need a database from the network).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! command -v cargo-deny >/dev/null; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks that the fuzz targets build, or runs each of them for FUZZ_SECONDS. Needs nightly Rust and cargo-fuzz.
+# Checks that the fuzz targets build, or runs each target for FUZZ_SECONDS. Needs nightly Rust and cargo-fuzz.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ ! -d tests/fuzz ]; then
@@ -12,7 +12,7 @@ if ! cargo +nightly --version >/dev/null 2>&1 || { [ "${1-build}" = run ] && ! c
 fi
 cd tests/fuzz
 if [ "${1-build}" != run ]; then
-    # Type-checked, not linked: a minute instead of five.
+    # Type-checks without linking: one minute instead of five.
     exec cargo +nightly check --locked --quiet
 fi
 cargo +nightly fuzz build

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the container image and runs it, without a Docker daemon: buildah with chroot isolation.
 #
-# Where there is no registry of images, stand-ins for the bases that the Dockerfile names are made: Debian 12 by
-# debootstrap, with this machine's Rust and Node.js in the two that have one. IMAGE_BASES=pull takes the real ones.
-# Run as root; needs buildah and debootstrap. Crates come from wherever this machine's cargo gets them: its folder is
-# mounted read-only, so nothing is downloaded twice.
+# By default no image registry is needed: the script builds stand-ins for the base images that the Dockerfile names, as
+# Debian 12 by debootstrap, with this machine's Rust and Node.js in the two images that need them. IMAGE_BASES=pull uses
+# the real base images. Run as root; needs buildah and debootstrap. Crates come from this machine's cargo folder, which
+# is mounted read-only, so nothing is downloaded twice.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ "$(id -u)" = 0 ] || { echo "image-test: as root, please" >&2; exit 1; }
@@ -23,7 +23,7 @@ image=encoder:image-test
 
 have() { "${buildah[@]}" inspect --type image "$1" >/dev/null 2>&1; }
 
-# stand_in NAME FILL: Debian, and what FILL puts into it.
+# stand_in NAME FILL: makes an image NAME of Debian and the files that the function FILL adds.
 stand_in() {
     local name=$1 fill=$2 container root
     have "$name" && return
@@ -31,11 +31,11 @@ stand_in() {
     container=$("${buildah[@]}" from scratch)
     root=$("${buildah[@]}" mount "$container")
     cp -a "$work/debian/." "$root/"
-    # What this machine trusts, for what is fetched while the image is built.
+    # This machine's trusted certificates, for downloads during the image build.
     cp /etc/ssl/certs/ca-certificates.crt "$root/usr/local/share/machine.crt"
     $fill "$root"
     "${buildah[@]}" unmount "$container" >/dev/null
-    # Crates that are here already are not fetched again.
+    # Use the crates that this machine has already.
     "${buildah[@]}" config --env CARGO_HOME=/cargo-home --env CARGO_NET_OFFLINE=true \
         --env NODE_EXTRA_CA_CERTS=/usr/local/share/machine.crt \
         --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
@@ -53,7 +53,7 @@ with_rust() {
     local sysroot
     sysroot=$(rustc --print sysroot)
     mkdir -p "$1/usr/local"
-    # The toolchain without its documentation.
+    # Copy the toolchain without its documentation.
     tar -C "$sysroot" --exclude=share/doc -cf - bin lib libexec 2>/dev/null | tar -C "$1/usr/local" -xf - || true
     chroot "$1" apt-get update -qq
     DEBIAN_FRONTEND=noninteractive chroot "$1" apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null 2>&1
@@ -109,8 +109,8 @@ trap 'exit 1' INT TERM
 rtmp=21935 http=28080 admin=29090
 mkdir "$run/media"
 chown 10001:10001 "$run/media"
-# As a kubelet would: process 1 of its own, root read-only, one folder to write to, no rights to be gained. What the
-# image says about user, environment, entry point and command is read from it.
+# Run the image as a kubelet would: own PID namespace with the encoder as process 1, read-only root, one writable
+# folder, no new privileges. User, environment, entry point and command are read from the image.
 inspect() { "${buildah[@]}" inspect --type image --format "{{$1}}" "$image"; }
 user=$(inspect .OCIv1.Config.User)
 [ "$user" = 10001:10001 ] || { echo "image-test: its user is '$user'" >&2; exit 1; }
@@ -130,10 +130,11 @@ mount -t proc proc "$root/proc"
 mount -t tmpfs -o size=16m,mode=755 tmpfs "$root/dev"
 for device in null urandom; do touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"; done
 mount -o remount,ro,bind "$root"
-# A process that becomes another user loses its rights; chroot does that behind the system call for which it needs one.
+# A process that changes its user loses its capabilities; chroot changes the user only after the system call that needs
+# a capability.
 exec setpriv --no-new-privs --inh-caps=-all "$(command -v chroot)" --userspec="$user" --groups= "$root" "$@"
 START
-# `env -i` outside, where there is one: the image has nothing but the program.
+# `env -i` runs outside the image, because the image contains only the program.
 env -i "PATH=$PATH" "${environment[@]}" ENCODER_DRAIN_TIMEOUT=60 ENCODER_RECONNECT_WINDOW=0 \
     ENCODER_RTMP_LISTEN=127.0.0.1:$rtmp ENCODER_HTTP_LISTEN=127.0.0.1:$http ENCODER_ADMIN_LISTEN=127.0.0.1:$admin \
     ENCODER_LADDER=360p@800k ENCODER_PRESET=ultrafast \
@@ -141,7 +142,7 @@ env -i "PATH=$PATH" "${environment[@]}" ENCODER_DRAIN_TIMEOUT=60 ENCODER_RECONNE
     bash "$run/start" "$root" "$run/media" "$user" "$entry" "$command" >"$run/log" 2>&1 &
 encoder=$!
 
-# answers PATH: status of an HTTP request, without curl.
+# answers PATH PORT: succeeds if an HTTP request gets status 200. Works without curl.
 answers() {
     local status=
     { exec 3<>"/dev/tcp/127.0.0.1/$2"; } 2>/dev/null || return 1
@@ -174,7 +175,7 @@ ffmpeg -nostdin -loglevel error -re -f lavfi -i testsrc2=size=640x360:rate=30 -f
     -c:a aac -f flv "rtmp://127.0.0.1:$rtmp/live/image" >"$run/ffmpeg" 2>&1 &
 publisher=$!
 wait_for "playlist" answers /live/image/index.m3u8 $http
-# Told to leave, it lets the stream finish.
+# After SIGTERM the encoder lets the stream finish.
 kill -TERM "$inside"
 not_ready() { ! answers /readyz $admin; }
 wait_for "drain" not_ready

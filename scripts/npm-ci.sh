@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the packages of FOLDER's lock file, unless they are there. Usage: npm-ci.sh FOLDER WHY
+# Installs the packages of FOLDER's lock file, unless installed already. Usage: npm-ci.sh FOLDER WHY
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../${1:?folder}"
 stamp=node_modules/.installed

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Python packages into FOLDER, unless they are there. Usage: pip-target.sh FOLDER REQUIREMENTS WHY
+# Installs Python packages into FOLDER, unless installed already. Usage: pip-target.sh FOLDER REQUIREMENTS WHY
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:?folder} wanted=${2:?requirements}

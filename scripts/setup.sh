@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing for building (`build`), testing (`test`) or benchmarks (`bench`) on Debian 12. Silent about what is there.
+# Installs missing Debian 12 packages for building (`build`), testing (`test`) or benchmarks (`bench`).
+# Prints nothing about installed packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 profile=${1:?build, test or bench}
 
-# Package, what it is for, and a command whose presence makes it unnecessary ("-": only the package will do).
+# Columns: package, purpose, and a command whose presence makes the package unnecessary ("-": none does).
 wanted_for_building() {
     cat <<'LIST'
 gcc|links Rust programs|cc
@@ -73,7 +74,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         as_root=(sudo)
     fi
     log=$(mktemp)
-    # RUNLEVEL=1: packages with a daemon do not start it.
+    # RUNLEVEL=1 keeps packages from starting their daemons.
     echo "setup: installing ${#missing[@]} Debian packages"
     if ! { "${as_root[@]}" apt-get update -qq &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bundles the player page when its sources are newer than web/dist.
+# Bundles the player page if its sources are newer than web/dist.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -f web/package.json ] || { echo "web: there is no player page yet"; exit 0; }

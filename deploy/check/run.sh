@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the manifests, and the check itself. What it needs from PyPI stays in the build folder.
+# Checks the manifests and tests the check itself. Python packages from PyPI go into the build folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if ! command -v kubectl >/dev/null && ! command -v kustomize >/dev/null; then

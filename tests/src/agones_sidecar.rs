@@ -1,5 +1,5 @@
-//! A sidecar that speaks the gRPC of the Agones SDK (`sdk.proto`, package `agones.dev.sdk`): takes calls, remembers them,
-//! can be gone for a while. HTTP/2 is hyper's; frames and statuses are as gRPC over HTTP/2 says.
+//! A sidecar that speaks the gRPC of the Agones SDK (`sdk.proto`, package `agones.dev.sdk`): accepts calls, records
+//! them, and can be stopped and restarted. hyper provides HTTP/2; frames and statuses follow gRPC over HTTP/2.
 
 use crate::patience::eventually;
 use bytes::{Buf, Bytes, BytesMut};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 type Calls = Arc<Mutex<Vec<(Instant, &'static str)>>>;
 type Body = BoxBody<Bytes, Infallible>;
 
-/// What the SDK offers of what is used here.
+/// The SDK methods that the encoder uses.
 const CALLS: [&str; 4] = ["Ready", "Allocate", "Shutdown", "Health"];
 
 /// google.rpc.Code
@@ -25,7 +25,7 @@ const OK: u8 = 0;
 const INVALID_ARGUMENT: u8 = 3;
 const UNIMPLEMENTED: u8 = 12;
 
-/// A running sidecar; gone when dropped, with every connection to it.
+/// A running sidecar. Dropping it closes the listener and every connection.
 pub struct Sidecar {
     port: u16,
     calls: Calls,
@@ -33,12 +33,12 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// On a port chosen by the system.
+    /// Starts a sidecar on a port that the system chooses.
     pub fn start() -> Self {
         Self::at(0)
     }
 
-    /// On that port, as a restarted sidecar would be.
+    /// Starts a sidecar on the given port, as after a restart.
     #[track_caller]
     pub fn at(port: u16) -> Self {
         let listener = eventually("the sidecar's port", Duration::from_secs(5), || {
@@ -57,22 +57,22 @@ impl Sidecar {
         Self { port, calls, runtime: Some(runtime) }
     }
 
-    /// Where it listens.
+    /// The port that the sidecar listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Every message so far, by the call that it came with.
+    /// Every message received so far: arrival time and method name.
     pub fn calls(&self) -> Vec<(Instant, &'static str)> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Calls about the state, in order: all but health.
+    /// State calls (everything but `Health`), in order.
     pub fn states(&self) -> Vec<&'static str> {
         self.calls().into_iter().map(|(_, call)| call).filter(|call| *call != "Health").collect()
     }
 
-    /// When it was pinged.
+    /// Arrival times of the health pings.
     pub fn pings(&self) -> Vec<Instant> {
         self.calls().into_iter().filter(|(_, call)| *call == "Health").map(|(at, _)| at).collect()
     }
@@ -81,7 +81,7 @@ impl Sidecar {
 impl Drop for Sidecar {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A stream of pings has no end of its own.
+            // A client's stream of pings never ends by itself, so do not wait for it.
             runtime.shutdown_background();
         }
     }
@@ -98,13 +98,13 @@ async fn listen(listener: TcpListener, calls: Calls) {
                 async move { Ok::<_, Infallible>(answer(request, &calls).await) }
             });
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            // An error is a connection that was cut by the other side.
+            // An error means that the other side cut the connection.
             let _ = server.serve_connection(TokioIo::new(socket), service).await;
         });
     }
 }
 
-/// Each message counts when it comes, as in the real one: a ping does not wait for the end of its stream.
+/// Records each message on arrival, as the real sidecar does: a ping counts before its stream ends.
 async fn answer(request: Request<Incoming>, calls: &Calls) -> Response<Body> {
     let name = request.uri().path().strip_prefix("/agones.dev.sdk.SDK/");
     let Some(call) = CALLS.into_iter().find(|call| Some(*call) == name) else {
@@ -131,7 +131,8 @@ async fn answer(request: Request<Incoming>, calls: &Calls) -> Response<Body> {
     with_status(if good { OK } else { INVALID_ARGUMENT })
 }
 
-/// Takes the next message from what was read, once it is whole; `Some(None)` is one that is compressed.
+/// Removes the next complete message from the read buffer; `None` until one is complete, `Some(None)` for a compressed
+/// message.
 fn message(read: &mut BytesMut) -> Option<Option<Bytes>> {
     let head: [u8; 5] = read.get(..5)?.try_into().ok()?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
@@ -143,7 +144,7 @@ fn message(read: &mut BytesMut) -> Option<Option<Bytes>> {
     Some((head[0] == 0).then_some(message))
 }
 
-/// An empty message, and how it went.
+/// A gRPC response with this status in its trailers; OK also carries an empty message.
 fn with_status(code: u8) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", u16::from(code).into());

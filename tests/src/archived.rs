@@ -1,4 +1,4 @@
-//! What remains of a broadcast, judged as files by hls-parser, FFmpeg and what live viewers were shown.
+//! Judges the archive of a broadcast as files: with hls-parser, with FFmpeg, and against what live viewers saw.
 
 use crate::browser;
 use crate::checker::Checker;
@@ -15,30 +15,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The longest picture of what tests publish, in seconds.
+/// Longest frame duration in the published test media, in seconds.
 pub const FRAME: f64 = 1.0 / 30.0;
-/// By what PROGRAM-DATE-TIME may be off, in seconds: it is said again when players would be off by more than this.
+/// Tolerance of PROGRAM-DATE-TIME in seconds: the encoder writes the tag again when players would be off by more.
 const DATE_TOLERANCE: f64 = 0.021;
 
-/// An archive of the tests' stream, in files.
+/// An archive of the test stream, as files in a folder.
 #[derive(Clone, Debug)]
 pub struct Archived {
     folder: PathBuf,
 }
 
-/// What is known of a complete archive that was found to be good.
+/// Facts about a complete archive that passed all checks.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// How long its recording is, in seconds.
+    /// Duration of the recording in seconds.
     pub seconds: f64,
-    /// Where its discontinuities are in the recording: the seconds at which media goes on.
+    /// Times in the recording, in seconds, at which media resumes after each discontinuity.
     pub breaks: Vec<f64>,
-    /// Segments that are gaps, over all renditions.
+    /// Segments marked as gaps, over all renditions.
     pub gaps: usize,
 }
 
 impl Archived {
-    /// The only archive of the tests' stream in a directory that encoders write.
+    /// The only archive of the test stream in a directory that encoders write to; `None` while there is none.
     #[track_caller]
     pub fn of(output: &Path) -> Option<Self> {
         let mut folders = std::fs::read_dir(output.join(format!("live/{STREAM}/archive"))).ok()?;
@@ -47,7 +47,7 @@ impl Archived {
         Some(Self { folder })
     }
 
-    /// The same, once it is complete.
+    /// Like [`Archived::of`], but waits until the archive is complete.
     #[track_caller]
     pub fn complete(output: &Path) -> Self {
         eventually("a complete archive", Duration::from_secs(30), || {
@@ -55,8 +55,8 @@ impl Archived {
         })
     }
 
-    /// The only archive of the tests' stream in a bucket, below a prefix, once it is complete: everything of that stream
-    /// is written into a directory.
+    /// Waits until the only archive of the test stream in a bucket, below `prefix`, is complete. Copies all objects of
+    /// that stream into `directory`.
     #[track_caller]
     pub fn complete_in(fake: &FakeGcs, bucket: &str, prefix: &str, directory: &Path) -> Self {
         let stream = format!("{prefix}/live/{STREAM}/");
@@ -74,7 +74,7 @@ impl Archived {
         Self::of(directory).expect("it is complete")
     }
 
-    /// Where it is.
+    /// The archive's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -84,12 +84,12 @@ impl Archived {
         self.folder.join("recording.mp4")
     }
 
-    /// Whether nothing is left to be done.
+    /// Whether the archive is complete: `sealed.json` exists.
     pub fn is_complete(&self) -> bool {
         self.folder.join("sealed.json").exists()
     }
 
-    /// A playlist's text; `None` while there is none.
+    /// A playlist's text; `None` if the playlist does not exist.
     pub fn text(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.folder.join(name)).ok()
     }
@@ -103,11 +103,12 @@ impl Archived {
             .with_context(|| name.to_owned())
     }
 
-    /// All that holds for every complete archive of so many renditions: VOD playlists that name what is there, a recording
-    /// that is as long as they say, breaks included, decodes without a warning and is sought in.
+    /// Checks everything that must hold for a complete archive with this number of renditions: VOD playlists that name
+    /// only existing files, and a recording that lasts as long as the playlists say (breaks included), decodes without
+    /// a warning and can be sought in.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Describes the first check that failed.
     pub fn judge(&self, renditions: usize) -> anyhow::Result<Judged> {
         ensure!(self.is_complete(), "not complete");
         let multivariant = self.multivariant()?;
@@ -145,7 +146,7 @@ impl Archived {
         for part in [0.1, 0.5, 0.9] {
             let to = seconds * part;
             let shown = probe::seek(&name, to)?;
-            // In a break the picture behind it comes next.
+            // A seek into a break shows the first picture after the break.
             let at_a_break = breaks.iter().any(|at| (at - shown).abs() <= DATE_TOLERANCE + FRAME);
             ensure!((shown - to).abs() <= FRAME + 0.001 || at_a_break, "sought {to:.3}, shown {shown:.3}");
         }
@@ -162,7 +163,8 @@ impl Archived {
         Ok(())
     }
 
-    /// For seek bars: each byte range behind its init segment is a picture.
+    /// Checks the I-frame playlist, which players use for seek bars: each byte range, appended to its init segment,
+    /// decodes to one picture.
     fn pictures(&self) -> anyhow::Result<()> {
         let index = self.text("index.m3u8").unwrap_or_default();
         let line = index.lines().find(|line| line.starts_with("#EXT-X-I-FRAME-STREAM-INF:"));
@@ -195,10 +197,10 @@ impl Archived {
         Ok(())
     }
 
-    /// Whether all that live viewers were shown is in it, under the same numbers and in the same order.
+    /// Whether the archive holds every segment that live viewers saw, under the same media sequence number.
     ///
     /// # Errors
-    /// What is missing.
+    /// Names a segment that is missing or differs.
     pub fn holds_what_was_shown(&self, live: &Checker) -> anyhow::Result<()> {
         let file = |uri: &str| uri.rsplit('/').next().unwrap_or_default().to_owned();
         for list in live.multivariant_seen().context("nothing was shown")?.playlists() {
@@ -213,10 +215,10 @@ impl Archived {
         Ok(())
     }
 
-    /// How far sound is from pictures at most, from that second of the recording on.
+    /// Largest distance between audio and video in seconds, from second `from` of the recording on.
     ///
     /// # Errors
-    /// Further than players make good, or too little to judge by.
+    /// The distance exceeds [`SYNC_LIMIT`], or there are fewer than two flashes to judge by.
     pub fn in_step(&self, from: f64) -> anyhow::Result<f64> {
         let recording = self.recording();
         let (mut flashes, beeps) = (probe::flashes(&recording)?, probe::beeps(&recording)?);
@@ -229,18 +231,18 @@ impl Archived {
     }
 }
 
-/// `encoder archive seal`, of a stream's place below what `--output` named.
+/// Runs `encoder archive seal` for one stream's folder (directory or bucket URL).
 pub fn seal(stream: &str, more: &[&str]) -> Program {
     let mut command = Command::new(binary());
     command.args(["archive", "seal", stream]).args(more);
     Program::spawn("encoder archive seal", &mut command)
 }
 
-/// How many seconds a playlist spans, what is missing at discontinuities included, as its wall clock says; and where
-/// those end.
+/// Duration of a playlist in seconds, including the time missing at discontinuities according to PROGRAM-DATE-TIME; and
+/// the times in seconds at which those breaks end.
 fn timeline(media: &Media) -> anyhow::Result<(f64, Vec<f64>)> {
     let (mut now, mut breaks) = (0.0, Vec::new());
-    // Of the last written date: when, and where on the axis.
+    // The last PROGRAM-DATE-TIME, and its position on the playlist's time axis in seconds.
     let mut date: Option<(DateTime<Utc>, f64)> = None;
     for (index, segment) in media.segments.iter().enumerate() {
         if index > 0 && segment.discontinuity {

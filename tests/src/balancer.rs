@@ -1,4 +1,5 @@
-//! HAProxy as a fleet's balancer: TCP mode, HTTP health checks. It sees of an encoder what any balancer sees of a pod.
+//! HAProxy as a fleet's balancer: TCP mode, HTTP health checks. HAProxy sees no more of an encoder than any balancer
+//! sees of a pod.
 
 use crate::encoder_process::free_port;
 use crate::http::Client;
@@ -8,14 +9,14 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-/// One server behind it.
+/// One backend server of the balancer.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
-    /// Where publishers are sent.
+    /// RTMP port that publishers are sent to.
     pub rtmp: u16,
-    /// Where `/readyz` is.
+    /// Admin port that serves `/readyz`.
     pub admin: u16,
-    /// Only when no other server is up.
+    /// Whether the server gets connections only while no other server is up.
     pub backup: bool,
 }
 
@@ -28,19 +29,20 @@ pub struct Balancer {
     client: Client,
 }
 
-/// What it knows of a server.
+/// HAProxy's view of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Whether the health checks pass.
     pub up: bool,
-    /// Connections it carries to it now.
+    /// Connections to the server that are open now.
     pub connections: usize,
-    /// Connections it has carried to it in all.
+    /// Connections to the server since the start.
     pub total: usize,
 }
 
 impl Balancer {
-    /// Balances over these servers, which it asks every `interval`. Round robin: it knows nothing of load.
+    /// Starts a balancer over these servers, with a health check every `interval`. Round robin: the balancer ignores
+    /// load.
     #[track_caller]
     pub fn start(servers: &[Server], interval: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -72,12 +74,12 @@ impl Balancer {
         Self { program, _folder: folder, port, stats, client }
     }
 
-    /// Where to publish.
+    /// URL to publish to.
     pub fn rtmp_url(&self, key: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{key}", self.port)
     }
 
-    /// What it knows of its servers, in their order.
+    /// HAProxy's view of its servers, in their order.
     #[track_caller]
     pub fn servers(&self) -> Vec<Standing> {
         let url = format!("http://127.0.0.1:{}/;csv", self.stats);
@@ -108,7 +110,7 @@ impl Balancer {
         );
     }
 
-    /// What it says.
+    /// HAProxy's output so far.
     pub fn log(&self) -> String {
         self.program.output()
     }

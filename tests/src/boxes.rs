@@ -1,4 +1,4 @@
-//! Init and media segments read back with mp4-atom: what a demuxer would find in them.
+//! Init and media segments read back with mp4-atom, as a demuxer would read them.
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -14,16 +14,16 @@ const NON_SYNC: u32 = 0x0001_0000;
 pub struct Init {
     /// Major brand and compatible brands.
     pub brands: Vec<String>,
-    /// Per track ID: timescale and defaults of trex.
+    /// Timescale and trex defaults per track ID.
     pub tracks: BTreeMap<u32, InitTrack>,
 }
 
 /// One track of an init segment.
 #[derive(Clone, Debug)]
 pub struct InitTrack {
-    /// Units a second of tfdt and durations.
+    /// Units per second of tfdt and of durations.
     pub timescale: u32,
-    /// `vide`, `soun`, …
+    /// Handler type: `vide`, `soun`, …
     pub handler: String,
     defaults: Trex,
 }
@@ -37,20 +37,20 @@ pub struct BoxSample {
     pub pts: i64,
     /// Duration in the track's timescale.
     pub duration: u32,
-    /// Whether it is a sync sample.
+    /// Whether the sample is a sync sample.
     pub sync: bool,
-    /// Where its bytes are in the segment.
+    /// Byte range of the sample in the segment.
     pub bytes: Range<usize>,
 }
 
-/// What a media segment holds.
+/// Contents of a media segment.
 #[derive(Clone, Debug, Default)]
 pub struct Fragment {
-    /// The one track.
+    /// ID of the only track.
     pub track: u32,
     /// mfhd sequence numbers.
     pub sequence: Vec<u32>,
-    /// Samples in decoding order, over all moofs.
+    /// Samples of all moofs, in decoding order.
     pub samples: Vec<BoxSample>,
 }
 
@@ -60,7 +60,7 @@ impl Fragment {
         self.samples.first().map(|s| s.dts)
     }
 
-    /// Decode time right behind the last sample.
+    /// Decode time at the end of the last sample.
     pub fn end(&self) -> Option<i64> {
         self.samples.last().map(|s| s.dts + i64::from(s.duration))
     }

@@ -1,4 +1,4 @@
-//! hls-parser and hls.js, through Node: `tests/js`.
+//! Runs hls-parser, hls.js and shaka-player through Node; the scripts are in `tests/js`.
 
 use crate::encoder_process::workspace;
 use anyhow::{Context, ensure};
@@ -30,17 +30,17 @@ pub(crate) fn node(script: &str, input: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8(done.stdout)?)
 }
 
-/// Parses playlists (name, text) with hls-parser in strict mode; answers its complaints.
+/// Parses playlists (name, text) with hls-parser in strict mode; returns the parser's complaints.
 pub fn strict(playlists: &[(String, String)]) -> anyhow::Result<Vec<String>> {
     Ok(serde_json::from_str(&node("strict.mjs", &serde_json::to_string(playlists)?)?)?)
 }
 
-/// What the browser is to do.
+/// What the browser plays, and how.
 #[derive(Clone, Debug, Serialize)]
 pub struct Play {
-    /// The page.
+    /// URL of the page.
     pub page: String,
-    /// How long to play, in seconds, counted from the first frame shown.
+    /// Playing time in seconds, counted from the first frame shown.
     pub seconds: f64,
     /// Levels to switch to while playing: (seconds after the first frame, level; -1 is automatic). 0 is the lowest.
     pub switches: Vec<(f64, i32)>,
@@ -49,7 +49,7 @@ pub struct Play {
 }
 
 impl Play {
-    /// Plays the page; up and down and up again in equal parts of the time.
+    /// Plays the page and switches levels down, up, down and up, spread over the playing time.
     pub fn with_switches(page: String, seconds: f64) -> Self {
         let part = seconds / 4.0;
         let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
@@ -62,60 +62,61 @@ impl Play {
     }
 }
 
-/// What the browser saw.
+/// What the browser observed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Played {
-    /// From opening the page to the first frame, in seconds.
+    /// Seconds from opening the page to the first frame.
     pub first_frame: f64,
-    /// How long was watched, in seconds of the wall clock.
+    /// Playing time by the wall clock, in seconds.
     pub watched: f64,
-    /// How far the video's clock went in that time.
+    /// How far the video's clock advanced in that time, in seconds.
     pub advanced: f64,
     /// Longest stretch without progress, in seconds.
     pub longest_freeze: f64,
-    /// How often the video waited for data after it had begun to play.
+    /// How often the video waited for data after playback had begun.
     pub stalls: u32,
     /// hls.js errors: (details, fatal).
     pub errors: Vec<(String, bool)>,
     /// Levels played, in order, with the height of each.
     pub levels: Vec<(u32, u32)>,
-    /// Heights of the picture that the video element reported, in order of change.
+    /// Picture heights that the video element reported, in order of change.
     pub heights: Vec<u32>,
-    /// Frames decoded and dropped.
+    /// Frames decoded, and frames dropped.
     pub frames: (u64, u64),
-    /// Seconds behind live as hls.js estimates it, at the end.
+    /// hls.js's estimate of the latency to live at the end, in seconds.
     pub latency: Option<f64>,
-    /// Whether sound was decoded.
+    /// Whether the browser decoded audio.
     pub audio: bool,
-    /// What was requested, with the protocol that it came by (`h2`, `http/1.1`); the first 250.
+    /// Requested URLs, each with its protocol (`h2`, `http/1.1`); the first 250.
     pub requests: Vec<(String, String)>,
-    /// What the page wrote to its console as error or threw.
+    /// Console errors and exceptions of the page.
     pub console: Vec<String>,
 }
 
-/// What a viewer with shaka-player saw.
+/// What a viewer with shaka-player observed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ShakaPlayed {
-    /// How long was watched, in seconds of the wall clock.
+    /// Playing time by the wall clock, in seconds.
     pub watched: f64,
-    /// How far the video's clock went in that time.
+    /// How far the video's clock advanced in that time, in seconds.
     pub advanced: f64,
     /// How often the video waited for data.
     pub stalls: u32,
     /// The player's errors.
     pub errors: Vec<String>,
-    /// Frames decoded and dropped.
+    /// Frames decoded, and frames dropped.
     pub frames: (u64, u64),
-    /// From the PROGRAM-DATE-TIME of what is shown to the wall clock, in seconds.
+    /// Wall clock minus the PROGRAM-DATE-TIME of the frame on screen, in seconds.
     pub latency: f64,
-    /// What was requested; the first 250.
+    /// Requested URLs; the first 250.
     pub requests: Vec<String>,
-    /// What the page wrote to its console as error or threw.
+    /// Console errors and exceptions of the page.
     pub console: Vec<String>,
 }
 
-/// Plays with shaka-player, as it comes but for what its page (`shaka.html`) sets, for that many seconds.
+/// Plays with shaka-player for `seconds`. The player keeps its defaults, except for the settings in its page
+/// (`shaka.html`).
 pub fn play_with_shaka(page: &str, seconds: f64) -> anyhow::Result<ShakaPlayed> {
     let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
     let job = serde_json::json!({ "page": page, "seconds": seconds, "patience": patience });
@@ -123,7 +124,7 @@ pub fn play_with_shaka(page: &str, seconds: f64) -> anyhow::Result<ShakaPlayed> 
 }
 
 impl Played {
-    /// All that is wrong: errors, stalls, a clock that did not go on, switches that did not happen.
+    /// Everything that went wrong: errors, stalls, a clock that did not advance, level switches that did not happen.
     pub fn complaints(&self, play: &Play) -> Vec<String> {
         let mut wrong = Vec::new();
         wrong
@@ -135,7 +136,7 @@ impl Played {
         if self.longest_freeze > 0.5 {
             wrong.push(format!("frozen for {:.2} s", self.longest_freeze));
         }
-        // Faster is a player that catches up with live; slower is one that fell behind.
+        // A player that catches up with live advances faster than the wall clock; a slower one falls back.
         let pace = self.advanced / self.watched;
         if !(0.95..=1.25).contains(&pace) {
             wrong.push(format!("{:.2} s played in {:.2} s", self.advanced, self.watched));
@@ -157,35 +158,35 @@ pub fn play(play: &Play) -> anyhow::Result<Played> {
     serde_json::from_str(&out).with_context(|| out)
 }
 
-/// What the operator's page shows.
+/// Contents of the operator's page.
 #[derive(Clone, Debug, Deserialize)]
 pub struct OperatorPage {
-    /// One word.
+    /// The encoder's state, one word.
     pub state: String,
-    /// What is beside it.
+    /// Explanation shown next to the state.
     pub why: String,
     /// Heading of the first stream.
     pub stream: String,
     /// The first stream's facts, by name.
     pub facts: std::collections::BTreeMap<String, String>,
-    /// Its renditions, cell by cell.
+    /// The first stream's renditions: table rows of cells.
     pub rows: Vec<Vec<String>>,
-    /// Size of its picture.
+    /// Size of the stream's thumbnail in pixels.
     pub picture: (u32, u32),
     /// The last warnings, newest first.
     pub warnings: Vec<String>,
-    /// Whether it says that it has lost the process.
+    /// Whether the page reports that it lost the process.
     pub lost: bool,
-    /// The status that it shows.
+    /// The status document that the page shows.
     pub status: serde_json::Value,
-    /// What it wrote to its console as error or threw.
+    /// Console errors and exceptions of the page.
     pub console: Vec<String>,
-    /// Requests to anywhere else.
+    /// Requests to any other host.
     pub foreign: Vec<String>,
 }
 
-/// Opens the operator's page during a stream and follows it for two seconds. `TEST_SCREENSHOT` names a file to keep its
-/// picture in.
+/// Opens the operator's page during a stream and follows it for two seconds. `TEST_SCREENSHOT` names a file for a
+/// screenshot.
 pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
     let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
     let screenshot = std::env::var("TEST_SCREENSHOT").ok();
@@ -194,24 +195,25 @@ pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
     serde_json::from_str(&out).with_context(|| out)
 }
 
-/// What a viewer of an MP4 saw.
+/// What a viewer of an MP4 file observed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WatchedFile {
-    /// As the video element has it, in seconds.
+    /// Duration in seconds, as the video element reports it.
     pub duration: f64,
-    /// Pixels.
+    /// Width and height in pixels.
     pub size: (u32, u32),
-    /// For each seek: where it led, how far it played from there, and how many frames were shown.
+    /// Per seek: start time, time reached by playing (both in seconds), and number of frames shown.
     pub played: Vec<(f64, f64, u64)>,
-    /// Whether sound was decoded.
+    /// Whether the browser decoded audio.
     pub audio: bool,
-    /// Statuses of the answers to requests for the file.
+    /// Status codes of the responses for the file.
     pub responses: Vec<u16>,
-    /// What the page wrote to its console as error or threw.
+    /// Console errors and exceptions of the page.
     pub console: Vec<String>,
 }
 
-/// Opens an MP4 in headless Chromium, seeks to each of these times and plays a second, then plays its end.
+/// Opens an MP4 in headless Chromium, seeks to each of these times (seconds) and plays one second from each, then plays
+/// the end.
 pub fn watch_file(src: &str, seeks: &[f64]) -> anyhow::Result<WatchedFile> {
     let patience = crate::patience::patience(std::time::Duration::from_secs(20)).as_secs_f64();
     let out = node(

@@ -1,4 +1,5 @@
-//! The real binary: built once, started on free ports with a folder of its own, watched for panics and leaked keys.
+//! The real binary: built once, started on free ports with its own folder. Every log is searched for panics and leaked
+//! keys.
 
 use crate::http::{Client, Response};
 use crate::patience::{self, eventually};
@@ -10,12 +11,12 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Name and key of the stream in most tests.
+/// Stream name and key of most tests.
 pub const STREAM: &str = "test";
 
 static BINARY: OnceLock<PathBuf> = OnceLock::new();
 
-/// The binary under test: `ENCODER_BIN`, else built with cargo, in the profile `ENCODER_PROFILE` (default `dev`).
+/// Path of the binary under test: `ENCODER_BIN`, or a build by cargo in the profile `ENCODER_PROFILE` (default `dev`).
 pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| match std::env::var_os("ENCODER_BIN") {
         Some(given) => given.into(),
@@ -23,16 +24,16 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Makes [`binary`] answer this path; only before its first use.
+/// Makes [`binary`] return this path. Has an effect only before the first use of [`binary`].
 pub fn use_binary(path: PathBuf) {
     let _ = BINARY.set(path);
 }
 
-/// Builds the encoder with cargo and answers where it is.
+/// Builds the encoder with cargo and returns the binary's path.
 pub fn build(profile: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // What users run is built for itself. For tests it is the whole workspace with its tests: then dependencies are
-    // those that the tests were built with already.
+    // A release build, as users run it, builds the encoder alone. For tests the whole workspace is built with its
+    // tests, so that cargo reuses the dependencies the tests were built with.
     let selected: &[_] =
         if profile == "release" { &["--package", "encoder"] } else { &["--workspace", "--tests"] };
     let built = Command::new(cargo)
@@ -55,30 +56,30 @@ pub fn build(profile: &str) -> PathBuf {
     executables.next_back().expect("cargo names the executable it built")
 }
 
-/// The workspace's root.
+/// Root folder of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
 }
 
-/// How to start an encoder; ports and output folder are added.
+/// Settings for starting an encoder; ports and output folder are added at the start.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `--latency`, `--ladder` and the like.
+    /// Command-line arguments: `--latency`, `--ladder` and so on.
     pub args: Vec<String>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
-    /// Secrets that must not be logged.
+    /// Strings that must not appear in the log.
     pub secrets: Vec<String>,
 }
 
 impl Default for Options {
-    /// Latency 6 s (2 s segments or less), three rungs, back within 3 s or ended; told to leave, gone after 2 s even
-    /// when a publisher stays.
+    /// Latency 6 s (segments of 2 s or less), three rungs, a reconnect window of 3 s, and a drain time-out of 2 s,
+    /// after which the encoder exits even if a publisher stays.
     fn default() -> Self {
         let args = [
             ["--latency", "6"],
             ["--ladder", "720p@2800k,480p@1400k,360p@800k"],
-            // The browser, the publisher and the judges share two processors with it.
+            // Browser, publisher and checkers share two processors with the encoder.
             ["--preset", "superfast"],
             ["--reconnect-window", "3"],
             ["--drain-timeout", "2"],
@@ -89,7 +90,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Sets a flag, replacing its default.
+    /// Sets a flag; replaces its default.
     pub fn set(mut self, flag: &str, value: &str) -> Self {
         match self.args.iter().position(|a| a == flag) {
             Some(at) => self.args[at + 1] = value.to_owned(),
@@ -99,19 +100,19 @@ impl Options {
     }
 }
 
-/// Local ports of one encoder.
+/// The local ports of one encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// RTMP.
+    /// RTMP port.
     pub rtmp: u16,
-    /// Public HTTP.
+    /// Public HTTP port.
     pub http: u16,
-    /// Internal HTTP.
+    /// Admin HTTP port.
     pub admin: u16,
 }
 
-/// A port that was free a moment ago. Below the kernel's range for outgoing connections, so that only another test
-/// could take it in between; callers try again when one did.
+/// A port that was free a moment ago. Ports come from below the kernel's range for outgoing connections, so only
+/// another test can take the port in the meantime; callers then try again.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
@@ -131,19 +132,19 @@ pub fn free_port() -> u16 {
 pub struct Encoder {
     program: Program,
     options: Options,
-    /// Where it listens.
+    /// Ports that the encoder listens on.
     pub ports: Ports,
-    /// Its `--output`, unless another was set.
+    /// The folder passed as `--output`, unless the options set another.
     pub output: tempfile::TempDir,
-    /// HTTP client for its endpoints.
+    /// HTTP client for the encoder's endpoints.
     pub client: Client,
-    /// From spawning the process to the first answer of `/readyz`, with a resolution of about a millisecond.
+    /// Time from spawning the process to the first successful `/readyz`, with a resolution of about a millisecond.
     pub started_in: Duration,
     checked: bool,
 }
 
 impl Encoder {
-    /// Starts it and waits until it is ready.
+    /// Starts an encoder and waits until it is ready.
     #[track_caller]
     pub fn start(options: Options) -> Self {
         for _ in 0..5 {
@@ -187,29 +188,29 @@ impl Encoder {
         Some(Self { program, options: options.clone(), ports, output, client, started_in, checked: false })
     }
 
-    /// Where to publish.
+    /// URL to publish to.
     pub fn rtmp_url(&self, key: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{key}", self.ports.rtmp)
     }
 
-    /// A public URL.
+    /// URL on the public HTTP port.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{}", self.ports.http, path.trim_start_matches('/'))
     }
 
-    /// The multivariant playlist of `live/{name}`.
+    /// URL of the multivariant playlist of `live/{name}`.
     pub fn playlist_url(&self, name: &str) -> String {
         self.url(&format!("live/{name}/index.m3u8"))
     }
 
-    /// GET on the internal port.
+    /// Sends a GET to the admin port.
     #[track_caller]
     pub fn admin(&self, path: &str) -> Response {
         let url = format!("http://127.0.0.1:{}/{}", self.ports.admin, path.trim_start_matches('/'));
         self.client.get(&url).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// A metric's value: the sum over all its label sets whose line contains every one of `labels`.
+    /// A metric's value: the sum over all label sets whose line contains every string in `labels`.
     #[track_caller]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.admin("metrics").text().expect("metrics are text");
@@ -220,7 +221,7 @@ impl Encoder {
             .sum()
     }
 
-    /// Waits until the stream's multivariant playlist is there and every media playlist lists a segment.
+    /// Waits until the stream's multivariant playlist exists and every media playlist lists a segment; returns the URL.
     #[track_caller]
     pub fn wait_for_stream(&self, name: &str) -> String {
         let url = self.playlist_url(name);
@@ -235,7 +236,7 @@ impl Encoder {
         url
     }
 
-    /// Log so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.program.output()
     }
@@ -245,23 +246,23 @@ impl Encoder {
         self.program.pid()
     }
 
-    /// Process IDs of its workers.
+    /// Process IDs of the supervisor's workers.
     pub fn workers(&self) -> Vec<u32> {
         process::children(self.pid())
     }
 
-    /// What /proc says of the supervisor.
+    /// /proc statistics of the supervisor.
     #[track_caller]
     pub fn stat(&self) -> ProcStat {
         process::stat(self.pid()).expect("the encoder runs")
     }
 
-    /// Sends the supervisor a signal.
+    /// Sends a signal to the supervisor.
     pub fn signal(&self, signal: Signal) {
         self.program.signal(signal);
     }
 
-    /// Its exit status once it has ended, log checked; `None` after `wait` (stretched by patience).
+    /// Exit status after the process has ended, with the log checked; `None` after `wait` (stretched by patience).
     #[track_caller]
     pub fn wait(&mut self, wait: Duration) -> Option<std::process::ExitStatus> {
         let status = self.program.wait(wait)?;
@@ -269,7 +270,7 @@ impl Encoder {
         Some(status)
     }
 
-    /// Ends it as an operator would and checks the log. A stream that still runs is given time to be sealed.
+    /// Stops the encoder as an operator would and checks the log. A running stream gets up to 20 s to be sealed.
     #[track_caller]
     pub fn stop(mut self) -> String {
         let asked = self.program.stop(Duration::from_secs(20));
@@ -311,7 +312,7 @@ fn eprintln_log(log: &str) {
     );
 }
 
-/// `encoder serve` on these ports, nothing inherited that would change it.
+/// The command `encoder serve` on these ports, without inherited `ENCODER_` variables.
 pub fn command(ports: &Ports) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {

@@ -1,10 +1,10 @@
-//! Test media, made on first use by `fixtures/make.sh`.
+//! Test media, generated on first use by `fixtures/make.sh`.
 
 use crate::encoder_process::workspace;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The clip of that name (`fixtures/make.sh --list`).
+/// Path of the clip with this name (`fixtures/make.sh --list` shows all names).
 #[track_caller]
 pub fn clip(name: &str) -> PathBuf {
     let root = workspace();

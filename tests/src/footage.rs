@@ -1,9 +1,9 @@
-//! A camera for measuring: real footage with the wall clock burnt into every frame at the moment it is handed to the
-//! publisher's encoder, published by FFmpeg. So what is read off a screen later is the age since the camera: the
-//! publisher's own encoding is in it.
+//! A camera for latency measurements: real footage, published by FFmpeg, with the wall clock burnt into every frame
+//! when the frame is passed to the publisher's encoder. A clock read off a screen therefore gives the age since the
+//! camera, the publisher's own encoding included.
 //!
-//! The footage is decoded once and kept as raw frames; in real time nothing is left to do but to copy, to draw the code
-//! and to hand over.
+//! The footage is decoded once and kept as raw frames. In real time the camera only copies frames, draws the clock and
+//! writes to the pipe.
 
 use crate::patience::pause;
 use anyhow::{Context, ensure};
@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Frames a second of what is published.
+/// Published frames per second.
 pub const FRAME_RATE: u32 = 30;
-/// Bits a second of what is published.
+/// Published video bitrate in bits per second.
 const BITRATE: &str = "2500k";
 
-/// Raw frames, 8-bit YUV 4:2:0, played in a loop.
+/// Raw frames in 8-bit YUV 4:2:0, played in a loop.
 #[derive(Clone)]
 pub struct Footage {
     width: usize,
@@ -30,7 +30,7 @@ pub struct Footage {
 }
 
 impl Footage {
-    /// Decodes the first `seconds` of a clip, scaled to a size with even sides.
+    /// Decodes the first `seconds` of a clip, scaled to the given size (both sides even).
     pub fn decode(clip: &Path, (width, height): (usize, usize), seconds: f64) -> anyhow::Result<Self> {
         let mut command = Command::new("ffmpeg");
         command.args(["-nostdin", "-loglevel", "error", "-i"]).arg(clip).args(["-an", "-t"]);
@@ -50,7 +50,7 @@ impl Footage {
         self.width * self.height * 3 / 2
     }
 
-    /// Copies frame `number` of the endless loop and burns the clock into it.
+    /// Copies frame `number` of the endless loop into `into` and draws the clock on it.
     fn expose(&self, number: u64, unix_ms: u64, into: &mut [u8]) {
         let bytes = self.frame_bytes();
         let at = (number % (self.frames.len() / bytes) as u64) as usize * bytes;
@@ -61,16 +61,16 @@ impl Footage {
     }
 }
 
-/// What was published.
+/// Record of the published frames.
 #[derive(Clone, Debug, Default)]
 pub struct Exposed {
-    /// The clock of every frame, milliseconds of Unix time, in order.
+    /// The clock of every frame in order, in milliseconds of Unix time.
     pub codes: Vec<u64>,
-    /// How long the encoder let the camera wait at most.
+    /// Largest delay of a frame against its due time: how long the encoder made the camera wait.
     pub latest: Duration,
 }
 
-/// A camera that is on until it is dropped.
+/// A camera that publishes until it is dropped.
 pub struct Camera {
     ffmpeg: Child,
     stop: Arc<AtomicBool>,
@@ -80,7 +80,7 @@ pub struct Camera {
 }
 
 impl Camera {
-    /// Publishes footage with the sound of `clip` to an RTMP URL: x264 `ultrafast` without lookahead or B-frames, a
+    /// Publishes footage with the audio of `clip` to an RTMP URL: x264 `ultrafast` without lookahead or B-frames, a
     /// keyframe every second, AAC.
     pub fn start(footage: Footage, clip: &Path, url: &str) -> anyhow::Result<Self> {
         let mut command = Command::new("ffmpeg");
@@ -117,15 +117,15 @@ impl Camera {
         Ok(Self { ffmpeg, stop, exposed, complaints, threads })
     }
 
-    /// What was published so far.
+    /// The frames published so far.
     pub fn exposed(&self) -> Exposed {
         locked(&self.exposed).clone()
     }
 
-    /// Whether it still publishes; the reason if not.
+    /// Checks that FFmpeg still publishes.
     ///
     /// # Errors
-    /// FFmpeg has ended.
+    /// FFmpeg has ended; the error holds its output.
     pub fn check(&mut self) -> anyhow::Result<()> {
         match self.ffmpeg.try_wait()? {
             None => Ok(()),
@@ -136,7 +136,7 @@ impl Camera {
 
 impl Drop for Camera {
     fn drop(&mut self) {
-        // The pipe's end is the end of the footage: FFmpeg then ends the publish in order.
+        // Closing the pipe ends the footage, and FFmpeg then ends the publish in order.
         self.stop.store(true, Ordering::Relaxed);
         if crate::patience::poll(Duration::from_secs(5), || self.ffmpeg.try_wait().ok().flatten()).is_none() {
             let _ = self.ffmpeg.kill();

@@ -1,33 +1,34 @@
-//! A blocking HTTP client that shows responses as they were sent: no redirects, no decompression, no error statuses.
+//! A blocking HTTP client that returns responses as sent: it follows no redirects, does not decompress, and does not
+//! turn error statuses into errors.
 
 use anyhow::Context;
 use bytes::Bytes;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// Bodies beyond this are an error: nothing that is served is larger.
+/// Largest response body in bytes; a larger one is an error, because the encoder serves nothing larger.
 const MAX_BODY: u64 = 64 << 20;
 
-/// One response, whole.
+/// One complete response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Header names in lower case, and values, in the order sent.
+    /// Headers in the order sent, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Body as sent; compressed when `content-encoding` says so.
+    /// Body as sent; compressed if `content-encoding` says so.
     pub body: Bytes,
-    /// From asking to the body's last byte.
+    /// Time from sending the request to the last byte of the body.
     pub took: Duration,
 }
 
 impl Response {
-    /// The first header of that name (in lower case).
+    /// Value of the first header with this name (in lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// The body as text, decompressed when it came as gzip.
+    /// The body as text, decompressed if sent as gzip.
     pub fn text(&self) -> anyhow::Result<String> {
         let mut text = String::new();
         match self.header("content-encoding") {
@@ -41,7 +42,7 @@ impl Response {
     }
 }
 
-/// Keeps connections alive between requests, as players do.
+/// An HTTP client that keeps connections alive between requests, as players do.
 #[derive(Clone, Debug)]
 pub struct Client(ureq::Agent);
 
@@ -58,7 +59,7 @@ impl Default for Client {
 }
 
 impl Client {
-    /// GET with extra headers.
+    /// Sends a GET with extra headers.
     pub fn get_with(&self, url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Response> {
         let mut request = self.0.get(url);
         for (name, value) in headers {
@@ -68,19 +69,19 @@ impl Client {
         finish(request.call(), asked).with_context(|| format!("GET {url}"))
     }
 
-    /// GET as players send it: gzip accepted, from another origin.
+    /// Sends a GET as players do: gzip accepted, from another origin.
     pub fn get(&self, url: &str) -> anyhow::Result<Response> {
         self.get_with(url, &[("accept-encoding", "gzip"), ("origin", "https://player.example")])
     }
 
-    /// POST, as uploads do.
+    /// Sends a POST, as uploads do.
     pub fn post(&self, url: &str, content_type: &str, body: &[u8]) -> anyhow::Result<Response> {
         let asked = Instant::now();
         let request = self.0.post(url).header("content-type", content_type);
         finish(request.send(body), asked).with_context(|| format!("POST {url}"))
     }
 
-    /// HEAD.
+    /// Sends a HEAD.
     pub fn head(&self, url: &str) -> anyhow::Result<Response> {
         let asked = Instant::now();
         finish(self.0.head(url).call(), asked).with_context(|| format!("HEAD {url}"))
@@ -101,8 +102,8 @@ fn finish(
     Ok(Response { status: answer.status().as_u16(), headers, body: body.into(), took: asked.elapsed() })
 }
 
-/// `reference` as seen from the playlist at `base`: relative, absolute path, or a whole URL. Queries of the base are
-/// dropped, `.` and `..` resolved.
+/// Resolves `reference` (relative, absolute path, or full URL) against the playlist URL `base`. Drops the query of the
+/// base and resolves `.` and `..`.
 pub fn join(base: &str, reference: &str) -> String {
     if reference.contains("://") {
         return reference.to_owned();

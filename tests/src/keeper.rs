@@ -1,4 +1,4 @@
-//! Media on the disk that is measured after it was written, though its writer deletes it in the meantime.
+//! Keeps media files for later measurements although their writer deletes them in the meantime.
 
 use crate::patience::pause;
 use anyhow::Context;
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A rung's media on the disk.
+/// Media files of one rung.
 pub struct RungFiles {
     /// Rung name.
     pub name: String,
     /// Init segment.
     pub init: PathBuf,
-    /// Segments in order.
+    /// Media segments in order.
     pub segments: Vec<PathBuf>,
 }
 
-/// Keeps media that its writer deletes, by hard links: nothing is asked of whoever is measured.
+/// Preserves media files by hard links, so that the measured process does no extra work.
 pub struct Keeper {
     kept: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Watches the folders in `stream`.
+    /// Watches the subfolders of `stream`.
     pub fn start(stream: PathBuf) -> Self {
         let kept = tempfile::tempdir().expect("a temporary folder");
         let stop = Arc::new(AtomicBool::new(false));
@@ -41,7 +41,7 @@ impl Keeper {
         Self { kept, stop, thread: Some(thread) }
     }
 
-    /// Where what was kept is, in a folder for each rung.
+    /// Folder with the preserved files, one subfolder per rung.
     pub fn folder(&self) -> &Path {
         self.kept.path()
     }
@@ -56,7 +56,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Links media files of every folder in `from` into a folder of the same name in `into`.
+/// Hard-links the media files of every subfolder of `from` into a subfolder of the same name in `into`.
 fn link_all(from: &Path, into: &Path) {
     let entries =
         |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
@@ -66,14 +66,14 @@ fn link_all(from: &Path, into: &Path) {
         let media = |p: &PathBuf| p.extension().is_some_and(|e| e == "m4s" || e == "mp4");
         for file in entries(&rung).filter(media) {
             if let Some(name) = file.file_name() {
-                // It may exist already, or be gone again.
+                // The link may exist already, or the file may be deleted again.
                 let _ = std::fs::hard_link(&file, folder.join(name));
             }
         }
     }
 }
 
-/// Init segment and segments of a rung's folder; of the first session when there are several.
+/// Init segment and media segments in a rung's folder; those of the first session if there are several.
 pub fn files(name: &str, folder: &Path) -> anyhow::Result<RungFiles> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .with_context(|| folder.display().to_string())?
@@ -82,7 +82,7 @@ pub fn files(name: &str, folder: &Path) -> anyhow::Result<RungFiles> {
     names.sort_unstable();
     let init = names.iter().find(|n| n.contains("init") && n.ends_with(".mp4"));
     let init = init.with_context(|| format!("no init segment in {}", folder.display()))?;
-    // Ours are {session}-init.mp4 and {session}-{seq}.m4s, FFmpeg's init_{n}.mp4 and seg-{seq}.m4s.
+    // The encoder writes {session}-init.mp4 and {session}-{seq}.m4s; FFmpeg writes init_{n}.mp4 and seg-{seq}.m4s.
     let prefix = init.strip_suffix("init.mp4").filter(|p| !p.is_empty()).unwrap_or("seg-");
     let number = |n: &String| n.strip_prefix(prefix)?.strip_suffix(".m4s")?.parse::<u64>().ok();
     let mut numbered: Vec<(u64, &String)> = names.iter().filter_map(|n| Some((number(n)?, n))).collect();

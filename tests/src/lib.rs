@@ -1,6 +1,6 @@
-//! Harness of the end-to-end tests: starts the real binary and real publishers, judges what comes out with other
-//! people's tools (FFmpeg, mp4-atom, hls-parser, hls.js in Chromium) and with a checker for what those do not see.
-//! The tests are in `tests/tests`; nothing here knows how the encoder works inside.
+//! Harness of the end-to-end tests: starts the real binary and real publishers, and judges the output with third-party
+//! tools (FFmpeg, mp4-atom, hls-parser, hls.js in Chromium) and with a checker for what those tools do not see. The
+//! tests are in `tests/tests`; nothing here depends on the encoder's internals.
 
 pub mod agones_sidecar;
 pub mod archived;

@@ -1,5 +1,5 @@
-//! Playlists as a critic reads them: every tag that rules speak about, whether present or absent, nothing defaulted.
-//! Written apart from the project's own writer and from m3u8-rs, so that a shared misreading cannot hide.
+//! A playlist parser for validation: keeps every tag that the rules mention, whether present or absent, and fills in no
+//! defaults. It shares no code with the encoder's own writer or with m3u8-rs, so that a shared misreading cannot hide.
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Attributes of one tag, quotes removed.
 pub type Attributes = BTreeMap<String, String>;
 
-/// One media segment as listed.
+/// One media segment as listed in a playlist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
     /// Media sequence number.
@@ -19,30 +19,30 @@ pub struct Listed {
     pub uri: String,
     /// EXTINF in seconds.
     pub duration: f64,
-    /// EXT-X-DISCONTINUITY in front of it.
+    /// Whether EXT-X-DISCONTINUITY precedes the segment.
     pub discontinuity: bool,
-    /// EXT-X-GAP.
+    /// Whether the segment has EXT-X-GAP.
     pub gap: bool,
-    /// EXT-X-PROGRAM-DATE-TIME in front of it.
+    /// EXT-X-PROGRAM-DATE-TIME preceding the segment.
     pub date_time: Option<DateTime<Utc>>,
-    /// URI of the EXT-X-MAP in force.
+    /// URI of the EXT-X-MAP that applies.
     pub map: Option<String>,
 }
 
-/// EXT-X-PART
+/// One EXT-X-PART.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// Media sequence number of its segment.
+    /// Media sequence number of the part's segment.
     pub msn: u64,
-    /// Which part of it, from 0.
+    /// Index of the part in its segment, from 0.
     pub index: usize,
     /// URI as written.
     pub uri: String,
     /// DURATION in seconds.
     pub duration: f64,
-    /// INDEPENDENT=YES
+    /// Whether the part has INDEPENDENT=YES.
     pub independent: bool,
-    /// GAP=YES
+    /// Whether the part has GAP=YES.
     pub gap: bool,
 }
 
@@ -53,23 +53,23 @@ pub struct Media {
     pub version: Option<u32>,
     /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: Option<u64>,
-    /// EXT-X-MEDIA-SEQUENCE when written.
+    /// EXT-X-MEDIA-SEQUENCE; `None` if absent.
     pub media_sequence: Option<u64>,
-    /// EXT-X-DISCONTINUITY-SEQUENCE when written.
+    /// EXT-X-DISCONTINUITY-SEQUENCE; `None` if absent.
     pub discontinuity_sequence: Option<u64>,
     /// EXT-X-PLAYLIST-TYPE
     pub playlist_type: Option<String>,
     /// EXT-X-SERVER-CONTROL
     pub server_control: Option<Attributes>,
-    /// EXT-X-INDEPENDENT-SEGMENTS
+    /// Whether EXT-X-INDEPENDENT-SEGMENTS is present.
     pub independent_segments: bool,
-    /// EXT-X-ENDLIST
+    /// Whether EXT-X-ENDLIST is present.
     pub ended: bool,
     /// Segments in order.
     pub segments: Vec<Listed>,
     /// PART-TARGET of EXT-X-PART-INF in seconds.
     pub part_target: Option<f64>,
-    /// Parts in order, of segments that are listed and of the one behind them.
+    /// Parts in order, of listed segments and of the segment in progress.
     pub parts: Vec<Part>,
     /// URI of EXT-X-PRELOAD-HINT with TYPE=PART.
     pub hint: Option<String>,
@@ -78,7 +78,7 @@ pub struct Media {
 }
 
 impl Media {
-    /// Media sequence number behind the last segment, and how many of its parts are listed.
+    /// Media sequence number after the last complete segment, and number of listed parts with that number.
     pub fn edge(&self) -> (u64, usize) {
         let next = self.media_sequence.unwrap_or(0) + self.segments.len() as u64;
         (next, self.parts.iter().filter(|p| p.msn == next).count())
@@ -104,7 +104,7 @@ pub struct Variant {
 pub struct Multivariant {
     /// EXT-X-VERSION
     pub version: Option<u32>,
-    /// EXT-X-INDEPENDENT-SEGMENTS
+    /// Whether EXT-X-INDEPENDENT-SEGMENTS is present.
     pub independent_segments: bool,
     /// EXT-X-STREAM-INF in order.
     pub variants: Vec<Variant>,
@@ -115,7 +115,7 @@ pub struct Multivariant {
 }
 
 impl Multivariant {
-    /// URIs of all media playlists: variants, then alternative renditions, each once.
+    /// URIs of all media playlists without duplicates: variants, then alternative renditions.
     pub fn playlists(&self) -> Vec<String> {
         let mut uris: Vec<String> = Vec::new();
         let renditions = self.media.iter().filter_map(|m| m.get("URI"));
@@ -128,7 +128,7 @@ impl Multivariant {
     }
 }
 
-/// `A=1,B="x,y"`
+/// Parses an attribute list such as `A=1,B="x,y"`.
 pub fn attributes(text: &str) -> anyhow::Result<Attributes> {
     let mut found = Attributes::new();
     let mut rest = text;
@@ -166,7 +166,7 @@ fn once<T>(slot: &mut Option<T>, value: T, tag: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a media playlist.
+/// Parses a media playlist.
 pub fn media(text: &str) -> anyhow::Result<Media> {
     let mut list = Media::default();
     let (mut dsn_step, mut map) = (0, None);
@@ -221,7 +221,7 @@ pub fn media(text: &str) -> anyhow::Result<Media> {
             }
             "#EXT-X-RENDITION-REPORT" => list.reports.push(attributes(value)?),
             "#EXT-X-PROGRAM-DATE-TIME" => {
-                // ISO 8601 allows an offset without a colon, which FFmpeg writes.
+                // ISO 8601 allows a UTC offset without a colon, which FFmpeg writes.
                 let parsed = DateTime::parse_from_rfc3339(value)
                     .or_else(|_| DateTime::parse_from_str(value, "%Y-%m-%dT%H:%M:%S%.f%z"))
                     .with_context(|| line.to_owned())?;
@@ -250,7 +250,7 @@ pub fn media(text: &str) -> anyhow::Result<Media> {
     Ok(list)
 }
 
-/// Reads a multivariant playlist.
+/// Parses a multivariant playlist.
 pub fn multivariant(text: &str) -> anyhow::Result<Multivariant> {
     let mut list = Multivariant::default();
     let mut stream_inf = None;

@@ -1,34 +1,34 @@
-//! FFmpeg as judge: reads what was made and says what it thinks of it.
+//! FFmpeg as a validator: reads media files and reports what FFmpeg finds in them.
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use std::path::Path;
 use std::process::Command;
 
-/// One stream of ffprobe's report.
+/// One stream in ffprobe's report.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Stream {
     /// `video` or `audio`.
     pub codec_type: String,
     /// `h264`, `aac`, …
     pub codec_name: String,
-    /// Profile as a name.
+    /// Profile name.
     pub profile: Option<String>,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: Option<u32>,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: Option<u32>,
-    /// Sample aspect ratio, `1:1`.
+    /// Sample aspect ratio, such as `1:1`.
     pub sample_aspect_ratio: Option<String>,
-    /// Rate as a fraction.
+    /// Frame rate as a fraction.
     pub r_frame_rate: Option<String>,
     /// Audio channels.
     pub channels: Option<u32>,
-    /// Samples a second, as text.
+    /// Sample rate in Hz, as text.
     pub sample_rate: Option<String>,
     /// First timestamp in seconds, as text.
     pub start_time: Option<String>,
-    /// B-frames in a row at most.
+    /// Largest number of consecutive B-frames.
     pub has_b_frames: Option<u32>,
 }
 
@@ -52,7 +52,7 @@ pub fn streams(input: &str) -> anyhow::Result<Vec<Stream>> {
     Ok(serde_json::from_str::<Report>(&out)?.streams)
 }
 
-/// Decodes everything; any warning is an error.
+/// Decodes the whole file; any warning is an error.
 pub fn decodes_clean(input: &Path) -> anyhow::Result<()> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-hide_banner", "-v", "warning", "-xerror", "-i"]).arg(input);
@@ -70,15 +70,15 @@ pub fn duration(input: &str) -> anyhow::Result<f64> {
     Ok(out.trim().parse()?)
 }
 
-/// The time of the first frame that is shown after seeking to `seconds`; any warning is an error.
+/// Time in seconds of the first frame shown after seeking to `seconds`; any warning is an error.
 pub fn seek(input: &str, seconds: f64) -> anyhow::Result<f64> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-hide_banner", "-v", "warning", "-copyts", "-ss"]).arg(seconds.to_string());
-    // With the file's own time base: by default times are rounded to whole frames.
+    // Use the file's own time base: by default FFmpeg rounds times to whole frames.
     command.args(["-i", input, "-frames:v", "1", "-an", "-enc_time_base", "-1", "-f", "framecrc", "-"]);
     let (out, err) = run(&mut command)?;
     ensure!(err.trim().is_empty(), "ffmpeg -ss {seconds} -i {input} says:\n{err}");
-    // `#tb 0: 1/90000`, then `stream, dts, pts, …`
+    // Format: `#tb 0: 1/90000`, then lines of `stream, dts, pts, …`.
     let timebase = out.lines().find_map(|line| line.strip_prefix("#tb 0: 1/")).context("a time base")?;
     let frame = out.lines().find(|line| line.starts_with("0,")).context("a frame")?;
     let pts: f64 = frame.split(',').nth(2).context("a time")?.trim().parse()?;
@@ -90,11 +90,11 @@ pub fn seek(input: &str, seconds: f64) -> anyhow::Result<f64> {
 pub struct Packet {
     /// Presentation time in seconds.
     pub pts: f64,
-    /// Decoding time in seconds.
+    /// Decode time in seconds.
     pub dts: f64,
-    /// Whether decoding can start here.
+    /// Whether decoding can start at this packet.
     pub key: bool,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
@@ -117,7 +117,7 @@ pub fn packets_of(input: &Path, stream: &str) -> anyhow::Result<Vec<Packet>> {
     out.lines().filter(|l| !l.is_empty()).map(line).collect()
 }
 
-/// Metadata that a filter prints per frame: (time in seconds, value).
+/// Values of `key` that a filter prints per frame, as (time in seconds, value).
 fn per_frame(input: &Path, filter_option: &str, filter: &str, key: &str) -> anyhow::Result<Vec<(f64, f64)>> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-copyts", "-i"]).arg(input).args([filter_option, filter]);
@@ -136,14 +136,14 @@ fn per_frame(input: &Path, filter_option: &str, filter: &str, key: &str) -> anyh
     Ok(found)
 }
 
-/// Times at which the picture turns white: the flashes of the fixtures.
+/// Times in seconds at which the picture turns white: the flashes of the fixtures.
 pub fn flashes(video: &Path) -> anyhow::Result<Vec<f64>> {
     let key = "lavfi.signalstats.YAVG";
     let filter = format!("scale=64:-2,signalstats,metadata=print:key={key}:file=-");
     Ok(rising(&per_frame(video, "-vf", &filter, key)?, 225.0))
 }
 
-/// Times at which the tone begins: the beeps of the fixtures, to 2.5 ms.
+/// Times in seconds at which the tone begins: the beeps of the fixtures, accurate to 2.5 ms.
 pub fn beeps(audio: &Path) -> anyhow::Result<Vec<f64>> {
     let key = "lavfi.astats.Overall.RMS_level";
     let filter = format!(
@@ -152,13 +152,14 @@ pub fn beeps(audio: &Path) -> anyhow::Result<Vec<f64>> {
     Ok(rising(&per_frame(audio, "-af", &filter, key)?, -30.0))
 }
 
-/// Where the value rises above the threshold; not at the very first frame, whose beginning was not seen.
+/// Times at which the value rises above the threshold. The very first frame does not count, because the rise itself was
+/// not seen.
 fn rising(values: &[(f64, f64)], threshold: f64) -> Vec<f64> {
     values.windows(2).filter(|w| w[0].1 < threshold && w[1].1 >= threshold).map(|w| w[1].0).collect()
 }
 
-/// Each flash's distance to the nearest beep in seconds, positive when sound is late. Flashes at either end, whose
-/// beep may lie outside, are left out.
+/// Distance of each flash to the nearest beep in seconds, positive if audio is late. Flashes at either end are left
+/// out, because their beep may lie outside.
 pub fn sync_errors(flashes: &[f64], beeps: &[f64]) -> Vec<f64> {
     let (Some(first), Some(last)) = (beeps.first(), beeps.last()) else { return Vec::new() };
     flashes

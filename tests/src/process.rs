@@ -1,4 +1,4 @@
-//! Child processes: their output collected line by line, ended by their own process ID, measured through /proc.
+//! Child processes: collects their output line by line, signals them by process ID, measures them through /proc.
 
 use crate::patience;
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A running program. Dropped, it is killed.
+/// A running program; dropping it kills the process.
 pub struct Program {
     name: String,
     child: Child,
@@ -17,7 +17,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it; standard input is closed, both outputs are collected.
+    /// Starts a program with standard input closed and both outputs collected.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
@@ -39,21 +39,21 @@ impl Program {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Exit status if it has ended.
+    /// Exit status if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         signal_pid(self.pid(), signal);
     }
 
-    /// Waits for the end, with all output read; `None` when `wait` (stretched by patience) is over first.
+    /// Waits for the process to end and reads all output; `None` if `wait` (stretched by patience) is over first.
     pub fn wait(&mut self, wait: Duration) -> Option<ExitStatus> {
         let status = patience::poll(wait, || self.exited())?;
         for reader in self.readers.drain(..) {
-            // A grandchild may hold the pipe open; what it says is not awaited.
+            // A grandchild may hold the pipe open; do not wait for its output.
             if patience::poll(Duration::from_secs(2), || reader.is_finished().then_some(())).is_some() {
                 let _ = reader.join();
             }
@@ -61,7 +61,7 @@ impl Program {
         Some(status)
     }
 
-    /// Waits for the end, which must come and be a success.
+    /// Waits for the process to end successfully and returns its output; panics otherwise.
     #[track_caller]
     pub fn succeed(&mut self, wait: Duration) -> String {
         let status = self.wait(wait);
@@ -70,7 +70,7 @@ impl Program {
         output
     }
 
-    /// Asks with SIGTERM, insists with SIGKILL after `grace`. Answers whether asking was enough.
+    /// Sends SIGTERM, then SIGKILL after `grace`. Returns whether SIGTERM was enough.
     pub fn stop(&mut self, grace: Duration) -> bool {
         if self.exited().is_some() {
             return true;
@@ -103,39 +103,40 @@ fn collect(pipe: impl Read + Send + 'static, output: Arc<Mutex<String>>) -> Join
     })
 }
 
-/// Sends a signal to a process by its ID; it may be gone already.
+/// Sends a signal to a process by its ID; the process may have ended already.
 pub fn signal_pid(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// What /proc says of one process.
+/// /proc statistics of one process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcStat {
     /// Process ID.
     pub pid: u32,
-    /// User and system time of itself and of the children it has waited for, in seconds.
+    /// User and system time of the process and of the children it has waited for, in seconds.
     pub cpu_seconds: f64,
-    /// Resident set in KiB.
+    /// Resident set size in KiB.
     pub rss_kib: u64,
-    /// Resident set at its highest in KiB.
+    /// Peak resident set size in KiB.
     pub peak_rss_kib: u64,
-    /// Proportional set in KiB: pages shared with others counted by their share.
+    /// Proportional set size in KiB: shared pages count by the process's share.
     pub pss_kib: u64,
-    /// Open files.
+    /// Number of open files.
     pub open_files: usize,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
 }
 
-/// Clock ticks of utime and stime in /proc/PID/stat: 100 a second on every Linux that Debian builds.
+/// Clock ticks per second of utime and stime in /proc/PID/stat: 100 on every Linux that Debian builds.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads /proc; `None` when the process is gone.
+/// Reads /proc; `None` if the process has ended.
 pub fn stat(pid: u32) -> Option<ProcStat> {
     let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name is in parentheses and may hold anything; fields are counted from behind it.
+    // The program name is in parentheses and may contain any character; fields are counted from the closing
+    // parenthesis.
     let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: f64 = fields.get(11..15)?.iter().filter_map(|f| f.parse::<f64>().ok()).sum();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -155,7 +156,7 @@ pub fn stat(pid: u32) -> Option<ProcStat> {
     })
 }
 
-/// Processes whose parent is `pid`.
+/// Process IDs of the children of `pid`.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let parent_of = |candidate: u32| {
@@ -168,7 +169,7 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// `pid` and all that descend from it.
+/// `pid` and all its descendants.
 pub fn tree(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut at = 0;
@@ -180,7 +181,7 @@ pub fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Whether somebody listens there, without connecting: FFmpeg takes the first connection for its publisher.
+/// Whether a process listens on this port. Does not connect: FFmpeg takes the first connection for its publisher.
 pub fn listens(port: u16) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let wanted = format!(":{port:04X}");

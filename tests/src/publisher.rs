@@ -1,21 +1,21 @@
-//! Publishers that people really use: FFmpeg, and GStreamer's two RTMP sinks.
+//! Publishers in common use: FFmpeg, and GStreamer's two RTMP sinks.
 
 use crate::process::Program;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// FFmpeg sends the file in real time, for ever.
+/// FFmpeg publishes the file in real time, in an endless loop.
 pub fn ffmpeg_looped(clip: &Path, url: &str) -> Program {
     ffmpeg(clip, url, &["-stream_loop", "-1"])
 }
 
-/// FFmpeg sends the file once, in real time.
+/// FFmpeg publishes the file once, in real time.
 pub fn ffmpeg_once(clip: &Path, url: &str) -> Program {
     ffmpeg(clip, url, &[])
 }
 
-/// FFmpeg sends the file in real time, with more input options.
+/// FFmpeg publishes the file in real time, with extra input options.
 pub fn ffmpeg(clip: &Path, url: &str, input: &[&str]) -> Program {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-re"]).args(input);
@@ -23,16 +23,16 @@ pub fn ffmpeg(clip: &Path, url: &str, input: &[&str]) -> Program {
     Program::spawn("ffmpeg (publisher)", &mut command)
 }
 
-/// Which of GStreamer's sinks publishes.
+/// Which GStreamer sink publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GstSink {
     /// GStreamer's own implementation.
     Rtmp2Sink,
-    /// Around librtmp.
+    /// The sink based on librtmp.
     RtmpSink,
 }
 
-/// GStreamer sends the file in real time (its sinks wait for each buffer's time).
+/// GStreamer publishes the file in real time (its sinks wait for each buffer's time).
 pub fn gstreamer(clip: &Path, url: &str, sink: GstSink) -> Program {
     let element = match sink {
         GstSink::Rtmp2Sink => "rtmp2sink",
@@ -47,5 +47,5 @@ pub fn gstreamer(clip: &Path, url: &str, sink: GstSink) -> Program {
     Program::spawn(element, &mut command)
 }
 
-/// Long enough for any publisher to notice that it was refused.
+/// Time-out long enough for any publisher to notice that it was refused.
 pub const REFUSAL: Duration = Duration::from_secs(15);

@@ -1,5 +1,5 @@
-//! FFmpeg doing the encoder's job: the stream that checker and browser driver are proven on, and the peer that
-//! `make bench` measures against.
+//! FFmpeg in the encoder's role: the stream that validates the checker and the browser driver, and the peer that `make
+//! bench` measures against.
 
 use crate::patience::eventually;
 use crate::process::Program;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// One rung of FFmpeg's ladder.
+/// One rung of the ladder.
 #[derive(Clone, Copy, Debug)]
 pub struct Rung {
     /// Rung name.
     pub name: &'static str,
     /// Height in pixels.
     pub height: u32,
-    /// Bits a second; `None` passes the source through.
+    /// Bitrate in bits per second; `None` passes the source through.
     pub bitrate: Option<u32>,
 }
 
@@ -24,17 +24,17 @@ pub struct Rung {
 pub struct Reference {
     /// Rungs, largest first.
     pub rungs: Vec<Rung>,
-    /// Seconds between keyframes.
+    /// Keyframe interval in seconds.
     pub gop_seconds: f64,
-    /// Seconds of a segment.
+    /// Segment duration in seconds.
     pub segment_seconds: f64,
     /// x264 preset.
     pub preset: &'static str,
-    /// Frames a second of the source.
+    /// Frame rate of the source in frames per second.
     pub frame_rate: u32,
-    /// Segments that a playlist lists; 0 keeps all.
+    /// Number of segments in a playlist; 0 keeps all.
     pub window: u32,
-    /// More x264 parameters.
+    /// Additional x264 parameters.
     pub x264: &'static str,
 }
 
@@ -56,7 +56,7 @@ impl Reference {
         }
     }
 
-    /// The command that reads `input` and writes `index.m3u8` and a folder for each rung into `folder`.
+    /// The command that reads `input` and writes `index.m3u8` and one folder per rung into `folder`.
     pub fn command(&self, input: &[&str], folder: &Path) -> Command {
         let mut command = Command::new("ffmpeg");
         command.current_dir(folder).args(["-nostdin", "-hide_banner", "-loglevel", "warning"]).args(input);
@@ -117,17 +117,17 @@ impl Reference {
     }
 }
 
-/// A live stream made by FFmpeg, served on a port of its own.
+/// A live stream made by FFmpeg, with its own HTTP server.
 pub struct Live {
-    /// Holds the playlists.
+    /// Folder with the playlists.
     pub folder: tempfile::TempDir,
-    /// Serves them, and what is in `tests/js/node_modules` and `tests/js`.
+    /// Serves that folder, `tests/js/node_modules` and `tests/js`.
     pub server: StaticServer,
     program: Program,
 }
 
 impl Live {
-    /// Plays `clip` for ever, in real time.
+    /// Publishes `clip` in an endless loop, in real time.
     #[track_caller]
     pub fn start(reference: &Reference, clip: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -144,22 +144,22 @@ impl Live {
         Self { folder, server, program }
     }
 
-    /// The multivariant playlist.
+    /// URL of the multivariant playlist.
     pub fn url(&self) -> String {
         self.server.url("index.m3u8")
     }
 
-    /// A page of ours with nothing but hls.js, playing the stream at `url`.
+    /// URL of a minimal page with hls.js that plays the stream at `url`.
     pub fn bare_page(&self, url: &str) -> String {
         self.server.url(&format!("player.html?src={url}"))
     }
 
-    /// Stops writing without a word, as a server does that hangs.
+    /// Stops FFmpeg with SIGSTOP: writing ends without notice, as with a hung server.
     pub fn freeze(&self) {
         self.program.signal(rustix::process::Signal::STOP);
     }
 
-    /// Ends the stream; the playlists get their ENDLIST.
+    /// Ends the stream; the playlists get EXT-X-ENDLIST.
     pub fn stop(&mut self) -> String {
         self.program.signal(rustix::process::Signal::INT);
         self.program.wait(Duration::from_secs(10));

@@ -1,5 +1,5 @@
-//! A small web server for files: the reference streams that FFmpeg writes, and the bare player page. Sends the headers
-//! that the origin should send, so that the checker can be shown a stream which breaks nothing.
+//! A small web server for files: the reference streams that FFmpeg writes, and the minimal player page. It sends the
+//! headers that the origin should send, so that the checker can be tested with a stream that breaks no rule.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// A folder being served; ends when dropped.
+/// A running file server; it stops when dropped.
 pub struct StaticServer {
     address: SocketAddr,
     hidden: Arc<Mutex<BTreeSet<String>>>,
@@ -18,7 +18,7 @@ pub struct StaticServer {
 }
 
 impl StaticServer {
-    /// Serves the folders, searched in that order, on a port of the kernel's choice.
+    /// Serves these folders, searched in this order, on a port that the kernel chooses.
     pub fn start(roots: Vec<PathBuf>) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -39,7 +39,7 @@ impl StaticServer {
         Ok(Self { address, hidden, stop, thread: Some(thread) })
     }
 
-    /// From now on this file is not found.
+    /// Answers 404 for this file from now on.
     pub fn hide(&self, path: &str) {
         self.hidden.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
     }
@@ -96,7 +96,7 @@ fn serve(stream: TcpStream, roots: &[PathBuf], hidden: &Mutex<BTreeSet<String>>)
             body = packed.finish()?;
             encoding = "Content-Encoding: gzip\r\n";
         }
-        // One range with a beginning, as browsers ask for media.
+        // A single range with a start, as browsers request media.
         let range = range.as_deref().and_then(|range| range.split_once('-'));
         let range =
             range.and_then(|(from, to)| Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok())));

@@ -1,4 +1,4 @@
-//! What FFmpeg makes of the media that a checker downloaded: clean streams, aligned keyframes, sound in step.
+//! Checks of downloaded media with FFmpeg: streams without warnings, aligned keyframes, audio in sync.
 
 use crate::boxes;
 use crate::checker::{Checker, Piece};
@@ -7,27 +7,27 @@ use anyhow::Context;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Furthest that sound may be from the picture, in seconds.
+/// Largest allowed distance between audio and video, in seconds.
 pub const SYNC_LIMIT: f64 = 0.040;
 
-/// One rendition's media between two discontinuities, as a file.
+/// Media of one rendition between two discontinuities, as a file.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// The rendition's playlist, as the multivariant playlist names it.
+    /// Playlist of the rendition, as the multivariant playlist names it.
     pub rendition: String,
-    /// Whether it has a picture.
+    /// Whether the rendition is video.
     pub video: bool,
-    /// Streams as ffprobe sees them.
+    /// The stream as ffprobe reports it.
     pub stream: probe::Stream,
-    /// Where it is.
+    /// Path of the file.
     pub file: PathBuf,
-    /// By how many seconds FFmpeg shows everything later than its boxes say: its demuxer shifts a track whose composition
-    /// offsets are negative by the largest of them, and no other track with it.
+    /// How many seconds later FFmpeg shows everything than the boxes say: its demuxer shifts a track with negative
+    /// composition offsets by the largest of these offsets, but does not shift the other tracks with it.
     pub shown_late: f64,
 }
 
-/// Writes what was recorded between two discontinuities (`piece` counts them), only segments that all renditions
-/// have; each file must be read by ffprobe and decoded by FFmpeg without one warning. Complaints are added to `wrong`.
+/// Writes the downloaded media between two discontinuities (numbered by `piece`) to files, only segments that all
+/// renditions have. ffprobe must read and FFmpeg decode each file without a warning. Adds complaints to `wrong`.
 pub fn recordings(checker: &Checker, piece: usize, folder: &Path, wrong: &mut Vec<String>) -> Vec<Recorded> {
     let Some(multivariant) = checker.multivariant_seen() else {
         wrong.push("no multivariant playlist was ever seen".into());
@@ -73,7 +73,7 @@ pub fn recordings(checker: &Checker, piece: usize, folder: &Path, wrong: &mut Ve
     recorded
 }
 
-/// Keyframes must be at the same times in all rungs.
+/// Checks that keyframes are at the same times in all rungs.
 pub fn keyframes_aligned(recorded: &[Recorded], wrong: &mut Vec<String>) {
     let times: Vec<(&str, Vec<i64>)> = recorded
         .iter()
@@ -101,7 +101,7 @@ pub fn keyframes_aligned(recorded: &[Recorded], wrong: &mut Vec<String>) {
     }
 }
 
-/// The first packet as FFmpeg has it, against the decode time in its segment, which is its presentation time.
+/// Difference in seconds between the first packet's presentation time in FFmpeg and the one in its segment.
 fn shown_late(piece: &Piece, file: &Path) -> anyhow::Result<f64> {
     let init = boxes::init(&piece.init)?;
     let (_, body) = piece.segments.first().context("no segment")?;
@@ -112,7 +112,7 @@ fn shown_late(piece: &Piece, file: &Path) -> anyhow::Result<f64> {
     Ok(shown - first.pts as f64 / timescale)
 }
 
-/// Flashes and beeps of the fixtures must come together in every rung; answers the largest distance seen.
+/// Checks that the flashes and beeps of the fixtures coincide in every rung; returns the largest distance in seconds.
 pub fn sound_in_step(recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
     let mut worst: f64 = 0.0;
     let Some(audio) = recorded.iter().find(|r| !r.video) else {

@@ -1,93 +1,93 @@
-//! A viewer in headless Chromium who reads the age of every frame off the picture: `tests/js/latency.mjs`. What is to be
-//! concluded from it is decided elsewhere.
+//! A viewer in headless Chromium that reads each frame's age off the picture: `tests/js/latency.mjs`. Evaluating the
+//! data is left to the callers.
 
 use crate::browser::node;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// What to watch.
+/// A viewing: what to watch, and for how long.
 #[derive(Clone, Debug, Serialize)]
 pub struct View {
-    /// The page; it offers `window.__encoder = {hls, video}`.
+    /// URL of the page; the page offers `window.__encoder = {hls, video}`.
     pub page: String,
-    /// Seconds from the first frame on that are reported apart.
+    /// Seconds of warm-up after the first frame, reported separately.
     pub warmup: f64,
-    /// Seconds that are measured, after those.
+    /// Seconds of measurement after the warm-up.
     pub seconds: f64,
     /// How long to wait for the first frame, in seconds.
     pub patience: f64,
 }
 
-/// One frame on the screen.
+/// One frame on screen.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Shown {
-    /// When it was shown, milliseconds of Unix time.
+    /// When the frame was shown, in milliseconds of Unix time.
     pub at_ms: f64,
-    /// The clock that was burnt into it, milliseconds of Unix time; 0 when it could not be read.
+    /// Clock burnt into the frame, in milliseconds of Unix time; 0 if unreadable.
     pub code_ms: u64,
-    /// Its time on the video's axis, in seconds.
+    /// The frame's media time in seconds.
     pub media: f64,
-    /// Frames that the browser has presented so far; a step above 1 is one that this reader was too late for.
+    /// Frames presented by the browser so far; a step above 1 means that the reader missed frames.
     pub presented: u64,
-    /// Seconds behind live that the page showed at that moment, where it shows any.
+    /// Latency that the page displayed at that moment in seconds, if any.
     pub readout: Option<f64>,
 }
 
-/// hls.js at one moment.
+/// State of hls.js at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Estimate {
-    /// Its own estimate of the distance to the playlist's end, in seconds.
+    /// hls.js's estimate of its distance to the playlist's end, in seconds.
     pub latency: f64,
-    /// The distance that it wants.
+    /// The distance that hls.js aims at, in seconds.
     pub target: Option<f64>,
     /// Playback rate.
     pub rate: f64,
-    /// Seconds buffered ahead.
+    /// Buffer ahead of the playback position, in seconds.
     pub ahead: f64,
-    /// Level shown, -1 for none.
+    /// Current level; -1 for none.
     pub level: i32,
 }
 
-/// A stretch of watching.
+/// Observations over one period.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Seen {
-    /// Frames in the order shown.
+    /// Frames in display order.
     pub frames: Vec<Shown>,
-    /// `waiting` events: playback stopped for want of data.
+    /// Number of `waiting` events: playback stopped for lack of data.
     pub waits: u32,
     /// Longest time without progress of the video's clock, in seconds; resolution 50 ms.
     pub freeze: f64,
-    /// Changes of the playback rate: milliseconds since the stretch began, and the new rate.
+    /// Changes of the playback rate: milliseconds since the period began, and the new rate.
     pub rates: Vec<(f64, f64)>,
     /// Errors of hls.js.
     pub errors: Vec<String>,
-    /// Every 50 ms.
+    /// State of hls.js every 50 ms.
     pub hls: Vec<Estimate>,
-    /// Seconds of the wall clock.
+    /// Length of the period by the wall clock, in seconds.
     pub watched: f64,
-    /// Seconds of the video's clock.
+    /// Progress of the video's clock, in seconds.
     pub advanced: f64,
-    /// Frames decoded, and those of them that the browser did not show.
+    /// Number of decoded frames.
     pub decoded: u64,
-    /// See `decoded`.
+    /// Number of decoded frames that the browser did not show.
     pub dropped: u64,
 }
 
-/// What the viewer saw.
+/// What the viewer observed.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Viewed {
-    /// From opening the page to the first frame, in seconds.
+    /// Seconds from opening the page to the first frame.
     pub first_frame: f64,
-    /// The beginning.
+    /// The warm-up period.
     pub warmup: Seen,
-    /// What is measured.
+    /// The measured period.
     pub measured: Seen,
-    /// What the page wrote to its console as error or threw.
+    /// Console errors and exceptions of the page.
     pub console: Vec<String>,
 }
 
-/// Watches.
+/// Runs a viewing.
 pub fn watch(view: &View) -> anyhow::Result<Viewed> {
     let out = node("latency.mjs", &serde_json::to_string(view)?)?;
     serde_json::from_str(&out).with_context(|| out.chars().take(500).collect::<String>())

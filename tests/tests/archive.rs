@@ -1,5 +1,5 @@
-//! What remains of a broadcast: playlists and a recording that FFmpeg, hls-parser, hls.js and Chromium take, however the
-//! broadcast ended. What remains of one that two encoders made is in `takeover.rs`.
+//! The archive of a broadcast: playlists and a recording that FFmpeg, hls-parser, hls.js and Chromium accept, however
+//! the broadcast ended. The archive of a broadcast by two encoders is tested in `takeover.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use tests::static_server::StaticServer;
 use tests::{fixtures, playlist, probe, publisher, turn};
 
 const BUCKET: &str = "live";
-/// Three rungs and sound.
+/// Three rungs and audio.
 const RENDITIONS: usize = 4;
 
 fn clip() -> std::path::PathBuf {
@@ -35,7 +35,7 @@ fn into_a_bucket(fake: &FakeGcs) -> Options {
         .set("--ladder", "480p@1400k,360p@800k")
 }
 
-/// The EVENT playlist of the top rung, once it lists more than so many seconds.
+/// Waits until the EVENT playlist of the top rung lists more than this many seconds; returns its text.
 #[track_caller]
 fn event_playlist(output: &Path, seconds: f64) -> String {
     eventually("an EVENT playlist", Duration::from_secs(60), || {
@@ -45,7 +45,7 @@ fn event_playlist(output: &Path, seconds: f64) -> String {
     })
 }
 
-/// Waits until the live playlist of a directory was so long.
+/// Waits until the top rung's live playlist in a directory lists this many seconds.
 #[track_caller]
 fn listed_live(output: &Path, seconds: f64) {
     let live = output.join(format!("live/{STREAM}/720p/index.m3u8"));
@@ -55,7 +55,8 @@ fn listed_live(output: &Path, seconds: f64) {
     });
 }
 
-/// The publisher drops and returns within the window: one recording, whose sound is in step to its end.
+/// The publisher drops and returns within the reconnect window: the archive is one recording with audio in sync to the
+/// end.
 #[test]
 fn a_broadcast_leaves_a_recording_that_plays_and_seeks() {
     let clip = clip();
@@ -94,7 +95,7 @@ fn a_broadcast_leaves_a_recording_that_plays_and_seeks() {
     assert!(log.contains("archive is complete"), "{log}");
 }
 
-/// Chromium seeks forwards and back over range requests, and plays to the end.
+/// Chromium seeks forwards and backwards over range requests, and plays to the end.
 #[track_caller]
 fn watch_recording(url: &str, seconds: f64, size: (u32, u32)) {
     let seeks = [seconds - 3.0, 1.0, seconds / 2.0];
@@ -108,7 +109,7 @@ fn watch_recording(url: &str, seconds: f64, size: (u32, u32)) {
     }
 }
 
-/// The worker dies: another one goes on, in the same recording.
+/// The worker dies: another worker continues in the same recording.
 #[test]
 fn a_killed_worker_is_a_break_in_the_recording() {
     let clip = clip();
@@ -131,7 +132,7 @@ fn a_killed_worker_is_a_break_in_the_recording() {
     encoder.stop();
 }
 
-/// The encoder is killed: everything that was stored is in the archive, and sealing it twice is harmless.
+/// The encoder is killed: every stored segment is in the sealed archive, and sealing twice is harmless.
 #[test]
 fn what_a_killed_encoder_stored_can_be_sealed() {
     let clip = clip();
@@ -162,7 +163,7 @@ fn what_a_killed_encoder_stored_can_be_sealed() {
     assert_eq!(mistyped.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(64));
 }
 
-/// In a bucket: composed by the store, read over HTTP where it is.
+/// With a bucket, the store composes the recording, and clients read it from the bucket over HTTP.
 #[test]
 fn a_bucket_puts_the_recording_together() {
     let clip = fixtures::clip("footage-720p30-gop2s");
@@ -200,7 +201,8 @@ fn a_bucket_puts_the_recording_together() {
     encoder.stop();
 }
 
-/// The encoder is killed while calls of its bucket fail; the command fails half-way through, and is given again.
+/// The encoder is killed while calls to its bucket fail. The first seal command fails half-way; the second one
+/// succeeds.
 #[test]
 fn what_a_killed_encoder_stored_in_a_bucket_can_be_sealed() {
     let clip = clip();
@@ -214,7 +216,7 @@ fn what_a_killed_encoder_stored_in_a_bucket_can_be_sealed() {
         let names = fake.state().objects.names(BUCKET);
         names.iter().filter(|name| name.ends_with(".m4s")).count()
     };
-    // Of three renditions a second each: more than one composition takes.
+    // More than 54 segments of 1 s in three renditions: more components than one composition takes.
     eventually("some segments", Duration::from_secs(60), || (stored() > 54).then_some(()));
     encoder.signal(Signal::KILL);
     encoder.wait(Duration::from_secs(5)).unwrap();
@@ -222,7 +224,7 @@ fn what_a_killed_encoder_stored_in_a_bucket_can_be_sealed() {
 
     let place = format!("gs://{BUCKET}/tv/live/{STREAM}");
     let endpoint = ["--gcs-endpoint", &fake.endpoint()];
-    // Two for some forty objects, then one of those two.
+    // Sealing composes some forty objects into two, and then those two into one. The third composition fails.
     let mut compositions = 0;
     fake.set_rule(move |call| {
         compositions += usize::from(call.operation == tests::gcs::Operation::Compose);

@@ -1,10 +1,10 @@
-//! An hour's recording at CPU speed. What is published has the times that rounding spoils: 29.97 pictures a second with
-//! B-frames and AAC at 44.1 kHz, both in RTMP's whole milliseconds. Every picture and every AAC frame must be in the
-//! recording at its own time, and a flash with a beep must still be one at the end.
+//! An hour's recording at CPU speed. The published media has timestamps that rounding spoils: 29.97 frames per second
+//! with B-frames and AAC at 44.1 kHz, both in RTMP's whole milliseconds. Every video frame and every AAC frame must
+//! have its own correct time in the recording, and flash and beep must still coincide at the end.
 //!
-//! The media is real and small: two GOPs and two AAC frames (a tone, silence) that FFmpeg made, put together again and
-//! again. Nothing is encoded: the rung is `source`. Everything between RTMP's messages and the sealed archive is the
-//! encoder's own, on paused time.
+//! The media is real and small: two GOPs and two AAC frames (a tone, silence) that FFmpeg made, repeated. Nothing is
+//! encoded: the rung is `source`. Everything between the RTMP messages and the sealed archive is the encoder's own
+//! code, on paused time.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,16 +33,16 @@ use std::time::{Duration, Instant};
 use tests::probe;
 use tests::verdict::SYNC_LIMIT;
 
-/// Pictures of the loop: two GOPs.
+/// Video frames in the loop: two GOPs.
 const LOOP: u64 = 60;
-/// Of 60 pictures at 29.97 a second: an hour and 3.6 s.
+/// Repetitions of the loop: 60 frames at 29.97 per second make an hour and 3.6 s in all.
 const LOOPS: u64 = 1800;
 const PICTURES: u64 = LOOPS * LOOP;
-/// Seconds of a picture, as a ratio.
+/// Duration of a video frame in seconds, as a ratio.
 const PICTURE: (u64, u64) = (1001, 30_000);
-/// The same of an AAC frame.
+/// Duration of an AAC frame in seconds, as a ratio.
 const FRAME: (u64, u64) = (1024, 44_100);
-/// Both are on for so long where a loop begins.
+/// Duration of flash and beep at the start of each loop, in seconds.
 const MARK: f64 = 0.1;
 const SECOND: Duration = Duration::from_secs(1);
 const STARTED: i64 = 1_795_348_800_000_000;
@@ -51,27 +51,27 @@ const fn seconds(count: u64, (num, den): (u64, u64)) -> f64 {
     count as f64 * num as f64 / den as f64
 }
 
-/// As RTMP carries it.
+/// Timestamp in RTMP's milliseconds, rounded.
 const fn millis(count: u64, (num, den): (u64, u64)) -> u64 {
     (count * num * 1000 + den / 2) / den
 }
 
-/// AAC frames while there are pictures.
+/// Number of AAC frames that fit into the duration of the video.
 const FRAMES: u64 = PICTURES * PICTURE.0 * FRAME.1 / (PICTURE.1 * FRAME.0);
 
-/// A picture of the loop in decoding order.
+/// A video frame of the loop, in decoding order.
 struct Picture {
     data: Bytes,
     key: bool,
-    /// Its number in the order in which pictures are shown.
+    /// The frame's number in presentation order.
     shown: u64,
 }
 
-/// What the hour is made of.
+/// The encoded media that the hour is assembled from.
 struct Material {
     avc: Bytes,
     pictures: Vec<Picture>,
-    /// Pictures by which showing is behind decoding.
+    /// Largest distance in frames between decoding order and presentation order.
     reordering: u64,
     aac: Bytes,
     tone: Bytes,
@@ -87,7 +87,7 @@ fn made(folder: &Path, name: &str, arguments: &str) -> Vec<Media> {
     Demuxer::open(&file).unwrap().map(Result::unwrap).collect()
 }
 
-/// A frame from the middle, and the configuration.
+/// An AAC frame from the middle of the clip, and the codec configuration.
 fn aac(folder: &Path, name: &str, source: &str) -> (Bytes, Bytes) {
     let media = made(folder, name, &format!("{source} -t 1 -ac 1 -c:a aac -b:a 48k"));
     let config = media.iter().find_map(|media| match media {
@@ -142,7 +142,7 @@ impl Material {
         Self { avc, pictures, reordering, aac: aac_config, tone, silence }
     }
 
-    /// The `n`th picture's message, in decoding order.
+    /// RTMP timestamp (ms) and payload of the `n`th video frame, in decoding order.
     fn picture(&self, n: u64) -> (u64, Bytes) {
         let Picture { data, key, shown } = &self.pictures[(n % LOOP) as usize];
         let at = millis(n, PICTURE);
@@ -151,7 +151,7 @@ impl Material {
         (at, tag(&[if *key { 0x17 } else { 0x27 }, 1, a, b, c], data))
     }
 
-    /// The `n`th AAC frame's message. Sound begins when the first picture is shown.
+    /// RTMP timestamp (ms) and payload of the `n`th AAC frame. Audio begins when the first video frame is shown.
     fn frame(&self, n: u64) -> (u64, Bytes) {
         let middle = seconds(n, FRAME) + seconds(1, FRAME) / 2.0;
         let marked = middle % seconds(LOOP, PICTURE) < MARK;
@@ -168,7 +168,7 @@ fn tag(head: &[u8], data: &[u8]) -> Bytes {
     [head, data].concat().into()
 }
 
-/// A stream on a clock of its own.
+/// A stream with a simulated clock.
 struct Stream {
     ingest: Ingest,
     core: StreamCore,
@@ -206,7 +206,7 @@ impl Stream {
         Now { instant: self.zero + self.now, wall }
     }
 
-    /// A message comes off the wire.
+    /// Delivers one RTMP message.
     fn publish(&mut self, kind: MessageKind, at: u64, payload: Bytes) {
         self.now = self.now.max(Duration::from_millis(at));
         let now = self.clock();
@@ -217,7 +217,7 @@ impl Stream {
         }
     }
 
-    /// Time passes, for everybody: what is to be written gets its turn.
+    /// Processes the stream's pending effects, then lets time pass, so that queued writes are carried out.
     async fn pass(&mut self, time: Duration) {
         self.core.tick(self.clock());
         while let Some(effect) = self.core.poll() {
@@ -235,7 +235,7 @@ impl Stream {
     }
 }
 
-/// Publishes the hour; answers the recording.
+/// Publishes the hour and returns the recording.
 async fn record(material: &Material) -> Bytes {
     let store = Arc::new(MemoryStore::new());
     let shared: Arc<dyn Store> = store.clone();
@@ -286,7 +286,8 @@ fn seconds_as_duration() -> Duration {
     Duration::from_secs_f64(seconds(PICTURES, PICTURE))
 }
 
-/// How far a track's packets are from where they should be, relative to its first, at most, and the last one's.
+/// Compares a track's packet times with the expected ones, relative to the first packet. Returns in seconds: the first
+/// packet's time, the largest error, and the last packet's error.
 fn errors(recording: &Path, stream: &str, count: u64, each: (u64, u64)) -> (f64, f64, f64) {
     let mut times: Vec<_> =
         probe::packets_of(recording, stream).unwrap().iter().map(|packet| packet.pts).collect();
@@ -297,7 +298,7 @@ fn errors(recording: &Path, stream: &str, count: u64, each: (u64, u64)) -> (f64,
     (times[0], worst, errors[errors.len() - 1])
 }
 
-/// Flashes and beeps of some seconds from `from` on.
+/// Distances between flashes and beeps in a piece of the recording that starts at `from` seconds.
 fn marks(recording: &Path, from: f64) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
     let piece = folder.path().join("piece.mkv");
@@ -328,7 +329,7 @@ async fn an_hour_is_in_step_to_its_end() {
         apart(0.0, 0.0),
         apart(video_end, audio_end)
     );
-    // Milliseconds at the beginning, nothing that grows.
+    // Errors of milliseconds from the start on, but no drift.
     assert!(video_worst < 0.002 && audio_worst < 0.002, "{video_worst} {audio_worst}");
     assert!(apart(0.0, 0.0) < SYNC_LIMIT / 10.0 && apart(video_end, audio_end) < SYNC_LIMIT / 10.0);
 

@@ -1,4 +1,4 @@
-//! TLS and HTTP/2, as FFmpeg, curl and Chromium speak them.
+//! TLS and HTTP/2 with FFmpeg, curl and Chromium as clients.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -10,7 +10,7 @@ use tests::encoder_process::{Encoder, Options, STREAM, free_port};
 use tests::patience::eventually;
 use tests::{fixtures, playlist, publisher, turn};
 
-/// Version of HTTP, status code and body that curl reports.
+/// HTTP version, status code and body that curl reports.
 fn curl(arguments: &[&str], url: &str) -> (String, String, String) {
     let format = "\n%{http_version} %{http_code}";
     let done = Command::new("curl")
@@ -41,7 +41,7 @@ fn published_with_rtmps_and_played_over_http_2() {
             .set("--tls-cert", certificate.file().to_str().unwrap())
             .set("--tls-key", certificate.key_file().to_str().unwrap()),
     );
-    // FFmpeg's default is not to verify.
+    // FFmpeg does not verify certificates by default.
     let publish_to = format!("rtmps://127.0.0.1:{rtmps}/live/{STREAM}");
     let mut publisher = publisher::ffmpeg_looped(&clip, &publish_to);
     let plain = encoder.wait_for_stream(STREAM);
@@ -50,7 +50,7 @@ fn published_with_rtmps_and_played_over_http_2() {
     for (arguments, url, expected) in [
         (&["--http2-prior-knowledge"][..], &plain, "2"),
         (&["--http1.1"], &plain, "1.1"),
-        // h2 by an upgrade is not offered: RFC 9113 has taken it back.
+        // The server offers no upgrade to h2: RFC 9113 has removed the mechanism.
         (&["--http2"], &plain, "1.1"),
         (&["--http2", "--insecure"], &secure, "2"),
         (&["--http1.1", "--insecure"], &secure, "1.1"),
@@ -61,7 +61,7 @@ fn published_with_rtmps_and_played_over_http_2() {
         assert!(body.starts_with("#EXTM3U"), "{body}");
     }
 
-    // A blocked reload inside HTTP/2.
+    // A blocking reload over HTTP/2.
     let (_, _, top) = curl(&["--http2-prior-knowledge"], &plain);
     let rung = playlist::multivariant(&top).unwrap().playlists()[0].clone();
     let rung = tests::http::join(&plain, &rung);
@@ -82,7 +82,7 @@ fn published_with_rtmps_and_played_over_http_2() {
         patience: 60.0,
     };
     let played = browser::play(&play).unwrap();
-    // Smooth playing is tested elsewhere; here it is the way that matters.
+    // Other tests check smooth playback; here only the protocol matters.
     assert!(played.errors.is_empty() && played.console.is_empty(), "{played:?}");
     assert!(played.advanced > 8.0, "{played:?}");
     let media: Vec<_> = played.requests.iter().filter(|(url, _)| url.contains("/live/")).collect();
@@ -90,7 +90,7 @@ fn published_with_rtmps_and_played_over_http_2() {
     let blocked = media.iter().filter(|(url, _)| url.contains("_HLS_msn=")).count();
     assert!(blocked >= 5, "{blocked} blocked reloads among {media:?}");
 
-    // A new certificate without a restart.
+    // A renewed certificate is used without a restart.
     certificate.renew();
     eventually("the new certificate", Duration::from_secs(30), || {
         let done = Command::new("curl")

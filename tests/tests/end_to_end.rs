@@ -1,4 +1,4 @@
-//! A real publisher in real time, judged by FFmpeg, hls-parser, the cross-reload checker and hls.js in Chromium.
+//! A real publisher in real time; FFmpeg, hls-parser, the cross-reload checker and hls.js in Chromium judge the result.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +17,10 @@ use tests::process::Program;
 use tests::publisher::{self, GstSink};
 use tests::{fixtures, turn, verdict};
 
-/// How long a browser plays in each of these tests.
+/// Seconds that the browser plays in each of these tests.
 const PLAY_SECONDS: f64 = 30.0;
 
-/// Publishes, plays in the browser, ends the publish, and answers all that anybody complained about.
+/// Publishes, plays in the browser, ends the publish; returns all complaints, the checker, and the recorded media.
 fn whole_chain(
     options: Options,
     publish: impl FnOnce(&str) -> Program,
@@ -61,7 +61,7 @@ fn whole_chain(
     (wrong, checker, recorded)
 }
 
-/// hls-parser in strict mode over the multivariant and every media playlist.
+/// Complaints of hls-parser in strict mode about the multivariant playlist and every media playlist.
 fn strict_complaints(encoder: &Encoder, url: &str) -> Vec<String> {
     let fetch = |url: &str| encoder.client.get(url).and_then(|r| r.text());
     let read = || -> anyhow::Result<Vec<String>> {

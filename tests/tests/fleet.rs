@@ -1,5 +1,5 @@
-//! What a fleet needs of an encoder: streams find free ones behind a balancer that knows nothing but readiness, nobody is
-//! cut off, who is too many is told, and whoever is told to leave does so in the right way.
+//! Encoders in a fleet: a balancer that knows only readiness sends streams to free encoders, no publisher is cut off, a
+//! publisher without a free encoder gets a reason, and an encoder told to exit does so in the right way.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +23,11 @@ use tests::process::Program;
 use tests::{fixtures, publisher, turn};
 
 const CLIP: &str = "footage-720p30-gop1s";
-/// As a balancer in front of pods looks.
+/// Health check interval, typical for a balancer in front of pods.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// An encoder as in a fleet. It passes the source through: what is tested is who takes which stream.
+/// Options of an encoder in a fleet. It passes the source through: these tests are about which encoder takes which
+/// stream.
 fn member() -> Options {
     Options::default()
         .set("--ladder", "source")
@@ -56,7 +57,7 @@ impl Lobby {
         lobby
     }
 
-    /// Status and body.
+    /// Sends a GET to the lobby's admin port; returns status and body.
     fn get(&self, path: &str) -> Option<(u16, String)> {
         let answer = self.client.get(&format!("http://127.0.0.1:{}/{path}", self.admin)).ok()?;
         Some((answer.status, answer.text().ok()?))
@@ -76,14 +77,14 @@ impl Lobby {
     }
 }
 
-/// Names of the streams that it carries.
+/// Names of the streams on an encoder.
 fn carried(encoder: &Encoder) -> Vec<String> {
     let status: serde_json::Value = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();
     let streams = status["streams"].as_array().unwrap();
     streams.iter().map(|stream| stream["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Waits until every encoder carries one stream, and answers which.
+/// Waits until every encoder has exactly one stream; returns the streams' names, sorted.
 fn one_each(encoders: &[Encoder]) -> Vec<String> {
     let mut names = eventually("one stream on each encoder", Duration::from_secs(20), || {
         let carried: Vec<Vec<String>> = encoders.iter().map(carried).collect();
@@ -93,7 +94,7 @@ fn one_each(encoders: &[Encoder]) -> Vec<String> {
     names
 }
 
-/// What FFmpeg shows when it is turned away.
+/// FFmpeg's output when its publish is refused.
 fn turned_away(url: &str) -> String {
     let mut publisher = publisher::ffmpeg_once(&fixtures::clip(CLIP), url);
     let status = publisher.wait(publisher::REFUSAL);
@@ -120,7 +121,8 @@ fn streams_spread_over_free_encoders_and_one_too_many_is_told_in_the_lobby() {
     balancer.wait_for(&[true, true, true, true, false]);
     let publish = |name: &str| publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(name));
 
-    // One by one, each as soon as the one before has its place, while the balancer does not know that yet.
+    // Publish one by one, each as soon as the previous stream has its place and before the balancer's next health
+    // check.
     let mut publishers: Vec<Program> = Vec::new();
     for n in 1..=4 {
         publishers.push(publish(&format!("a{n}")));
@@ -137,26 +139,27 @@ fn streams_spread_over_free_encoders_and_one_too_many_is_told_in_the_lobby() {
     assert!(said.contains("all encoders are busy, try again"), "{said}");
     none_lost(&mut publishers);
 
-    // All of them end, and all encoders take part again; the lobby steps back.
+    // All streams end: all encoders are available again, and the lobby is no longer ready.
     for mut publisher in publishers {
         publisher.stop(Duration::from_secs(5));
     }
     balancer.wait_for(&[true, true, true, true, false]);
     let before: Vec<usize> = balancer.servers().iter().map(|server| server.total).collect();
 
-    // All at once, between two health checks: who comes to a taken one is refused by its kernel and sent on.
+    // Four publishers arrive together, between two health checks. A busy encoder's kernel refuses the connection, and
+    // the balancer tries another server.
     let mut publishers: Vec<Program> = (1..=4).map(|n| publish(&format!("b{n}"))).collect();
     assert_eq!(one_each(&encoders), ["b1", "b2", "b3", "b4"]);
     balancer.wait_for(&[false, false, false, false, true]);
     let said = turned_away(&balancer.rtmp_url("b5"));
     assert!(said.contains("all encoders are busy, try again"), "{said}");
 
-    // Readiness has changed under all of them; none was touched.
+    // Every encoder's readiness has changed, and every connection is still open.
     let standings = balancer.servers();
     assert!(standings[..4].iter().all(|server| server.connections == 1), "{standings:?} after {before:?}");
     none_lost(&mut publishers);
 
-    // One ends: its encoder takes the next one, and the lobby steps back before that.
+    // One stream ends: the lobby becomes unready, then that encoder takes the next stream.
     let freed = encoders.iter().position(|encoder| carried(encoder) == ["b2"]).unwrap();
     publishers[1].stop(Duration::from_secs(5));
     let mut up = [false; 5];
@@ -176,7 +179,7 @@ fn none_lost(publishers: &mut [Program]) {
     }
 }
 
-/// A balancer that will not look again for a minute, and whose next choice is the encoder that has just been taken.
+/// The balancer will not check again for a minute, and its next choice is the encoder that has just become busy.
 #[test]
 fn who_comes_before_the_balancer_knows_is_sent_on_or_told_and_lands_elsewhere() {
     let clip = fixtures::clip(CLIP);
@@ -215,7 +218,8 @@ fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     assert_eq!(encoder.admin("readyz").status, 503);
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
 
-    // A publisher whose network is gone is silent; its socket does not know yet. It comes back from another address.
+    // A publisher that lost its network is silent while its TCP connection stays open. It reconnects from another
+    // address.
     first.signal(Signal::STOP);
     eventually("the door to open", Duration::from_secs(20), || connect(&encoder).ok());
     let said = turned_away(&encoder.rtmp_url("other"));
@@ -224,7 +228,8 @@ fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     eventually("the door to be shut behind it", Duration::from_secs(10), || connect(&encoder).err());
     assert!(back.exited().is_none(), "{}", back.output());
 
-    // Gone for good: a stream in its reconnect window waits for its publisher, not for others.
+    // The publisher is gone for good: during the reconnect window its place is reserved for it, not free for other
+    // publishers.
     back.signal(Signal::KILL);
     eventually("the door to open", Duration::from_secs(10), || connect(&encoder).ok());
     assert_eq!(encoder.admin("readyz").status, 503, "its place is kept");
@@ -254,20 +259,21 @@ fn a_lobby_that_hears_from_nobody_stays_away() {
     lobby.leave();
 }
 
-// --- leaving ----------------------------------------------------------------------------------------------------------
+// --- leaving ---------------------------------------------------------------------------------------------------------
 
-/// Text of the stored playlist, where it has come to its end.
+/// Text of the stored playlist; `None` until it has EXT-X-ENDLIST.
 fn sealed(output: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string(output.join(format!("live/{STREAM}/source/index.m3u8"))).ok()?;
     text.contains("#EXT-X-ENDLIST").then_some(text)
 }
 
-/// Whether nothing is left to be done of the stream's archive.
+/// Whether the stream's archive is complete.
 fn archived(output: &std::path::Path) -> bool {
     Archived::of(output).is_some_and(|archived| archived.is_complete())
 }
 
-/// The first signal, which has been taken when this returns: of two that are sent at once a process sees one.
+/// Sends the first SIGTERM and waits until the encoder drains: of two identical signals in quick succession a process
+/// sees only one.
 fn drain(encoder: &Encoder) {
     encoder.signal(Signal::TERM);
     eventually("the drain", Duration::from_secs(5), || {
@@ -275,7 +281,7 @@ fn drain(encoder: &Encoder) {
     });
 }
 
-/// Sends a signal; answers how long it took to leave with exit code 0.
+/// Sends a signal; returns the time until the process exits with code 0.
 fn leaves(encoder: &mut Encoder, signal: Signal) -> Duration {
     let asked = Instant::now();
     encoder.signal(signal);
@@ -319,7 +325,7 @@ fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
     eventually("it to go on", Duration::from_secs(20), || (segments()? >= before + 2).then_some(()));
     assert!(publisher.exited().is_none(), "{}", publisher.output());
 
-    // No reconnect window: whoever comes back finds another encoder.
+    // A draining encoder keeps no reconnect window: a returning publisher would be sent to another encoder.
     publisher.stop(Duration::from_secs(5));
     let status = encoder.wait(Duration::from_secs(10));
     assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}");
@@ -381,7 +387,7 @@ fn a_store_that_is_down_does_not_keep_it() {
     let mut encoder = Encoder::start(member());
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
-    // A file where the folder was: every write fails from now on, whoever runs this.
+    // Replace the folder by a file: from now on every write fails, even for root.
     let folder = encoder.output.path().to_owned();
     let aside = folder.with_extension("aside");
     std::fs::rename(&folder, &aside).unwrap();
@@ -398,7 +404,7 @@ fn a_store_that_is_down_does_not_keep_it() {
     std::fs::rename(&aside, &folder).unwrap();
 }
 
-/// An encoder with a stream that goes into a bucket, whose every call runs into that from now on.
+/// An encoder with a stream into a bucket; from now on every call to the bucket meets the fault.
 fn into_a_bucket_that_is_down(fault: Fault) -> (FakeGcs, Encoder, Program) {
     let bucket = FakeGcs::start("live");
     let options = member().set("--output", "gs://live/tv").set("--gcs-endpoint", &bucket.endpoint());
@@ -435,7 +441,7 @@ fn a_bucket_that_hangs_does_not_keep_it_when_told_twice() {
     assert!(encoder.log().contains("last writes unfinished"), "{}", encoder.log());
 }
 
-/// Whoever sees that restarts the container: nothing may be left to be done.
+/// A failed liveness probe restarts the container, so all work must be complete before.
 #[test]
 fn after_as_many_streams_as_it_should_serve_liveness_falls_once_all_is_complete() {
     let clip = fixtures::clip("short");
@@ -462,7 +468,7 @@ fn after_as_many_streams_as_it_should_serve_liveness_falls_once_all_is_complete(
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
 }
 
-// --- what is told -----------------------------------------------------------------------------------------------------
+// --- reports to operators and Agones ---------------------------------------------------------------------------------
 
 #[test]
 fn metrics_explain_themselves_and_their_number_is_bounded() {
@@ -526,7 +532,7 @@ fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restar
         "Agones expects one every 5 s, longest pause {longest:?}"
     );
 
-    // A new sidecar knows nothing. The stream goes on meanwhile.
+    // A restarted sidecar has no state: the encoder must report again. The stream continues meanwhile.
     drop(sidecar);
     eventually("the loss to be noticed", Duration::from_secs(15), || {
         encoder.log().contains("the sidecar does not answer").then_some(())
@@ -535,7 +541,7 @@ fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restar
     heard(&sidecar, &["Allocate"]);
     assert!(publisher.exited().is_none(), "{}", publisher.output());
 
-    // The stream ends, another one is welcome; then the encoder is told to leave.
+    // The stream ends and the encoder is ready for another; then it is told to exit.
     publisher.stop(Duration::from_secs(5));
     heard(&sidecar, &["Allocate", "Ready"]);
     leaves(&mut encoder, Signal::TERM);
@@ -550,7 +556,7 @@ fn the_operators_page_shows_what_status_says() {
     let encoder = Encoder::start(member().set("--when-full", "tell").set("--ladder", ladder));
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
-    // Something to warn of: the worker dies.
+    // Cause a warning: kill the worker.
     tests::process::signal_pid(encoder.workers()[0], Signal::KILL);
     let page = tests::browser::operator_page(&format!("http://127.0.0.1:{}/", encoder.ports.admin)).unwrap();
     assert!(page.console.is_empty() && page.foreign.is_empty(), "{:?} {:?}", page.console, page.foreign);
@@ -563,13 +569,13 @@ fn the_operators_page_shows_what_status_says() {
     let names: Vec<&str> = page.rows.iter().map(|row| row[0].as_str()).collect();
     assert_eq!(names, ["360p", "240p", "audio", "source"]);
     assert_eq!(page.rows[0][1..4], ["640×360", "30", "800"]);
-    // What a viewer downloads is what is shown.
+    // The page shows the bitrates that viewers download.
     for row in page.rows.iter().filter(|row| row[0] != "audio") {
         let shown: f64 = row[4].replace(',', "").parse().unwrap();
         let told = page.status["streams"][0]["output"][&row[0]]["bits_per_second"].as_f64().unwrap() / 1000.0;
         assert!((shown - told).abs() < 1.0 && shown > 50.0, "{row:?}, told {told}");
     }
-    // How fast and how well, of what is encoded.
+    // Frame rate and quantiser of the encoded rungs.
     for (row, told) in
         page.rows[..2].iter().zip(page.status["streams"][0]["worker"]["rungs"].as_array().unwrap())
     {

@@ -1,4 +1,4 @@
-//! How long the start takes, how much memory an idle encoder holds, and that use does not make it grow.
+//! Start-up time, memory of an idle encoder, and absence of growth over many streams.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,16 +13,16 @@ use tests::patience::{eventually, pause, poll};
 use tests::process::Program;
 use tests::{fixtures, turn};
 
-/// Streams that run at once.
+/// Number of concurrent streams.
 const AT_ONCE: usize = 3;
 
-/// Ended streams stay readable for half a minute: by then as many go as come.
+/// Warm-up time. Ended streams stay readable for half a minute; after that as many streams expire as start.
 const WARM_UP: Duration = Duration::from_secs(40);
-/// The encoder as users run it has 40 MiB when idle at most: `make bench` says what it has. The build that tests use is
-/// hardly optimised, and maps a mebibyte and a half more of its own code.
+/// Limit for idle memory in KiB. The release build uses at most 40 MiB (`make bench` measures it). The tests' build is
+/// hardly optimised and maps 1.5 MiB more of its own code.
 const IDLE_KIB: u64 = 42 * 1024;
 
-/// How many streams are published and ended at least; `TEST_CYCLES` sets another number.
+/// Minimum number of streams that are published and ended; `TEST_CYCLES` overrides it.
 fn cycles() -> usize {
     std::env::var("TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
@@ -30,11 +30,11 @@ fn cycles() -> usize {
 #[test]
 fn listening_within_200_ms_and_small_when_idle() {
     let _turn = turn::Turn::take();
-    // The best of three: the first start reads the binary from the disk.
+    // Best of three: the first start reads the binary from disk.
     let times: Vec<Duration> = (0..3)
         .map(|_| {
             let encoder = Encoder::start(Options::default());
-            // Allocations of the first moments settle.
+            // Let the allocations of the start-up settle.
             pause(Duration::from_millis(300));
             let idle = encoder.stat();
             eprintln!("ready after {:?}, idle: {idle:?}", encoder.started_in);
@@ -56,7 +56,7 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
         .set("--capacity", &AT_ONCE.to_string());
     let encoder = Encoder::start(options);
     let publish = |n: usize| {
-        // As fast as it goes: what is left behind does not depend on real time.
+        // Publish as fast as possible: leaks do not depend on real time.
         let mut command = std::process::Command::new("ffmpeg");
         command.args(["-nostdin", "-v", "error", "-i"]).arg(&clip);
         command.args(["-t", "1", "-c", "copy", "-f", "flv"]).arg(encoder.rtmp_url(&format!("cycle-{n}")));
@@ -66,7 +66,7 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
         });
     };
     let published = AtomicUsize::new(0);
-    // Some at once, so that no processor waits.
+    // Run some streams concurrently, so that no processor idles.
     let publish_while = |more: &(dyn Fn(usize) -> bool + Sync)| {
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE {
@@ -79,7 +79,7 @@ fn publishing_and_ending_many_times_leaves_nothing_behind() {
         });
     };
     let settled = || {
-        // A zombie is a child still.
+        // A zombie still counts as a child.
         eventually("no worker left", Duration::from_secs(20), || encoder.workers().is_empty().then_some(()));
         encoder.stat()
     };

@@ -1,5 +1,5 @@
-//! Whole broadcasts into a Cloud Storage that fails, on paused time: what their archives are once they are complete. What
-//! viewers get meanwhile is in `gcs_faults.rs`.
+//! Whole broadcasts into a failing Cloud Storage, on paused time: the archives after completion. What viewers get
+//! during the broadcast is tested in `gcs_faults.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -23,14 +23,14 @@ use tokio::task::JoinHandle;
 
 const SECOND: Duration = Duration::from_secs(1);
 const STREAM: &str = "live/tv";
-/// With the bytes of one picture.
+/// Rung names, with the size of one frame in bytes.
 const RUNGS: [(&str, usize); 2] = [("720p", 400), ("360p", 100)];
-/// Pictures a second.
+/// Frames per second.
 const FRAME_RATE: i64 = 10;
 /// 2026-11-22T12:00:00Z
 const BEGAN: i64 = 1_795_348_800;
 
-// 640x360, High@3.0, by x264.
+// 640x360, High@3.0, from x264.
 const AVCC: &[u8] = &[
     0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,
     0xf9, 0x70, 0x11, 0x00, 0x00, 0x03, 0x00, 0x01, 0x00, 0x00, 0x03, 0x00, 0x3c, 0x0f, 0x16, 0x2d, 0x96,
@@ -68,7 +68,7 @@ fn tracks() -> Vec<Track> {
     RUNGS.into_iter().map(video).chain([audio]).collect()
 }
 
-/// A stream of made-up media, a segment a second, and all that an encoder has for it.
+/// A stream of synthetic media with one segment per second, and the encoder's components for publishing and archiving.
 struct OnAir {
     store: DirectStore,
     keeper: Arc<Keeper>,
@@ -76,7 +76,7 @@ struct OnAir {
     publisher: Publisher<Observed<StorePlaylists>>,
     written: JoinHandle<Counters>,
     packager: Packager,
-    /// Seconds on the media axis.
+    /// Current time on the media axis, in seconds.
     now: i64,
 }
 
@@ -117,7 +117,7 @@ impl OnAir {
         self.tell();
     }
 
-    /// What the packager has made goes where it goes.
+    /// Passes the packager's outputs to the publisher and the archive.
     fn tell(&mut self) {
         while let Some(output) = self.packager.poll() {
             match output {
@@ -137,7 +137,7 @@ impl OnAir {
             for frame in begin..begin + FRAME_RATE {
                 let at = MediaTime::from_ticks_90k(frame * 90_000 / FRAME_RATE);
                 for (name, bytes) in RUNGS {
-                    // No two are the same.
+                    // Every frame's content is unique.
                     let data =
                         format!("{name} {frame} ").into_bytes().into_iter().cycle().take(bytes).collect();
                     self.push(&rung(name), Sample { pts: at, dts: at, key: frame == begin, data });
@@ -159,7 +159,7 @@ impl OnAir {
         self.packager.push(rung, sample).unwrap();
     }
 
-    /// The stream ends as streams do, and its archive is completed as far as the store lets it.
+    /// Ends the stream in order and completes its archive, as far as the store allows.
     async fn end(mut self) -> Counters {
         self.packager.end_epoch(None);
         self.tell();
@@ -170,7 +170,7 @@ impl OnAir {
         counters
     }
 
-    /// The process is gone.
+    /// Simulates a killed process: aborts all tasks.
     async fn kill(self) -> DirectStore {
         self.recording.task.abort();
         self.written.abort();
@@ -179,11 +179,11 @@ impl OnAir {
     }
 }
 
-/// An archive as it is in the bucket.
+/// Facts about an archive in the bucket.
 struct Kept {
-    /// Of each rung: how many segments its VOD playlist has, and how many of them are gaps.
+    /// Per rung: number of segments in its VOD playlist, and how many of those are gaps.
     listed: [(usize, usize); 2],
-    /// Pictures in the recording, and when the last of them is over.
+    /// Number of frames in the recording; and below, the end of the last frame in seconds.
     pictures: usize,
     end: f64,
 }
@@ -200,8 +200,8 @@ async fn finished(store: &DirectStore) -> Sealed {
     seal(&shared, &only_archive(store).0).await.unwrap()
 }
 
-/// Looks at a complete archive: nothing is left of the work, playlists name all that is stored and nothing else, and the
-/// recording has all of that.
+/// Checks a complete archive: no temporary objects are left, the playlists name exactly the stored segments, and the
+/// recording contains all of those.
 #[track_caller]
 fn judge(store: &DirectStore) -> Kept {
     let (_, folder) = only_archive(store);
@@ -235,7 +235,7 @@ fn judge(store: &DirectStore) -> Kept {
     Kept { listed, pictures: packets.len(), end }
 }
 
-/// Nothing is missing.
+/// Checks that the archive has no gap.
 #[track_caller]
 fn whole(store: &DirectStore, seconds: usize) {
     let kept = judge(store);
@@ -244,8 +244,8 @@ fn whole(store: &DirectStore, seconds: usize) {
     assert!((kept.end - seconds as f64).abs() < 0.001, "{}", kept.end);
 }
 
-/// A broadcast of so many seconds whose every call meets the rule, those that complete its archive included. Nothing is
-/// missing, and completing it once more changes nothing.
+/// Runs a broadcast in which every call meets the rule, including the calls that complete the archive. Checks that
+/// nothing is missing and that completing the archive again changes nothing.
 async fn is_whole(seconds: i64, rule: impl FnMut(&Call) -> Fault + Send + 'static) -> Counters {
     let store = DirectStore::new();
     store.set_rule(rule);
@@ -301,19 +301,20 @@ async fn a_bucket_that_is_read_only_for_a_minute_costs_nothing() {
     is_whole(180, between(30 * SECOND, 90 * SECOND, Fault::Status(403))).await;
 }
 
-/// The store is back after the broadcast's end: what waited is stored, and the archive is completed.
+/// The store returns after the end of the broadcast: waiting segments are stored, and the archive is completed.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_at_the_end_costs_nothing() {
     is_whole(60, between(50 * SECOND, 80 * SECOND, Fault::Status(503))).await;
 }
 
-/// Of the largest rung segments are given up: gaps in its playlist, and in the recording the picture before them stands.
+/// The largest rung loses segments: they are gaps in its playlist, and the recording holds the previous frame
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_full_spool_costs_segments_of_the_largest_rung_and_no_time() {
     let folder = tempfile::tempdir().unwrap();
     let store = DirectStore::new();
     store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));
-    // A hundred seconds are 600 kB.
+    // A hundred seconds of media are 600 kB.
     let settings = publish::Settings { max_waiting_bytes: 400_000, ..publish::Settings::default() };
     let spool = Spool::open(folder.path(), 100_000).unwrap();
     let mut on_air = OnAir::with(&store, settings, Some(&spool));
@@ -327,7 +328,8 @@ async fn a_full_spool_costs_segments_of_the_largest_rung_and_no_time() {
     assert!((kept.end - 180.0).abs() < 0.001, "{}", kept.end);
 }
 
-/// Nothing can be completed until somebody mends it; then what had been stored is.
+/// The archive cannot be completed while the bucket is read-only; once it is writable again, the archive holds
+/// everything stored before.
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_becomes_read_only_keeps_what_it_has() {
     let store = DirectStore::new();
@@ -345,7 +347,7 @@ async fn a_bucket_that_becomes_read_only_keeps_what_it_has() {
     whole(&store, 30);
 }
 
-/// Killed between two pages of the index, while calls fail: all that was stored is found.
+/// The encoder is killed between two pages of the index while calls fail: sealing finds every stored segment.
 #[tokio::test(start_paused = true)]
 async fn an_encoder_that_dies_costs_what_it_had_not_stored() {
     let store = DirectStore::new();
@@ -356,6 +358,6 @@ async fn an_encoder_that_dies_costs_what_it_had_not_stored() {
     let sealed = finished(&store).await;
     assert!(!sealed.already && sealed.duration >= MediaSpan::from_millis(97_000), "{sealed:?}");
     let kept = judge(&store);
-    // The newest of some rendition may have been on its way.
+    // The newest segment of a rendition may have been in flight.
     assert!(kept.listed.iter().all(|(listed, gaps)| *listed >= 97 && *gaps <= 1), "{:?}", kept.listed);
 }

@@ -1,12 +1,12 @@
-//! The encoder against a Cloud Storage that somebody else wrote: PyPI's gcp-storage-emulator, which `make setup-test`
-//! installs. So that not only this project's own idea of Cloud Storage judges what is sent.
+//! The encoder against a third-party Cloud Storage: PyPI's gcp-storage-emulator, which `make setup-test` installs. With
+//! it, this project's own idea of Cloud Storage is not the only judge of what the encoder sends.
 //!
-//! It goes as far as the emulator's JSON API does. What it judges: uploads as google-cloud-storage writes them, their
-//! metadata and checksums, reads and ranges, listings, removals, compositions and copies. What it cannot: it speaks no
-//! gRPC, ignores ifGenerationMatch and sends no generation with a download, so that without help an encoder does not
-//! start on it ("cannot be reached"); a gateway in front of it adds those ([`tests::gcs::emulator`]). It has no limits, no
-//! permissions, no faults and no bucket settings: those are the fake's (`gcs_store.rs`, `gcs_faults.rs`, `gcs_live.rs`).
-//! Its public downloads carry no Cache-Control; that it was understood is seen in the metadata.
+//! The emulator's JSON API limits what can be tested. It judges uploads as google-cloud-storage writes them, with
+//! metadata and checksums, reads and ranges, listings, deletions, compositions and copies. It has no gRPC, ignores
+//! ifGenerationMatch and sends no generation with a download, so an encoder alone does not start on it ("cannot be
+//! reached"); a gateway in front adds those ([`tests::gcs::emulator`]). It has no limits, permissions, faults or bucket
+//! settings: the fake covers those (`gcs_store.rs`, `gcs_faults.rs`, `gcs_live.rs`). Its public downloads carry no
+//! Cache-Control; the metadata shows that the emulator understood the value.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ async fn keeps_the_contract_of_every_store() {
     contract::check(&store).await;
 }
 
-/// Everything that is stored, by the emulator's own account.
+/// Every stored object, as the emulator lists it.
 fn objects(emulator: &Emulator, client: &Client) -> Vec<Value> {
     let url = emulator.url(&format!("storage/v1/b/{BUCKET}/o?prefix=tv%2Flive"));
     let listed: Value = serde_json::from_slice(&client.get(&url).unwrap().body).unwrap();
@@ -94,7 +94,7 @@ fn a_broadcast_is_stored_and_its_recording_composed() {
             }
         }
     }
-    // Read whole: the emulator has one thread, and a player that seeks holds two connections.
+    // Download the recording completely: the emulator has one thread, and a player that seeks holds two connections.
     let body = client.get(&public(&named("/recording.mp4").remove(0))).unwrap().body;
     let file = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
     std::fs::write(file.path(), body).unwrap();

@@ -1,5 +1,5 @@
-//! Whole broadcasts into a Cloud Storage that fails, on paused time: what viewers of the bucket and the archive get. The
-//! fake is asked without sockets; `gcs_store.rs` and `gcs_live.rs` have those.
+//! Whole broadcasts into a failing Cloud Storage, on paused time: what viewers of the bucket and the archive get. The
+//! fake is called without sockets; `gcs_store.rs` and `gcs_live.rs` use sockets.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -18,23 +18,23 @@ use tests::gcs::objects::Permission;
 use tests::gcs::{DirectStore, Fault, Operation};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// With the bytes of one segment.
+/// Rung names, with the size of one segment in bytes.
 const RUNGS: [(&str, usize); 3] = [("360p", 1_000), ("480p", 2_000), ("720p", 4_000)];
 
-/// A stream's own numbers.
+/// Parameters of one stream.
 struct Broadcast {
     session: &'static str,
     first: u64,
     seconds: u64,
     timing: Timing,
     settings: Settings,
-    /// Between two segments of a rung.
+    /// Time between two segments of a rung.
     pace: Duration,
     spool: Option<Arc<Spool>>,
 }
 
 impl Broadcast {
-    /// With the playlists of a latency of 4 s, archived.
+    /// An archived stream with the playlists for a latency of 4 s.
     fn new(seconds: u64) -> Self {
         Self::with_latency(4.0, seconds)
     }
@@ -46,8 +46,8 @@ impl Broadcast {
         Self { session: "s", first: 1000, seconds, timing, settings, pace: SECOND, spool: None }
     }
 
-    /// Publishes a segment a second in each rung; answers what the publisher counted. Bounded memory is checked on the
-    /// way.
+    /// Publishes one segment per rung at every interval (`pace`) and checks that memory stays bounded; returns the
+    /// publisher's counters.
     async fn run(self, store: &DirectStore) -> Counters {
         let (playlists, _) = StorePlaylists::new(&self.timing);
         let limit = self.settings.max_waiting_bytes;
@@ -87,13 +87,13 @@ impl Broadcast {
     fn segment(&self, rung: &str, number: u64, bytes: usize) -> Segment {
         let sequence = self.first + number;
         let seconds = i64::try_from(number).unwrap();
-        // No two bodies are the same.
+        // Every body is unique.
         let body = format!("{rung} {sequence} ").into_bytes().into_iter().cycle().take(bytes);
         Segment {
             rung: RungName::new(rung).unwrap(),
             sequence,
             session: self.session(),
-            // An epoch begins with one.
+            // An epoch begins with a discontinuity.
             discontinuity: number == 0,
             start: MediaTime::from_ticks_90k(90_000 * seconds),
             duration: MediaSpan::from_millis(1000),
@@ -121,7 +121,7 @@ fn track(rung: &str) -> Track {
     }
 }
 
-/// Looks at everything that ever was in the bucket; the report, and how many segments are there now.
+/// Audits the bucket's whole history; returns the report and the number of segments that exist at the end.
 #[track_caller]
 fn judge(store: &DirectStore) -> (Report, u64) {
     let state = store.state();
@@ -136,7 +136,7 @@ fn gaps(counters: &Counters) -> u64 {
     counters.gaps.values().sum()
 }
 
-/// All segments of so many seconds.
+/// Number of all segments in this many seconds.
 fn all(seconds: u64) -> u64 {
     seconds * RUNGS.len() as u64
 }
@@ -151,7 +151,7 @@ async fn an_hour_without_faults_is_whole_and_nothing_is_written_too_often() {
     let (report, kept) = judge(&store);
     assert_eq!(kept, all(3600));
     assert_eq!((report.gaps, report.ended), (0, (3, 3)));
-    // Every segment gets a playlist of its own: none waits for the next.
+    // Every segment gets its own playlist version: no playlist waits for the next segment.
     assert!(report.versions >= 3 * 3600, "{report:?}");
 }
 
@@ -172,14 +172,15 @@ async fn a_minute_without_the_store_is_a_minute_of_gaps_and_whole_in_the_archive
         let store = DirectStore::new();
         store.set_rule(between(60 * SECOND, 120 * SECOND, fault));
         let counters = Broadcast::new(240).run(&store).await;
-        // What came in the last two seconds before the store was back is in time; a hung store is found out later.
+        // Segments of the last two seconds before the store's return are in time; a hung store is detected with a
+        // delay.
         let gaps = gaps(&counters);
         assert!((all(56)..=all(68)).contains(&gaps), "{fault:?}: {counters:?}");
         assert_eq!((counters.late, counters.lost, counters.sealed), (gaps, 0, true), "{fault:?}");
         let (report, kept) = judge(&store);
-        // The window passed some before a playlist could be written again.
+        // Some gaps left the window before a playlist could be written again.
         assert!(kept == all(240) && (1..=gaps).contains(&(report.gaps as u64)), "{kept} {report:?}");
-        // While it is down, it is asked now and then, and not by every segment that waits.
+        // During the outage the publisher probes the store now and then, instead of once per waiting segment.
         let down = |call: &&tests::gcs::Call| (90 * SECOND..120 * SECOND).contains(&call.at);
         let asked = store.state().calls.iter().filter(down).count();
         assert!(asked < 30 * 60, "{asked} calls in half a minute");
@@ -207,7 +208,8 @@ async fn uploads_that_hang_are_overtaken() {
             if call.writes_segment() { hangs(call) } else { Fault::Slow(Duration::from_millis(60)) }
         });
         let counters = Broadcast::new(600).run(&store).await;
-        // Twice in a row for one segment is 1 in 400, and the third attempt may be too late.
+        // Two hung attempts in a row for one segment have a probability of 1 in 400, and the third attempt may be too
+        // late.
         assert!(gaps(&counters) <= all(600) / 400 * 2, "{counters:?}");
         assert_eq!((counters.lost, counters.late, counters.sealed), (0, gaps(&counters), true), "{fault:?}");
         let (_, kept) = judge(&store);
@@ -267,13 +269,13 @@ async fn a_bucket_that_becomes_read_only_ends_the_storing_and_nothing_else() {
     let began = tokio::time::Instant::now();
     let settings = Settings::default();
     let counters = Broadcast::new(60).run(&store).await;
-    // Publishing went on in step (`run` sleeps a second a segment) and ended when it had to.
+    // Publishing kept its pace (`run` sleeps a second per segment) and ended in time.
     assert!(began.elapsed() <= 60 * SECOND + settings.seal_within + settings.longest_attempt);
     assert_eq!(counters.gaps.get(&Gap::Refused), Some(&all(30)), "{counters:?}");
     assert!(!counters.sealed);
     assert!(counters.last_failure.unwrap().contains("storage.objects.create"));
     assert_eq!(judge(&store).1, all(30));
-    // It is asked whether it has changed its mind, a few times a second at most.
+    // The publisher probes whether the bucket is writable again, at most a few times per second.
     let late = |call: &&tests::gcs::Call| call.at > 62 * SECOND && call.writes_segment();
     assert!(store.state().calls.iter().filter(late).count() < 60);
 }
@@ -307,7 +309,8 @@ async fn when_memory_is_full_the_largest_rung_goes_first() {
     assert_eq!((kept("360p"), kept("480p"), kept("720p")), (180, 180, 180 - counters.lost));
 }
 
-/// A hundred seconds without the store, with room in memory for some of what comes meanwhile, and on disk for so much.
+/// Runs a broadcast without the store for a hundred seconds; memory holds part of the waiting data, and the spool on
+/// disk holds `bytes`. Returns the counters and the number of kept segments per rung.
 async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (Counters, [u64; 3]) {
     let folder = tempfile::tempdir().unwrap();
     let store = DirectStore::new();
@@ -347,7 +350,7 @@ async fn when_the_disk_is_full_too_the_largest_rung_goes_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_spool_that_fails_is_as_good_as_none() {
-    // Where the stream's folder should be made is a file.
+    // A file is in the place of the stream's spool folder.
     let spoil = |folder: &std::path::Path| std::fs::write(folder.join("spool-0"), b"in the way").unwrap();
     let (counters, kept) = spooled(10_000_000, spoil).await;
     assert!(counters.spool_failures > 0 && counters.spooled == 0, "{counters:?}");
@@ -369,15 +372,16 @@ async fn without_an_archive_nothing_is_left_behind_but_the_window() {
     let counters = broadcast.run(&store).await;
     assert!(counters.sealed, "{counters:?}");
     let (report, kept) = judge(&store);
-    // 30 s of window and as much of retention, in three rungs.
+    // A window of 30 s and as much retention time, in three rungs.
     assert!(kept <= all(70) + counters.not_removed, "{kept} {report:?}");
 }
 
-/// An older encoder that does not know that its stream was taken over writes no playlist any more.
+/// An older encoder that has not noticed the takeover of its stream is fenced and writes no more playlists.
 #[tokio::test(start_paused = true)]
 async fn of_two_encoders_the_newer_one_goes_on_alone() {
     let store = DirectStore::new();
-    // Slow enough to leave the bucket's one write a second to another: who comes when is decided elsewhere.
+    // The old encoder writes slowly, to leave the bucket's one write per second to the new one: which encoder gets the
+    // stream is tested elsewhere.
     let old = Broadcast { pace: 3 * SECOND, ..Broadcast::new(40) }.run(&store);
     let new = async {
         tokio::time::sleep(40 * SECOND + SECOND / 2).await;
@@ -389,7 +393,7 @@ async fn of_two_encoders_the_newer_one_goes_on_alone() {
     assert!(new.sealed && !new.fenced, "{new:?}");
     let (report, _) = judge(&store);
     assert_eq!(report.ended, (3, 3));
-    // The old one found out within a few seconds, not at its end.
+    // The old encoder detected the takeover within a few seconds, not at its end.
     let last_of_old = store
         .state()
         .calls

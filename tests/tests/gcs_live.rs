@@ -1,5 +1,5 @@
-//! A real broadcast into a bucket: the real binary, FFmpeg as publisher, and viewers who read nothing but the bucket's
-//! public URLs.
+//! A real broadcast into a bucket: the real binary, FFmpeg as publisher, and viewers that read only the bucket's public
+//! URLs.
 
 #![allow(clippy::print_stderr, reason = "tests fail by panicking and may say what they measured")]
 
@@ -25,7 +25,7 @@ fn options(fake: &FakeGcs) -> Options {
         .set("--ladder", "480p@1400k,360p@800k")
 }
 
-/// Calls take 60 ms, and the browser is on another site than the bucket.
+/// Calls take 60 ms, and the page has another origin than the bucket.
 #[test]
 fn viewers_of_the_bucket_play_without_a_stall() {
     let _turn = turn::Turn::take();
@@ -55,7 +55,7 @@ fn viewers_of_the_bucket_play_without_a_stall() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(20), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        // The archive's as well, and its playlist of pictures.
+        // Seven playlists, including those of the archive with its I-frame playlist.
         (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
@@ -64,8 +64,8 @@ fn viewers_of_the_bucket_play_without_a_stall() {
     encoder.stop();
 }
 
-/// The store fails one call in twenty and then, for ten seconds, all of them: nobody who reads the bucket finds a
-/// playlist that names what is not there, the origin's viewers notice nothing, and the encoder says so once.
+/// The store fails one call in twenty and then every call for ten seconds: no playlist in the bucket ever names a
+/// missing object, the origin's viewers notice nothing, and the encoder logs the outage once.
 #[test]
 fn a_store_that_fails_is_outlived() {
     let _turn = turn::Turn::take();
@@ -93,7 +93,7 @@ fn a_store_that_fails_is_outlived() {
     publisher.stop(Duration::from_secs(5));
     let ended = eventually("every playlist's end", Duration::from_secs(30), || {
         let report = audit(fake.state().objects.journal(), BUCKET);
-        // The archive's as well, and its playlist of pictures.
+        // Seven playlists, including those of the archive with its I-frame playlist.
         (report.ended == (7, 7)).then_some(report)
     });
     eprintln!("{ended:?}");
@@ -103,8 +103,8 @@ fn a_store_that_fails_is_outlived() {
     assert!(log.contains("late or missing in the store"), "{log}");
 }
 
-/// Nothing can be written any more: viewers of the encoder's own port see nothing of that, the log says what is missing,
-/// and once the bucket is mended what it had becomes the archive.
+/// The bucket becomes read-only: viewers of the encoder's own port notice nothing, the log says what is missing, and
+/// once the bucket is writable again the stored segments become the archive.
 #[test]
 fn a_bucket_that_becomes_read_only_is_said_and_viewers_of_the_origin_play_on() {
     let clip = fixtures::clip("footage-720p30-gop1s");

@@ -1,5 +1,5 @@
-//! The real client of Cloud Storage against the fake one, over sockets: the contract of every store, what is said when
-//! a bucket cannot be used, and what `encoder bucket check` finds.
+//! The real Cloud Storage client against the fake, over sockets: the contract of every store, the errors for a bucket
+//! that cannot be used, and the findings of `encoder bucket check`.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -48,7 +48,7 @@ async fn an_upload_is_one_request_with_all_that_viewers_need() {
     let fake = FakeGcs::start(BUCKET);
     let store = open(&fake).await.unwrap();
     fake.state().calls.clear();
-    // Larger than where the crate would split it.
+    // Larger than the client crate's threshold for splitting uploads.
     let body = "0123456789".repeat(2 << 20);
     store.create(&name(), segment(&body)).await.unwrap();
     let calls: Vec<_> = fake.state().calls.iter().map(|call| call.operation).collect();
@@ -196,7 +196,7 @@ fn the_check_prints_commands_and_answers_by_its_exit_code() {
     assert_eq!(code, Some(64), "{text}");
 }
 
-/// A request that hangs does not hold the caller longer than it wants, nor the next one.
+/// A hanging request can be abandoned by its caller and does not block the next request.
 #[tokio::test]
 async fn a_hanging_upload_can_be_given_up() {
     let fake = FakeGcs::start(BUCKET);

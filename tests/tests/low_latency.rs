@@ -1,5 +1,5 @@
-//! The contract of low-latency HLS (rfc8216bis 6.2.5 and appendix B.1) against the running origin, and every setting of
-//! the knob judged by hls-parser and the cross-reload checker.
+//! The contract of low-latency HLS (rfc8216bis 6.2.5 and appendix B.1) against the running origin; and every setting of
+//! the latency knob, judged by hls-parser and the cross-reload checker.
 
 #![allow(
     clippy::unwrap_used,
@@ -64,7 +64,7 @@ fn the_servers_contract() {
     let video = Rendition { encoder: &encoder, url: join(&top, "360p/index.m3u8") };
     let audio = Rendition { encoder: &encoder, url: join(&top, "audio/index.m3u8") };
 
-    // Blocking: each answer has what was asked for, and asking for one part after the other misses none.
+    // Blocking reload: each response has the requested part, and requesting one part after the other misses none.
     let (mut msn, mut part) = video.list("").edge();
     let mut held = Duration::ZERO;
     for _ in 0..8 {
@@ -83,12 +83,12 @@ fn the_servers_contract() {
     let whole = video.list(&format!("?_HLS_msn={msn}"));
     assert!(whole.edge().0 > msn);
 
-    // A part beyond the last of its segment is the first of the next.
+    // A part number beyond the last of its segment selects the first part of the next segment.
     let (next, _) = whole.edge();
     let list = video.list(&format!("?_HLS_msn={}&_HLS_part=9", next - 1));
     assert!(list.edge() >= (next, 1), "{:?}", list.edge());
 
-    // What is long gone, and what cannot be asked for.
+    // Requests for segments and parts removed long ago succeed; invalid requests fail.
     assert_eq!(video.get("?_HLS_msn=1").status, 200);
     assert_eq!(video.get("?_HLS_msn=1&_HLS_part=7").status, 200);
     assert_eq!(video.get("?_HLS_unknown=1").status, 200);
@@ -100,7 +100,7 @@ fn the_servers_contract() {
         assert_eq!(video.get(&query).status, 400, "{query}");
     }
 
-    // A hinted part is held until it is whole; a part that is not hinted at is not.
+    // A request for the hinted part is held until the part is complete; a part that is not hinted is not held.
     for rendition in [&video, &audio] {
         let list = rendition.list("");
         let hint = list.hint.clone().unwrap();
@@ -124,7 +124,8 @@ fn the_servers_contract() {
     }
     assert_eq!(video.list("").server_control, audio.list("").server_control);
 
-    // Nothing comes any more: 503 after three target durations, and a hint that will not come true is not found.
+    // The publisher has stopped: blocking reloads get 503 after three target durations, and a request for the hinted
+    // part gets 404.
     publisher.stop(Duration::from_secs(5));
     let (msn, part) = eventually("the last part", Duration::from_secs(20), || {
         let response = video.get("");
@@ -140,7 +141,7 @@ fn the_servers_contract() {
     encoder.stop();
 }
 
-/// Six encoders at once, each with another setting and the published video passed through where it fits.
+/// Six concurrent encoders, each with another latency. The published video is passed through where it fits.
 #[test]
 fn every_knob_keeps_the_rules() {
     let _turn = turn::Turn::take();
@@ -191,19 +192,20 @@ fn every_knob_keeps_the_rules() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Another player's idea of the same playlists.
+/// A second player, with its own reading of the same playlists.
 #[test]
 fn shaka_player_plays_parts() {
     let _turn = turn::Turn::take();
     let clip = fixtures::clip("footage-720p30-gop1s");
-    // At 3 it stalls now and then: it waits a part's length between reloads (`HlsParser.getUpdatePlaylistDelay_`) and looks
-    // up to a second later whether there is something to fetch (`streaming.updateIntervalSeconds`).
+    // At a latency of 3 s shaka-player stalls now and then: it waits the length of a part between reloads
+    // (`HlsParser.getUpdatePlaylistDelay_`) and then checks up to a second later whether there is something to fetch
+    // (`streaming.updateIntervalSeconds`).
     let options = Options::default().set("--latency", "4").set("--ladder", "360p@600k,240p@300k");
     let encoder = Encoder::start(options);
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     let playlist = encoder.wait_for_stream(STREAM);
-    // shaka-player 5.2.12 gives up on a playlist of one segment, and stalls when there is less to begin with than it is
-    // to stay behind.
+    // shaka-player 5.2.12 gives up on a playlist with one segment, and stalls if the playlist is initially shorter than
+    // the player's distance to live.
     let rendition = Rendition { encoder: &encoder, url: join(&playlist, "240p/index.m3u8") };
     eventually("some segments", Duration::from_secs(20), || {
         (rendition.list("").segments.len() > 5).then_some(())
@@ -212,7 +214,8 @@ fn shaka_player_plays_parts() {
     let page = StaticServer::start(vec![js.clone(), js.join("node_modules")]).unwrap();
     let played = browser::play_with_shaka(&page.url(&format!("shaka.html?src={playlist}")), 15.0).unwrap();
     assert!(played.errors.is_empty() && played.console.is_empty(), "{played:?}");
-    // It says that it waits whenever the next part is not there yet; what counts is whether the picture stood still.
+    // shaka-player reports a wait whenever the next part is not there yet; the test checks whether the picture stood
+    // still.
     assert!(played.advanced / played.watched > 0.95 && played.stalls < 5, "{played:?}");
     let held = played.requests.iter().filter(|url| url.contains("_HLS_part=")).count();
     assert!(held > 10, "shaka-player asks for parts: {played:?}");

@@ -1,5 +1,5 @@
-//! The judges, judged: checker, box reader, hls-parser, FFmpeg wrappers and browser driver on a live stream that FFmpeg
-//! makes, which must pass, and on the same stream spoilt, which must not.
+//! Tests of the validators: checker, box reader, hls-parser, FFmpeg wrappers and browser driver must pass a live stream
+//! that FFmpeg makes, and must reject the same stream with errors.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,8 +15,8 @@ use tests::patience::eventually;
 use tests::reference::{Live, Reference};
 use tests::{browser, fixtures, probe, turn};
 
-/// What FFmpeg 5.1's HLS muxer leaves out by design: AVERAGE-BANDWIDTH, FRAME-RATE, CHANNELS,
-/// DISCONTINUITY-SEQUENCE; its dates differ between renditions by a frame or two; its first segments come late.
+/// Ignores what FFmpeg 5.1's HLS muxer leaves out by design: AVERAGE-BANDWIDTH, FRAME-RATE, CHANNELS,
+/// DISCONTINUITY-SEQUENCE. Its dates differ between renditions by a frame or two, and its first segments come late.
 fn ffmpeg_settings() -> Settings {
     let ignore = BTreeSet::from([
         Rule::VariantAttributes,
@@ -105,7 +105,7 @@ fn the_browser_notices_a_stream_that_stops() {
         let play = play.clone();
         move || browser::play(&play)
     });
-    // The playlists stay as they are: no ENDLIST, no new segment.
+    // The playlists no longer change: no new segment, no EXT-X-ENDLIST.
     live.freeze();
     let played = watcher.join().unwrap().unwrap();
     eprintln!("{played:#?}");

@@ -1,4 +1,4 @@
-//! Latency by application, by operator and by publisher; what runs keeps what it began with.
+//! Latency set by application, operator and publisher; a running stream keeps the latency it started with.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -19,7 +19,7 @@ fn publish(encoder: &Encoder, query: &str) -> Program {
     publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(&format!("{STREAM}{query}")))
 }
 
-/// What viewers are told.
+/// The stream's latency in `streams.json`, in seconds, as viewers read it.
 fn listed_latency(encoder: &Encoder) -> Option<f64> {
     let listing: Value =
         serde_json::from_str(&encoder.client.get(&encoder.url("streams.json")).unwrap().text().unwrap())
@@ -32,10 +32,10 @@ fn status(encoder: &Encoder) -> Value {
     serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap()
 }
 
-/// Publishes until viewers are told a latency, then ends the stream.
+/// Publishes until `streams.json` lists a latency, then ends the stream; returns the latency in seconds.
 fn latency_of_a_publish(encoder: &Encoder, query: &str) -> f64 {
     let mut publisher = publish(encoder, query);
-    // The playlists of the stream before may still be there: only the listing tells them apart.
+    // Playlists of the previous stream may still exist; only the listing tells the two streams apart.
     let latency = eventually("the stream", Duration::from_secs(30), || listed_latency(encoder));
     end(encoder, &mut publisher);
     latency
@@ -48,7 +48,7 @@ fn end(encoder: &Encoder, publisher: &mut Program) {
     });
 }
 
-/// PUT with curl, as an operator would.
+/// Sends a PUT with curl, as an operator would.
 fn put(encoder: &Encoder, body: &str) -> Value {
     let url = format!("http://127.0.0.1:{}/streams/live/{STREAM}/latency", encoder.ports.admin);
     let done = Command::new("curl").args(["-sS", "-X", "PUT", "-d", body, &url]).output().unwrap();

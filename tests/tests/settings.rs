@@ -1,4 +1,4 @@
-//! The command line as its users meet it.
+//! Tests of the command line from a user's point of view.
 
 #![allow(
     clippy::unwrap_used,

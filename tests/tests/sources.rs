@@ -1,4 +1,4 @@
-//! One test for each kind of source: published in real time for a few seconds, read back with FFmpeg.
+//! One test per kind of source: published in real time for a few seconds, read back with FFmpeg.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ use tests::patience::eventually;
 use tests::verdict::{self, Recorded};
 use tests::{fixtures, publisher, turn};
 
-/// What became of a source.
+/// The result of publishing a source.
 struct Outcome {
     checker: Checker,
     pieces: Vec<Vec<Recorded>>,
@@ -24,7 +24,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Sizes of the video rungs in the last piece, smallest first.
+    /// Picture sizes of the video rungs in the last piece, smallest first.
     fn sizes(&self) -> Vec<(u32, u32)> {
         let last = self.pieces.last().into_iter().flatten();
         let mut sizes: Vec<_> = last.filter_map(|r| Some((r.stream.width?, r.stream.height?))).collect();
@@ -50,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// Publishes the clip once, to its end, with `pieces` stretches between discontinuities expected.
+/// Publishes the clip once to its end, and expects `pieces` stretches between discontinuities.
 fn publish(clip: &str, ladder: &str, pieces: usize) -> Outcome {
     publish_with(clip, ladder, pieces, Settings::default())
 }
@@ -159,14 +159,14 @@ fn audio_only() {
 fn video_only() {
     let seen = publish("video-only", LADDER, 1);
     seen.fine();
-    // Silence stands in for the sound that does not come.
+    // Silence replaces the missing audio.
     assert!(seen.pieces[0].iter().any(|r| !r.video));
     assert_eq!(seen.checker.multivariant_seen().unwrap().media.len(), 1);
 }
 
 #[test]
 fn audio_that_comes_late() {
-    // Whoever does not wait for it has one rendition more from then on.
+    // An encoder that does not wait for late audio gains a rendition when the audio starts.
     let rules = Settings { ignore: [Rule::RenditionsChanged].into(), ..Settings::default() };
     let seen = publish_with("late-audio", LADDER, 1, rules);
     seen.fine();

@@ -1,4 +1,5 @@
-//! What may break without viewers losing the stream: the worker, the publisher's line; and who is turned away.
+//! Failures that viewers must not notice: of the worker and of the publisher's connection. Also, which publishers are
+//! refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +36,7 @@ fn scene(options: Options) -> Scene {
 }
 
 impl Scene {
-    /// How many segments every rendition has listed at least.
+    /// Number of segments that every rendition has listed at least.
     fn listed(&self) -> usize {
         let checker = self.watch.checker();
         let lists = checker.multivariant_seen().map(|m| m.playlists()).unwrap_or_default();
@@ -47,7 +48,7 @@ impl Scene {
         eventually("more segments", Duration::from_secs(40), || (self.listed() >= target).then_some(()));
     }
 
-    /// The one worker of the one stream.
+    /// Process ID of the only worker of the only stream.
     fn worker(&self) -> u32 {
         let workers = self.encoder.workers();
         assert_eq!(workers.len(), 1, "{workers:?}");
@@ -63,7 +64,8 @@ impl Scene {
     }
 }
 
-/// Those in the middle: a stream's first segment is one too, for players that still have an earlier one of its name.
+/// Checks the number of discontinuities after the first segment. A stream's first segment has a discontinuity as well,
+/// for players that still hold an earlier stream of the same name.
 #[track_caller]
 fn discontinuities(checker: &Checker, expected: usize) {
     assert!(checker.violations().is_empty(), "{}", report(checker.violations()));
@@ -119,7 +121,7 @@ fn a_publisher_who_drops_and_comes_back_goes_on_in_the_same_playlists() {
     let before = scene.listed();
     scene.publisher = eventually("the publisher to be taken back", Duration::from_secs(12), || {
         let mut again = publisher::ffmpeg_looped(&clip, &scene.encoder.rtmp_url(STREAM));
-        // A refused FFmpeg ends at once.
+        // A refused FFmpeg exits immediately.
         again.wait(Duration::from_millis(1500)).is_none().then_some(again)
     });
     scene.more_segments(3);
@@ -169,7 +171,7 @@ fn what_is_secret_is_in_no_log_and_no_page() {
     let mut options = Options::default().set("--ladder", "source");
     options.secrets.push(secret.to_owned());
     let encoder = Encoder::start(options);
-    // A mistyped key is still somebody's key; a query may carry a token.
+    // A mistyped key may be another publisher's key, and a query may contain a token.
     let mut refused = publisher::ffmpeg_once(&clip, &encoder.rtmp_url(&format!("no.{secret}")));
     assert!(refused.wait(publisher::REFUSAL).is_some_and(|s| !s.success()));
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(&format!("{STREAM}?token={secret}")));

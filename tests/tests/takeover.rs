@@ -1,5 +1,5 @@
-//! A stream that goes on at another encoder: whoever reads the store sees one stream, whatever became of the encoder that
-//! began it.
+//! A stream that continues on another encoder: readers of the store see one stream, whatever happened to the encoder
+//! that started it.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,15 +24,15 @@ use tests::process::Program;
 use tests::static_server::StaticServer;
 use tests::{fixtures, publisher, turn};
 
-/// A directory that several encoders write and viewers read.
+/// A directory that several encoders write to and viewers read from.
 struct Place {
     directory: tempfile::TempDir,
     server: StaticServer,
     _turn: turn::Turn,
 }
 
-/// Segments, a second each, after which a stream can be taken over: whoever comes within four seconds of another one has
-/// come at once.
+/// Number of segments, of one second each, after which a stream can be taken over: two claims within four seconds count
+/// as a race, which the second claimant loses.
 const SETTLED: usize = 6;
 
 fn clip() -> PathBuf {
@@ -41,7 +41,7 @@ fn clip() -> PathBuf {
 
 impl Place {
     fn new() -> Self {
-        // Made before the turn: other tests need not wait for it.
+        // Create the clip before taking the turn: other tests need not wait for that.
         clip();
         let turn = turn::Turn::take();
         let directory = tempfile::tempdir().unwrap();
@@ -64,10 +64,10 @@ impl Place {
         self.server.url(&format!("live/{STREAM}/index.m3u8"))
     }
 
-    /// Watches what viewers of the store see, once there is something.
+    /// Watches the stream in the store as viewers see it, once it has a playlist.
     fn watch(&self) -> Watch {
         wait_for_playlist(&self.url());
-        // The server knows media types by the name's end alone; how punctual an encoder is others look at.
+        // The file server knows media types only by file extension; other tests check how punctual an encoder is.
         let ignore = BTreeSet::from([Rule::ContentType, Rule::LateUpdate]);
         let watch = Watch::start(&self.url(), Settings { ignore, ..Settings::default() });
         more_segments(&watch, SETTLED);
@@ -82,7 +82,7 @@ fn wait_for_playlist(url: &str) {
     });
 }
 
-/// How many segments every rendition has listed at least.
+/// Number of segments that every rendition has listed at least.
 fn listed(watch: &Watch) -> usize {
     let checker = watch.checker();
     let lists = checker.multivariant_seen().map(|m| m.playlists()).unwrap_or_default();
@@ -94,7 +94,7 @@ fn more_segments(watch: &Watch, more: usize) {
     eventually("more segments", Duration::from_secs(40), || (listed(watch) >= target).then_some(()));
 }
 
-/// Discontinuities behind the first segment that was seen.
+/// Checks the number of discontinuities after the first segment seen.
 #[track_caller]
 fn discontinuities(checker: &Checker, expected: usize) {
     assert!(checker.violations().is_empty(), "{}", report(checker.violations()));
@@ -103,7 +103,8 @@ fn discontinuities(checker: &Checker, expected: usize) {
         let count = listed.iter().skip(1).filter(|s| s.discontinuity).count();
         assert_eq!(count, expected, "discontinuities in {list}");
         assert!(listed.windows(2).all(|pair| pair[0].msn + 1 == pair[1].msn), "{list} has a hole");
-        // Where a publisher was cut off, sound may have come without pictures, or one rendition more than another.
+        // Where a publisher was cut off, audio may have arrived without video, or one rendition may have one segment
+        // more than another.
         for pair in listed.windows(2).filter(|pair| pair[0].gap) {
             assert!(
                 pair[1].gap || pair[1].discontinuity,
@@ -116,8 +117,8 @@ fn discontinuities(checker: &Checker, expected: usize) {
     }
 }
 
-/// What remains is one recording of what all encoders made, in step behind the break between them, and holds all that
-/// viewers were shown.
+/// Checks that the archive is one recording of all encoders, with audio in sync after the break between them, and that
+/// it holds every segment that viewers saw.
 #[track_caller]
 fn one_recording(archived: &Archived, shown: &Checker) {
     let judged = archived.judge(3).unwrap();
@@ -128,13 +129,13 @@ fn one_recording(archived: &Archived, shown: &Checker) {
     archived.in_step(0.0).unwrap();
 }
 
-/// The publisher's line is cut without a word.
+/// Kills the publisher: its connection ends without notice.
 fn cut(mut publisher: Program) {
     publisher.signal(Signal::KILL);
     publisher.wait(Duration::from_secs(5));
 }
 
-/// Ends the stream in order and checks what was seen of all of it.
+/// Ends the stream in order and returns the checker.
 fn end(watch: Watch, mut publisher: Program) -> Checker {
     assert!(publisher.exited().is_none(), "the publisher was lost:\n{}", publisher.output());
     watch.checker().expect_outage();
@@ -163,7 +164,7 @@ fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
     more_segments(&watch, 5);
     watch.checker().outage_over();
     assert_eq!(taken_over(&b), 1.0);
-    // At the end of its reconnect window it would write the stream's end.
+    // Without the fence, the old encoder would write EXT-X-ENDLIST at the end of its reconnect window.
     eventually("the former owner's end", Duration::from_secs(20), || fenced(&a));
     more_segments(&watch, 2);
     assert!(!watch.checker().ended());
@@ -276,17 +277,17 @@ fn a_bucket_is_taken_over_too() {
     one_recording(&Archived::complete_in(&fake, BUCKET, "tv", copy.path()), &checker);
     let seen = audit(fake.state().objects.journal(), BUCKET);
     assert_eq!(seen.complaints, [""; 0]);
-    // The archive's as well, and its playlist of pictures.
+    // Seven playlists, including those of the archive with its I-frame playlist.
     assert!(seen.gaps <= 6 && seen.ended == (7, 7), "{seen:?}");
     b.stop();
 }
 
-/// A bucket answers what it was given.
+/// Rules ignored for a bucket: a bucket returns objects as uploaded, without compressing.
 fn ignored_of_a_bucket() -> BTreeSet<Rule> {
     BTreeSet::from([Rule::Gzip, Rule::LateUpdate])
 }
 
-/// Viewers of the store's URLs play on by themselves.
+/// Viewers of the store's URLs keep playing through a takeover without a reload.
 #[test]
 fn the_browser_plays_over_it() {
     let place = Place::new();
@@ -304,7 +305,7 @@ fn the_browser_plays_over_it() {
     };
     let (played, second) = std::thread::scope(|scope| {
         let played = scope.spawn(|| browser::play(&play));
-        // Somewhere in the middle of what is played.
+        // Somewhere in the middle of the playing time.
         pause(Duration::from_secs(12));
         cut(first);
         let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
@@ -312,8 +313,8 @@ fn the_browser_plays_over_it() {
     });
     eprintln!("{played:?}");
     assert_eq!(taken_over(&b), 1.0, "{}", b.log());
-    // Where one encoder ends and the next begins media is missing: hls.js may find a fragment that brings nothing new, or a
-    // hole, and goes on. Nobody sees it.
+    // Media is missing between the two encoders: hls.js may find a fragment without new media, or a hole, and
+    // continues. Viewers do not notice.
     assert!(played.longest_freeze <= 0.2, "frozen for {} s", played.longest_freeze);
     let harmless = |complaint: &String| complaint.contains("fatal: false") || complaint.ends_with(" stalls");
     let complaints: Vec<_> = played.complaints(&play).into_iter().filter(|c| !harmless(c)).collect();

@@ -1,6 +1,6 @@
-//! Part of `make bench`: how soon `/readyz` answers while every core encodes (a thousand requests, each on a connection of
-//! its own, as a kubelet makes them), and how long a balancer that asks every second still sends publishers to an encoder
-//! that has just been taken. Prints Markdown tables.
+//! Part of `make bench`: how soon `/readyz` answers while every core encodes (a thousand requests, each on its own
+//! connection, as a kubelet sends them), and how long a balancer with a health check every second still sends
+//! publishers to an encoder that has just become busy. Prints Markdown tables.
 //!
 //! Environment: `BENCH_PROBES` (requests, default 1000), `BENCH_WINDOWS` (streams, default 20).
 
@@ -16,9 +16,10 @@ use tests::patience::eventually;
 use tests::process::{Program, stat, tree};
 use tests::{fixtures, publisher, turn};
 
-/// What is aimed at: a kubelet gives up after a second, a balancer that asks each second wants far less.
+/// Goal for the 99th percentile: a kubelet's time-out is a second, and a balancer with a check every second needs far
+/// less.
 const GOAL: Duration = Duration::from_millis(20);
-/// From one request to the next.
+/// Interval between two requests.
 const EVERY: Duration = Duration::from_millis(10);
 
 fn main() -> std::process::ExitCode {
@@ -36,18 +37,18 @@ fn bench() -> anyhow::Result<()> {
     let streams = std::env::var("BENCH_WINDOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
-        // Nobody publishes numbers of a debug build.
+        // Numbers of a debug build would be meaningless.
         encoder_process::use_binary(encoder_process::build("release"));
     }
     probes(requests)?;
     windows(streams)
 }
 
-/// How soon `/readyz` answers.
+/// Measures how soon `/readyz` answers.
 fn probes(requests: usize) -> anyhow::Result<()> {
     let clip = fixtures::clip("footage-720p30-gop2s");
     let cores = std::thread::available_parallelism()?.get();
-    // One stream for each core, each more than a core's work.
+    // One stream per core, each more work than a core can do.
     let options = Options::default().set("--capacity", &cores.to_string()).set("--preset", "slow");
     let encoder = Encoder::start(options);
     let publishers: Vec<Program> =
@@ -79,7 +80,7 @@ fn probes(requests: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From readiness that fell to a balancer that noticed.
+/// Measures the time from the loss of readiness until the balancer notices.
 fn windows(streams: usize) -> anyhow::Result<()> {
     let clip = fixtures::clip("small");
     let options = Options::default()
@@ -92,7 +93,7 @@ fn windows(streams: usize) -> anyhow::Result<()> {
     let mut took = Vec::new();
     for n in 0..streams {
         balancer.wait_for(&[true]);
-        // Not in step with the health checks.
+        // Vary the phase against the health checks.
         tests::patience::pause(Duration::from_millis(137 * n as u64 % 1000));
         let mut publisher = publisher::ffmpeg_looped(&clip, &balancer.rtmp_url(&format!("w{n}")));
         eventually("the encoder to be taken", Duration::from_secs(10), || {
@@ -111,7 +112,7 @@ fn windows(streams: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One request, from connecting to the last byte.
+/// Sends one request; returns the time from connecting to the last byte.
 fn ask(port: u16) -> anyhow::Result<Duration> {
     tests::patience::pause(EVERY);
     let asked = Instant::now();

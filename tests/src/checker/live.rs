@@ -1,4 +1,4 @@
-//! One media playlist: what it must say by itself, and what may change from one reload to the next.
+//! Rules for one media playlist: its content, and which changes are allowed from one reload to the next.
 
 use super::low_latency;
 use super::{Checker, Fetched, ObjectKind, Removed, Rendition, Rule, Wish};
@@ -6,12 +6,12 @@ use crate::playlist::{self, Listed, Media};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
-/// Rules found broken, before they get a place and a time.
+/// Broken rules with details; place and time are added later.
 pub(super) type Findings = Vec<(Rule, String)>;
 
 impl Checker {
-    /// Takes a media playlist; answers what to fetch because of it. `rendition` is its URI in the multivariant
-    /// playlist.
+    /// Checks a media playlist and returns the objects to fetch next. `rendition` is the playlist's URI in the
+    /// multivariant playlist.
     pub fn media(&mut self, rendition: &str, fetched: Fetched<'_>) -> Vec<Wish> {
         let Some(text) = self.playlist_response(rendition, fetched) else { return Vec::new() };
         let list = match playlist::media(&text) {
@@ -42,7 +42,8 @@ impl Checker {
         wishes
     }
 
-    /// Removed segments whose retention was not tried yet, early in it and late in it.
+    /// Removed segments to fetch once more, as (rendition, URI): each is returned once, in the last two seconds of its
+    /// retention time.
     pub fn retention_due(&mut self, now: Duration) -> Vec<(String, String)> {
         let mut due = Vec::new();
         for (place, rendition) in &mut self.renditions {
@@ -60,7 +61,7 @@ impl Checker {
     }
 }
 
-/// Rules for a playlist by itself.
+/// Rules for a single playlist, without earlier versions.
 fn alone(list: &Media, findings: &mut Findings) {
     match list.target_duration {
         None => findings.push((Rule::TargetDuration, "missing".into())),
@@ -101,7 +102,7 @@ fn alone(list: &Media, findings: &mut Findings) {
     }
 }
 
-/// What must never change.
+/// Values that must never change between reloads.
 fn unchanging(state: &mut Rendition, list: &Media, findings: &mut Findings) {
     match (state.target_duration, list.target_duration) {
         (Some(before), Some(now)) if before != now => {
@@ -116,7 +117,7 @@ fn unchanging(state: &mut Rendition, list: &Media, findings: &mut Findings) {
     state.server_control = Some(list.server_control.clone());
 }
 
-/// The window: numbers, names, discontinuity numbers, removal, end.
+/// Rules for the sliding window: media sequence numbers, names, discontinuity sequence, removal, end.
 fn window_moves(state: &mut Rendition, list: &Media, at: Duration, findings: &mut Findings) {
     let first = list.media_sequence.unwrap_or(0);
     let end = first + list.segments.len() as u64;
@@ -164,7 +165,8 @@ fn window_moves(state: &mut Rendition, list: &Media, at: Duration, findings: &mu
             }
         }
     }
-    // A stream's first number says nothing: servers that must never go back begin with a large one.
+    // The stream's first media sequence number says nothing about removed segments: servers whose numbers must never go
+    // back start with a large number.
     let removing = *state.first_seen.get_or_insert(first) < first;
     let shortest = 3.0 * list.target_duration.unwrap_or(0) as f64;
     if removing && list.duration() + 1e-3 < shortest {
@@ -191,7 +193,8 @@ fn window_moves(state: &mut Rendition, list: &Media, at: Duration, findings: &mu
     state.longest = state.longest.max(list.duration());
 }
 
-/// Derives every segment's UTC and compares it with what is written and with what was derived before.
+/// Derives every segment's start in UTC; compares it with the written PROGRAM-DATE-TIME and with the earlier
+/// derivation.
 fn date_times(
     state: &mut Rendition,
     list: &Media,
@@ -232,7 +235,7 @@ fn date_times(
     }
 }
 
-/// A new segment at most 1.5 target durations after the previous one.
+/// A new segment must appear within 1.5 target durations of the previous one.
 fn punctuality(
     state: &mut Rendition,
     list: &Media,
@@ -267,7 +270,7 @@ fn punctuality(
     }
 }
 
-/// Init segments and segments not asked for yet.
+/// Init segments and media segments that were not requested yet.
 fn wishes(state: &mut Rendition, list: &Media) -> Vec<Wish> {
     let mut wishes = Vec::new();
     for segment in list.segments.iter().filter(|s| !s.gap) {

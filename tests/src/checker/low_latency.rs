@@ -1,13 +1,13 @@
-//! What a playlist with parts must say, by itself and from one reload to the next.
+//! Rules for a playlist with parts, alone and from one reload to the next.
 
 use super::live::Findings;
 use super::{Rendition, Rule};
 use crate::playlist::Media;
 
-/// Durations are written with five digits.
+/// Tolerance in seconds: durations are written with five decimal places.
 const ROUNDING: f64 = 2e-5;
 
-/// Parts, hints and hold-back of one playlist.
+/// Checks parts, preload hint and hold-back of one playlist.
 pub(super) fn check(state: &mut Rendition, list: &Media, findings: &mut Findings) {
     let mut found = |rule, detail: String| findings.push((rule, detail));
     if let Some(before) = state.part_target
@@ -77,7 +77,8 @@ fn unchanged(state: &mut Rendition, list: &Media, found: &mut impl FnMut(Rule, S
     }
 }
 
-/// The hint must be there, and come true unless a segment was shorter than usual.
+/// The preload hint must exist until the stream ends. The hinted part must appear, unless its segment ended early or
+/// starts with a discontinuity.
 fn hint(state: &mut Rendition, list: &Media, found: &mut impl FnMut(Rule, String)) {
     if list.hint.is_some() == list.ended {
         found(Rule::PreloadHint, format!("{:?}, ended: {}", list.hint, list.ended));
@@ -93,7 +94,7 @@ fn hint(state: &mut Rendition, list: &Media, found: &mut impl FnMut(Rule, String
     state.hint = list.hint.clone().map(|hint| (hint, list.edge()));
 }
 
-/// One report for every other rendition, none of them more than a segment off.
+/// There must be one rendition report per other rendition, with a LAST-MSN within two of the playlist's own edge.
 pub(super) fn reports(list: &Media, others: usize, findings: &mut Findings) {
     if list.ended {
         return;

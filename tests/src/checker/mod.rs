@@ -1,9 +1,9 @@
-//! The cross-reload checker: watches one live stream as a very attentive player would and writes down every rule of
-//! RFC 8216bis and of Apple's authoring specification that the server breaks.
+//! The cross-reload checker: watches one live stream like a very attentive player and records every rule of RFC 8216bis
+//! and of Apple's authoring specification that the server breaks.
 //!
-//! [`Checker`] is sans-IO: responses and times in, violations and wishes ("fetch this segment") out. [`watch`] is the
-//! loop that polls a real server. What single playlists must look like and what may change between two of them is in
-//! `live`; the multivariant playlist, headers, segments and renditions against each other in `presentation`.
+//! [`Checker`] is sans-IO: responses and times go in, violations and objects to fetch come out. [`watch`] is the loop
+//! that polls a real server. Rules for media playlists, alone and across reloads, are in `live`; the multivariant
+//! playlist, headers, segments and comparisons between renditions are in `presentation`.
 
 mod live;
 mod low_latency;
@@ -22,27 +22,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-/// What was broken. Sections are those of draft-pantos-hls-rfc8216bis-22; "Apple" is the authoring specification.
+/// The rule that was broken. Section numbers are those of draft-pantos-hls-rfc8216bis-22; "Apple" is Apple's authoring
+/// specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Rule {
-    /// A playlist or object that should be there was not answered with 200.
+    /// A playlist or object that should exist was not answered with 200.
     Status,
-    /// Content type (Apple 10.4).
+    /// Wrong Content-Type (Apple 10.4).
     ContentType,
-    /// Readable from pages of other origins.
+    /// Not readable by pages of other origins.
     Cors,
-    /// Playlists must not be cached, segments are immutable.
+    /// Cache-Control: playlists must not be cached, segments must be immutable.
     CacheControl,
-    /// Playlists are sent compressed when asked (Apple 10.1).
+    /// A playlist was sent uncompressed although gzip was accepted (Apple 10.1).
     Gzip,
-    /// The playlist cannot be read at all.
+    /// The playlist cannot be parsed.
     Syntax,
     /// EXT-X-VERSION is missing, too low for EXT-X-MAP (section 8), or differs between playlists.
     Version,
     /// An attribute of the multivariant playlist is missing or wrong (Apple 9.x).
     VariantAttributes,
-    /// EXT-X-MEDIA: order, group named by a variant but not defined, missing URI.
+    /// EXT-X-MEDIA: wrong order, a variant names an undefined group, or a URI is missing.
     RenditionGroup,
     /// INDEPENDENT-SEGMENTS missing (Apple 9.12).
     IndependentSegments,
@@ -56,17 +57,17 @@ pub enum Rule {
     MediaSequenceMissing,
     /// MEDIA-SEQUENCE or the end of the list went backwards (6.2.2).
     MediaSequenceBackwards,
-    /// A number was never listed: the window moved past it.
+    /// Media sequence numbers were never listed: the window moved past them.
     MediaSequenceHole,
-    /// The same media sequence number names something else than before (6.3.4).
+    /// A media sequence number names another segment than before (6.3.4).
     SegmentChanged,
-    /// One name was used for two segments.
+    /// Two segments have the same name.
     NameReused,
     /// DISCONTINUITY-SEQUENCE missing (Apple 8.17).
     DiscontinuitySequenceMissing,
-    /// DISCONTINUITY-SEQUENCE did not grow by the number of tags removed (6.2.2).
+    /// DISCONTINUITY-SEQUENCE did not grow by the number of removed EXT-X-DISCONTINUITY tags (6.2.2).
     DiscontinuitySequence,
-    /// Renditions disagree on where a discontinuity is (Apple 8.15).
+    /// Renditions disagree on the position of a discontinuity (Apple 8.15).
     DiscontinuityAlignment,
     /// SERVER-CONTROL changed or differs between renditions (4.4.3.8).
     ServerControl,
@@ -76,58 +77,59 @@ pub enum Rule {
     MapChanged,
     /// PLAYLIST-TYPE in a live playlist.
     PlaylistType,
-    /// A playlist that loses segments is shorter than three target durations (6.2.2).
+    /// A playlist that removes segments is shorter than three target durations (6.2.2).
     WindowTooShort,
     /// No new segment within 1.5 target durations (6.2.2).
     LateUpdate,
-    /// Something changed behind ENDLIST, or ENDLIST went away.
+    /// The playlist changed after ENDLIST, or ENDLIST disappeared.
     ChangedAfterEnd,
     /// PROGRAM-DATE-TIME missing on the first segment or on a discontinuity (Apple 8.4).
     DateTimeMissing,
-    /// PROGRAM-DATE-TIME does not grow by the durations in between, or a segment's changed between reloads.
+    /// PROGRAM-DATE-TIME does not advance by the durations in between, or a segment's date changed between reloads.
     DateTimeDrift,
     /// PROGRAM-DATE-TIME in the future.
     DateTimeFuture,
     /// Renditions map the same media sequence number to different times.
     DateTimeAlignment,
-    /// A removed segment was not served for its retention time (6.2.2).
+    /// A removed segment became unavailable before its retention time was over (6.2.2).
     Retention,
-    /// Boxes of a segment cannot be read, or break CMAF.
+    /// The boxes of a segment cannot be parsed, or violate CMAF.
     Boxes,
-    /// A segment does not begin where the one before ended (Apple 7.3).
+    /// A segment does not start where the previous one ended (Apple 7.3).
     DecodeTime,
-    /// EXTINF differs from the media by more than a frame (Apple 8.1).
+    /// EXTINF differs from the media's duration by more than one frame (Apple 8.1).
     SegmentDuration,
-    /// A video segment does not begin with a sync sample (Apple 7.4).
+    /// A video segment does not start with a sync sample (Apple 7.4).
     NotIndependent,
     /// PART-TARGET changed, or parts are listed without it (4.4.3.7).
     PartTarget,
-    /// A part lasts longer than PART-TARGET, or one in the middle of a segment less than 85 % of it (4.4.4.9).
+    /// A part is longer than PART-TARGET, or a part that does not end its segment is shorter than 85 % of it (4.4.4.9).
     PartDuration,
     /// PART-HOLD-BACK is below three PART-TARGETs (Apple 14.3), or HOLD-BACK below three target durations.
     HoldBack,
-    /// The same part has another name or duration than before, or there is a hole in the numbering.
+    /// A part's name or duration changed, or the part numbering has a hole.
     PartChanged,
-    /// A segment's parts do not last as long as it.
+    /// The durations of a segment's parts do not add up to the segment's duration.
     PartsOfSegment,
-    /// No hint at the next part, or one behind ENDLIST (appendix B.1).
+    /// No EXT-X-PRELOAD-HINT for the next part, or a hint after ENDLIST (appendix B.1).
     PreloadHint,
-    /// The hinted part did not come although its segment went on.
+    /// Another part appeared in place of the hinted one.
     HintBroken,
-    /// Not one report for every other rendition, or one that went backwards or is far behind.
+    /// The rendition reports do not cover every other rendition, or a report lacks attributes or is far from the
+    /// playlist's own edge.
     RenditionReport,
 }
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
-    /// Since the checker's start.
+    /// Time since the checker's start.
     pub at: Duration,
     /// Path of the playlist or object.
     pub place: String,
-    /// What was broken.
+    /// The broken rule.
     pub rule: Rule,
-    /// How.
+    /// Details of the violation.
     pub detail: String,
 }
 
@@ -137,14 +139,15 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How strict to be where rules leave room.
+/// How strict the checker is where rules leave room.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Added to every time limit: polling interval, transport and an overloaded machine.
+    /// Added to every time limit, for the polling interval, transport and an overloaded machine.
     pub slack: Duration,
-    /// How far apart renditions' times of one segment may be, and PROGRAM-DATE-TIME from the sum of durations.
+    /// Allowed difference between renditions' times of one segment, and between PROGRAM-DATE-TIME and the sum of
+    /// durations.
     pub time_tolerance: Duration,
-    /// Rules that are not reported; for servers that are not ours.
+    /// Rules that are not reported; meant for servers other than the encoder.
     pub ignore: BTreeSet<Rule>,
 }
 
@@ -158,53 +161,53 @@ impl Default for Settings {
     }
 }
 
-/// A response and when it came.
+/// A response with its arrival time.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetched<'a> {
-    /// Since the checker's start.
+    /// Time since the checker's start.
     pub at: Duration,
-    /// UTC of the same moment.
+    /// The same moment in UTC.
     pub wall: DateTime<Utc>,
-    /// What came.
+    /// The response.
     pub response: &'a Response,
 }
 
-/// An object that a playlist names and that was not fetched yet.
+/// An object that a playlist names and that was not requested yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// URI as written in the playlist.
     pub uri: String,
-    /// What it is.
+    /// Kind of object.
     pub kind: ObjectKind,
 }
 
-/// What a URI of a media playlist stands for.
+/// Kind of object that a URI in a media playlist names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectKind {
     /// An init segment.
     Init,
-    /// The media segment of that media sequence number.
+    /// The media segment with this media sequence number.
     Segment(u64),
 }
 
-/// One rendition's downloaded media: an init segment and the segments that need it, in order.
+/// Downloaded media of one rendition: an init segment and the segments that use it, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Piece {
     /// Init segment.
     pub init: Bytes,
-    /// Sequence number and body.
+    /// Media sequence number and body of each segment.
     pub segments: Vec<(u64, Bytes)>,
 }
 
 impl Piece {
-    /// A file that any demuxer opens.
+    /// Init segment and segments concatenated: a file that any demuxer opens.
     pub fn concatenated(&self) -> Vec<u8> {
         let bodies = self.segments.iter().flat_map(|(_, body)| body.iter().copied());
         self.init.iter().copied().chain(bodies).collect()
     }
 }
 
-/// A segment that left the playlist and must still be served.
+/// A segment that left the playlist and must still be available.
 #[derive(Clone, Debug, PartialEq)]
 struct Removed {
     uri: String,
@@ -212,55 +215,56 @@ struct Removed {
     until: Duration,
 }
 
-/// What is known of one rendition.
+/// State of one rendition.
 #[derive(Default)]
 struct Rendition {
     target_duration: Option<u64>,
     server_control: Option<Option<Attributes>>,
-    /// Every segment ever listed, by number.
+    /// Every segment ever listed, by media sequence number.
     known: BTreeMap<u64, Listed>,
-    /// Numbers listed last time: first and one past the last.
+    /// Media sequence numbers in the last playlist: the first, and one past the last.
     window: Option<(u64, u64)>,
-    /// The first number of the first playlist seen.
+    /// First media sequence number of the first playlist seen.
     first_seen: Option<u64>,
-    /// Longest playlist so far, in seconds.
+    /// Duration of the longest playlist so far, in seconds.
     longest: f64,
     ended: Option<Vec<u64>>,
     part_target: Option<f64>,
-    /// Name and duration of each part ever listed, by segment and index.
+    /// Name and duration (seconds) of each part ever listed, by media sequence number and part index.
     parts: BTreeMap<(u64, usize), (String, f64)>,
-    /// What was hinted at, and where the playlist ended then.
+    /// The last preload hint, and the playlist's edge at that time.
     hint: Option<(String, (u64, usize))>,
-    /// When the newest segment was first seen.
+    /// Time at which the newest segment was first seen.
     updated_at: Option<Duration>,
     late_reported: bool,
-    /// UTC of each segment's start, written or derived.
+    /// Start of each segment in UTC, as written or derived.
     times: BTreeMap<u64, DateTime<Utc>>,
     removed: Vec<Removed>,
     wished: BTreeSet<String>,
     inits: BTreeMap<String, (Bytes, Option<boxes::Init>)>,
     pieces: Vec<(String, Piece)>,
-    /// Init URI, sequence number and decode time right behind the last segment.
+    /// Init URI, media sequence number, and decode time at the end of the last segment.
     decode_end: Option<(String, u64, i64)>,
     audio_only: bool,
 }
 
-/// The checker's state. Feed it what was fetched; read [`Checker::violations`] at the end.
+/// The checker's state. Pass it every response; read [`Checker::violations`] at the end.
 pub struct Checker {
     settings: Settings,
     violations: Vec<Violation>,
-    /// By (place, rule): a server that breaks a rule in every response should not fill the report.
+    /// Violations by (place, rule). The count limits repetition: a server that breaks a rule in every response should
+    /// not fill the report.
     counts: BTreeMap<(String, Rule), usize>,
     multivariant: Option<Multivariant>,
     renditions: BTreeMap<String, Rendition>,
     outage: bool,
 }
 
-/// Of one rule at one place, this many violations are written out.
+/// Number of violations written out per rule and place.
 const REPEATS: usize = 4;
 
 impl Checker {
-    /// Knows nothing yet.
+    /// A checker that has seen nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -272,13 +276,13 @@ impl Checker {
         }
     }
 
-    /// All that was broken so far, in the order of discovery.
+    /// All violations so far, in order of discovery.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
-    /// From here on until the next new segment, late updates are the test's own doing (a publisher taken away, a
-    /// worker killed).
+    /// Suppresses [`Rule::LateUpdate`] until [`Checker::outage_over`]: the test itself causes the outage (it removes
+    /// the publisher or kills a worker).
     pub fn expect_outage(&mut self) {
         self.outage = true;
         for rendition in self.renditions.values_mut() {
@@ -286,7 +290,7 @@ impl Checker {
         }
     }
 
-    /// The outage is over: updates are due again, counted from the next one seen.
+    /// Ends the expected outage: updates are due again, counted from the next one seen.
     pub fn outage_over(&mut self) {
         self.outage = false;
     }
@@ -296,17 +300,18 @@ impl Checker {
         self.multivariant.as_ref()
     }
 
-    /// Segments ever listed in a rendition (by its playlist's URI in the multivariant playlist), by number.
+    /// All segments ever listed in a rendition, by media sequence number. `rendition` is the playlist's URI in the
+    /// multivariant playlist.
     pub fn listed(&self, rendition: &str) -> Vec<&Listed> {
         self.renditions.get(rendition).map(|r| r.known.values().collect()).unwrap_or_default()
     }
 
-    /// Whether every rendition's playlist has ENDLIST.
+    /// Whether every rendition's playlist has EXT-X-ENDLIST.
     pub fn ended(&self) -> bool {
         !self.renditions.is_empty() && self.renditions.values().all(|r| r.ended.is_some())
     }
 
-    /// The media downloaded of a rendition, a piece for every init segment.
+    /// Downloaded media of a rendition, one piece per init segment.
     pub fn pieces(&self, rendition: &str) -> Vec<Piece> {
         self.renditions
             .get(rendition)

@@ -1,4 +1,4 @@
-//! The multivariant playlist, HTTP headers, objects, and renditions against each other.
+//! Checks of the multivariant playlist, HTTP headers and objects, and comparisons between renditions.
 
 use super::{Checker, Fetched, ObjectKind, Piece, Rule};
 use crate::boxes;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const PLAYLIST_TYPES: [&str; 2] = ["application/vnd.apple.mpegurl", "audio/mpegurl"];
 
 impl Checker {
-    /// Takes the multivariant playlist.
+    /// Checks the multivariant playlist and returns it if it can be parsed.
     pub fn multivariant(&mut self, place: &str, fetched: Fetched<'_>) -> Option<Multivariant> {
         let text = self.playlist_response(place, fetched)?;
         let list = match playlist::multivariant(&text) {
@@ -39,7 +39,7 @@ impl Checker {
         Some(list)
     }
 
-    /// Takes an object that a media playlist named.
+    /// Checks an object that a media playlist names.
     pub fn object(&mut self, rendition: &str, uri: &str, kind: ObjectKind, fetched: Fetched<'_>) {
         let place = format!("{rendition} {uri}");
         let response = fetched.response;
@@ -71,7 +71,7 @@ impl Checker {
         }
     }
 
-    /// Takes the answer for a segment that left the playlist but is within its retention.
+    /// Checks the response for a segment that left the playlist but is within its retention time.
     pub fn retained(&mut self, rendition: &str, uri: &str, fetched: Fetched<'_>) {
         if fetched.response.status != 200 {
             let detail = format!("{uri} answered {} before its time was over", fetched.response.status);
@@ -79,7 +79,7 @@ impl Checker {
         }
     }
 
-    /// Status and headers of a playlist; its text when it can be read.
+    /// Checks status and headers of a playlist; returns its text if readable.
     pub(super) fn playlist_response(&mut self, place: &str, fetched: Fetched<'_>) -> Option<String> {
         let response = fetched.response;
         if response.status != 200 {
@@ -168,7 +168,7 @@ impl Checker {
         let follows_on = |(m, n): (&String, u64)| *m == map && n + 1 == msn && !listed.discontinuity;
         if let Some((_, _, expected)) = before.filter(|(m, n, _)| follows_on((m, *n))) {
             let off = (start - expected) as f64 / timescale;
-            // One tick either way is rounding between time scales.
+            // One tick of difference is rounding between time scales.
             if (start - expected).abs() > 1 {
                 self.report(
                     fetched.at,
@@ -178,7 +178,8 @@ impl Checker {
                 );
             }
         }
-        // The usual frame, not the longest: a frame stretched over a hole excuses nothing.
+        // Compare with the median frame duration, not the longest: a frame stretched over a hole must not excuse a
+        // wrong EXTINF.
         let mut frames: Vec<u32> = fragment.samples.iter().map(|s| s.duration).collect();
         frames.sort_unstable();
         let frame = frames.get(frames.len() / 2).copied().unwrap_or(0);
@@ -192,7 +193,7 @@ impl Checker {
         }
     }
 
-    /// One rendition's newest playlist against what is known of the others.
+    /// Compares one rendition's newest playlist with what is known of the other renditions.
     pub(super) fn against_each_other(&self, rendition: &str, list: &Media, found: &mut Vec<(Rule, String)>) {
         let tolerance = TimeDelta::from_std(self.settings.time_tolerance).unwrap_or(TimeDelta::zero());
         let Some(own) = self.renditions.get(rendition) else { return };
@@ -208,7 +209,8 @@ impl Checker {
             for segment in &list.segments {
                 let Some(twin) = other.known.get(&segment.msn) else { continue };
                 if (twin.dsn, twin.discontinuity) != (segment.dsn, segment.discontinuity)
-                    // The first segment of a window may have lost its tag; its number still counts.
+                    // The first segment of a window may have lost its EXT-X-DISCONTINUITY tag; its discontinuity
+                    // sequence number still counts.
                     && twin.dsn != segment.dsn
                 {
                     let detail = format!("{} has {} here, {} in {name}", segment.msn, segment.dsn, twin.dsn);
@@ -226,7 +228,7 @@ impl Checker {
         }
     }
 
-    /// Every URI that is fetched twice must say the same; used for HEAD against GET.
+    /// HEAD and GET of one URI must agree on the status and on these headers.
     pub fn same_headers(&mut self, place: &str, at: Duration, get: &Response, head: &Response) {
         for name in ["content-type", "cache-control", "etag"] {
             if get.header(name) != head.header(name) || head.status != get.status {

@@ -1,4 +1,4 @@
-//! The checker itself, on streams that are right and on streams with one thing wrong.
+//! Tests of the checker itself, with correct streams and with streams that have one error each.
 
 use super::*;
 use crate::checker::watch::report;
@@ -33,7 +33,7 @@ fn answer(text: &str, content_type: &str) -> Response {
     }
 }
 
-/// What the server says of the segments `first..end`: 2 s each, six in the window, a discontinuity at segment 8.
+/// A media playlist with the segments `first..end`: 2 s each, six in the window, a discontinuity at segment 8.
 fn window(first: u64, end: u64) -> String {
     let dsn = u64::from(first > 8);
     let mut text = format!(
@@ -55,7 +55,7 @@ fn window(first: u64, end: u64) -> String {
     text
 }
 
-/// A playlist with parts as it should be: segment 7 of 1 s whole, two parts of segment 8.
+/// A correct playlist with parts: segment 7 of 1 s complete, two parts of segment 8.
 const DIVIDED: &str = "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:1\n\
     #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.2,HOLD-BACK=3.0\n#EXT-X-PART-INF:PART-TARGET=0.4\n\
     #EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-DISCONTINUITY-SEQUENCE:0\n#EXT-X-INDEPENDENT-SEGMENTS\n\
@@ -116,7 +116,8 @@ fn parts_with_one_thing_wrong() {
     );
 }
 
-/// A stream of `segments` segments seen by a checker after each; `spoil` may change what is fetched.
+/// Rules broken by a stream of `segments` segments that the checker sees after each one; `spoil` may change the
+/// responses.
 fn rules_broken(segments: u64, spoil: impl Fn(u64, &str, &mut Response)) -> BTreeSet<Rule> {
     rules_with(segments, 2.0, spoil)
 }
@@ -247,7 +248,7 @@ fn the_end_is_final() {
 
 #[test]
 fn wrong_clocks_are_noticed() {
-    // Segment 5 begins at 10 s.
+    // Segment 5 starts at 10 s.
     let drifting = rewritten(VIDEO, |t| t.replace("00:00:10.000Z", "00:00:10.500Z"));
     assert!(
         drifting.contains(&Rule::DateTimeDrift) && drifting.contains(&Rule::DateTimeAlignment),
@@ -327,7 +328,7 @@ fn removed_segments_are_asked_for_until_their_time_is_over() {
         let at = Duration::from_secs(2 * end);
         checker.media(VIDEO, Fetched { at, wall: start() + TimeDelta::seconds(100), response: &list });
     }
-    // Segment 0 left at 14 s, segment 1 at 16 s; each is kept for its own 2 s and the playlist's 12 s.
+    // Segment 0 left at 14 s, segment 1 at 16 s; each must stay available for its own 2 s plus the playlist's 12 s.
     assert_eq!(checker.retention_due(Duration::from_secs(20)), []);
     assert_eq!(checker.retention_due(Duration::from_secs(27)), [(VIDEO.to_owned(), "a-0.m4s".to_owned())]);
     assert_eq!(checker.retention_due(Duration::from_secs(29)), [(VIDEO.to_owned(), "a-1.m4s".to_owned())]);

@@ -1,4 +1,4 @@
-//! The polling loop around a [`Checker`]: one thread that watches a live stream until told to stop.
+//! The polling loop around a [`Checker`]: one thread that watches a live stream until it is stopped.
 
 use super::{Checker, Fetched, Settings, Violation};
 use crate::http::{self, Client, Response};
@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often every playlist is fetched.
+/// Interval between two fetches of every playlist.
 const INTERVAL: Duration = Duration::from_millis(150);
 
-/// The multivariant playlist is fetched every this many rounds.
+/// The multivariant playlist is fetched once per this many rounds.
 const MULTIVARIANT_EVERY: u32 = 10;
 
-/// A running watch; ends with [`Watch::finish`] or when dropped.
+/// A running watch. [`Watch::finish`] or dropping it stops the thread.
 pub struct Watch {
     checker: Arc<Mutex<Checker>>,
     stop: Arc<AtomicBool>,
@@ -23,7 +23,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the stream whose multivariant playlist is at `url`, which must already be there.
+    /// Watches the stream whose multivariant playlist is at `url`. The playlist must already exist.
     pub fn start(url: &str, settings: Settings) -> Self {
         let checker = Arc::new(Mutex::new(Checker::new(settings)));
         let stop = Arc::new(AtomicBool::new(false));
@@ -42,12 +42,12 @@ impl Watch {
         Self { checker, stop, thread: Some(thread) }
     }
 
-    /// The checker, between two fetches.
+    /// Locks the checker between two fetches.
     pub fn checker(&self) -> MutexGuard<'_, Checker> {
         lock(&self.checker)
     }
 
-    /// Stops watching and hands the checker over.
+    /// Stops watching and returns the checker.
     pub fn finish(mut self) -> Checker {
         self.join();
         std::mem::replace(&mut *lock(&self.checker), Checker::new(Settings::default()))
@@ -70,7 +70,7 @@ impl Drop for Watch {
     }
 }
 
-/// Text of a report: one violation a line.
+/// Text of a report, one violation per line.
 pub fn report(violations: &[Violation]) -> String {
     violations.iter().map(|v| format!("{v}\n")).collect()
 }
@@ -115,7 +115,7 @@ impl Round {
         }
     }
 
-    /// A server that does not answer at all counts as status 0.
+    /// Fetches a URL; a server that does not answer counts as status 0.
     fn fetch(
         &self,
         checker: &Mutex<Checker>,

@@ -1,22 +1,22 @@
-//! A watcher that misses nothing: reads every version of every playlist that was ever written and looks whether what it
-//! names was there at that moment, and for as long as it was named.
+//! An audit of a bucket's whole history: reads every version of every playlist and checks that each object it names
+//! existed at that moment, and for as long as the playlist named it.
 
 use super::objects::{Entry, Object};
 use crate::playlist;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was seen.
+/// The result of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// All that is wrong.
+    /// All violations found.
     pub complaints: Vec<String>,
-    /// Versions of playlists.
+    /// Number of playlist versions.
     pub versions: usize,
-    /// Segments named in any, gaps not counted.
+    /// Segments named in any playlist version, gaps not counted.
     pub segments: usize,
-    /// Gaps named in any.
+    /// Gaps named in any playlist version.
     pub gaps: usize,
-    /// Playlists whose last version has an end, and all of them.
+    /// Number of media playlists whose last version has EXT-X-ENDLIST, and number of all media playlists.
     pub ended: (usize, usize),
 }
 
@@ -24,15 +24,15 @@ pub struct Report {
 struct Watcher {
     report: Report,
     there: BTreeSet<String>,
-    /// What the newest version of each playlist names.
+    /// Objects named by the newest version of each playlist.
     named: BTreeMap<String, BTreeSet<String>>,
-    /// First and last media sequence number of each playlist, and each number's URI.
+    /// First and last media sequence number in each playlist's newest version; and below, the URI of each number.
     numbers: BTreeMap<String, (u64, u64)>,
     uris: BTreeMap<(String, u64), (String, bool)>,
     ended: BTreeMap<String, bool>,
 }
 
-/// Goes through everything that happened in a bucket.
+/// Audits the history of a bucket.
 pub fn audit(journal: &[Entry], bucket: &str) -> Report {
     let mut watcher = Watcher::default();
     for entry in journal.iter().filter(|entry| entry.bucket == bucket) {
@@ -103,7 +103,8 @@ impl Watcher {
         self.named.insert(name.clone(), named);
     }
 
-    /// What is to be read of a media playlist, and whether its numbers go on as they should.
+    /// URIs that a media playlist requires to be readable. Also checks that its media sequence numbers do not go back
+    /// and keep their URIs.
     fn media(&mut self, name: &str, text: &str) -> anyhow::Result<Vec<String>> {
         let media = playlist::media(text)?;
         let numbers = media.segments.first().zip(media.segments.last()).map(|(a, b)| (a.msn, b.msn));
@@ -135,7 +136,7 @@ fn multivariant(text: &str) -> anyhow::Result<Vec<String>> {
     Ok(playlist::multivariant(text)?.playlists())
 }
 
-/// A relative URI against the object that names it.
+/// Resolves a relative URI against the name of the object that contains it.
 fn join(object: &str, uri: &str) -> String {
     let mut parts: Vec<_> = object.split('/').collect();
     parts.pop();

@@ -1,5 +1,5 @@
-//! The same objects and faults behind `encoder::store::Store`, without sockets: for tests on tokio's paused time, where
-//! an hour takes a second.
+//! The fake bucket's objects and faults as an `encoder::store::Store`, without sockets: for tests on tokio's paused
+//! time, where an hour takes a second.
 
 use super::faults::{Call, Fault, Operation};
 use super::objects::{New, Objects, Refusal, Settings};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 const BUCKET: &str = "live";
 
-/// A bucket; clones share it. Its clock is tokio's.
+/// A bucket; clones share it. Time is tokio's clock.
 #[derive(Clone)]
 pub struct DirectStore {
     state: Arc<Mutex<State>>,
@@ -37,7 +37,7 @@ impl DirectStore {
         Self { state: Arc::new(Mutex::new(state)), started: Instant::now() }
     }
 
-    /// Objects, calls, faults.
+    /// Locks the state: objects, calls, faults.
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -47,7 +47,7 @@ impl DirectStore {
         BUCKET
     }
 
-    /// From now on every call meets what the rule says.
+    /// Applies a fault rule to every call from now on.
     pub fn set_rule(&self, rule: impl FnMut(&Call) -> Fault + Send + 'static) {
         self.state().set_rule(rule);
     }
@@ -68,7 +68,7 @@ impl DirectStore {
                 tokio::time::sleep(delay).await;
                 act(&self.state)
             }
-            // As the real client tells them apart.
+            // Maps statuses to errors as the real client does.
             Fault::Status(403) => Err(StoreError::Refused("403 forbidden".into())),
             Fault::Status(status) => Err(StoreError::Unavailable(status.to_string())),
             Fault::Hang => std::future::pending().await,

@@ -1,11 +1,12 @@
-//! Somebody else's Cloud Storage: PyPI's gcp-storage-emulator, unmodified, and a gateway in front of it for what
-//! google-cloud-storage needs and it lacks.
+//! A third-party Cloud Storage: PyPI's gcp-storage-emulator, unmodified, and a gateway in front that adds what
+//! google-cloud-storage needs and the emulator lacks.
 //!
-//! The emulator's own: how uploads have to be written (multipart, names, metadata), what is stored and under which
-//! checksum, ranges, listings, composed and copied bytes. The gateway's: gRPC, turned into the emulator's JSON API (it
-//! speaks no gRPC); `ifGenerationMatch`, looked at before an upload is passed on (it ignores preconditions); the
-//! `x-goog-` headers of a download (it sends none, and the client refuses an answer without a generation). Faults, limits
-//! and permissions are not there at all. Requests pass one at a time: the emulator has one thread.
+//! The emulator judges how uploads are written (multipart, names, metadata), what is stored and under which checksum,
+//! ranges, listings, composed and copied bytes. The gateway adds gRPC, translated to the emulator's JSON API (the
+//! emulator has no gRPC); `ifGenerationMatch`, checked before an upload is forwarded (the emulator ignores
+//! preconditions); and the `x-goog-` headers of a download (the emulator sends none, and the client rejects a response
+//! without a generation). Faults, limits and permissions do not exist here. Requests are forwarded one at a time: the
+//! emulator has one thread.
 
 use super::grpc::{self, Code, Status};
 use super::json::{self, Target};
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Where `make setup-test` puts the package.
+/// Folder where `make setup-test` installs the package.
 const PACKAGE: &str = ".cache/gcs-emulator";
 
 /// A running emulator and its gateway; both end when dropped.
@@ -44,17 +45,18 @@ pub struct Emulator {
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// The emulator as the gateway asks it.
+/// The emulator, as the gateway calls it.
 struct Upstream {
     address: SocketAddr,
-    /// Nothing comes between a precondition and what it is for.
+    /// Serialises requests, so that nothing happens between checking a precondition and the request it guards.
     turn: tokio::sync::Mutex<()>,
 }
 
 // === impl Emulator ===
 
 impl Emulator {
-    /// Starts it with one bucket; `None` where the package is not installed, which is said on standard error.
+    /// Starts the emulator with one bucket; returns `None`, with a note on standard error, if the package is not
+    /// installed.
     #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
     pub fn start(bucket: &str) -> Option<Self> {
         let package = workspace().join(PACKAGE);
@@ -95,12 +97,12 @@ impl Emulator {
         Some(Self { _program: program, upstream, gateway, runtime: Some(runtime) })
     }
 
-    /// What `--gcs-endpoint` wants: the gateway.
+    /// Value for `--gcs-endpoint`: the gateway's URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.gateway)
     }
 
-    /// The emulator itself.
+    /// URL of a path on the emulator itself.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{}", self.upstream, path.trim_start_matches('/'))
     }
@@ -109,7 +111,7 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Clients keep connections open.
+            // Clients keep connections open, so do not wait for them.
             runtime.shutdown_background();
         }
     }
@@ -127,7 +129,7 @@ async fn listen(listener: std::net::TcpListener, upstream: Upstream) {
                 async move { answer(request, &upstream).await }
             });
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            // An error is a connection that was cut by the other side.
+            // An error means that the other side cut the connection.
             let _ = server.serve_connection(TokioIo::new(socket), service).await;
         });
     }
@@ -175,7 +177,7 @@ impl Upstream {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// The JSON API; `None` is a 404.
+    /// Calls the JSON API; returns `None` for a 404.
     async fn api(&self, method: Method, path: &str, body: Value) -> io::Result<Option<Value>> {
         let mut headers = HeaderMap::new();
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
@@ -184,14 +186,14 @@ impl Upstream {
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => {
-                // A removal's is empty.
+                // The response to a deletion has an empty body.
                 Ok(Some(serde_json::from_slice(answer.body()).unwrap_or_default()))
             }
             status => Err(io::Error::other(format!("{path}: the emulator says {status}"))),
         }
     }
 
-    /// HTTP, with what is missing added.
+    /// Forwards an HTTP request and adds what the emulator lacks.
     async fn pass_on(&self, request: Request<Bytes>) -> io::Result<Response<Bytes>> {
         let target = Target::of(&request);
         let query = json::query(&request);
@@ -208,7 +210,7 @@ impl Upstream {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
-        // Of this connection, not of the next.
+        // These headers belong to the client's connection, not to the one to the emulator.
         for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
             headers.remove(name);
         }
@@ -238,7 +240,7 @@ impl Upstream {
         Ok(answer)
     }
 
-    /// gRPC, in the emulator's JSON. An error of the outer result cuts the connection.
+    /// Carries out a gRPC call through the emulator's JSON API. An error of the outer result cuts the connection.
     async fn carry_out(&self, call: grpc::Request) -> io::Result<Result<Bytes, Status>> {
         let missing =
             || Err(Status { code: Code::NotFound, message: "the emulator has no such object".into() });
@@ -294,7 +296,7 @@ fn object_path(bucket: &str, name: &str) -> String {
     format!("b/{bucket}/o/{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
-/// Numbers come as numbers and as text.
+/// The emulator sends numbers both as JSON numbers and as strings.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

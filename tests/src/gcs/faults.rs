@@ -1,84 +1,84 @@
-//! What a call runs into. A rule sees every call and decides; rules made here are deterministic: the same calls in the
-//! same order meet the same faults.
+//! Faults that calls meet. A rule sees every call and decides. The rules made here are deterministic: the same calls in
+//! the same order meet the same faults.
 
 use std::time::Duration;
 
-/// What is asked for.
+/// Kind of operation that a call requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// Writing an object, a piece of a resumable upload included.
+    /// Writes an object, or a piece of a resumable upload.
     Insert,
-    /// Reading one through the API.
+    /// Reads an object through the API.
     Read,
-    /// Reading one as anybody may.
+    /// Reads an object through its public URL.
     Public,
-    /// An object's metadata.
+    /// Reads an object's metadata.
     Get,
-    /// Removing one.
+    /// Deletes an object.
     Delete,
-    /// A listing.
+    /// Lists objects.
     List,
-    /// Composing or copying.
+    /// Composes or copies objects.
     Compose,
-    /// About the bucket.
+    /// Reads bucket metadata or permissions.
     Bucket,
 }
 
-/// One call, as a rule sees it and as it is kept on record.
+/// One call, as a rule sees it and as the log of calls keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What was asked.
+    /// The requested operation.
     pub operation: Operation,
-    /// Of which object; a listing's prefix; empty for a bucket.
+    /// Name of the object, or prefix of a listing; empty for a bucket.
     pub object: String,
-    /// When it arrived, since the server's start.
+    /// Arrival time since the server's start.
     pub at: Duration,
 }
 
 impl Call {
-    /// Whether a playlist is written.
+    /// Whether the call writes a playlist.
     pub fn writes_playlist(&self) -> bool {
         self.operation == Operation::Insert && self.object.ends_with(".m3u8")
     }
 
-    /// Whether a media segment is written.
+    /// Whether the call writes a media segment.
     pub fn writes_segment(&self) -> bool {
         self.operation == Operation::Insert && self.object.ends_with(".m4s")
     }
 }
 
-/// What a call runs into.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// Nothing, but it takes that long.
+    /// No fault, but the response takes this long.
     Slow(Duration),
-    /// This HTTP status, or what gRPC has for it; nothing is done.
+    /// This HTTP status, or its gRPC equivalent; the call is not carried out.
     Status(u16),
-    /// No answer ever; nothing is done.
+    /// The call is neither carried out nor ever answered.
     Hang,
-    /// No answer ever, but it is done.
+    /// The call is carried out but never answered.
     HangAfter,
-    /// The connection is cut; nothing is done.
+    /// The connection is cut; the call is not carried out.
     Cut,
-    /// It is done, and the connection is cut before the answer.
+    /// The call is carried out, and the connection is cut before the response.
     LostAnswer,
 }
 
-/// Decides what a call runs into.
+/// Decides which fault a call meets.
 pub type Rule = Box<dyn FnMut(&Call) -> Fault + Send>;
 
-/// A part of all calls, chosen by a seed, meets a fault.
+/// A rule in which a random share `rate` of all calls, chosen by `seed`, meets a fault.
 pub fn some(seed: u64, rate: f64, fault: Fault) -> impl FnMut(&Call) -> Fault + Send + 'static {
     let mut random = fastrand::Rng::with_seed(seed);
     move |call| {
-        // Viewers are not what is tested.
+        // Public reads are spared: they are viewers, not the client under test.
         if call.operation != Operation::Public && random.f64() < rate { fault } else { Fault::None }
     }
 }
 
-/// All calls between two moments meet a fault.
+/// A rule in which all calls between two times meet a fault, except public reads.
 pub fn between(from: Duration, to: Duration, fault: Fault) -> impl FnMut(&Call) -> Fault + Send + 'static {
     move |call| {
         if call.operation != Operation::Public && (from..to).contains(&call.at) { fault } else { Fault::None }

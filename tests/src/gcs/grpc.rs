@@ -1,5 +1,5 @@
-//! gRPC: the calls of google.storage.v2 that google-cloud-storage has no HTTP for. A message in, a message or a status
-//! out; frames are put around it here too, streams of HTTP/2 in [`super::server`].
+//! The gRPC calls of google.storage.v2 that google-cloud-storage does not send over HTTP. A message goes in, a message
+//! or a status comes out. Message framing is here too; HTTP/2 streams are in [`super::server`].
 
 use super::faults::Operation;
 use super::json::forbidden;
@@ -38,7 +38,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// What gRPC has for an HTTP status.
+    /// The gRPC code for an HTTP status.
     pub const fn of_http(status: u16) -> Self {
         match status {
             400 => Self::InvalidArgument,
@@ -54,12 +54,12 @@ impl Code {
     }
 }
 
-/// An answer that is not OK.
+/// A status other than OK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Its number.
+    /// Status code.
     pub code: Code,
-    /// Its words.
+    /// Status message.
     pub message: String,
 }
 
@@ -77,7 +77,7 @@ impl From<Refusal> for Status {
     }
 }
 
-/// A call, read.
+/// A decoded call.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// DeleteObject
@@ -97,9 +97,9 @@ pub enum Request {
 }
 
 impl Request {
-    /// Reads a call from its path and its framed message.
+    /// Decodes a call from its path and its framed message.
     pub fn of(path: &str, mut frame: Bytes) -> Result<Self, Status> {
-        // Compressed flag, length (gRPC over HTTP/2).
+        // The frame header is a compressed flag and a length (gRPC over HTTP/2).
         let bad = |message: String| Status { code: Code::InvalidArgument, message };
         if frame.len() < 5 || frame.get_u8() != 0 || frame.get_u32() as usize != frame.len() {
             return Err(bad("not one uncompressed message".into()));
@@ -115,7 +115,7 @@ impl Request {
                 Message::decode(frame).map(|call| Self::Rewrite(Box::new(call)))
             }
             "google.storage.v2.Storage/GetBucket" => Message::decode(frame).map(Self::GetBucket),
-            // The crate asks the control service.
+            // The client crate calls the control service.
             "google.storage.control.v2.StorageControl/GetIamPolicy"
             | "google.storage.v2.Storage/GetIamPolicy" => Message::decode(frame).map(Self::GetPolicy),
             other => return Err(Status { code: Code::Unimplemented, message: other.to_owned() }),
@@ -123,7 +123,7 @@ impl Request {
         read.map_err(|error| bad(error.to_string()))
     }
 
-    /// What is asked, and of which object.
+    /// The requested operation, and the object it concerns.
     pub fn call(&self) -> (Operation, String) {
         match self {
             Self::Delete(request) => (Operation::Delete, request.object.clone()),
@@ -138,7 +138,7 @@ impl Request {
         }
     }
 
-    /// Carries it out; answers the message.
+    /// Carries out the call; returns the encoded response message.
     pub fn handle(self, objects: &mut Objects, now: Duration) -> Result<Bytes, Status> {
         Ok(match self {
             Self::Delete(request) => {
@@ -208,7 +208,7 @@ impl Request {
     }
 }
 
-/// A message with its frame around it.
+/// Adds the gRPC frame header to a message.
 pub fn frame(message: &Bytes) -> Bytes {
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);

@@ -1,5 +1,5 @@
-//! HTTP: the JSON API's uploads and downloads as google-cloud-storage speaks them, and public URLs. Requests in,
-//! responses out.
+//! HTTP: uploads and downloads of the JSON API as google-cloud-storage sends them, and public URLs. Requests go in,
+//! responses come out.
 //!
 //! Paths: `/upload/storage/v1/b/BUCKET/o`, `/storage/v1/b/BUCKET/o/OBJECT`, `/BUCKET/OBJECT` (public).
 
@@ -22,18 +22,18 @@ use std::time::Duration;
 const UPLOAD: &str = "/upload/storage/v1/b/";
 const API: &str = "/storage/v1/b/";
 
-/// Where a request goes.
+/// Target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// An upload, or a piece of one.
+    /// An upload to this bucket, or a piece of a resumable one.
     Upload(String),
-    /// An object in the API.
+    /// An object (bucket, name) in the API.
     Object(String, String),
-    /// An object as anybody reads it.
+    /// An object (bucket, name) under its public URL.
     Public(String, String),
 }
 
-/// A request's query.
+/// The decoded query parameters of a request.
 pub(super) fn query(request: &Request<Bytes>) -> BTreeMap<String, String> {
     let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
@@ -45,7 +45,7 @@ fn text<'a>(request: &'a Request<Bytes>, name: &str) -> &'a str {
 }
 
 impl Target {
-    /// Reads a path.
+    /// Parses a request's path; `None` for an unknown path.
     pub fn of(request: &Request<Bytes>) -> Option<Self> {
         let path = request.uri().path();
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -60,7 +60,7 @@ impl Target {
         Some(Self::Public(decode(bucket), decode(object)))
     }
 
-    /// What is asked, and of which object.
+    /// The requested operation, and the object it concerns.
     pub fn call(&self, request: &Request<Bytes>) -> (Operation, String) {
         match self {
             Self::Upload(_) => (Operation::Insert, query(request).remove("name").unwrap_or_default()),
@@ -77,7 +77,7 @@ impl Target {
     }
 }
 
-/// Carries out a request. `base` is this server's URL, for the addresses of resumable uploads.
+/// Carries out a request. `base` is this server's URL, used in the addresses of resumable uploads.
 pub fn handle(objects: &mut Objects, request: &Request<Bytes>, base: &str, now: Duration) -> Response<Bytes> {
     let Some(target) = Target::of(request) else {
         return refusal(&Refusal::NotFound(format!("nothing at {}", request.uri().path())));
@@ -145,7 +145,7 @@ fn resume(
     let (span, total) = range.split_once('/').ok_or_else(bad)?;
     let total = if total == "*" { None } else { Some(total.parse().map_err(|_| bad())?) };
     let progress = match span.split_once('-') {
-        // `bytes */*` asks; `bytes */0` is an empty object.
+        // `bytes */*` queries the progress; `bytes */0` uploads an empty object.
         None if total.is_some() => objects.resume(id, 0, request.body(), total, now)?,
         None => objects.progress(id)?,
         Some((from, _)) => {
@@ -193,7 +193,7 @@ fn api(
     }
 }
 
-/// GET and HEAD as anybody may, with the bucket's cross-origin rules.
+/// GET and HEAD of a public object, with the bucket's cross-origin rules.
 fn public(objects: &Objects, bucket: &str, object: &str, request: &Request<Bytes>) -> Response<Bytes> {
     let mut answer = Response::builder();
     let settings = objects.settings(bucket);
@@ -217,7 +217,7 @@ fn public(objects: &Objects, bucket: &str, object: &str, request: &Request<Bytes
         }
     }
     let error = |answer: Builder, status, text: &str| {
-        // Errors are cached nowhere.
+        // Errors must not be cached.
         finish(
             answer.status(status).header(header::CACHE_CONTROL, "private, max-age=0"),
             text.to_owned().into(),
@@ -283,7 +283,7 @@ enum Asked {
     Nothing,
 }
 
-/// One range; several, or none that can be read, are the whole (RFC 9110 14.2).
+/// Parses a single range. Several ranges, or an unreadable one, select the whole object (RFC 9110 14.2).
 fn range(text: &str, all: usize) -> Asked {
     let parsed = (|| {
         let (from, to) = text.strip_prefix("bytes=")?.split_once('-')?;
@@ -336,7 +336,7 @@ fn resource(bucket: &str, object: &Object) -> Response<Bytes> {
         "kind": "storage#object",
         "name": object.name,
         "bucket": bucket,
-        // The API writes 64-bit numbers as text.
+        // The API writes 64-bit numbers as strings.
         "generation": object.generation.to_string(),
         "metageneration": "1",
         "size": object.body.len().to_string(),
@@ -351,7 +351,7 @@ fn resource(bucket: &str, object: &Object) -> Response<Bytes> {
     answer_json(StatusCode::OK, &value)
 }
 
-/// HTTP's number and Google's word for a refusal.
+/// HTTP status, Google's reason string and message for a refusal.
 fn code(error: &Refusal) -> (u16, &'static str, String) {
     match error {
         Refusal::NotFound(what) => (404, "notFound", what.clone()),
@@ -382,7 +382,7 @@ fn refusal(error: &Refusal) -> Response<Bytes> {
     status_answer(status, reason, &message)
 }
 
-/// An error as the API writes it.
+/// An error response in the format of the API.
 pub fn status_answer(status: u16, reason: &str, message: &str) -> Response<Bytes> {
     let errors = json!([{ "message": message, "domain": "global", "reason": reason }]);
     let body = json!({ "error": { "code": status, "message": message, "errors": errors } });
@@ -397,7 +397,7 @@ fn answer_json(status: StatusCode, body: &Value) -> Response<Bytes> {
 
 fn finish(builder: Builder, body: Bytes) -> Response<Bytes> {
     builder.body(body).unwrap_or_else(|error| {
-        // An object whose Content-Type is no header's text.
+        // The object's Content-Type is not a valid header value.
         let mut answer = Response::new(Bytes::from(error.to_string()));
         *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         answer

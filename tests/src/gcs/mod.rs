@@ -1,13 +1,14 @@
-//! A Cloud Storage that behaves like Google's where it matters to a live stream, and misbehaves on demand.
+//! A Cloud Storage that behaves like Google's where a live stream depends on it, and fails on demand.
 //!
-//! [`Objects`] is the store itself, sans-IO: names, generations, preconditions, checksums, the limit of one write a second
-//! and name, permissions. [`json`] and [`grpc`] are the two protocols of google-cloud-storage, and the public URLs that
-//! players read; requests in, responses out. [`faults`] says what a call runs into. [`server`] is the rim with sockets,
-//! [`direct`] one without: an `encoder::store::Store` for tests on paused time. [`audit`] reads every version of every
-//! playlist and everything that it names. [`emulator`] is somebody else's Cloud Storage, for what it can judge.
+//! [`Objects`] is the store itself, sans-IO: names, generations, preconditions, checksums, the limit of one write per
+//! second and name, permissions. [`json`] and [`grpc`] are the two protocols of google-cloud-storage, and the public
+//! URLs that players read; requests go in, responses come out. [`faults`] decides which fault a call meets. [`server`]
+//! adds sockets; [`direct`] works without sockets: an `encoder::store::Store` for tests on paused time. [`audit`] reads
+//! every version of every playlist and checks every object that it names. [`emulator`] is a third-party Cloud Storage,
+//! for what that can judge.
 //!
-//! What is known of the real one is from its documentation; where a test needs an answer that is not documented, the
-//! choice is written down where it is made.
+//! The behaviour follows Google's documentation. Where a test needs an answer that is not documented, a comment at that
+//! place states the choice.
 
 pub mod audit;
 pub mod direct;

@@ -1,10 +1,10 @@
-//! multipart/related bodies of uploads: metadata, media and, from google-cloud-storage, checksums that were computed
-//! while the media was sent.
+//! multipart/related bodies of uploads: metadata, media and, from google-cloud-storage, checksums computed while the
+//! media was sent.
 
 use bytes::Bytes;
 use memchr::memmem;
 
-/// The parts' bodies, each with its Content-Type where it has one.
+/// The bodies of the parts, each with its Content-Type if it has one.
 pub(super) fn parts(content_type: &str, body: &Bytes) -> Option<Vec<(Option<String>, Bytes)>> {
     let boundary = content_type.split("boundary=").nth(1)?.split(';').next()?.trim().trim_matches('"');
     let delimiter = format!("--{boundary}");

@@ -1,25 +1,26 @@
-//! Buckets and objects: requests and the time in, answers out. Protocols are in [`super::json`] and [`super::grpc`].
+//! Buckets and objects: requests and the time go in, results come out. The protocols are in [`super::json`] and
+//! [`super::grpc`].
 //!
-//! Time is a span since the server's start.
+//! Times are durations since the server's start.
 
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Writes of one name nearer to each other are refused. Google says one a second; a client that keeps to that sees its
-/// requests arrive a little closer now and then, so the last 50 ms are let through.
+/// Shortest time between two writes of one name; a sooner write is refused. Google allows one write per second.
+/// Requests of a client that keeps to that limit sometimes arrive slightly closer together, so 50 ms are tolerated.
 pub const LEAST_DISTANCE: Duration = Duration::from_millis(950);
-/// Generations are microseconds of the wall clock at Google's; here of this moment and the server's time.
+/// Google's generations are microseconds of the wall clock; here they are this constant plus the server's time.
 const FIRST_GENERATION: i64 = 1_790_000_000_000_000;
-/// What is used when an object says nothing (<https://cloud.google.com/storage/docs/metadata>).
+/// Cache-Control of an object that sets none (<https://cloud.google.com/storage/docs/metadata>).
 pub const DEFAULT_CACHE_CONTROL: &str = "public, max-age=3600";
 
-/// What an account may do.
+/// A permission of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Permission {
     /// storage.objects.create
     Create,
-    /// storage.objects.delete, which replacing wants as well
+    /// storage.objects.delete, also needed for overwriting
     Delete,
     /// storage.objects.get
     Get,
@@ -32,7 +33,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// Google's name.
+    /// Google's name of the permission.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Create => "storage.objects.create",
@@ -45,52 +46,52 @@ impl Permission {
     }
 }
 
-/// Why a request was not carried out.
+/// Reason for refusing a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such bucket, or object, or upload.
+    /// The bucket, object or upload does not exist.
     NotFound(String),
     /// A precondition does not hold.
     Precondition,
-    /// The name was written less than a second ago.
+    /// The name was written less than a second ago ([`LEAST_DISTANCE`]).
     TooOften(String),
-    /// The request makes no sense, or its checksum does not match.
+    /// The request is malformed, or its checksum does not match.
     Bad(String),
-    /// The account lacks it.
+    /// The account lacks this permission.
     Forbidden(Permission),
-    /// The bucket is full. Google's grow without end; an account's money does not.
+    /// The bucket is full. Google's buckets grow without limit; the account's budget does not.
     Full,
 }
 
-/// An object.
+/// A stored object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Its name.
+    /// Object name.
     pub name: String,
-    /// Its bytes.
+    /// Content.
     pub body: Bytes,
-    /// Which writing of the name it is.
+    /// Version of the object; every write of the name gets a new generation.
     pub generation: i64,
     /// Content-Type.
     pub content_type: String,
-    /// Cache-Control; empty is the default.
+    /// Cache-Control; empty means the default.
     pub cache_control: String,
     /// Content-Encoding.
     pub content_encoding: String,
-    /// CRC32C of the bytes.
+    /// CRC32C of the content.
     pub crc32c: u32,
-    /// When it was written.
+    /// Time of the write.
     pub written: Duration,
-    /// Of how many it was composed.
+    /// Number of components the object was composed from.
     pub components: Option<i32>,
 }
 
 /// An object to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct New {
-    /// Its name.
+    /// Object name.
     pub name: String,
-    /// Its bytes.
+    /// Content.
     pub body: Bytes,
     /// Content-Type.
     pub content_type: String,
@@ -98,42 +99,42 @@ pub struct New {
     pub cache_control: String,
     /// Content-Encoding.
     pub content_encoding: String,
-    /// What the sender says that the CRC32C is.
+    /// CRC32C that the sender declares.
     pub crc32c: Option<u32>,
 }
 
-/// What must hold: the generation, 0 for no object.
+/// Precondition: the expected generation; 0 means that no object exists.
 pub type IfGeneration = Option<i64>;
 
-/// A rule about pages of other origins.
+/// A cross-origin (CORS) rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cors {
-    /// Origins; `*` is all.
+    /// Allowed origins; `*` allows all.
     pub origins: Vec<String>,
-    /// Methods.
+    /// Allowed methods.
     pub methods: Vec<String>,
     /// Response headers that scripts may read.
     pub headers: Vec<String>,
-    /// How long a browser may remember.
+    /// How long a browser may cache the rule, in seconds.
     pub max_age_seconds: i32,
 }
 
-/// A bucket's settings, as new buckets have them.
+/// A bucket's settings; the default is that of a new bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Cross-origin rules: none.
+    /// CORS rules; none by default.
     pub cors: Vec<Cors>,
-    /// How long what was deleted or overwritten is kept, and paid: 7 days.
+    /// How long deleted or overwritten objects are kept and billed; 7 days by default.
     pub soft_delete: Duration,
     /// Whether old versions are kept.
     pub versioning: bool,
-    /// Whether permissions are the bucket's alone.
+    /// Whether permissions exist on the bucket only, not on objects.
     pub uniform_access: bool,
-    /// Whether nobody can be let in without an account.
+    /// Whether public access is prohibited.
     pub public_access_prevented: bool,
-    /// Whether everybody may read objects.
+    /// Whether objects are readable without an account.
     pub public: bool,
-    /// Rules that delete objects after so many days.
+    /// Lifecycle rules: delete objects after this number of days.
     pub delete_after_days: Vec<i32>,
 }
 
@@ -152,7 +153,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As a bucket for live streams should be.
+    /// Settings recommended for a bucket with live streams.
     pub fn live() -> Self {
         let cors = Cors {
             origins: vec!["*".into()],
@@ -172,16 +173,16 @@ impl Settings {
     }
 }
 
-/// What happened to an object, for whoever wants to know everything.
+/// A change of an object, for tests that examine the whole history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// When.
+    /// Time of the change.
     pub at: Duration,
-    /// In which bucket.
+    /// Bucket name.
     pub bucket: String,
-    /// To which object.
+    /// Object name.
     pub name: String,
-    /// What it is from now on; `None` is gone. The bytes of media are left out.
+    /// The object after the change; `None` if it was deleted. The content of media files is left out.
     pub object: Option<Object>,
 }
 
@@ -213,19 +214,19 @@ struct Upload {
     finished: Option<Object>,
 }
 
-/// How far a resumable upload is.
+/// Progress of a resumable upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// So many bytes are there.
+    /// This number of bytes was received.
     Received(u64),
-    /// It is an object.
+    /// The upload is complete.
     Finished(Object),
 }
 
 // === impl Objects ===
 
 impl Objects {
-    /// Makes a bucket, or gives one other settings.
+    /// Creates a bucket, or changes a bucket's settings.
     pub fn set_bucket(&mut self, name: &str, settings: Settings) {
         self.buckets.entry(name.to_owned()).or_default().settings = settings;
     }
@@ -235,33 +236,33 @@ impl Objects {
         Some(&self.buckets.get(bucket)?.settings)
     }
 
-    /// From now on the account lacks these.
+    /// From now on the account lacks exactly these permissions.
     pub fn deny(&mut self, bucket: &str, denied: &[Permission]) {
         self.buckets.entry(bucket.to_owned()).or_default().denied = denied.iter().copied().collect();
     }
 
-    /// From now on nothing more fits in, or everything again.
+    /// Marks the bucket as full, or as having room again.
     pub fn set_full(&mut self, bucket: &str, full: bool) {
         self.buckets.entry(bucket.to_owned()).or_default().full = full;
     }
 
-    /// What the account may do.
+    /// Checks that the account has a permission.
     pub fn allow(&self, bucket: &str, permission: Permission) -> Result<(), Refusal> {
         let bucket = self.bucket(bucket)?;
         if bucket.denied.contains(&permission) { Err(Refusal::Forbidden(permission)) } else { Ok(()) }
     }
 
-    /// Everything that happened, in order.
+    /// All changes, in order.
     pub fn journal(&self) -> &[Entry] {
         &self.journal
     }
 
-    /// An object, whoever asks.
+    /// An object, without a permission check.
     pub fn peek(&self, bucket: &str, name: &str) -> Option<&Object> {
         self.buckets.get(bucket)?.objects.get(name)
     }
 
-    /// Names of a bucket's objects.
+    /// Names of all objects in a bucket.
     pub fn names(&self, bucket: &str) -> Vec<String> {
         self.buckets.get(bucket).map(|bucket| bucket.objects.keys().cloned().collect()).unwrap_or_default()
     }
@@ -282,7 +283,7 @@ impl Objects {
         self.put(bucket, new, if_generation, None, now)
     }
 
-    /// Reads an object, of any generation or a certain one.
+    /// Reads an object: the current one, or a certain generation.
     pub fn get(&self, bucket: &str, name: &str, if_generation: IfGeneration) -> Result<&Object, Refusal> {
         self.allow(bucket, Permission::Get)?;
         let object = self.object(bucket, name)?;
@@ -310,8 +311,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Objects whose names begin with `prefix`, from `start` on, in the order of their bytes: `limit` at most, and where
-    /// the next page starts.
+    /// Lists objects whose names begin with `prefix`, from `start` on, in byte order: at most `limit`, and the start of
+    /// the next page.
     pub fn list(
         &self,
         bucket: &str,
@@ -332,7 +333,7 @@ impl Objects {
         Ok((page, next))
     }
 
-    /// Makes one object of 1 to 32.
+    /// Composes one object from 1 to 32 objects.
     pub fn compose(
         &mut self,
         bucket: &str,
@@ -370,7 +371,7 @@ impl Objects {
         self.put(bucket, new, if_generation, components, now)
     }
 
-    /// Begins a resumable upload and answers its id.
+    /// Begins a resumable upload and returns its ID.
     pub fn begin(&mut self, bucket: &str, new: New, if_generation: IfGeneration) -> Result<u64, Refusal> {
         self.may_write(bucket, &new.name, if_generation)?;
         self.next_upload += 1;
@@ -380,8 +381,8 @@ impl Objects {
         Ok(self.next_upload)
     }
 
-    /// A piece of a resumable upload from an offset on; `total` once it is known. Only the last piece may have another
-    /// length than multiples of 256 KiB.
+    /// Adds a piece to a resumable upload at an offset; `total` once it is known. The length of every piece but the
+    /// last must be a multiple of 256 KiB.
     pub fn resume(
         &mut self,
         id: u64,
@@ -402,7 +403,7 @@ impl Objects {
         upload.received.extend_from_slice(piece.get(new..).unwrap_or_default());
         let received = upload.received.len() as u64;
         if total != Some(received) {
-            // A piece that breaks off counts up to the last whole quantum.
+            // A piece that breaks off counts up to the last multiple of 256 KiB.
             upload.received.truncate((received - received % (256 << 10)) as usize);
             return Ok(Progress::Received(upload.received.len() as u64));
         }
@@ -415,7 +416,7 @@ impl Objects {
         Ok(Progress::Finished(object))
     }
 
-    /// How far a resumable upload is.
+    /// Progress of a resumable upload.
     pub fn progress(&self, id: u64) -> Result<Progress, Refusal> {
         let upload = self.uploads.get(&id).ok_or_else(|| Refusal::NotFound(format!("upload {id}")))?;
         Ok(upload

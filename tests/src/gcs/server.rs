@@ -1,4 +1,5 @@
-//! The rim: sockets, HTTP/1.1 and HTTP/2 on one port, time. A thread of its own, so that tests need no runtime.
+//! The I/O shell: sockets, HTTP/1.1 and HTTP/2 on one port, time. Runs on its own thread, so that tests need no
+//! runtime.
 
 use super::faults::{Call, Fault, Operation};
 use super::grpc::{self, Code, Status};
@@ -17,21 +18,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
-/// Larger requests are cut off.
+/// Largest request body in bytes; larger requests are cut off.
 pub(super) const MAX_BODY: usize = 256 << 20;
 
-/// Objects, faults and a record of calls, shared by whoever answers.
+/// Objects, faults and the log of calls, shared by all protocols.
 #[derive(Default)]
 pub struct State {
-    /// What is stored.
+    /// Stored objects.
     pub objects: Objects,
-    /// Every call but public reads, in order of arrival.
+    /// All calls except public reads, in order of arrival.
     pub calls: Vec<Call>,
     rule: Option<super::faults::Rule>,
 }
 
 impl State {
-    /// Keeps a call on record and says what it runs into.
+    /// Logs a call and returns the fault that it meets.
     pub(super) fn meet(&mut self, operation: Operation, object: String, at: Duration) -> Fault {
         let call = Call { operation, object, at };
         let fault = self.rule.as_mut().map_or(Fault::None, |rule| rule(&call));
@@ -41,18 +42,18 @@ impl State {
         fault
     }
 
-    /// From now on every call meets what the rule says.
+    /// Applies a fault rule to every call from now on.
     pub fn set_rule(&mut self, rule: impl FnMut(&Call) -> Fault + Send + 'static) {
         self.rule = Some(Box::new(rule));
     }
 }
 
-/// State behind a lock. Only a test's rule can panic while it is held, and that test has failed then.
+/// Locks the state. Only a test's rule can panic under this lock, and that test has failed already.
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A running server; ends when dropped.
+/// A running server; it stops when dropped.
 pub struct FakeGcs {
     state: Arc<Mutex<State>>,
     address: SocketAddr,
@@ -66,7 +67,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 // === impl FakeGcs ===
 
 impl FakeGcs {
-    /// Starts a server with one bucket, set up as live streams want it.
+    /// Starts a server with one bucket that has the settings for live streams.
     pub fn start(bucket: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -74,7 +75,7 @@ impl FakeGcs {
             .enable_all()
             .build()
             .expect("threads");
-        // Without the runtime, because whoever starts this may be inside one.
+        // Bind with the standard library: the caller may be inside another runtime.
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("a bound port has an address");
@@ -85,32 +86,32 @@ impl FakeGcs {
         Self { state, address, started, started_at, runtime: Some(runtime) }
     }
 
-    /// What `--gcs-endpoint` wants.
+    /// Value for `--gcs-endpoint`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where anybody reads an object.
+    /// Public URL of an object.
     pub fn public_url(&self, bucket: &str, object: &str) -> String {
         format!("http://{}/{bucket}/{object}", self.address)
     }
 
-    /// Objects, calls, faults.
+    /// Locks the state: objects, calls, faults.
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// From now on every call meets what the rule says; its clock is [`FakeGcs::now`].
+    /// Applies a fault rule to every call from now on; the calls' times are those of [`FakeGcs::now`].
     pub fn set_rule(&self, rule: impl FnMut(&Call) -> Fault + Send + 'static) {
         self.state().set_rule(rule);
     }
 
-    /// Since the server's start.
+    /// Time since the server's start.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// The server's start by the wall clock, Unix time in milliseconds.
+    /// Wall clock at the server's start, Unix time in milliseconds.
     pub fn started_unix_ms(&self) -> u64 {
         self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
     }
@@ -119,7 +120,7 @@ impl FakeGcs {
 impl Drop for FakeGcs {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Some calls hang on purpose.
+            // Some calls hang on purpose, so do not wait for them.
             runtime.shutdown_background();
         }
     }
@@ -137,13 +138,13 @@ async fn listen(listener: std::net::TcpListener, state: Arc<Mutex<State>>, start
                 async move { answer(request, &state, &base, started).await }
             });
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            // An error is a connection that was cut, on purpose or by the other side.
+            // An error means that the connection was cut, on purpose or by the other side.
             let _ = server.serve_connection(TokioIo::new(socket), service).await;
         });
     }
 }
 
-/// An error cuts the connection, over HTTP/2 the stream.
+/// Answers a request. An error cuts the connection; over HTTP/2, the stream.
 async fn answer(
     request: Request<Incoming>,
     state: &Mutex<State>,
@@ -179,7 +180,8 @@ async fn answer(
     }
 }
 
-/// Acts, or does not, as the fault says. An error is a cut connection.
+/// Applies the fault that the call meets, and carries the call out unless the fault prevents that. An error cuts the
+/// connection.
 async fn meet<T>(
     state: &Mutex<State>,
     operation: Operation,
@@ -210,7 +212,7 @@ async fn meet<T>(
     }
 }
 
-/// What gRPC sends back: a framed message where there is one, and a status in trailers.
+/// The gRPC response: a framed message, if any, and a status in the trailers.
 pub(super) fn grpc_answer(result: Result<Bytes, Status>) -> Response<Body> {
     let (message, code, text) = match result {
         Ok(message) => (Some(grpc::frame(&message)), Code::Ok, String::new()),

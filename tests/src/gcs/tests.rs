@@ -1,4 +1,4 @@
-//! The fake itself: what Google documents, and what google-cloud-storage sends.
+//! Tests of the fake itself, against Google's documentation and against what google-cloud-storage sends.
 
 use super::objects::{IfGeneration, New, Objects, Permission, Refusal, Settings};
 use super::*;
@@ -81,7 +81,7 @@ fn a_resumable_upload_goes_on_where_it_broke_off() {
     let body = "x".repeat(600 << 10);
     let id = objects.begin("b", new("a", ""), Some(0)).unwrap();
     let received = |bytes| Ok(objects::Progress::Received(bytes));
-    // A piece that breaks off in the middle of a quantum.
+    // A piece that breaks off between two multiples of 256 KiB.
     assert_eq!(
         objects.resume(id, 0, &body.as_bytes()[..300 << 10], Some(600 << 10), SECOND),
         received(256 << 10)

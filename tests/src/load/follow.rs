@@ -1,24 +1,24 @@
-//! How a player follows a live media playlist: what it asks for next after what it was given. Pure.
+//! How a player follows a live media playlist: which request follows which response. Pure, without I/O.
 
-/// What a version of a media playlist offers: which one it is, and how the next one is asked for.
+/// The edge of one version of a media playlist: identifies the version and determines the request for the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
-    /// Sequence number of the first segment that is not listed whole.
+    /// Media sequence number of the first segment that is not listed completely.
     pub msn: u64,
-    /// Parts of that segment that are listed.
+    /// Number of listed parts of that segment.
     pub parts: u64,
     /// Whether the playlist has parts (EXT-X-PART-INF).
     pub has_parts: bool,
-    /// Whether the server holds requests (CAN-BLOCK-RELOAD=YES).
+    /// Whether the server holds blocking reloads (CAN-BLOCK-RELOAD=YES).
     pub can_block: bool,
     /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: u64,
-    /// EXT-X-ENDLIST: there will be no other version.
+    /// Whether the playlist has EXT-X-ENDLIST: no further version will come.
     pub ended: bool,
 }
 
 impl Edge {
-    /// Reads a playlist; `None` when it is none, or names no sequence number.
+    /// Parses a playlist; `None` if the text is not a playlist or has no media sequence number.
     pub fn of(text: &str) -> Option<Self> {
         let value = |tag: &str| text.lines().find_map(|line| line.strip_prefix(tag)).map(str::trim);
         let number = |tag: &str| value(tag).and_then(|v| v.parse().ok());
@@ -35,7 +35,7 @@ impl Edge {
             if line.starts_with("#EXT-X-PART:") {
                 edge.parts += 1;
             } else if !line.starts_with('#') {
-                // The parts so far were of this segment.
+                // The parts so far belong to this segment.
                 edge.msn += 1;
                 edge.parts = 0;
             }
@@ -43,7 +43,7 @@ impl Edge {
         Some(edge)
     }
 
-    /// The query that asks for the next version as soon as there is one, where the server holds requests.
+    /// Query string of a blocking reload for the next version; `None` if the server does not support that.
     pub fn blocking_query(&self) -> Option<String> {
         let Self { msn, parts, has_parts, can_block, .. } = self;
         can_block.then(|| match has_parts {
@@ -73,7 +73,7 @@ mod tests {
     fn parts_are_asked_for_one_by_one() {
         let part = "#EXT-X-PART:DURATION=0.5,URI=\"p\"\n";
         let head = PLAIN.replace("#EXT-X-MEDIA", "#EXT-X-PART-INF:PART-TARGET=0.5\n#EXT-X-MEDIA");
-        // Parts of a whole segment stand before it.
+        // The parts of a complete segment precede its EXTINF.
         let text =
             format!("{}{part}{part}#EXTINF:1,\nc.m4s\n{part}#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"q\"\n", head);
         let edge = Edge::of(&text).unwrap();

@@ -1,8 +1,9 @@
-//! Thousands of viewers that only reload playlists, on one thread: what holding or polling costs a server, and how late
-//! the last of them learns of what is new. Media is not fetched: bytes are the network's load, not the server's wits'.
+//! Thousands of viewers that only reload playlists, on one thread. Measures what blocking reloads or polling cost a
+//! server, and how late the last viewer gets a new version. Media is not fetched: bytes load the network, not the
+//! server's logic.
 //!
-//! The generator takes its own time to read thousands of answers, on processors that the server needs as well. That time
-//! is in the delays: they are an upper bound of the server's own.
+//! The generator itself needs time to read thousands of responses, on processors that the server needs too. The delays
+//! include that time: they are an upper bound for the server's own.
 
 mod follow;
 
@@ -21,76 +22,77 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
-/// How clients learn of a new version.
+/// How clients learn of a new playlist version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// The server holds the request: `_HLS_msn`, and `_HLS_part` where there are parts.
+    /// Blocking reload with `_HLS_msn`, and `_HLS_part` if the playlist has parts.
     Blocking,
-    /// Every target duration, half of it when nothing was new (rfc8216bis 6.3.4).
+    /// Reload after a target duration, or after half of that if nothing changed (rfc8216bis 6.3.4).
     Polling,
 }
 
-/// What is to be done.
+/// Settings of a load run.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// The server.
+    /// The server's address.
     pub address: SocketAddr,
-    /// Paths of media playlists; clients are spread over them.
+    /// Paths of media playlists; the clients are spread over them.
     pub playlists: Vec<String>,
-    /// How many clients.
+    /// Number of clients.
     pub clients: usize,
-    /// How they reload.
+    /// How the clients reload.
     pub reload: Reload,
-    /// For how long, once all are connected.
+    /// Measuring time, once all clients are connected.
     pub time: Duration,
 }
 
-/// What came of it.
+/// Results of a load run.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// For each version of a playlist that was born while measuring, and each client: how long after any client first
-    /// had the version this one had it, or a later one; in seconds.
+    /// Delays in seconds. For each playlist version that appeared during the measurement, and for each client: time
+    /// from the first receipt of the version by any client until this client had that version or a later one.
     pub delays: Vec<f64>,
-    /// Versions in them.
+    /// Number of versions that the delays cover.
     pub versions: usize,
-    /// Answers, and those of them that were not 200.
+    /// Number of responses.
     pub answers: u64,
-    /// See `answers`.
+    /// Number of responses with a status other than 200.
     pub refused: u64,
-    /// Connections that broke.
+    /// Number of connections that broke.
     pub broken: u64,
-    /// Bytes of bodies.
+    /// Total size of the response bodies in bytes.
     pub bytes: u64,
 }
 
-/// How long clients take to come, all together: a server's backlog is not what is measured.
+/// Time over which the clients' starts are spread: the server's accept backlog is not measured.
 const RAMP: Duration = Duration::from_secs(3);
-/// Blocking clients for each playlist that only say when a version exists, where the others poll.
+/// Blocking clients per playlist that only record when a version appears: polling clients would notice too late. They
+/// are not counted in the delays.
 const WITNESSES: usize = 1;
-/// Answers after this time from a version's birth are not waited for at the end.
+/// How long clients go on receiving after the measuring time.
 const TAIL: Duration = Duration::from_secs(3);
-/// Longer than any hold.
+/// Time-out of a response, longer than any blocking reload.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// All clients' notes; they share a thread.
+/// Notes of all clients; the clients share one thread.
 #[derive(Default)]
 struct Notes {
-    /// Of each client: its playlist, whether it is a witness, and what it had when.
+    /// Per client: its playlist, whether it is a witness, and which version it received when.
     clients: Vec<(usize, bool, Vec<Receipt>)>,
-    /// The body read last of each playlist, and what it says: thousands get the same bytes.
+    /// Last body of each playlist and its parsed edge: thousands of clients receive the same bytes.
     read: HashMap<usize, (Bytes, Option<Edge>)>,
     loaded: Loaded,
-    /// Clients that have their first playlist.
+    /// Number of clients that have their first playlist.
     ready: usize,
 }
 
-/// A version by its segment and part, and when a client had it.
+/// A version (media sequence number and part count), and when a client received it.
 type Receipt = ((u64, u64), Instant);
 
-/// Runs the clients; `once_ready` is called when all of them hold or poll, and `at_end` before they leave.
+/// Runs the clients. Calls `once_ready` when all clients have a playlist, and `at_end` before they disconnect.
 ///
 /// # Errors
-/// The clients cannot connect, or no client got a playlist.
+/// Some clients cannot connect or get no playlist in time.
 pub fn run(load: &Load, once_ready: impl FnOnce(), at_end: impl FnOnce()) -> anyhow::Result<Loaded> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
@@ -138,7 +140,8 @@ pub fn run(load: &Load, once_ready: impl FnOnce(), at_end: impl FnOnce()) -> any
         let counted: Vec<&[Receipt]> =
             clients.iter().filter(|(_, witness, _)| !witness).map(|(.., log)| log.as_slice()).collect();
         for (version, born) in births(&logs) {
-            // What came first may have been there before; what came last may not have come to all.
+            // Versions received at the start may have existed before; versions received at the end may not have reached
+            // every client.
             if born >= begin && born < begin + load.time {
                 loaded.versions += 1;
                 loaded.delays.extend(delays(&counted, version, born));
@@ -148,7 +151,7 @@ pub fn run(load: &Load, once_ready: impl FnOnce(), at_end: impl FnOnce()) -> any
     Ok(loaded)
 }
 
-/// When each version was first had by anybody.
+/// When any client first received each version.
 fn births(logs: &[&[Receipt]]) -> BTreeMap<(u64, u64), Instant> {
     let mut births = BTreeMap::new();
     for (version, at) in logs.iter().copied().flatten() {
@@ -158,7 +161,7 @@ fn births(logs: &[&[Receipt]]) -> BTreeMap<(u64, u64), Instant> {
     births
 }
 
-/// How long after its birth each client had a version, or a later one.
+/// Per client: seconds from the version's first receipt until the client had that version or a later one.
 fn delays(logs: &[&[Receipt]], version: (u64, u64), born: Instant) -> impl Iterator<Item = f64> {
     let had = logs.iter().filter_map(move |log| log.iter().find(|(had, _)| *had >= version));
     had.map(move |(_, at)| at.saturating_duration_since(born).as_secs_f64())
@@ -169,7 +172,7 @@ struct Client {
     playlist: usize,
     path: String,
     reload: Reload,
-    /// Its place in the notes.
+    /// The client's index in the notes.
     number: usize,
     notes: Rc<RefCell<Notes>>,
 }
@@ -179,7 +182,7 @@ impl Client {
     async fn run(self) {
         let mut had: Option<Edge> = None;
         loop {
-            // A connection that broke, or could not be made, is counted, and made again.
+            // A connection that broke or could not be made is counted and made again.
             if self.follow(&mut had).await.is_ok() {
                 return;
             }
@@ -222,7 +225,7 @@ impl Client {
         }
     }
 
-    /// One request; the version that came, or `None` when it was refused.
+    /// Sends one request; returns the version received, or `None` for a status other than 200.
     async fn ask(&self, sender: &mut SendRequest<Empty<Bytes>>, uri: &str) -> anyhow::Result<Option<Edge>> {
         sender.ready().await?;
         let request = hyper::Request::get(uri)
@@ -253,7 +256,7 @@ impl Client {
     fn note(&self, edge: Edge, first: bool) {
         let mut notes = self.notes.borrow_mut();
         if first {
-            // It was there before; when it came to be is not known.
+            // This version existed before the client connected; when it appeared is unknown.
             notes.ready += 1;
             return;
         }

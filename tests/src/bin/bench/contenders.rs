@@ -1,4 +1,4 @@
-//! Who is measured, behind one trait.
+//! The servers that are measured, with a common trait.
 
 use anyhow::{Context, ensure};
 use std::path::Path;
@@ -11,19 +11,19 @@ use tests::process::{Program, listens};
 use tests::reference::Reference;
 use tests::static_server::StaticServer;
 
-/// A server that takes RTMP and gives HLS.
+/// A server that takes RTMP and produces HLS.
 pub(crate) trait Contender {
-    /// In the table.
+    /// Name in the table.
     fn name(&self) -> String;
-    /// Where stream `n` is published.
+    /// URL to publish stream `n` to.
     fn rtmp_url(&self, n: usize) -> String;
-    /// A media playlist of stream `n`: the largest video rung.
+    /// URL of a media playlist of stream `n`: the largest video rung.
     fn playlist(&self, n: usize) -> String;
-    /// The process whose tree is measured.
+    /// Root of the measured process tree.
     fn pid(&self) -> u32;
-    /// Ends it in an orderly way.
+    /// Ends the server in order.
     fn stop(&mut self);
-    /// What stream 0 left on the disk, largest rung first; empty when quality is not compared.
+    /// Media files of stream 0 on disk, largest rung first; empty if quality is not compared.
     fn media(&self) -> anyhow::Result<Vec<RungFiles>>;
 }
 
@@ -42,7 +42,7 @@ impl EncoderRun {
             .set("--ladder", ladder)
             .set("--latency", latency)
             .set("--capacity", &capacity.to_string())
-            // The tests' own default is a faster one.
+            // The tests' default preset is faster.
             .set("--preset", "veryfast")
             .set("--reconnect-window", "1");
         let rungs = ladder.split(',').filter_map(|r| r.split('@').next()).map(str::to_owned).collect();
@@ -133,7 +133,7 @@ impl Contender for FfmpegRun {
 
 // === impl NginxRun ===
 
-/// nginx with the RTMP module of Debian, one worker process, as whoever runs the benchmark.
+/// nginx with Debian's RTMP module, one worker process, under the user who runs the benchmark.
 pub(crate) struct NginxRun {
     program: Program,
     _folder: tempfile::TempDir,

@@ -1,6 +1,6 @@
-//! What was to be reached, and whether it was.
+//! The goals, and whether the measurements meet them.
 
-/// Judged figures, in the order in which they were measured.
+/// Judged figures, in order of measurement.
 #[derive(Debug, Default)]
 pub(crate) struct Goals {
     rows: Vec<Row>,
@@ -15,7 +15,7 @@ struct Row {
 }
 
 impl Goals {
-    /// A ratio that is to be `limit` or less.
+    /// Adds a figure that must be `limit` or less.
     pub(crate) fn at_most(&mut self, what: &str, measured: f64, limit: f64) {
         self.rows.push(Row {
             what: what.to_owned(),
@@ -25,14 +25,14 @@ impl Goals {
         });
     }
 
-    /// A score that is to be that of somebody else or more, as far as it is printed.
+    /// Adds a score that must not be below the other contender's, compared at the printed precision.
     pub(crate) fn not_below(&mut self, what: &str, measured: f64, theirs: f64, digits: usize) {
         let (measured, theirs) = (format!("{measured:.digits$}"), format!("{theirs:.digits$}"));
         let met = measured.parse::<f64>().ok() >= theirs.parse::<f64>().ok();
         self.rows.push(Row { what: what.to_owned(), measured, goal: format!("at least {theirs}"), met });
     }
 
-    /// As a table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         println!("\n### Goals\n\n| | measured | goal | met |\n|---|---|---|---|");
         for Row { what, measured, goal, met } in &self.rows {

@@ -1,11 +1,12 @@
-//! `make bench`: the encoder beside one FFmpeg process that does the same ladder, and beside nginx-rtmp where nothing is
-//! encoded; one run, one machine, one source. Prints Markdown tables, the last with each goal and whether it is met.
+//! `make bench`: compares the encoder with one FFmpeg process that encodes the same ladder, and with nginx-rtmp where
+//! nothing is encoded; one run, one machine, one source. Prints Markdown tables; the last one lists each goal and
+//! whether it is met.
 //!
-//! Environment: `BENCH_SECONDS` (time over which CPU is counted in each run, default 20), `BENCH_ON_AIR` (how long the
-//! encoded ladders run at least, default 70: by then the window of segments is full, and what is kept behind it),
-//! `BENCH_LATENCY` (the encoder's `--latency`, default 10: from 9.5 published keyframes every 2 s can be passed
-//! through), `BENCH_STREAMS` (default 20), `BENCH_VMAF=0` (SSIM only), `BENCH_ONLY` (`ladder`, `source`, `nginx`, or
-//! `peers`: the others by themselves).
+//! Environment: `BENCH_SECONDS` (time over which CPU is counted in each run, default 20), `BENCH_ON_AIR` (minimum
+//! running time of the encoded ladders, default 70: by then the window of segments and the retention after it are
+//! full), `BENCH_LATENCY` (the encoder's `--latency`, default 10: from 9.5 on, published keyframes every 2 s can be
+//! passed through), `BENCH_STREAMS` (default 20), `BENCH_VMAF=0` (SSIM only), `BENCH_ONLY` (`ladder`, `source`,
+//! `nginx`, or `peers`: the other servers alone).
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -35,13 +36,13 @@ struct Settings {
 }
 
 impl Settings {
-    /// A stream whose media is looked at, until memory is at its highest.
+    /// Plan for one stream with its media compared, long enough for memory to reach its peak.
     fn thorough(&self) -> Plan {
         let window = self.seconds.max(self.on_air.saturating_sub(Duration::from_secs(25)));
         Plan { streams: 1, window, on_air: self.on_air, media: true }
     }
 
-    /// CPU alone.
+    /// Plan that measures CPU only.
     fn brief(&self, streams: usize) -> Plan {
         Plan { streams, window: self.seconds, on_air: Duration::ZERO, media: false }
     }
@@ -76,7 +77,7 @@ fn bench() -> anyhow::Result<()> {
         && std::env::var_os("ENCODER_BIN").is_none()
         && std::env::var_os("ENCODER_PROFILE").is_none()
     {
-        // Nobody publishes numbers of a debug build.
+        // Numbers of a debug build would be meaningless.
         encoder_process::use_binary(encoder_process::build("release"));
     }
     let clip = fixtures::clip("footage-720p30-clean");
@@ -101,16 +102,16 @@ fn bench() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing is published.
+/// Measures an encoder without streams.
 fn idle(goals: &mut Goals) {
     let encoder = Encoder::start(Options::default());
-    // Allocations of the first moments settle.
+    // Let the allocations of the start-up settle.
     pause(Duration::from_millis(300));
     goals.at_most("idle memory (RSS), MiB", encoder.stat().rss_kib as f64 / 1024.0, 40.0);
     goals.at_most("start to listening, s", encoder.started_in.as_secs_f64(), 0.2);
 }
 
-/// Every rung encoded: the encoder, then FFmpeg with the encoder's own GOP and segment length. Returns FFmpeg's.
+/// All rungs encoded: the encoder, then FFmpeg with the encoder's GOP and segment length. Returns FFmpeg's result.
 fn ladder(clip: &Path, settings: &Settings, goals: &mut Goals) -> anyhow::Result<Measured> {
     let plan = settings.thorough();
     let mut reference = Reference::three_rungs();
@@ -162,7 +163,8 @@ fn ladder(clip: &Path, settings: &Settings, goals: &mut Goals) -> anyhow::Result
     Ok(theirs)
 }
 
-/// The largest rung passed through, beside the FFmpeg process that encoded three: passing it through is the point.
+/// The largest rung passed through, compared with the FFmpeg process that encoded three rungs: passing through is the
+/// advantage measured here.
 fn with_source(clip: &Path, settings: &Settings, ffmpeg: &Measured, goals: &mut Goals) -> anyhow::Result<()> {
     let run = EncoderRun::start("source,480p@1400k,360p@800k", &settings.latency, 1);
     let ours = measure::run(run, clip, settings.brief(1))?;
@@ -172,7 +174,7 @@ fn with_source(clip: &Path, settings: &Settings, ffmpeg: &Measured, goals: &mut 
     Ok(())
 }
 
-/// Nothing encoded: the encoder's `source` ladder beside nginx-rtmp's HLS.
+/// Nothing encoded: the encoder's `source` ladder compared with nginx-rtmp's HLS.
 fn source_alone(clip: &Path, streams: usize, settings: &Settings, goals: &mut Goals) -> anyhow::Result<()> {
     println!("\n### source alone: {streams} stream(s), {:.0} s\n", settings.seconds.as_secs_f64());
     let plan = settings.brief(streams);
@@ -191,7 +193,7 @@ fn source_alone(clip: &Path, streams: usize, settings: &Settings, goals: &mut Go
     Ok(())
 }
 
-/// FFmpeg's ladder and nginx-rtmp without the encoder: what the machine gives them.
+/// FFmpeg's ladder and nginx-rtmp without the encoder: a baseline for the machine.
 fn peers(clip: &Path, settings: &Settings) -> anyhow::Result<()> {
     let mut reference = Reference::three_rungs();
     reference.window = 0;

@@ -1,14 +1,14 @@
-//! One run: publishers on, CPU of the server's process tree over a window, then how soon segments can be read; memory
-//! of the tree all the while.
+//! One run: starts publishers, measures the CPU of the server's process tree over a window, then how soon segments can
+//! be read; and the tree's memory all the while.
 //!
-//! Memory is the proportional set size, pages shared with others counted by their share, of all processes together.
-//! Each process's own high-water mark would count shared pages several times and peaks that were not at one time.
+//! Memory is the proportional set size (shared pages count by share), summed over all processes. The sum of the
+//! processes' own high-water marks would count shared pages several times, and peaks of different moments together.
 //!
 //! The delay: FFmpeg publishes with `-re` and reports every 100 ms how far it has sent; the smallest difference between
 //! wall clock and reported media time dates the stream's beginning. A segment's last frame was sent at that beginning
-//! plus the segment's end on the media axis; it is readable when a poll (every 10 ms, over HTTP) finds it listed and
-//! its body has arrived. Encoding, packaging and listing are in the delay; half a segment on average comes on top for a
-//! frame in the segment's middle.
+//! plus the segment's end on the media axis; the segment is readable when a poll (every 10 ms, over HTTP) finds it
+//! listed and its body has arrived. Encoding, packaging and listing are in the delay; for a frame in the middle of a
+//! segment add half a segment on average.
 
 use crate::contenders::Contender;
 use crate::quality;
@@ -33,35 +33,35 @@ pub(crate) struct RungResult {
 /// One run's result.
 pub(crate) struct Measured {
     pub(crate) name: String,
-    /// CPU seconds per stream and second of wall clock.
+    /// CPU seconds per stream and per second of wall clock.
     pub(crate) cpu: f64,
-    /// Highest sum of proportional set sizes over the tree, from the first publisher to the last.
+    /// Largest sum of proportional set sizes over the tree in MiB, from the first publisher to the last.
     pub(crate) peak_pss_mib: f64,
-    /// The processes of that moment, largest first.
+    /// The processes at that moment in MiB, largest first.
     pub(crate) processes_mib: Vec<f64>,
-    /// Median and 95th percentile.
+    /// Median and 95th percentile in milliseconds.
     pub(crate) delay_ms: Option<(f64, f64)>,
     pub(crate) rungs: Vec<RungResult>,
     _folder: tempfile::TempDir,
 }
 
-/// What is done in a run.
+/// Plan of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Publishers at once.
+    /// Number of concurrent publishers.
     pub(crate) streams: usize,
-    /// For how long CPU is counted.
+    /// Time over which CPU is counted.
     pub(crate) window: Duration,
-    /// For how long memory is watched at least, from when the publishers started: until a window of segments is full.
+    /// Minimum time over which memory is watched, from the publishers' start: until a window of segments is full.
     pub(crate) on_air: Duration,
-    /// Whether delay and media are looked at, too.
+    /// Whether delay and media are measured as well.
     pub(crate) media: bool,
 }
 
-/// How long segments' delays are collected.
+/// Time over which the segments' delays are collected.
 const DELAY_WINDOW: Duration = Duration::from_secs(12);
 
-/// Between two looks at memory. Each costs the kernel a walk over all pages, in the looker's time.
+/// Interval between two memory samples. Each makes the kernel walk all pages, in the sampling thread's time.
 const MEMORY_EVERY: Duration = Duration::from_millis(500);
 
 /// Measures one contender with publishers of `clip`.
@@ -119,7 +119,7 @@ pub(crate) fn run(mut contender: impl Contender, clip: &Path, plan: Plan) -> any
     Ok(Measured { name, cpu, peak_pss_mib, processes_mib, delay_ms, rungs, _folder: folder })
 }
 
-/// CPU seconds a second of a process and its descendants, over a window.
+/// CPU seconds per second of a process and its descendants, over a window.
 fn cpu_over(pid: u32, window: Duration) -> f64 {
     let total =
         || -> f64 { process::tree(pid).into_iter().filter_map(process::stat).map(|s| s.cpu_seconds).sum() };
@@ -128,7 +128,7 @@ fn cpu_over(pid: u32, window: Duration) -> f64 {
     (total() - before) / begin.elapsed().as_secs_f64()
 }
 
-/// Watches the memory of a process and its descendants from a thread of its own.
+/// Samples the memory of a process and its descendants in its own thread.
 struct Memory {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<u64>>,
@@ -157,7 +157,7 @@ impl Memory {
         Self { stop, thread }
     }
 
-    /// The highest sum so far in MiB, and the processes that made it.
+    /// Stops sampling; returns the largest sum in MiB, and the processes at that moment.
     fn peak(self) -> (f64, Vec<f64>) {
         self.stop.store(true, Ordering::Relaxed);
         let mut processes: Vec<f64> =
@@ -167,7 +167,7 @@ impl Memory {
     }
 }
 
-/// File names of segments that appeared while watching, with the time at which each had been read.
+/// File names of segments that appeared while watching, with the time at which each had been read completely.
 fn first_listings(client: &Client, url: &str) -> Vec<(String, Instant)> {
     let listed = || {
         let text = client.get(url).ok()?.text().ok()?;
@@ -205,7 +205,7 @@ fn delays(
         end += quality::frames_of(init, segment).ok()? as f64 / 30.0;
         let name = segment.file_name()?.to_str()?;
         if let Some((_, at)) = seen.iter().find(|(n, _)| n == name) {
-            // The last frame begins one frame before the segment's end.
+            // The last frame starts one frame before the segment's end.
             let sent = began + Duration::from_secs_f64(end - 1.0 / 30.0);
             delays.push((at.saturating_duration_since(sent)).as_secs_f64() * 1e3);
         }
@@ -215,7 +215,7 @@ fn delays(
     if delays.is_empty() { None } else { Some((at(0.5)?, at(0.95)?)) }
 }
 
-/// FFmpeg in real time, telling how far it is.
+/// FFmpeg publishing in real time and reporting its progress.
 struct Publisher {
     program: Program,
     progress: Arc<std::sync::Mutex<Option<Instant>>>,
@@ -250,7 +250,7 @@ impl Publisher {
         Self { program, progress, reader: Some(reader), pipe }
     }
 
-    /// When media time 0 was sent.
+    /// Time at which media time 0 was sent.
     fn began(&self) -> Option<Instant> {
         *self.progress.lock().ok()?
     }
@@ -265,7 +265,7 @@ impl Publisher {
 
     fn stop(&mut self) {
         self.program.stop(Duration::from_secs(5));
-        // Whoever waits for a writer that never came is released by one.
+        // Open the pipe for writing, to release a reader that still waits for a writer.
         let _ = std::fs::File::options().read(true).write(true).open(self.pipe.path().join("progress"));
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

@@ -1,9 +1,9 @@
-//! How a rung looks beside what was published.
+//! Picture quality of a rung compared with the published clip.
 //!
 //! Both contenders are scored in the same way: over the same pictures of the published clip, at the clip's size. Which
-//! of a rung's pictures shows which of the clip's is found from the pictures themselves, at both ends of what is
-//! scored: FFmpeg shows the first picture twice when its timestamp is not zero, and whoever loses or repeats one later
-//! must not be scored against the wrong ones.
+//! picture of a rung corresponds to which picture of the clip is determined from the pictures themselves, at both ends
+//! of the scored range: FFmpeg shows the first picture twice when its timestamp is not zero, and a contender that later
+//! loses or repeats a picture must not be scored against the wrong ones.
 
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use std::process::Command;
 use tests::encoder_process::workspace;
 use tests::{boxes, probe};
 
-/// The clip's pictures that are scored: from this one on, behind what rate control does at a beginning.
+/// First scored picture of the clip, after the settling of rate control at the start.
 const FIRST: usize = 90;
-/// How many are scored: 15 s.
+/// Number of scored pictures: 15 s.
 const SCORED: usize = 450;
-/// Pictures that are compared for finding an offset.
+/// Number of pictures compared to find an offset.
 const COMPARED: usize = 60;
-/// Offsets tried: a rung may begin with repeated pictures, or later than the clip.
+/// Offsets tried: a rung may start with repeated pictures, or later than the clip.
 const OFFSETS: std::ops::RangeInclusive<isize> = -15..=60;
-/// Width and height at which pictures are compared.
+/// Width and height in pixels at which pictures are compared.
 const SMALL: (usize, usize) = (64, 36);
 
 /// Both scores of one rung.
@@ -29,8 +29,8 @@ pub(crate) struct Scores {
     pub(crate) vmaf: Option<f64>,
 }
 
-/// Seconds between keyframes, and of a segment (which begins with every keyframe or with every nth: the smallest GOP
-/// that both contenders can do is the distance of keyframes).
+/// Keyframe interval and segment duration in seconds. A segment starts with every keyframe or with every nth; the
+/// keyframe interval is the smallest GOP that both contenders support.
 pub(crate) fn grid(file: &Path) -> anyhow::Result<(f64, f64)> {
     let packets = probe::packets(file)?;
     let keys: Vec<f64> = packets.iter().filter(|p| p.key).map(|p| p.pts).collect();
@@ -43,8 +43,8 @@ pub(crate) fn grid(file: &Path) -> anyhow::Result<(f64, f64)> {
     Ok((gop, gop * per_segment))
 }
 
-/// Counts styp boxes at the top level: one begins each segment. FFmpeg writes none with fMP4 in HLS, but one fragment
-/// a segment.
+/// Counts the styp boxes at the top level: one starts each segment. FFmpeg writes none with fMP4 in HLS, but one
+/// fragment per segment.
 fn segment_count(body: &[u8]) -> usize {
     let (mut at, mut styp, mut moof) = (0, 0, 0);
     while let Some(head) = body.get(at..at + 8) {
@@ -56,7 +56,7 @@ fn segment_count(body: &[u8]) -> usize {
     if styp > 0 { styp } else { moof.max(1) }
 }
 
-/// Frames in a segment; its init segment lies beside it.
+/// Number of frames in a segment; its init segment is in the same folder as `any_segment`.
 pub(crate) fn frames_of(any_segment: &Path, segment: &Path) -> anyhow::Result<usize> {
     let folder = any_segment.parent().context("a folder")?;
     let mut inits = std::fs::read_dir(folder)?.filter_map(|e| Some(e.ok()?.path()));
@@ -65,7 +65,7 @@ pub(crate) fn frames_of(any_segment: &Path, segment: &Path) -> anyhow::Result<us
     Ok(boxes::fragment(&init, &std::fs::read(segment)?.into())?.samples.len())
 }
 
-/// Small grey pictures, `count` from the `first` on.
+/// Small grey pictures: `count`, starting at picture `first`.
 fn thumbnails(video: &Path, first: usize, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
     let (width, height) = SMALL;
     let filter = format!(
@@ -86,8 +86,8 @@ fn difference(a: &[u8], b: &[u8]) -> f64 {
     sum as f64 / a.len() as f64
 }
 
-/// What to add to the number of a picture of `distorted` to get its number in `reference`; looked for around the
-/// reference's picture `around`.
+/// Offset to add to a picture's number in `distorted` to get its number in `reference`, searched near the reference's
+/// picture `around`.
 fn offset_at(distorted: &Path, reference: &Path, around: usize) -> anyhow::Result<isize> {
     let margin = OFFSETS.end().unsigned_abs();
     ensure!(around >= margin, "nothing in front of picture {around}");
@@ -107,12 +107,12 @@ fn offset_at(distorted: &Path, reference: &Path, around: usize) -> anyhow::Resul
     Ok(best)
 }
 
-/// The same where the scored pictures begin.
+/// The offset at the start of the scored pictures.
 pub(crate) fn offset_frames(distorted: &Path, reference: &Path) -> anyhow::Result<isize> {
     offset_at(distorted, reference, FIRST)
 }
 
-/// Scores against the published clip at the clip's size.
+/// Scores of a rung against the published clip, at the clip's size.
 pub(crate) fn scores(distorted: &Path, reference: &Path, vmaf: bool) -> anyhow::Result<Scores> {
     let offset = offset_frames(distorted, reference)?;
     let at_end = offset_at(distorted, reference, FIRST + SCORED - COMPARED)?;
@@ -145,7 +145,7 @@ pub(crate) fn scores(distorted: &Path, reference: &Path, vmaf: bool) -> anyhow::
     Ok(Scores { ssim, vmaf: if vmaf { vmaf_program().and_then(score) } else { None } })
 }
 
-/// An FFmpeg with libvmaf: Debian's has none, PyPI's imageio-ffmpeg carries one.
+/// Path of an FFmpeg with libvmaf: Debian's has none, PyPI's imageio-ffmpeg contains one.
 fn vmaf_program() -> Option<PathBuf> {
     let done = Command::new(workspace().join("fixtures/vmaf.sh")).output().ok()?;
     let path = PathBuf::from(String::from_utf8(done.stdout).ok()?.trim());

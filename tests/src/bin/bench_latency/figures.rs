@@ -1,10 +1,10 @@
-//! From what a viewer saw to figures, and from figures to a verdict. Pure.
+//! Computes figures from a viewer's observations, and a verdict from the figures. Pure, without I/O.
 
 use ::tests::viewer::{Seen, Shown, Viewed};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// A stop of the video's clock for so long is one that a viewer sees, whatever the browser calls it; in seconds.
+/// A stop of the video's clock for this many seconds is a stall for the viewer, with or without a `waiting` event.
 const FREEZE: f64 = 0.25;
 
 /// A distribution, in seconds.
@@ -17,7 +17,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` for an empty list.
     pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
@@ -26,42 +26,43 @@ impl Spread {
     }
 }
 
-/// What one viewing amounts to.
+/// The figures of one viewing.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figures {
-    /// Age of what was on the screen, one value for each frame shown.
+    /// Age of the frames on screen, one value per frame shown.
     pub(crate) age: Spread,
-    /// Frames shown, and those of them whose clock could not be read.
+    /// Frames shown; and below, those whose clock could not be read.
     pub(crate) frames: usize,
     pub(crate) unreadable: usize,
-    /// Times that playback stopped: `waiting` events, or a freeze without one.
+    /// Number of stalls: `waiting` events, or a freeze without one.
     pub(crate) stalls: u32,
     /// Longest stop of the video's clock, in seconds.
     pub(crate) freeze: f64,
-    /// Published frames between the first and the last that was read which never were: whoever lost them.
+    /// Published frames between the first and the last frame read that were never read, wherever they were lost.
     pub(crate) not_seen: usize,
-    /// Frames that the browser says it did not show.
+    /// Frames that the browser reports as dropped.
     pub(crate) browser_dropped: u64,
-    /// Frames that the browser showed but the measurement came too late for.
+    /// Frames that the browser showed while the reader was busy.
     pub(crate) reader_missed: u64,
-    /// Median of hls.js's own estimate of its distance to the playlist's end, and of what it wants, in seconds.
+    /// Median of hls.js's estimate of its distance to the playlist's end; and below, of its target distance; in
+    /// seconds.
     pub(crate) hls_latency: Option<f64>,
     pub(crate) hls_target: Option<f64>,
-    /// The page's readout less the age of the picture, where the page has a readout.
+    /// Latency displayed by the page minus the picture's age, if the page displays one.
     pub(crate) readout_error: Option<Spread>,
-    /// Changes of the playback rate, and the share of time in which it was not 1.
+    /// Number of changes of the playback rate; and below, the share of time in which it was not 1.
     pub(crate) rate_changes: usize,
     pub(crate) rate_share: f64,
-    /// Least seconds buffered ahead, at the 5th percentile.
+    /// Buffer ahead in seconds, 5th percentile.
     pub(crate) ahead_p5: Option<f64>,
     /// Stalls during the warm-up.
     pub(crate) warmup_stalls: u32,
-    /// Errors of hls.js and of the page, the warm-up's among them.
+    /// Errors of hls.js and of the page, including the warm-up.
     pub(crate) errors: Vec<String>,
 }
 
 impl Figures {
-    /// Figures of a viewing of frames with these `codes`; `None` when no frame could be read.
+    /// Figures of a viewing; `codes` are the clocks of all published frames. `None` if no frame could be read.
     pub(crate) fn of(viewed: &Viewed, codes: &[u64]) -> Option<Self> {
         let seen = &viewed.measured;
         let read: Vec<_> = seen.frames.iter().filter(|f| f.code_ms > 0).collect();
@@ -97,7 +98,7 @@ impl Figures {
         })
     }
 
-    /// First and last code that was read while measuring.
+    /// First and last code read during the measurement.
     pub(crate) fn range(viewed: &Viewed) -> Option<(u64, u64)> {
         let codes = viewed.measured.frames.iter().map(|f| f.code_ms).filter(|code| *code > 0);
         let codes: BTreeSet<u64> = codes.collect();
@@ -109,7 +110,8 @@ fn stalls(seen: &Seen) -> u32 {
     seen.waits.max(u32::from(seen.freeze > FREEZE))
 }
 
-/// What is asked of a viewer of our player page, at a setting in seconds: what of it was not met.
+/// Requirements for a viewer of the encoder's player page at a latency of `knob` seconds; returns those that are not
+/// met.
 pub(crate) fn missed(knob: f64, figures: &Figures, lost_by_us: Option<usize>) -> Vec<&'static str> {
     let wrong = [
         (figures.age.median < knob - 1.0, "median too low"),

@@ -1,12 +1,13 @@
-//! `make bench-latency`: glass to glass, off the picture. A camera burns the wall clock into real footage as blocks that
-//! a program can read (`tests::footage`), the encoder takes it at each setting of its latency, and headless Chromium
-//! plays it; a script reads every frame that is on the screen (`tests::viewer`). Beside it what people use without the
-//! encoder: FFmpeg writing segments of 1 s and of 2 s behind a web server, hls.js with its defaults. All on one machine,
-//! so camera and screen have one clock. Prints a Markdown table; docs/latency.md explains it.
+//! `make bench-latency`: glass-to-glass latency, read off the picture. A camera draws the wall clock on real footage as
+//! machine-readable blocks (`tests::footage`), the encoder takes the stream at each setting of its latency, and
+//! headless Chromium plays it; a script reads every frame on screen (`tests::viewer`). For comparison, a common setup
+//! without the encoder: FFmpeg writing segments of 1 s and of 2 s, served by a web server, and hls.js with its
+//! defaults. All on one machine, so camera and screen share a clock. Prints a Markdown table; docs/latency.md explains
+//! it.
 //!
 //! Environment: `BENCH_KNOBS` (default `2,3,4,6,10,15`), `BENCH_SECONDS` (measured, default 60), `BENCH_WARMUP` (before
-//! that, default 15), `BENCH_ONLY` (some of `page,plain,store,ffmpeg`), `BENCH_FILE` (one JSON line for each viewing,
-//! default `target/bench-latency.jsonl`), `ENCODER_BIN` (a binary that is built already).
+//! that, default 15), `BENCH_ONLY` (some of `page,plain,store,ffmpeg`), `BENCH_FILE` (one JSON line per viewing,
+//! default `target/bench-latency.jsonl`), `ENCODER_BIN` (an existing binary).
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -69,11 +70,11 @@ fn bench() -> anyhow::Result<()> {
     };
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
-        // Nobody publishes numbers of a debug build.
+        // Numbers of a debug build would be meaningless.
         encoder_process::use_binary(encoder_process::build("release"));
     }
     let clip = fixtures::clip("footage-720p30-clean");
-    // The footage is 5.28 s long and repeats itself.
+    // The footage is 5.28 s long; after that the clip repeats.
     let footage = Footage::decode(&clip, stage::SIZE, 5.28)?;
     let mut report = Report::open(settings.seconds, settings.warmup)?;
 
@@ -93,17 +94,17 @@ fn bench() -> anyhow::Result<()> {
     report.close()
 }
 
-/// One setting that fails, even by a panic of the harness, says nothing about the others.
+/// Runs one setting. A failure, even a panic of the harness, does not affect the other settings.
 fn alone(what: &str, act: impl FnOnce() -> anyhow::Result<()>) {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => eprintln!("bench-latency: {what}: {error:#}"),
-        // The panic has told its reason.
+        // The panic has printed its message already.
         Err(_) => eprintln!("bench-latency: {what}: given up"),
     }
 }
 
-/// All viewers, one after the other, of one encoder.
+/// Measures one encoder with all viewers, one after the other.
 fn at_setting(
     knob: f64,
     viewers: &[Viewer],
@@ -152,7 +153,7 @@ fn ffmpeg(
     report.add(Row { knob: None, viewer, goal: false, lost: None, busy }, &viewed, &exposed)
 }
 
-/// One viewing, and how busy the machine was.
+/// Runs one viewing; also returns the share of processor time in use.
 fn watch(page: String, settings: &Settings) -> anyhow::Result<(Viewed, f64)> {
     let patience = tests::patience::patience(std::time::Duration::from_secs(40)).as_secs_f64();
     let view = View { page, warmup: settings.warmup, seconds: settings.seconds, patience };
@@ -161,7 +162,7 @@ fn watch(page: String, settings: &Settings) -> anyhow::Result<(Viewed, f64)> {
     Ok((viewed, report::busy(before, report::cpu_times())))
 }
 
-/// Published frames of a range that are not in the store.
+/// Number of published frames in a range that are not in the store.
 fn lost(exposed: &Exposed, stored: &BTreeSet<u64>, (first, last): (u64, u64)) -> usize {
     exposed.codes.iter().filter(|code| (first..=last).contains(*code) && !stored.contains(*code)).count()
 }

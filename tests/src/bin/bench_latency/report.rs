@@ -1,4 +1,4 @@
-//! The table on standard output and the raw figures in a file.
+//! Writes the table to standard output and the raw figures to a file.
 
 use crate::figures::{Figures, missed};
 use crate::stage::{PRESET, RUNGS, SIZE};
@@ -10,20 +10,20 @@ use tests::encoder_process::workspace;
 use tests::footage::{Exposed, FRAME_RATE};
 use tests::viewer::Viewed;
 
-/// What a row is about.
+/// The subject of a row.
 pub(crate) struct Row {
-    /// Latency that was set; `None` for who has no such setting.
+    /// The latency setting in seconds; `None` for a server without such a setting.
     pub(crate) knob: Option<f64>,
     pub(crate) viewer: String,
-    /// Whether it is measured by its setting.
+    /// Whether the row is judged against its setting.
     pub(crate) goal: bool,
-    /// Published frames that are not in the store.
+    /// Number of published frames that are not in the store.
     pub(crate) lost: Option<usize>,
-    /// Share of the processors' time that was used, by everybody on the machine.
+    /// Share of processor time in use, over all processes on the machine.
     pub(crate) busy: f64,
 }
 
-/// Where figures go.
+/// Collects the rows of the table and writes the raw figures.
 pub(crate) struct Report {
     lines: Vec<String>,
     raw: File,
@@ -31,7 +31,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Prints what is measured on what.
+    /// Opens the file and prints the conditions of the measurement.
     pub(crate) fn open(seconds: f64, warmup: f64) -> anyhow::Result<Self> {
         let path = std::env::var_os("BENCH_FILE")
             .map_or_else(|| workspace().join("target/bench-latency.jsonl"), PathBuf::from);
@@ -48,7 +48,7 @@ impl Report {
         Ok(Self { lines: Vec::new(), raw, path })
     }
 
-    /// Judges a viewing.
+    /// Adds and judges a viewing.
     pub(crate) fn add(&mut self, row: Row, viewed: &Viewed, exposed: &Exposed) -> anyhow::Result<()> {
         let figures = Figures::of(viewed, &exposed.codes);
         let line = serde_json::json!({
@@ -117,7 +117,8 @@ fn line_of(row: &Row, figures: &Figures) -> String {
         format!("{:.2}", age.max),
         stalls,
         or_dash(row.lost.map(|n| n.to_string())),
-        // In parentheses: what the browser says it left out, and what it showed while the reader was busy.
+        // In parentheses: frames that the browser reports as dropped, and frames that it showed while the reader was
+        // busy.
         format!("{} ({} + {})", figures.not_seen, figures.browser_dropped, figures.reader_missed),
         figures.unreadable.to_string(),
         format!("{} ({:.0} %)", figures.rate_changes, figures.rate_share * 100.0),
@@ -129,7 +130,7 @@ fn line_of(row: &Row, figures: &Figures) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// Processor and their number.
+/// Processor model and number of processors.
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
@@ -138,7 +139,7 @@ fn machine() -> String {
     format!("{count} processors of {model}")
 }
 
-/// Time of all processors since boot: used and in all, in ticks.
+/// Time of all processors since boot in ticks: time in use, and total.
 pub(crate) fn cpu_times() -> (u64, u64) {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let times: Vec<u64> = stat
@@ -149,13 +150,13 @@ pub(crate) fn cpu_times() -> (u64, u64) {
         .skip(1)
         .filter_map(|t| t.parse().ok())
         .collect();
-    // user nice system idle iowait irq softirq steal; what follows is counted in user already.
+    // Columns: user nice system idle iowait irq softirq steal; the columns after these are already counted in user.
     let all: u64 = times.iter().take(8).sum();
     let idle: u64 = times.iter().skip(3).take(2).sum();
     (all - idle, all)
 }
 
-/// Share of the time between two moments that was used.
+/// Share of processor time in use between two moments.
 pub(crate) fn busy((used, all): (u64, u64), (used_later, all_later): (u64, u64)) -> f64 {
     (used_later - used) as f64 / (all_later - all).max(1) as f64
 }

@@ -1,4 +1,4 @@
-//! What is watched: the encoder at one setting, and what people use without it.
+//! The watched streams: the encoder at one setting, and a common setup without it.
 
 use anyhow::{Context, ensure};
 use encoder::transcode::pattern::read_clock;
@@ -15,37 +15,37 @@ use tests::process::{Program, listens};
 use tests::reference::{Reference, Rung};
 use tests::static_server::StaticServer;
 
-/// Picture size of what is published.
+/// Picture size of the published stream in pixels.
 pub(crate) const SIZE: (usize, usize) = (960, 540);
-/// Small enough for two processors to carry publisher, encoder and browser with half of their time to spare: otherwise
-/// the browser is what is measured.
+/// Rungs small enough for two processors to run publisher, encoder and browser at half load: otherwise the benchmark
+/// would measure the browser.
 pub(crate) const RUNGS: [Rung; 2] = [
     Rung { name: "540p", height: 540, bitrate: Some(1_500_000) },
     Rung { name: "360p", height: 360, bitrate: Some(700_000) },
 ];
-/// x264 preset of everybody.
+/// x264 preset of all contenders.
 pub(crate) const PRESET: &str = "superfast";
-/// Name and key of the stream.
+/// Stream name and key.
 const STREAM: &str = "bench";
-/// How much more than the setting is published before a viewer comes: playlists are long enough then, as they are for
-/// everybody but the first.
+/// Publishing time before a viewer starts, in addition to the latency setting: playlists then have the length that
+/// every viewer but the first finds.
 const LEAD: Duration = Duration::from_secs(5);
 
-/// Who watches, and what.
+/// The viewers, with player and source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Viewer {
     /// The encoder's player page, from the origin.
     Page,
     /// hls.js with low-latency mode off, from the origin.
     Plain,
-    /// The same, from the directory store behind a plain web server.
+    /// hls.js with low-latency mode off, from the directory store through a plain web server.
     Store,
 }
 
 impl Viewer {
     pub(crate) const ALL: [Self; 3] = [Self::Page, Self::Plain, Self::Store];
 
-    /// In tables, and in `BENCH_ONLY`.
+    /// Name in tables and in `BENCH_ONLY`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Page => "page",
@@ -55,7 +55,7 @@ impl Viewer {
     }
 }
 
-/// The encoder at one setting, with a camera on.
+/// The encoder at one setting, with a camera publishing to it.
 pub(crate) struct Stage {
     camera: Camera,
     encoder: Encoder,
@@ -64,7 +64,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts both, and waits until the stream has gone on for a while.
+    /// Starts encoder and camera, and waits until the stream has run for a while.
     pub(crate) fn start(knob: f64, footage: &Footage, clip: &Path) -> anyhow::Result<Self> {
         let kbps = |rung: &Rung| rung.bitrate.unwrap_or(0) / 1000;
         let ladder = RUNGS.each_ref().map(|rung| format!("{}@{}k", rung.name, kbps(rung)));
@@ -81,7 +81,7 @@ impl Stage {
         Ok(Self { camera, encoder, keeper, store })
     }
 
-    /// The page that a viewer opens.
+    /// URL of the page that a viewer opens.
     pub(crate) fn page(&self, viewer: Viewer) -> String {
         let off = r#"{"lowLatencyMode":false}"#;
         match viewer {
@@ -93,13 +93,13 @@ impl Stage {
         }
     }
 
-    /// What was published so far.
+    /// The frames published so far.
     pub(crate) fn exposed(&mut self) -> anyhow::Result<Exposed> {
         self.camera.check()?;
         Ok(self.camera.exposed())
     }
 
-    /// Ends it; answers the clocks of all frames of the largest rung that came to the store.
+    /// Ends the stream; returns the clocks of all frames of the largest rung that reached the store.
     pub(crate) fn finish(self) -> anyhow::Result<BTreeSet<u64>> {
         let Self { camera, encoder, keeper, store } = self;
         drop((camera, store));
@@ -112,7 +112,7 @@ impl Stage {
     }
 }
 
-/// FFmpeg as RTMP server, encoder and HLS writer behind a plain web server.
+/// FFmpeg as RTMP server, encoder and HLS writer, with a plain web server for the files.
 pub(crate) struct FfmpegStage {
     camera: Camera,
     _program: Program,
@@ -121,7 +121,7 @@ pub(crate) struct FfmpegStage {
 }
 
 impl FfmpegStage {
-    /// Starts it with segments and GOPs of so many seconds.
+    /// Starts FFmpeg with segments and GOPs of this many seconds.
     pub(crate) fn start(segment_seconds: f64, footage: &Footage, clip: &Path) -> anyhow::Result<Self> {
         let mut reference = Reference::three_rungs();
         reference.rungs = RUNGS.to_vec();
@@ -141,26 +141,26 @@ impl FfmpegStage {
         Ok(Self { camera, _program: program, server, _folder: folder })
     }
 
-    /// hls.js with its defaults.
+    /// URL of the page: hls.js with its defaults.
     pub(crate) fn page(&self) -> String {
         bare_page(&self.server, &self.server.url("index.m3u8"), "{}")
     }
 
-    /// What was published so far.
+    /// The frames published so far.
     pub(crate) fn exposed(&mut self) -> anyhow::Result<Exposed> {
         self.camera.check()?;
         Ok(self.camera.exposed())
     }
 }
 
-/// A folder and the bare player page.
+/// Serves a folder and the minimal player page.
 fn serve(folder: &Path) -> std::io::Result<StaticServer> {
     let js = workspace().join("tests/js");
     StaticServer::start(vec![folder.to_owned(), js.join("node_modules"), js])
 }
 
 fn bare_page(server: &StaticServer, url: &str, config: &str) -> String {
-    // All that is in such a configuration and may not be in a URL.
+    // Escape the characters of such a configuration that may not appear in a URL.
     let config = config.replace('"', "%22").replace('{', "%7B").replace('}', "%7D");
     server.url(&format!("player.html?src={url}&config={config}"))
 }

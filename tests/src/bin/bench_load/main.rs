@@ -1,10 +1,10 @@
-//! `make bench-load`: thousands of viewers who reload the playlists of one stream with three rungs, on loopback. First
-//! they let the server hold their requests, then they poll, as they do where it cannot. Prints a Markdown table: the
-//! server's CPU and memory, and how long after a version of a playlist exists each client has it. Publisher, encoder and
-//! clients share the machine.
+//! `make bench-load`: thousands of viewers that reload the playlists of one stream with three rungs, on loopback. First
+//! with blocking reloads, then with polling, as viewers do where the server cannot block. Prints a Markdown table: the
+//! server's CPU and memory, and the delay from the appearance of a playlist version until each client has it.
+//! Publisher, encoder and clients share the machine.
 //!
 //! Environment: `BENCH_CLIENTS` (default 2000), `BENCH_SECONDS` (measured, default 30), `BENCH_LATENCY` (default 4),
-//! `ENCODER_BIN` (a binary that is built already).
+//! `ENCODER_BIN` (an existing binary).
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -17,7 +17,7 @@ use tests::load::{self, Load, Loaded, Reload};
 use tests::patience::pause;
 use tests::{fixtures, process, publisher, turn};
 
-/// Small pictures: encoding is not what is measured.
+/// Small pictures, because encoding is not measured.
 const LADDER: &str = "360p@700k,240p@400k,160p@200k";
 const RUNGS: [&str; 3] = ["360p", "240p", "160p"];
 
@@ -45,7 +45,7 @@ fn bench() -> anyhow::Result<()> {
     raise_open_files(clients)?;
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
-        // Nobody publishes numbers of a debug build.
+        // Numbers of a debug build would be meaningless.
         encoder_process::use_binary(encoder_process::build("release"));
     }
     let clip = fixtures::clip("footage-720p30-gop1s");
@@ -53,7 +53,7 @@ fn bench() -> anyhow::Result<()> {
     let encoder = Encoder::start(options);
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
-    // Until the window of segments is full: after that memory is the clients'.
+    // Wait until the window of segments is full: after that, additional memory is the clients'.
     pause(Duration::from_secs(45));
 
     let address = SocketAddr::from(([127, 0, 0, 1], encoder.ports.http));
@@ -72,14 +72,15 @@ fn bench() -> anyhow::Result<()> {
         let load = Load { address, playlists: playlists.clone(), clients, reload, time };
         let (usage, own, loaded) = under(&encoder, &load)?;
         println!("{}", line(name, clients, &alone, &usage, own, loaded));
-        // What clients left behind is gone before the next ones come.
+        // Let the server release what it held for these clients before the next ones connect.
         pause(Duration::from_secs(5));
     }
     encoder.stop();
     Ok(())
 }
 
-/// Runs a load; the server's usage in the measured time, the generator's CPU seconds a second, and what clients saw.
+/// Runs a load; returns the server's usage during the measured time, the generator's CPU seconds per second, and the
+/// clients' results.
 fn under(encoder: &Encoder, load: &Load) -> anyhow::Result<(Usage, f64, Loaded)> {
     let pid = encoder.pid();
     let own = || process::stat(std::process::id()).map_or(0.0, |stat| stat.cpu_seconds);
@@ -117,7 +118,8 @@ fn line(name: &str, clients: usize, alone: &Usage, usage: &Usage, own: f64, mut 
     )
 }
 
-/// The supervisor at one moment. Its worker encodes, whoever watches.
+/// CPU time and memory of the supervisor at one moment. The worker is not counted: it encodes regardless of the
+/// viewers.
 struct Snapshot {
     at: Instant,
     cpu_seconds: f64,
@@ -131,7 +133,7 @@ impl Snapshot {
     }
 }
 
-/// What the supervisor needs: CPU seconds a second, and memory at the end.
+/// The supervisor's usage: CPU seconds per second, and memory at the end.
 struct Usage {
     cpu: f64,
     pss_kib: u64,
@@ -156,7 +158,7 @@ impl std::fmt::Display for Usage {
     }
 }
 
-/// Room for the clients' sockets here and, as it is inherited, in the encoder.
+/// Raises the limit of open files for the clients' sockets, here and, by inheritance, in the encoder.
 fn raise_open_files(clients: usize) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let wanted = clients as u64 + 256;

@@ -1,4 +1,4 @@
-//! Who writes to a bucket: the encoder, and FFmpeg with a loop that uploads.
+//! The contenders that write to a bucket: the encoder, and FFmpeg with an upload loop.
 
 use crate::outage::Memory;
 use crate::uploader::{Target, Uploader};
@@ -16,23 +16,23 @@ use tests::playlist;
 use tests::process::{Program, listens};
 use tests::reference::Reference;
 
-/// Picture size of what is published.
+/// Picture size of the published stream in pixels.
 pub(crate) const SIZE: (usize, usize) = (1280, 720);
-/// The bucket.
+/// Bucket name.
 const BUCKET: &str = "live";
-/// Name and key of the stream.
+/// Stream name and key.
 const STREAM: &str = "bench";
-/// Video rungs, largest first; sound comes beside them.
+/// Video rungs, largest first; audio is added to them.
 const RUNGS: [&str; 3] = ["720p", "480p", "360p"];
 const LADDER: &str = "720p@2800k,480p@1400k,360p@800k";
-/// Of a playlist, in seconds; the encoder's own.
+/// Playlist length in seconds; the encoder's own default.
 const WINDOW: f64 = 30.0;
-/// Between the first playlists and what is measured.
+/// Pause between the first playlists and the measurement.
 const SETTLE: Duration = Duration::from_secs(2);
-/// After the last frame that is measured its playlist is waited for so long.
+/// Time after the measurement for the playlists of the last measured frames to appear.
 const TRAILING: Duration = Duration::from_secs(4);
 
-/// Every call takes that long; nobody waits for whoever only looks.
+/// Delays every call by `call`, except public reads.
 pub(crate) fn slow(fake: &FakeGcs, call: Duration) {
     fake.set_rule(move |asked| match asked.operation {
         Operation::Public => Fault::None,
@@ -40,7 +40,7 @@ pub(crate) fn slow(fake: &FakeGcs, call: Duration) {
     });
 }
 
-/// Until every rung's playlist below a folder names a segment.
+/// Waits until every rung's playlist below a folder names a segment.
 fn wait_for_playlists(fake: &FakeGcs, folder: &str) {
     eventually(&format!("playlists in {folder}"), Duration::from_secs(60), || {
         let state = fake.state();
@@ -53,7 +53,7 @@ fn wait_for_playlists(fake: &FakeGcs, folder: &str) {
     });
 }
 
-/// What happened below a folder.
+/// Evaluates the calls and objects below a folder.
 fn row(
     fake: &FakeGcs,
     folder: &str,
@@ -66,7 +66,7 @@ fn row(
     Ok(Row { name, segment_seconds, delays, hour })
 }
 
-/// The encoder with a bucket of its own, and a camera on.
+/// The encoder with its own bucket, and a camera publishing to it.
 pub(crate) struct EncoderRun {
     latency: String,
     pub(crate) encoder: Encoder,
@@ -92,7 +92,7 @@ impl EncoderRun {
             .set("--gcs-endpoint", &fake.endpoint())
             .set("--ladder", LADDER)
             .set("--latency", latency)
-            // The tests' own default is a faster one.
+            // The tests' default preset is faster.
             .set("--preset", "veryfast");
         let encoder = Encoder::start(options);
         let camera = Camera::start(footage.clone(), clip, &encoder.rtmp_url(STREAM))?;
@@ -101,7 +101,7 @@ impl EncoderRun {
         Ok(Self { latency: latency.to_owned(), encoder, fake, camera, on_air })
     }
 
-    /// Measures over `least`, and longer until the stream has been on the air for so long. Also the supervisor's memory
+    /// Measures for at least `least`, and until the stream has run for `on_air`. Samples the supervisor's memory
     /// meanwhile.
     pub(crate) fn measure(&mut self, least: Duration, on_air: Duration) -> anyhow::Result<(Row, Memory)> {
         pause(SETTLE);
@@ -119,7 +119,7 @@ impl EncoderRun {
         Ok((row(&self.fake, &folder(), name, segment_seconds, &window)?, memory))
     }
 
-    /// Ends it as an operator would.
+    /// Stops the encoder as an operator would.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.camera.check()?;
         drop(self.camera);
@@ -128,7 +128,7 @@ impl EncoderRun {
     }
 }
 
-/// The stream's in the bucket.
+/// The stream's folder in the bucket.
 fn folder() -> String {
     format!("tv/live/{STREAM}")
 }
@@ -138,7 +138,7 @@ fn timing(latency: &str) -> anyhow::Result<Timing> {
     Ok(Timing::new(latency))
 }
 
-/// FFmpeg writes the same ladder to a directory; two loops upload it to folders of their own.
+/// FFmpeg writes the same ladder to a directory; two upload loops copy it to separate folders of the bucket.
 pub(crate) struct FfmpegRun {
     segment_seconds: f64,
     fake: FakeGcs,

@@ -1,4 +1,4 @@
-//! Requests and bytes of an hour, and what Google asks for them.
+//! Requests and bytes per hour, and Google's prices for them.
 
 use crate::Row;
 use std::collections::BTreeMap;
@@ -6,19 +6,19 @@ use std::ops::Range;
 use std::time::Duration;
 use tests::gcs::{FakeGcs, Operation};
 
-/// US dollars: Standard class, one region (us-east1), without the free allowance; as in
+/// Prices in US dollars: Standard class, one region (us-east1), without the free allowance; from
 /// <https://cloud.google.com/storage/pricing-examples>, noted in November 2026. Operations by class:
 /// <https://cloud.google.com/storage/pricing#operations-by-class>.
 mod price {
-    /// A thousand operations that write, compose, copy or list.
+    /// Per thousand operations that write, compose, copy or list.
     pub(super) const CLASS_A: f64 = 0.005;
-    /// A thousand operations that read.
+    /// Per thousand operations that read.
     pub(super) const CLASS_B: f64 = 0.0004;
-    /// A gigabyte kept for a month.
+    /// Per gigabyte and month of storage.
     pub(super) const GB_MONTH: f64 = 0.020;
 }
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Segment,
@@ -50,18 +50,18 @@ impl Kind {
     }
 }
 
-/// An hour, extrapolated.
+/// Requests and bytes extrapolated to an hour.
 #[derive(Debug, Default)]
 pub(crate) struct Hour {
     requests: BTreeMap<Kind, f64>,
-    /// Written and kept: segments.
+    /// Segments written and kept, in GiB.
     gigabytes: f64,
 }
 
 // === impl Hour ===
 
 impl Hour {
-    /// From what happened below a folder within a window.
+    /// Extrapolates from the calls below a folder within a window.
     pub(crate) fn of(fake: &FakeGcs, bucket: &str, folder: &str, window: &Range<Duration>) -> Self {
         let state = fake.state();
         let hours = (window.end - window.start).as_secs_f64() / 3600.0;
@@ -87,7 +87,7 @@ impl Hour {
     }
 }
 
-/// As a table.
+/// Prints the table.
 pub(crate) fn print(rows: &[Row]) {
     println!(
         "| requests an hour | segments of | segments | playlists | archive | other | reads | deletes | cost | GiB kept | a month of them |"

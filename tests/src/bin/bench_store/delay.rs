@@ -1,5 +1,6 @@
-//! How soon a segment can be found in the bucket. Its last frame's clock is read off the picture, so the publisher's own
-//! encoding is in the delay; when a playlist first named it is what the bucket's journal says, so nobody has to poll.
+//! How soon a segment can be found in the bucket. The clock of a segment's last frame is read off the picture, so the
+//! delay includes the publisher's own encoding; the time when a playlist first named the segment comes from the
+//! bucket's journal, so nothing has to poll.
 
 use crate::Row;
 use anyhow::{Context, ensure};
@@ -13,10 +14,10 @@ use tests::gcs::FakeGcs;
 use tests::gcs::objects::{Entry, Objects};
 use tests::{boxes, playlist};
 
-/// Large enough for reading the clock, small enough to be read fast.
+/// Picture size in pixels for reading the clock: large enough to be readable, small enough to decode fast.
 const READ_AT: (usize, usize) = (640, 360);
 
-/// Delays in seconds, ascending, and what is missing among them.
+/// Delays in seconds, ascending, and the number of missing segments.
 #[derive(Debug, Default)]
 pub(crate) struct Delays {
     sorted: Vec<f64>,
@@ -36,14 +37,14 @@ impl Delays {
         self.sorted.len()
     }
 
-    /// The value below which so large a part of all is.
+    /// The quantile `part` (0 to 1) in seconds.
     pub(crate) fn at(&self, part: f64) -> f64 {
         let index = (self.sorted.len().saturating_sub(1) as f64 * part).round() as usize;
         self.sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 }
 
-/// When each file was first named in a playlist, not as a gap.
+/// When each file was first named in a playlist, except as a gap.
 pub(crate) fn first_named(
     journal: &[Entry],
     bucket: &str,
@@ -60,8 +61,8 @@ pub(crate) fn first_named(
     Ok(first)
 }
 
-/// Delays of the segments of all `rungs` whose last frame was taken within `window` (the server's time). Segments of one
-/// name in all rungs end with the same frame; it is read off the first one's.
+/// Delays of the segments in all `rungs` whose last frame was taken within `window` (server time). Segments with the
+/// same name end with the same frame in all rungs; its clock is read from the first rung.
 pub(crate) fn delays(
     fake: &FakeGcs,
     bucket: &str,
@@ -69,7 +70,7 @@ pub(crate) fn delays(
     rungs: &[&str],
     window: &Range<Duration>,
 ) -> anyhow::Result<Delays> {
-    // Copied, so that a stream which goes on is not kept waiting: bodies are shared.
+    // Copy under the lock, so that a running stream does not wait; bodies are shared, not copied.
     let (journal, media) = {
         let state = fake.state();
         (
@@ -97,7 +98,7 @@ pub(crate) fn delays(
     Ok(Delays::new(found, missing))
 }
 
-/// Media files of a folder by their names.
+/// Media files in a folder, by file name.
 fn media_of(objects: &Objects, bucket: &str, folder: &str) -> BTreeMap<String, bytes::Bytes> {
     let names = objects.names(bucket).into_iter();
     let media = names.filter_map(|name| {
@@ -108,7 +109,7 @@ fn media_of(objects: &Objects, bucket: &str, folder: &str) -> BTreeMap<String, b
     media.collect()
 }
 
-/// The clock of each segment's last picture, Unix time in milliseconds.
+/// The clock of each segment's last picture, in milliseconds of Unix time.
 fn last_frames(
     named: &BTreeMap<String, Duration>,
     media: &BTreeMap<String, bytes::Bytes>,
@@ -117,7 +118,7 @@ fn last_frames(
     let parsed = boxes::init(init)?;
     let mut order: Vec<_> =
         named.iter().filter_map(|(file, at)| Some((at, file, media.get(file)?))).collect();
-    // By when they were named, and what was named at once by its media's time.
+    // Order the segments by decode time.
     let mut decode_times = BTreeMap::new();
     for (_, file, body) in &order {
         let fragment = boxes::fragment(&parsed, body)?;
@@ -133,7 +134,7 @@ fn last_frames(
     let mut last = BTreeMap::new();
     for (_, file, _) in &order {
         at += decode_times[*file].1;
-        // A picture that cannot be read is one segment less to measure.
+        // A picture that cannot be read only drops its segment from the measurement.
         if let Some(clock) = clocks.get(at - 1).copied().flatten() {
             last.insert((*file).clone(), clock);
         }
@@ -142,7 +143,7 @@ fn last_frames(
     Ok(last)
 }
 
-/// The clock of every picture, in the order in which they are shown.
+/// The clock of every picture, in presentation order.
 fn clocks(video: &std::path::Path) -> anyhow::Result<Vec<Option<u64>>> {
     let (width, height) = READ_AT;
     let mut command = Command::new("ffmpeg");
@@ -160,7 +161,7 @@ fn clocks(video: &std::path::Path) -> anyhow::Result<Vec<Option<u64>>> {
     Ok(found)
 }
 
-/// As a table.
+/// Prints the table.
 pub(crate) fn print(rows: &[Row]) {
     println!("| | segments | measured | median | 99 % | longest | missing |\n|---|---|---|---|---|---|---|");
     for Row { name, segment_seconds, delays, .. } in rows {

@@ -1,14 +1,14 @@
-//! Part of `make bench`: a live stream into a bucket. The bucket is the tests' own Cloud Storage with some time added to
-//! every call, the stream is real footage whose frames carry the wall clock (`tests::footage`). Measured: how long after a
-//! segment's last frame its playlist can be read in the bucket; requests and bytes of an hour and what they cost; memory
-//! while the store is away; what a second attempt beside a slow one is worth. Beside it what people do without the
-//! encoder: `ffmpeg -f hls` into a directory, and a loop that uploads what is new. Prints Markdown tables.
+//! Part of `make bench`: a live stream into a bucket. The bucket is the tests' own Cloud Storage with some time added
+//! to every call; the stream is real footage with the wall clock in every frame (`tests::footage`). Measures the delay
+//! from a segment's last frame until its playlist can be read in the bucket; requests and bytes per hour and their
+//! cost; memory while the store is down; and the benefit of hedged requests. For comparison, a common setup without the
+//! encoder: `ffmpeg -f hls` into a directory, and a loop that uploads new files. Prints Markdown tables.
 //!
-//! Environment: `BENCH_STORE_SECONDS` (over which delays and requests are counted, default 16), `BENCH_STORE_ON_AIR` (how
-//! long a stream runs at least before the store goes away, default 70: memory has settled then),
-//! `BENCH_STORE_OUTAGE` (for how long it is away, default 60), `BENCH_STORE_CALL_MS` (added to every call, default 60). With
-//! the defaults it takes four minutes and a half; `BENCH_STORE_SECONDS=8 BENCH_STORE_ON_AIR=0 BENCH_STORE_OUTAGE=8` two.
-//! `BENCH_STORE_ONLY`: `live`, or `tail`, which needs no real time.
+//! Environment: `BENCH_STORE_SECONDS` (time over which delays and requests are counted, default 16),
+//! `BENCH_STORE_ON_AIR` (minimum running time of a stream before the store goes down, default 70: memory has settled by
+//! then), `BENCH_STORE_OUTAGE` (duration of the outage in seconds, default 60), `BENCH_STORE_CALL_MS` (added to every
+//! call, default 60). With the defaults the benchmark takes four and a half minutes; with `BENCH_STORE_SECONDS=8
+//! BENCH_STORE_ON_AIR=0 BENCH_STORE_OUTAGE=8` two. `BENCH_STORE_ONLY`: `live`, or `tail`, which needs no real time.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -26,7 +26,7 @@ use std::time::Duration;
 use tests::footage::Footage;
 use tests::{encoder_process, fixtures, turn};
 
-/// `--latency` of the run whose store goes away, and of a second one: with segments of 1 s and of 2 s.
+/// `--latency` of the run with the outage, and of a second run: these use segments of 1 s and of 2 s.
 const LATENCIES: [&str; 2] = ["4", "10"];
 
 /// Settings of a run.
@@ -34,11 +34,11 @@ struct Settings {
     seconds: Duration,
     on_air: Duration,
     outage: Duration,
-    /// Added to every call.
+    /// Time added to every call.
     call: Duration,
 }
 
-/// What was seen of somebody who writes to a bucket.
+/// Results of one contender that writes to a bucket.
 struct Row {
     name: String,
     segment_seconds: f64,
@@ -83,14 +83,14 @@ fn bench() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has to be waited for.
+/// The measurements in real time.
 fn live(settings: &Settings) -> anyhow::Result<()> {
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
-        // Nobody publishes numbers of a debug build.
+        // Numbers of a debug build would be meaningless.
         encoder_process::use_binary(encoder_process::build("release"));
     }
     let clip = fixtures::clip("footage-720p30-clean");
-    // The footage is 5.28 s long and repeats itself.
+    // The footage is 5.28 s long; after that the clip repeats.
     let footage = Footage::decode(&clip, contenders::SIZE, 5.28)?;
 
     let mut rows = Vec::new();

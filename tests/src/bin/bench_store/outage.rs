@@ -1,4 +1,4 @@
-//! The bucket answers nothing but errors for a while: what that costs in memory, and what becomes of the segments.
+//! The bucket answers only errors for a while: the cost in memory, and the fate of the segments.
 
 use crate::contenders::{EncoderRun, slow};
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use tests::encoder_process::Encoder;
 use tests::gcs::{Fault, Operation};
 use tests::patience::pause;
 
-/// Between two looks at memory. Each costs the kernel a walk over all pages.
+/// Interval between two memory samples. Each makes the kernel walk all pages.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How far back "before" goes.
+/// Number of samples that count as "before".
 const BEFORE: usize = 20;
-/// When everything is stored is not waited for longer than this.
+/// Longest wait for everything to be stored after the outage.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The supervisor's memory at one moment, in KiB. The worker knows of no store.
+/// The supervisor's memory at one moment in KiB. The worker does not use the store.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     pss: u64,
@@ -26,25 +26,25 @@ impl Sample {
     }
 }
 
-/// Samples in order.
+/// Memory samples in order.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(Vec<Sample>);
 
 impl Memory {
-    /// Takes one sample, and its time.
+    /// Takes one sample, then pauses for one interval.
     pub(crate) fn look(&mut self, encoder: &Encoder) {
         let stat = encoder.stat();
         self.0.push(Sample { pss: stat.pss_kib, rss: stat.rss_kib });
         pause(LOOK_EVERY);
     }
 
-    /// The highest of the last so many.
+    /// Maximum of the last `last` samples.
     fn peak(&self, last: usize) -> Sample {
         self.0.iter().rev().take(last).fold(Sample::default(), |peak, sample| peak.max(*sample))
     }
 }
 
-/// What was seen.
+/// Results of an outage.
 pub(crate) struct Outage {
     before: Sample,
     away: Sample,
@@ -53,11 +53,11 @@ pub(crate) struct Outage {
     gaps: f64,
     late: f64,
     lost: f64,
-    /// From the bucket's return to when nothing waited any more.
+    /// Time from the bucket's return until no segment waited any more; `None` after [`LONGEST_WAIT`].
     caught_up: Option<Duration>,
 }
 
-/// Takes the bucket away from a stream that runs.
+/// Makes the bucket fail during a running stream.
 pub(crate) fn outage(run: &EncoderRun, before: &Memory, call: Duration, length: Duration) -> Outage {
     eprintln!("bench-store: the bucket is away");
     let (encoder, fake) = (&run.encoder, &run.fake);
@@ -105,7 +105,7 @@ pub(crate) fn outage(run: &EncoderRun, before: &Memory, call: Duration, length: 
 }
 
 impl Outage {
-    /// As a table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         let mib = |kib: u64| kib as f64 / 1024.0;
         let line = |name: &str, of: fn(&Sample) -> u64| {

@@ -1,5 +1,5 @@
-//! What a second attempt beside a slow one is worth: the encoder's publisher on paused time, with it and without. The only
-//! part that measures no process: one cannot be told to leave its second attempts out.
+//! The benefit of hedged requests: the encoder's publisher on paused time, with and without a second attempt next to a
+//! slow one. The only part that measures no process: a process has no setting to turn second attempts off.
 
 use crate::delay::{Delays, first_named};
 use anyhow::ensure;
@@ -15,13 +15,13 @@ use std::time::Duration;
 use tests::gcs::{DirectStore, Fault};
 use tokio::time::Instant;
 
-/// How much is published.
+/// Length of the published stream in seconds.
 const SECONDS: u64 = 1800;
 const RUNGS: [&str; 3] = ["360p", "480p", "720p"];
-/// How many calls are slow, and how slow.
+/// Share of slow calls; and below, their duration.
 const SLOW: f64 = 0.02;
 const TAIL: Duration = Duration::from_secs(2);
-/// For leaving something out.
+/// A delay that never passes: turns hedging off.
 const NEVER: Duration = Duration::from_secs(86_400);
 const FIRST: u64 = 1000;
 const STREAM: &str = "live/tv";
@@ -33,7 +33,7 @@ enum Tail {
     Segments,
 }
 
-/// As a table.
+/// Prints the table.
 pub(crate) fn print(call: Duration) -> anyhow::Result<()> {
     println!("| `--latency` | slow may be | second attempt | segments | median | 99 % | longest | gaps |");
     println!("|---|---|---|---|---|---|---|---|");
@@ -101,13 +101,13 @@ fn run(
     })
 }
 
-/// Segments of each rung in step; answers when each number's came.
+/// Publishes the segments of all rungs in step; returns the arrival time of each segment number.
 async fn publish(
     store: &DirectStore,
     timing: &Timing,
     settings: Settings,
 ) -> anyhow::Result<(Vec<Duration>, Counters)> {
-    // The store's clock began in the same moment: time is paused.
+    // The store's clock started at the same moment, because time is paused.
     let began = Instant::now();
     let (playlists, _acknowledged) = StorePlaylists::new(timing);
     let (publisher, task) = Publisher::start(Arc::new(store.clone()), STREAM, playlists, settings);
@@ -140,14 +140,14 @@ fn segment(rung: &str, number: u64, duration: MediaSpan) -> anyhow::Result<Segme
         rung: RungName::new(rung)?,
         sequence,
         session: session(),
-        // An epoch begins with one.
+        // An epoch begins with a discontinuity.
         discontinuity: number == 0,
         start: MediaTime::from_ticks_90k(ticks),
         duration,
         wall: WallTime::from_unix_micros(1_795_348_800_000_000 + ticks * 100 / 9),
         name: names::segment_name(&session(), sequence),
         init: names::init_name(&session()),
-        // No two bodies are the same.
+        // Every body is unique.
         body: Some(format!("{rung} {sequence}").into()),
     })
 }

@@ -1,7 +1,7 @@
-//! What people write beside `ffmpeg -f hls`: a loop that uploads what is new in a directory. As good as a small one can be:
-//! it follows the playlists, so that none is uploaded before the segments that it names, keeps its connection, sends
-//! content types and Cache-Control, writes no playlist more often than once a second and always the newest, and tries
-//! again what failed.
+//! The usual companion of `ffmpeg -f hls`: a loop that uploads new files from a directory. It is as good as a small one
+//! can be: it follows the playlists and uploads none before the segments that it names, keeps its connection, sends
+//! content types and Cache-Control, writes a playlist at most once per second and always the newest version, and
+//! retries failures.
 
 use anyhow::{Context, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,14 @@ use tests::http::Client;
 use tests::patience::pause;
 use tests::playlist;
 
-/// Between two looks at a directory in which nothing was new.
+/// Interval between two scans of a directory without new files.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Between two writes of one playlist: Cloud Storage refuses more.
+/// Minimum time between two writes of one playlist: Cloud Storage refuses more.
 const REWRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// In the body of an upload; in no medium by chance.
+/// Boundary in the body of an upload; does not occur in media by chance.
 const BOUNDARY: &str = "qoEaz8XbtTkuwLrrGBKd";
 
-/// Where to.
+/// Upload destination.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) endpoint: String,
@@ -29,19 +29,19 @@ pub(crate) struct Target {
     pub(crate) prefix: String,
 }
 
-/// A thread and a connection for each group of renditions.
+/// Uploads with one thread and one connection per group of renditions.
 pub(crate) struct Uploader {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Option<String>>>,
 }
 
-/// One thread's.
+/// State of one upload thread.
 struct Loop {
     client: Client,
     target: Target,
     folder: PathBuf,
     done: BTreeSet<String>,
-    /// The playlist that was uploaded last, and when that was begun.
+    /// The last uploaded text of each playlist, and when that upload started.
     playlists: BTreeMap<String, (String, Instant)>,
 }
 
@@ -64,7 +64,7 @@ impl Uploader {
         Self { threads: threads.collect(), stop }
     }
 
-    /// Ends it; an error is the last failure of a thread that never succeeded afterwards.
+    /// Stops the threads. Returns the last error of a thread that had no success afterwards.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -100,10 +100,10 @@ impl Loop {
         failed
     }
 
-    /// What is new of a rendition. Answers whether anything was.
+    /// Uploads new files of a rendition. Returns whether there were any.
     fn rendition(&mut self, rung: &str) -> anyhow::Result<bool> {
         let name = format!("{rung}/index.m3u8");
-        // Not there yet.
+        // FFmpeg has not written the playlist yet.
         let Ok(text) = std::fs::read_to_string(self.folder.join(&name)) else { return Ok(false) };
         let last = self.playlists.get(&name);
         if last.is_some_and(|(before, at)| *before == text || at.elapsed() < REWRITE_INTERVAL) {
