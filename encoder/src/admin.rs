@@ -1,12 +1,13 @@
-//! What operators can change while the process runs, on the admin port beside what `probes` shows there:
+//! Settings that operators can change while the process runs, on the admin port next to the routes of `probes`:
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /streams/{app}/{name}/latency` | the latency in force, and the one set for the next publish |
-//! | `PUT` there, `{"latency": 6}` | sets it from the next publish on, for as long as this process runs |
-//! | `DELETE` there | what is configured counts again |
+//! | `GET /streams/{app}/{name}/latency` | the latency in force, and the latency for the next publish |
+//! | `PUT`, same path, `{"latency": 6}` | sets the latency from the next publish on, until this process ends |
+//! | `DELETE`, same path | the configured latency applies again |
 //!
-//! Who may reach that port is the network's to say. Which latency wins is in [`crate::stream::latency`].
+//! Access to the admin port is restricted by the network, not here. Which latency wins is decided in
+//! [`crate::stream::latency`].
 
 use crate::origin::StreamPath;
 use crate::stream::latency::Chosen;
@@ -21,10 +22,10 @@ use hls::timing::Latency;
 use serde_json::json;
 use std::sync::Arc;
 
-/// A number in an object.
+/// Largest body in bytes: an object with one number.
 const MAX_BODY_BYTES: usize = 1024;
 
-/// The routes.
+/// The routes of this module.
 pub fn router(registry: Arc<Registry>) -> Router {
     Router::new()
         .route("/streams/{app}/{name}/latency", get(latency).put(set_latency).delete(unset_latency))
@@ -34,14 +35,14 @@ pub fn router(registry: Arc<Registry>) -> Router {
 
 type Asked = Path<(String, String)>;
 
-/// The asker's fault, or a table that is full; told as `{"error": "…"}`.
+/// The client's mistake, or a full table; sent as `{"error": "…"}`.
 struct Refused(StatusCode, String);
 
 async fn latency(State(registry): State<Arc<Registry>>, asked: Asked) -> Result<Response, Refused> {
     Ok(state(&registry, &path(asked)?))
 }
 
-/// The body is read whatever its Content-Type says: `curl -X PUT -d` calls it a form.
+/// Parses the body regardless of its Content-Type: `curl -X PUT -d` labels it as a form.
 async fn set_latency(
     State(registry): State<Arc<Registry>>,
     asked: Asked,

@@ -1,9 +1,8 @@
-//! The composition root of `encoder serve`: what is started in which order, and what is ended in which.
+//! The composition root of `encoder serve`: the order in which its parts start and stop.
 //!
-//! Up: settings are good already; listeners are bound, then the store is opened, then the admin server answers, then
-//! viewers are served, then publishers are let in, then readiness is said. Down: readiness falls, no publisher is let
-//! in, streams end by themselves or are ended, what they wrote is complete, viewers are cut off, the admin server goes
-//! last.
+//! Start, with validated settings: bind the listeners, open the store, start the admin server, serve viewers, accept
+//! publishers, report readiness. Stop: withdraw readiness and accept no more publishers, wait for the streams to end
+//! or end them, complete their writes and archives, disconnect viewers, stop the admin server last.
 
 use crate::admin;
 use crate::archive::{self, Keeper};
@@ -35,25 +34,27 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-/// The supervisor counts as stuck when its heart has not beaten for this long. Its runtime never blocks, so even with
-/// every core encoding a beat is late by milliseconds.
+/// The supervisor counts as stuck after this long without a heartbeat. Its runtime never blocks, so even with every
+/// core busy encoding a heartbeat is late by milliseconds only.
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(15);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// What ended streams get to write their last playlists. With what comes behind it the process is gone five seconds after
-/// it was told to end.
+/// Time for ended streams to write their last playlists. Together with the later deadlines this makes the process
+/// exit about five seconds after it was told to end its streams.
 const SEAL_DEADLINE: Duration = Duration::from_secs(3);
-/// What archives get to be completed when somebody waits at a terminal.
+/// Time to complete archives once the process was told to end its streams, typically by an operator at a terminal.
 const ARCHIVE_DEADLINE: Duration = Duration::from_millis(1500);
-/// What archives get when streams have taken all of the drain's time: three hours in a bucket are completed in less, and
-/// whoever gave the process half a minute more than that time does not have to kill it.
+/// Least time to complete archives after a drain, even if the streams used up the drain time-out. Archives of three
+/// hours in a bucket are completed in less, and a platform whose grace period is the drain time-out plus half a
+/// minute does not have to kill the process.
 const ARCHIVES_AT_LEAST: Duration = Duration::from_secs(20);
-/// What publishers that were sent off get to read why: they close by themselves then.
+/// Time for refused or disconnected publishers to read the reason; then they close their connection themselves.
 const GOODBYES: Duration = Duration::from_millis(800);
-/// What viewers get to read on once streams have ended.
+/// Time for viewers to finish reading once all streams have ended.
 const LAST_READS: Duration = Duration::from_millis(500);
 
-/// Every viewer is an open file, and what a shell or a service manager allows by default is 1,024: takes what the hard
-/// limit gives. Not more than [`origin::Limits`] lets in can be open, so more would serve nothing.
+/// Raises the soft limit of open files to the hard limit: every viewer needs a file descriptor, and shells and
+/// service managers allow 1,024 by default. A higher limit would not help, because [`origin::Limits`] bounds the
+/// connections.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -66,6 +67,9 @@ fn raise_open_files() {
 }
 
 /// Runs the encoder until it is asked to leave.
+///
+/// # Errors
+/// A port cannot be bound, the store or the spool cannot be opened, or the machine does not provide a service.
 pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
     raise_open_files();
@@ -144,7 +148,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     for listener in std::iter::once(Listener::from(http_listener)).chain(https_listener) {
         let mut stopped = serving_stopped.clone();
         viewers.spawn(origin::serve(listener, router.clone(), origin::Limits::default(), async move {
-            // A dropped sender stops it as well.
+            // A dropped sender stops serving as well.
             let _ = stopped.changed().await;
         }));
     }
@@ -179,7 +183,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         finish_archives(&archives, &shutdown, left.max(ARCHIVES_AT_LEAST)).await;
     }
 
-    // An error means that serving has stopped already.
+    // An error means that serving has already stopped.
     let _ = stop_serving.send(true);
     let leave_fleet = async {
         if let Some(agones) = agones {
@@ -203,7 +207,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     admin.stop().map_err(|error| machine("admin server")(&error))
 }
 
-/// What operators are shown.
+/// The source of the operator's status page.
 struct Status {
     registry: Arc<Registry>,
     started: Instant,
@@ -243,11 +247,12 @@ pub(crate) async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault>
     }
 }
 
-/// Lets streams end by themselves, then ends them, then leaves them.
+/// Waits until the streams end by themselves; on the drain time-out or a signal ends them; on a further signal or the
+/// deadline stops waiting.
 async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Duration) {
     let mut count = registry.count();
     let mut none_left = async || {
-        // The registry, and so the sender, outlives this wait.
+        // The registry owns the sender and outlives this wait, so there is no error.
         let _ = count.wait_for(|count| *count == 0).await;
     };
     tokio::select! {
@@ -263,8 +268,9 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     }
 }
 
-/// Lets archives be completed: all of them where the process was asked to leave in peace, those that are nearly done
-/// otherwise. What remains is found by the next encoder that takes the stream, or by `encoder archive seal`.
+/// Waits for archives to be completed: for all archives within the time limit, or only for [`ARCHIVE_DEADLINE`] after
+/// a signal to end. The next encoder that takes the stream, or `encoder archive seal`, completes the remaining
+/// archives.
 async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, within: Duration) {
     let hurried = async {
         shutdown.clone().reached(Stage::Ending).await;
@@ -279,7 +285,7 @@ async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, within: Duratio
     warn!("left with archives unfinished: `encoder archive seal` completes them");
 }
 
-/// The heart beats for as long as the runtime runs tasks and every stream's locks can be had.
+/// Sends heartbeats as long as the runtime runs tasks and the locks of every stream can be acquired.
 async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
@@ -293,8 +299,8 @@ pub(crate) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpL
     TcpListener::bind(address).await.map_err(|error| Fault::Listen { flag, address, error })
 }
 
-/// As [`bind`]. A port that the kernel chose would be lost when the socket refuses connections for a while, one that was
-/// asked for is not: so it is asked for.
+/// Like [`bind`] for the RTMP port. If the kernel chose the port (port 0), binds that port again explicitly: closing
+/// the listener gate for a while would lose a port that the kernel chose, but not one that was requested.
 pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault> {
     let listener = bind("--rtmp-listen", address).await?;
     let chosen = local(&listener, address);
@@ -305,7 +311,7 @@ pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault>
     bind("--rtmp-listen", chosen).await
 }
 
-/// The listeners for RTMPS and HTTPS.
+/// Binds the listeners for RTMPS and HTTPS.
 async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>), Fault> {
     let listener = async |flag, address: Option<SocketAddr>, protocols: &[&[u8]]| {
         let Some(address) = address else { return Ok(None) };
@@ -321,12 +327,12 @@ async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>
     ))
 }
 
-/// With port 0 the system has chosen one.
+/// The listener's actual address: for port 0 the kernel has chosen the port.
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
-/// Where the process listens.
+/// The addresses of all listeners.
 struct Addresses {
     rtmp: SocketAddr,
     rtmps: Option<SocketAddr>,
@@ -335,7 +341,7 @@ struct Addresses {
     admin: SocketAddr,
 }
 
-/// One line a port, and what to do with them.
+/// Logs one line per port, the settings, and the URLs to publish and to watch.
 fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
     info!(listen = %addresses.rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
     if let Some(rtmps) = addresses.rtmps {
@@ -375,7 +381,7 @@ fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
     info!("watch at   http://{}/", reachable(addresses.http));
 }
 
-/// An address that works in a URL on this machine.
+/// Replaces an unspecified address by one that works in a URL on this machine.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),

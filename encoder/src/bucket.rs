@@ -1,11 +1,11 @@
-//! `encoder bucket check`: prints what [`crate::store::gcs::check`] finds.
+//! `encoder bucket check`: prints the findings of [`crate::store::gcs::check`].
 
 use crate::fault::Fault;
 use crate::store::gcs::check::{Weight, judge, look};
 use crate::store::gcs::{GcsStore, Location, OpenError};
 use std::io::{self, Write};
 
-/// Looks at a bucket's settings and at what this account may do there. Answers whether nothing is wrong.
+/// Checks a bucket's settings and the account's permissions there. Returns whether nothing is wrong.
 pub async fn check(location: Location, endpoint: Option<String>) -> Result<bool, Fault> {
     let endpoint = endpoint.as_deref();
     let may = match GcsStore::open(location.clone(), endpoint).await {

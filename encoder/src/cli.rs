@@ -1,5 +1,6 @@
-//! The command line as typed: flags, their environment variables, their help; a configuration file's values where
-//! neither is given. Nothing is judged here but spelling; values are judged in [`crate::config`], all at once.
+//! The command line as typed: flags, their environment variables and their help. Values from a configuration file
+//! apply where neither a flag nor a variable is set. Only the syntax is checked here; [`crate::config`] validates all
+//! values together.
 
 use crate::config::{BadSetting, file};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -10,26 +11,26 @@ use std::path::Path;
 #[derive(Debug, Parser)]
 #[command(name = "encoder", version, about, long_about = None, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of `encoder`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the encoder: take RTMP streams, encode them, serve and store them as HLS
     Serve(Box<ServeArgs>),
-    /// Answer publishers while all encoders are busy: told so in RTMP, they know to try again
+    /// Answer publishers while all encoders are busy: an RTMP status tells them to try again
     Lobby(LobbyArgs),
     /// Publish a file or a test pattern to an RTMP server, in real time
     Publish(crate::broadcast::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
     Transcode(TranscodeArgs),
-    /// Look at a Cloud Storage bucket
+    /// Inspect a Cloud Storage bucket
     #[command(subcommand)]
     Bucket(BucketCommand),
-    /// What remains of broadcasts
+    /// Work on the archives of broadcasts
     #[command(subcommand)]
     Archive(ArchiveCommand),
     /// One stream's libav process; started by `serve` and `transcode`
@@ -37,50 +38,50 @@ pub enum Command {
     TranscodeWorker,
 }
 
-/// What to do with a bucket.
+/// The commands for a bucket.
 #[derive(Debug, Subcommand)]
 pub enum BucketCommand {
-    /// Say what about a bucket is wrong for live streams, and print the commands that mend it
+    /// Report which settings of a bucket are wrong for live streams, and print the commands that correct them
     Check(BucketArgs),
 }
 
-/// Which bucket.
+/// The bucket to inspect.
 #[derive(Clone, Debug, Args)]
 pub struct BucketArgs {
-    /// The place that `--output` will name
+    /// The location that `--output` will name
     #[arg(value_name = "gs://BUCKET/PREFIX")]
     pub location: String,
-    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
 }
 
-/// What to do with archives.
+/// The commands for archives.
 #[derive(Debug, Subcommand)]
 pub enum ArchiveCommand {
-    /// Complete a stream's archives whose encoder died: playlists and recordings of all that is stored. Harmless where
-    /// nothing is left to do
+    /// Complete the archives of a stream whose encoder died: playlists and recordings of everything in the store.
+    /// Harmless if nothing is left to do
     Seal(ArchiveArgs),
 }
 
-/// Which stream's archives.
+/// The stream whose archives are meant.
 #[derive(Clone, Debug, Args)]
 pub struct ArchiveArgs {
-    /// The stream below what `--output` named
+    /// The stream, below the location that `--output` named
     #[arg(value_name = "DIR|gs://…/APP/NAME")]
     pub stream: String,
-    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
 }
 
-/// Settings of `serve`. All are text here so that every mistake can be told at once.
+/// The settings of `serve`. All are text here, so that every mistake can be reported in one run.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Settings in TOML, named as these flags; flags and environment variables win over it
+    /// A file with settings in TOML, named like these flags; flags and environment variables override it
     #[arg(long, env = "ENCODER_CONFIG", value_name = "FILE")]
     pub config: Option<String>,
-    /// What is wrong with that file.
+    /// The mistakes found in that file.
     #[arg(skip)]
     pub config_complaints: Vec<BadSetting>,
     /// Where publishers connect (RTMP)
@@ -92,7 +93,7 @@ pub struct ServeArgs {
     /// Where publishers connect with TLS (RTMPS)
     #[arg(long, env = "ENCODER_RTMPS_LISTEN", value_name = "ADDR:PORT")]
     pub rtmps_listen: Option<String>,
-    /// Where viewers connect with TLS: the same as on --http-listen
+    /// Where viewers connect with TLS: the same content as on --http-listen
     #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
     pub https_listen: Option<String>,
     /// Certificates for TLS, the server's own first (PEM); read again when the file changes
@@ -107,37 +108,37 @@ pub struct ServeArgs {
     /// Where segments and playlists are kept: a directory, or `gs://bucket/prefix` in Cloud Storage
     #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR|gs://…", default_value = "./media")]
     pub output: String,
-    /// A Cloud Storage emulator instead of Google's, asked without credentials
+    /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
-    /// A folder on a local disk where segments wait when the store is slower than the stream; none when it is not set
+    /// A folder on a local disk where segments wait when the store is slower than the stream; no spool if not set
     #[arg(long, env = "ENCODER_SPOOL", value_name = "DIR")]
     pub spool: Option<String>,
-    /// Mebibytes that may wait there, of all streams together
+    /// Size of the spool in mebibytes, for all streams together
     #[arg(long, env = "ENCODER_SPOOL_SIZE", value_name = "MIB", default_value = "4096")]
     pub spool_size: String,
-    /// What remains of a broadcast: `hls,mp4` (playlists over all of it, and a recording), `hls`, or `none`: segments
-    /// are removed once out of the window
+    /// What is kept of a broadcast: `hls,mp4` (playlists of all segments, and a recording), `hls`, or `none`: segments
+    /// are removed once they leave the playlist window
     #[arg(long, env = "ENCODER_ARCHIVE", value_name = "WHAT", default_value = "hls,mp4")]
     pub archive: String,
-    /// Rungs that are recorded as MP4, with commas; the top one when it is not set
+    /// Rungs to record as MP4, separated by commas; the top rung if not set
     #[arg(long, env = "ENCODER_ARCHIVE_RUNG", value_name = "RUNGS")]
     pub archive_rung: Option<String>,
-    /// Streams at once; a publisher beyond that is refused
+    /// Concurrent streams; further publishers are refused
     #[arg(long, env = "ENCODER_CAPACITY", value_name = "N", default_value = "1")]
     pub capacity: String,
-    /// After this many streams liveness fails, once their archives are complete, so that the container is restarted; 0 is
-    /// never
+    /// Number of streams after which liveness fails, once their archives are complete, so that the container is
+    /// restarted; 0 means never
     #[arg(long, env = "ENCODER_RECYCLE_AFTER", value_name = "N", default_value = "0")]
     pub recycle_after: String,
     /// Publishers beyond capacity: `tell` them that the encoder is busy, or `refuse` their connections, so that a
     /// balancer tries the next encoder
     #[arg(long, env = "ENCODER_WHEN_FULL", value_name = "HOW", default_value = "tell")]
     pub when_full: String,
-    /// What places encoders and is told whether this one is free: `none`, or `agones`
+    /// The system that places encoders and is told whether this one is free: `none`, or `agones`
     #[arg(long, env = "ENCODER_FLEET", value_name = "ENGINE", default_value = "none")]
     pub fleet: String,
-    /// Seconds that a publisher may be gone before its stream ends
+    /// Seconds that a publisher may be disconnected before its stream ends
     #[arg(long, env = "ENCODER_RECONNECT_WINDOW", value_name = "SECONDS", default_value = "30")]
     pub reconnect_window: String,
     /// Seconds without a byte after which a publisher counts as gone
@@ -150,18 +151,19 @@ pub struct ServeArgs {
     /// `4,live=3,concert=10`
     #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
     pub latency: String,
-    /// The least and the most that a publisher may ask for with `?latency=5` behind its key; nothing when it is not set
+    /// The lowest and highest latency that a publisher may request with `?latency=5` after its key; no requests are
+    /// allowed if not set
     #[arg(long, env = "ENCODER_LATENCY_BOUNDS", value_name = "MIN-MAX")]
     pub latency_bounds: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub encoding: EncodingArgs,
-    /// How log lines look: `text`, or `json` as Google Cloud's structured logging reads it
+    /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,
 }
 
-/// Settings of `lobby`.
+/// The settings of `lobby`.
 #[derive(Clone, Debug, Args)]
 pub struct LobbyArgs {
     /// Where publishers connect (RTMP)
@@ -170,25 +172,25 @@ pub struct LobbyArgs {
     /// Where operators connect: probes and metrics; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
     pub admin_listen: String,
-    /// Admin ports of the encoders, as `HOST:PORT` and commas; each name stands for all addresses that it has. None
-    /// when the balancer decides by itself when the lobby is asked: then it is always ready
+    /// Admin ports of the encoders as `HOST:PORT`, separated by commas; each name stands for all its addresses. Leave
+    /// empty if the load balancer itself decides when to use the lobby: then the lobby is always ready
     #[arg(long, env = "ENCODER_LOBBY_ENCODERS", value_name = "HOST:PORT,…", default_value = "")]
     pub encoders: String,
-    /// How log lines look: `text`, or `json` as Google Cloud's structured logging reads it
+    /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,
 }
 
-/// Settings of `transcode`.
+/// The settings of `transcode`.
 #[derive(Clone, Debug, Args)]
 pub struct TranscodeArgs {
-    /// A media file
+    /// The media file to encode
     #[arg(value_name = "INPUT")]
     pub input: std::path::PathBuf,
-    /// Where the playlists and segments go; made if it is not there
+    /// The directory for playlists and segments; created if it does not exist
     #[arg(value_name = "OUTDIR")]
     pub output: std::path::PathBuf,
-    /// Latency in seconds, 2 to 15, that a live stream with the same segments and keyframes would have
+    /// Seconds of latency, 2 to 15, of a live stream with the same segments and keyframes
     #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]
     pub latency: String,
     #[command(flatten)]
@@ -196,30 +198,30 @@ pub struct TranscodeArgs {
     pub encoding: EncodingArgs,
 }
 
-/// How media is encoded.
+/// Settings of the encoding.
 #[derive(Clone, Debug, Args)]
 pub struct EncodingArgs {
     /// `auto`, or rungs by their shorter side: `source,720p@2800k,480p@1400k`; `720p60@4500k` sets a frame rate;
     /// `source` passes the published video through
     #[arg(long, env = "ENCODER_LADDER", value_name = "RUNGS", default_value = "auto")]
     pub ladder: String,
-    /// x264 preset, from `ultrafast` to `veryslow`: CPU for quality
+    /// x264 preset, from `ultrafast` to `veryslow`: slower presets trade CPU time for quality
     #[arg(long, env = "ENCODER_PRESET", value_name = "PRESET", default_value = "veryfast")]
     pub preset: String,
-    /// libav's name of the H.264 encoder
+    /// libav's name of the H.264 encoder to use
     #[arg(long, env = "ENCODER_VIDEO_ENCODER", value_name = "NAME", default_value = "libx264")]
     pub video_encoder: String,
-    /// Mebibytes of memory beyond which a stream's encoding process is killed (live: replaced)
+    /// Mebibytes of memory above which a stream's encoding process is killed (live: and replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
 }
 
 impl Cli {
-    /// Reads a command line, the environment, and the configuration file that one of both names: what it says becomes
-    /// the default of its flag.
+    /// Reads the command line, the environment, and the configuration file that either of them names. Values in the
+    /// file become the defaults of their flags.
     ///
     /// # Errors
-    /// As clap; help and version too.
+    /// clap's errors; the output of `--help` and `--version` arrives as an error too.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments: Vec<_> = arguments.into_iter().collect();
         let (command, from_file) = with_file(&Self::command().try_get_matches_from(&arguments)?);
@@ -231,7 +233,7 @@ impl Cli {
     }
 }
 
-/// The command with a configuration file's values as defaults, and what is wrong with the file.
+/// The command with the configuration file's values as defaults, and the mistakes in the file.
 fn with_file(matches: &ArgMatches) -> (clap::Command, Vec<BadSetting>) {
     let command = Cli::command();
     let Some(("serve", serve)) = matches.subcommand() else { return (command, Vec::new()) };
@@ -248,7 +250,7 @@ fn with_file(matches: &ArgMatches) -> (clap::Command, Vec<BadSetting>) {
     (command, bad)
 }
 
-/// Names of the flags that a file can set.
+/// The names of the flags that a configuration file can set.
 fn serve_flags(command: &clap::Command) -> Vec<String> {
     let serve = command.find_subcommand("serve");
     let arguments = serve.into_iter().flat_map(clap::Command::get_arguments);
@@ -285,7 +287,7 @@ mod tests {
         assert!(flags.contains(&"--config") && flags.contains(&"--ladder"), "all at once: {flags:?}");
     }
 
-    /// The sample is the manual: every setting is in it, with its default where it has one.
+    /// The sample file is the manual: it contains every setting, with its default if there is one.
     #[test]
     fn the_sample_file_has_every_setting_and_its_default() {
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/encoder.toml");

@@ -1,5 +1,5 @@
-//! Settings, judged: text from [`crate::cli`] in, typed values or *all* complaints out. No port is bound here and no file
-//! touched, but for reading what settings name: certificates.
+//! Validates settings: takes text from [`crate::cli`] and returns typed values or *all* mistakes. No port is bound
+//! here, and the only files read are those that settings name: certificates and keys.
 
 pub mod file;
 
@@ -23,31 +23,31 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// x264's presets that make sense live, fastest first.
+/// The x264 presets that make sense for live encoding, fastest first.
 const PRESETS: [&str; 9] =
     ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"];
-/// A picture of the stream this often, for the player page.
+/// Interval between thumbnails for the player page, in milliseconds.
 const THUMBNAIL_EVERY_MS: u32 = 4_000;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line, with the field names that Google Cloud Logging knows.
+    /// One JSON object per line, with the field names that Google Cloud Logging knows.
     Json,
 }
 
-/// Where segments and playlists are kept.
+/// The location of the store for segments and playlists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// A directory.
     Directory(PathBuf),
-    /// Cloud Storage.
+    /// A Cloud Storage bucket.
     Bucket {
-        /// Where in it.
+        /// The bucket and the prefix within it.
         location: gcs::Location,
-        /// An emulator's URL; `None` is Google's.
+        /// An emulator's URL; `None` means Google's endpoint.
         endpoint: Option<String>,
     },
 }
@@ -61,77 +61,78 @@ impl fmt::Display for Output {
     }
 }
 
-/// Settings of `serve`.
+/// The validated settings of `serve`.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// RTMP listener.
+    /// Address of the RTMP listener.
     pub rtmp_listen: SocketAddr,
-    /// Public HTTP listener.
+    /// Address of the public HTTP listener.
     pub http_listen: SocketAddr,
-    /// Listeners with TLS, where there is one.
+    /// The listeners with TLS, if there are any.
     pub tls: Option<TlsConfig>,
-    /// Internal HTTP listener.
+    /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
-    /// The store.
+    /// The location of the store.
     pub output: Output,
-    /// What remains of broadcasts; `None` where nothing does.
+    /// The archive settings; `None` if no archive is kept.
     pub archive: Option<archive::Settings>,
-    /// Streams at once.
+    /// The number of concurrent streams.
     pub capacity: NonZeroU32,
-    /// Streams in all before liveness fails; `None` is never.
+    /// The number of streams after which liveness fails; `None` means never.
     pub recycle_after: Option<NonZeroU32>,
-    /// What becomes of publishers beyond capacity.
+    /// How publishers beyond the capacity are refused.
     pub when_full: WhenFull,
-    /// Who places encoders.
+    /// The system that places encoders.
     pub fleet: Engine,
-    /// Silence after which a publisher counts as gone.
+    /// The time without a byte after which a publisher counts as gone.
     pub publish_timeout: Duration,
-    /// Time for running streams after SIGTERM.
+    /// Time for running streams to end after SIGTERM.
     pub drain_timeout: Duration,
-    /// How streams are encoded, at the default latency.
+    /// The encoding settings of streams, at the default latency.
     pub stream: Settings,
-    /// Each stream's latency.
+    /// The latency settings of all streams.
     pub latencies: Latencies,
-    /// Worker's memory bound in bytes.
+    /// The memory limit of a worker in bytes.
     pub worker_memory_bytes: u64,
-    /// A local disk for what the store takes too slowly, and how much of it all streams may use.
+    /// The spool's folder on a local disk, for segments that the store accepts too slowly, and its size in bytes for
+    /// all streams together.
     pub spool: Option<(PathBuf, u64)>,
-    /// Log lines.
+    /// The format of log lines.
     pub log_format: LogFormat,
 }
 
-/// Settings of `lobby`.
+/// The validated settings of `lobby`.
 #[derive(Clone, Debug)]
 pub struct LobbyConfig {
-    /// RTMP listener.
+    /// Address of the RTMP listener.
     pub rtmp_listen: SocketAddr,
-    /// Internal HTTP listener.
+    /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
-    /// The encoders' admin ports as `HOST:PORT`; none when somebody else knows when the lobby is needed.
+    /// The encoders' admin ports as `HOST:PORT`; empty if the load balancer itself decides when to use the lobby.
     pub encoders: Vec<String>,
-    /// Log lines.
+    /// The format of log lines.
     pub log_format: LogFormat,
 }
 
-/// What is served with TLS; at least one of both.
+/// The listeners with TLS, at least one of the two, and their certificate.
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
-    /// RTMPS listener.
+    /// Address of the RTMPS listener.
     pub rtmps_listen: Option<SocketAddr>,
-    /// Public HTTPS listener.
+    /// Address of the public HTTPS listener.
     pub https_listen: Option<SocketAddr>,
-    /// Certificate and key, good together.
+    /// The certificate and its key, which belong together.
     pub identity: Arc<Identity>,
 }
 
-/// One bad setting.
+/// One invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadSetting {
     /// The flag.
     pub flag: &'static str,
-    /// What was given.
+    /// The value given.
     pub value: String,
-    /// What is wrong with it.
+    /// The problem with the value.
     pub problem: String,
 }
 
@@ -141,7 +142,7 @@ impl fmt::Display for BadSetting {
     }
 }
 
-/// Collects complaints so that all are told at once.
+/// Collects invalid settings, so that one run reports all of them.
 #[derive(Default)]
 struct Judge {
     bad: Vec<BadSetting>,
@@ -180,7 +181,10 @@ impl Judge {
     }
 }
 
-/// Judges the settings of `serve`.
+/// Validates the settings of `serve`.
+///
+/// # Errors
+/// All invalid settings.
 pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let mut judge = Judge { bad: args.config_complaints.clone() };
     let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
@@ -265,7 +269,10 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     }
 }
 
-/// Judges the settings of `lobby`.
+/// Validates the settings of `lobby`.
+///
+/// # Errors
+/// All invalid settings.
 pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     let mut judge = Judge::default();
     let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
@@ -293,7 +300,10 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     }
 }
 
-/// Judges the settings of `bucket check`: where, and an emulator's URL.
+/// Validates the settings of `bucket check`: the location, and an emulator's URL.
+///
+/// # Errors
+/// All invalid settings.
 pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<BadSetting>> {
     let mut judge = Judge::default();
     let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut judge);
@@ -303,7 +313,10 @@ pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<
     }
 }
 
-/// Judges the settings of `archive seal`: the store, and the stream's `{app}/{name}` in it.
+/// Validates the settings of `archive seal`: the store, and the stream's `{app}/{name}` in it.
+///
+/// # Errors
+/// All invalid settings.
 pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>> {
     let mut judge = Judge::default();
     let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
@@ -323,7 +336,7 @@ pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>>
     }
 }
 
-/// What remains of broadcasts; the inner `None` is nothing.
+/// The archive settings; the inner `None` means that no archive is kept, the outer one that the setting is invalid.
 fn archive(args: &ServeArgs, judge: &mut Judge) -> Option<Option<archive::Settings>> {
     let rungs = args.archive_rung.as_deref().filter(|rungs| !rungs.is_empty()).map(|rungs| {
         let rung = |name: &str| judge.take("--archive-rung", name, RungName::new(name.trim()));
@@ -371,7 +384,7 @@ fn output(output: &str, endpoint: Option<&str>, judge: &mut Judge) -> Option<Out
 }
 
 fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
-    // An empty environment variable is one that is not set.
+    // An empty environment variable counts as not set.
     let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty())?;
     let authority = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
     if authority.is_none_or(|authority| authority.trim_end_matches('/').is_empty()) {
@@ -380,7 +393,8 @@ fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
     Some(endpoint.trim_end_matches('/').to_owned())
 }
 
-/// Certificate and key, where a listener needs them; a complaint when files and listeners are not given together.
+/// Certificate and key, if both are given and valid. Rejects settings that give listeners without files or files
+/// without listeners.
 fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
     let listener = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)]
         .into_iter()
@@ -420,7 +434,10 @@ fn latencies(args: &ServeArgs, judge: &mut Judge) -> Option<Latencies> {
     }
 }
 
-/// Judges the settings of `transcode`: how to encode, and the worker's memory bound in bytes.
+/// Validates the settings of `transcode`: the encoding settings, and the worker's memory limit in bytes.
+///
+/// # Errors
+/// All invalid settings.
 pub fn transcode(args: &TranscodeArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
     let mut judge = Judge::default();
     let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());

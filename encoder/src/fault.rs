@@ -1,63 +1,64 @@
-//! What ends the process, with the exit code that tells a platform whose fault it was (sysexits.h).
+//! The errors that end the process, with exit codes that tell a platform where the fault lies (sysexits.h).
 
 use crate::config::BadSetting;
 use crate::store::gcs::{Location, OpenError};
 use std::fmt;
 
-/// Wrong usage or settings: a retry does not help.
+/// Exit code for wrong usage or settings: a retry does not help.
 pub const EXIT_USAGE: u8 = 64;
-/// The input file cannot be used.
+/// Exit code for an input file that cannot be used.
 pub const EXIT_INPUT: u8 = 66;
-/// Something that the machine should provide is not there: a port, a folder, memory. A retry may help.
+/// Exit code for a missing service of the machine: a port, a folder, memory. A retry may help.
 pub const EXIT_MACHINE: u8 = 71;
 
-/// Why the process ends other than by being asked to.
+/// An error that ends the process.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Settings that cannot work; all of them.
+    /// All invalid settings.
     #[error("{}", list(.0))]
     Settings(Vec<BadSetting>),
-    /// A port is taken or may not be used.
+    /// A port is in use or may not be bound.
     #[error("cannot listen on {address} ({flag}): {error}")]
     Listen {
-        /// Which flag chose it.
+        /// The flag that set the address.
         flag: &'static str,
-        /// Where.
+        /// The address.
         address: std::net::SocketAddr,
-        /// Why not.
+        /// The cause.
         error: std::io::Error,
     },
-    /// The place for segments cannot be used.
+    /// The store for segments cannot be used.
     #[error("cannot keep segments in {place} (--output): {why}")]
     Store {
-        /// Which place.
+        /// The store's location.
         place: String,
-        /// Why not.
+        /// The cause.
         why: String,
     },
     /// An input file cannot be used.
     #[error("cannot read {file}: {why}")]
     Input {
-        /// Which file.
+        /// The file.
         file: String,
-        /// Why not.
+        /// The cause.
         why: String,
     },
-    /// Anything else that the machine should have provided.
+    /// Any other service that the machine should have provided.
     #[error("{what}: {why}")]
     Machine {
-        /// What was tried.
+        /// The action that failed.
         what: &'static str,
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
-    /// `publish` did not come to a good end.
+    /// `publish` failed.
     #[error(transparent)]
     Publish(#[from] crate::broadcast::PublishError),
 }
 
 impl Fault {
-    /// What an operator must mend at a bucket counts as a bad setting; what may pass does not.
+    /// The fault for a bucket that cannot be opened: a passing error is a fault of the store; an error that an
+    /// operator must correct counts as an invalid setting.
     pub fn bucket(flag: &'static str, location: &Location, error: &OpenError) -> Self {
         if error.is_retryable() {
             return Self::Store { place: location.to_string(), why: error.to_string() };
@@ -65,7 +66,7 @@ impl Fault {
         Self::Settings(vec![BadSetting { flag, value: location.to_string(), problem: error.to_string() }])
     }
 
-    /// The process' exit code.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => EXIT_USAGE,

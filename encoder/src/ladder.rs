@@ -1,20 +1,22 @@
-//! Which renditions a stream gets: the `--ladder` setting, the source and the cores at hand in, rungs and reasons out.
-//! Pure; encoding is in [`crate::transcode`], when a plan is made or kept in [`crate::stream`].
+//! Chooses the renditions of a stream: takes the `--ladder` setting, the source and the number of cores, and returns
+//! rungs with reasons. Pure; encoding is in [`crate::transcode`], and [`crate::stream`] decides when to make or keep
+//! a plan.
 
 use crate::worker::VideoRung;
 use std::fmt;
 use std::str::FromStr;
 
-/// Pixels a second that one core encodes with x264 `veryfast`, decoding and scaling included, with a third to spare.
-/// A slow cloud vCPU (one hyperthread, 2.2 GHz) does about 90 million; four thirds of our figure.
+/// Pixels per second that one core encodes with x264 `veryfast`, including decoding and scaling, with a third in
+/// reserve. A slow cloud vCPU (one hyperthread, 2.2 GHz) encodes about 90 million, four thirds of this figure.
 const PIXELS_PER_CORE_SECOND: f64 = 65e6;
-/// Shorter sides that `auto` chooses from, largest first.
+/// The shorter sides that `auto` chooses from, largest first.
 const AUTO_SIDES: [u16; 5] = [1080, 720, 480, 360, 240];
-/// `auto` never makes more rungs than this: below four steps viewers gain nothing, and each costs a core's share.
+/// The most rungs that `auto` makes: further, smaller steps give viewers nothing, and each rung costs its share of a
+/// core.
 const AUTO_MAX_RUNGS: usize = 4;
-/// Frames a second that a rung below 720p gets at most unless its frame rate is spelt out.
+/// The highest frame rate of a rung below 720p whose frame rate is not set explicitly, in frames per second.
 const SMALL_RUNG_MAX_FPS: f64 = 31.0;
-/// Accepted rung sizes and rates.
+/// Accepted ranges: shorter side in pixels, bitrate in bit/s, frames per second.
 const SIDES: std::ops::RangeInclusive<u16> = 64..=4320;
 const BITRATES: std::ops::RangeInclusive<u32> = 50_000..=100_000_000;
 const FRAME_RATES: std::ops::RangeInclusive<u32> = 1..=120;
@@ -22,24 +24,24 @@ const FRAME_RATES: std::ops::RangeInclusive<u32> = 1..=120;
 /// The `--ladder` setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ladder {
-    /// Chosen from the source and the cores.
+    /// Rungs are chosen from the source and the number of cores.
     Auto,
-    /// As listed.
+    /// The rungs as listed.
     Rungs(Vec<RungSpec>),
 }
 
-/// One rung as the operator wrote it.
+/// One rung as written by the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RungSpec {
     /// The published video, passed through.
     Source,
     /// An encoded rung.
     Encoded {
-        /// Shorter side in pixels, so that portrait works.
+        /// The shorter side in pixels, so that portrait video works.
         side: u16,
-        /// Frames a second at most, when spelt out.
+        /// The highest frame rate in frames per second, if set.
         frame_rate: Option<u32>,
-        /// Bits a second, when spelt out.
+        /// The bitrate in bit/s, if set.
         bitrate: Option<u32>,
     },
 }
@@ -47,25 +49,25 @@ pub enum RungSpec {
 /// Why a `--ladder` setting is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LadderError {
-    /// Nothing in it.
+    /// There is no rung.
     #[error("a ladder needs at least one rung")]
     Empty,
-    /// Not `source` and not like `720p`, `720p@2800k`, `720p60@4500k`.
+    /// A rung is not `source` and not of a form like `720p`, `720p@2800k`, `720p60@4500k`.
     #[error("`{0}` is not a rung: write `source`, `720p`, `720p@2800k` or `720p60@4500k`")]
     Malformed(String),
-    /// A number outside its range.
+    /// A number is outside its range.
     #[error("`{rung}`: {what} must be {least} to {most}")]
     OutOfRange {
         /// The rung as written.
         rung: String,
-        /// Which number.
+        /// The quantity.
         what: &'static str,
-        /// Smallest accepted.
+        /// The smallest accepted value.
         least: u32,
-        /// Largest accepted.
+        /// The largest accepted value.
         most: u32,
     },
-    /// Two rungs would share a name and so a folder.
+    /// Two rungs have the same name and would share a folder.
     #[error("rung `{0}` is there twice")]
     Twice(String),
 }
@@ -129,7 +131,7 @@ impl FromStr for RungSpec {
     }
 }
 
-/// `2800k`, `2.8M`, `2800000`.
+/// Parses a bitrate to bit/s: `2800k`, `2.8M`, `2800000`.
 fn parse_bitrate(text: &str) -> Option<u32> {
     let (number, unit) = match text.as_bytes().last()? {
         b'k' | b'K' => (&text[..text.len() - 1], 1e3),
@@ -163,26 +165,26 @@ impl fmt::Display for Ladder {
     }
 }
 
-/// What is known of the published video when rungs are chosen.
+/// The properties of the published video that are known when rungs are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SourceVideo {
-    /// Coded pixels across.
+    /// Coded width in pixels.
     pub width: u16,
-    /// Coded pixels down.
+    /// Coded height in pixels.
     pub height: u16,
     /// Sample aspect ratio.
     pub sample_aspect: (u16, u16),
-    /// Frames a second as (numerator, denominator).
+    /// Frames per second as (numerator, denominator).
     pub frame_rate: (u32, u32),
-    /// Bits a second, where the publisher said so.
+    /// The bitrate in bit/s, if the publisher declared one.
     pub bitrate: Option<u32>,
 }
 
 impl SourceVideo {
-    /// Width and height in square pixels.
+    /// Width and height in square pixels. May be fractional.
     fn display_size(&self) -> (f64, f64) {
         let (num, den) = (f64::from(self.sample_aspect.0.max(1)), f64::from(self.sample_aspect.1.max(1)));
-        // Stretch the side that grows, so that no detail is thrown away.
+        // Enlarge one side instead of reducing the other, so that no detail is lost.
         if num >= den {
             (f64::from(self.width) * num / den, f64::from(self.height))
         } else {
@@ -190,12 +192,12 @@ impl SourceVideo {
         }
     }
 
-    /// Frames a second.
+    /// Frames per second.
     pub fn fps(&self) -> f64 {
         rate_of(self.frame_rate)
     }
 
-    /// Even width and height in square pixels with the given shorter side, which is never above the source's own.
+    /// Width and height in square pixels, both even, for a given shorter side; never larger than the source.
     fn size_for(&self, side: u16) -> (u16, u16) {
         let (width, height) = self.display_size();
         let scale = (f64::from(side) / width.min(height)).min(1.0);
@@ -216,16 +218,16 @@ fn even_down(length: f64) -> u16 {
 /// The rungs of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Whether a rung `source` passes the published video through.
+    /// Whether a rung `source` passes the published video through unchanged.
     pub source: bool,
     /// Encoded rungs, largest first.
     pub rungs: Vec<VideoRung>,
-    /// What was left out or changed, and why: for the log.
+    /// The omitted and changed rungs with reasons, for the log.
     pub reasons: Vec<String>,
 }
 
-/// Chooses the rungs for a source. `source_fits` says whether the published keyframes can be the grid; where they
-/// cannot, a rung `source` is encoded at the source's size instead, under the same name.
+/// Chooses the rungs for a source. `source_fits` says whether the published keyframes can serve as the keyframe grid;
+/// if not, the rung `source` is encoded at the source's size under the same name.
 pub fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usize) -> Plan {
     match ladder {
         Ladder::Auto => plan_auto(source, cores),
@@ -233,8 +235,8 @@ pub fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usi
     }
 }
 
-/// The rungs of `former` for a source that has changed: same names, so that the multivariant playlist stays as it is;
-/// sizes follow the new source and never exceed it.
+/// Adapts the rungs of `former` to a source that has changed. The names stay, so that the multivariant playlist does
+/// not change; the sizes follow the new source and never exceed it.
 pub fn replan(former: &Plan, source: &SourceVideo, source_fits: bool) -> Plan {
     let mut reasons = Vec::new();
     let mut rungs = Vec::new();
@@ -286,7 +288,8 @@ fn plan_auto(source: &SourceVideo, cores: usize) -> Plan {
     let mut reasons = Vec::new();
     let short = source.short_side();
     let mut sides: Vec<u16> = AUTO_SIDES.into_iter().filter(|side| f64::from(*side) <= short + 1.0).collect();
-    // A source between two steps keeps its own size as the top rung unless the next step is within a tenth of it.
+    // A source between two steps adds its own size as the top rung, unless the next lower step is within a tenth of
+    // that size.
     let own = even_down(short).min(AUTO_SIDES[0]);
     if sides.first().is_none_or(|top| f64::from(*top) < f64::from(own) * 0.9) {
         sides.insert(0, own);
@@ -295,7 +298,8 @@ fn plan_auto(source: &SourceVideo, cores: usize) -> Plan {
     let mut rungs: Vec<VideoRung> =
         sides.iter().map(|side| encoded(format!("{side}p"), *side, None, None, source)).collect();
     let budget = PIXELS_PER_CORE_SECOND * cores.max(1) as f64;
-    // First the frame rate of the top rung goes, then the top rung: a smooth small picture beats a stalling large one.
+    // Over budget, first reduce the frame rate of the top rung, then drop the rung: a smooth small picture is better
+    // than a stalling large one.
     while rungs.iter().map(pixel_rate).sum::<f64>() > budget {
         let Some(top) = rungs.first_mut() else { break };
         if rate_of(top.frame_rate) > SMALL_RUNG_MAX_FPS {
@@ -309,7 +313,7 @@ fn plan_auto(source: &SourceVideo, cores: usize) -> Plan {
             break;
         }
     }
-    // Bits above what was published cannot bring detail back.
+    // A bitrate above the published one cannot restore detail.
     if let (Some(published), Some(top)) = (source.bitrate, rungs.first_mut())
         && published >= *BITRATES.start()
         && top.bitrate > published
@@ -349,13 +353,14 @@ fn encoded_source(source: &SourceVideo) -> VideoRung {
     rung
 }
 
-/// The source's rate divided by the smallest whole number that brings it to `at_most`: evenly spaced frames only.
+/// The source's frame rate divided by the smallest integer that brings it to `at_most`, so that frames are evenly
+/// spaced.
 fn divided_rate(source: &SourceVideo, at_most: f64) -> (u32, u32) {
     let divisor = (source.fps() / at_most).ceil().max(1.0) as u32;
     (source.frame_rate.0, source.frame_rate.1.max(1).saturating_mul(divisor))
 }
 
-/// Frames a second of a rate as (numerator, denominator).
+/// The frames per second of a rate given as (numerator, denominator).
 pub fn rate_of(frame_rate: (u32, u32)) -> f64 {
     f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1))
 }
@@ -364,8 +369,8 @@ fn pixel_rate(rung: &VideoRung) -> f64 {
     f64::from(rung.width) * f64::from(rung.height) * rate_of(rung.frame_rate)
 }
 
-/// 2,800 kbit/s for 720p30, and from there with the 0.85th power of the pixel rate: 5.6 Mbit/s for 1080p30,
-/// 1.4 Mbit/s for 480p30, as common ladders have it. Rounded to 50 kbit/s.
+/// The default bitrate in bit/s: 2,800 kbit/s for 720p30, scaled with the 0.85th power of the pixel rate, which gives
+/// 5.6 Mbit/s for 1080p30 and 1.4 Mbit/s for 480p30, as in common ladders. Rounded to 50 kbit/s.
 fn default_bitrate(width: u16, height: u16, fps: f64) -> u32 {
     let relative = f64::from(width) * f64::from(height) * fps / (1280.0 * 720.0 * 30.0);
     let bits = 2_800_000.0 * relative.powf(0.85);

@@ -1,4 +1,5 @@
-//! The encoder's parts. The binary in `main.rs` puts them together; tests and fuzz targets reach them here.
+//! The encoder's modules. The binary in `main.rs` assembles them; tests and fuzz targets use them through this
+//! library.
 
 pub mod admin;
 pub mod app;
@@ -32,7 +33,7 @@ pub mod transcode;
 mod wake;
 pub mod worker;
 
-/// The commit that this was built from, where the build knew it.
+/// The commit that this binary was built from, or `unknown` if the build did not set it.
 pub const REVISION: &str = match option_env!("ENCODER_REVISION") {
     Some(revision) => revision,
     None => "unknown",

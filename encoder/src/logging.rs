@@ -1,7 +1,8 @@
-//! Where log lines go and how they look. What is logged is said where it happens.
+//! The destination and format of log lines. The lines themselves are written where the events happen.
 //!
-//! Levels: *error* is a fault of ours or of the machine that somebody must look at; *warn* is a loss for somebody that was
-//! dealt with; *info* is the life of process and streams, a few lines each; *debug* is the rest, strangers included.
+//! Levels: *error* is a fault of the encoder or the machine that an operator must look at; *warn* is a loss for a
+//! user that was dealt with; *info* covers the life of the process and its streams, a few lines each; *debug* is
+//! everything else, including requests from strangers.
 
 mod cloud;
 mod recent;
@@ -13,13 +14,13 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Logs to standard error from now on. `RUST_LOG` chooses what; without it `info` and worse. Answers what keeps the last
-/// warnings.
+/// Logs to standard error from now on. `RUST_LOG` sets the filter; the default is `info` and above. Returns the list
+/// of the last warnings.
 pub fn start(format: LogFormat) -> Recent {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let recent = Recent::default();
     let registry = tracing_subscriber::registry().with(filter).with(recent.clone());
-    // An error means that a subscriber is there already, as in tests: then that one is used.
+    // An error means that a subscriber is already installed, as in tests: then that subscriber is used.
     let _ = match format {
         LogFormat::Text => registry
             .with(

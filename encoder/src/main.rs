@@ -1,4 +1,4 @@
-//! The `encoder` command: reads the command line, runs what it names, turns the outcome into an exit code.
+//! The `encoder` command: reads the command line, runs the command, and turns the result into an exit code.
 
 use clap::error::ErrorKind;
 use encoder::cli::{ArchiveCommand, BucketCommand, Cli, Command};
@@ -10,14 +10,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing::error;
 
-/// What writes that are under way get when everything else is done.
+/// Time for writes in progress after everything else is done.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing is left to do when even this cannot be printed.
+            // If even this cannot be printed, nothing is left to do.
             let _ = error.print();
             let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return if help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
@@ -73,13 +73,13 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             })?;
             return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        // No logging, no runtime: the worker's own output is its protocol, and threads are its own.
+        // No logging and no runtime: the worker's output is its protocol, and it starts its own threads.
         Command::TranscodeWorker => return Ok(transcode::worker_main()),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Before settings are judged: complaints are logged as well.
+/// The log format, needed before the settings are validated because mistakes in the settings are logged as well.
 fn logging_as(format: &str) -> LogFormat {
     if format == "json" { LogFormat::Json } else { LogFormat::Text }
 }
@@ -90,7 +90,7 @@ fn on_runtime(work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault
         .build()
         .map_err(|error| Fault::Machine { what: "cannot start threads", why: error.to_string() })?;
     let outcome = runtime.block_on(work);
-    // What still waits for a disk that hangs is not waited for.
+    // Tasks that still wait for a hung disk are abandoned.
     runtime.shutdown_timeout(LAST_WRITES);
     outcome
 }

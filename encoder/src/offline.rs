@@ -1,5 +1,5 @@
-//! `encoder transcode`: the pipeline of a live stream on a file, as fast as it goes. The same core, worker and
-//! packager; only the clock that hurries is missing, so nothing is shed and nothing expires.
+//! `encoder transcode`: the pipeline of a live stream applied to a file, as fast as possible. Core, worker and
+//! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
 
 use crate::fault::Fault;
 use crate::media::Media;
@@ -17,14 +17,17 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::info;
 
-/// Units read ahead of the encoder.
+/// Media items read ahead of the encoder.
 const READ_AHEAD: usize = 64;
-/// Requests that may wait for the worker.
+/// Most requests queued for the worker.
 const WAITING_REQUESTS: usize = 128;
-/// Longer than any file.
+/// Longer than any file: disables the limits of a live stream.
 const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 
-/// Encodes a file to HLS in a directory.
+/// Encodes a file to HLS in a directory. `memory` limits the worker, in bytes.
+///
+/// # Errors
+/// The input cannot be read, the output cannot be written, or the worker died.
 pub async fn transcode(
     input: PathBuf,
     output: PathBuf,
@@ -67,7 +70,8 @@ pub async fn transcode(
             bar.set_position((unit.dts - first).to_duration().as_millis() as u64);
         }
         core.room(WAITING_REQUESTS).await;
-        // Nothing hurries: what a dead worker took along would be missing for ever, and the next one dies of it too.
+        // Give up after the worker's first death: the media it held would be missing from the output, and the same
+        // input would probably kill the next worker too.
         if core.look(|core| core.counters().worker_restarts) > 0 {
             break;
         }
@@ -97,22 +101,22 @@ pub async fn transcode(
     Ok(())
 }
 
-/// What comes off the reading thread.
+/// A message from the reading thread.
 enum Read {
-    /// First: the file is open; its duration where it says one.
+    /// Sent first: the file is open; its duration if the file states one.
     Opened(Option<MediaSpan>),
-    /// Then: what is in it.
+    /// Sent afterwards: the content of the file.
     Media(Media),
 }
 
-/// Reads on a thread of its own: files block, and libav's contexts stay where they were made.
+/// Reads on a separate thread, because file reads block and libav's contexts must stay on the thread that made them.
 fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
         let demuxer = match Demuxer::open(&input) {
             Ok(demuxer) => demuxer,
             Err(error) => {
-                // A closed channel means that nobody wants to know, here as below.
+                // A closed channel, here and below, means that the receiver has stopped.
                 let _ = sender.blocking_send(Err(error.to_string()));
                 return;
             }

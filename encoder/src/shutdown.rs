@@ -1,29 +1,33 @@
-//! Signals, as stages that only go forward. What each stage means for streams is in [`crate::app`].
+//! Turns signals into shutdown stages, which only move forward. The meaning of each stage for streams is in
+//! [`crate::app`].
 
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// How far the process is on its way out.
+/// The progress of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Not at all.
+    /// No shutdown was requested.
     Running,
-    /// No new streams; running ones end with their publishers (SIGTERM: what a platform sends).
+    /// No new streams; running streams end with their publishers (SIGTERM, as sent by a platform).
     Draining,
-    /// Running streams are ended and flushed, within seconds (SIGINT: somebody at a terminal; or a second signal).
+    /// Running streams are ended and flushed within seconds (SIGINT, as sent from a terminal, or a second signal).
     Ending,
-    /// Nothing is waited for any more (a third signal).
+    /// The process exits without waiting any longer (a third signal).
     Leaving,
 }
 
-/// The present stage, for whoever waits for it.
+/// A handle for waiting on shutdown stages.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<Stage>);
 
 impl Shutdown {
-    /// Listens to SIGTERM and SIGINT from now on.
+    /// Listens for SIGTERM and SIGINT from now on.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
     pub fn listen() -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -36,7 +40,7 @@ impl Shutdown {
                 };
                 let next = next(*sender.borrow(), asked);
                 match next {
-                    // What every platform sends to every process some day.
+                    // A first SIGTERM is normal: platforms end every process that way.
                     Stage::Running | Stage::Draining => info!(stage = ?next, "signal"),
                     Stage::Ending | Stage::Leaving => warn!(stage = ?next, "signal"),
                 }
@@ -48,16 +52,16 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
-    /// Waits until at least that stage.
+    /// Waits until the shutdown has reached at least `stage`.
     pub async fn reached(&self, stage: Stage) {
-        // The sender lives as long as the process; should it go, nothing will ever be signalled.
+        // The sender lives as long as the process; if it were gone, no stage could ever be reached.
         if self.0.clone().wait_for(|now| *now >= stage).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Every further signal goes at least one stage on.
+/// Every further signal moves at least one stage forward.
 fn next(now: Stage, asked: Stage) -> Stage {
     let further = match now {
         Stage::Running => Stage::Draining,

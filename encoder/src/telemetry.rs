@@ -1,10 +1,10 @@
-//! What every metric of the encoder means, for `/metrics`. Values are set where things happen; gauges of the busy state
-//! are described in `probes`. Units are in the names. Labels are words of ours: no name of a stream, no address, so that
-//! nobody outside chooses how many series there are.
+//! Describes every metric of the encoder for `/metrics`. The values are set where the events happen; the gauges of
+//! the busy state are described in `probes`. Names include the unit. Label values are chosen by us or the operator,
+//! never stream names or addresses, so that outsiders cannot increase the number of time series.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
-/// Tells the recorder; to be called once there is one.
+/// Registers the descriptions. Call this after the recorder is installed.
 pub fn describe() {
     let counters = [
         ("encoder_publish_total", "Publishers that asked for a place, by result: accepted or refused"),

@@ -1,8 +1,9 @@
-//! TLS below both public servers: PEM files to handshakes, and new files to new handshakes without a restart. What is
-//! spoken inside is in [`crate::origin`] and [`crate::rtmp`]; which files, and what an operator reads when they are bad,
-//! is in [`crate::config`].
+//! TLS for both public servers: loads PEM files, makes handshakes, and uses renewed files without a restart. The
+//! protocols inside TLS are in [`crate::origin`] and [`crate::rtmp`]; the choice of files and the operator's error
+//! messages are in [`crate::config`].
 //!
-//! Cryptography is ring's, named wherever rustls asks for a provider: nothing depends on a process-wide default.
+//! The cryptography is ring's, passed explicitly wherever rustls takes a provider: nothing depends on a process-wide
+//! default.
 
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
@@ -22,67 +23,68 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
 
-/// A chain of certificates is some kilobytes; what is longer is another file, or a device that never ends.
+/// Largest file that is read, in bytes. A certificate chain is some kilobytes; a longer file is not one, or is an
+/// endless device.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Between two looks at the files. Certificates are renewed days before they expire.
+/// Interval between checks of the files. Certificates are renewed days before they expire.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Why certificate and key cannot be used. The operator's to correct.
+/// Why a certificate and a key cannot be used. The operator has to correct the files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, or not readable for us.
+    /// The file does not exist or may not be read by this process.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    /// More than a mebibyte.
+    /// The file is larger than 1 MiB.
     #[error("is longer than 1 MiB: not a PEM file")]
     TooLong,
-    /// Broken PEM.
+    /// The PEM is broken.
     #[error("is not a PEM file")]
     NotPem,
-    /// PEM without what is looked for.
+    /// The PEM lacks a certificate or a private key.
     #[error("has no {0}")]
     Missing(&'static str),
-    /// A key or certificate that rustls cannot use.
+    /// rustls cannot use the key or the certificate.
     #[error("cannot be used: {0}")]
     Unusable(rustls::Error),
-    /// Each is good by itself.
+    /// Certificate and key are each valid but do not belong together.
     #[error("does not belong to the key in --tls-key")]
     Mismatch,
 }
 
-/// What a file held, and a hash of it to see that it has changed.
+/// The content of a file and its hash, to notice changes.
 #[derive(Debug)]
 struct Pem<T> {
     value: T,
     hash: u64,
 }
 
-/// Certificates, the server's own first, out of a file.
+/// A certificate chain from a file, the server's own certificate first.
 #[derive(Debug)]
 pub struct Chain(Pem<Vec<CertificateDer<'static>>>);
 
-/// A private key out of a file. `Debug` does not show it.
+/// A private key from a file. `Debug` does not show the key.
 #[derive(Debug)]
 pub struct Key(Pem<PrivateKeyDer<'static>>);
 
-/// The certificate in force, for every handshake from now on. Share it in an `Arc`.
+/// The certificate in force for all new handshakes. Share it in an `Arc`.
 pub struct Identity {
     cert_file: PathBuf,
     key_file: PathBuf,
     current: RwLock<Arc<CertifiedKey>>,
-    /// Hash of the files that `current` is from.
+    /// The hash of the files from which `current` was first read.
     taken: u64,
 }
 
-/// Makes TLS connections out of TCP connections.
+/// Turns TCP connections into TLS connections.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
 
 /// A bound port, with or without TLS.
 pub struct Listener {
-    /// The port.
+    /// The listening socket.
     pub socket: TcpListener,
-    /// With TLS when given.
+    /// Set for a port with TLS.
     pub tls: Option<Acceptor>,
 }
 
@@ -92,7 +94,7 @@ impl Chain {
     /// Reads a file of certificates.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The file cannot be read, is longer than 1 MiB, is not PEM, or has no certificate.
     pub fn read(file: &Path) -> Result<Self, TlsError> {
         let bytes = read(file)?;
         let value: Vec<_> =
@@ -108,7 +110,8 @@ impl Key {
     /// Reads a file with a private key: PKCS #8, PKCS #1 or SEC1.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The file cannot be read, is longer than 1 MiB, is not PEM, has no private key, or has a key that rustls cannot
+    /// use.
     pub fn read(file: &Path) -> Result<Self, TlsError> {
         let bytes = read(file)?;
         let value = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
@@ -143,12 +146,12 @@ fn provider() -> CryptoProvider {
 
 // === impl Identity ===
 
-/// Both files as rustls wants them, and a hash of both.
+/// Both files as rustls needs them, and a hash of both.
 fn certified(chain: Chain, key: &Key) -> Result<(Arc<CertifiedKey>, u64), TlsError> {
     let hash = chain.0.hash ^ key.0.hash.rotate_left(1);
     let certified = CertifiedKey::new(chain.0.value, key.signing()?);
     match certified.keys_match() {
-        // ring can tell for every kind of key; what cannot be told is not an error.
+        // ring can compare every kind of key; a pair that cannot be compared is not an error.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(_)) => return Err(TlsError::Mismatch),
         Err(error) => return Err(TlsError::Unusable(error)),
@@ -157,10 +160,10 @@ fn certified(chain: Chain, key: &Key) -> Result<(Arc<CertifiedKey>, u64), TlsErr
 }
 
 impl Identity {
-    /// With what was read from these files.
+    /// Makes an identity from the contents of these files.
     ///
     /// # Errors
-    /// What is wrong with the certificate: that it cannot be read, or is for another key.
+    /// The certificate or the key cannot be used, or they do not belong together.
     pub fn new(
         (cert_file, chain): (PathBuf, Chain),
         (key_file, key): (PathBuf, Key),
@@ -169,36 +172,38 @@ impl Identity {
         Ok(Self { cert_file, key_file, current: RwLock::new(current), taken })
     }
 
-    /// Makes handshakes with whatever certificate is in force then, and these protocols (ALPN), most wanted first.
+    /// Makes handshakes with the certificate in force at that time and with these protocols (ALPN), most preferred
+    /// first.
     ///
     /// # Errors
-    /// The machine gives no random numbers.
+    /// The machine provides no random numbers.
     pub fn acceptor(self: &Arc<Self>, protocols: &[&[u8]]) -> Result<Acceptor, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        // A player that comes back is spared the key exchange, and we keep nothing for it.
+        // Session tickets: a returning player is spared the full handshake, and the server keeps no state per
+        // session.
         config.ticketer = ring::Ticketer::new()?;
         Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// Looks at the files every ten seconds for as long as it is polled: what has changed and is good comes into force,
-    /// what is not leaves the old in force and is logged once.
+    /// Checks the files every ten seconds as long as the future is polled. A valid change comes into force; an
+    /// invalid one leaves the old certificate in force and is logged once.
     pub async fn follow_files(self: Arc<Self>) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         let mut seen = Seen { taken: self.taken, complaint: None };
         loop {
             looks.tick().await;
             let identity = Arc::clone(&self);
-            // The files may be on a network.
+            // Reading may block: the files may be on a network.
             let Ok(found) = tokio::task::spawn_blocking(move || identity.look()).await else { return };
             self.consider(found, &mut seen);
         }
     }
 
-    /// What the files hold now, or what is wrong with which of them.
+    /// Reads both files; the error names the bad file and the problem.
     fn look(&self) -> Result<(Arc<CertifiedKey>, u64), String> {
         let of = |file: &Path, error: TlsError| format!("{} {error}", file.display());
         let chain = Chain::read(&self.cert_file).map_err(|error| of(&self.cert_file, error))?;
@@ -233,15 +238,16 @@ fn count(outcome: &'static str) {
     metrics::counter!("encoder_certificate_changes_total", "outcome" => outcome).increment(1);
 }
 
-/// What was seen of the files.
+/// What the checks of the files have found.
 struct Seen {
-    /// Hash of those in force.
+    /// The hash of the files in force.
     taken: u64,
-    /// What was wrong at the last look.
+    /// The problem found by the last check.
     complaint: Option<Complaint>,
 }
 
-/// Said at the second look that finds it, once: the first may have come between the writing of both files.
+/// A problem with the files. It is logged once, when a second check finds it again: the first check may have happened
+/// between the writes of the two files.
 struct Complaint {
     text: String,
     said: bool,
@@ -262,10 +268,11 @@ impl fmt::Debug for Identity {
 // === impl Acceptor ===
 
 impl Acceptor {
-    /// Makes one handshake. Drop it to give up: how long a client may take is the caller's to say.
+    /// Makes one handshake. The caller sets the time-out: dropping the future gives up.
     ///
     /// # Errors
-    /// The client's connection or its idea of TLS.
+    /// The client's connection failed, or the client violates TLS or shares no version, cipher suite or protocol with
+    /// the server.
     pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.0.accept(socket).await
     }
@@ -274,7 +281,8 @@ impl Acceptor {
 // === impl Listener ===
 
 impl Listener {
-    /// The next TCP connection. The handshake is left to its task, so that no client holds up another.
+    /// Accepts the next TCP connection. The handshake belongs in the connection's own task, so that no client delays
+    /// another.
     ///
     /// # Errors
     /// As accept(2).

@@ -1,8 +1,8 @@
-//! Waiting until a time that may not be set: what drivers of sans-IO cores do between two looks at them.
+//! Waits for an optional deadline: used by the drivers of sans-IO cores between two calls of their core.
 
 use tokio::time::Instant;
 
-/// Until `deadline`; for ever without one.
+/// Waits until `deadline`; never returns without one.
 pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -1,27 +1,27 @@
-//! The configuration file: TOML with the names of `serve`'s flags. What it sets becomes the command line's defaults
-//! ([`crate::cli`]), so flags and environment variables win over it and every value is judged in one place, whoever it
-//! is from.
+//! The configuration file: TOML with the names of `serve`'s flags. Its values become the defaults of the command line
+//! ([`crate::cli`]), so flags and environment variables override them, and every value is validated in the same
+//! place, regardless of its source.
 
 use super::BadSetting;
 use std::io::Read;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// Settings are a few hundred bytes.
+/// Largest file that is read; real files are a few hundred bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// In a table of latencies: all applications that are not named. No application can be called that.
+/// The key for all applications that are not named in a table of latencies. It is not a valid application name.
 const ALL_OTHERS: &str = "*";
 
-/// What a file says, as if it were typed behind flags, and what is wrong with it.
+/// The values in a file, as they would be typed on the command line, and the mistakes in the file.
 #[derive(Debug, Default, PartialEq)]
 pub struct FromFile {
-    /// Flags, without dashes in front, and their values.
+    /// Names of flags, without leading dashes, and their values.
     pub values: Vec<(String, String)>,
-    /// All complaints.
+    /// All mistakes in the file.
     pub bad: Vec<BadSetting>,
 }
 
-/// Reads a file. `is_flag` says whether there is such a flag.
+/// Reads a file. `is_flag` returns whether a flag of that name exists.
 pub fn read(file: &Path, is_flag: impl Fn(&str) -> bool) -> FromFile {
     let mut text = String::new();
     let opened = std::fs::File::open(file);
@@ -57,7 +57,7 @@ fn parse(text: &str, is_flag: impl Fn(&str) -> bool) -> FromFile {
     from_file
 }
 
-/// A value as it would be typed.
+/// Converts a value to the text that would be typed on the command line.
 fn typed(name: &str, value: &Value) -> Result<String, String> {
     let scalar = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),

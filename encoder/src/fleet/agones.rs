@@ -1,8 +1,8 @@
-//! Tells Agones what this encoder is doing, so that a busy one is never chosen when the fleet shrinks or is updated:
-//! Ready while a stream is welcome, Allocate from the first stream on, Shutdown when nothing more will be taken, and
-//! Health for as long as the process makes progress.
+//! Reports the encoder's state to Agones, so that a busy encoder is never chosen when the fleet shrinks or is
+//! updated: Ready while the encoder accepts a stream, Allocate from the first stream on, Shutdown when it will accept
+//! no more streams, and Health as long as the process makes progress.
 //!
-//! [`Lifecycle`] decides and knows neither sockets nor clocks; [`Agones`] is its rim. What goes over the wire is in
+//! [`Lifecycle`] decides, without sockets or clocks; [`Agones`] does the I/O. The wire protocol is in
 //! [`super::sidecar`].
 
 use super::sidecar::{Sidecar, SidecarError};
@@ -13,44 +13,46 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-/// Between two pings. Agones counts a process as unhealthy after three times `periodSeconds` (5 s) without one.
+/// Interval between pings. Agones counts a process as unhealthy after three times `periodSeconds` (5 s) without a
+/// ping.
 const PING: Duration = Duration::from_secs(2);
-/// Pauses behind calls that failed, first and longest. The sidecar may start after us, and restart.
+/// First and longest backoff after a failed call. The sidecar may start later than the encoder, and may restart.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// What the last word may take when the process leaves.
+/// Time-out of the final Shutdown call when the process leaves.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
-/// What the sidecar can be told.
+/// The calls to the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Free: count it as one that waits.
+    /// The encoder is free: Agones counts it among the ready ones.
     Ready,
-    /// Taken: leave it alone, and have another one wait.
+    /// The encoder is in use: Agones leaves it alone and keeps another one ready.
     Allocate,
-    /// Done: delete the pod.
+    /// The encoder is finished: Agones deletes the pod.
     Shutdown,
-    /// It makes progress.
+    /// The process makes progress.
     Health,
 }
 
-/// What is to be said next. Calls go one at a time: the sidecar handles them in no particular order.
+/// Decides which call is due. Calls are sent one at a time, because the sidecar handles concurrent calls in no
+/// particular order.
 #[derive(Debug)]
 pub struct Lifecycle {
-    /// What the sidecar has heard of the state last; `None` when it may have forgotten.
+    /// The last state call that the sidecar accepted; `None` if the sidecar may have lost it.
     said: Option<Call>,
     ping_at: Instant,
-    /// Nothing is said before, but for the last word.
+    /// No call is due before this time.
     pause_until: Instant,
     pause: Duration,
 }
 
 impl Lifecycle {
-    /// Nothing was said yet.
+    /// The start state: no call has been sent.
     pub fn new(now: Instant) -> Self {
         Self { said: None, ping_at: now, pause_until: now, pause: RETRY.0 }
     }
 
-    /// The call that is due, if any. A state beats a ping.
+    /// The call that is due, if any. A change of state takes precedence over a ping.
     pub fn due(&self, state: &State, alive: bool, now: Instant) -> Option<Call> {
         if now < self.pause_until {
             return None;
@@ -58,7 +60,7 @@ impl Lifecycle {
         let wanted = match state {
             State::Starting => None,
             State::Free { .. } => Some(Call::Ready),
-            // Draining: whoever shrinks the fleet must go on leaving it alone.
+            // Draining streams still run, so the encoder must stay protected when the fleet shrinks.
             State::Busy { .. } | State::Draining { .. } => Some(Call::Allocate),
             State::Spent { .. } => Some(Call::Shutdown),
         };
@@ -68,12 +70,12 @@ impl Lifecycle {
         (alive && now >= self.ping_at).then_some(Call::Health)
     }
 
-    /// When to ask again, if nothing happens before.
+    /// When to ask again if nothing happens earlier.
     pub fn wake_at(&self, now: Instant) -> Instant {
         if now < self.pause_until { self.pause_until } else { self.ping_at }
     }
 
-    /// The sidecar has taken the call.
+    /// Records that the sidecar accepted the call.
     pub fn taken(&mut self, call: Call, now: Instant) {
         match call {
             Call::Health => self.ping_at = now + PING,
@@ -82,14 +84,14 @@ impl Lifecycle {
         (self.pause_until, self.pause) = (now, RETRY.0);
     }
 
-    /// It has not, and perhaps it is another one when it answers again: the state is told once more.
+    /// Records that the call failed. The sidecar may have restarted, so the state is sent again after the backoff.
     pub fn failed(&mut self, now: Instant) {
         self.said = None;
         self.pause_until = now + self.pause;
         self.pause = (self.pause * 2).min(RETRY.1);
     }
 
-    /// Whether the last word was heard.
+    /// Whether the sidecar has accepted the Shutdown call.
     pub fn is_finished(&self) -> bool {
         self.said == Some(Call::Shutdown)
     }
@@ -102,12 +104,12 @@ pub struct Agones {
 }
 
 impl Agones {
-    /// Follows the probe's state from now on.
+    /// Starts the task, which reports the probe's state from now on.
     pub fn start(probe: Arc<Probe>, sidecar: SocketAddr) -> Self {
         Self { task: tokio::spawn(run(probe, sidecar)) }
     }
 
-    /// Gives the last word a moment. To be called once the probe is spent.
+    /// Waits up to half a second for the final Shutdown call. Call this once the probe is spent.
     pub async fn leave(self) {
         if tokio::time::timeout(LAST_WORD, self.task).await.is_err() {
             warn!("left without telling Agones");
@@ -123,7 +125,7 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
     let mut failing = false;
     while !lifecycle.is_finished() {
         let state = states.borrow_and_update().clone();
-        // A process that wants to be replaced says so by its state; only a stuck one keeps silent.
+        // Only a stuck process stops its pings. A process that wants to be replaced reports this by its state.
         let alive = !matches!(probe.liveness(), Liveness::Stuck(_));
         let now = Instant::now();
         let told = match lifecycle.due(&state, alive, now) {
@@ -144,7 +146,7 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
                 lifecycle.taken(call, Instant::now());
             }
             Err(error) => {
-                // Once for each outage.
+                // Logged once per outage.
                 if !std::mem::replace(&mut failing, true) {
                     warn!(%error, "agones: the sidecar does not answer");
                 }
@@ -156,7 +158,7 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
     info!("agones: told to shut down");
 }
 
-/// Says it, on a new connection where there is none.
+/// Sends a call, on a new connection if there is none.
 async fn tell(sidecar: &mut Option<Sidecar>, address: SocketAddr, call: Call) -> Result<(), SidecarError> {
     let sidecar = match sidecar {
         Some(sidecar) => sidecar,
@@ -165,7 +167,7 @@ async fn tell(sidecar: &mut Option<Sidecar>, address: SocketAddr, call: Call) ->
     sidecar.tell(call).await
 }
 
-/// Waits for the end of the connection, where there is one.
+/// Waits for the end of the connection, if there is one.
 async fn lost(sidecar: &mut Option<Sidecar>) -> SidecarError {
     match sidecar {
         Some(sidecar) => sidecar.lost().await,
@@ -175,7 +177,7 @@ async fn lost(sidecar: &mut Option<Sidecar>) -> SidecarError {
 
 async fn wake(at: Instant, alive: bool) {
     tokio::time::sleep_until(at.into()).await;
-    // Stuck and overdue: not a reason to spin.
+    // The process is stuck and its ping overdue: pause so that the loop does not spin.
     if !alive {
         tokio::time::sleep(RETRY.0).await;
     }

@@ -1,5 +1,5 @@
-//! How this process lives in a fleet: what it tells the engine that places encoders, and how it asks its neighbours.
-//! Whether it takes a stream is decided by `probes`; what a platform asks of it is answered there, too.
+//! How this process lives in a fleet: reports to the system that places encoders, and requests to neighbours. Whether
+//! the encoder takes a stream is decided by `probes`, which also answers a platform's own probes.
 
 pub mod agones;
 pub mod neighbour;
@@ -7,18 +7,18 @@ pub mod sidecar;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// Who keeps free encoders waiting, and wants to be told.
+/// The system that keeps free encoders ready and needs a report of their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Nobody, or somebody who looks at probes and metrics (Kubernetes).
+    /// No system, or one that reads probes and metrics (Kubernetes).
     None,
-    /// Agones: it is told through its sidecar, which listens here.
+    /// Agones, which is reached through its sidecar at this address.
     Agones(SocketAddr),
 }
 
 impl Engine {
-    /// Agones, with its sidecar at the port that Agones puts into the environment (`AGONES_SDK_GRPC_PORT`; 9357 where
-    /// it does not).
+    /// Agones, with its sidecar at the port in the environment variable `AGONES_SDK_GRPC_PORT`, which Agones sets;
+    /// 9357 if the variable is not set.
     pub fn agones_from_env() -> Result<Self, String> {
         let port = match std::env::var("AGONES_SDK_GRPC_PORT") {
             Ok(port) => port.parse().map_err(|_| format!("AGONES_SDK_GRPC_PORT is not a port: {port}"))?,

@@ -1,5 +1,6 @@
-//! One HTTP request to a neighbour in the cluster: another encoder's admin port. One connection each, no body read: what
-//! counts is the status. What is asked, and what follows, is decided elsewhere.
+//! One HTTP request to a neighbour in the cluster: the admin port of another encoder. Each request uses its own
+//! connection and reads no body, only the status. The choice of requests and the reaction to answers belong to the
+//! callers.
 
 use axum::body::Body;
 use hyper::client::conn::http1;
@@ -13,16 +14,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Bytes of an answer's head; neighbours say little.
+/// Most bytes of an answer's head; real answers are far smaller.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Why there was no answer. The neighbour's or the network's fault; a later try may do.
+/// Why there was no answer. The fault is the neighbour's or the network's; a later attempt may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum NeighbourError {
-    /// Nobody listens, or the connection broke.
+    /// The address refuses connections, or the connection broke.
     #[error("{0}")]
     Socket(#[from] io::Error),
-    /// What came is not HTTP, or broke off.
+    /// The answer is not HTTP or is incomplete.
     #[error("{0}")]
     Http(#[from] hyper::Error),
     /// There was no answer in time.
@@ -30,7 +31,7 @@ pub enum NeighbourError {
     Late(Duration),
 }
 
-/// GET, answered within `patience`.
+/// Sends a GET and returns the status of the answer, waiting at most `patience`.
 pub async fn get(
     address: SocketAddr,
     path: &'static str,
@@ -49,7 +50,8 @@ async fn ask(address: SocketAddr, request: Request<Body>) -> Result<StatusCode, 
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(socket)).await?;
     let mut answer = pin!(sender.send_request(request));
-    // The connection is driven for as long as it takes to answer, and closed then. It may end with the answer given.
+    // Drives the connection until the answer arrives, then closes it. The connection may end together with the
+    // answer.
     let answer = tokio::select! {
         answer = &mut answer => answer,
         _ = connection => answer.await,
@@ -63,7 +65,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Answers one connection with these bytes; gives back what it was asked.
+    /// Answers one connection with `answer`; the thread returns the request.
     fn neighbour(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,9 +1,9 @@
-//! The sidecar that Agones puts beside every game server, spoken to in its own gRPC (`sdk.proto`, package
-//! `agones.dev.sdk`): empty messages to the same machine. What is said when is in [`super::agones`].
+//! Client of the sidecar that Agones adds to every game server, in Agones' own gRPC (`sdk.proto`, package
+//! `agones.dev.sdk`): empty messages to the same machine. When to send which call is decided in [`super::agones`].
 //!
-//! Not the crate `agones` (1.61.0): it compiles the protocol with protoc while it is built, brings a second tonic and
-//! prost along, and does not say when its connection or its stream of pings has broken. Four calls without a single
-//! field need neither.
+//! The crate `agones` (1.61.0) is not used: it compiles the protocol with protoc at build time, adds a second tonic
+//! and prost, and does not report that its connection or its stream of pings has broken. Four calls without any field
+//! need none of this.
 
 use super::agones::Call;
 use futures_util::stream;
@@ -18,19 +18,19 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-/// Where the sidecar listens for gRPC unless told otherwise.
+/// The sidecar's default gRPC port.
 pub const DEFAULT_PORT: u16 = 9357;
 
-/// What the sidecar may take to answer: it only takes a note.
+/// Time-out of a call: the sidecar only records it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why the sidecar was not told. Its fault, or it is not there; a later try may do.
+/// Why a call failed. The sidecar is at fault or absent; a later attempt may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
-    /// Nobody listens, or what listens speaks something else.
+    /// The port refuses connections, or the server does not speak gRPC.
     #[error("no connection: {}", cause(.0))]
     Connection(#[from] tonic::transport::Error),
-    /// It answered that it cannot, or the connection broke in between.
+    /// The sidecar answered with an error, or the connection broke during the call.
     #[error("{}: {}", .0.code(), .0.message())]
     Refused(#[from] Box<Status>),
     /// There was no answer in time.
@@ -41,11 +41,11 @@ pub enum SidecarError {
     Gone,
 }
 
-/// A connection to the sidecar, and the stream of pings on it.
+/// A connection to the sidecar with its stream of pings.
 #[derive(Debug)]
 pub struct Sidecar {
     grpc: Grpc<Channel>,
-    /// One ping may wait for the stream to take it; that there is a second one means that the sidecar reads no more.
+    /// Holds one ping that waits for the stream. A second waiting ping means that the sidecar no longer reads.
     pings: mpsc::Sender<()>,
     health: JoinHandle<()>,
 }
@@ -53,9 +53,10 @@ pub struct Sidecar {
 // === impl Sidecar ===
 
 impl Sidecar {
-    /// Connects.
+    /// Connects to the sidecar.
     pub async fn connect(address: SocketAddr) -> Result<Self, SidecarError> {
-        // No pings of HTTP/2: gRPC servers in Go hang up on whoever sends them more often than every five minutes.
+        // No HTTP/2 keep-alive pings: gRPC servers in Go close connections that send pings more often than every five
+        // minutes.
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE);
         let channel = within(async { Ok(endpoint.connect().await?) }).await?;
         let (pings, pinged) = mpsc::channel(1);
@@ -63,7 +64,7 @@ impl Sidecar {
         Ok(Self { grpc: Grpc::new(channel), pings, health })
     }
 
-    /// Says it. A ping is not answered; that nobody reads them shows in [`Sidecar::lost`].
+    /// Sends a call. A ping has no answer; a sidecar that no longer reads pings shows in [`Sidecar::lost`].
     pub async fn tell(&mut self, call: Call) -> Result<(), SidecarError> {
         let path = match call {
             Call::Ready => "/agones.dev.sdk.SDK/Ready",
@@ -80,22 +81,22 @@ impl Sidecar {
         .await
     }
 
-    /// Waits until the connection is gone, as when the sidecar restarts: a new one may have forgotten what it was told.
-    /// May be dropped and called again, but not once it has answered.
+    /// Waits until the connection is gone, for example because the sidecar restarts: a new sidecar may not know the
+    /// state. The future may be dropped and the method called again, but not after it has returned.
     pub async fn lost(&mut self) -> SidecarError {
-        // How it ended makes no difference.
+        // The way the stream ended makes no difference.
         let _ = (&mut self.health).await;
         SidecarError::Gone
     }
 }
 
-/// The stream of pings: lasts until its sender is dropped, or the sidecar or the connection ends it.
+/// Runs the stream of pings until its sender is dropped or the sidecar or the connection ends the stream.
 async fn health(mut grpc: Grpc<Channel>, pinged: mpsc::Receiver<()>) {
     let pings =
         stream::unfold(pinged, |mut pinged| async move { pinged.recv().await.map(|()| ((), pinged)) });
     if grpc.ready().await.is_ok() {
         let path = PathAndQuery::from_static("/agones.dev.sdk.SDK/Health");
-        // An error is the end as well.
+        // An error ends the stream as well.
         let _ = grpc.client_streaming(Request::new(pings), path, ProstCodec::<(), ()>::default()).await;
     }
 }
@@ -104,7 +105,7 @@ async fn within<T>(work: impl Future<Output = Result<T, SidecarError>>) -> Resul
     timeout(PATIENCE, work).await.unwrap_or(Err(SidecarError::Late(PATIENCE)))
 }
 
-/// tonic's own words for it are "transport error".
+/// The root cause of an error; tonic's own message is only "transport error".
 fn cause(error: &tonic::transport::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
@@ -122,13 +123,13 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
 
-        // Somebody who takes the connection and says nothing.
+        // A server that accepts the connection and sends nothing.
         let mut silent = Sidecar::connect(address).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let answer = silent.tell(Call::Ready).await;
         assert!(matches!(answer, Err(SidecarError::Late(_))), "{answer:?}");
 
-        // The end of a connection is noticed without anything being said.
+        // The client notices the end of a connection without sending anything.
         drop(socket);
         assert!(matches!(silent.lost().await, SidecarError::Gone));
 

@@ -1,11 +1,11 @@
-//! `encoder lobby`: stands behind the same balancer as the encoders and answers publishers while all of them are busy.
-//! It speaks RTMP as the encoder does and lets nobody in.
+//! `encoder lobby`: shares a load balancer with the encoders and answers publishers while all encoders are
+//! busy. The lobby speaks RTMP like the encoder and refuses every publisher.
 //!
-//! It is ready only while no encoder is free, and its door is shut otherwise: never does it take a publisher that an
-//! encoder could have taken, as far as it knows. What it knows comes from the encoders' own readiness ([`survey`]):
-//! the balancer acts on the same answers, there is nothing to register and nothing that can be out of date for longer
-//! than a round of asking. A balancer that knows by itself when nobody else is left (HAProxy's `backup`) needs none of
-//! this: without `--encoders` the lobby is always ready.
+//! The lobby is ready only while no encoder is free, and refuses connections otherwise: as far as it knows, it never
+//! takes a publisher that an encoder could have taken. Its knowledge comes from the encoders' own readiness probes
+//! ([`survey`]). The balancer acts on the same probes, encoders need no registration, and the knowledge is never
+//! older than one survey round. A balancer that itself knows when no other server is left (HAProxy's `backup`) needs
+//! none of this: without `--encoders` the lobby is always ready.
 
 pub mod survey;
 
@@ -22,14 +22,18 @@ use survey::{Standing, Surveyor};
 use tokio::sync::watch;
 use tracing::info;
 
-/// From one round of asking to the next. A balancer looks once a second: it is told no later than it could know.
+/// Interval between survey rounds. A balancer probes once a second, so the lobby's readiness is current at the
+/// balancer's next probe.
 const ROUND: Duration = Duration::from_millis(500);
-/// Rounds end in time whatever the encoders do; this is far beyond.
+/// Liveness fails after this long without a finished round. Rounds have their own time-outs, far shorter than this.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// What conversations under way get when the lobby is told to leave: those who are refused close within two seconds.
+/// Time for open connections when the lobby is asked to leave: refused publishers close within two seconds.
 const GOODBYES: Duration = Duration::from_secs(3);
 
 /// Runs the lobby until it is asked to leave.
+///
+/// # Errors
+/// A port that cannot be bound, or a service that the machine does not provide.
 pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "lobby");
     let shutdown = Shutdown::listen()
@@ -86,13 +90,13 @@ async fn ask_around(mut surveyor: Surveyor, lobby: Arc<Lobby>) {
         rounds.tick().await;
         match surveyor.round().await {
             Some(found) => lobby.settle(found.standing()),
-            // Nobody to ask: its standing is what it began with.
+            // No encoders are configured, so the standing stays as it was at the start.
             None => lobby.settle(Standing::AllBusy { encoders: 0 }),
         }
     }
 }
 
-/// What the lobby knows, shared by whoever asks around, whoever comes in, and the probes.
+/// The lobby's knowledge, shared by the survey task, the RTMP server and the probes.
 struct Lobby {
     known: Mutex<Known>,
     open: watch::Sender<bool>,
@@ -101,7 +105,7 @@ struct Lobby {
 #[derive(Clone, Copy)]
 struct Known {
     standing: Standing,
-    /// When it was last found.
+    /// When the last round ended.
     at: Instant,
 }
 
@@ -112,7 +116,7 @@ impl Lobby {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Both fields are set together; a panic elsewhere leaves them whole.
+        // Both fields are set together; a panic elsewhere cannot leave them inconsistent.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -165,7 +169,7 @@ impl Health for Lobby {
     }
 }
 
-/// Nobody was ever let in.
+/// The media sink of an admitted publisher; it has no values, because the lobby admits none.
 enum Nobody {}
 
 impl Admission for Lobby {

@@ -1,4 +1,5 @@
-//! Asks all encoders whether they are ready, and says what follows for the lobby. Who is told is not in here.
+//! Asks all encoders whether they are ready and decides what this means for the lobby. Acting on the result does not
+//! belong here.
 
 use crate::fleet::neighbour;
 use std::collections::BTreeSet;
@@ -10,37 +11,37 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// Answers that may be awaited at once: a bound on sockets, not on encoders.
+/// Concurrent requests: a bound on sockets, not on encoders.
 const AT_ONCE: usize = 64;
-/// As long as a kubelet waits for a readiness probe by default.
+/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a round of asking found.
+/// The result of one survey round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Encoders that would take a stream.
+    /// Encoders that would accept a stream.
     pub free: usize,
-    /// Encoders that said that they would not.
+    /// Encoders that answered that they would not accept a stream.
     pub taken: usize,
     /// Addresses that did not answer.
     pub silent: usize,
-    /// Names without an address.
+    /// Host names that did not resolve.
     pub nameless: usize,
 }
 
-/// What it means for the lobby.
+/// What the result of a round means for the lobby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing can be said: no encoder has answered.
+    /// Nothing is known: no encoder has answered, or one may be free at an address that did not resolve.
     Unknown,
-    /// Somebody else is there for publishers.
+    /// Encoders are free to take publishers.
     SomeFree {
-        /// How many.
+        /// The number of free encoders.
         free: usize,
     },
-    /// Nobody else is there.
+    /// No encoder is free.
     AllBusy {
-        /// How many said so; 0 when nobody is asked.
+        /// The number of encoders that answered; 0 when none are configured.
         encoders: usize,
     },
     /// The lobby itself is about to leave.
@@ -48,13 +49,13 @@ pub enum Standing {
 }
 
 impl Found {
-    /// Encoders that do not answer are not free, as for a kubelet. But where none answers it is rather the lobby that
-    /// is cut off, and it must not stand beside free encoders then.
+    /// An encoder that does not answer is not free, as for a kubelet. But if none answers, more likely the lobby
+    /// itself is cut off from the network, and then it must not compete with free encoders.
     pub fn standing(self) -> Standing {
         match self {
             Self { free: 1.., .. } => Standing::SomeFree { free: self.free },
             Self { taken: 0, .. } => Standing::Unknown,
-            // There may be free ones behind a name that could not be looked up.
+            // Free encoders may exist under a name that did not resolve.
             Self { nameless: 1.., .. } => Standing::Unknown,
             Self { taken, .. } => Standing::AllBusy { encoders: taken },
         }
@@ -62,7 +63,7 @@ impl Found {
 }
 
 impl Standing {
-    /// Whether the lobby is to answer publishers.
+    /// Whether the lobby should answer publishers.
     pub fn wants_lobby(self) -> bool {
         match self {
             Self::AllBusy { .. } => true,
@@ -70,7 +71,7 @@ impl Standing {
         }
     }
 
-    /// Encoders that are free, where that is known.
+    /// The number of free encoders, if known.
     pub fn free(self) -> Option<usize> {
         match self {
             Self::SomeFree { free } => Some(free),
@@ -92,7 +93,7 @@ impl fmt::Display for Standing {
     }
 }
 
-/// Asks, round by round.
+/// Asks all encoders, one round at a time.
 #[derive(Debug)]
 pub struct Surveyor {
     encoders: Vec<String>,
@@ -100,12 +101,13 @@ pub struct Surveyor {
 }
 
 impl Surveyor {
-    /// Of encoders' admin ports as `HOST:PORT`; a name stands for all its addresses.
+    /// For encoders' admin ports as `HOST:PORT`; a host name stands for all its addresses.
     pub fn new(encoders: Vec<String>) -> Self {
         Self { encoders, lost: false }
     }
 
-    /// One round; `None` when there is nobody to ask. Takes a few seconds at most for a hundred silent encoders.
+    /// Runs one round; `None` if no encoders are configured. Takes a few seconds at most for a hundred encoders that
+    /// do not answer.
     pub async fn round(&mut self) -> Option<Found> {
         if self.encoders.is_empty() {
             return None;
@@ -130,7 +132,7 @@ impl Surveyor {
         Some(found)
     }
 
-    /// Every address once, and how many names have none.
+    /// Every address once, and the number of names that did not resolve.
     async fn addresses(&mut self) -> (BTreeSet<SocketAddr>, usize) {
         let mut addresses = BTreeSet::new();
         let mut nameless = 0;
@@ -146,7 +148,7 @@ impl Surveyor {
                 Err(_) => nameless += 1,
             }
         }
-        // Once for each outage.
+        // Logged once per outage.
         self.lost = nameless > 0;
         (addresses, nameless)
     }

@@ -1,9 +1,9 @@
-//! One JSON object a line, with the field names that Google Cloud Logging knows
-//! (<https://cloud.google.com/logging/docs/structured-logging>). Fields of the spans around an event stand beside its own,
-//! so that `jsonPayload.stream="demo"` finds everything about a stream.
+//! Writes one JSON object per line, with the field names that Google Cloud Logging knows
+//! (<https://cloud.google.com/logging/docs/structured-logging>). The fields of the enclosing spans are merged into
+//! the event's own fields, so that `jsonPayload.stream="demo"` finds every entry about a stream.
 //!
-//! What is logged about one stream is one trace (`logging.googleapis.com/trace`), where the project is known: its lines can
-//! be shown together, those of an earlier stream of the same name apart.
+//! If the project is known, all entries about one stream share one trace (`logging.googleapis.com/trace`): they can
+//! be shown together, and apart from those of an earlier stream with the same name.
 
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -15,20 +15,20 @@ use tracing_subscriber::fmt::format::{FormatEvent, JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The span that is a trace.
+/// The name of the span that becomes a trace.
 const TRACED: &str = "stream";
 
-/// See the module.
+/// Formats events as described in the module documentation.
 #[derive(Clone, Debug)]
 pub(super) struct CloudFormat {
-    /// Google Cloud project that traces belong to.
+    /// The Google Cloud project of the traces.
     project: Option<String>,
-    /// First half of every trace's identifier, so that no two processes have the same.
+    /// The first half of every trace ID, random so that no two processes share trace IDs.
     process: u64,
 }
 
 impl CloudFormat {
-    /// The project is in `GOOGLE_CLOUD_PROJECT`, as Google's own tools have it.
+    /// Takes the project from `GOOGLE_CLOUD_PROJECT`, like Google's own tools.
     pub(super) fn from_env() -> Self {
         Self::new(std::env::var("GOOGLE_CLOUD_PROJECT").ok().filter(|name| !name.is_empty()))
     }
@@ -64,7 +64,7 @@ where
             }
         }
         event.record(&mut Fields(&mut entry));
-        // Last: no field of an event can stand in for what Logging goes by.
+        // Inserted last, so that no field of an event can override the fields that Cloud Logging interprets.
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let metadata = event.metadata();
@@ -72,7 +72,7 @@ where
         entry.insert("time".to_owned(), time.into());
         entry.insert("target".to_owned(), metadata.target().into());
         if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
-            // 64-bit numbers are strings in Google's JSON.
+            // 64-bit integers are strings in Google's JSON.
             let place = json!({"file": file, "line": line.to_string()});
             entry.insert("logging.googleapis.com/sourceLocation".to_owned(), place);
         }
@@ -81,7 +81,7 @@ where
     }
 }
 
-/// Names of Logging's `LogSeverity`.
+/// The names of Cloud Logging's `LogSeverity`.
 fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// The lines that `work` logs, each parsed.
+    /// The lines that `work` logs, parsed.
     fn logged(project: Option<&str>, work: impl FnOnce()) -> Vec<Value> {
         let sink = Sink::default();
         let writer = sink.clone();

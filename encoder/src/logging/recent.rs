@@ -1,4 +1,4 @@
-//! Keeps the last warnings and errors, for the operator's page. They are in the log as well.
+//! Keeps the last warnings and errors for the operator's page. The log contains them as well.
 
 use super::cloud::Fields;
 use serde_json::{Map, Value, json};
@@ -9,23 +9,23 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// How many are kept; the oldest goes.
+/// The number of entries kept; a new entry replaces the oldest.
 const KEPT: usize = 20;
-/// Characters of one that are kept: some carry what others wrote.
+/// The number of characters kept per entry: some entries contain text from outside.
 const MAX_CHARS: usize = 400;
 
-/// The last warnings of a process; clones share them.
+/// The last warnings and errors of the process; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Recent(Arc<Mutex<VecDeque<Value>>>);
 
 impl Recent {
-    /// The last ones, newest first: `at` (Unix seconds), `level`, `text`.
+    /// Returns the entries, newest first: `at` (Unix seconds), `level`, `text`.
     pub fn list(&self) -> Vec<Value> {
         self.lock().iter().rev().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Value>> {
-        // Entries are put in whole.
+        // Entries are added whole, so a panic elsewhere leaves the list consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! What a connection is busy with: requests from their head to the last byte of their answer handed over for sending.
-//! Only counted here; what follows from it is in [`super::serve`].
+//! Counts the requests in progress on a connection: each from its head until the last byte of its answer is handed
+//! over for sending. Only the counting belongs here; [`super::serve`] acts on it.
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -9,22 +9,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The requests of one connection.
+/// The requests in progress on one connection.
 #[derive(Debug)]
 pub(super) struct Activity(Mutex<State>);
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     under_way: usize,
-    /// When there was last a request.
+    /// When the last request ended, or when the connection began.
     quiet_since: Instant,
 }
 
-/// One request, until it is dropped.
+/// One request in progress, until it is dropped.
 #[derive(Debug)]
 pub(super) struct UnderWay(Arc<Activity>);
 
-/// An answer's body that keeps its request under way.
+/// An answer's body that counts as a request in progress until the body is dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
     body: Body,
@@ -34,23 +34,24 @@ pub(super) struct Counted {
 // === impl Activity ===
 
 impl Activity {
-    /// None yet.
+    /// No request is in progress yet.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { under_way: 0, quiet_since: Instant::now() })))
     }
 
-    /// A request has come.
+    /// Counts a request as in progress until the returned value is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.lock().under_way += 1;
         UnderWay(Arc::clone(self))
     }
 
-    /// Resolves once there has been no request under way for so long.
+    /// Resolves once no request has been in progress for `limit`.
     pub(super) async fn quiet_for(&self, limit: Duration) {
         loop {
             let State { under_way, quiet_since } = *self.lock();
             let now = Instant::now();
-            // While there is one, it cannot be over before the limit has passed once more.
+            // While a request is in progress, the connection cannot have been quiet for `limit` before `limit` from
+            // now.
             let due = if under_way > 0 { now + limit } else { quiet_since + limit };
             if due <= now {
                 return;
@@ -60,7 +61,7 @@ impl Activity {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A number and a time are whole whatever panicked.
+        // A panic elsewhere cannot leave a number and a time inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

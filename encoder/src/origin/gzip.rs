@@ -1,4 +1,5 @@
-//! Playlists compressed: once a version, however many viewers it wakes (Apple's authoring rule 10.1 asks for gzip).
+//! Compresses playlists once per version, however many waiting requests the version answers (Apple's authoring
+//! specification, rule 10.1, requires gzip).
 
 use super::library::Stored;
 use axum::http::{HeaderMap, header};
@@ -7,8 +8,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
 
-/// The body compressed. Whoever asks first does the work, some tens of microseconds for a playlist; those who ask
-/// meanwhile wait for it.
+/// Returns the compressed body. The first request compresses, which takes some tens of microseconds for a playlist;
+/// concurrent requests wait for the result.
 pub(super) fn of(stored: &Stored) -> Bytes {
     let compress = || -> std::io::Result<Bytes> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -18,7 +19,8 @@ pub(super) fn of(stored: &Stored) -> Bytes {
     stored.gzip.get_or_init(|| compress().expect("a Vec takes every write")).clone()
 }
 
-/// RFC 9110 12.5.3: whether the client takes gzip. Identity is always allowed, so it is never refused anything.
+/// Whether the client accepts gzip (RFC 9110 12.5.3). The identity coding is always allowed, so no request is refused
+/// because of its Accept-Encoding.
 pub(super) fn is_accepted(request: &HeaderMap) -> bool {
     let codings = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let (mut gzip, mut any) = (None, None);

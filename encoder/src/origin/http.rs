@@ -1,5 +1,6 @@
-//! Requests to answers. What there is to answer with is in [`super::library`] and [`super::page`], what a request waits
-//! for in [`super::reload`], compressed playlists in [`super::gzip`]; sockets and their limits are in [`super::serve`].
+//! Turns requests into answers. The content of answers comes from [`super::library`] and [`super::page`]; which
+//! playlist version a request waits for is decided in [`super::reload`], playlists are compressed in [`super::gzip`],
+//! and sockets with their limits belong in [`super::serve`].
 
 use super::library::{Library, MEDIA_PLAYLIST, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
 use super::reload::{self, Reload, Wanted};
@@ -20,14 +21,14 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
 
-/// Answers that are not to be kept: errors turn into successes within a second here.
+/// For answers that must not be cached: here an error can become a success within a second.
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
-/// A request is held for so many target durations at most, then answered with 503 (rfc8216bis 6.2.5.2).
-/// hls.js 1.7.4 then polls without directives until the playlist moves again.
+/// A request is held for at most this many target durations and then answered with 503 (rfc8216bis 6.2.5.2). After a
+/// 503, hls.js 1.7.4 polls without directives until the playlist is updated.
 const HOLD_TARGET_DURATIONS: u32 = 3;
 
-/// How long a browser may remember a preflight's answer; Chromium caps it at two hours.
+/// How long a browser may cache a preflight's answer; Chromium caps this at two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 
 /// The public routes:
@@ -36,15 +37,16 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// |---|---|
 /// | `/` and `/assets/…` | the player page, embedded |
 /// | `/streams.json` | streams that are live |
-/// | `/{app}/{name}/…` | an object of the library: GET, HEAD, one byte range, `If-None-Match` |
-/// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, as soon as it lists part P of segment N |
-/// | `…/{session}-{seq}.{part}.m4s` | a part; as soon as it is whole, when a playlist hints at it |
+/// | `/{app}/{name}/…` | an object of the object cache: GET, HEAD, one byte range, `If-None-Match` |
+/// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, held until it lists part P of segment N |
+/// | `…/{session}-{seq}.{part}.m4s` | a part; if a playlist hints at the part, held until the part is complete |
 pub fn router(library: Arc<Library>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
         .allow_headers([header::RANGE, header::IF_NONE_MATCH])
-        // `Age` is what hls.js tunes in by behind a CDN, `Date` what it may estimate the server's clock from.
+        // `Age` is what hls.js uses behind a CDN to find the live edge; from `Date` it may estimate the server's
+        // clock.
         .expose_headers([
             header::CONTENT_LENGTH,
             header::CONTENT_RANGE,
@@ -60,13 +62,13 @@ pub fn router(library: Arc<Library>) -> Router {
         .route("/streams.json", get(streams))
         .with_state(Arc::clone(&library))
         .layer(compression)
-        // Not a route with captures: those decode percent-encoding, and no name of ours needs any. Behind the
-        // compression, which would compress a playlist for each of its viewers.
+        // Not a route with captures: those decode percent-encoding, which no object name needs. Added after the
+        // compression layer, so that the layer does not apply: it would compress a playlist again for each viewer.
         .fallback_service(get(object).with_state(library))
         .layer(cors)
 }
 
-/// What the page is made of; pictures are compressed already.
+/// Compress the text files of the player page; pictures are already compressed.
 fn is_text(
     status: StatusCode,
     _: axum::http::Version,
@@ -88,11 +90,11 @@ struct Listing {
 struct ListedStream {
     app: String,
     name: String,
-    /// URL path of the multivariant playlist.
+    /// The URL path of the multivariant playlist.
     playlist: String,
-    /// URL path of a picture, where there is one.
+    /// The URL path of the thumbnail, if there is one.
     thumbnail: Option<String>,
-    /// Milliseconds since 1970.
+    /// The stream's start in milliseconds since 1970.
     since_unix_ms: i64,
     latency_secs: f64,
     hold_back_secs: f64,
@@ -130,7 +132,7 @@ async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMa
         Ok(Reload::Until(wanted)) => {
             let Some(versions) = library.follow(&stream, path) else { return not_found() };
             let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
-            // What is not needed while a request is held, perhaps thousands of times.
+            // Free everything that is not needed while the request is held: thousands may be held at the same time.
             drop((stored, library));
             match tokio::time::timeout(longest, listed(versions, wanted)).await {
                 Ok(Some(stored)) => answer(&stored, &headers),
@@ -143,23 +145,25 @@ async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMa
     }
 }
 
-/// A part that its playlist hints at, once it is whole (rfc8216bis 4.4.5.3): not a byte is sent before, so that a client
-/// measures its network and not us. `None` for what is not hinted at, was not made after all because its segment ended
-/// before, or not in three target durations.
+/// Waits for a part that its media playlist hints at, until the part is complete (rfc8216bis 4.4.5.3). No byte is
+/// sent earlier, so that the client measures the bandwidth of its network and not the speed of the encoder. `None` if
+/// the playlist does not hint at the part, if the segment ended before the part was made, or if the part is not
+/// complete within three target durations.
 async fn hinted(library: &Library, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
     let (rung, file) = path.split_once('/')?;
     let mut versions = library.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
     let is_hinted =
         |stored: &Stored| stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file));
     let target_duration = versions.borrow().reload.as_ref()?.target_duration;
-    // A playlist is replaced after the part that it lists was put: when the hint is another, the part is there or
-    // never will be.
+    // A playlist is replaced only after the part that it newly lists was added. So once the hint has changed, the
+    // part either exists or will never exist.
     let moved_on = versions.wait_for(|stored| !is_hinted(stored));
     let _ = tokio::time::timeout(HOLD_TARGET_DURATIONS * target_duration, moved_on).await.ok()?.ok()?;
     library.get(stream, path)
 }
 
-/// The first version of a playlist that lists what is wanted, or its last; `None` when it was removed before.
+/// Waits for the first version of a playlist that satisfies the request, or for its final version; `None` if the
+/// playlist is removed first.
 async fn listed(mut versions: watch::Receiver<Arc<Stored>>, wanted: Wanted) -> Option<Arc<Stored>> {
     let is_answered = |stored: &Arc<Stored>| {
         stored.reload.as_ref().is_none_or(|reloadable| reload::is_answered(wanted, reloadable.edge))
@@ -171,8 +175,8 @@ pub(super) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [NO_STORE], "not found\n").into_response()
 }
 
-/// Stream and path within it. The raw path is compared with names as they were put: encoded or climbing paths match
-/// nothing.
+/// Splits a URL path into the stream and the path within the stream. The raw path is compared with the names of the
+/// objects as added, so percent-encoded paths and paths with `..` match nothing.
 fn split(path: &str) -> Option<(StreamPath, &str)> {
     let mut parts = path.strip_prefix('/')?.splitn(3, '/');
     let stream = StreamPath::new(parts.next()?, parts.next()?).ok()?;
@@ -197,7 +201,7 @@ fn answer(stored: &Stored, request: &HeaderMap) -> Response {
     common.insert(header::CONTENT_TYPE, HeaderValue::from_static(object.content_type));
     let length = object.body.len() as u64;
     let requested = requested_range(request, &stored.etag, length);
-    // Ranges are of the plain body: one of the compressed would have lengths that nobody asked for.
+    // Ranges refer to the uncompressed body: a range of the compressed body would have other lengths than requested.
     if compressible && requested == Requested::Whole && gzip::is_accepted(request) {
         let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
         return (common, encoding, Body::from(gzip::of(stored))).into_response();
@@ -207,7 +211,7 @@ fn answer(stored: &Stored, request: &HeaderMap) -> Response {
         Requested::Whole => (common, about_body, Body::from(object.body.clone())).into_response(),
         Requested::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
-            // Within the length, which is a usize.
+            // The range lies within the body's length, so it fits a usize.
             let body = object.body.slice(*range.start() as usize..=*range.end() as usize);
             let content_range = [(header::CONTENT_RANGE, content_range)];
             (StatusCode::PARTIAL_CONTENT, common, about_body, content_range, Body::from(body)).into_response()
@@ -219,7 +223,7 @@ fn answer(stored: &Stored, request: &HeaderMap) -> Response {
     }
 }
 
-/// RFC 9110 13.1.2: weak comparison, a list or `*`.
+/// Whether `If-None-Match` lists the object's ETag (RFC 9110 13.1.2: weak comparison, a list or `*`).
 pub(super) fn none_match(request: &HeaderMap, etag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let ours = opaque(etag);
@@ -238,8 +242,8 @@ enum Requested {
     Unsatisfiable,
 }
 
-/// RFC 9110 14.2: what cannot be parsed is ignored; several ranges may be, and are. An `If-Range` that does not match
-/// strongly means the whole.
+/// The requested byte range. RFC 9110 14.2: an invalid range is ignored; several ranges may be ignored, and are. An
+/// `If-Range` that does not match strongly means the whole body.
 fn requested_range(request: &HeaderMap, etag: &str, length: u64) -> Requested {
     let Some(Ok(range)) = request.get(header::RANGE).map(HeaderValue::to_str) else {
         return Requested::Whole;

@@ -1,8 +1,8 @@
-//! What the origin can answer with: objects per stream, in memory. No HTTP here.
+//! The object cache of the origin: the objects of all streams, in memory. HTTP does not belong here.
 //!
-//! The library keeps what it is given until it is told to drop it: its size is bounded by the window of whoever fills
-//! it. Locks are held for a look-up or an insertion in a map, never while a body is sent: a reader clones a handle to
-//! immutable bytes and goes.
+//! The cache keeps every object until the caller removes it, so its size is bounded by the playlist windows of the
+//! streams that fill it. Locks are held for a look-up or an insertion in a map, never while a body is sent: a reader
+//! clones a handle to immutable bytes and releases the lock.
 
 use crate::store::{Caching, Object};
 use bytes::Bytes;
@@ -16,57 +16,58 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// `{app}/{name}`: where a stream lives. Holds no secret: it is the name, not the key.
+/// `{app}/{name}`: the path of a stream. It holds no secret: it contains the stream's name, not the publishing key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamPath {
-    /// Application, a valid name.
+    /// The application, a valid name.
     pub app: Arc<str>,
-    /// Stream, a valid name.
+    /// The stream, a valid name.
     pub name: Arc<str>,
 }
 
-/// What viewers may know about a stream before they play it.
+/// Information about a stream that viewers may see before playback.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamInfo {
     /// Whether media is still being added.
     pub live: bool,
-    /// When it began.
+    /// When the stream began.
     pub started: WallTime,
-    /// Renditions as in the playlists, video from largest to smallest, then audio.
+    /// The renditions as in the playlists: video from largest to smallest, then audio.
     pub rungs: Vec<String>,
-    /// Seconds from glass to glass that the encoder was set to.
+    /// The configured glass-to-glass latency in seconds.
     pub latency_secs: f64,
-    /// Seconds behind the live edge that players are told to keep (HOLD-BACK).
+    /// The distance from the live edge that players are to keep, in seconds (HOLD-BACK).
     pub hold_back_secs: f64,
 }
 
-/// An object and what a validator needs.
+/// An object with its ETag and its reload state.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// Bytes, type and caching.
+    /// Body, content type and caching.
     pub object: Object,
-    /// ETag with quotes; weak for what may be sent compressed, for the bytes on the wire differ then (RFC 9110 8.8.1).
+    /// The ETag, with quotes; weak if the object may be sent compressed, because the bytes on the wire differ then
+    /// (RFC 9110 8.8.1).
     pub etag: Arc<str>,
-    /// For a media playlist whose next version may be waited for.
+    /// Set for a media playlist, on whose next version a request may be held.
     pub reload: Option<Reloadable>,
-    /// The body compressed, once somebody has asked for it.
+    /// The compressed body, once a request has asked for gzip.
     pub(super) gzip: OnceLock<Bytes>,
 }
 
-/// What holding a request for a media playlist goes by.
+/// The properties of a media playlist that decide how long a request is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloadable {
-    /// Where this version ends.
+    /// The last segment and part that this version lists.
     pub edge: Edge,
-    /// Its EXT-X-TARGETDURATION.
+    /// The playlist's EXT-X-TARGETDURATION.
     pub target_duration: Duration,
-    /// Its PART-TARGET, where its segments are divided.
+    /// The playlist's PART-TARGET, if its segments have parts.
     pub part_target: Option<Duration>,
-    /// File name of the part that it hints at: a request for it is held.
+    /// The file name of the part in the preload hint: a request for that part is held.
     pub hint: Option<Arc<str>>,
 }
 
-/// Every stream's objects. Share it in an `Arc`.
+/// The objects of all streams. Share it in an `Arc`.
 #[derive(Debug, Default)]
 pub struct Library {
     streams: RwLock<BTreeMap<StreamPath, Arc<Shelf>>>,
@@ -78,20 +79,20 @@ struct Shelf {
     info: RwLock<Option<StreamInfo>>,
 }
 
-/// One object's place.
+/// The entry of one object.
 #[derive(Debug)]
 enum Slot {
     Plain(Arc<Stored>),
-    /// A channel for each, so that a waiter wakes for its own playlist's versions and nothing else; it closes (sender
-    /// dropped) when the playlist or its stream is removed.
+    /// Each media playlist has its own channel, so that a waiting request wakes only for versions of its playlist.
+    /// The channel closes (its sender is dropped) when the playlist or its stream is removed.
     MediaPlaylist(watch::Sender<Arc<Stored>>),
 }
 
-/// Path within a stream of its multivariant playlist.
+/// The path of the multivariant playlist within a stream.
 pub(super) const MULTIVARIANT: &str = "index.m3u8";
-/// File name of a rendition's playlist.
+/// The file name of a media playlist within its rendition's folder.
 pub(super) const MEDIA_PLAYLIST: &str = "index.m3u8";
-/// Path within a stream of its picture, where there is one.
+/// The path of the thumbnail within a stream that has one.
 pub(super) const THUMBNAIL: &str = "thumb.jpg";
 
 // === impl StreamPath ===
@@ -127,27 +128,28 @@ impl Slot {
 // === impl Library ===
 
 impl Library {
-    /// Nothing yet.
+    /// An empty object cache.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// Adds or replaces an object; `path` is relative to the stream (`720p/index.m3u8`). The stream appears with its
-    /// first object.
+    /// Adds or replaces an object; `path` is relative to the stream (`720p/index.m3u8`). The first object creates the
+    /// stream's entry.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
         let etag = etag(&object);
         let stored = Arc::new(Stored { object, etag, reload: None, gzip: OnceLock::new() });
         write(&self.shelf_or_new(stream).objects).insert(path.to_owned(), Slot::Plain(stored));
     }
 
-    /// Adds or replaces a media playlist, and wakes whoever waits for it. Everything that it lists was put before.
+    /// Adds or replaces a media playlist and wakes the requests that wait for it. Everything that the playlist lists
+    /// must have been added before.
     pub fn put_playlist(&self, stream: &StreamPath, path: &str, object: Object, reload: Reloadable) {
         let etag = etag(&object);
         let stored = Arc::new(Stored { object, etag, reload: Some(reload), gzip: OnceLock::new() });
         let shelf = self.shelf_or_new(stream);
         let mut objects = write(&shelf.objects);
         match objects.get(path) {
-            // Not `send`, which keeps the old version when nobody waits.
+            // Not `send`, which keeps the old version when there is no receiver.
             Some(Slot::MediaPlaylist(versions)) => drop(versions.send_replace(stored)),
             Some(Slot::Plain(_)) | None => {
                 objects.insert(path.to_owned(), Slot::MediaPlaylist(watch::Sender::new(stored)));
@@ -155,30 +157,30 @@ impl Library {
         }
     }
 
-    /// Drops an object; one that is not there is no error. Answers that are being sent keep its bytes to their end.
+    /// Removes an object; a missing object is no error. Answers in progress keep the object's bytes until they end.
     pub fn remove(&self, stream: &StreamPath, path: &str) {
         if let Some(shelf) = self.shelf(stream) {
             write(&shelf.objects).remove(path);
         }
     }
 
-    /// Says what viewers may know about a stream.
+    /// Sets the information about a stream that viewers may see.
     pub fn set_info(&self, stream: &StreamPath, info: StreamInfo) {
         *write(&self.shelf_or_new(stream).info) = Some(info);
     }
 
-    /// Drops a stream with all its objects; whoever follows one of its playlists sees the end.
+    /// Removes a stream with all its objects; requests that follow one of its playlists see the channel close.
     pub fn remove_stream(&self, stream: &StreamPath) {
         write(&self.streams).remove(stream);
     }
 
-    /// An object.
+    /// Returns an object.
     pub fn get(&self, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
         read(&self.shelf(stream)?.objects).get(path).map(Slot::stored)
     }
 
-    /// Follows a media playlist: the value is its newest version, the channel closes when it is removed or its stream
-    /// is. `None` for what was not put with [`Library::put_playlist`].
+    /// Follows a media playlist: the channel holds its newest version and closes when the playlist or its stream is
+    /// removed. `None` for objects that were not added with [`Library::put_playlist`].
     pub fn follow(&self, stream: &StreamPath, path: &str) -> Option<watch::Receiver<Arc<Stored>>> {
         match read(&self.shelf(stream)?.objects).get(path)? {
             Slot::Plain(_) => None,
@@ -186,7 +188,7 @@ impl Library {
         }
     }
 
-    /// How many follow a media playlist.
+    /// The number of receivers that follow a media playlist.
     #[cfg(test)]
     pub(super) fn followers(&self, stream: &StreamPath, path: &str) -> usize {
         let shelf = self.shelf(stream).unwrap();
@@ -196,12 +198,12 @@ impl Library {
         }
     }
 
-    /// What is known about a stream.
+    /// Returns the information about a stream.
     pub fn info(&self, stream: &StreamPath) -> Option<StreamInfo> {
         read(&self.shelf(stream)?.info).clone()
     }
 
-    /// Streams that can be watched live now, by path.
+    /// The streams that can be watched live now, ordered by path.
     pub fn live(&self) -> Vec<(StreamPath, StreamInfo)> {
         let shelves: Vec<_> =
             read(&self.streams).iter().map(|(path, shelf)| (path.clone(), Arc::clone(shelf))).collect();
@@ -213,7 +215,7 @@ impl Library {
             .collect()
     }
 
-    /// Bytes of all bodies, for the metrics.
+    /// The total size of all bodies in bytes, for the metrics.
     pub fn total_bytes(&self) -> u64 {
         let shelves: Vec<_> = read(&self.streams).values().cloned().collect();
         let bytes = |shelf: &Shelf| -> u64 {
@@ -238,7 +240,7 @@ impl Library {
     }
 }
 
-/// From the content, so that the same bytes have the same tag after a restart.
+/// Derived from the content, so that the same bytes have the same ETag after a restart.
 fn etag(object: &Object) -> Arc<str> {
     let mut hasher = DefaultHasher::new();
     object.body.hash(&mut hasher);
@@ -249,8 +251,8 @@ fn etag(object: &Object) -> Arc<str> {
     format!("{weak}\"{:016x}-{:x}\"", hasher.finish(), object.body.len()).into()
 }
 
-// A panic cannot happen while one of the locks is held: map operations on values that are already built. Were it to
-// happen all the same, the maps are whole.
+// No panic can happen while one of the locks is held: the code only moves finished values in and out of maps. Even
+// after a panic the maps would be consistent.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

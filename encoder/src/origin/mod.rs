@@ -1,8 +1,8 @@
-//! The public HTTP server: playlists, segments and the player page, out of memory.
+//! The public HTTP server: serves playlists, segments and the player page from memory.
 //!
-//! What belongs here: which bytes answer which request. What does not: making them (`hls`), keeping them for later
-//! ([`crate::store`]), deciding when they go ([`crate::stream`] tells the [`Library`]). Nothing here reads a file: a
-//! request can only ever reach what was put into the library or embedded in the binary.
+//! What belongs here: which bytes answer which request. What does not: making them (`hls`), storing them
+//! ([`crate::store`]), deciding when to remove them ([`crate::stream`] calls the [`Library`]). Nothing here reads a
+//! file: a request can only reach objects that were added to the object cache or embedded in the binary.
 
 mod activity;
 mod gzip;

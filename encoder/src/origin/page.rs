@@ -1,4 +1,4 @@
-//! The player page and its assets, embedded by `build.rs` out of `web/dist`. What the page does is in `web/`.
+//! The player page and its assets, embedded by `build.rs` from `web/dist`. The page's code is in `web/`.
 
 use super::http::{none_match, not_found};
 use axum::body::{Body, Bytes};
@@ -8,18 +8,18 @@ use axum::response::{IntoResponse, Response};
 
 /// One embedded file.
 struct Asset {
-    /// File name within `web/dist`.
+    /// The file name within `web/dist`.
     name: &'static str,
-    /// Content-Type.
+    /// The value of Content-Type.
     kind: &'static str,
-    /// From the content; with quotes, weak because the file may be sent compressed.
+    /// The ETag, derived from the content, with quotes; weak because the file may be sent compressed.
     etag: &'static str,
     body: &'static [u8],
 }
 
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// Scripts, styles and pictures from this origin only, nothing inline, no plug-ins, no forms. `blob:` is the
+/// Allows scripts, styles and pictures from this origin only; nothing inline, no plug-ins, no forms. `blob:` is the
 /// MediaSource that hls.js plays through.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
@@ -31,7 +31,7 @@ pub(super) async fn index(request: HeaderMap) -> Response {
     }
 }
 
-/// Names carry a hash of the content, so copies are good for ever.
+/// Asset names contain a hash of the content, so copies never become stale.
 pub(super) async fn asset(Path(file): Path<String>, request: HeaderMap) -> Response {
     match find(&file) {
         Some(asset) => answer(asset, &request, "public, max-age=31536000, immutable"),

@@ -1,47 +1,48 @@
-//! Blocking playlist reload (rfc8216bis 6.2.5.2): what a request for a media playlist waits for. Pure: the waiting is in
-//! [`super::http`], what is waited on in [`super::library`].
+//! Blocking playlist reload (rfc8216bis 6.2.5.2): decides which version of a media playlist a request waits for.
+//! Pure: the waiting is in [`super::http`], the playlist versions are in [`super::library`].
 //!
-//! Where segments are not divided, a request for a part of one is answered when the segment is listed, which is when
-//! its parts exist for viewers.
+//! If segments have no parts, a request for a part is answered when its segment is listed, because viewers get the
+//! part's media only then.
 
 use super::library::Reloadable;
 use hls::presentation::Edge;
 use std::time::Duration;
 
-/// A segment further ahead than this is not waited for: the client knows less about the stream than it thinks.
+/// A request for a segment further ahead of the last one is refused: the client's idea of the stream must be wrong.
 const MAX_AHEAD: u64 = 2;
 
-/// What is to be done with a request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reload {
-    /// Answered with what is there.
+    /// Answer with the present version.
     Now,
-    /// Held until this is listed, or nothing follows.
+    /// Hold until the playlist lists the wanted segment or part, or ends.
     Until(Wanted),
 }
 
-/// What a request waits for.
+/// The segment or part that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// Media sequence number.
+    /// The media sequence number.
     pub(super) segment: u64,
-    /// A part of it, from 0; beyond its last one the first of the next segment. `None` is the whole segment.
+    /// The part's index in the segment, from 0. An index past the segment's last part means the first part of the
+    /// next segment. `None` means the whole segment.
     pub(super) part: Option<u64>,
 }
 
-/// Directives that are refused; the client's fault, and no retry helps.
+/// Why directives are refused; the client's fault, so a retry does not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadDirectives {
-    /// 4.4.3.8 and 6.2.5: a decimal integer.
+    /// Not a decimal integer (4.4.3.8 and 6.2.5).
     #[error("_HLS_msn and _HLS_part are decimal integers below 2^64")]
     NotANumber,
-    /// Which of both would count is not said anywhere.
+    /// A directive occurs twice; no specification says which one counts.
     #[error("_HLS_msn and _HLS_part may be given once each")]
     Repeated,
-    /// A part of which segment?
+    /// A part without the media sequence number of its segment.
     #[error("_HLS_part needs _HLS_msn")]
     PartWithoutSegment,
-    /// More than [`MAX_AHEAD`] beyond the last segment.
+    /// More than [`MAX_AHEAD`] segments after the last one.
     #[error("_HLS_msn is more than 2 beyond the last segment")]
     TooFarAhead,
     /// Beyond the Advance Part Limit.
@@ -49,9 +50,9 @@ pub(super) enum BadDirectives {
     PartTooFarAhead,
 }
 
-/// Decides from a request's query, without its question mark. Names are compared as they stand, as everywhere in the
-/// origin: no player percent-encodes them. All other parameters, `_HLS_` or not, are ignored, and everything is once
-/// the stream has ended.
+/// Decides from the query of a request, without its question mark. Parameter names are compared without
+/// percent-decoding, as everywhere in the origin: no player encodes them. All other parameters, with or without
+/// `_HLS_`, are ignored; once the stream has ended, all parameters are.
 pub(super) fn decide(query: Option<&str>, playlist: &Reloadable) -> Result<Reload, BadDirectives> {
     let edge = playlist.edge;
     let Some(query) = query.filter(|_| !edge.ended) else {
@@ -87,26 +88,26 @@ pub(super) fn decide(query: Option<&str>, playlist: &Reloadable) -> Result<Reloa
     }
 }
 
-/// The Advance Part Limit (6.2.5.2): how many parts beyond the last may be asked for.
+/// The Advance Part Limit (6.2.5.2): how many parts after the last one a client may ask for.
 fn advance_part_limit(part_target: Duration) -> u64 {
     let target_ms = u64::try_from(part_target.as_millis()).unwrap_or(u64::MAX).max(1);
     if target_ms < 1_000 { 3_000 / target_ms } else { 3 }
 }
 
-/// Whether a playlist that ends there is what was waited for.
+/// Whether a playlist that ends at `edge` satisfies the request.
 pub(super) fn is_answered(wanted: Wanted, edge: Edge) -> bool {
     let Wanted { segment, part } = wanted;
     if edge.ended || segment < edge.last_sequence {
         return true;
     }
     if segment == edge.last_sequence {
-        // Beyond the last part of a whole segment the first of the next is meant.
+        // An index past the last part of a complete segment means the first part of the next segment.
         return part.is_none_or(|part| part < edge.last_parts.into() || edge.open_parts > 0);
     }
     segment == edge.last_sequence.saturating_add(1) && part.is_some_and(|part| part < edge.open_parts.into())
 }
 
-/// rfc8216bis 4.2: digits alone, where `parse` would take a sign as well.
+/// A decimal integer (rfc8216bis 4.2): digits only, whereas `parse` would accept a sign.
 fn decimal_integer(text: &str) -> Result<u64, BadDirectives> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits).ok_or(BadDirectives::NotANumber)
@@ -118,12 +119,12 @@ mod tests {
 
     const EDGE: Edge = Edge { last_sequence: 7, last_parts: 0, open_parts: 0, ended: false };
 
-    /// Of whole segments.
+    /// A playlist whose segments have no parts.
     fn whole(edge: Edge) -> Reloadable {
         Reloadable { edge, target_duration: Duration::from_secs(1), part_target: None, hint: None }
     }
 
-    /// Three parts in segment 7, one of segment 8.
+    /// A playlist with three parts in segment 7 and one part of segment 8.
     fn divided() -> Reloadable {
         let edge = Edge { last_parts: 3, open_parts: 1, ..EDGE };
         Reloadable { part_target: Some(Duration::from_millis(375)), ..whole(edge) }
@@ -172,13 +173,13 @@ mod tests {
         let cases = [
             ("_HLS_msn=7", Ok(Reload::Now)),
             ("_HLS_msn=7&_HLS_part=2", Ok(Reload::Now)),
-            // No fourth part: the first of segment 8 is meant, and listed.
+            // Segment 7 has no fourth part: the first part of segment 8 is meant, which is listed.
             ("_HLS_msn=7&_HLS_part=3", Ok(Reload::Now)),
             ("_HLS_msn=0&_HLS_part=99", Ok(Reload::Now)),
             ("_HLS_msn=8", until(8, None)),
             ("_HLS_msn=8&_HLS_part=0", Ok(Reload::Now)),
             ("_HLS_msn=8&_HLS_part=1", until(8, Some(1))),
-            // 3 s are 8 parts of 375 ms.
+            // The limit of 3 s is 8 parts of 375 ms.
             ("_HLS_msn=8&_HLS_part=8", until(8, Some(8))),
             ("_HLS_msn=8&_HLS_part=9", Err(PartTooFarAhead)),
             ("_HLS_msn=9&_HLS_part=0", until(9, Some(0))),

@@ -1,6 +1,6 @@
-//! Sockets of the public server and their limits, so that slow or idle clients hurt nobody else: HTTP/1.1 and HTTP/2
-//! on one port, in the clear (h2c with prior knowledge) or inside TLS (ALPN). Answers are made in [`super::http`], what
-//! a client is busy with is counted in [`super::activity`].
+//! The sockets of the public server and their limits, so that slow or idle clients do not affect others: HTTP/1.1 and
+//! HTTP/2 on one port, in the clear (h2c with prior knowledge) or over TLS (ALPN). Answers are made in
+//! [`super::http`], a connection's requests in progress are counted in [`super::activity`].
 
 use super::activity::{Activity, Counted};
 use crate::tls::Listener;
@@ -24,37 +24,38 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// What one client, and all of them, may hold.
+/// Limits on the resources of one client and of all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once on a port; further ones wait in the listener's backlog.
+    /// Concurrent connections per port; further ones wait in the listener's backlog.
     pub connections: usize,
-    /// A TLS handshake is over by then.
+    /// Time-out of a TLS handshake.
     pub handshake: Duration,
-    /// Within this time a request's head must be complete, counted from the connection's start or the answer before:
-    /// also the longest that an idle connection is kept.
+    /// Time-out of a request's head, counted from the start of the connection or the end of the previous answer. Also
+    /// the longest time that an idle connection is kept.
     pub header_read: Duration,
-    /// A connection without a request for [`Limits::header_read`] gets so much longer to take answers that are still
-    /// on their way, then it is cut off: a segment that takes this long is no use to a player.
+    /// After [`Limits::header_read`] without a new request, a connection gets this much longer to receive answers in
+    /// progress and is then closed: a player has no use for a segment that takes this long.
     pub slow_answer: Duration,
-    /// A client that acknowledges none of what was sent to it for so long is cut off (TCP_USER_TIMEOUT).
+    /// A client that acknowledges no data for this long is disconnected (TCP_USER_TIMEOUT).
     pub unacknowledged: Duration,
-    /// Bytes of a request's head and of a connection's read buffer.
+    /// Most bytes of a request's head and of a connection's read buffer.
     pub head_bytes: usize,
-    /// HTTP/2 requests at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+    /// Concurrent HTTP/2 requests per connection (SETTINGS_MAX_CONCURRENT_STREAMS).
     pub streams: u32,
-    /// Bytes of request bodies that an HTTP/2 client may send unasked, a stream and a connection: no request here has
-    /// a body worth reading.
+    /// Flow-control window in bytes for request bodies, per HTTP/2 stream and per connection: no request here has a
+    /// body worth reading.
     pub body_bytes: u32,
-    /// How long answers that are being sent may take once the server is to stop.
+    /// How long answers in progress may take after the server was asked to stop.
     pub drain: Duration,
 }
 
 impl Default for Limits {
-    /// Room for thousands of viewers: a player holds one or two connections, 2 buffers of 16 KiB each at most, and with
-    /// TLS as much again. Idle time above the longest target duration, so that players keep their connection from
-    /// playlist to playlist. A low-latency player holds four requests at once (playlist and hinted part, video and
-    /// audio); a hundred and more streams are for a CDN's node that speaks for many (RFC 9113 6.5.2).
+    /// Room for thousands of viewers: a player holds one or two connections with 2 buffers of at most 16 KiB each,
+    /// and as much again with TLS. The idle time is above the longest target duration, so that players keep their
+    /// connection between playlist requests. A low-latency player holds four concurrent requests (playlist and hinted
+    /// part, video and audio); a hundred or more concurrent streams are for a CDN node that requests on behalf of
+    /// many viewers (RFC 9113 6.5.2).
     fn default() -> Self {
         Self {
             connections: 8192,
@@ -70,13 +71,14 @@ impl Default for Limits {
     }
 }
 
-/// After accept(2) failed for want of descriptors or memory, wait before the next try instead of spinning.
+/// Pause after accept(2) failed for lack of file descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Protocols for a TLS listener's handshakes (ALPN), most wanted first: blocked reloads share one connection then.
+/// Protocols for TLS handshakes (ALPN), most preferred first: with HTTP/2, held playlist requests share one
+/// connection.
 pub const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Serves `router` until `shutdown` resolves, then lets answers under way finish for [`Limits::drain`].
+/// Serves `router` until `shutdown` resolves, then gives answers in progress [`Limits::drain`] to finish.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
@@ -89,7 +91,7 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     loop {
-        // Ended connections are collected here, so that the set's size stays the number of open ones.
+        // Remove ended connections from the set, so that its size stays the number of open connections.
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = &mut shutdown => break,
@@ -108,7 +110,7 @@ pub async fn serve(
                     };
                     match shaken {
                         Ok(Ok(stream)) => connection(stream, router, limits, stopping).await,
-                        // Port scans, old browsers, health checks of TCP: nothing that an operator must see.
+                        // Port scans, old browsers, TCP health checks: of no interest to operators.
                         Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
                         Err(_) => debug!("TLS handshake took too long"),
                     }
@@ -118,7 +120,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    // An error means that no connection is left to be told.
+    // An error means that no connection is left to notify.
     let _ = stop.send(true);
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(limits.drain, all).await.is_err() {
@@ -138,7 +140,7 @@ async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> Option<(TcpStre
     }
 }
 
-/// None of them matters enough to lose a viewer for.
+/// Sets the socket options. Failures are ignored: no option is important enough to drop a viewer.
 fn set_options(stream: &TcpStream, limits: Limits) {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limits.unacknowledged));
@@ -149,7 +151,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// One connection's life, whichever version of HTTP its first bytes are.
+/// Serves one connection; its first bytes decide the version of HTTP.
 async fn connection<S>(stream: S, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>)
 where
     TokioIo<S>: Read + Write + Unpin + Send + 'static,
@@ -171,7 +173,7 @@ where
     let ending = async {
         tokio::select! {
             () = stopped(&mut stopping) => {}
-            // hyper has no such limit for HTTP/2, and none for the bytes that tell which version it is.
+            // hyper has no such limit for HTTP/2, nor for the first bytes that decide the version.
             () = activity.quiet_for(limits.header_read) => {}
         }
     };

@@ -1,4 +1,4 @@
-//! What every store does, as one test body: each store's tests run it.
+//! The contract of every store as one test body: the tests of each store run it.
 
 use super::{
     Caching, Expected, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture, Stored,
@@ -24,8 +24,8 @@ async fn text(store: &dyn Store, name: &ObjectName) -> Option<String> {
     Some(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Runs the contract against an empty store. Takes as long as the store wants between two writes of one name, three
-/// times. Panics where the store does otherwise.
+/// Runs the contract against an empty store. Waits four times for the store's rewrite interval. Panics where the
+/// store breaks the contract.
 pub async fn check(store: &dyn Store) {
     segments(store).await;
     versions(store).await;
@@ -95,7 +95,7 @@ async fn versions(store: &dyn Store) {
     assert!(third > second, "versions grow across removals");
 }
 
-/// Whoever loses the race for a name must know it: exactly one of many wins.
+/// A caller that loses the race for a name must get an error: of several concurrent writers exactly one wins.
 async fn race(store: &dyn Store) {
     let contested = ObjectName::new("live/demo/720p/s-3.m4s");
     let bodies: Vec<String> = (0..8).map(|n| format!("writer {n}")).collect();
@@ -116,7 +116,7 @@ async fn race(store: &dyn Store) {
 async fn listing(store: &dyn Store) {
     let folder = ObjectName::new("live/list");
     assert_eq!(store.list(&folder, None).await, Ok(Vec::new()));
-    // The order is that of bytes: `-` before `/` before letters.
+    // Names are ordered by their bytes: `-` before `/` before letters.
     let names = ["live/list/a-1.m4s", "live/list/a/1.m4s", "live/list/a/2.m4s", "live/list/b.m4s"];
     for name in names.iter().rev().chain(&["live/list2/c.m4s"]) {
         store.create(&ObjectName::new(*name), object(name)).await.expect("an unused name");
@@ -158,7 +158,7 @@ async fn composing(store: &dyn Store) {
     assert_eq!(store.copy(&second, &missing[1]).await, Err(StoreError::Missing));
 }
 
-/// Calls started together; all their results.
+/// Starts all calls together and returns all their results.
 async fn together<T>(calls: Vec<StoreFuture<'_, T>>) -> Vec<Result<T, StoreError>> {
     let mut calls: Vec<_> = calls.into_iter().map(|call| (call, None)).collect();
     std::future::poll_fn(|context| {

@@ -1,25 +1,26 @@
-//! A directory as the store. Only file work is here; content types and caching belong to whoever serves the files.
+//! A directory as the store. Only file operations belong here; content types and caching are up to the server that
+//! serves the files.
 //!
 //! **Atomicity.** An object is written to a temporary file in the folder where it will live and then renamed over its
 //! name (`replace`) or hard-linked to it (`create`: link(2) fails when the name exists, where rename(2) overwrites).
 //! Readers see all of an object or nothing.
 //!
-//! **Order.** A call that its caller gave up on goes on in its thread. So that a playlist's old version never lands on
-//! a newer one, calls on a name are numbered, and one that comes late leaves the newer version alone.
+//! **Order.** A call that its caller gave up keeps running in its thread. Calls on one name are numbered so that an
+//! old version of a playlist never overwrites a newer one: a late call leaves the newer version alone.
 //!
-//! **Versions.** An object's version is its file's modification time in nanoseconds, set here when it is written and
-//! always later than the one before. A conditional write looks and renames while it holds a lock on the root folder
-//! (flock(2)), so that it holds between processes as well, on one machine. A file system that keeps coarser times or
-//! knows no locks weakens that to what it can do.
+//! **Versions.** An object's version is its file's modification time in nanoseconds. This module sets the time with
+//! each write, always later than that of the version it replaces. A conditional write compares and renames while
+//! holding a lock on the root folder (flock(2)), so the precondition also holds between processes on one machine.
+//! File systems with coarser times or without locks weaken this guarantee accordingly.
 //!
-//! **Durability.** A live segment is watched within seconds or never, so a stream that runs waits for no disk flush:
-//! the kernel writes back within some 30 s, and after a power cut the last seconds of a broadcast that ended anyway
-//! may be missing or empty. Three kinds of object are flushed (fdatasync, then the folder), because much hangs on
-//! them: init segments, without which everything after them is unreadable, and what nobody will ever write again: a
-//! playlist's last version (the one with EXT-X-ENDLIST) and a recording that was put together.
+//! **Durability.** A live segment is watched within seconds or never, so a running stream does not wait for disk
+//! flushes: the kernel writes back within about 30 s, and after a power cut, which ends the broadcast anyway, its
+//! last seconds may be missing or empty. Three kinds of object are flushed (fdatasync on the file, then on the
+//! folder) because their loss costs more: init segments, without which no later segment is readable; the last version
+//! of a playlist (with EXT-X-ENDLIST); and a finished recording. The last two are never written again.
 //!
-//! **Threads.** File work runs on tokio's blocking pool, [`WORKERS`] calls at a time; the others wait in line, first
-//! come first served. Whoever calls bounds how many wait ([`crate::publish`] does, in bytes).
+//! **Threads.** File operations run on tokio's blocking pool, [`WORKERS`] at a time; further calls queue in order of
+//! arrival. The caller bounds the queue ([`crate::publish`] does, in bytes).
 
 use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
@@ -37,18 +38,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-/// File operations at a time: enough to keep a disk's queue busy, few enough that a hung network file system leaves
-/// the blocking pool's other threads free.
+/// Concurrent file operations: enough to keep a disk's queue busy, few enough that a hung network file system leaves
+/// the other threads of the blocking pool free.
 pub const WORKERS: usize = 4;
 
-/// What temporary files end in. No object's name ends so, and none begins with a dot.
+/// The suffix of temporary files, whose names also begin with a dot. Names of objects have neither.
 const TEMPORARY: &str = ".tmp";
 
-/// How deep folders are looked through for leftovers; the deepest objects are
+/// The folder depth that is swept for leftover temporary files; the deepest objects are
 /// `{app}/{name}/archive/{session}/{rung}/{file}`.
 const MAX_DEPTH: u32 = 6;
 
-/// A directory as the store. Clones share it.
+/// A directory as the store. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct DirStore {
     inner: Arc<Inner>,
@@ -60,19 +61,19 @@ struct Inner {
     /// Makes temporary names unique within the process.
     counter: AtomicU64,
     workers: Arc<Semaphore>,
-    /// Names that are being replaced.
+    /// Names with running calls that replace their object.
     replacing: Mutex<HashMap<ObjectName, Replacing>>,
 }
 
 #[derive(Debug, Default)]
 struct Replacing {
-    /// Calls under way; the entry goes with the last.
+    /// Running calls; the last one removes the entry.
     calls: u32,
-    /// Number of the newest version that has the name.
+    /// The number of the newest call that has renamed its file to the name.
     newest: u64,
 }
 
-/// One call of `replace`, numbered when it was made.
+/// One call that replaces the object of a name, numbered when the call was made.
 #[derive(Debug)]
 struct Turn {
     inner: Arc<Inner>,
@@ -80,7 +81,7 @@ struct Turn {
     number: u64,
 }
 
-/// What happens when the name is taken.
+/// What to do when the name already exists.
 #[derive(Clone, Copy, Debug)]
 enum Taken<'a> {
     Refuse,
@@ -91,9 +92,9 @@ enum Taken<'a> {
 // === impl DirStore ===
 
 impl DirStore {
-    /// Opens a directory, made if it is not there, proves that it can be written, and removes what an earlier process
-    /// left half-written. Should another process be writing to the same directory, a file of its may go with that:
-    /// its write fails as retryable.
+    /// Opens a directory, creating it if necessary, proves that the directory is writable, and removes temporary
+    /// files left by an earlier process. If another process is writing to the same directory, one of its temporary
+    /// files may be removed too: that write then fails with a retryable error.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         let store = Self {
@@ -119,7 +120,7 @@ impl DirStore {
         Ok(store)
     }
 
-    /// The directory.
+    /// The root directory.
     pub fn root(&self) -> &Path {
         &self.inner.root
     }
@@ -134,7 +135,8 @@ impl DirStore {
             return Err(StoreError::Unavailable("store is closed".into()));
         };
         let work = move || {
-            // Held by the thread, not by the caller: who gives up waiting does not free a thread that still works.
+            // The thread holds the permit, not the caller: a caller that gives up does not free a thread that is
+            // still working.
             let _permit = permit;
             work(&inner)
         };
@@ -199,7 +201,7 @@ impl Store for DirStore {
         }))
     }
 
-    /// Copies; where the file system shares blocks between files (XFS, Btrfs) it does.
+    /// Copies the bytes; file systems that share blocks between files (XFS, Btrfs) share them instead.
     fn compose<'a>(
         &'a self,
         target: &'a ObjectName,
@@ -236,7 +238,7 @@ impl Store for DirStore {
 
 impl Inner {
     fn replacing(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectName, Replacing>> {
-        // Nothing under the lock panics; were it to, the map is whole.
+        // Nothing panics while holding the lock; even after a panic the map would be consistent.
         self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -262,13 +264,15 @@ impl Inner {
             for source in &mut files {
                 io::copy(source, target)?;
             }
-            // A recording, and not what it is put together from: once it is said to be complete nobody makes it again.
+            // Flush a recording, but not the intermediate objects it is composed from: once an archive is marked
+            // complete, its recording is never made again.
             Ok(turn.name.as_str().ends_with(".mp4"))
         })?;
         Ok(())
     }
 
-    /// Fills a file and gives it its name. `fill` answers whether the file must be on the disk before that counts.
+    /// Fills a temporary file and moves it to its name. `fill` returns whether the file must be flushed to disk
+    /// before the write counts as done.
     fn place(
         &self,
         name: &ObjectName,
@@ -285,7 +289,8 @@ impl Inner {
             let version = self.give_name(&temporary, &file, &path, taken)?;
             Ok((version, must_last))
         });
-        // Gone after a rename, left after anything else. What cannot go now is swept at the next start.
+        // The temporary file is gone after a rename and left in all other cases. If it cannot be removed now, the
+        // next start sweeps it.
         if let Err(error) = fs::remove_file(&temporary)
             && error.kind() != ErrorKind::NotFound
         {
@@ -337,7 +342,7 @@ impl Inner {
             }
             opened => opened?,
         };
-        // Of one file, however often its name is given to another meanwhile.
+        // Version and body come from the same open file, even if the name is replaced in the meantime.
         let version = version_of(&file.metadata()?)?;
         let mut body = Vec::new();
         file.read_to_end(&mut body)?;
@@ -357,8 +362,8 @@ impl Inner {
         Ok(Some(body.into()))
     }
 
-    /// A new file beside the one that is to be written. Makes the folder, again if a removal of the folder's last
-    /// object took it away in between.
+    /// Creates a temporary file in the folder of the final file. Creates the folder too, and again if the removal of
+    /// the folder's last object deleted it in between.
     fn temporary(&self, folder: &Path, name: &str) -> io::Result<(PathBuf, File)> {
         let mut attempts = 0;
         loop {
@@ -370,7 +375,7 @@ impl Inner {
                     attempts += 1;
                     fs::create_dir_all(folder)?;
                 }
-                // Another process with our process id, in another container.
+                // Another process, in another container, has the same process ID.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempts < 3 => attempts += 1,
                 Err(error) => return Err(error),
             }
@@ -381,13 +386,13 @@ impl Inner {
         let path = self.root.join(name.as_str());
         match fs::remove_file(&path) {
             Ok(()) => {}
-            // A folder on the way is missing, or a file: then so is the object.
+            // A parent folder is missing or is a file, so the object does not exist either.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Ok(());
             }
             Err(error) => return Err(error),
         }
-        // A folder that is not empty, or that somebody else removed, ends the climb; neither is an error.
+        // Stop at the first folder that is not empty or was already removed; neither is an error.
         path.ancestors()
             .skip(1)
             .take_while(|folder| *folder != self.root)
@@ -405,7 +410,7 @@ impl Turn {
         Self { inner: Arc::clone(inner), name: name.clone(), number }
     }
 
-    /// Under the lock, so that two versions cannot pass each other between the look and the rename.
+    /// Holds the lock so that two versions cannot overtake each other between the comparison and the rename.
     fn rename(&self, temporary: &Path, file: &File, path: &Path) -> io::Result<Version> {
         let mut replacing = self.inner.replacing();
         let entry = replacing.entry(self.name.clone()).or_default();
@@ -430,7 +435,7 @@ impl Drop for Turn {
     }
 }
 
-/// Gives a file its version: now, but later than what it replaces.
+/// Sets a file's version: the current time, but later than the version it replaces.
 fn stamp(file: &File, after: Option<Version>) -> io::Result<Version> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let after = after.map_or(0, |version| version.number() + 1);
@@ -452,18 +457,18 @@ fn version_at(path: &Path) -> io::Result<Option<Version>> {
     }
 }
 
-/// Keeps other processes from conditional writes until it is dropped.
+/// Keeps other processes from conditional writes until the returned file is dropped.
 fn lock(root: &Path) -> io::Result<Option<File>> {
     let folder = File::open(root)?;
     match folder.lock() {
         Ok(()) => Ok(Some(folder)),
-        // A file system without locks: processes are told apart by time alone.
+        // A file system without locks: the comparison of modification times is the only protection between processes.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Collects the first names below a folder that are behind `after`; `path` is the folder's name in the store.
+/// Collects the first names below a folder that sort after `after`; `path` is the folder's name in the store.
 fn list(
     folder: &Path,
     path: &str,
@@ -477,7 +482,7 @@ fn list(
     for entry in entries {
         let entry = entry?;
         let kind = entry.file_type()?;
-        // No object's name is anything but UTF-8, or begins with a dot.
+        // Object names are always UTF-8 and never begin with a dot.
         let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
         else {
             continue;
@@ -492,7 +497,7 @@ fn list(
             }
             let size = match entry.metadata() {
                 Ok(metadata) => metadata.len(),
-                // Removed meanwhile.
+                // The file was removed in the meantime.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
@@ -505,7 +510,7 @@ fn list(
     Ok(())
 }
 
-/// Whether so much hangs on the object that it must be on the disk before the write counts as done.
+/// Whether the object must be flushed to disk before the write counts as done, because its loss would cost too much.
 fn must_last(name: &ObjectName, body: &[u8]) -> bool {
     let file = file_name(Path::new(name.as_str()));
     if file.ends_with(".m3u8") {
@@ -526,7 +531,7 @@ fn sweep(folder: &Path, depth: u32) -> io::Result<u64> {
         let kind = entry.file_type()?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // Symbolic links are neither followed nor removed: they lead to what is not ours.
+        // Symbolic links are neither followed nor removed: their targets do not belong to the store.
         if kind.is_dir() && depth > 0 {
             swept += sweep(&entry.path(), depth - 1)?;
         } else if kind.is_file() && name.starts_with('.') && name.ends_with(TEMPORARY) {
@@ -622,7 +627,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_refuses() {
-        // Every write to /dev/full fails with ENOSPC, as on a disk without room.
+        // Every write to /dev/full fails with ENOSPC, as on a full disk.
         let error = OpenOptions::new().write(true).open("/dev/full").unwrap().write_all(b"x").unwrap_err();
         let error = StoreError::from(error);
         assert!(matches!(error, StoreError::Refused(_)), "{error:?}");

@@ -1,4 +1,4 @@
-//! Objects in memory, with faults on demand: the store of tests. Nothing here bounds what it keeps.
+//! Objects in memory, with injected faults: the store for tests. The amount of memory used is unbounded.
 
 use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What a store is asked to do.
+/// The kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// [`Store::create`]
@@ -29,31 +29,31 @@ pub enum Operation {
     Remove,
 }
 
-/// One call, as a fault rule sees it and as it is kept on record.
+/// One call, as given to a fault rule and as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What was asked.
+    /// The kind of the call.
     pub operation: Operation,
-    /// Of which object.
+    /// The object's name.
     pub name: ObjectName,
-    /// When, on tokio's clock.
+    /// The time of the call, on tokio's clock.
     pub at: Instant,
 }
 
-/// What a call runs into.
+/// The fault injected into a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It takes this long.
+    /// The call takes this long.
     Slow(Duration),
-    /// A passing fault; nothing was done.
+    /// A passing fault; the call was not carried out.
     Unavailable,
-    /// A passing fault; all the same it was done (the answer was lost).
+    /// A passing fault; the call was carried out, but its answer was lost.
     LostAnswer,
-    /// A fault that stays; nothing was done.
+    /// A permanent fault; the call was not carried out.
     Refused,
-    /// No answer ever comes; nothing was done.
+    /// The call never returns and is not carried out.
     Hang,
 }
 
@@ -65,7 +65,7 @@ struct Kept {
 
 type Rule = Box<dyn FnMut(&Call) -> Fault + Send>;
 
-/// Objects in memory. Clones share them.
+/// Objects in memory. Clones share the same objects.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
@@ -86,12 +86,12 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// From now on every call meets what the rule says.
+    /// Applies a fault rule to every call from now on.
     pub fn set_faults(&self, rule: impl FnMut(&Call) -> Fault + Send + 'static) {
         self.lock().rule = Some(Box::new(rule));
     }
 
-    /// An object.
+    /// Returns an object.
     pub fn get(&self, name: &str) -> Option<Object> {
         self.lock().kept.objects.get(&ObjectName::new(name)).map(|(_, object)| object.clone())
     }
@@ -106,13 +106,13 @@ impl MemoryStore {
         self.lock().kept.objects.keys().map(|name| name.as_str().to_owned()).collect()
     }
 
-    /// Every call so far, in order, those that failed included.
+    /// All calls so far, in order, including failed ones.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Only a test's fault rule can panic while it is held, and that test has failed then.
+        // Only a test's fault rule can panic while holding the lock, and then that test has failed anyway.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

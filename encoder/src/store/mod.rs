@@ -1,8 +1,8 @@
-//! Where segments and playlists are kept: the trait, and its errors. Order, pacing, retry and acknowledgement are in
-//! [`crate::publish`]; what to write is decided by `hls`.
+//! The store that keeps segments and playlists: the trait and its errors. Order, pacing, retry and acknowledgement
+//! are in [`crate::publish`]; `hls` decides what to write.
 //!
-//! What all stores have in common is in [`Store`]'s documentation and tested by [`contract`]: a bucket, a directory and
-//! memory behave alike, so that nothing above them asks which one it has.
+//! What all stores have in common is stated in the documentation of [`Store`] and tested by [`contract`]: a bucket, a
+//! directory and memory behave alike, so callers need not know which kind of store they use.
 
 use bytes::Bytes;
 use std::fmt;
@@ -18,18 +18,19 @@ pub mod gcs;
 pub mod memory;
 pub mod newest;
 
-/// Sources of one [`Store::compose`] at most (Cloud Storage's bound; what is larger is composed of composites).
+/// Most sources of one [`Store::compose`] (Cloud Storage's limit; larger objects are composed from composites).
 pub const MAX_SOURCES: usize = 32;
 
-/// Names in one answer of [`Store::list`] at most.
+/// Most names in one answer of [`Store::list`].
 pub const MAX_LISTED: usize = 1000;
 
-/// Names an object below the store's root: `{app}/{name}/{rung}/{file}`, every part a valid name or file name.
+/// The name of an object below the store's root: `{app}/{name}/{rung}/{file}`, where every part is a valid name or
+/// file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName(String);
 
 impl ObjectName {
-    /// Takes a relative path of plain parts. Panics in debug builds when a part is empty, `.` or `..`: names are made
+    /// Takes a relative path. Panics in debug builds when a part of the path is empty, `.` or `..`: names are made
     /// from checked parts only.
     pub fn new(path: impl Into<String>) -> Self {
         let path = path.into();
@@ -40,7 +41,7 @@ impl ObjectName {
         Self(path)
     }
 
-    /// The path's text.
+    /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -52,17 +53,17 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// How long others may keep a copy.
+/// How long caches may keep a copy of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// Names never reused: for ever.
+    /// For names that are never reused: a year, `immutable`.
     Immutable,
-    /// Rewritten: not at all.
+    /// For objects that are rewritten: not cacheable.
     None,
 }
 
 impl Caching {
-    /// The Cache-Control header's value.
+    /// The value of the Cache-Control header.
     pub const fn cache_control(self) -> &'static str {
         match self {
             Self::Immutable => "public, max-age=31536000, immutable",
@@ -71,14 +72,14 @@ impl Caching {
     }
 }
 
-/// An object to keep.
+/// An object to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its bytes.
+    /// The object's bytes.
     pub body: Bytes,
-    /// Content-Type.
+    /// The value of Content-Type.
     pub content_type: &'static str,
-    /// Cache-Control.
+    /// How long caches may keep the object.
     pub caching: Caching,
 }
 
@@ -86,83 +87,84 @@ pub struct Object {
 pub mod content_type {
     /// Playlists.
     pub const PLAYLIST: &str = "application/vnd.apple.mpegurl";
-    /// Media segments of video.
+    /// Video media segments.
     pub const VIDEO_SEGMENT: &str = "video/iso.segment";
-    /// Init segments of video.
+    /// Video init segments.
     pub const VIDEO_INIT: &str = "video/mp4";
-    /// Init and media segments of audio.
+    /// Audio init and media segments.
     pub const AUDIO: &str = "audio/mp4";
-    /// Pictures.
+    /// JPEG pictures.
     pub const JPEG: &str = "image/jpeg";
-    /// Pictures and sound in one file.
+    /// Video and audio in one MP4 file.
     pub const MP4: &str = "video/mp4";
-    /// A few words.
+    /// Plain text.
     pub const TEXT: &str = "text/plain";
-    /// What programs keep for each other.
+    /// State that programs keep for each other.
     pub const JSON: &str = "application/json";
 }
 
-/// Which writing of an object it is. Later ones of the same name are greater, across removals as well (Cloud Storage's
-/// generation). Nothing else follows from the number.
+/// Identifies one write of an object (Cloud Storage's generation). Later writes of the same name have greater
+/// versions, even if the object was removed in between. The number has no other meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(i64);
 
 impl Version {
-    /// From the number that [`Version::number`] gave, perhaps to another process.
+    /// Makes a version from a number returned by [`Version::number`], perhaps in another process.
     pub const fn from_number(number: i64) -> Self {
         Self(number)
     }
 
-    /// The number, to be kept somewhere.
+    /// The number, for storing the version elsewhere.
     pub const fn number(self) -> i64 {
         self.0
     }
 }
 
-/// What must be under a name for a write to happen.
+/// The precondition of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Nothing.
+    /// No object has the name.
     Absent,
-    /// This version.
+    /// The object has this version.
     Version(Version),
 }
 
-/// An object as it was read.
+/// An object that was read from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Which version.
+    /// The version that was read.
     pub version: Version,
-    /// Its bytes.
+    /// The object's bytes.
     pub body: Bytes,
 }
 
 /// An object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name.
+    /// The object's name.
     pub name: ObjectName,
-    /// Its bytes' number.
+    /// The object's size in bytes.
     pub size: u64,
 }
 
-/// Why a store did not do as asked.
+/// Why a store did not carry out a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// A passing fault of the store or the way to it: the same call may go through later. Whether the call was carried
-    /// out is not known.
+    /// A passing fault of the store or of the network: the same call may succeed later. It is unknown whether the
+    /// call was carried out.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
-    /// Another object is under the name, which was to be unused.
+    /// Another object already has the name, which was expected to be unused.
     #[error("the name is taken by something else")]
     Exists,
-    /// What is under the name is not what was expected.
+    /// The precondition failed: the object has another version than expected.
     #[error("the object is another version than expected")]
     Changed,
-    /// An object to be read from is not there.
+    /// The object to read does not exist.
     #[error("there is no such object")]
     Missing,
-    /// The store is full or read-only, or credentials or set-up are wrong: a retry does not help, an operator does.
+    /// The store is full or read-only, or the credentials or the configuration are wrong: a retry does not help, an
+    /// operator has to act.
     #[error("store refuses: {0}")]
     Refused(String),
 }
@@ -177,10 +179,10 @@ impl StoreError {
     }
 }
 
-/// One attempt, given up after so long. It may still be carried out.
+/// Runs one attempt and gives it up after `limit`. An attempt that was given up may still be carried out.
 ///
 /// # Errors
-/// The attempt's own, and [`StoreError::Unavailable`] when it is given up.
+/// The attempt's own error, or [`StoreError::Unavailable`] when the attempt is given up.
 pub async fn within<T>(
     limit: Duration,
     attempt: impl Future<Output = Result<T, StoreError>>,
@@ -190,26 +192,26 @@ pub async fn within<T>(
     })
 }
 
-/// A store's answer, some time later.
+/// The future of a store's answer.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Keeps objects under names.
 ///
-/// Every call is one attempt: whoever calls decides how long to wait and whether to try again. A call that was given up
-/// may still be carried out. So each of them does no harm when it is made twice, but for [`Store::replace`], whose older
-/// version may come late and win; [`Store::replace_if`] has no such window.
+/// Every call is one attempt: the caller decides how long to wait and whether to retry. A call that was given up may
+/// still be carried out. Every call is therefore harmless when made twice, except [`Store::replace`], whose older
+/// version may arrive late and win; [`Store::replace_if`] has no such window.
 pub trait Store: Send + Sync + 'static {
-    /// Writes an object whose name is never reused; readers see all of it or nothing. Succeeds as well when the very
-    /// same bytes are there already, because an earlier attempt's answer may have been lost; other bytes are
-    /// [`StoreError::Exists`].
+    /// Writes an object whose name is never reused; readers see the complete object or nothing. Also succeeds when
+    /// the same bytes are already stored under the name, because the answer to an earlier attempt may have been lost.
+    /// Other bytes under the name are [`StoreError::Exists`].
     fn create<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()>;
 
-    /// Writes an object over whatever has the name; readers see the old or the new one whole.
+    /// Writes an object, replacing any object of that name; readers see the old or the new object complete.
     fn replace<'a>(&'a self, name: &'a ObjectName, object: Object) -> StoreFuture<'a, ()>;
 
-    /// Writes an object if what has its name is as expected, else [`StoreError::Changed`]; of many who expect the same,
-    /// in whichever process, exactly one wins. After an attempt without an answer the object may be the caller's own:
-    /// [`Store::read`] tells.
+    /// Writes an object if the precondition `expected` holds, otherwise fails with [`StoreError::Changed`]. Of
+    /// several concurrent callers with the same precondition, in any process, exactly one wins. After an attempt
+    /// without an answer the stored object may be the caller's own: check with [`Store::read`].
     fn replace_if<'a>(
         &'a self,
         name: &'a ObjectName,
@@ -217,24 +219,24 @@ pub trait Store: Send + Sync + 'static {
         expected: Expected,
     ) -> StoreFuture<'a, Version>;
 
-    /// Reads an object that is small (a playlist, some state): all of it is held in memory. `None` when there is none.
+    /// Reads a small object (a playlist, some state) completely into memory. `None` when the object does not exist.
     fn read<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, Option<Stored>>;
 
-    /// Reads a range of an object's bytes, fewer where it ends before; nothing of the rest is transferred. `None` when
-    /// there is no such object. For ranges that are small: all of it is held in memory.
+    /// Reads a range of an object's bytes into memory, so the range should be small. Returns fewer bytes where the
+    /// object ends earlier; bytes outside the range are not transferred. `None` when the object does not exist.
     fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>>;
 
-    /// What is below a folder at any depth, in the order of the names' bytes, behind `after`: [`MAX_LISTED`] at most. An
-    /// empty answer is the end.
+    /// Lists the objects below a folder at any depth, in byte order of their names, starting after `after`: at most
+    /// [`MAX_LISTED`]. An empty answer means the end.
     fn list<'a>(
         &'a self,
         folder: &'a ObjectName,
         after: Option<&'a ObjectName>,
     ) -> StoreFuture<'a, Vec<Listed>>;
 
-    /// Makes one object of several, 1 to [`MAX_SOURCES`], in their order, over whatever has the target's name. No byte
-    /// passes through this process where the store can do without. A source that is not there is
-    /// [`StoreError::Missing`], and nothing is written then.
+    /// Composes one object from 1 to [`MAX_SOURCES`] sources, in their order, replacing any object named `target`.
+    /// The bytes do not pass through this process where the store can avoid it. If a source does not exist, the call
+    /// fails with [`StoreError::Missing`] and writes nothing.
     fn compose<'a>(
         &'a self,
         target: &'a ObjectName,
@@ -243,16 +245,16 @@ pub trait Store: Send + Sync + 'static {
         caching: Caching,
     ) -> StoreFuture<'a, ()>;
 
-    /// Makes a second object of the same bytes, content type and caching, over whatever has the target's name, as
-    /// [`Store::compose`] does.
+    /// Copies an object with its bytes, content type and caching, replacing any object named `target`. Fails like
+    /// [`Store::compose`].
     fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()>;
 
-    /// Removes an object; removing what is not there succeeds.
+    /// Removes an object; removing an object that does not exist succeeds.
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()>;
 
-    /// Between the starts of two writes of one name at least; more often is refused or slowed down.
+    /// The minimum interval between the starts of two writes of one name; the store refuses or delays faster writes.
     fn rewrite_interval(&self) -> Duration;
 
-    /// Where the objects are, for logs and people.
+    /// The store's location, for logs and operators.
     fn location(&self) -> String;
 }

@@ -1,5 +1,6 @@
-//! One object of which only the newest version matters and none is worth waiting for: a stream's picture. What must not
-//! be lost, or come late and win, is in [`crate::publish`].
+//! Writes an object of which only the newest version matters and no version is worth waiting for, such as a stream's
+//! thumbnail. Objects that must not be lost, and writes that must not arrive late and win, belong in
+//! [`crate::publish`].
 
 use super::{Object, ObjectName, Store};
 use std::sync::Arc;
@@ -7,18 +8,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{Instrument, debug};
 
-/// One write.
+/// Time-out of one write.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Writes the newest version, one at a time; those that come in between are dropped, and so is one that fails. Dropped
-/// itself, it writes the last one that it was given.
+/// Writes the newest version, one write at a time. Versions that arrive during a write are dropped when a newer one
+/// follows; failed writes are not retried. After a drop, the task still writes the last version it was given.
 #[derive(Debug)]
 pub struct Newest {
     versions: watch::Sender<Option<Object>>,
 }
 
 impl Newest {
-    /// For an object that is written every `pace` at most, and not more often than the store likes.
+    /// Starts a task that writes at most once per `pace`, and not more often than the store's rewrite interval
+    /// allows.
     pub fn start(store: Arc<dyn Store>, name: ObjectName, pace: Duration) -> Self {
         let (versions, mut newest) = watch::channel(None);
         let pace = pace.max(store.rewrite_interval());
@@ -37,7 +39,7 @@ impl Newest {
         Self { versions }
     }
 
-    /// There is a newer version. Never waits.
+    /// Queues a newer version. Never waits.
     pub fn put(&self, object: Object) {
         self.versions.send_replace(Some(object));
     }

@@ -5,7 +5,7 @@ use std::fs;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client;
 
-/// A certificate for `localhost` and its key, in files.
+/// Files with a certificate for `localhost` and its key.
 pub(crate) struct Files {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) cert: PathBuf,
@@ -31,7 +31,7 @@ impl Files {
         Identity::new((self.cert.clone(), chain), (self.key.clone(), key))
     }
 
-    /// A client that trusts this certificate, as it is now, alone.
+    /// Connects a client that trusts only the certificate now in the file.
     pub(crate) async fn connect(
         &self,
         address: SocketAddr,
@@ -52,7 +52,7 @@ impl Files {
     }
 }
 
-/// Whether a client that trusts `trusted` gets through a handshake.
+/// Whether a client that trusts only `trusted` completes a handshake.
 async fn shakes_hands(identity: &Arc<Identity>, trusted: &Files) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -128,7 +128,7 @@ async fn renewed_files_come_into_force_and_broken_ones_do_not() {
     assert!(!look(&identity), "nothing has changed");
     assert!(shakes_hands(&identity, &files).await);
 
-    // Both in turn, as a tool that is not atomic writes them.
+    // The certificate and then the key, as a tool writes them that is not atomic.
     let old = Files::new();
     fs::copy(&files.cert, &old.cert).unwrap();
     let key = fs::read(&files.key).unwrap();

@@ -1,4 +1,4 @@
-//! Blocking reload, against the router with a clock that jumps: no socket but where the socket is the subject.
+//! Tests of blocking reload against the router with a paused clock; only the test about sockets uses one.
 
 use super::*;
 use crate::origin::library::Reloadable;
@@ -46,7 +46,7 @@ impl Origin {
         self.put_version(plain);
     }
 
-    /// A playlist with parts of 0.5 s, that hints at the next.
+    /// Adds a playlist version with parts of 0.5 s that hints at the next part.
     fn put_parts(&self, edge: Edge, hint: &str) {
         self.put_version(Reloadable {
             edge,
@@ -101,7 +101,7 @@ fn edge(last_sequence: u64, last_parts: u32, open_parts: u32) -> Edge {
     Edge { last_sequence, last_parts, open_parts, ended: false }
 }
 
-/// Still unanswered just before it would have been held too long.
+/// Asserts that the request is still held after two target durations.
 async fn assert_held(request: &mut JoinHandle<Answer>) {
     assert!(timeout(2 * TARGET_DURATION, request).await.is_err(), "answered at once");
 }
@@ -267,7 +267,7 @@ async fn a_hint_that_does_not_come_true_is_not_found() {
         (answer.code, &answer.headers[header::CACHE_CONTROL]),
         (404, &HeaderValue::from_static("no-store"))
     );
-    // And one that nothing follows: the publisher is gone, or the stream.
+    // A hinted part that never comes, because the publisher or the stream is gone.
     let asked = Instant::now();
     assert_eq!(origin.get_part("s-9.0.m4s").await.unwrap().code, 404);
     assert!(asked.elapsed() >= 3 * TARGET_DURATION);
@@ -313,7 +313,7 @@ async fn a_dropped_connection_drops_its_wait() {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET /live/demo/{PLAYLIST}?_HLS_msn=8 HTTP/1.1\r\nHost: x\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
-    // Far below the 6 s after which it would be gone by itself.
+    // Far below the 6 s after which the held request would end by itself.
     let patience = Duration::from_secs(4);
     timeout(patience, origin.until_followed_by(1)).await.unwrap();
     drop(socket);

@@ -1,4 +1,4 @@
-//! Over real sockets, as any client sees it.
+//! Tests over real sockets, from a client's view.
 
 use super::*;
 use crate::origin::serve::{Limits, serve};
@@ -158,7 +158,7 @@ async fn playlists_are_compressed_and_segments_are_not() {
     let mut unpacked = Vec::new();
     flate2::read::GzDecoder::new(&playlist.body[..]).read_to_end(&mut unpacked).unwrap();
     assert_eq!(unpacked, plain.body);
-    // One tag for both, so it is weak; caches keep them apart.
+    // Both encodings share one ETag, so the ETag is weak; `Vary` keeps them apart in caches.
     assert_eq!(playlist.header("etag"), plain.header("etag"));
     let etag = plain.header("etag").unwrap();
     assert!(etag.starts_with("W/"), "{etag}");

@@ -22,7 +22,7 @@ async fn start_with(
     let tls = files.map(|files| Arc::new(files.identity().unwrap()).acceptor(&PROTOCOLS).unwrap());
     let router = Router::new()
         .route("/", get(|| async { "hello" }))
-        // More than sockets buffer: megabytes on loopback.
+        // Larger than the socket buffers, which hold megabytes on loopback.
         .route("/large", get(|| async { vec![0; 64 << 20] }))
         .route("/held", get(std::future::pending::<()>));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -32,7 +32,7 @@ async fn start_with(
     (address, stop, tokio::spawn(serve(Listener { socket, tls }, router, limits, shutdown)))
 }
 
-/// An HTTP/2 client's handle and connection.
+/// The handle and the connection task of an HTTP/2 client.
 async fn h2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
 ) -> (http2::SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
@@ -62,7 +62,7 @@ async fn a_client_that_never_finishes_its_request_is_cut_off() {
     let mut slow = TcpStream::connect(address).await.unwrap();
     slow.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
     let mut rest = Vec::new();
-    // Returns when the server closes; without the limit it would not.
+    // Returns when the server closes the connection; without the limit it would never return.
     slow.read_to_end(&mut rest).await.unwrap();
     assert!(!rest.starts_with(b"HTTP/1.1 200"));
 }
@@ -80,7 +80,7 @@ async fn heads_beyond_the_limit_are_refused() {
     let (address, _stop, _server) = start(Limits::default()).await;
     let mut socket = TcpStream::connect(address).await.unwrap();
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 * 1024));
-    // The server may answer and close before all of it is written.
+    // The server may answer and close before the client has written the whole head.
     let _ = socket.write_all(long.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer).await;
@@ -96,7 +96,7 @@ async fn shutdown_does_not_wait_for_idle_clients() {
     let mut first = [0; 12];
     kept.read_exact(&mut first).await.unwrap();
     stop.send(()).unwrap();
-    // Long before the idle connection's own time-out of 30 s.
+    // Far below the idle time-out of 30 s.
     timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
 }
@@ -106,7 +106,7 @@ async fn http_2_is_spoken_on_the_same_port_as_http_1() {
     let (address, _stop, _server) = start(Limits::default()).await;
     let (mut handle, _connection) = h2(TcpStream::connect(address).await.unwrap()).await;
     let hello = (StatusCode::OK, b"hello".to_vec());
-    // A held request does not hold up the next one.
+    // A held request does not delay the next request on the connection.
     let mut other = handle.clone();
     let held = tokio::spawn(async move { get_h2(&mut other, "/held").await });
     assert_eq!(get_h2(&mut handle, "/").await, hello);
@@ -166,7 +166,7 @@ async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
     });
     let (mut idle, connection) = h2(TcpStream::connect(address).await.unwrap()).await;
     assert_eq!(get_h2(&mut idle, "/").await.1, b"hello");
-    // GOAWAY ends it cleanly.
+    // GOAWAY ends the connection cleanly.
     connection.await.unwrap().unwrap();
     assert!(!waits.is_finished() && !held.is_finished());
 }
@@ -175,7 +175,7 @@ async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
 async fn a_preface_that_never_ends_is_cut_off() {
     let limits = Limits {
         header_read: Duration::from_millis(200),
-        // A client that has not said all of its preface does not answer the ping of a graceful end either.
+        // A client that has not sent its whole preface does not answer the ping of a graceful shutdown either.
         slow_answer: Duration::from_millis(200),
         ..Limits::default()
     };
@@ -183,7 +183,7 @@ async fn a_preface_that_never_ends_is_cut_off() {
     for preface in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(preface).await.unwrap();
-        // Returns when the server closes; without the limit it would not.
+        // Returns when the server closes the connection; without the limit it would never return.
         let mut rest = Vec::new();
         let _ = socket.read_to_end(&mut rest).await;
     }
@@ -201,11 +201,11 @@ async fn a_client_that_does_not_take_its_answer_is_cut_off() {
     socket.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let (mut handle, connection) = h2(TcpStream::connect(address).await.unwrap()).await;
     let request = Request::get("http://x/large").body(Body::empty()).unwrap();
-    // Without reading the body no window is ever given back.
+    // The body is not read, so the client never enlarges the flow-control window.
     let answer = handle.send_request(request).await.unwrap();
     let _ = connection.await.unwrap();
     assert!(axum::body::to_bytes(Body::new(answer), 64 << 20).await.is_err(), "it ends in the middle");
-    // Both connections are gone: the server has nobody to wait for.
+    // Both connections are gone, so the server has no connection to wait for.
     drop(stop);
     timeout(Duration::from_secs(4), server).await.unwrap().unwrap();
 }

@@ -1,8 +1,8 @@
-//! `encoder bucket check`: what about a bucket's settings is wrong for live streams, and the commands that mend it.
-//! What an account may do is proved when a bucket is opened (`super::open`); here are the settings, which no encoder
-//! changes.
+//! `encoder bucket check`: which settings of a bucket are wrong for live streams, and the commands that correct them.
+//! The permissions of the account are proved when a bucket is opened (`super::open`); this module judges the bucket's
+//! settings, which no encoder changes.
 //!
-//! Looking and judging are apart: [`Facts`] are read from the bucket, [`judge`] is pure.
+//! Reading and judging are separate: [`look`] reads the [`Facts`] from the bucket, [`judge`] is pure.
 
 use super::error::{Kind, kind, text};
 use super::open::patiently;
@@ -13,9 +13,9 @@ use google_cloud_storage::model::Bucket;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// All calls together.
+/// Time-out of all calls together.
 const CHECK_WITHIN: Duration = Duration::from_secs(30);
-/// What scripts of a player's page read of a response: lengths for bandwidth, age and date for the live edge.
+/// Response headers that a player page's scripts read: lengths for bandwidth, age and date for the live edge.
 const EXPOSED: [&str; 6] = ["Content-Length", "Content-Range", "Content-Type", "Age", "Date", "ETag"];
 /// Roles that let members read objects.
 const READING: [&str; 5] = [
@@ -29,62 +29,63 @@ const READING: [&str; 5] = [
 /// A cross-origin rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cors {
-    /// Whom it lets in; `*` is everybody.
+    /// Allowed origins; `*` allows every origin.
     pub origins: Vec<String>,
-    /// For which methods.
+    /// Allowed methods.
     pub methods: Vec<String>,
-    /// Which response headers scripts see.
+    /// Response headers that scripts may read.
     pub headers: Vec<String>,
 }
 
-/// A bucket's settings that matter.
+/// The settings of a bucket that matter for live streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Cross-origin rules.
     pub cors: Vec<Cors>,
-    /// How long what was deleted or overwritten stays, and is paid.
+    /// How long deleted or overwritten objects are kept, and paid for.
     pub soft_delete: Duration,
-    /// Whether old versions stay.
+    /// Whether old versions are kept.
     pub versioning: bool,
     /// Ages in days at which objects are deleted.
     pub delete_after_days: Vec<i32>,
-    /// Whether permissions are the bucket's alone.
+    /// Whether permissions are set on the bucket alone, not per object.
     pub uniform_access: bool,
-    /// Whether letting everybody in is forbidden.
+    /// Whether public access is forbidden.
     pub public_access_prevented: bool,
-    /// Whether everybody may read; `None` where this account may not know.
+    /// Whether the public may read; `None` if this account is not allowed to see the policy.
     pub public: Option<bool>,
-    /// Whether objects cannot be replaced for some time.
+    /// Whether a retention policy forbids replacing objects for some time.
     pub retention: bool,
-    /// Whether new objects are held.
+    /// Whether new objects are placed on hold.
     pub held: bool,
-    /// Whether readers pay.
+    /// Whether readers pay for requests.
     pub requester_pays: bool,
-    /// Storage class of new objects.
+    /// The storage class of new objects.
     pub storage_class: String,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
     /// Live streams do not work, or cost a multiple.
     Wrong,
-    /// Better otherwise.
+    /// Live streams work, but another setting would be better.
     Advice,
 }
 
-/// Something about a bucket.
+/// One finding about a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad.
+    /// The severity.
     pub weight: Weight,
-    /// What, and what follows from it.
+    /// The finding and its consequence.
     pub what: &'static str,
-    /// Shell commands that mend it.
+    /// Shell commands that correct the setting.
     pub commands: Vec<String>,
 }
 
-/// Looks at a bucket's settings. Wants storage.buckets.get, and storage.buckets.getIamPolicy to know who may read.
+/// Reads a bucket's settings. Requires storage.buckets.get, and storage.buckets.getIamPolicy to find out whether the
+/// bucket is public.
 pub async fn look(location: Location, endpoint: Option<&str>) -> Result<Facts, OpenError> {
     let deadline = Instant::now() + CHECK_WITHIN;
     let bucket_name = location.bucket().to_owned();
@@ -115,7 +116,8 @@ pub async fn look(location: Location, endpoint: Option<&str>) -> Result<Facts, O
     };
     let public = patiently(deadline, policy).await.ok().map(|policy| {
         policy.bindings.iter().any(|binding| {
-            // A condition lets some in, some of the time: that is for whoever wrote it to know.
+            // Conditions on a binding are ignored: a conditional grant counts as public, and its author has to know
+            // when the condition applies.
             READING.contains(&binding.role.as_str())
                 && binding.members.iter().any(|member| member == "allUsers")
         })
@@ -150,7 +152,7 @@ fn facts(bucket: Bucket) -> Facts {
     }
 }
 
-/// What is wrong with settings, worst first.
+/// Returns the settings that are wrong, worst first.
 pub fn judge(facts: &Facts, bucket: &str) -> Vec<Finding> {
     let update = |flags: &str| format!("gcloud storage buckets update gs://{bucket} {flags}");
     let mut findings = Vec::new();

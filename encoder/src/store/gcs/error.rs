@@ -1,29 +1,29 @@
-//! What the crate's errors mean for whoever asked.
+//! Translates errors of google-cloud-storage into the store's terms.
 
 use crate::store::StoreError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_storage::Error;
 
-/// What an answer says, whichever way it came.
+/// What an error means, independent of the protocol (HTTP or gRPC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The same call may go through later.
+    /// The same call may succeed later.
     Passing,
-    /// The bucket or object is not there.
+    /// The bucket or the object does not exist.
     Missing,
-    /// What was sent makes no sense, or was damaged on its way (a checksum does not match).
+    /// The request was invalid, or was damaged in transit (a checksum does not match).
     BadRequest,
-    /// A precondition does not hold.
+    /// A precondition failed.
     Precondition,
-    /// The account may not do that.
+    /// The account lacks the permission.
     Forbidden,
-    /// Nobody knows who is asking.
+    /// The caller is not authenticated.
     Unauthenticated,
-    /// Anything else that stays as it is.
+    /// Any other permanent error.
     Lasting,
 }
 
-/// HTTP (uploads, reads) and gRPC (the rest) say the same in two ways.
+/// Classifies an error of either protocol: HTTP (uploads, reads) or gRPC (everything else).
 pub(super) fn kind(error: &Error) -> Kind {
     if let Some(status) = error.http_status_code() {
         return match status {
@@ -44,24 +44,25 @@ pub(super) fn kind(error: &Error) -> Kind {
         Some(Code::InvalidArgument | Code::OutOfRange) => Kind::BadRequest,
         Some(Code::Unimplemented) => Kind::Lasting,
         Some(_) => Kind::Passing,
-        // A name that cannot be sent, an answer that cannot be read: the same next time. The rest is the way there.
+        // A name that cannot be sent or an answer that cannot be parsed fails again next time. Any other error
+        // without a status is a fault of the network.
         None if error.is_binding() || error.is_serialization() => Kind::Lasting,
         None => Kind::Passing,
     }
 }
 
-/// For calls about one object, where a missing object is told apart before.
+/// Maps errors of calls on one object. Callers that distinguish a missing object do so before calling this.
 pub(super) fn store_error(error: &Error) -> StoreError {
     match kind(error) {
-        // A token that has just expired is replaced in the background. And requests that opening the bucket has proved to
-        // make sense are bad only when they were damaged.
+        // An expired token is replaced in the background, so an unauthenticated call may succeed later. Opening the
+        // bucket has proved that the requests are valid, so a bad request was damaged in transit.
         Kind::Passing | Kind::Unauthenticated | Kind::BadRequest => StoreError::Unavailable(text(error)),
         Kind::Precondition => StoreError::Changed,
         Kind::Missing | Kind::Forbidden | Kind::Lasting => StoreError::Refused(text(error)),
     }
 }
 
-/// One line: what the server said, or the whole chain of what went wrong on the way there.
+/// One line: the server's message, or the whole error chain when there was no answer.
 pub(super) fn text(error: &Error) -> String {
     if let Some(status) = error.status() {
         let code = error.http_status_code().map_or_else(|| status.code.to_string(), |code| code.to_string());

@@ -1,16 +1,16 @@
-//! `gs://bucket/prefix`: what may be written so, and what it means. Nothing here talks to anybody.
+//! `gs://bucket/prefix`: the accepted syntax and its meaning. No network access belongs here.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Bytes of a prefix at most. Cloud Storage takes names of 1024 bytes in all.
+/// Longest prefix in bytes. Cloud Storage allows names of 1024 bytes in all.
 const MAX_PREFIX: usize = 512;
 
-/// A place in a bucket.
+/// A bucket and a prefix within it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     bucket: String,
-    /// Without slashes around it; empty is the bucket's root.
+    /// Without leading or trailing slashes; empty means the bucket's root.
     prefix: String,
 }
 
@@ -20,17 +20,17 @@ impl Location {
         &self.bucket
     }
 
-    /// The bucket as the API names it.
+    /// The bucket's resource name in the API.
     pub fn resource(&self) -> String {
         format!("projects/_/buckets/{}", self.bucket)
     }
 
-    /// An object's whole name in the bucket.
+    /// The full name of an object in the bucket.
     pub fn object(&self, path: &str) -> String {
         if self.prefix.is_empty() { path.to_owned() } else { format!("{}/{path}", self.prefix) }
     }
 
-    /// The path below the prefix, from an object's whole name.
+    /// The path below the prefix, from the full name of an object; `None` if the object is outside the prefix.
     pub fn path<'a>(&self, object: &'a str) -> Option<&'a str> {
         if self.prefix.is_empty() {
             return Some(object);
@@ -61,7 +61,7 @@ impl FromStr for Location {
     }
 }
 
-/// <https://cloud.google.com/storage/docs/buckets#naming>
+/// Rules: <https://cloud.google.com/storage/docs/buckets#naming>
 fn judge_bucket(bucket: &str) -> Result<(), &'static str> {
     if bucket.is_empty() {
         return Err("names no bucket: gs://BUCKET or gs://BUCKET/PREFIX");
@@ -94,7 +94,7 @@ fn judge_prefix(prefix: &str) -> Result<(), &'static str> {
     if prefix.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return Err("the prefix has an empty part, . or ..");
     }
-    // Cloud Storage takes more; these are wildcards or fragments to other tools, and to URLs.
+    // Cloud Storage allows these characters; other tools and URLs treat them as wildcards or fragments.
     if prefix.chars().any(|c| c.is_control() || matches!(c, '#' | '[' | ']' | '*' | '?' | '%' | '\\')) {
         return Err("the prefix has a control character or one of # [ ] * ? % \\");
     }

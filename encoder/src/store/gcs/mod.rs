@@ -1,18 +1,20 @@
-//! A Cloud Storage bucket as the store. The only folder that names google-cloud-storage: uploads and reads go over its
-//! HTTP client, everything else over gRPC, which is the crate's only way.
+//! A Cloud Storage bucket as the store. Only this folder names google-cloud-storage. Uploads and reads use its HTTP
+//! client; everything else uses gRPC, because the crate offers nothing else there.
 //!
-//! **One attempt a call.** The crate's own policies are off: left alone it tries for five minutes, pauses up to a minute
-//! and never times an attempt out (google-cloud-storage 1.21.0 src/retry_policy.rs, perform_upload/unbuffered.rs), which
-//! is right for backups and wrong for live. Whoever calls tries again, when it still helps ([`crate::publish`]).
+//! **One attempt per call.** The crate's own retry policies are off: by default the crate retries for five minutes,
+//! pauses up to a minute and never times an attempt out (google-cloud-storage 1.21.0 src/retry_policy.rs,
+//! perform_upload/unbuffered.rs), which suits backups but not live streams. The caller retries while a retry still
+//! helps ([`crate::publish`]).
 //!
-//! **One request an upload**, however large: a resumable upload costs a round trip more. The crate adds a CRC32C and
-//! checks the answer's, the server refuses bytes that do not match it.
+//! **One request per upload**, regardless of size: a resumable upload costs one more round trip. The crate sends a
+//! CRC32C and checks the one in the answer; the server refuses bytes that do not match.
 //!
-//! **Preconditions everywhere.** `create` writes only where nothing is (ifGenerationMatch=0); on a 412 it looks whether
-//! the bytes there are its own, for then an earlier attempt had gone through and its answer was lost.
+//! **Preconditions everywhere.** `create` writes only if the object does not exist (ifGenerationMatch=0). On a 412 it
+//! checks whether the stored bytes equal its own, which means that an earlier attempt succeeded and its answer was
+//! lost.
 //!
-//! **Credentials** are Application Default Credentials. The crate replaces a token in the background four minutes before
-//! it expires (google-cloud-auth 1.18.0 src/token_cache.rs); no write waits for that.
+//! **Credentials** are Application Default Credentials. The crate replaces a token in the background four minutes
+//! before its expiry (google-cloud-auth 1.18.0 src/token_cache.rs); no write waits for the replacement.
 
 pub mod check;
 mod error;
@@ -39,14 +41,15 @@ use google_cloud_storage::read_resume_policy::NeverResume;
 use std::ops::Range;
 use std::time::Duration;
 
-/// More often than this Cloud Storage answers 429 (<https://cloud.google.com/storage/quotas>).
+/// Cloud Storage answers 429 when an object is rewritten more often than this
+/// (<https://cloud.google.com/storage/quotas>).
 const REWRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// What [`Store::read`] takes at most: playlists of a day are smaller.
+/// Largest object in bytes that [`Store::read`] accepts: the playlists of a day are smaller.
 const MAX_READ: usize = 16 << 20;
-/// One call at most, for callers with more patience than sense in it.
+/// Time-out of one call, for callers without a time-out of their own or with a longer one than makes sense.
 const LONGEST_CALL: Duration = Duration::from_secs(60);
 
-/// A bucket, or what is below a prefix in it.
+/// A bucket, or the part of a bucket below a prefix.
 #[derive(Clone, Debug)]
 pub struct GcsStore {
     location: Location,
@@ -73,12 +76,12 @@ impl GcsStore {
             Some(generation) => upload.set_if_generation_match(generation),
             None => upload,
         };
-        // 30 kB of state machine.
+        // Boxed: the future is a state machine of 30 kB.
         let written = limited(Box::pin(upload.send_unbuffered())).await?;
         Ok(Version::from_number(written.generation))
     }
 
-    /// Whether the object of this name has these bytes.
+    /// Whether the stored object of this name has these bytes.
     async fn has(&self, name: &ObjectName, body: &Bytes) -> Result<bool, StoreError> {
         let get = self
             .control
@@ -91,7 +94,7 @@ impl GcsStore {
                 let checksum = found.checksums.and_then(|checksums| checksums.crc32c);
                 Ok(found.size == body.len() as i64 && checksum == Some(crc32c::crc32c(body)))
             }
-            // Removed since: the name is free again, as far as anybody knows.
+            // The object was removed in the meantime: the name is probably free again, so the caller may retry.
             Err(error) if kind(&error) == Kind::Missing => {
                 Err(StoreError::Unavailable("the object went away while it was looked at".into()))
             }
@@ -190,13 +193,13 @@ impl Store for GcsStore {
                 .set_page_size(MAX_LISTED as i32)
                 .with_retry_policy(NeverRetry);
             if let Some(after) = after {
-                // The start itself is part of the answer.
+                // The start name is included in the answer; it is filtered out below.
                 list = list.set_lexicographic_start(self.location.object(after.as_str()));
             }
             let answer = limited(list.send()).await.map_err(|error| store_error(&error))?;
             let named = answer.objects.into_iter().filter_map(|object| {
                 let name = self.location.path(&object.name)?;
-                // Other people's objects may have names that are none here.
+                // Foreign objects in the bucket may have names that are not valid object names here.
                 let plain = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
                 plain.then(|| Listed { name: ObjectName::new(name), size: object.size.unsigned_abs() })
             });
@@ -240,7 +243,7 @@ impl Store for GcsStore {
     fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let mut token = String::new();
-            // Within one bucket and class one call does it; the API reserves the right to want several.
+            // Within one bucket and storage class one call suffices; the API may still require several.
             loop {
                 let rewrite = self
                     .control
@@ -285,7 +288,7 @@ impl Store for GcsStore {
     }
 }
 
-/// A call that hangs is ended even when its caller forgot to.
+/// Adds a time-out so that a hung call ends even when its caller sets none.
 async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(LONGEST_CALL, call).await.unwrap_or_else(|late| Err(Error::timeout(late)))
 }

@@ -1,5 +1,5 @@
-//! How a bucket is opened: credentials, then proof that everything that a broadcast needs is allowed, by doing it once.
-//! What the bucket's own settings should be is in [`super::check`].
+//! How a bucket is opened: get credentials, then prove every permission that a broadcast needs by using it once. The
+//! bucket's own settings are judged in [`super::check`].
 
 use super::error::{Kind, kind, text};
 use super::{GcsStore, Location};
@@ -12,51 +12,52 @@ use google_cloud_storage::read_resume_policy::NeverResume;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-/// What opening may take. A pod's metadata server, which has the token, may not answer for its first seconds.
+/// Time-out of opening. A pod's metadata server, which issues the token, may not answer during the pod's first
+/// seconds.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
-/// One of its calls.
+/// Time-out of one call while opening.
 const ATTEMPT: Duration = Duration::from_secs(8);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Uploads that large are split by the crate; nothing here is.
+/// The crate splits uploads above this size; here no upload is ever split.
 const NEVER_SPLIT: usize = usize::MAX;
 
-/// Why a bucket cannot be used.
+/// Why a bucket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Nobody to be: a retry does not help.
+    /// There are no usable credentials: a retry does not help.
     #[error(
         "no Google Cloud credentials: {0}; on GKE give the pod's service account Workload Identity, elsewhere run \
          `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
     )]
     Credentials(String),
-    /// Nothing of that name: a retry does not help.
+    /// The bucket does not exist: a retry does not help.
     #[error(
         "there is no bucket {0}, or this account may not know of it: `gcloud storage buckets create gs://{0}`"
     )]
     NoBucket(String),
-    /// The account may not do what a broadcast needs: a retry does not help.
+    /// The account lacks a permission that a broadcast needs: a retry does not help.
     #[error(
         "this account lacks {permissions} on gs://{bucket}: `gcloud storage buckets add-iam-policy-binding gs://{bucket} \
          --member=MEMBER --role={role}` ({said})"
     )]
     Forbidden {
-        /// The bucket.
+        /// The bucket's name.
         bucket: String,
-        /// What is missing, by name.
+        /// The names of the missing permissions.
         permissions: String,
-        /// A role that has it.
+        /// A role that includes them.
         role: &'static str,
-        /// The server's words on the first of them.
+        /// The server's message about the first missing permission.
         said: String,
     },
-    /// Refused for another reason: a retry does not help.
+    /// Refused for any other reason: a retry does not help.
     #[error("Cloud Storage refuses: {0}")]
     Refused(String),
-    /// A URL for the endpoint that is none: a retry does not help.
+    /// The endpoint is not a valid URL: a retry does not help.
     #[error("cannot make a client: {0}")]
     Client(String),
-    /// No answer, or a passing fault, for half a minute: a retry may help.
+    /// No answer, or only passing faults, for half a minute: a retry may help.
     #[error("Cloud Storage cannot be reached: {0}")]
     Unreachable(String),
 }
@@ -76,8 +77,8 @@ impl OpenError {
 }
 
 impl GcsStore {
-    /// Opens a place in a bucket: gets a token, then writes, reads, lists and removes an object of some bytes below the
-    /// prefix. With `endpoint` (the URL of an emulator) nobody's credentials are used. Half a minute at most.
+    /// Opens a location in a bucket: gets a token, then writes, reads, lists and removes a small object below the
+    /// prefix. With `endpoint` (the URL of an emulator) the calls are anonymous. Takes at most half a minute.
     pub async fn open(location: Location, endpoint: Option<&str>) -> Result<Self, OpenError> {
         let deadline = Instant::now() + OPEN_WITHIN;
         let store = Self::connect(location, endpoint, deadline).await?;
@@ -85,7 +86,7 @@ impl GcsStore {
         Ok(store)
     }
 
-    /// Clients with a token. Nothing has been asked of the bucket yet.
+    /// Makes clients with a token. Sends no request to the bucket yet.
     pub(super) async fn connect(
         location: Location,
         endpoint: Option<&str>,
@@ -101,7 +102,7 @@ impl GcsStore {
             .with_credentials(credentials.clone())
             .with_retry_policy(NeverRetry)
             .with_resumable_upload_threshold(NEVER_SPLIT)
-            // Only for a kind of reading that is not used here.
+            // Only used by a kind of read that this module does not use.
             .with_grpc_subchannel_count(1);
         let mut control =
             StorageControl::builder().with_credentials(credentials).with_retry_policy(NeverRetry);
@@ -118,8 +119,8 @@ impl GcsStore {
         })
     }
 
-    /// Does once what a broadcast does. Asking for permissions (testIamPermissions) is no substitute: it knows nothing of
-    /// grants that are limited to a prefix.
+    /// Does once everything that a broadcast does. Asking for permissions (testIamPermissions) is no substitute: that
+    /// call ignores grants limited to a prefix.
     async fn prove(&self, deadline: Instant) -> Result<(), OpenError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let name = self.location.object(&format!(".encoder/{}-{now}", std::process::id()));
@@ -131,7 +132,7 @@ impl GcsStore {
                 .set_cache_control("no-store")
                 .with_idempotency(true)
                 .with_retry_policy(NeverRetry);
-            // 30 kB of state machine.
+            // Boxed: the future is a state machine of 30 kB.
             Box::pin(upload.send_unbuffered()).await.map(drop)
         };
         let read = async || {
@@ -166,7 +167,8 @@ impl GcsStore {
                 Kind::Missing if permission == CREATE => {
                     Err(OpenError::NoBucket(self.location.bucket().to_owned()))
                 }
-                // What could not be created is not there, and what another attempt removed is gone.
+                // After the create step a missing object is no error: either creating the object was forbidden, or an
+                // earlier attempt of the delete step removed it.
                 Kind::Missing => Ok(()),
                 Kind::Unauthenticated => Err(OpenError::Credentials(text(&error))),
                 Kind::Passing => Err(OpenError::Unreachable(text(&error))),
@@ -191,7 +193,7 @@ impl GcsStore {
 
 const CREATE: &str = "storage.objects.create";
 
-/// The first token. Failing to get one is passing only where the crate says so.
+/// Waits for the first token. A failure is only retried if the crate calls it transient.
 async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), OpenError> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -210,7 +212,7 @@ async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), OpenE
     }
 }
 
-/// Tries again what may pass, until the deadline.
+/// Retries passing faults until the deadline.
 pub(super) async fn patiently<T>(
     deadline: Instant,
     call: impl AsyncFn() -> Result<T, Error>,
@@ -229,8 +231,8 @@ pub(super) async fn patiently<T>(
     }
 }
 
-/// The crates leave TLS's cryptography to the program, and panic without one.
+/// The crates leave the choice of TLS cryptography to the program and panic if none is installed.
 fn install_cryptography() {
-    // An error means that one is installed already.
+    // An error means that a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
