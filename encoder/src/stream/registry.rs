@@ -375,8 +375,8 @@ impl Registry {
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
         // Tasks that the outputs start log with this stream's span.
-        let outlet = span
-            .in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
+        let outlet =
+            span.in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
         let store = self.outlet.store.clone();
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
