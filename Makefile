@@ -9,7 +9,7 @@ SHELL := /bin/bash
 RTMP_PORT ?= 1935
 HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
-MEDIA ?= ./media
+MEDIA ?= ./target/media
 
 .PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deploy-check image-test deny bench bench-latency bench-load fuzz clean
 

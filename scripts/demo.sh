@@ -2,7 +2,7 @@
 # Starts the encoder, publishes the test pattern to it, and prints where to watch. Ctrl-C ends both.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-: "${RTMP_PORT:=1935}" "${HTTP_PORT:=8080}" "${ADMIN_PORT:=9090}" "${MEDIA:=./media}"
+: "${RTMP_PORT:=1935}" "${HTTP_PORT:=8080}" "${ADMIN_PORT:=9090}" "${MEDIA:=./target/media}"
 encoder=${CARGO_TARGET_DIR:-target}/release/encoder
 
 "$encoder" serve --output "$MEDIA" --rtmp-listen "0.0.0.0:$RTMP_PORT" --http-listen "0.0.0.0:$HTTP_PORT" \

@@ -2,10 +2,10 @@
 //! The stream key `refuse` is refused, and `off` is sent off after 300 messages.
 
 use encoder::ingest::Ingest;
-use encoder::media::{AccessUnit, Media};
 use encoder::rtmp::{
     Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal, ServerOptions, serve,
 };
+use media::{AccessUnit, Media};
 use std::sync::Arc;
 use tracing::info;
 

@@ -5,13 +5,13 @@
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use encoder::media::{AudioCodec, VideoCodec};
 use encoder::transcode::nal;
 use encoder::worker::{
     AUDIO_TRACK, AudioRung, Job, Keyframes, Request, Response, VideoRung, VideoSettings, WireUnit, Worker,
     WorkerEvent, WorkerOptions,
 };
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AudioCodec, VideoCodec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;

@@ -15,7 +15,7 @@ use crate::rtmp::{MediaMessage, MessageKind, amf};
 use crate::timeline::Timeline;
 pub use crate::worker::protocol::fuzz_worker_protocol as worker_protocol;
 use bytes::Bytes;
-use hls::MediaTime;
+use media::MediaTime;
 pub use packager::packager;
 use std::time::{Duration, Instant};
 

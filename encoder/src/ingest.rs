@@ -4,10 +4,10 @@
 //! Not here: sockets ([`crate::rtmp`]), and what happens to the media ([`crate::stream`]).
 
 use crate::flv::{Demuxer, FlvError, Tag};
-use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use crate::rtmp::{MediaMessage, Metadata, Refusal};
 use crate::timeline::{Repairs, Timeline};
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AccessUnit, AudioConfig, Media, VideoConfig};
 
 /// The publisher sends media that cannot be encoded, now or later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

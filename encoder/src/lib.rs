@@ -17,7 +17,6 @@ pub mod ingest;
 pub mod ladder;
 pub mod lobby;
 pub mod logging;
-pub mod media;
 pub mod offline;
 pub mod origin;
 pub mod publish;

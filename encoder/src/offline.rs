@@ -2,15 +2,15 @@
 //! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
 
 use crate::fault::Fault;
-use crate::media::Media;
 use crate::store::Store;
 use crate::store::dir::DirStore;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::{Outlet, Settings, StreamCore};
 use crate::transcode::demux::Demuxer;
 use crate::worker::child::WorkerOptions;
-use hls::{MediaSpan, MediaTime};
 use indicatif::{ProgressBar, ProgressStyle};
+use media::Media;
+use media::{MediaSpan, MediaTime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;

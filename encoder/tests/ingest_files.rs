@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use encoder::fuzzing::flv_file;
 use encoder::ingest::Ingest;
-use encoder::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use encoder::timeline::Repairs;
+use media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use std::path::Path;
 use std::process::Command;
 
@@ -100,7 +100,7 @@ fn units_are_those_that_ffprobe_sees() {
         let (num, den) = (i64::from(ratio.0), i64::from(ratio.1));
         let first = read.video[0].dts;
         for (n, unit) in read.video.iter().enumerate() {
-            let exact = hls::time::rescale(n as i64 * den, num, 90_000);
+            let exact = media::time::rescale(n as i64 * den, num, 90_000);
             assert_eq!((unit.dts - first).ticks_90k(), exact, "{name} frame {n}");
         }
         let stamps = ffprobe(&path, "v", "packet=pts_time");

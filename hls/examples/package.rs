@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 use hls::{
-    Anchor, AudioTrack, Codec, CutRule, Epoch, Latency, MediaSpan, MediaTime, Output, Packager, Presentation,
-    RungName, Sample, SegmentInfo, SessionId, Timing, Track, TrackKind, VideoTrack, WallTime,
+    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample,
+    SegmentInfo, SessionId, Timing, Track, TrackKind, VideoTrack,
 };
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use mp4_atom::{Any, Atom, DecodeMaybe, Moov};
 use std::error::Error;
 use std::path::Path;

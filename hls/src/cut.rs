@@ -8,8 +8,8 @@
 //! permanently, so a cut never lies before the time that was known when the last part was made.
 
 use crate::packager::CutRule;
-use crate::time::{MediaSpan, MediaTime};
 use crate::timing::Timing;
+use media::{MediaSpan, MediaTime};
 
 /// Margin for joining a short first segment to the next, in 1/90000 s (a tenth of a second). Slower frames are not
 /// allowed for.

@@ -17,7 +17,6 @@ pub mod recording;
 pub mod resume;
 #[cfg(test)]
 mod testing;
-pub mod time;
 pub mod timing;
 pub mod track;
 
@@ -26,6 +25,5 @@ pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, Part
 pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
 pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
 pub use resume::{Past, ResumeError, StoredPlaylist};
-pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
 pub use timing::{Latency, Parts, Timing, TimingError};
 pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};

@@ -26,11 +26,11 @@ use crate::cut::{Cut, Cutter};
 use crate::fmp4;
 use crate::names::{self, RungName};
 use crate::resume::Past;
-use crate::time::{Anchor, MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::{Sample, TrackKind};
 use bytes::Bytes;
 use lane::{Chunk, Lane, Progress};
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 

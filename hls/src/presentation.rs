@@ -20,9 +20,9 @@ use crate::packager::{InitSegment, Part, Segment};
 use crate::playlist::media::{LowLatency, MediaPlaylist, Report};
 use crate::playlist::multivariant;
 use crate::resume::Past;
-use crate::time::{MediaSpan, MediaTime, WallTime};
 use crate::timing::Timing;
 use crate::track::Track;
+use media::{MediaSpan, MediaTime, WallTime};
 use rendition::Rendition;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -17,8 +17,9 @@
 //!   [`MAX_TRIM`] before video is skipped up to the start of video.
 
 use crate::fmp4::index::SegmentIndex;
-use crate::time::{MediaSpan, TICKS_PER_SECOND, rescale};
 use bytes::Bytes;
+use media::MediaSpan;
+use media::time::{TICKS_PER_SECOND, rescale};
 use mp4_atom::{
     Any, Atom, Co64, Codec, Ctts, CttsEntry, DecodeMaybe, Edts, Elst, ElstEntry, Encode, FixedPoint, FourCC,
     Ftyp, Moov, Mvhd, Stbl, Stsc, StscEntry, Stsd, Stss, Stsz, StszSamples, Stts, SttsEntry, Trak,

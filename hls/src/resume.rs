@@ -12,8 +12,8 @@
 
 use crate::names::{self, RungName, SessionId};
 use crate::presentation::SegmentInfo;
-use crate::time::{MediaSpan, MediaTime, WallTime};
 use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaSegment};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest accepted text in bytes; a window of a minute is some 10 KiB.

@@ -1,11 +1,12 @@
 //! Synthetic media and a reader of the packager's output, for tests.
 
 use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
-use crate::time::{Anchor, MediaSpan, MediaTime, WallTime, rescale};
 use crate::timing::{Latency, Timing};
 use crate::track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
 use crate::{RungName, SessionId};
 use bytes::Bytes;
+use media::time::rescale;
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use mp4_atom::{Any, DecodeMaybe, Moof, Moov};
 use std::collections::BTreeMap;
 

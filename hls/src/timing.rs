@@ -21,7 +21,8 @@
 //! A bucket cannot hold requests: a viewer of a store finds a segment by polling, after it was written; see
 //! [`Timing::store_latency`].
 
-use crate::time::{MediaSpan, TICKS_PER_SECOND};
+use media::MediaSpan;
+use media::time::TICKS_PER_SECOND;
 use std::fmt;
 use std::str::FromStr;
 

@@ -2,8 +2,8 @@
 
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
-use crate::time::MediaTime;
 use bytes::Bytes;
+use media::MediaTime;
 
 /// Codecs that can be packaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

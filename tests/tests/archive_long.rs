@@ -15,7 +15,6 @@
 use bytes::Bytes;
 use encoder::archive::{Keeper, Settings as ArchiveSettings};
 use encoder::ingest::Ingest;
-use encoder::media::Media;
 use encoder::origin::{Library, StreamPath};
 use encoder::rtmp::{MediaMessage, MessageKind};
 use encoder::store::Store;
@@ -24,8 +23,9 @@ use encoder::stream::{Effect, Now, Outlet, OutletOptions, Settings, StreamCore};
 use encoder::takeover::{Beginning, Why};
 use encoder::transcode::demux::Demuxer;
 use encoder::worker::VideoSettings;
-use hls::WallTime;
 use hls::timing::{Latency, Timing};
+use media::Media;
+use media::WallTime;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

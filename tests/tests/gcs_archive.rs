@@ -10,9 +10,10 @@ use encoder::publish::{self, Counters, Event, Publisher, Spool};
 use encoder::store::Store;
 use encoder::stream::StorePlaylists;
 use hls::{
-    Anchor, AudioTrack, Codec, CutRule, Epoch, Latency, MediaSpan, MediaTime, Output, Packager, RungName,
-    Sample, SessionId, Timing, Track, TrackKind, VideoTrack, WallTime,
+    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
+    TrackKind, VideoTrack,
 };
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
 use tests::gcs::faults::{between, some};

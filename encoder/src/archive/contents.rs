@@ -6,10 +6,8 @@ use super::page::{Entry, Epoch, Page};
 use crate::store::ObjectName;
 use bytes::Bytes;
 use hls::recording::{Recording, RecordingError, TrackNumber};
-use hls::{
-    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, WallTime,
-    archive_multivariant,
-};
+use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that is known about an archive.

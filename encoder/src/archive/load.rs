@@ -7,8 +7,9 @@ use super::names::{Place, parse_segment};
 use super::page::{BadPage, Entry, Page};
 use crate::store::{Listed, ObjectName, Store, StoreError};
 use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
-use hls::time::rescale;
-use hls::{MediaSpan, MediaTime, RungName, SegmentInfo, names};
+use hls::{RungName, SegmentInfo, names};
+use media::time::rescale;
+use media::{MediaSpan, MediaTime};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -6,10 +6,8 @@
 
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
-use hls::{
-    AudioTrack, Codec, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack,
-    WallTime, names,
-};
+use hls::{AudioTrack, Codec, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack, names};
+use media::{MediaSpan, MediaTime, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// Format version; pages of other versions are refused.

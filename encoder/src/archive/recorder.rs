@@ -25,11 +25,9 @@ use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
 use hls::packager::Segment;
-use hls::{
-    ArchivePlaylist, MediaSpan, MediaTime, RungName, SegmentInfo, SessionId, Track, WallTime,
-    archive_multivariant,
-};
+use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
 use lane::{Lane, Waiting};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::timing::Latency;
 use hls::{
-    Anchor, AudioTrack, Codec, CutRule, MediaSpan, MediaTime, Output, Packager, RungName, Sample,
-    SegmentInfo, SessionId, Timing, Track, TrackKind, VideoTrack, WallTime, names,
+    AudioTrack, Codec, CutRule, Output, Packager, RungName, Sample, SegmentInfo, SessionId, Timing, Track,
+    TrackKind, VideoTrack, names,
 };
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 
 const AVCC: &[u8] = &[
     0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,

@@ -4,7 +4,7 @@ use super::StreamSettings;
 use super::source::Input;
 use super::url::{BadUrl, RtmpUrl};
 use crate::transcode::pattern::{FrameRate, PatternSettings};
-use hls::MediaSpan;
+use media::MediaSpan;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -19,7 +19,7 @@ pub use source::SourceError;
 pub use url::{BadUrl, RtmpUrl};
 
 use connection::{Broadcast, Ending};
-use hls::MediaSpan;
+use media::MediaSpan;
 use pacer::Backoff;
 use progress::Progress;
 use source::{Input, Source};

@@ -1,6 +1,6 @@
 //! When to send media, and when to reconnect: real-time pacing and backoff. Pure: the caller passes the time in.
 
-use hls::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 
 /// An access unit that is overdue by more than this counts as late.

@@ -1,7 +1,7 @@
 //! Terminal output of a running broadcast: a moving status line, or plain lines without a terminal.
 
-use hls::{MediaSpan, MediaTime};
 use indicatif::{ProgressBar, ProgressStyle};
+use media::{MediaSpan, MediaTime};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 

@@ -5,10 +5,10 @@
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
 use super::StreamSettings;
-use crate::media::{AccessUnit, Media};
 use crate::transcode::demux::{DemuxError, DemuxOptions, Demuxer, SourceInfo};
 use crate::transcode::pattern::{EncodeError, Pattern, PatternSettings};
-use hls::{MediaSpan, MediaTime, WallTime};
+use media::{AccessUnit, Media};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,10 @@
 //! From media to FLV tag bodies, and from media time to RTMP milliseconds: the inverse of [`crate::flv`] and
 //! [`crate::timeline`] on the server. Pure.
 
-use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use crate::rtmp::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
@@ -123,7 +123,7 @@ pub(super) fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hls::MediaSpan;
+    use media::MediaSpan;
     use std::time::Instant;
 
     fn unit(pts_ms: i64, dts_ms: i64, key: bool) -> AccessUnit {

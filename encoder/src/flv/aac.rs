@@ -1,8 +1,8 @@
 //! AAC: the AudioSpecificConfig (ISO 14496-3, 1.6.2.1).
 
 use super::FlvError;
-use crate::media::{AudioCodec, AudioConfig};
 use bytes::Bytes;
+use media::{AudioCodec, AudioConfig};
 
 /// Longest record accepted, in bytes: real records have 2 to 7, those with a program config element slightly more.
 const MAX_RECORD: usize = 256;

@@ -4,10 +4,10 @@
 //! later modules only handle four-byte lengths.
 
 use super::FlvError;
-use crate::media::{VideoCodec, VideoConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
 use h264_reader::rbsp::{BitReader, decode_nal};
+use media::{VideoCodec, VideoConfig};
 
 /// Longest record accepted, in bytes: real records have 30 to 300.
 const MAX_RECORD: usize = 16 << 10;

@@ -8,9 +8,9 @@
 pub mod aac;
 pub mod avc;
 
-use crate::media::{AudioConfig, VideoConfig};
 use crate::rtmp::MessageKind;
 use bytes::Bytes;
+use media::{AudioConfig, VideoConfig};
 
 /// Why a tag body was not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

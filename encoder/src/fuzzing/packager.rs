@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use hls::packager::MAX_BUFFERED_BYTES;
 use hls::{
-    Anchor, AudioTrack, Codec, CutRule, Epoch, Latency, MediaSpan, MediaTime, Output, Packager, Presentation,
-    RungName, Sample, Segment, SessionId, Timing, Track, TrackKind, VideoTrack, WallTime,
+    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, Segment,
+    SessionId, Timing, Track, TrackKind, VideoTrack,
 };
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

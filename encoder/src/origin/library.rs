@@ -6,9 +6,9 @@
 
 use crate::store::{Caching, Object};
 use bytes::Bytes;
-use hls::WallTime;
 use hls::names::is_valid_name;
 use hls::presentation::Edge;
+use media::WallTime;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -4,7 +4,8 @@ use super::Playlists;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Segment};
 use hls::track::{Codec, Track, TrackKind, VideoTrack};
-use hls::{MediaSpan, MediaTime, RungName, SessionId, WallTime};
+use hls::{RungName, SessionId};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::BTreeMap;
 
 /// `720p: init s-init.mp4, s-0.m4s 10, gap, end`

@@ -1,7 +1,7 @@
 //! Maps media time to the wall clock by arrival times: PROGRAM-DATE-TIME follows the drift of the publisher's clock,
 //! and is never in the future. Pure.
 
-use hls::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::time::Instant;
 
 /// Interval, in media time, between reviews of the mapping. A phone's clock is off by up to 100 ppm: 1 ms in this time.

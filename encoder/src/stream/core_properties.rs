@@ -3,10 +3,11 @@
 use super::core_tests::Stage;
 use super::run::RunId;
 use super::tests::{audio_config, unit_at, video_config};
-use crate::media::{AccessUnit, Media};
 use crate::worker::Response;
+use hls::RungName;
 use hls::packager::Segment;
-use hls::{MediaSpan, RungName};
+use media::MediaSpan;
+use media::{AccessUnit, Media};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

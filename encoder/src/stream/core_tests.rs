@@ -5,11 +5,12 @@ use super::core::{Counters, Effect, Settings, StreamCore};
 use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
 use crate::ladder::Ladder;
-use crate::media::Media;
 use crate::worker::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
 use hls::packager::{Output, Segment};
 use hls::timing::Latency;
-use hls::{Timing, Track, WallTime};
+use hls::{Timing, Track};
+use media::Media;
+use media::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -202,13 +203,13 @@ impl Stage {
         for ms in (from_ms..to_ms).step_by(40) {
             self.elapsed += Duration::from_millis(40);
             let arrived = self.now().instant;
-            let at = |key| crate::media::AccessUnit { arrived, ..unit_at(ms, key) };
+            let at = |key| media::AccessUnit { arrived, ..unit_at(ms, key) };
             if video {
                 self.send(Media::Video(at(ms % self.gop_ms == 0)));
             }
             if audio {
                 for part in [0, 20] {
-                    self.send(Media::Audio(crate::media::AccessUnit { arrived, ..unit_at(ms + part, true) }));
+                    self.send(Media::Audio(media::AccessUnit { arrived, ..unit_at(ms + part, true) }));
                 }
             }
             let now = self.now();

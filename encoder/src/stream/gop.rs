@@ -1,7 +1,7 @@
 //! Media published since the last keyframe, kept so that a new worker can start immediately instead of at the next
 //! keyframe, which may be ten seconds away.
 
-use crate::media::{Media, UNIT_OVERHEAD};
+use media::{Media, UNIT_OVERHEAD};
 
 /// Maximum coded bytes kept: ten seconds at 12 Mbit/s. A longer GOP is discarded; the next worker then waits for the
 /// next keyframe.

@@ -6,10 +6,11 @@ use super::core::Settings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::ladder::{Plan, rate_of};
-use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
 use bytes::Bytes;
-use hls::{AudioTrack, Codec, MediaSpan, MediaTime, RungName, Sample, Track, TrackKind, VideoTrack};
+use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
+use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
+use media::{MediaSpan, MediaTime};
 use std::collections::VecDeque;
 use std::time::Instant;
 

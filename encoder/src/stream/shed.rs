@@ -1,9 +1,9 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
-use crate::media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use crate::worker::{AUDIO_TRACK, Request, WireUnit};
-use hls::MediaSpan;
+use media::MediaSpan;
+use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
 
 /// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
@@ -165,7 +165,7 @@ fn is_video(request: &Request) -> bool {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use hls::MediaTime;
+    use media::MediaTime;
     use std::time::Instant;
 
     fn unit(ms: i64, key: bool, size: usize) -> AccessUnit {

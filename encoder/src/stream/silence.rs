@@ -2,9 +2,9 @@
 //! rendition, because players stall when one rendition has a hole, and a multivariant playlist cannot gain an audio
 //! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
 
-use crate::media::{AccessUnit, AudioCodec, AudioConfig};
 use bytes::Bytes;
-use hls::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioCodec, AudioConfig};
+use media::{MediaSpan, MediaTime};
 use std::time::Instant;
 
 /// AudioSpecificConfig of AAC-LC, 48 kHz, stereo (ISO 14496-3 1.6.2.1: object type 2, frequency index 3, channels 2).

@@ -1,8 +1,8 @@
 //! Synthetic media for this module's tests.
 
-use crate::media::{AccessUnit, AudioCodec, AudioConfig, VideoCodec, VideoConfig};
 use bytes::Bytes;
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AccessUnit, AudioCodec, AudioConfig, VideoCodec, VideoConfig};
 use std::time::Instant;
 
 /// A configuration whose record differs by the last byte of its PPS.

@@ -30,9 +30,10 @@ use crate::store::{
     Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type, within,
 };
 use bytes::Bytes;
+use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
-use hls::{RungName, WallTime};
+use media::WallTime;
 use metrics::counter;
 use owner::{OWNER, Record, Terms};
 use std::sync::Arc;

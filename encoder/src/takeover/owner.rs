@@ -2,9 +2,10 @@
 //! to the store and the clock do not belong here.
 
 use super::Why;
+use hls::Timing;
 use hls::resume::Past;
 use hls::timing::Latency;
-use hls::{MediaSpan, Timing, WallTime};
+use media::{MediaSpan, WallTime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 

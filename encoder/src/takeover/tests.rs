@@ -5,7 +5,8 @@ use crate::stream::StorePlaylists;
 use hls::packager::{InitSegment, Segment};
 use hls::presentation::Presentation;
 use hls::track::Track;
-use hls::{MediaSpan, MediaTime, SessionId, Timing};
+use hls::{SessionId, Timing};
+use media::{MediaSpan, MediaTime};
 use std::fmt::Write as _;
 
 const WINDOW: Duration = Duration::from_secs(30);

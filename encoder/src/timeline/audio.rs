@@ -2,7 +2,7 @@
 //! difference as missing or surplus samples. The count is exact; the milliseconds only show when the count has drifted.
 
 use super::Repairs;
-use hls::time::{TICKS_PER_SECOND, rescale};
+use media::time::{TICKS_PER_SECOND, rescale};
 
 /// Largest average drift in ticks (40 ms) before the count is realigned with the milliseconds: senders that stamp on
 /// arrival have less jitter, and audio that is 40 ms early is not noticed.

@@ -20,7 +20,7 @@ pub mod audio;
 pub mod video;
 
 use audio::SampleCounter;
-use hls::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 use video::FrameGrid;
 

@@ -56,7 +56,7 @@ fn known_rates_come_out_on_their_exact_grid() {
         let frames = 100_000;
         let places = play_video(&mut timeline, &clock, (0..frames).map(|n| frame_ms(n, (num, den))));
         for (n, place) in places.iter().enumerate() {
-            let exact = hls::time::rescale(n as i64 * den as i64, num as i64, 90_000);
+            let exact = media::time::rescale(n as i64 * den as i64, num as i64, 90_000);
             assert_eq!(*place, exact, "{num}/{den} frame {n}");
         }
         assert_eq!(timeline.repairs(), Repairs::default(), "{num}/{den}");
@@ -270,7 +270,7 @@ fn audio_is_exact_for_a_day() {
         for n in 0..frames {
             let ms = n * u64::from(samples) * 1000 / u64::from(rate);
             let place = timeline.audio(ms as u32, clock.at_ms(ms)).unwrap();
-            let exact = hls::time::rescale((n * u64::from(samples)) as i64, rate.into(), 90_000);
+            let exact = media::time::rescale((n * u64::from(samples)) as i64, rate.into(), 90_000);
             assert_eq!(ticks(place), exact, "{rate} frame {n}");
         }
         assert_eq!(timeline.repairs(), Repairs::default(), "{rate}");

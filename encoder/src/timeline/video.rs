@@ -2,7 +2,7 @@
 //! grid. Pictures that are not on a grid (variable frame rates) keep their milliseconds.
 
 use super::Repairs;
-use hls::time::{TICKS_PER_SECOND, rescale};
+use media::time::{TICKS_PER_SECOND, rescale};
 use std::collections::VecDeque;
 
 /// Largest distance of a picture from its grid place, in ticks: one millisecond of rounding in either direction, plus

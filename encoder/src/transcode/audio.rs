@@ -3,15 +3,15 @@
 
 use super::av;
 use super::error::TranscodeError;
-use crate::media::AudioCodec;
 use crate::worker::{AUDIO_TRACK, AudioRung, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::software::resampling;
 use ffmpeg_next::{
-    ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame, media,
+    ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame,
 };
-use hls::MediaTime;
-use hls::time::{TICKS_PER_SECOND, rescale};
+use media::AudioCodec;
+use media::MediaTime;
+use media::time::{TICKS_PER_SECOND, rescale};
 use std::collections::VecDeque;
 
 /// Source and sample count may drift this far apart before silence is put in or samples are left out: RTMP rounds
@@ -107,7 +107,7 @@ impl AudioTranscoder {
         let id = match codec {
             AudioCodec::Aac => codec::Id::AAC,
         };
-        let decoder = av::parameters(media::Type::Audio, id, record)
+        let decoder = av::parameters(ffmpeg_next::media::Type::Audio, id, record)
             .and_then(codec::Context::from_parameters)
             .and_then(|context| {
                 let mut decoder = context.decoder();

@@ -5,12 +5,16 @@
 
 use bytes::Bytes;
 use ffmpeg_next::codec::{Context, Parameters};
-use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, media, software};
+use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, software};
 use std::ffi::c_int;
 use std::ptr;
 
 /// Parameters of a decoder that gets its configuration `record` out of band instead of from a demuxer.
-pub(super) fn parameters(medium: media::Type, id: codec::Id, record: &[u8]) -> Result<Parameters, Error> {
+pub(super) fn parameters(
+    medium: ffmpeg_next::media::Type,
+    id: codec::Id,
+    record: &[u8],
+) -> Result<Parameters, Error> {
     let mut parameters = Parameters::new();
     parameters.set_medium(medium);
     parameters.set_id(id);

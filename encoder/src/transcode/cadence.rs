@@ -2,8 +2,8 @@
 //! picture so that all rungs agree. No pixels here.
 
 use crate::worker::Keyframes;
-use hls::MediaTime;
-use hls::time::TICKS_PER_SECOND;
+use media::MediaTime;
+use media::time::TICKS_PER_SECOND;
 use std::collections::VecDeque;
 
 /// Keyframes still inside the decoder that are remembered; more than any decoder delays.

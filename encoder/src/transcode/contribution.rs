@@ -4,13 +4,13 @@
 
 use super::demux::aac;
 use super::demux::h264::{Framing, FramingError};
-use crate::media::{AccessUnit, AudioCodec, AudioConfig, Media, VideoCodec, VideoConfig};
 use bytes::Bytes;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, Dictionary, Rational, codec, color, frame, picture};
 use ffmpeg_next as ff;
-use hls::time::TICKS_PER_SECOND;
-use hls::{MediaSpan, MediaTime};
+use media::time::TICKS_PER_SECOND;
+use media::{AccessUnit, AudioCodec, AudioConfig, Media, VideoCodec, VideoConfig};
+use media::{MediaSpan, MediaTime};
 use std::time::Instant;
 
 /// Samples a second of encoded audio.

@@ -4,11 +4,11 @@
 use super::av;
 use super::error::TranscodeError;
 use super::nal;
-use crate::media::VideoCodec;
 use crate::worker::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
-use ffmpeg_next::{Error, Packet, decoder, frame, media};
-use hls::MediaTime;
+use ffmpeg_next::{Error, Packet, decoder, frame};
+use media::MediaTime;
+use media::VideoCodec;
 
 /// A decoded picture.
 pub(super) struct Picture {
@@ -39,7 +39,7 @@ impl VideoDecoder {
             }
         };
         let open = || -> Result<decoder::Video, Error> {
-            let parameters = av::parameters(media::Type::Video, id, record)?;
+            let parameters = av::parameters(ffmpeg_next::media::Type::Video, id, record)?;
             let mut context = codec::Context::from_parameters(parameters)?;
             context.set_threading(threading::Config {
                 kind: threading::Type::Slice,

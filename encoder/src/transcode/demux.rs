@@ -14,15 +14,15 @@ mod times;
 
 pub use super::contribution::EncodeError;
 
-use crate::media::{AccessUnit, Media};
 use aac::AacError;
 use bytes::Bytes;
-use ff::{Rational, format, media};
+use ff::{Rational, format};
 use ffmpeg_next as ff;
 use h264::FramingError;
-use hls::time::{TICKS_PER_SECOND, rescale};
-use hls::{MediaSpan, MediaTime};
 use interleave::Interleaver;
+use media::time::{TICKS_PER_SECOND, rescale};
+use media::{AccessUnit, Media};
+use media::{MediaSpan, MediaTime};
 use path::{AudioPath, VideoPath};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -181,20 +181,20 @@ impl Demuxer {
             audio: None,
         };
         let mut starts = Vec::new();
-        let pick = |wanted: bool, kind: media::Type| {
+        let pick = |wanted: bool, kind: ff::media::Type| {
             let cover = format::stream::Disposition::ATTACHED_PIC;
             let best = wanted.then(|| input.streams().best(kind)).flatten();
             best.filter(|stream| !stream.disposition().contains(cover))
         };
         let mut video = None;
-        if let Some(stream) = pick(options.video, media::Type::Video) {
+        if let Some(stream) = pick(options.video, ff::media::Type::Video) {
             starts.extend(start_of(&stream));
             let (path, track) = VideoPath::open(&stream, options.bitrate)?;
             video = Some(Track { index: stream.index(), time_base: stream.time_base(), path, last: None });
             info.video = Some(track);
         }
         let mut audio = None;
-        if let Some(stream) = pick(options.audio, media::Type::Audio) {
+        if let Some(stream) = pick(options.audio, ff::media::Type::Audio) {
             starts.extend(start_of(&stream));
             let (path, track) = AudioPath::open(&stream)?;
             audio = Some(Track { index: stream.index(), time_base: stream.time_base(), path, last: None });

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, picture};
-use hls::MediaTime;
-use hls::time::TICKS_PER_SECOND;
+use media::MediaTime;
+use media::time::TICKS_PER_SECOND;
 
 /// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and
 /// the 8x8 transform of High gains least at their size.

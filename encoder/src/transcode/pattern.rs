@@ -20,12 +20,12 @@ pub use super::contribution::EncodeError;
 pub use clock_code::{draw_clock, read_clock};
 
 use super::contribution::{AudioEncoder, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings};
-use crate::media::Media;
 use draw::{Painter, Picture};
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
-use hls::time::TICKS_PER_SECOND;
-use hls::{MediaSpan, MediaTime, WallTime};
+use media::Media;
+use media::time::TICKS_PER_SECOND;
+use media::{MediaSpan, MediaTime, WallTime};
 use std::fmt;
 
 /// Where the pattern's media axis begins, as a file's does.

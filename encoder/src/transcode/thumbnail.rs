@@ -6,7 +6,7 @@ use super::error::TranscodeError;
 use bytes::Bytes;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi, format, frame, picture};
-use hls::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime};
 
 /// Pixels of a thumbnail's longer side at most.
 const LONG_SIDE: u32 = 320;

@@ -8,8 +8,9 @@ mod stderr;
 
 pub use child::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions};
 
-use crate::media::{AudioCodec, VideoCodec};
-use hls::{MediaTime, Timing};
+use hls::Timing;
+use media::MediaTime;
+use media::{AudioCodec, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 /// What a worker is told at its start.

@@ -6,9 +6,9 @@
 //! checked before anything is reserved, and no input panics.
 
 use super::{Job, OpenedTrack, Progress, Request, Response, WireUnit};
-use crate::media::{AudioCodec, VideoCodec};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AudioCodec, VideoCodec};
 use std::marker::PhantomData;
 
 /// Grows whenever the layout changes. Supervisor and worker are one binary, so a mismatch means that the file was

@@ -70,7 +70,7 @@ async fn a_stream_that_begins_without_a_keyframe_begins_at_the_first() {
 #[tokio::test]
 async fn a_useless_configuration_says_whose_fault_it_is() {
     let record = Bytes::from_static(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    let codec = encoder::media::VideoCodec::H264;
+    let codec = media::VideoCodec::H264;
     let requests = vec![
         Request::Start(job(vec![rung(320, 180, 30, 300_000)])),
         Request::VideoConfig { codec, record },

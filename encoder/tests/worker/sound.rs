@@ -104,7 +104,7 @@ async fn a_hole_becomes_silence_and_step_is_kept() {
 async fn a_long_hole_is_a_jump() {
     let mut source = beep(48_000, "stereo");
     for unit in source.units_mut().filter(|u| u.pts.ticks_90k() > SECOND) {
-        let later = hls::MediaSpan::from_ticks_90k(10 * SECOND);
+        let later = media::MediaSpan::from_ticks_90k(10 * SECOND);
         (unit.pts, unit.dts) = (unit.pts + later, unit.dts + later);
     }
     let outcome = only_audio(source, stereo()).await;
@@ -118,7 +118,7 @@ async fn a_long_hole_is_a_jump() {
 async fn jitter_of_milliseconds_changes_nothing() {
     let mut source = beep(48_000, "stereo");
     for (index, unit) in source.units_mut().enumerate() {
-        let jitter = hls::MediaSpan::from_millis([0, 15, -15, 20, 3][index % 5]);
+        let jitter = media::MediaSpan::from_millis([0, 15, -15, 20, 3][index % 5]);
         unit.pts += jitter;
     }
     let outcome = only_audio(source, stereo()).await;

@@ -1,13 +1,13 @@
 //! Drives a real worker process with media made by the ffmpeg command, and judges what comes out with ffprobe.
 
 use bytes::Bytes;
-use encoder::media::{AudioCodec, VideoCodec};
 use encoder::transcode::nal;
 use encoder::worker::{
     AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, Request, Response, VideoRung,
     VideoSettings, WireUnit, Worker, WorkerEvent, WorkerExit, WorkerOptions,
 };
-use hls::MediaTime;
+use media::MediaTime;
+use media::{AudioCodec, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -13,10 +13,11 @@
 use super::{Counters, PushError};
 use crate::fmp4::{FragmentKind, FragmentSample, VIDEO_TIMESCALE};
 use crate::names::RungName;
-use crate::time::{MediaSpan, MediaTime, TICKS_PER_SECOND};
 use crate::timing::Timing;
 use crate::track::{Sample, Track, TrackKind};
 use bytes::Bytes;
+use media::time::TICKS_PER_SECOND;
+use media::{MediaSpan, MediaTime};
 use std::collections::VecDeque;
 
 /// Keyframes of two renditions that are at most this far apart count as simultaneous: their times were rounded
@@ -474,7 +475,7 @@ impl Lane {
 
     fn frame_span(&self) -> MediaSpan {
         let rate = self.audio.as_ref().map_or(TICKS_PER_SECOND, |clock| i64::from(clock.rate));
-        MediaSpan::from_ticks_90k(crate::time::rescale(self.frame_duration.into(), rate, TICKS_PER_SECOND))
+        MediaSpan::from_ticks_90k(media::time::rescale(self.frame_duration.into(), rate, TICKS_PER_SECOND))
     }
 }
 

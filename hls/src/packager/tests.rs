@@ -7,8 +7,8 @@ use super::*;
 use crate::testing::{
     self, AVCC, Run, START_MS, anchor, audio, audio_at, epoch, frames, ms, rung, sound, video,
 };
-use crate::time::WallTime;
 use crate::track::Track;
+use media::WallTime;
 use mp4_atom::Codec;
 
 const FPS: (i64, i64) = (30, 1);

@@ -2,9 +2,9 @@
 
 use crate::fmp4::InvalidTrack;
 use crate::names::{RungName, SessionId};
-use crate::time::{Anchor, MediaSpan, MediaTime, WallTime};
 use crate::track::Track;
 use bytes::Bytes;
+use media::{Anchor, MediaSpan, MediaTime, WallTime};
 
 /// A stretch of media without a break: the same tracks, the same parameters, a continuous timeline. Every epoch except
 /// the first begins with one discontinuity, at the same media sequence number in every rendition.

@@ -6,8 +6,8 @@ use super::media::date_time;
 use super::multivariant::{self, Bandwidth};
 use crate::presentation::SegmentInfo;
 use crate::presentation::rendition::{MIN_MEASURED, bit_rate};
-use crate::time::{MediaSpan, WallTime};
 use crate::track::Track;
+use media::{MediaSpan, WallTime};
 use std::fmt::Write;
 
 /// Maximum difference in microseconds between a segment's wall-clock time and the time that players extrapolate from

@@ -4,9 +4,9 @@
 use super::VERSION;
 use crate::names::RungName;
 use crate::presentation::{PartInfo, SegmentInfo};
-use crate::time::WallTime;
 use crate::timing::{Parts, Timing};
 use chrono::{DateTime, SecondsFormat};
+use media::WallTime;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 

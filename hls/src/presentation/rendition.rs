@@ -3,8 +3,9 @@
 
 use super::{PartInfo, SegmentInfo};
 use crate::playlist::multivariant::Bandwidth;
-use crate::time::{MediaSpan, TICKS_PER_SECOND};
 use crate::track::{Track, TrackKind};
+use media::MediaSpan;
+use media::time::TICKS_PER_SECOND;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Shorter segments do not count for the peak bit rate: rfc8216bis 4.4.6.2 measures spans of at least half a target

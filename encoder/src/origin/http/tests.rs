@@ -4,7 +4,7 @@ use super::*;
 use crate::origin::serve::{Limits, serve};
 use crate::store::{Caching, Object};
 use axum::body::Bytes;
-use hls::WallTime;
+use media::WallTime;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

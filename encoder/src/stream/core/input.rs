@@ -5,12 +5,12 @@
 
 use super::{MAX_RUNS, Now, Publisher, StreamCore};
 use crate::ladder::{self, SourceVideo};
-use crate::media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
 use crate::stream::run::AudioSource;
 use crate::stream::silence;
-use hls::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use media::{MediaSpan, MediaTime};
 use tracing::{info, warn};
 
 /// A hole in the published media longer than this ends the epoch: viewers skip the hole instead of waiting through

@@ -5,10 +5,11 @@
 
 use super::{Effect, MAX_RUNS, Now, Publisher, StreamCore};
 use crate::ladder::Plan;
-use crate::media::Media;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
-use hls::{Anchor, MediaSpan, MediaTime, RungName, Sample, SessionId};
+use hls::{RungName, Sample, SessionId};
+use media::Media;
+use media::{Anchor, MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 

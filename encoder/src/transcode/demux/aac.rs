@@ -1,7 +1,7 @@
 //! What AAC says about itself: AudioSpecificConfig (ISO 14496-3 1.6.2.1) and ADTS headers (1.A.2). Pure; no libav.
 
-use crate::media::{AudioCodec, AudioConfig};
 use bytes::Bytes;
+use media::{AudioCodec, AudioConfig};
 
 /// Sampling frequencies by index (ISO 14496-3 table 1.18).
 const SAMPLE_RATES: [u32; 13] =

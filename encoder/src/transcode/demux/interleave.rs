@@ -1,7 +1,7 @@
 //! Two tracks into one sequence ordered by dts. Pure.
 
-use crate::media::Media;
-use hls::MediaTime;
+use media::Media;
+use media::MediaTime;
 use std::collections::VecDeque;
 
 /// So much of one track waits for the other at most, in access units; then order gives way to memory. Several seconds
@@ -62,8 +62,8 @@ fn order(media: &Media) -> Option<MediaTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::AccessUnit;
     use bytes::Bytes;
+    use media::AccessUnit;
     use std::time::Instant;
 
     fn unit(ticks: i64) -> AccessUnit {

@@ -5,14 +5,14 @@ use super::aac;
 use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
 use super::{DemuxError, TrackInfo};
-use crate::media::{VideoCodec, VideoConfig};
 use crate::transcode::av;
 use crate::transcode::contribution::VideoSettings;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
-use hls::MediaSpan;
-use hls::time::{TICKS_PER_SECOND, rescale};
+use media::MediaSpan;
+use media::time::{TICKS_PER_SECOND, rescale};
+use media::{VideoCodec, VideoConfig};
 
 /// How a file's pictures become a publisher's.
 pub(super) enum VideoPath {

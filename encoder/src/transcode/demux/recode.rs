@@ -4,12 +4,12 @@ use super::super::contribution::{
     AudioEncoder, EncodeError, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings, received,
 };
 use super::DemuxError;
-use crate::media::Media;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, codec, frame, software};
 use ffmpeg_next as ff;
-use hls::time::TICKS_PER_SECOND;
-use hls::{MediaSpan, MediaTime};
+use media::Media;
+use media::time::TICKS_PER_SECOND;
+use media::{MediaSpan, MediaTime};
 
 /// Bits a second of sound.
 const AUDIO_BITRATE: u32 = 160_000;

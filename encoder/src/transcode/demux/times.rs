@@ -1,10 +1,10 @@
 //! A file's times on the media axis: where it starts, and the dts that a container keeps to itself.
 
-use crate::media::AccessUnit;
 use ff::{Rational, format};
 use ffmpeg_next as ff;
-use hls::time::{TICKS_PER_SECOND, rescale};
-use hls::{MediaSpan, MediaTime};
+use media::AccessUnit;
+use media::time::{TICKS_PER_SECOND, rescale};
+use media::{MediaSpan, MediaTime};
 
 /// Where a file's media axis begins. Not at zero, so that pictures decoded ahead of their time have a place before it.
 const ORIGIN_90K: i64 = 10 * TICKS_PER_SECOND;

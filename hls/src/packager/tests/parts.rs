@@ -1,7 +1,7 @@
 //! Tests of parts of segments.
 
 use super::*;
-use crate::time::MediaSpan;
+use media::MediaSpan;
 
 /// Durations in milliseconds of a rendition's parts, by segment.
 fn durations(run: &Run, name: &str) -> Vec<Vec<i64>> {

@@ -2,7 +2,7 @@
 //!
 //! [`MediaTime`] counts 90 kHz ticks on the stream's own axis: continuous, repaired, never wrapping within a stream's
 //! life. [`WallTime`] is UTC and enters once per epoch, as data, through an [`Anchor`]. Monotonic time
-//! (`std::time::Instant`) does not belong in this crate: delays are measured by its callers.
+//! (`std::time::Instant`) does not belong in this module: delays are measured by its callers.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Neg, Sub};

@@ -1,8 +1,8 @@
 //! The types of media between a publisher and the packager: configurations and access units on the stream's media axis.
-//! Parsing is in [`crate::flv`], time repair in [`crate::timeline`].
+//! Parsing and time repair are in the crate that reads a protocol or a container.
 
+use crate::MediaTime;
 use bytes::Bytes;
-use hls::MediaTime;
 use std::time::Instant;
 
 /// Bytes that an access unit counts in addition to its coded data, where a bound is in bytes: this also bounds a flood
