@@ -106,7 +106,6 @@ impl IntoResponse for Refused {
 mod tests {
     use super::*;
     use crate::origin::Library;
-    use crate::store::memory::MemoryStore;
     use crate::stream::OutletOptions;
     use crate::stream::latency::Latencies;
     use crate::stream::registry::WhenFull;
@@ -118,6 +117,7 @@ mod tests {
     use probes::Probe;
     use serde_json::Value;
     use std::time::Duration;
+    use store::memory::MemoryStore;
 
     async fn ask(router: &Router, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();

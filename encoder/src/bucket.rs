@@ -1,9 +1,9 @@
-//! `encoder bucket check`: prints the findings of [`crate::store::gcs::check`].
+//! `encoder bucket check`: prints the findings of [`store::gcs::check`].
 
 use crate::fault::Fault;
-use crate::store::gcs::check::{Weight, judge, look};
-use crate::store::gcs::{GcsStore, Location, OpenError};
 use std::io::{self, Write};
+use store::gcs::check::{Weight, judge, look};
+use store::gcs::{GcsStore, Location, OpenError};
 
 /// Checks a bucket's settings and the account's permissions there. Returns whether nothing is wrong.
 pub async fn check(location: Location, endpoint: Option<String>) -> Result<bool, Fault> {

@@ -7,7 +7,6 @@ use crate::archive;
 use crate::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
 use crate::ladder::Ladder;
-use crate::store::gcs;
 use crate::stream::Settings;
 use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
@@ -22,6 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use store::gcs;
 
 /// The x264 presets that make sense for live encoding, fastest first.
 const PRESETS: [&str; 9] =

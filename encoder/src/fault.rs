@@ -1,8 +1,8 @@
 //! The errors that end the process, with exit codes that tell a platform where the fault lies (sysexits.h).
 
 use crate::config::BadSetting;
-use crate::store::gcs::{Location, OpenError};
 use std::fmt;
+use store::gcs::{Location, OpenError};
 
 /// Exit code for wrong usage or settings: a retry does not help.
 pub const EXIT_USAGE: u8 = 64;

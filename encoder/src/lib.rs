@@ -22,7 +22,6 @@ pub mod origin;
 pub mod publish;
 pub mod rtmp;
 pub mod shutdown;
-pub mod store;
 pub mod stream;
 pub mod takeover;
 pub mod telemetry;

@@ -2,8 +2,6 @@
 //! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
 
 use crate::fault::Fault;
-use crate::store::Store;
-use crate::store::dir::DirStore;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::{Outlet, Settings, StreamCore};
 use crate::transcode::demux::Demuxer;
@@ -14,6 +12,8 @@ use media::{MediaSpan, MediaTime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use store::Store;
+use store::dir::DirStore;
 use tokio::sync::mpsc;
 use tracing::info;
 

@@ -17,8 +17,6 @@ use encoder::archive::{Keeper, Settings as ArchiveSettings};
 use encoder::ingest::Ingest;
 use encoder::origin::{Library, StreamPath};
 use encoder::rtmp::{MediaMessage, MessageKind};
-use encoder::store::Store;
-use encoder::store::memory::MemoryStore;
 use encoder::stream::{Effect, Now, Outlet, OutletOptions, Settings, StreamCore};
 use encoder::takeover::{Beginning, Why};
 use encoder::transcode::demux::Demuxer;
@@ -30,6 +28,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use store::Store;
+use store::memory::MemoryStore;
 use tests::probe;
 use tests::verdict::SYNC_LIMIT;
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use encoder::archive::seal::{Sealed, seal};
 use encoder::archive::{Keeper, Observed, Place, Recording, Settings};
 use encoder::publish::{self, Counters, Event, Publisher, Spool};
-use encoder::store::Store;
 use encoder::stream::StorePlaylists;
 use hls::{
     AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
@@ -16,6 +15,7 @@ use hls::{
 use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
+use store::Store;
 use tests::gcs::faults::{between, some};
 use tests::gcs::objects::Permission;
 use tests::gcs::{Call, DirectStore, Fault};

@@ -14,10 +14,10 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
-use encoder::store::contract;
-use encoder::store::gcs::GcsStore;
 use serde_json::Value;
 use std::time::Duration;
+use store::contract;
+use store::gcs::GcsStore;
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::gcs::Emulator;
 use tests::http::{Client, join};

@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use encoder::store::gcs::check::{Weight, judge, look};
-use encoder::store::gcs::{GcsStore, Location, OpenError};
-use encoder::store::{Caching, Object, ObjectName, Store, StoreError, content_type, contract};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use store::gcs::check::{Weight, judge, look};
+use store::gcs::{GcsStore, Location, OpenError};
+use store::{Caching, Object, ObjectName, Store, StoreError, content_type, contract};
 use tests::encoder_process::binary;
 use tests::gcs::objects::{DEFAULT_CACHE_CONTROL, Permission, Settings};
 use tests::gcs::{FakeGcs, Fault, Operation};

@@ -5,9 +5,9 @@ use super::seal::{Sealed, seal};
 use crate::app::open_store;
 use crate::config::Output;
 use crate::fault::Fault;
-use crate::store::Store;
 use std::io::{self, Write};
 use std::sync::Arc;
+use store::Store;
 
 /// Seals all archives of the stream `{app}/{name}`. Returns true if there is an archive and all are complete.
 pub async fn run(output: &Output, stream: &str) -> Result<bool, Fault> {

@@ -3,9 +3,9 @@
 //! earlier attempt are not made again.
 
 use super::each::{Failure, each, persist};
-use crate::store::{Caching, Listed, MAX_SOURCES, ObjectName, Store};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use store::{Caching, Listed, MAX_SOURCES, ObjectName, Store};
 
 /// Concurrent compositions.
 const AT_A_TIME: usize = 16;

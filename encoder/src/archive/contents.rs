@@ -3,12 +3,12 @@
 
 use super::names::Place;
 use super::page::{Entry, Epoch, Page};
-use crate::store::ObjectName;
 use bytes::Bytes;
 use hls::recording::{Recording, RecordingError, TrackNumber};
 use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
+use store::ObjectName;
 
 /// Everything that is known about an archive.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,8 +1,8 @@
 //! Store calls for background work: several at a time, with retries.
 
-use crate::store::{ObjectName, StoreError, StoreFuture};
 use std::future::Future;
 use std::time::Duration;
+use store::{ObjectName, StoreError, StoreFuture};
 use tokio::task::JoinSet;
 
 /// Attempts at one call.

@@ -5,13 +5,13 @@ use super::contents::Contents;
 use super::each::{Failure, each, persist};
 use super::names::{Place, parse_segment};
 use super::page::{BadPage, Entry, Page};
-use crate::store::{Listed, ObjectName, Store, StoreError};
 use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
 use hls::{RungName, SegmentInfo, names};
 use media::time::rescale;
 use media::{MediaSpan, MediaTime};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use store::{Listed, ObjectName, Store, StoreError};
 
 /// Concurrent reads.
 const AT_A_TIME: usize = 16;

@@ -10,8 +10,8 @@
 //! .encoder/archives/{app}/{name}/{session}         a note with the owner, until the archive is complete
 //! ```
 
-use crate::store::ObjectName;
 use hls::{RungName, SessionId};
+use store::ObjectName;
 
 /// The folder of a stream's archives.
 const FOLDER: &str = "archive";

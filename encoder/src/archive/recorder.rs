@@ -21,7 +21,6 @@ mod lane;
 use super::contents::Contents;
 use super::names::Place;
 use super::page::{Entry, Epoch, Page};
-use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
 use hls::packager::Segment;
@@ -30,6 +29,7 @@ use lane::{Lane, Waiting};
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
+use store::{Caching, Object, ObjectName, StoreError, content_type};
 
 /// Playlists are rewritten one second later for each 20,000 bytes of their text: so playlists add a tenth of a
 /// broadcast's bytes at most, and far less after hours.
@@ -74,9 +74,9 @@ impl Default for Settings {
 /// An object to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// [`crate::store::Store::create`]
+    /// [`store::Store::create`]
     Create(ObjectName, Object),
-    /// [`crate::store::Store::replace`]
+    /// [`store::Store::replace`]
     Replace(ObjectName, Object),
 }
 

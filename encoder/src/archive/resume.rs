@@ -6,9 +6,9 @@ use super::load::{LoadError, Loaded, archives, load};
 use super::names::Place;
 use super::page::Page;
 use super::recorder::{Recorder, Settings};
-use crate::store::{Caching, Object, Store, StoreError, content_type};
 use hls::resume::Past;
 use std::sync::Arc;
+use store::{Caching, Object, Store, StoreError, content_type};
 
 /// Attempts to claim an archive: each page that a former owner writes between reading and claiming costs one. The
 /// former owner had one page in flight.

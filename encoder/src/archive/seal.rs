@@ -9,7 +9,6 @@ use super::each::{Failure, each, persist};
 use super::load::{LoadError, Loaded, list_all, load};
 use super::names::Place;
 use super::recorder::playlist;
-use crate::store::{Caching, Object, ObjectName, Store, content_type};
 use bytes::Bytes;
 use hls::RungName;
 use hls::recording::RecordingError;
@@ -17,6 +16,7 @@ use media::MediaSpan;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use store::{Caching, Object, ObjectName, Store, content_type};
 use tracing::warn;
 
 /// Concurrent removals and reads of init segments.

@@ -5,7 +5,6 @@
 use super::library::{Library, MEDIA_PLAYLIST, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
 use super::reload::{self, Reload, Wanted};
 use super::{gzip, page};
-use crate::store::content_type;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -16,6 +15,7 @@ use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+use store::content_type;
 use tokio::sync::watch;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;

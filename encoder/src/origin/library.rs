@@ -4,7 +4,6 @@
 //! streams that fill it. Locks are held for a look-up or an insertion in a map, never while a body is sent: a reader
 //! clones a handle to immutable bytes and releases the lock.
 
-use crate::store::{Caching, Object};
 use bytes::Bytes;
 use hls::names::is_valid_name;
 use hls::presentation::Edge;
@@ -14,6 +13,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
+use store::{Caching, Object};
 use tokio::sync::watch;
 
 /// `{app}/{name}`: the path of a stream. It holds no secret: it contains the stream's name, not the publishing key.
@@ -264,7 +264,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::content_type;
+    use store::content_type;
 
     fn playlist(body: &'static str) -> Object {
         Object { body: body.into(), content_type: content_type::PLAYLIST, caching: Caching::None }

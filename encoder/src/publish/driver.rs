@@ -3,12 +3,12 @@
 
 use super::spool::StreamSpool;
 use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
-use crate::store::{Store, StoreError, within};
 use crate::wake::until;
 use metrics::{counter, gauge, histogram};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use store::{Store, StoreError, within};
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! Writes the packager's outputs to a store: order, pacing, retry, acknowledgement.
 //!
 //! What belongs here: when which object is written, and what happens when a write fails. What does not: making
-//! segments and playlists (`hls`), the store's own protocol ([`crate::store`]), the origin, which does not wait for a
+//! segments and playlists (`hls`), the store's own protocol ([`store`]), the origin, which does not wait for a
 //! store.
 //!
 //! The rules, decided by the sans-IO [`Plan`] and carried out by [`Publisher`]:
@@ -32,10 +32,10 @@ pub use plan::{Answer, Job, JobId, Plan, SpoolId, Work};
 pub use settings::{Counters, Gap, Settings};
 pub use spool::Spool;
 
-use crate::store::Version;
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use hls::track::Track;
+use store::Version;
 
 /// Input of [`Publisher`], in the packager's order.
 #[derive(Clone, Debug, PartialEq)]

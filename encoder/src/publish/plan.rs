@@ -16,7 +16,6 @@ mod uploads;
 
 use super::settings::{Counters, Gap, Settings};
 use super::{Event, Inherited, Playlists};
-use crate::store::{Expected, Object, ObjectName, StoreError, Stored, Version};
 use bytes::Bytes;
 use hls::RungName;
 use hls::track::Track;
@@ -27,6 +26,7 @@ pub use spooling::SpoolId;
 use spooling::{Spooling, is_spool_job};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
+use store::{Expected, Object, ObjectName, StoreError, Stored, Version};
 use uploads::Upload;
 
 /// Identifies a job between [`Plan::poll`] and [`Plan::done`].
@@ -47,13 +47,13 @@ pub struct Job {
 /// The operation of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// [`crate::store::Store::create`]
+    /// [`store::Store::create`]
     Create(ObjectName, Object),
-    /// [`crate::store::Store::read`]
+    /// [`store::Store::read`]
     Read(ObjectName),
-    /// [`crate::store::Store::replace_if`]
+    /// [`store::Store::replace_if`]
     Replace(ObjectName, Object, Expected),
-    /// [`crate::store::Store::remove`]
+    /// [`store::Store::remove`]
     Remove(ObjectName),
     /// Write a body to the disk.
     Spool(SpoolId, Bytes),

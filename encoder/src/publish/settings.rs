@@ -10,7 +10,7 @@ pub struct Settings {
     /// gap.
     pub segment_deadline: Duration,
     /// Shortest time between the starts of two writes of one playlist; the store's own
-    /// [`crate::store::Store::rewrite_interval`] applies where it is longer.
+    /// [`store::Store::rewrite_interval`] applies where it is longer.
     pub playlist_interval: Duration,
     /// Time-out of the first attempt; doubles with each failed attempt up to `longest_attempt`. Init segments get
     /// `segment_deadline` at least, late segments as long as recent uploads took, and a segment that is on time may

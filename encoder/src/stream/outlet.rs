@@ -7,8 +7,6 @@ use super::driver::{self, Ending};
 use crate::archive::{Keeper, Observed, Recording};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
 use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
-use crate::store::newest::Newest;
-use crate::store::{Caching, Object, ObjectName, Store, content_type};
 use crate::takeover::Beginning;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
@@ -18,6 +16,8 @@ use media::{MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use store::newest::Newest;
+use store::{Caching, Object, ObjectName, Store, content_type};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 

@@ -26,9 +26,6 @@
 mod owner;
 
 use crate::publish::Inherited;
-use crate::store::{
-    Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type, within,
-};
 use bytes::Bytes;
 use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
@@ -39,6 +36,9 @@ use owner::{OWNER, Record, Terms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use store::{
+    Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type, within,
+};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 

@@ -1,6 +1,5 @@
 use super::*;
 use crate::publish::{Event, Publisher, Settings};
-use crate::store::memory::{Call, Fault, MemoryStore, Operation};
 use crate::stream::StorePlaylists;
 use hls::packager::{InitSegment, Segment};
 use hls::presentation::Presentation;
@@ -8,6 +7,7 @@ use hls::track::Track;
 use hls::{SessionId, Timing};
 use media::{MediaSpan, MediaTime};
 use std::fmt::Write as _;
+use store::memory::{Call, Fault, MemoryStore, Operation};
 
 const WINDOW: Duration = Duration::from_secs(30);
 const NOW: WallTime = WallTime::from_unix_micros(1_795_348_800_000_000);

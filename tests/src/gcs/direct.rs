@@ -1,17 +1,17 @@
-//! The fake bucket's objects and faults as an `encoder::store::Store`, without sockets: for tests on tokio's paused
+//! The fake bucket's objects and faults as an `store::Store`, without sockets: for tests on tokio's paused
 //! time, where an hour takes a second.
 
 use super::faults::{Call, Fault, Operation};
 use super::objects::{New, Objects, Refusal, Settings};
 use super::server::{State, lock};
 use bytes::Bytes;
-use encoder::store::{
-    Caching, Expected, Listed, MAX_LISTED, Object, ObjectName, Store, StoreError, StoreFuture, Stored,
-    Version,
-};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use store::{
+    Caching, Expected, Listed, MAX_LISTED, Object, ObjectName, Store, StoreError, StoreFuture, Stored,
+    Version,
+};
 use tokio::time::Instant;
 
 const BUCKET: &str = "live";

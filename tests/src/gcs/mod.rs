@@ -3,7 +3,7 @@
 //! [`Objects`] is the store itself, sans-IO: names, generations, preconditions, checksums, the limit of one write per
 //! second and name, permissions. [`json`] and [`grpc`] are the two protocols of google-cloud-storage, and the public
 //! URLs that players read; requests go in, responses come out. [`faults`] decides which fault a call meets. [`server`]
-//! adds sockets; [`direct`] works without sockets: an `encoder::store::Store` for tests on paused time. [`audit`] reads
+//! adds sockets; [`direct`] works without sockets: an `store::Store` for tests on paused time. [`audit`] reads
 //! every version of every playlist and checks every object that it names. [`emulator`] is a third-party Cloud Storage,
 //! for what that can judge.
 //!

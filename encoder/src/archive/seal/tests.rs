@@ -5,12 +5,12 @@ use crate::archive::page::Page;
 use crate::archive::testing::{self, Studio, contents};
 use crate::archive::{Keeper, Observed, Recording, Settings};
 use crate::publish::{self, Event, Publisher};
-use crate::store::memory::{Call, Fault, MemoryStore, Operation};
 use crate::stream::StorePlaylists;
 use hls::SessionId;
 use hls::resume::{Past, StoredPlaylist};
 use media::WallTime;
 use std::time::Duration;
+use store::memory::{Call, Fault, MemoryStore, Operation};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

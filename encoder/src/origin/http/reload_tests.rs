@@ -3,12 +3,12 @@
 use super::*;
 use crate::origin::library::Reloadable;
 use crate::origin::serve::{Limits, serve};
-use crate::store::{Caching, Object};
 use axum::body::{Bytes, to_bytes};
 use axum::http::Request;
 use hls::presentation::Edge;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use store::{Caching, Object};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::origin::serve::{Limits, serve};
-use crate::store::{Caching, Object};
 use axum::body::Bytes;
 use media::WallTime;
 use std::io::Read as _;
 use std::net::SocketAddr;
+use store::{Caching, Object};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::publish::Gap;
 use crate::publish::testing::{TextPlaylists, init, segment, tracks};
-use crate::store::memory::{Call, Fault, MemoryStore, Operation};
+use store::memory::{Call, Fault, MemoryStore, Operation};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RUNGS: [&str; 2] = ["480p", "720p"];

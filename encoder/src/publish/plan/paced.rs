@@ -6,9 +6,9 @@
 //! reading: before the first write, and whenever the store reports another version. A read returns either one of this
 //! encoder's own writes, whose answer was lost, or another encoder's write.
 
-use crate::store::{Expected, Stored, Version};
 use std::collections::VecDeque;
 use std::time::Duration;
+use store::{Expected, Stored, Version};
 
 /// Most unanswered writes that are remembered. At one write a second and time-outs of some seconds, no older write is
 /// in flight.

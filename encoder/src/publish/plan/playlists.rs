@@ -4,10 +4,10 @@ use super::paced::{Found, Paced};
 use super::removals::Removal;
 use super::{Answer, Flight, Job, Plan, Work};
 use crate::publish::Playlists;
-use crate::store::{Caching, Object, StoreError, content_type};
 use bytes::Bytes;
 use hls::RungName;
 use std::time::Duration;
+use store::{Caching, Object, StoreError, content_type};
 
 impl<P: Playlists> Plan<P> {
     pub(super) fn start_playlist(&mut self, now: Duration) -> Option<Job> {

@@ -6,9 +6,9 @@
 
 use super::{Flight, Job, Plan, Work};
 use crate::publish::Playlists;
-use crate::store::{ObjectName, StoreError};
 use hls::RungName;
 use std::time::Duration;
+use store::{ObjectName, StoreError};
 
 /// Concurrent removals: few, so that they do not compete with segments.
 pub(super) const REMOVALS_AT_A_TIME: usize = 2;

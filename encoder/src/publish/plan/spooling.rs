@@ -14,10 +14,10 @@
 use super::uploads::{Upload, What};
 use super::{Flight, Job, Plan, Work};
 use crate::publish::{Gap, Playlists};
-use crate::store::StoreError;
 use bytes::Bytes;
 use std::cmp::Reverse;
 use std::time::Duration;
+use store::StoreError;
 
 /// Identifies a spooled body within its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,10 +12,10 @@ use super::removals::Removal;
 use super::spooling::Place;
 use super::{Flight, Job, JobId, Plan, Work};
 use crate::publish::{Gap, Playlists, Settings};
-use crate::store::{Caching, Object, ObjectName, StoreError, content_type};
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::time::Duration;
+use store::{Caching, Object, ObjectName, StoreError, content_type};
 
 /// Most init segments that wait; beyond it one of these is given up together with its segments. Enough for dozens of
 /// epochs while a store is away.

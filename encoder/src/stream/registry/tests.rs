@@ -2,10 +2,10 @@ use super::*;
 use crate::archive::{self, Keeper};
 use crate::origin::Library;
 use crate::rtmp::StreamKey;
-use crate::store::Store;
-use crate::store::memory::{Fault, MemoryStore, Operation};
 use crate::stream::core_tests;
 use std::num::NonZeroU32;
+use store::Store;
+use store::memory::{Fault, MemoryStore, Operation};
 
 fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
     fleet_registry(latencies, bounds, WhenFull::Tell).0

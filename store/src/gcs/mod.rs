@@ -3,8 +3,7 @@
 //!
 //! **One attempt per call.** The crate's own retry policies are off: by default the crate retries for five minutes,
 //! pauses up to a minute and never times an attempt out (google-cloud-storage 1.21.0 src/retry_policy.rs,
-//! perform_upload/unbuffered.rs), which suits backups but not live streams. The caller retries while a retry still
-//! helps ([`crate::publish`]).
+//! perform_upload/unbuffered.rs), which suits backups but not live streams. The caller retries while a retry helps.
 //!
 //! **One request per upload**, regardless of size: a resumable upload costs one more round trip. The crate sends a
 //! CRC32C and checks the one in the answer; the server refuses bytes that do not match.

@@ -1,6 +1,6 @@
 //! Writes an object of which only the newest version matters and no version is worth waiting for, such as a stream's
 //! thumbnail. Objects that must not be lost, and writes that must not arrive late and win, belong in
-//! [`crate::publish`].
+//! the caller's delivery.
 
 use super::{Object, ObjectName, Store};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ impl Newest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::{Fault, MemoryStore};
-    use crate::store::{Caching, content_type};
+    use crate::memory::{Fault, MemoryStore};
+    use crate::{Caching, content_type};
 
     fn picture(number: u8) -> Object {
         Object { body: vec![number].into(), content_type: content_type::JPEG, caching: Caching::None }

@@ -1,6 +1,6 @@
 //! Translates errors of google-cloud-storage into the store's terms.
 
-use crate::store::StoreError;
+use crate::StoreError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_storage::Error;
 

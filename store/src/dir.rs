@@ -20,7 +20,7 @@
 //! of a playlist (with EXT-X-ENDLIST); and a finished recording. The last two are never written again.
 //!
 //! **Threads.** File operations run on tokio's blocking pool, [`WORKERS`] at a time; further calls queue in order of
-//! arrival. The caller bounds the queue ([`crate::publish`] does, in bytes).
+//! arrival. The caller bounds the queue.
 
 use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
@@ -563,7 +563,7 @@ impl From<io::Error> for StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Caching, content_type, contract};
+    use crate::{Caching, content_type, contract};
 
     fn object(body: &'static [u8]) -> Object {
         Object { body: body.into(), content_type: content_type::VIDEO_SEGMENT, caching: Caching::Immutable }

@@ -283,7 +283,7 @@ impl fmt::Debug for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::contract;
+    use crate::contract;
 
     #[tokio::test]
     async fn keeps_the_contract_of_every_store() {

@@ -1,8 +1,9 @@
 //! The store that keeps segments and playlists: the trait and its errors. Order, pacing, retry and acknowledgement
-//! are in [`crate::publish`]; `hls` decides what to write.
+//! belong to the callers; `hls` decides what to write.
 //!
-//! What all stores have in common is stated in the documentation of [`Store`] and tested by [`contract`]: a bucket, a
+//! What all stores have in common is stated in the documentation of [`Store`] and tested by one contract: a bucket, a
 //! directory and memory behave alike, so callers need not know which kind of store they use.
+#![forbid(unsafe_code)]
 
 use bytes::Bytes;
 use std::fmt;
@@ -11,10 +12,11 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod contract;
 pub mod dir;
 pub mod gcs;
+#[cfg(any(test, feature = "testing"))]
 pub mod memory;
 pub mod newest;
 
