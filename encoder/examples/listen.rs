@@ -1,11 +1,10 @@
 //! Takes publishers and logs what they send, without encoding anything: `cargo run --example listen 127.0.0.1:1935`.
 //! The stream key `refuse` is refused, and `off` is sent off after 300 messages.
 
-use encoder::ingest::Ingest;
-use encoder::rtmp::{
-    Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal, ServerOptions, serve,
-};
+use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
 use media::{AccessUnit, Media};
+use rtmp::ingest::Ingest;
+use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::sync::Arc;
 use tracing::info;
 

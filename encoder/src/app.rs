@@ -10,19 +10,19 @@ use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
+use crate::ingest::{self, tls::Listener};
 use crate::logging::Recent;
 use crate::origin;
 use crate::origin::{Library, StreamPath};
 use crate::publish::Spool;
-use crate::rtmp::{self, Refusal};
 use crate::shutdown::{Shutdown, Stage};
 use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::telemetry;
-use crate::tls::Listener;
 use crate::worker::child::WorkerOptions;
 use hls::Timing;
 use probes::{Admin, Probe, StatusSource};
+use rtmp::Refusal;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -154,10 +154,12 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     }
     let mut publishers = JoinSet::new();
     for listener in std::iter::once(Listener::from(rtmp_listener)).chain(rtmps_listener) {
-        let options =
-            rtmp::ServerOptions { read_timeout: config.publish_timeout, ..rtmp::ServerOptions::default() };
+        let options = ingest::ServerOptions {
+            read_timeout: config.publish_timeout,
+            ..ingest::ServerOptions::default()
+        };
         let shutdown = shutdown.clone();
-        publishers.spawn(rtmp::serve(listener, registry.clone(), options, async move {
+        publishers.spawn(ingest::serve(listener, registry.clone(), options, async move {
             shutdown.reached(Stage::Draining).await
         }));
     }

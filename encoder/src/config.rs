@@ -6,11 +6,11 @@ pub mod file;
 use crate::archive;
 use crate::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
+use crate::ingest::tls::{self, Identity};
 use crate::ladder::Ladder;
 use crate::stream::Settings;
 use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
-use crate::tls::{self, Identity};
 use crate::worker::VideoSettings;
 use hls::timing::Latency;
 use hls::{RungName, Timing};
@@ -326,7 +326,7 @@ pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>>
         Some(place) => place,
         None => ".",
     };
-    if !(hls::names::is_valid_name(app) && hls::names::is_valid_name(name)) || place.ends_with("gs:/") {
+    if !(media::is_valid_name(app) && media::is_valid_name(name)) || place.ends_with("gs:/") {
         judge.reject("seal", &args.stream, "must end with APP/NAME behind a directory or gs://BUCKET/PREFIX");
     }
     let output = output(place, args.gcs_endpoint.as_deref(), &mut judge);

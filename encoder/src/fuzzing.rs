@@ -7,16 +7,16 @@
 
 mod packager;
 
-use crate::flv::{Demuxer, Tag};
-use crate::ingest::Ingest;
-use crate::rtmp::chunk::{ChunkReader, Limits};
-use crate::rtmp::session::{Event, Session};
-use crate::rtmp::{MediaMessage, MessageKind, amf};
-use crate::timeline::Timeline;
 pub use crate::worker::protocol::fuzz_worker_protocol as worker_protocol;
 use bytes::Bytes;
 use media::MediaTime;
 pub use packager::packager;
+use rtmp::chunk::{ChunkReader, Limits};
+use rtmp::flv::{Demuxer, Tag};
+use rtmp::ingest::Ingest;
+use rtmp::session::{Event, Session};
+use rtmp::timeline::Timeline;
+use rtmp::{MediaMessage, MessageKind, amf};
 use std::time::{Duration, Instant};
 
 /// The function of a target.

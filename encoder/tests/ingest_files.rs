@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 use encoder::fuzzing::flv_file;
-use encoder::ingest::Ingest;
-use encoder::timeline::Repairs;
 use media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use rtmp::ingest::Ingest;
+use rtmp::timeline::Repairs;
 use std::path::Path;
 use std::process::Command;
 

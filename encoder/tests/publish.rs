@@ -3,9 +3,9 @@
 
 use clap::Parser;
 use encoder::broadcast::{PublishArgs, PublishError, run_until};
-use encoder::rtmp::session::{Event, Session};
-use encoder::rtmp::{MediaMessage, MessageKind, Refusal};
 use encoder::transcode::pattern::read_clock;
+use rtmp::session::{Event, Session};
+use rtmp::{MediaMessage, MessageKind, Refusal};
 use std::future::{Future, pending};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -5,7 +5,7 @@
 
 mod support;
 
-use encoder::rtmp::{EndReason, Refusal};
+use rtmp::{EndReason, Refusal};
 use std::process::{Output, Stdio};
 use support::{PATIENCE, end, server, server_with_tls};
 use tokio::process::Command;

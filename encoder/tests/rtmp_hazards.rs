@@ -5,15 +5,13 @@
 
 mod support;
 
-use encoder::rtmp::chunk::{ChunkReader, Limits};
-use encoder::rtmp::{
-    Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
-    ServerOptions, amf, serve,
-};
+use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
 use rml_rtmp::rml_amf0::Amf0Value;
 use rml_rtmp::time::RtmpTimestamp;
+use rtmp::chunk::{ChunkReader, Limits};
+use rtmp::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, amf};
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;

@@ -1,22 +1,13 @@
 //! Names that appear in URLs, object names and playlists, validated on construction.
 
+use media::{MAX_NAME_LEN, is_valid_name};
 use std::fmt;
 use std::sync::Arc;
-
-/// Longest accepted application, stream or rung name.
-pub const MAX_NAME_LEN: usize = 64;
 
 /// A name was empty, too long, or had a character outside `A-Za-z0-9_-`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name is 1 to {MAX_NAME_LEN} characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidName;
-
-/// Whether `name` may appear in a path: 1 to 64 characters of `A-Za-z0-9_-`. Dots and slashes are refused, so a name
-/// cannot lead out of its folder.
-pub fn is_valid_name(name: &str) -> bool {
-    (1..=MAX_NAME_LEN).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-}
 
 macro_rules! checked_name {
     ($(#[$doc:meta])* $name:ident) => {

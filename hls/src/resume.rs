@@ -175,7 +175,7 @@ fn segment_info(
         None => return Err(ResumeError::Foreign("a segment without EXT-X-MAP")),
         Some(map) => map
             .strip_suffix("-init.mp4")
-            .is_some_and(names::is_valid_name)
+            .is_some_and(media::is_valid_name)
             .then(|| map.to_owned())
             .ok_or(ResumeError::Foreign("name of an init segment"))?,
     };

@@ -4,8 +4,10 @@
 //! container, sockets, clocks, threads, libav, logging.
 #![forbid(unsafe_code)]
 
+mod name;
 pub mod time;
 mod unit;
 
+pub use name::{MAX_NAME_LEN, is_valid_name};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
 pub use unit::{AccessUnit, AudioCodec, AudioConfig, Media, UNIT_OVERHEAD, VideoCodec, VideoConfig};

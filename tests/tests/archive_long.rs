@@ -14,9 +14,7 @@
 
 use bytes::Bytes;
 use encoder::archive::{Keeper, Settings as ArchiveSettings};
-use encoder::ingest::Ingest;
 use encoder::origin::{Library, StreamPath};
-use encoder::rtmp::{MediaMessage, MessageKind};
 use encoder::stream::{Effect, Now, Outlet, OutletOptions, Settings, StreamCore};
 use encoder::takeover::{Beginning, Why};
 use encoder::transcode::demux::Demuxer;
@@ -24,6 +22,8 @@ use encoder::worker::VideoSettings;
 use hls::timing::{Latency, Timing};
 use media::Media;
 use media::WallTime;
+use rtmp::ingest::Ingest;
+use rtmp::{MediaMessage, MessageKind};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;

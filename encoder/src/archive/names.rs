@@ -75,7 +75,7 @@ impl Place {
     pub fn of_note(object: &ObjectName) -> Option<Self> {
         let (stream, session) = object.as_str().strip_prefix(NOTES)?.strip_prefix('/')?.rsplit_once('/')?;
         let (app, name) = stream.split_once('/')?;
-        let plain = hls::names::is_valid_name(app) && hls::names::is_valid_name(name);
+        let plain = media::is_valid_name(app) && media::is_valid_name(name);
         Some(Self::new(stream, SessionId::new(session).ok()?)).filter(|_| plain)
     }
 

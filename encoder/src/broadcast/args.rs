@@ -2,9 +2,9 @@
 
 use super::StreamSettings;
 use super::source::Input;
-use super::url::{BadUrl, RtmpUrl};
 use crate::transcode::pattern::{FrameRate, PatternSettings};
 use media::MediaSpan;
+use rtmp::url::{BadUrl, RtmpUrl};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -2,13 +2,13 @@
 
 use super::pacer::Pacer;
 use super::progress::Progress;
-use super::session::{Event, Session, SessionError};
 use super::source::{Gate, Source, SourceError};
-use super::tag::{self, Clock};
-use super::url::RtmpUrl;
 use bytes::{Buf, BytesMut};
 use media::MediaTime;
 use media::{AudioConfig, Media, VideoConfig};
+use rtmp::client::{Event, Session, SessionError};
+use rtmp::flv::write::{self, Clock};
+use rtmp::url::RtmpUrl;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -283,10 +283,10 @@ impl Link {
         if configs.is_empty() {
             return Ok(());
         }
-        self.session.metadata(tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref()))?;
+        self.session.metadata(write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref()))?;
         if let Some(clock) = &broadcast.clock {
             for config in configs {
-                self.session.media(tag::tag(&config, clock, broadcast.position))?;
+                self.session.media(write::tag(&config, clock, broadcast.position))?;
             }
         }
         Ok(())
@@ -305,11 +305,11 @@ impl Link {
         }
         match media {
             Media::VideoConfig(_) | Media::AudioConfig(_) => {
-                let values = tag::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
+                let values = write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
                 self.session.metadata(values)?;
                 // Before the first media there is no clock yet: the configurations are sent with that media.
                 if let Some(clock) = &broadcast.clock {
-                    self.session.media(tag::tag(media, clock, broadcast.position))?;
+                    self.session.media(write::tag(media, clock, broadcast.position))?;
                 }
             }
             Media::Video(unit) | Media::Audio(unit) => {
@@ -320,12 +320,12 @@ impl Link {
                         let clock = Clock::new(unit.dts, broadcast.start_timestamp_ms);
                         broadcast.clock = Some(clock);
                         for config in broadcast.configs() {
-                            self.session.media(tag::tag(&config, &clock, unit.dts))?;
+                            self.session.media(write::tag(&config, &clock, unit.dts))?;
                         }
                         clock
                     }
                 };
-                self.session.media(tag::tag(media, &clock, unit.dts))?;
+                self.session.media(write::tag(media, &clock, unit.dts))?;
                 progress.unit(matches!(media, Media::Video(_)), unit.dts);
             }
         }

@@ -3,20 +3,16 @@
 //!
 //! What belongs here: the command line of `publish`, pacing, the client side of RTMP, reconnecting, and the terminal
 //! output. Reading files and generating the pattern is in [`crate::transcode`], because both need libav. The server
-//! side is in [`crate::rtmp`].
+//! side is in [`rtmp`].
 
 mod args;
 mod connection;
 mod pacer;
 mod progress;
-mod session;
 mod source;
-mod tag;
-mod url;
 
 pub use args::{PublishArgs, UrlArg};
 pub use source::SourceError;
-pub use url::{BadUrl, RtmpUrl};
 
 use connection::{Broadcast, Ending};
 use media::MediaSpan;
@@ -26,9 +22,6 @@ use source::{Input, Source};
 use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
-
-/// This client's name, as sent to servers.
-const CLIENT_NAME: &str = concat!("encoder/", env!("CARGO_PKG_VERSION"));
 
 /// Which media of the source is published.
 #[derive(Clone, Copy, Debug)]

@@ -11,10 +11,11 @@ pub mod survey;
 
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
-use crate::rtmp::{self, Admission, EndReason, MediaMessage, MediaSink, Metadata, PublishRequest, Refusal};
+use crate::ingest::{self, Admission, MediaSink};
 use crate::shutdown::{Shutdown, Stage};
 use crate::telemetry;
 use probes::{Admin, Health, Verdict};
+use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,7 +63,7 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
 
     let rounds = tokio::spawn(ask_around(Surveyor::new(config.encoders), lobby.clone()));
     let publishers =
-        tokio::spawn(rtmp::serve(rtmp_listener, lobby.clone(), rtmp::ServerOptions::default(), {
+        tokio::spawn(ingest::serve(rtmp_listener, lobby.clone(), ingest::ServerOptions::default(), {
             let shutdown = shutdown.clone();
             async move { shutdown.reached(Stage::Draining).await }
         }));

@@ -5,9 +5,9 @@
 //! clones a handle to immutable bytes and releases the lock.
 
 use bytes::Bytes;
-use hls::names::is_valid_name;
 use hls::presentation::Edge;
 use media::WallTime;
+use media::is_valid_name;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

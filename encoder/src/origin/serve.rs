@@ -3,7 +3,7 @@
 //! [`super::http`], a connection's requests in progress are counted in [`super::activity`].
 
 use super::activity::{Activity, Counted};
-use crate::tls::Listener;
+use crate::ingest::tls::Listener;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;

@@ -7,9 +7,9 @@
 use super::core::Settings;
 use crate::origin::StreamPath;
 use crate::worker::VideoSettings;
-use hls::names::is_valid_name;
 use hls::timing::Latency;
 use hls::{Timing, TimingError};
+use media::is_valid_name;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;

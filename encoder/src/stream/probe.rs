@@ -2,9 +2,9 @@
 //! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
 use crate::ladder::SourceVideo;
-use crate::rtmp::Metadata;
 use media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
 use media::{MediaSpan, MediaTime};
+use rtmp::Metadata;
 use std::time::{Duration, Instant};
 
 /// Maximum coded bytes held: four seconds at 32 Mbit/s.

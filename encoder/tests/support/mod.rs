@@ -2,11 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses its part.
 
-use encoder::rtmp::{
-    Admission, EndReason, MediaMessage, MediaSink, MessageKind, Metadata, PublishRequest, Refusal,
-    ServerOptions, serve,
-};
-use encoder::tls::{Chain, Identity, Key, Listener};
+use encoder::ingest::tls::{Chain, Identity, Key, Listener};
+use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
+use rtmp::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

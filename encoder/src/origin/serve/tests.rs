@@ -1,5 +1,5 @@
 use super::*;
-use crate::tls::tests::Files;
+use crate::ingest::tls::tests::Files;
 use axum::routing::get;
 use hyper::StatusCode;
 use hyper::client::conn::http2;

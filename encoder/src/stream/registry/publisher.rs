@@ -1,11 +1,12 @@
 //! An admitted publisher: it feeds its stream until it leaves or another publisher takes its place.
 
 use super::{Entry, Registry, UNDERSTOOD_WITHIN};
-use crate::ingest::Ingest;
+use crate::ingest::MediaSink;
 use crate::origin::StreamPath;
-use crate::rtmp::{EndReason, MediaMessage, MediaSink, Metadata, Refusal};
 use crate::stream::core::StreamCore;
-use crate::timeline::Repairs;
+use rtmp::ingest::Ingest;
+use rtmp::timeline::Repairs;
+use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::watch;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::archive::{self, Keeper};
 use crate::origin::Library;
-use crate::rtmp::StreamKey;
 use crate::stream::core_tests;
+use rtmp::StreamKey;
 use std::num::NonZeroU32;
 use store::Store;
 use store::memory::{Fault, MemoryStore, Operation};

@@ -1,8 +1,8 @@
 //! H.264 byte streams to the form that FLV and MP4 carry: an AVCDecoderConfigurationRecord and access units of
 //! 4-byte length-prefixed NAL units. Pure; no libav, no timestamps.
 
-use crate::flv::avc::configuration_record;
 use bytes::{BufMut, Bytes, BytesMut};
+use rtmp::flv::avc::configuration_record;
 
 /// NAL unit types (ITU-T H.264 table 7-1) that are handled apart from the rest.
 mod nal_type {

@@ -1,14 +1,15 @@
-//! Sockets for [`super::session`]: accepting with and without TLS, time-outs, backpressure, and the end of a
+//! Sockets for [`rtmp::session`]: accepting with and without TLS, time-outs, backpressure, and the end of a
 //! connection.
 //!
 //! Each connection has its own task, so a slow, dead or hostile peer delays no other peer. A panic in a task is caught
 //! where the task is joined, and logged: it ends that connection only (its sink is dropped without `end`).
 
-use super::door::Door;
-use super::session::{Event, Session, SessionError};
-use super::{Admission, EndReason, MediaSink, MessageKind, PublishRequest, Refusal};
-use crate::tls::Listener;
+use super::{Admission, MediaSink};
+use crate::ingest::gate::Door;
+use crate::ingest::tls::Listener;
 use crate::wake::until;
+use rtmp::session::{Event, Session, SessionError};
+use rtmp::{EndReason, MessageKind, PublishRequest, Refusal};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;

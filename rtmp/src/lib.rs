@@ -1,22 +1,24 @@
-//! RTMP ingest: from sockets to messages. Published media is handed on unparsed, as [`MediaMessage`]s. FLV tag bodies
-//! are read in [`crate::flv`], timestamps are repaired in [`crate::timeline`], and the implementation of [`Admission`]
-//! decides whether a publisher is admitted.
+//! RTMP without input or output: bytes and time in, events and bytes out.
+//!
+//! What belongs here: chunks and AMF with their limits, both sides of the conversation ([`session`] is the server's,
+//! [`client`] the publisher's), FLV tag bodies both ways ([`flv`]), and the repair of RTMP's timestamps ([`timeline`]).
+//! What does not: sockets, clocks, tasks, logging, and the decision who may publish.
+#![forbid(unsafe_code)]
 
 pub mod amf;
 pub mod chunk;
-mod door;
+pub mod client;
+pub mod flv;
+pub mod ingest;
 mod metadata;
-pub mod server;
 pub mod session;
-
-pub use server::{Publishers, ServerOptions, serve};
+pub mod timeline;
+pub mod url;
 
 use bytes::Bytes;
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Instant;
-use tokio::sync::watch;
 
 /// The secret part of a publishing URL. Never printed: its `Debug` shows a placeholder.
 #[derive(Clone, PartialEq, Eq)]
@@ -141,34 +143,4 @@ pub enum EndReason {
     Violation,
     /// The server ended the publish.
     SentOff,
-}
-
-/// Decides who may publish.
-pub trait Admission: Send + Sync + 'static {
-    /// Receives what an admitted publisher sends.
-    type Sink: MediaSink;
-
-    /// Decides about a request before the server sends `NetStream.Publish.Start`. With an `Ok` the place is taken.
-    fn admit(&self, request: PublishRequest) -> impl Future<Output = Result<Self::Sink, Refusal>> + Send;
-
-    /// Whether a publisher could be admitted now. While the value is `false`, the kernel refuses connections, including
-    /// those in the backlog. `None`: every connection is accepted, and a refused publisher receives the reason.
-    fn open(&self) -> Option<watch::Receiver<bool>> {
-        None
-    }
-}
-
-/// Receives what one publisher sends. No method may block, because the socket is always read.
-pub trait MediaSink: Send + 'static {
-    /// Takes a media message. An error ends the publish with that refusal.
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal>;
-
-    /// Takes an `onMetaData` message; publishers may send many per second.
-    fn metadata(&mut self, metadata: Metadata);
-
-    /// Resolves when the server should end the publish, with the reason to send to the publisher. Pending until then.
-    fn sent_off(&mut self) -> impl Future<Output = Refusal> + Send;
-
-    /// Reports the end of the publish. No other call follows.
-    fn end(self, reason: EndReason);
 }

@@ -1,6 +1,6 @@
 use super::*;
+use crate::MessageKind;
 use crate::flv::tests::{AVCC, bytes};
-use crate::rtmp::MessageKind;
 use std::time::Instant;
 
 fn message(kind: MessageKind, timestamp_ms: u32, body: &str) -> MediaMessage {

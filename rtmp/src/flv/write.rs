@@ -1,7 +1,7 @@
 //! From media to FLV tag bodies, and from media time to RTMP milliseconds: the inverse of [`crate::flv`] and
 //! [`crate::timeline`] on the server. Pure.
 
-use crate::rtmp::MessageKind;
+use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
 use media::MediaTime;
 use media::{AccessUnit, AudioConfig, Media, VideoConfig};
@@ -23,22 +23,26 @@ const MAX_OFFSET_MS: i64 = 0x7f_ffff;
 
 /// A message ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
-    pub(super) kind: MessageKind,
-    pub(super) timestamp_ms: u32,
-    pub(super) body: Bytes,
+pub struct Tag {
+    /// Audio or video.
+    pub kind: MessageKind,
+    /// RTMP time in milliseconds.
+    pub timestamp_ms: u32,
+    /// FLV tag body.
+    pub body: Bytes,
 }
 
 /// The RTMP clock of a broadcast: milliseconds from a chosen start, wrapping at 32 bits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     /// The media time that maps to `start_ms`.
     origin: MediaTime,
     start_ms: u32,
 }
 
 impl Clock {
-    pub(super) fn new(origin: MediaTime, start_ms: u32) -> Self {
+    /// A clock that shows `start_ms` at `origin`.
+    pub fn new(origin: MediaTime, start_ms: u32) -> Self {
         Self { origin, start_ms }
     }
 
@@ -55,7 +59,7 @@ impl Clock {
 }
 
 /// Makes a tag from a configuration or an access unit. Configurations have no time of their own and get `now`.
-pub(super) fn tag(media: &Media, clock: &Clock, now: MediaTime) -> Tag {
+pub fn tag(media: &Media, clock: &Clock, now: MediaTime) -> Tag {
     match media {
         Media::VideoConfig(config) => {
             let body = video_body(KEY_FRAME, SEQUENCE_HEADER, 0, &config.record);
@@ -98,7 +102,7 @@ fn audio_body(packet_type: u8, data: &[u8]) -> Bytes {
 }
 
 /// The values of `onMetaData`.
-pub(super) fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf0Value {
+pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf0Value {
     let mut values = HashMap::new();
     let mut number = |name: &str, value: f64| values.insert(name.to_owned(), Amf0Value::Number(value));
     if let Some(video) = video {
@@ -116,7 +120,7 @@ pub(super) fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>)
         number("audiochannels", audio.channels.into());
         values.insert("stereo".into(), Amf0Value::Boolean(audio.channels >= 2));
     }
-    values.insert("encoder".into(), Amf0Value::Utf8String(super::CLIENT_NAME.into()));
+    values.insert("encoder".into(), Amf0Value::Utf8String(crate::client::CLIENT_NAME.into()));
     Amf0Value::Object(values)
 }
 

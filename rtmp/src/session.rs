@@ -2,7 +2,7 @@
 //!
 //! What belongs here: the session's states and the one function that moves between them. Commands are parsed in
 //! `command`, answers are written in `answer`, aggregate messages are split in `aggregate`. Sockets and time-outs are
-//! in [`super::server`], chunks in [`super::chunk`], AMF limits in [`super::amf`].
+//! with the caller, chunks in [`super::chunk`], AMF limits in [`super::amf`].
 //!
 //! `rml_rtmp` does the handshake and serializes this server's messages. Its `ServerSession` is not used, because a peer
 //! can make it panic before admission (rml_rtmp-0.8.0/src/sessions/server/mod.rs:938,

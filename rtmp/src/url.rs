@@ -1,6 +1,6 @@
 //! The publishing URL, `rtmp://HOST[:PORT]/{app}/{key}`. The key is a secret and appears in no rendering of the type.
 
-use crate::rtmp::StreamKey;
+use crate::StreamKey;
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,7 +39,7 @@ pub enum BadUrl {
 
 impl RtmpUrl {
     /// The URL of the application, without the key, as `connect` names it.
-    pub(super) fn tc_url(&self) -> String {
+    pub(crate) fn tc_url(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match self.port {
             DEFAULT_PORT => format!("rtmp://{host}/{}", self.app),

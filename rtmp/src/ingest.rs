@@ -1,11 +1,11 @@
 //! From published messages to media on the stream's axis: combines [`crate::flv`] and [`crate::timeline`]. Unreadable
 //! messages are counted and ignored; only media that can never be encoded is an error.
 //!
-//! Not here: sockets ([`crate::rtmp`]), and what happens to the media ([`crate::stream`]).
+//! Not here: sockets ([`crate`]), and what happens to the media ([`encoder::stream`]).
 
 use crate::flv::{Demuxer, FlvError, Tag};
-use crate::rtmp::{MediaMessage, Metadata, Refusal};
 use crate::timeline::{Repairs, Timeline};
+use crate::{MediaMessage, Metadata, Refusal};
 use media::MediaTime;
 use media::{AccessUnit, AudioConfig, Media, VideoConfig};
 

@@ -1,14 +1,14 @@
 //! The publisher's side of an RTMP connection: bytes and media in, bytes and events out. Sans-IO; sockets and time-outs
-//! are in [`super::connection`].
+//! are with the caller.
 //!
 //! Reading uses the server side's chunk and AMF readers with their limits, because a server's bytes are untrusted input
 //! like any other. Writing uses `rml_rtmp`'s serializer.
 
-use super::tag::Tag;
 use super::url::RtmpUrl;
-use crate::rtmp::MessageKind;
-use crate::rtmp::amf::{self, AmfError};
-use crate::rtmp::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
+use crate::MessageKind;
+use crate::amf::{self, AmfError};
+use crate::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
+use crate::flv::write::Tag;
 use bytes::Bytes;
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
@@ -16,6 +16,9 @@ use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
 use rml_rtmp::messages::MessagePayload;
 use rml_rtmp::time::RtmpTimestamp;
 use std::collections::HashMap;
+
+/// What this client calls itself towards servers.
+pub(crate) const CLIENT_NAME: &str = concat!("encoder/", env!("CARGO_PKG_VERSION"));
 
 /// Chunk size of this client's messages, in bytes: large, because no urgent message needs to be interleaved, and
 /// accepted by most servers.
@@ -32,7 +35,7 @@ const CREATE_STREAM: f64 = 4.0;
 
 /// What the session reports to its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub enum Event {
     /// The server accepts media from now on.
     Publishing,
     /// The server refused the publish, with its text; no event follows.
@@ -43,7 +46,7 @@ pub(super) enum Event {
 
 /// The server's RTMP is invalid or unsupported. A retry may reach another server.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub enum SessionError {
     /// The server's handshake is not RTMP.
     #[error("the server's handshake is not RTMP")]
     Handshake,
@@ -90,7 +93,7 @@ enum Reply {
 }
 
 /// One attempt to publish.
-pub(super) struct Session {
+pub struct Session {
     url: RtmpUrl,
     state: State,
     reader: ChunkReader,
@@ -100,7 +103,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Begins the handshake: output is available immediately.
-    pub(super) fn new(url: RtmpUrl) -> Result<Self, SessionError> {
+    pub fn new(url: RtmpUrl) -> Result<Self, SessionError> {
         let mut handshake = Handshake::new(PeerType::Client);
         let output = handshake.generate_outbound_p0_and_p1().map_err(|_| SessionError::Handshake)?;
         Ok(Self {
@@ -113,13 +116,13 @@ impl Session {
     }
 
     /// Takes the output to be sent.
-    pub(super) fn take_output(&mut self) -> Vec<u8> {
+    pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
     /// Takes bytes from the server. Returns at the first event, and does not read the rest of `input` then, because at
     /// most one event is decisive.
-    pub(super) fn handle(&mut self, input: &[u8]) -> Result<Option<Event>, SessionError> {
+    pub fn handle(&mut self, input: &[u8]) -> Result<Option<Event>, SessionError> {
         let remaining;
         let mut input = input;
         if let State::Handshake(handshake) = &mut self.state {
@@ -146,14 +149,14 @@ impl Session {
     }
 
     /// Sends `onMetaData`. Ignored unless publishing, like all media.
-    pub(super) fn metadata(&mut self, values: Amf0Value) -> Result<(), SessionError> {
+    pub fn metadata(&mut self, values: Amf0Value) -> Result<(), SessionError> {
         let State::Publishing { stream } = self.state else { return Ok(()) };
         let text = |text: &str| Amf0Value::Utf8String(text.into());
         self.amf(message_type::DATA_AMF0, stream, &vec![text("@setDataFrame"), text("onMetaData"), values])
     }
 
     /// Sends a sequence header or coded media.
-    pub(super) fn media(&mut self, tag: Tag) -> Result<(), SessionError> {
+    pub fn media(&mut self, tag: Tag) -> Result<(), SessionError> {
         let State::Publishing { stream } = self.state else { return Ok(()) };
         let type_id = match tag.kind {
             MessageKind::Video => message_type::VIDEO,
@@ -163,7 +166,7 @@ impl Session {
     }
 
     /// Sends the commands that end the publish.
-    pub(super) fn finish(&mut self) -> Result<(), SessionError> {
+    pub fn finish(&mut self) -> Result<(), SessionError> {
         if let State::Publishing { stream } = self.state {
             let key = Amf0Value::Utf8String(self.url.key.expose().to_owned());
             self.command("FCUnpublish", 6.0, Amf0Value::Null, Some(key))?;
@@ -240,7 +243,7 @@ impl Session {
         let object = HashMap::from([
             ("app".into(), text(&self.url.app)),
             ("type".into(), text("nonprivate")),
-            ("flashVer".into(), text(&format!("FMLE/3.0 (compatible; {})", super::CLIENT_NAME))),
+            ("flashVer".into(), text(&format!("FMLE/3.0 (compatible; {})", CLIENT_NAME))),
             ("tcUrl".into(), text(&self.url.tc_url())),
         ]);
         self.command("connect", CONNECT, Amf0Value::Object(object), None)

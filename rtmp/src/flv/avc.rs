@@ -144,7 +144,7 @@ pub struct Unit {
 
 /// Writes an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1.2). `sps` and `pps` must each have 1 to 31 sets; a
 /// sequence parameter set has at least 5 bytes, a picture parameter set at least 2.
-pub(crate) fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
+pub fn configuration_record(sps: &[Bytes], pps: &[Bytes]) -> Bytes {
     let mut record = BytesMut::new();
     let first = &sps[0];
     record.put_u8(1);

@@ -2,7 +2,7 @@
 //! output. When to send a message is decided in [`super`].
 
 use super::{Session, SessionError, State};
-use crate::rtmp::{Refusal, metadata};
+use crate::{Refusal, metadata};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::{PeerBandwidthLimitType, RtmpMessage, UserControlEventType};

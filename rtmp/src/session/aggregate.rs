@@ -1,7 +1,7 @@
 //! Aggregate messages (RTMP 1.0, 7.1.6): several FLV tags in one message, returned one at a time.
 
-use crate::rtmp::MessageKind;
-use crate::rtmp::chunk::message_type;
+use crate::MessageKind;
+use crate::chunk::message_type;
 use bytes::Bytes;
 
 /// Bytes of a tag header (FLV, annex E.4.1).

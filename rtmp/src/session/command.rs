@@ -1,8 +1,8 @@
 //! Parses the peer's commands as far as this server uses them, and builds the publish request. What a command leads to
 //! is in [`super`].
 
-use crate::rtmp::amf::{self, AmfError};
-use crate::rtmp::{PublishRequest, Refusal, StreamKey, metadata};
+use crate::amf::{self, AmfError};
+use crate::{PublishRequest, Refusal, StreamKey, metadata};
 use rml_amf0::Amf0Value;
 use std::net::SocketAddr;
 
@@ -71,7 +71,7 @@ pub(super) fn request(
     peer: SocketAddr,
 ) -> Result<PublishRequest, Refusal> {
     let app = connected.app.split('?').next().unwrap_or_default().trim_end_matches('/');
-    if !hls::names::is_valid_name(app) {
+    if !media::is_valid_name(app) {
         let hint = if app.is_empty() {
             "no application in the URL: publish to rtmp://HOST/APP with the stream key apart"
         } else if app.contains('/') {

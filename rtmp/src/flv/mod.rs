@@ -7,8 +7,9 @@
 
 pub mod aac;
 pub mod avc;
+pub mod write;
 
-use crate::rtmp::MessageKind;
+use crate::MessageKind;
 use bytes::Bytes;
 use media::{AudioConfig, VideoConfig};
 

@@ -1,6 +1,6 @@
 use super::*;
-use crate::rtmp::session::{Event as ServerEvent, Session as ServerSession};
-use crate::rtmp::{EndReason, Refusal};
+use crate::session::{Event as ServerEvent, Session as ServerSession};
+use crate::{EndReason, Refusal};
 use std::time::Instant;
 
 fn client() -> Session {
@@ -54,7 +54,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
 
         // Bodies longer than a chunk, times above the threshold of extended timestamps, and times across the wrap.
         let times = [0x00ff_fff0, 0x0100_0010, u32::MAX - 5, 30, 63, 96];
-        client.metadata(super::super::tag::metadata(None, None)).unwrap();
+        client.metadata(crate::flv::write::metadata(None, None)).unwrap();
         for timestamp_ms in times {
             let body = Bytes::from(vec![timestamp_ms as u8; 150_000]);
             client.media(Tag { kind: MessageKind::Video, timestamp_ms, body }).unwrap();

@@ -1,5 +1,5 @@
 //! TLS for both public servers: loads PEM files, makes handshakes, and uses renewed files without a restart. The
-//! protocols inside TLS are in [`crate::origin`] and [`crate::rtmp`]; the choice of files and the operator's error
+//! protocols inside TLS are in [`crate::origin`] and [`rtmp`]; the choice of files and the operator's error
 //! messages are in [`crate::config`].
 //!
 //! The cryptography is ring's, passed explicitly wherever rustls takes a provider: nothing depends on a process-wide
