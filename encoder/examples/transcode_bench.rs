@@ -5,11 +5,7 @@
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use encoder::transcode::nal;
-use encoder::worker::{
-    AUDIO_TRACK, AudioRung, Job, Keyframes, Request, Response, VideoRung, VideoSettings, WireUnit, Worker,
-    WorkerEvent, WorkerOptions,
-};
+use encoder::stream::worker::{Worker, WorkerEvent, WorkerOptions};
 use media::MediaTime;
 use media::{AudioCodec, VideoCodec};
 use std::collections::BTreeMap;
@@ -17,6 +13,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
+use transcode::nal;
+use transcode::wire::{
+    AUDIO_TRACK, AudioRung, Job, Keyframes, Request, Response, VideoRung, VideoSettings, WireUnit,
+};
 
 #[tokio::main(flavor = "current_thread")]
 #[allow(clippy::print_stdout, reason = "its purpose")]

@@ -109,7 +109,7 @@ mod tests {
     use crate::stream::OutletOptions;
     use crate::stream::latency::Latencies;
     use crate::stream::registry::WhenFull;
-    use crate::worker::child::WorkerOptions;
+    use crate::stream::worker::WorkerOptions;
     use axum::body::Body;
     use axum::http::{Method, Request};
     use hyper::service::Service as _;

@@ -9,9 +9,9 @@ use crate::fleet::Engine;
 use crate::ingest::tls::{self, Identity};
 use crate::ladder::Ladder;
 use crate::stream::Settings;
+use crate::stream::latency::video_settings;
 use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
-use crate::worker::VideoSettings;
 use hls::timing::Latency;
 use hls::{RungName, Timing};
 use std::fmt;
@@ -458,7 +458,7 @@ fn encoding(
     if !PRESETS.contains(&args.preset.as_str()) {
         judge.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
     }
-    if !crate::transcode::has_video_encoder(&args.video_encoder) {
+    if !transcode::has_video_encoder(&args.video_encoder) {
         judge.reject(
             "--video-encoder",
             &args.video_encoder,
@@ -466,7 +466,7 @@ fn encoding(
         );
     }
     let timing = Timing::new(latency?);
-    let video = VideoSettings::for_timing(args.video_encoder.clone(), args.preset.clone(), &timing);
+    let video = video_settings(args.video_encoder.clone(), args.preset.clone(), &timing);
     let settings = Settings {
         ladder: ladder?,
         cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -7,7 +7,6 @@
 
 mod packager;
 
-pub use crate::worker::protocol::fuzz_worker_protocol as worker_protocol;
 use bytes::Bytes;
 use media::MediaTime;
 pub use packager::packager;
@@ -18,6 +17,7 @@ use rtmp::session::{Event, Session};
 use rtmp::timeline::Timeline;
 use rtmp::{MediaMessage, MessageKind, amf};
 use std::time::{Duration, Instant};
+pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 
 /// The function of a target.
 pub type Target = fn(&[u8]);

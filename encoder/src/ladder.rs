@@ -1,10 +1,10 @@
 //! Chooses the renditions of a stream: takes the `--ladder` setting, the source and the number of cores, and returns
-//! rungs with reasons. Pure; encoding is in [`crate::transcode`], and [`crate::stream`] decides when to make or keep
+//! rungs with reasons. Pure; encoding is in [`transcode`], and [`crate::stream`] decides when to make or keep
 //! a plan.
 
-use crate::worker::VideoRung;
 use std::fmt;
 use std::str::FromStr;
+use transcode::wire::{VideoRung, rate_of};
 
 /// Pixels per second that one core encodes with x264 `veryfast`, including decoding and scaling, with a third in
 /// reserve. A slow cloud vCPU (one hyperthread, 2.2 GHz) encodes about 90 million, four thirds of this figure.
@@ -358,11 +358,6 @@ fn encoded_source(source: &SourceVideo) -> VideoRung {
 fn divided_rate(source: &SourceVideo, at_most: f64) -> (u32, u32) {
     let divisor = (source.fps() / at_most).ceil().max(1.0) as u32;
     (source.frame_rate.0, source.frame_rate.1.max(1).saturating_mul(divisor))
-}
-
-/// The frames per second of a rate given as (numerator, denominator).
-pub fn rate_of(frame_rate: (u32, u32)) -> f64 {
-    f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1))
 }
 
 fn pixel_rate(rung: &VideoRung) -> f64 {

@@ -23,9 +23,7 @@ pub mod shutdown;
 pub mod stream;
 pub mod takeover;
 pub mod telemetry;
-pub mod transcode;
 mod wake;
-pub mod worker;
 
 /// The commit that this binary was built from, or `unknown` if the build did not set it.
 pub const REVISION: &str = match option_env!("ENCODER_REVISION") {

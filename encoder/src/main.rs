@@ -4,11 +4,12 @@ use clap::error::ErrorKind;
 use encoder::cli::{ArchiveCommand, BucketCommand, Cli, Command};
 use encoder::config::LogFormat;
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, archive, broadcast, bucket, config, lobby, logging, offline, transcode};
+use encoder::{app, archive, broadcast, bucket, config, lobby, logging, offline};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::error;
+use transcode;
 
 /// Time for writes in progress after everything else is done.
 const LAST_WRITES: Duration = Duration::from_secs(1);

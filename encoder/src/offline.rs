@@ -3,9 +3,8 @@
 
 use crate::fault::Fault;
 use crate::stream::driver::{SharedCore, drive};
+use crate::stream::worker::WorkerOptions;
 use crate::stream::{Outlet, Settings, StreamCore};
-use crate::transcode::demux::Demuxer;
-use crate::worker::child::WorkerOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 use media::Media;
 use media::{MediaSpan, MediaTime};
@@ -16,6 +15,7 @@ use store::Store;
 use store::dir::DirStore;
 use tokio::sync::mpsc;
 use tracing::info;
+use transcode::demux::Demuxer;
 
 /// Media items read ahead of the encoder.
 const READ_AHEAD: usize = 64;

@@ -3,7 +3,6 @@
 
 use clap::Parser;
 use encoder::broadcast::{PublishArgs, PublishError, run_until};
-use encoder::transcode::pattern::read_clock;
 use rtmp::session::{Event, Session};
 use rtmp::{MediaMessage, MessageKind, Refusal};
 use std::future::{Future, pending};
@@ -12,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use transcode::pattern::read_clock;
 
 #[derive(Parser)]
 struct Cli {

@@ -7,7 +7,6 @@
 
 use crate::patience::pause;
 use anyhow::{Context, ensure};
-use encoder::transcode::pattern::draw_clock;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use transcode::pattern::draw_clock;
 
 /// Published frames per second.
 pub const FRAME_RATE: u32 = 30;
@@ -179,7 +179,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use encoder::transcode::pattern::read_clock;
+    use transcode::pattern::read_clock;
 
     #[test]
     fn every_frame_of_the_loop_shows_its_clock() {

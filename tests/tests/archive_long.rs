@@ -15,10 +15,9 @@
 use bytes::Bytes;
 use encoder::archive::{Keeper, Settings as ArchiveSettings};
 use encoder::origin::{Library, StreamPath};
+use encoder::stream::latency::video_settings;
 use encoder::stream::{Effect, Now, Outlet, OutletOptions, Settings, StreamCore};
 use encoder::takeover::{Beginning, Why};
-use encoder::transcode::demux::Demuxer;
-use encoder::worker::VideoSettings;
 use hls::timing::{Latency, Timing};
 use media::Media;
 use media::WallTime;
@@ -32,6 +31,7 @@ use store::Store;
 use store::memory::MemoryStore;
 use tests::probe;
 use tests::verdict::SYNC_LIMIT;
+use transcode::demux::Demuxer;
 
 /// Video frames in the loop: two GOPs.
 const LOOP: u64 = 60;
@@ -188,7 +188,7 @@ impl Stream {
         let settings = Settings {
             ladder: "source".parse().unwrap(),
             cores: 1,
-            video: VideoSettings::for_timing("libx264".into(), "veryfast".into(), &timing),
+            video: video_settings("libx264".into(), "veryfast".into(), &timing),
             timing,
             reconnect_window: SECOND,
             thumbnail_every_ms: 4000,

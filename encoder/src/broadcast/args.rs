@@ -2,13 +2,13 @@
 
 use super::StreamSettings;
 use super::source::Input;
-use crate::transcode::pattern::{FrameRate, PatternSettings};
 use media::MediaSpan;
 use rtmp::url::{BadUrl, RtmpUrl};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use transcode::pattern::{FrameRate, PatternSettings};
 
 /// Default video bit rate in bit/s.
 const DEFAULT_BITRATE: u32 = 3_000_000;

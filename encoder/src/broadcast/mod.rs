@@ -2,7 +2,7 @@
 //! without other software.
 //!
 //! What belongs here: the command line of `publish`, pacing, the client side of RTMP, reconnecting, and the terminal
-//! output. Reading files and generating the pattern is in [`crate::transcode`], because both need libav. The server
+//! output. Reading files and generating the pattern is in [`transcode`], because both need libav. The server
 //! side is in [`rtmp`].
 
 mod args;

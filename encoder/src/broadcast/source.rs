@@ -5,8 +5,6 @@
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
 use super::StreamSettings;
-use crate::transcode::demux::{DemuxError, DemuxOptions, Demuxer, SourceInfo};
-use crate::transcode::pattern::{EncodeError, Pattern, PatternSettings};
 use media::{AccessUnit, Media};
 use media::{MediaSpan, MediaTime, WallTime};
 use std::path::{Path, PathBuf};
@@ -15,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use transcode::demux::{DemuxError, DemuxOptions, Demuxer, SourceInfo};
+use transcode::pattern::{EncodeError, Pattern, PatternSettings};
 
 /// Capacity of the queue from source to sender in access units: about two seconds of video and audio.
 const QUEUE_UNITS: usize = 160;

@@ -20,7 +20,6 @@ use super::probe::Probe;
 use super::restart::{Restart, RestartPolicy};
 use super::run::{Run, RunId, WorkerState};
 use crate::ladder::{Ladder, Plan, RungSpec, SourceVideo};
-use crate::worker::{Job, Progress, Request, Response, VideoSettings};
 use bytes::Bytes;
 use hls::packager::{Output, Packager};
 use hls::resume::Past;
@@ -31,6 +30,7 @@ use rtmp::Metadata;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
+use transcode::wire::{Job, Progress, Request, Response, VideoSettings};
 
 /// Maximum number of runs, and so of worker processes, that a stream has. A publisher that changes its format faster
 /// than workers flush waits for the workers.

@@ -3,7 +3,6 @@
 use super::core_tests::Stage;
 use super::run::RunId;
 use super::tests::{audio_config, unit_at, video_config};
-use crate::worker::Response;
 use hls::RungName;
 use hls::packager::Segment;
 use media::MediaSpan;
@@ -11,6 +10,7 @@ use media::{AccessUnit, Media};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use transcode::wire::Response;
 
 /// Maximum number of simultaneous workers of one stream.
 const MAX_WORKERS: usize = 3;

@@ -5,7 +5,6 @@ use super::core::{Counters, Effect, Settings, StreamCore};
 use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
 use crate::ladder::Ladder;
-use crate::worker::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
 use hls::packager::{Output, Segment};
 use hls::timing::Latency;
 use hls::{Timing, Track};
@@ -13,6 +12,7 @@ use media::Media;
 use media::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+use transcode::wire::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
 
 pub(crate) fn settings(ladder: &str) -> Settings {
     let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap());
@@ -631,7 +631,7 @@ fn a_worker_that_flushes_slowly_is_waited_for() {
     for _ in 0..10 {
         stage.wait(2_000);
         let now = stage.now();
-        stage.core.worker_said(id, Response::Progress(crate::worker::Progress::default()), now);
+        stage.core.worker_said(id, Response::Progress(transcode::wire::Progress::default()), now);
     }
     assert!(stage.workers.contains_key(&id));
     stage.wait(6_000);

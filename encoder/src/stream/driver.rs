@@ -7,8 +7,7 @@ use super::delays::Stage;
 use super::measured::Measured;
 use super::outlet::{Acknowledged, Outlet};
 use super::run::RunId;
-use crate::worker::child::{Worker, WorkerEvent, WorkerOptions};
-use crate::worker::{Job, Request, Response};
+use crate::stream::worker::{Worker, WorkerEvent, WorkerOptions};
 use hls::RungName;
 use hls::packager::Output;
 use media::{MediaTime, WallTime};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, error, info, warn};
+use transcode::wire::{Job, Request, Response};
 
 /// Interval at which the core's time-driven decisions run; all of these allow half a second or more.
 const TICK: Duration = Duration::from_millis(100);

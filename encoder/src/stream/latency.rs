@@ -6,7 +6,6 @@
 
 use super::core::Settings;
 use crate::origin::StreamPath;
-use crate::worker::VideoSettings;
 use hls::timing::Latency;
 use hls::{Timing, TimingError};
 use media::is_valid_name;
@@ -14,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use transcode::wire::{Keyframes, VideoSettings};
 
 /// Default latency in seconds, used where none is configured.
 pub const DEFAULT_SECONDS: f64 = 4.0;
@@ -273,6 +273,19 @@ impl LatencyTable {
     }
 }
 
+/// The settings of libav's `encoder` with `preset` for a latency: keyframe interval, lookahead, B-frames and
+/// rate-control buffer follow from `timing`.
+pub fn video_settings(encoder: String, preset: String, timing: &Timing) -> VideoSettings {
+    VideoSettings {
+        encoder,
+        preset,
+        keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
+        lookahead_frames: timing.lookahead_frames,
+        b_frames: timing.b_frames,
+        vbv_ms: timing.vbv_ms,
+    }
+}
+
 // === impl Settings ===
 
 impl Settings {
@@ -280,7 +293,7 @@ impl Settings {
     pub fn at(&self, latency: Latency) -> Self {
         let timing = Timing::new(latency);
         let VideoSettings { encoder, preset, .. } = self.video.clone();
-        Self { video: VideoSettings::for_timing(encoder, preset, &timing), timing, ..self.clone() }
+        Self { video: video_settings(encoder, preset, &timing), timing, ..self.clone() }
     }
 }
 
@@ -398,7 +411,7 @@ mod tests {
         assert_eq!(at.timing, Timing::new(seconds(15.0)));
         assert_eq!(at.video, {
             let VideoSettings { encoder, preset, .. } = settings.video.clone();
-            VideoSettings::for_timing(encoder, preset, &at.timing)
+            video_settings(encoder, preset, &at.timing)
         });
         assert_ne!(at.video, settings.video);
         assert_eq!(at.ladder, settings.ladder);

@@ -16,6 +16,7 @@ mod restart;
 mod run;
 mod shed;
 mod silence;
+pub mod worker;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};

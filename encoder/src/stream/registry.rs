@@ -11,8 +11,8 @@ use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, TableFull,
 use super::outlet::{Outlet, OutletOptions, THUMBNAIL};
 use crate::ingest::Admission;
 use crate::origin::StreamPath;
+use crate::stream::worker::WorkerOptions;
 use crate::takeover::{Beginning, Claimant, Owner, Taken};
-use crate::worker::child::WorkerOptions;
 use hls::Timing;
 use hls::timing::Latency;
 use media::MediaSpan;

@@ -5,14 +5,15 @@
 use super::core::Settings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
-use crate::ladder::{Plan, rate_of};
-use crate::worker::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
+use crate::ladder::Plan;
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
 use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use media::{MediaSpan, MediaTime};
 use std::collections::VecDeque;
 use std::time::Instant;
+use transcode::wire::rate_of;
+use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
 /// by the watch on silent workers; this bound also holds when timestamps are wrong.

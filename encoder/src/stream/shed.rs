@@ -1,10 +1,10 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
-use crate::worker::{AUDIO_TRACK, Request, WireUnit};
 use media::MediaSpan;
 use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
+use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
 
 /// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
 /// bound also holds when timestamps are wrong.

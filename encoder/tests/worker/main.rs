@@ -5,8 +5,8 @@ mod faults;
 mod sound;
 mod support;
 
-use encoder::worker::{Job, Keyframes, Request, VideoRung};
 use support::{Outcome, SECOND, Source, job, rung, transcode};
+use transcode::wire::{Job, Keyframes, Request, VideoRung};
 
 /// Of display times, those that are keyframes on a grid: the first, then the first at or after each multiple.
 fn on_grid(times: &[i64]) -> Vec<i64> {

@@ -1,7 +1,7 @@
 //! The audio rendition: times, step with the picture, holes.
 
 use crate::support::{Opening, Outcome, SECOND, Source, job, rung, stereo, transcode};
-use encoder::worker::{AUDIO_TRACK, AudioRung, Job, Request};
+use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Request};
 
 /// One AAC frame of 1024 samples at 48 kHz.
 const FRAME: i64 = 1920;

@@ -1,17 +1,18 @@
 //! Drives a real worker process with media made by the ffmpeg command, and judges what comes out with ffprobe.
 
 use bytes::Bytes;
-use encoder::transcode::nal;
-use encoder::worker::{
-    AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, Request, Response, VideoRung,
-    VideoSettings, WireUnit, Worker, WorkerEvent, WorkerExit, WorkerOptions,
-};
+use encoder::stream::worker::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
 use media::MediaTime;
 use media::{AudioCodec, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use transcode::nal;
+use transcode::wire::{
+    AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, Request, Response, VideoRung,
+    VideoSettings, WireUnit,
+};
 
 pub(crate) const SECOND: i64 = 90_000;
 

@@ -66,7 +66,7 @@ impl StreamCore {
             .rungs
             .iter()
             .map(|rung| {
-                let fps = ladder::rate_of(rung.frame_rate);
+                let fps = transcode::wire::rate_of(rung.frame_rate);
                 format!("{} {}x{} {:.2}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
             })
             .collect();

@@ -1,7 +1,6 @@
 //! The watched streams: the encoder at one setting, and a common setup without it.
 
 use anyhow::{Context, ensure};
-use encoder::transcode::pattern::read_clock;
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use tests::patience::{eventually, pause};
 use tests::process::{Program, listens};
 use tests::reference::{Reference, Rung};
 use tests::static_server::StaticServer;
+use transcode::pattern::read_clock;
 
 /// Picture size of the published stream in pixels.
 pub(crate) const SIZE: (usize, usize) = (960, 540);

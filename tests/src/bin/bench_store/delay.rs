@@ -4,7 +4,6 @@
 
 use crate::Row;
 use anyhow::{Context, ensure};
-use encoder::transcode::pattern::read_clock;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use tests::gcs::FakeGcs;
 use tests::gcs::objects::{Entry, Objects};
 use tests::{boxes, playlist};
+use transcode::pattern::read_clock;
 
 /// Picture size in pixels for reading the clock: large enough to be readable, small enough to decode fast.
 const READ_AT: (usize, usize) = (640, 360);

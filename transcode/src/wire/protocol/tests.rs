@@ -1,5 +1,5 @@
 use super::*;
-use crate::worker::{AUDIO_TRACK, AudioRung, Keyframes, RungProgress, VideoRung, VideoSettings};
+use crate::wire::{AUDIO_TRACK, AudioRung, Keyframes, RungProgress, VideoRung, VideoSettings};
 use proptest::prelude::*;
 
 fn job() -> Job {

@@ -1,7 +1,7 @@
 //! Which decoded pictures are encoded, and which of them must be IDR: pure decisions on media time, made once for a
 //! picture so that all rungs agree. No pixels here.
 
-use crate::worker::Keyframes;
+use crate::wire::Keyframes;
 use media::MediaTime;
 use media::time::TICKS_PER_SECOND;
 use std::collections::VecDeque;

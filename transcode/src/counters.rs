@@ -2,7 +2,7 @@
 //! thing, over there: a worker whose counters stand still hangs.
 
 use super::encode::Work;
-use crate::worker::{Progress, RungProgress};
+use crate::wire::{Progress, RungProgress};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

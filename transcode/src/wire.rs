@@ -1,14 +1,8 @@
-//! One child process per stream, which alone touches libav: its wire protocol and its supervision from outside.
-//! What happens inside the child is in [`crate::transcode`]; when a worker is started or replaced is decided in
-//! [`crate::stream`].
+//! The messages between the supervisor and a worker, its child process that alone uses libav. Their bytes are in
+//! [`protocol`]. What the worker does with the messages is in the rest of this crate; its supervision is the caller's.
 
-pub mod child;
 pub mod protocol;
-mod stderr;
 
-pub use child::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions};
-
-use hls::Timing;
 use media::MediaTime;
 use media::{AudioCodec, VideoCodec};
 use serde::{Deserialize, Serialize};
@@ -63,18 +57,9 @@ pub struct VideoSettings {
     pub vbv_ms: u32,
 }
 
-impl VideoSettings {
-    /// With what follows from the latency knob.
-    pub fn for_timing(encoder: String, preset: String, timing: &Timing) -> Self {
-        Self {
-            encoder,
-            preset,
-            keyframes: Keyframes::Grid { ticks_90k: timing.gop.ticks_90k() },
-            lookahead_frames: timing.lookahead_frames,
-            b_frames: timing.b_frames,
-            vbv_ms: timing.vbv_ms,
-        }
-    }
+/// The frames per second of a rate given as (numerator, denominator).
+pub fn rate_of(frame_rate: (u32, u32)) -> f64 {
+    f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1))
 }
 
 /// Where all rungs put their IDR frames.

@@ -18,11 +18,12 @@ pub mod pattern;
 mod pipeline;
 mod scale;
 mod thumbnail;
+pub mod wire;
 
 pub use error::TranscodeError;
 
-use crate::worker::protocol::{Decoder, Encoder};
-use crate::worker::{Request, Response};
+use crate::wire::protocol::{Decoder, Encoder};
+use crate::wire::{Request, Response};
 use bytes::BytesMut;
 use counters::{Counters, Reporter};
 use pipeline::Pipeline;

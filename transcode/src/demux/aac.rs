@@ -9,7 +9,7 @@ const SAMPLE_RATES: [u32; 13] =
 
 /// Why something is not AAC that can be published. The file's fault; a retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::transcode) enum AacError {
+pub(crate) enum AacError {
     /// Too short, a reserved value, or no ADTS sync word where one was due.
     #[error("malformed AAC")]
     Malformed,
@@ -20,7 +20,7 @@ pub(in crate::transcode) enum AacError {
 
 /// Reads an AudioSpecificConfig. `output_rate` is what the decoder says it puts out: HE-AAC may be signalled there
 /// only, and doubles the rate of the core (implicit signalling, ISO 14496-3 1.6.5.3).
-pub(in crate::transcode) fn audio_config(record: &[u8], output_rate: u32) -> Result<AudioConfig, AacError> {
+pub(crate) fn audio_config(record: &[u8], output_rate: u32) -> Result<AudioConfig, AacError> {
     let mut bits = Bits { bytes: record, at: 0 };
     let object_type = bits.object_type()?;
     let core_rate = bits.sample_rate()?;
@@ -51,7 +51,7 @@ pub(in crate::transcode) fn audio_config(record: &[u8], output_rate: u32) -> Res
 }
 
 /// An AudioSpecificConfig for AAC-LC; `None` for rates without an index.
-pub(in crate::transcode) fn lc_record(sample_rate: u32, channels: u8) -> Option<[u8; 2]> {
+pub(crate) fn lc_record(sample_rate: u32, channels: u8) -> Option<[u8; 2]> {
     let index = SAMPLE_RATES.iter().position(|rate| *rate == sample_rate)? as u8;
     Some(specific_config(2, index, channels))
 }
@@ -62,22 +62,20 @@ fn specific_config(object_type: u8, rate_index: u8, channels: u8) -> [u8; 2] {
 
 /// One frame of an ADTS stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::transcode) struct AdtsFrame<'a> {
+pub(crate) struct AdtsFrame<'a> {
     /// AudioSpecificConfig that its header amounts to.
-    pub(in crate::transcode) record: [u8; 2],
+    pub(crate) record: [u8; 2],
     /// The raw frame behind the header.
-    pub(in crate::transcode) data: &'a [u8],
+    pub(crate) data: &'a [u8],
 }
 
 /// Whether a packet begins with an ADTS sync word. A raw AAC frame may by chance: ask only where ADTS is possible.
-pub(in crate::transcode) fn is_adts(packet: &[u8]) -> bool {
+pub(crate) fn is_adts(packet: &[u8]) -> bool {
     matches!(packet, [0xff, second, ..] if second & 0xf6 == 0xf0)
 }
 
 /// Splits a packet into its ADTS frames.
-pub(in crate::transcode) fn adts_frames(
-    packet: &[u8],
-) -> impl Iterator<Item = Result<AdtsFrame<'_>, AacError>> {
+pub(crate) fn adts_frames(packet: &[u8]) -> impl Iterator<Item = Result<AdtsFrame<'_>, AacError>> {
     let mut rest = packet;
     std::iter::from_fn(move || {
         if rest.is_empty() {

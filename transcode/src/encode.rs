@@ -4,7 +4,7 @@
 use super::av;
 use super::error::TranscodeError;
 use super::nal;
-use crate::worker::{VideoRung, VideoSettings, WireUnit};
+use crate::wire::{VideoRung, VideoSettings, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{self, threading};
@@ -23,7 +23,7 @@ const PIXELS_PER_THREAD: f64 = 70e6;
 /// delay: only rungs that one thread could not encode in real time get more, never more than there are processors.
 pub(super) fn threads(rung: &VideoRung, preset: &str, processors: usize) -> usize {
     let pixels = f64::from(rung.width) * f64::from(rung.height);
-    let rate = crate::ladder::rate_of(rung.frame_rate);
+    let rate = crate::wire::rate_of(rung.frame_rate);
     let cost = match preset {
         "ultrafast" | "superfast" => 0.6,
         "faster" => 1.6,

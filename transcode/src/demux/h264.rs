@@ -17,7 +17,7 @@ const MAX_PARAMETER_SETS: usize = 31;
 
 /// Why a byte stream is not H.264 as the container promised. The file's fault; a retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::transcode) enum FramingError {
+pub(crate) enum FramingError {
     /// The AVCDecoderConfigurationRecord is cut short or of an unknown version.
     #[error("malformed H.264 decoder configuration")]
     Record,
@@ -28,11 +28,11 @@ pub(in crate::transcode) enum FramingError {
 
 /// An access unit in the form that is published.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::transcode) struct Converted {
+pub(crate) struct Converted {
     /// A configuration record that this access unit and all behind it need; `None` while the last one holds.
-    pub(in crate::transcode) record: Option<Bytes>,
+    pub(crate) record: Option<Bytes>,
     /// 4-byte length-prefixed NAL units.
-    pub(in crate::transcode) data: Bytes,
+    pub(crate) data: Bytes,
 }
 
 /// How NAL units lie in a source's packets.
@@ -46,7 +46,7 @@ enum Layout {
 
 /// Converts one source's packets.
 #[derive(Debug)]
-pub(in crate::transcode) struct Framing {
+pub(crate) struct Framing {
     layout: Layout,
     sps: Vec<Bytes>,
     pps: Vec<Bytes>,
@@ -56,7 +56,7 @@ pub(in crate::transcode) struct Framing {
 impl Framing {
     /// From the container's codec configuration: an AVCDecoderConfigurationRecord, Annex B parameter sets, or nothing.
     /// A record known from the start is in [`Framing::record`].
-    pub(in crate::transcode) fn new(extradata: &[u8]) -> Result<Self, FramingError> {
+    pub(crate) fn new(extradata: &[u8]) -> Result<Self, FramingError> {
         let mut framing = Self { layout: Layout::StartCodes, sps: Vec::new(), pps: Vec::new(), record: None };
         if extradata.first() == Some(&1) {
             let size = usize::from(extradata.get(4).ok_or(FramingError::Record)? & 3) + 1;
@@ -78,13 +78,13 @@ impl Framing {
     }
 
     /// The configuration record, as soon as one is known.
-    pub(in crate::transcode) fn record(&self) -> Option<&Bytes> {
+    pub(crate) fn record(&self) -> Option<&Bytes> {
         self.record.as_ref()
     }
 
     /// Converts one access unit. Parameter sets, delimiters and filler are taken out of Annex B: they live in the
     /// record, or are of no use outside a byte stream (ISO 14496-15 5.3.2).
-    pub(in crate::transcode) fn convert(&mut self, packet: &[u8]) -> Result<Converted, FramingError> {
+    pub(crate) fn convert(&mut self, packet: &[u8]) -> Result<Converted, FramingError> {
         match self.layout {
             Layout::LengthPrefixed(size) => Ok(Converted { record: None, data: relength(packet, size)? }),
             Layout::StartCodes => {

@@ -4,7 +4,7 @@
 use super::av;
 use super::error::TranscodeError;
 use super::nal;
-use crate::worker::WireUnit;
+use crate::wire::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::{Error, Packet, decoder, frame};
 use media::MediaTime;

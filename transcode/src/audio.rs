@@ -3,7 +3,7 @@
 
 use super::av;
 use super::error::TranscodeError;
-use crate::worker::{AUDIO_TRACK, AudioRung, WireUnit};
+use crate::wire::{AUDIO_TRACK, AudioRung, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::software::resampling;
 use ffmpeg_next::{

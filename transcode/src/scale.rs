@@ -7,7 +7,7 @@
 
 use super::av::{self, Rect, Scaler, ScalerSetup};
 use super::error::TranscodeError;
-use crate::worker::VideoRung;
+use crate::wire::VideoRung;
 use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
 
 /// Horizontal and vertical slack, in pixels, that rounding rungs to even sizes explains: no bars for that.

@@ -1,7 +1,7 @@
 //! What can end a worker early.
 
 use super::nal::NalError;
-use crate::worker::protocol::ProtocolError;
+use crate::wire::protocol::ProtocolError;
 
 /// Why a worker gave up. Damage in single access units is counted instead and never ends up here.
 #[derive(Debug, thiserror::Error)]

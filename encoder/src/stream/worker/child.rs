@@ -5,9 +5,7 @@
 //! ends with its stdin (or, when it hangs, once it sees that its parent changed). No signal tied to the parent's
 //! death is used: Linux ties it to the thread that started the child, and the runtime's threads come and go.
 
-use super::protocol::{Decoder, Encoder, ProtocolError};
 use super::stderr::{Lines, Logged};
-use super::{Request, Response};
 use bytes::BytesMut;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -21,6 +19,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
+use transcode::wire::protocol::{Decoder, Encoder, ProtocolError};
+use transcode::wire::{Request, Response};
 
 /// Requests between the caller and the pipe, in messages of up to 16 MiB. As few as can be: what waits here can no
 /// longer be shed.
@@ -69,7 +69,7 @@ pub enum WorkerEvent {
 /// How a worker process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// By itself, with this code; see [`crate::transcode::TranscodeError::exit_code`].
+    /// By itself, with this code; see [`transcode::TranscodeError::exit_code`].
     Code(i32),
     /// By this signal: 9 is also the kernel's out-of-memory killer, 11 and 6 are crashes.
     Signal(i32),
@@ -344,8 +344,8 @@ async fn write_requests(
 async fn forward_stderr(mut stderr: ChildStderr) {
     let mut lines = Lines::new(Instant::now());
     let log = |logged| match logged {
-        Logged::Line(line) => tracing::warn!(target: "crate::worker", "{line}"),
-        Logged::LeftOut(count) => tracing::warn!(target: "crate::worker", "{count} lines left out"),
+        Logged::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
+        Logged::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
     loop {

@@ -21,7 +21,7 @@ use super::error::TranscodeError;
 use super::scale::Cascade;
 use super::thumbnail::{self, Schedule};
 use super::{av, log};
-use crate::worker::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
+use crate::wire::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::frame;
 use media::MediaTime;
