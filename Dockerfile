@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Debian 12 throughout: the FFmpeg libraries that the encoder is built against are those it runs with.
+# All stages use Debian 12, so the encoder runs with the FFmpeg libraries that it was built against.
 
 FROM node:20-bookworm-slim AS web
 WORKDIR /src/web
@@ -20,8 +20,8 @@ ARG REVISION=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     ENCODER_REVISION=$REVISION cargo build --release --locked --package encoder \
  && cp target/release/encoder /encoder
-# What is in the image: the program without line tables, the libraries that it is linked with and their loader, root
-# certificates, its user. No shell, no package manager: nothing for somebody who should not be there.
+# The image contains the program without line tables, its shared libraries and their loader, root certificates, and the
+# user `encoder`. There is no shell and no package manager, so an intruder finds no tools.
 RUN mkdir -p /image/usr/local/bin /image/etc/ssl/certs /image/tmp /image/media \
  && objcopy --strip-debug /encoder /image/usr/local/bin/encoder \
  && ldd /encoder | grep -o '/[^ ]*' | sort -u | xargs cp --parents --dereference --target-directory=/image \
@@ -36,8 +36,8 @@ USER 10001:10001
 ENV ENCODER_OUTPUT=/media ENCODER_LOG_FORMAT=json
 VOLUME /media
 EXPOSE 1935 8080 9090
-# SIGTERM: take no new streams, finish those that run, seal, leave. The encoder is PID 1: it has handlers for what it
-# obeys, and its only children are workers, which it waits for.
+# On SIGTERM the encoder takes no new streams, finishes the running streams, seals them and exits. It is PID 1, so it
+# installs a handler for every signal that it obeys; its only children are workers, which it waits for.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/encoder"]
 CMD ["serve"]

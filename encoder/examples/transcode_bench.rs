@@ -1,7 +1,8 @@
-//! Drives one worker from an FLV file as fast as it goes, and writes each rung's H.264 byte stream.
+//! Feeds one worker from an FLV file as fast as it can encode, and writes each rung's H.264 byte stream.
 //!
-//! `transcode_bench WORKER_BINARY IN.flv OUT_FOLDER [LOOKAHEAD] [B_FRAMES]` prints what the worker used; put
-//! `/usr/bin/time -v` or `perf stat` in front for both processes together.
+//! `transcode_bench WORKER_BINARY IN.flv OUT_FOLDER [LOOKAHEAD] [B_FRAMES]` prints the wall time,
+//! the worker's peak memory and the bytes of each track; run it under `/usr/bin/time -v` or `perf stat` to measure both
+//! processes together.
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -108,7 +109,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// FLV tags of H.264 and AAC as requests (Adobe Flash Video File Format 10.1, annex E.4); a trusted file.
+/// Converts FLV tags of H.264 and AAC to requests (Adobe Flash Video File Format 10.1, annex E.4). The file is trusted.
 fn flv_requests(file: &[u8]) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut rest = &file[13..];

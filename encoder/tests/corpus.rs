@@ -1,4 +1,4 @@
-//! Every file in `fixtures/corpus/{target}` through its fuzz target: seeds, and whatever a fuzzer once found.
+//! Runs every file in `fixtures/corpus/{target}` through its fuzz target: seeds, and inputs that a fuzzer found.
 
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 

@@ -1,4 +1,4 @@
-//! What ffmpeg writes as FLV, read by the ingest, against what ffprobe says of the same file.
+//! FLV files written by ffmpeg: what the ingest reads is compared with what ffprobe reports for the same file.
 
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
@@ -53,7 +53,7 @@ fn read(path: &Path) -> Read {
     }
 }
 
-/// One field of each packet, or stream, of a kind.
+/// One field of each packet, or of each stream, of the selected kind.
 fn ffprobe(path: &Path, stream: &str, entries: &str) -> Vec<String> {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", stream, "-show_entries", entries, "-of", "csv=p=0"])
@@ -96,7 +96,7 @@ fn units_are_those_that_ffprobe_sees() {
         let sizes: Vec<String> = read.audio.iter().map(|unit| unit.data.len().to_string()).collect();
         assert_eq!(sizes, ffprobe(&path, "a", "packet=size"), "{name}");
 
-        // On the exact grid, presentation as well, and within a millisecond and a half of what the file says.
+        // Decode times are on the exact frame grid; presentation times are within 2.5 ms of the file's.
         let (num, den) = (i64::from(ratio.0), i64::from(ratio.1));
         let first = read.video[0].dts;
         for (n, unit) in read.video.iter().enumerate() {
@@ -117,7 +117,7 @@ fn units_are_those_that_ffprobe_sees() {
     }
 }
 
-/// An open GOP's I pictures have a recovery point and no IDR: no place to cut.
+/// The I pictures of open GOPs have a recovery point but are no IDR pictures: segments cannot be cut there.
 #[test]
 fn open_gops_have_one_key() {
     let folder = tempfile::tempdir().unwrap();

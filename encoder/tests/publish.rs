@@ -1,4 +1,4 @@
-//! `encoder publish` against a real RTMP server: ffmpeg listens, records, and ffprobe judges what arrived.
+//! `encoder publish` against a real RTMP server: ffmpeg listens and records, ffprobe checks the recording.
 #![allow(clippy::unwrap_used, reason = "helpers of tests; clippy knows test functions only")]
 
 use clap::Parser;
@@ -43,7 +43,7 @@ impl Recorder {
         Self { child, url, file }
     }
 
-    /// Waits for ffmpeg to have written all.
+    /// Waits until ffmpeg has written the whole recording.
     fn finish(mut self) -> PathBuf {
         assert!(self.child.wait().unwrap().success(), "ffmpeg saw an orderly end");
         self.file.clone()
@@ -52,13 +52,13 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        // Already gone in a test that passed.
+        // The process has already exited when the test passed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An address that was free a moment ago: ffmpeg cannot be told to take port 0.
+/// An address that was just free: ffmpeg cannot listen on port 0.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -83,7 +83,7 @@ fn ffprobe(file: &Path) -> serde_json::Value {
     serde_json::from_slice(&output("ffprobe", &[&shown[..], &[file.to_str().unwrap()]].concat())).unwrap()
 }
 
-/// (dts, pts) in seconds of every packet of a kind.
+/// (dts, pts) in seconds of every packet of the given codec type.
 fn times(probed: &serde_json::Value, kind: &str) -> Vec<(f64, f64)> {
     let second = |packet: &serde_json::Value, name: &str| packet[name].as_str().unwrap().parse().unwrap();
     let packets = probed["packets"].as_array().unwrap().iter().filter(|packet| packet["codec_type"] == kind);
@@ -101,7 +101,7 @@ fn codecs(probed: &serde_json::Value) -> Vec<&str> {
     codecs
 }
 
-/// Makes a file with ffmpeg: `seconds` of moving picture and tone, encoded as told.
+/// Makes a file with ffmpeg: `seconds` of moving video and a tone, encoded with the arguments in `encoding`.
 fn made(dir: &Path, name: &str, seconds: u32, encoding: &[&str]) -> PathBuf {
     let file = dir.join(name);
     let (picture, tone) =
@@ -168,7 +168,7 @@ fn the_test_pattern_arrives_in_real_time_with_its_clock_and_marks() {
     let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     assert!((unix(started)..unix(started + took)).contains(&shown));
 
-    // So it does in every frame after a low rung's fate: a quarter of the pixels at 100 kbit/s.
+    // The clock stays readable in every frame of a low rung: a quarter of the pixels, at 100 kbit/s.
     let small = dir.path().join("small.mp4");
     let from = ["-loglevel", "error", "-i", file.to_str().unwrap(), "-an", "-vf", "scale=320:180"];
     let to =
@@ -183,7 +183,7 @@ fn the_test_pattern_arrives_in_real_time_with_its_clock_and_marks() {
     assert!(ages.len() >= 80 && ages.iter().all(Option::is_some), "{ages:?}");
     assert!(ages.is_sorted());
 
-    // Flash and beep together: the first bright dial and the first loud sample behind the first second.
+    // Flash and beep coincide: compare each bright dial with the first loud sample after 0.1 s of quiet.
     let dial = output(
         "ffmpeg",
         &[
@@ -226,7 +226,7 @@ fn the_test_pattern_arrives_in_real_time_with_its_clock_and_marks() {
             quiet_for = 0;
         }
     }
-    // Sound ends up to two frames behind the picture, within the next beep.
+    // Audio ends up to two frames after video, so one more beep may begin.
     assert!(flashes.len() == 3 && beeps.len() >= 3, "{flashes:?} {beeps:?}");
     for (flash, beep) in flashes.iter().zip(&beeps) {
         assert!((flash - beep).abs() < 0.005, "flash at {flash}, beep at {beep}");
@@ -294,7 +294,7 @@ fn a_loop_goes_on_without_a_jump() {
     assert!(video.len() > 70);
     for pair in video.windows(2) {
         let step = pair[1].0 - pair[0].0;
-        // Up to one frame of sound more than picture in each pass.
+        // In each pass, audio is up to one frame longer than video.
         assert!((0.03..0.11).contains(&step), "a step of {step} s");
     }
 }
@@ -322,7 +322,7 @@ fn timestamps_wrap_after_32_bits() {
         pending(),
     )
     .unwrap();
-    // ffmpeg takes them all; what it makes of the wrap is its own affair.
+    // ffmpeg records all frames; its own handling of the wrapped timestamps is not checked.
     assert_eq!(times(&ffprobe(&recorder.finish()), "video").len(), 60);
 }
 
@@ -349,7 +349,7 @@ fn a_bad_file_is_told_before_anybody_is_connected_to() {
 fn interrupting_ends_the_recording_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(dir.path(), "out.flv");
-    // Stops once something was recorded.
+    // Stop once the recording has 20 kB.
     let file = recorder.file.clone();
     let recorded = async move {
         while std::fs::metadata(&file).map_or(0, |metadata| metadata.len()) < 20_000 {
@@ -365,7 +365,7 @@ fn interrupting_ends_the_recording_in_order() {
     recorder.finish();
 }
 
-/// A server of one's own: every connection is treated by the next of `fates`; what they took is returned.
+/// A server in a thread: each connection is handled by the next of `fates`. Returns the messages of each connection.
 fn serve(listener: TcpListener, fates: Vec<Fate>) -> std::thread::JoinHandle<Vec<Vec<MediaMessage>>> {
     std::thread::spawn(move || {
         fates.into_iter().map(|fate| serve_one(listener.accept().unwrap().0, &fate)).collect()
@@ -373,11 +373,11 @@ fn serve(listener: TcpListener, fates: Vec<Fate>) -> std::thread::JoinHandle<Vec
 }
 
 enum Fate {
-    /// Turned away.
+    /// Refuse the publish.
     Refuse(Refusal),
-    /// Let in, and cut off after so many messages.
+    /// Accept, then close the connection after this many messages.
     CutAfter(usize),
-    /// Let in until it ends.
+    /// Accept, and serve until the client closes the connection.
     Serve,
 }
 
@@ -462,6 +462,6 @@ fn a_file_goes_on_where_it_was_when_the_connection_was_lost() {
             .count()
     };
     let (first, second) = (pictures(&taken[0]), pictures(&taken[1]));
-    // What was in flight when the connection broke is lost, and the way to the next keyframe.
+    // Frames in flight when the connection broke are lost, and so are those up to the next keyframe.
     assert!(first + second <= 50 && first + second >= 35, "{first} and {second} of 50");
 }

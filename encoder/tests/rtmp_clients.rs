@@ -1,5 +1,5 @@
-//! Real publishers against the RTMP server: ffmpeg, GStreamer's rtmp2sink, and rtmpsink (librtmp). What an outsider
-//! sees: who gets in, what a refused client prints, and that it ends.
+//! Real publishers against the RTMP server: ffmpeg, GStreamer's rtmp2sink, and rtmpsink (librtmp). Tests the behaviour
+//! seen by clients: which are admitted, what a refused client prints, and that it exits.
 
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
@@ -77,7 +77,7 @@ async fn ffmpeg_publishes() {
     assert!(output.status.success(), "{}", said(&output));
     let (reason, heard) = end(&mut server).await;
     assert_eq!(reason, EndReason::Unpublished);
-    // Two seconds at 30 frames, the configuration in front and the end of sequence behind.
+    // Two seconds at 30 frames per second, plus the sequence header before and the end of sequence after them.
     assert_eq!(heard.video.len(), 62, "{} video messages", heard.video.len());
     assert!((90..=100).contains(&heard.audio.len()), "{} audio messages", heard.audio.len());
     assert_eq!(heard.metadata[0].width, Some(320.0));
@@ -92,7 +92,7 @@ async fn ffmpeg_publishes() {
 async fn ffmpeg_and_rtmp2sink_publish_with_tls() {
     let mut server = server_with_tls(Ok(()), None).await;
     let url = format!("rtmps://{}/live/secret?latency=5", server.address);
-    // FFmpeg's default is not to verify.
+    // By default FFmpeg does not verify the certificate.
     let output = run(ffmpeg(&url, 2)).await;
     assert!(output.status.success(), "{}", said(&output));
     let (reason, heard) = end(&mut server).await;
@@ -163,7 +163,7 @@ async fn gstreamer_publishes_through_both_sinks() {
     }
 }
 
-/// rtmpsink (librtmp) ends without the reason: it prints none, whatever the server says.
+/// rtmpsink (librtmp) exits without printing the reason that the server sent.
 #[tokio::test]
 async fn gstreamer_that_is_refused_ends_and_does_not_hang() {
     let refusals = [
@@ -194,7 +194,7 @@ async fn gstreamer_that_is_sent_off_ends() {
     }
 }
 
-/// A player is told that there is nothing to play.
+/// The server answers a player that it accepts publishers only.
 #[tokio::test]
 async fn ffprobe_cannot_play() {
     let server = server(Ok(()), None).await;

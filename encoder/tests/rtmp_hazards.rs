@@ -1,5 +1,5 @@
-//! Hostile and broken peers against a live server: whatever one of them sends, the process lives and the next publisher
-//! gets in. Bounds on what is buffered are asserted beside the chunk reader.
+//! Hostile and broken peers against a live server: for any input from a peer, the process survives and the next
+//! publisher is admitted. The bounds on buffered bytes are tested beside the chunk reader.
 
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// A publisher as simple as can be.
+/// A minimal publisher.
 struct Client {
     socket: TcpStream,
     serializer: ChunkSerializer,
@@ -95,12 +95,12 @@ impl Client {
         self.message(RtmpMessage::VideoData { data: data.to_vec().into() }, time, 1).await;
     }
 
-    /// Errors are the server's right: it may have closed already.
+    /// Ignores errors: the server may have closed the connection already.
     async fn raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.ok();
     }
 
-    /// Reads until some message holds `words`; panics when the server closes before.
+    /// Reads until a message contains `words`; panics when the server closes the connection first.
     async fn until(&mut self, words: &str) -> Vec<u8> {
         let found = timeout(PATIENCE, async {
             loop {
@@ -120,7 +120,7 @@ impl Client {
         found.await.unwrap()
     }
 
-    /// Until the server closes.
+    /// Waits until the server closes the connection.
     async fn closed(&mut self) {
         let mut sink = vec![0; 4096];
         timeout(PATIENCE, async { while matches!(self.socket.read(&mut sink).await, Ok(1..)) {} })
@@ -133,7 +133,7 @@ fn text(text: &str) -> Amf0Value {
     Amf0Value::Utf8String(text.into())
 }
 
-/// A full header on chunk stream 3, and the payload in chunks of 128.
+/// A message with a full header on chunk stream 3 and its payload in chunks of 128 bytes.
 fn chunks(type_id: u8, stream: u8, length: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![3, 0, 0, 0];
     bytes.extend(&length.to_be_bytes()[1..]);
@@ -155,7 +155,7 @@ fn string(text: &str) -> Vec<u8> {
     [&[2, 0, text.len() as u8][..], text.as_bytes()].concat()
 }
 
-/// The next publisher is let in, heard, and ends as it says.
+/// Checks that the next publisher is admitted, that its media arrives, and that its end is reported.
 async fn assert_healthy(server: &mut Server) {
     let mut client = Client::publishing(server.address).await;
     client.video(0, b"hello").await;
@@ -209,7 +209,7 @@ async fn what_a_stranger_sends_costs_its_own_connection() {
     }
 }
 
-/// What looks broken and is none of our business: passed over, and the connection goes on to publish.
+/// Messages that look broken but do no harm are ignored, and the connection can publish.
 #[tokio::test]
 async fn what_is_odd_but_harmless_is_passed_over() {
     let window = whole(5, 0, &[0xff; 4]);
@@ -383,7 +383,7 @@ async fn a_publisher_that_is_sent_off_is_told() {
     assert_eq!(end(&mut server).await.0, EndReason::SentOff);
 }
 
-/// Each stage has its own patience. Times are short here, and the waits are the server's.
+/// Each stage has its own time-out. The time-outs are short here, and the test waits for the server's.
 #[tokio::test]
 async fn those_who_say_nothing_are_let_go() {
     let short = Duration::from_millis(200);
@@ -406,7 +406,7 @@ async fn those_who_say_nothing_are_let_go() {
     let mut client = Client::publishing(server.address).await;
     client.closed().await;
     assert_eq!(end(&mut server).await.0, EndReason::TimedOut);
-    // Pings are no sign of a publisher.
+    // Pings do not extend the read time-out.
     let mut client = Client::publishing(server.address).await;
     let pinging = async {
         loop {
@@ -467,7 +467,7 @@ async fn only_so_many_wait_at_the_door() {
     }
     let mut turned_away = TcpStream::connect(server.address).await.unwrap();
     assert!(matches!(timeout(PATIENCE, turned_away.read(&mut [0; 16])).await, Ok(Ok(0) | Err(_))));
-    // The publisher inside is not disturbed, and a place that is left can be taken.
+    // The admitted publisher is not disturbed, and a released place can be taken again.
     publisher.video(0, b"video").await;
     drop(publisher);
     assert_eq!(end(&mut server).await.1.video.len(), 1);
@@ -481,7 +481,7 @@ async fn only_so_many_wait_at_the_door() {
     }
 }
 
-/// Panics on the first message whose payload says so.
+/// Panics on a message whose payload is `trip`.
 struct Clumsy;
 
 impl Admission for Clumsy {
@@ -557,7 +557,7 @@ impl Write for Log {
     }
 }
 
-/// One line at a publish's start, one at its end, and the key in none, at any level.
+/// The log has one line at the start of a publish and one at its end; no line of any level contains the key.
 #[tokio::test]
 async fn the_log_says_who_published_and_never_the_key() {
     let log = Log::default();

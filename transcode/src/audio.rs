@@ -1,5 +1,5 @@
-//! AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode. Times come
-//! from counting samples, held in step with the source's own times.
+//! Transcodes AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode.
+//! Output times come from counting samples; the count is kept in step with the source's own times.
 
 use super::av;
 use super::error::TranscodeError;
@@ -14,35 +14,36 @@ use media::MediaTime;
 use media::time::{TICKS_PER_SECOND, rescale};
 use std::collections::VecDeque;
 
-/// Source and sample count may drift this far apart before silence is put in or samples are left out: RTMP rounds
-/// times to milliseconds and some publishers let them jitter by a frame. Half a frame more than one AAC frame.
+/// The source's times and the sample count may differ by this much (40 ms) before silence is inserted or samples are
+/// dropped: RTMP rounds times to milliseconds, and some publishers let them jitter by a frame. An AAC frame lasts 21
+/// ms at 48 kHz.
 const TOLERANCE_TICKS: i64 = TICKS_PER_SECOND * 40 / 1000;
 
-/// Holes up to this long are filled with silence; longer ones become a jump in the times that come out.
+/// Holes up to this length (2 s) are filled with silence; longer ones become a jump in the output times.
 const LONGEST_SILENCE_TICKS: i64 = TICKS_PER_SECOND * 2;
 
 const PLANAR: format::Sample = format::Sample::F32(format::sample::Type::Planar);
 
-/// Where the samples that wait for the encoder belong on the media axis. Pure counting.
+/// Position on the media axis of the samples that wait for the encoder. Pure counting.
 #[derive(Debug)]
 struct Clock {
     rate: i64,
-    /// Media time of the sample that `taken` counts from.
+    /// Media time of sample 0, the sample that `taken` counts from, in 1/90000 s; `None` before the first frame.
     origin: Option<i64>,
     /// Samples taken in since the origin.
     taken: i64,
 }
 
-/// What to do with samples that say they belong at some time.
+/// How to place decoded samples that carry a certain media time.
 #[derive(Debug, PartialEq, Eq)]
 enum Fix {
     /// Append them.
     None,
     /// Append this many samples of silence first.
     Silence(i64),
-    /// Leave out this many of their first samples.
+    /// Drop this many of their first samples.
     Skip(i64),
-    /// What was taken so far ends here; these begin anew at their own time.
+    /// Finish the samples taken so far, and restart the count at the new samples' own time.
     Resync,
 }
 
@@ -84,12 +85,12 @@ pub(super) struct AudioTranscoder {
     layout: ChannelLayout,
     frame_samples: usize,
     clock: Clock,
-    /// Where the encoder's sample count meets the media axis: (sample, media time), a pair for each resync whose
+    /// Anchors of the encoder's sample count on the media axis: (sample, media time), one pair for each resync whose
     /// packets may still come.
     anchors: VecDeque<(i64, i64)>,
-    /// Samples that wait for a whole frame, a channel each.
+    /// Samples that wait until a frame is full, one `Vec` per channel.
     waiting: Vec<Vec<f32>>,
-    /// Samples handed to the encoder, ever.
+    /// Samples sent to the encoder since it was opened.
     encoded: i64,
     last_pts: Option<i64>,
     errors: u64,
@@ -98,7 +99,7 @@ pub(super) struct AudioTranscoder {
 type Out<'a> = &'a mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>;
 
 impl AudioTranscoder {
-    /// Opens decoder and encoder and returns the encoder's AudioSpecificConfig.
+    /// Opens the decoder and the encoder, and returns the encoder's AudioSpecificConfig.
     pub(super) fn open(
         codec: AudioCodec,
         record: &[u8],
@@ -139,22 +140,22 @@ impl AudioTranscoder {
         Ok((transcoder, config))
     }
 
-    /// Takes one access unit and hands what is ready to `out`.
+    /// Decodes one access unit and passes the encoded units that are ready to `out`.
     pub(super) fn submit(&mut self, unit: &WireUnit, out: Out<'_>) -> Result<(), TranscodeError> {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.pts.ticks_90k()));
         if unit.data.is_empty() || self.decoder.send_packet(&packet).is_err() {
-            // The hole is filled when the next unit shows how long it is.
+            // The hole is filled when the next unit shows how long the hole is.
             self.errors += 1;
             return Ok(());
         }
         self.take_decoded(out)
     }
 
-    /// Nothing follows: what waits is padded to a whole frame, and everything comes out.
+    /// Ends the input: pads the waiting samples to a whole frame and drains decoder and encoder into `out`.
     pub(super) fn finish(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
-        // Fails only when it was said before.
+        // `send_eof` fails only when the end was signalled before.
         let _ = self.decoder.send_eof();
         self.take_decoded(out)?;
         self.flush_resampler()?;
@@ -163,7 +164,7 @@ impl AudioTranscoder {
         self.drain(out)
     }
 
-    /// Units that could not be decoded since the last call.
+    /// Decode errors since the last call.
     pub(super) fn take_errors(&mut self) -> u64 {
         std::mem::take(&mut self.errors)
     }
@@ -211,7 +212,7 @@ impl AudioTranscoder {
                 self.clock.taken -= drop as i64;
             }
             Fix::Resync => {
-                // What waits ends in silence at a frame's end, so that counting can begin anew.
+                // Pad the waiting samples with silence to the end of a frame, so that counting can restart.
                 self.flush_resampler()?;
                 self.encode_waiting(true, out)?;
                 let origin = decoded.pts().unwrap_or(0);
@@ -232,9 +233,11 @@ impl AudioTranscoder {
                 && made_for.channel_layout == decoded.channel_layout()
         });
         if !fits {
-            // HE-AAC with implicit signalling changes its rate behind the first frames, publishers their layout.
+            // HE-AAC with implicit signalling changes its sample rate after the first frames; publishers change their
+            // channel layout.
             self.flush_resampler()?;
-            // Without this, libswresample adds channels up beyond full scale when its output is float.
+            // Without `rematrix_maxval`, libswresample's downmix sums channels beyond full scale when its output is
+            // float.
             let options = Dictionary::from_iter([("rematrix_maxval", "1.0")]);
             let made = resampling::Context::get_with(
                 decoded.format(),
@@ -266,7 +269,7 @@ impl AudioTranscoder {
         Ok(())
     }
 
-    /// Encodes the whole frames that wait; with `all`, also the rest, padded with silence.
+    /// Encodes all whole frames that wait. With `all`, also encodes the remaining samples, padded with silence.
     fn encode_waiting(&mut self, all: bool, out: Out<'_>) -> Result<(), TranscodeError> {
         let mut done = 0;
         loop {
@@ -282,7 +285,7 @@ impl AudioTranscoder {
                 plane[..samples].copy_from_slice(&channel[done..done + samples]);
                 plane[samples..].fill(0.0);
             }
-            // In samples, so that the encoder's own arithmetic is exact; the origin is added behind it.
+            // Times in samples keep the encoder's own arithmetic exact; `drain` adds the origin afterwards.
             frame.set_pts(Some(self.encoded));
             done += samples;
             self.encoder.send_frame(&frame).map_err(failed)?;
@@ -309,8 +312,8 @@ impl AudioTranscoder {
             let Some(&(from, origin)) = self.anchors.front() else { continue };
             let rate = i64::from(self.rung.sample_rate.max(1));
             let pts = origin + rescale(samples - from, rate, TICKS_PER_SECOND);
-            // The packet before sample 0 is the encoder's run-up (its `initial_padding`), not the stream's sound:
-            // leaving it out keeps audio from beginning before the source did.
+            // The packet before sample 0 is the encoder's priming (its `initial_padding`), not audio of the stream:
+            // dropping it keeps audio from beginning before the source did.
             if samples < 0 || self.last_pts.is_some_and(|last| pts <= last) {
                 continue;
             }

@@ -1,6 +1,6 @@
-//! The gap between libav and ffmpeg-next's safe interface: the one file of the project with `unsafe` in it. Each
-//! function here does one thing that the safe interface lacks, and says why doing it is sound. No policy: which
-//! encoder, filter or size is chosen elsewhere.
+//! Bridges the gap between libav and ffmpeg-next's safe interface; the only file of the project with `unsafe` in it.
+//! Each function here does one thing that the safe interface lacks, and says why it is sound. No policy belongs here:
+//! the choice of encoder, filter or size is made elsewhere.
 #![allow(unsafe_code)]
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, software}
 use std::ffi::c_int;
 use std::ptr;
 
-/// Parameters of a decoder that gets its configuration `record` out of band instead of from a demuxer.
+/// Parameters for a decoder that gets its configuration `record` out of band instead of from a demuxer.
 pub(super) fn parameters(
     medium: ffmpeg_next::media::Type,
     id: codec::Id,
@@ -37,10 +37,10 @@ pub(super) fn parameters(
     Ok(parameters)
 }
 
-/// A copy of the configuration that a demuxer found for a stream; empty where there is none.
+/// A copy of the configuration that a demuxer found for a stream; empty when the stream has none.
 pub(super) fn stream_extradata(parameters: &Parameters) -> Bytes {
-    // SAFETY: `as_ptr` is valid for as long as `parameters` is borrowed, and nobody writes to it meanwhile: every
-    // way to change it takes the parameters mutably. libav keeps `extradata` either null or pointing to
+    // SAFETY: `as_ptr` is valid for as long as `parameters` is borrowed, and the parameters do not change meanwhile:
+    // every method that changes them takes them mutably. libav keeps `extradata` either null or pointing to
     // `extradata_size` readable bytes.
     unsafe {
         let raw = parameters.as_ptr();
@@ -53,10 +53,10 @@ pub(super) fn stream_extradata(parameters: &Parameters) -> Bytes {
     }
 }
 
-/// The configuration that an opened encoder made; empty when it makes none.
+/// The configuration that an opened encoder produced; empty when it produces none.
 pub(super) fn extradata(context: &Context) -> &[u8] {
     // SAFETY: the context is alive as long as the borrow. libavcodec keeps `extradata` pointing at `extradata_size`
-    // readable bytes, or null with size 0 (avcodec.h), and an encoder does not touch it once it is open.
+    // readable bytes, or null with size 0 (avcodec.h), and an encoder does not change `extradata` once it is open.
     unsafe {
         let raw = context.as_ptr();
         match ((*raw).extradata, usize::try_from((*raw).extradata_size)) {
@@ -66,16 +66,17 @@ pub(super) fn extradata(context: &Context) -> &[u8] {
     }
 }
 
-/// Sets the size of the rate-control buffer, in bits. Before opening.
+/// Sets the size of the rate-control buffer, in bits. Call it before the encoder is opened.
 pub(super) fn set_rate_buffer(context: &mut Context, bits: i32) {
-    // SAFETY: a plain integer field of a live context that we hold exclusively.
+    // SAFETY: writes a plain integer field of a live context that is borrowed exclusively.
     unsafe { (*context.as_mut_ptr()).rc_buffer_size = bits }
 }
 
-/// Opens an encoder and returns the names of the options that it did not know (the safe interface drops them).
+/// Opens an encoder and returns the names of the options that it did not recognise (the safe interface drops them).
 pub(super) fn open(context: &mut Context, codec: &Codec, options: Dictionary) -> Result<Vec<String>, Error> {
-    // SAFETY: context and codec are live; avcodec_open2 takes the dictionary by reference, frees what it used and
-    // leaves the rest to us in `raw`, which goes back into an owner whatever the result was.
+    // SAFETY: context and codec are live. avcodec_open2 takes the dictionary by reference, frees the entries that it
+    // used and leaves the rest to the caller in `raw`; `Dictionary::own` takes ownership of `raw` again on success and
+    // on error alike.
     let (result, rest) = unsafe {
         let mut raw = options.disown();
         let result = ffi::avcodec_open2(context.as_mut_ptr(), codec.as_ptr(), &mut raw);
@@ -88,32 +89,33 @@ pub(super) fn open(context: &mut Context, codec: &Codec, options: Dictionary) ->
     }
 }
 
-/// Another reference to the same picture, without copying pixels. Time and picture type are its own; the pixels are
-/// shared and must not be written through either: see [`is_unshared`].
+/// Another reference to the same picture, without copying pixels. The new frame has its own time and picture type; the
+/// pixels are shared and must not be written through either frame: see [`is_unshared`].
 pub(super) fn share(picture: &frame::Video) -> Result<frame::Video, Error> {
     let mut shared = frame::Video::empty();
-    // SAFETY: both frames are live, `shared` is blank as av_frame_ref asks. References are counted atomically
-    // (libavutil/buffer.c), so the two may live in different threads.
+    // SAFETY: both frames are live, and `shared` is blank as av_frame_ref requires. References are counted atomically
+    // (libavutil/buffer.c), so the two frames may live in different threads.
     let result = unsafe { ffi::av_frame_ref(shared.as_mut_ptr(), picture.as_ptr()) };
     if result < 0 { Err(Error::from(result)) } else { Ok(shared) }
 }
 
-/// Whether nobody else refers to the picture's pixels, so that they may be written.
+/// Whether this frame holds the only reference to the picture's pixels, so that the pixels may be written.
 pub(super) fn is_unshared(picture: &mut frame::Video) -> bool {
-    // SAFETY: only reads the reference counts of a live frame, atomically. A count of one cannot grow behind our
-    // back: whoever could take another reference needs this frame, and we hold it exclusively.
+    // SAFETY: only reads the reference counts of a live frame, atomically. A count of one cannot grow concurrently:
+    // taking another reference requires this frame, which is borrowed exclusively.
     unsafe { ffi::av_frame_is_writable(picture.as_mut_ptr()) == 1 }
 }
 
-/// A new picture with pixels of its own, of unspecified content.
+/// A new picture with its own pixel buffers; the content is unspecified.
 pub(super) fn allocate(pixels: format::Pixel, width: u32, height: u32) -> Result<frame::Video, Error> {
     let picture = frame::Video::new(pixels, width, height);
-    // SAFETY: reads a pointer of a live frame. `new` ignores a failed allocation, which leaves it null.
+    // SAFETY: reads a pointer of a live frame. `new` ignores a failed allocation, which leaves the pointer null.
     let missing = unsafe { picture.is_empty() };
     if missing { Err(Error::Other { errno: 12 }) } else { Ok(picture) }
 }
 
-/// A rectangle inside a picture, in luma pixels; even in all four, so that it is whole in 4:2:0 too.
+/// A rectangle inside a picture, in luma pixels. All four values are even, so that chroma positions are whole in 4:2:0
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rect {
     pub(super) x: u32,
@@ -122,31 +124,31 @@ pub(super) struct Rect {
     pub(super) height: u32,
 }
 
-/// What a [`Scaler`] was made for; another source or target needs another one.
+/// The settings of a [`Scaler`]; another source or target needs another scaler.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ScalerSetup {
-    /// Source pixels.
+    /// Source pixel format.
     pub(super) from: format::Pixel,
-    /// Source size, of the whole frame.
+    /// Source size of the whole frame, in pixels.
     pub(super) from_size: (u32, u32),
-    /// Take every second line only: one field of an interlaced frame.
+    /// Whether to read only every second line: one field of an interlaced frame.
     pub(super) one_field: bool,
     /// Whether source samples use the full range 0..=255.
     pub(super) from_full_range: bool,
-    /// Target pixels: planar 8-bit 4:2:0.
+    /// Target pixel format: planar 8-bit 4:2:0.
     pub(super) to: format::Pixel,
-    /// Size of the target frame.
+    /// Size of the target frame, in pixels.
     pub(super) to_size: (u32, u32),
-    /// Where in the target frame the picture goes.
+    /// Position and size of the picture inside the target frame.
     pub(super) to_rect: Rect,
-    /// Whether target samples use the full range.
+    /// Whether target samples use the full range 0..=255.
     pub(super) to_full_range: bool,
     /// libswscale's `SWS_*` flags.
     pub(super) flags: i32,
 }
 
-/// The same layout under the name that says nothing of the range, which is told separately: libswscale warns about the
-/// other names.
+/// The pixel format with the same layout whose name does not imply a range: the range is passed separately, and
+/// libswscale warns about the `YUVJ` formats.
 fn without_range(pixels: format::Pixel) -> format::Pixel {
     match pixels {
         format::Pixel::YUVJ420P => format::Pixel::YUV420P,
@@ -156,13 +158,13 @@ fn without_range(pixels: format::Pixel) -> format::Pixel {
     }
 }
 
-/// libav's number of a pixel format, by the name that says nothing of the range.
+/// libav's number for a pixel format, after [`without_range`].
 fn pixel_format(pixels: format::Pixel) -> i64 {
     let format: ffi::AVPixelFormat = without_range(pixels).into();
     format as i64
 }
 
-/// libswscale with what ffmpeg-next leaves out: colour ranges, fields, and a target rectangle.
+/// A libswscale context with the features that ffmpeg-next leaves out: colour ranges, fields, and a target rectangle.
 pub(super) struct Scaler {
     raw: ptr::NonNull<ffi::SwsContext>,
     setup: ScalerSetup,
@@ -183,8 +185,8 @@ impl Scaler {
         }
         let from_height = if setup.one_field { setup.from_size.1 / 2 } else { setup.from_size.1 };
         let int = |v: u32| c_int::try_from(v).map_err(|_| Error::InvalidData);
-        // Ranges are set before the context is made: for equal sizes and formats libswscale decides then whether it
-        // merely copies.
+        // Set the ranges before the context is initialised: for equal sizes and formats libswscale decides at that
+        // point whether it merely copies.
         let options: [(&std::ffi::CStr, i64); 9] = [
             (c"srcw", int(setup.from_size.0)?.into()),
             (c"srch", int(from_height)?.into()),
@@ -196,9 +198,10 @@ impl Scaler {
             (c"dst_range", setup.to_full_range.into()),
             (c"sws_flags", setup.flags.into()),
         ];
-        // SAFETY: the context is allocated and freed here or owned by the result; av_opt_set_int takes an object that
-        // begins with an AVClass, as this one does, and a name that lives longer than the call. libswscale checks sizes
-        // and formats in sws_init_context and says so when it cannot. The coefficient tables are its static data.
+        // SAFETY: the context is allocated here, and either freed here or owned by the result. av_opt_set_int takes an
+        // object that begins with an AVClass, as an SwsContext does, and a name that outlives the call.
+        // sws_init_context checks sizes and formats and returns an error when they are not supported. The coefficient
+        // tables are libswscale's static data.
         let raw = unsafe {
             let Some(raw) = ptr::NonNull::new(ffi::sws_alloc_context()) else {
                 return Err(Error::Other { errno: 12 });
@@ -230,7 +233,8 @@ impl Scaler {
         &self.setup
     }
 
-    /// Scales `from` into `to`'s rectangle. Both must be as the set-up says, and `to` unshared.
+    /// Scales `from` into the target rectangle of `to`. Both frames must match the setup, and `to` must be unshared;
+    /// otherwise the result is [`Error::InvalidData`].
     pub(super) fn run(&mut self, from: &frame::Video, to: &mut frame::Video) -> Result<(), Error> {
         let setup = &self.setup;
         let as_made = from.format() == setup.from
@@ -243,13 +247,14 @@ impl Scaler {
         let step = if setup.one_field { 2 } else { 1 };
         let rows = (setup.from_size.1 / step) as c_int;
         let (x, y) = (setup.to_rect.x as usize, setup.to_rect.y as usize);
-        // SAFETY: `from` has `from_size` pixels of `from` (checked above), so libswscale reads `rows` lines of it;
-        // with doubled strides that is every second line and ends inside the picture, as `rows` was halved. `to`
-        // is planar 4:2:0 of `to_size` and `new` checked that the rectangle lies inside it and is even, so plane
-        // offsets of (y * stride + x), halved for chroma, start the rectangle and all writes stay in it but for the
-        // padding that libswscale may use at the right edge: av_frame_get_buffer aligns and pads lines. Inside a
-        // frame, that overwrite lands in the bar at the right, which [`super::scale`] only ever keeps wider than
-        // none at all; nobody else reads `to` meanwhile (unshared, held exclusively).
+        // SAFETY: `from` has `from_size` pixels of format `from` (checked above), so libswscale reads `rows` of its
+        // lines; with doubled strides it reads every second line and ends inside the picture, because `rows` was
+        // halved. `to` is planar 4:2:0 of size `to_size`, and `new` checked that the rectangle lies inside `to` and is
+        // even. Plane offsets of (y * stride + x), halved for chroma, are therefore the start of the rectangle, and
+        // all writes stay inside the rectangle, except for the padding that libswscale may use at the right edge:
+        // av_frame_get_buffer aligns and pads lines. Inside a frame, that overwrite lands in the bar on the right,
+        // which [`super::scale`] only ever keeps wider than none at all. Nothing else reads `to` meanwhile (unshared
+        // and borrowed exclusively).
         let lines = unsafe {
             let (source, target) = (from.as_ptr(), to.as_mut_ptr());
             let mut planes_in = [ptr::null::<u8>(); 4];
@@ -282,14 +287,16 @@ impl Scaler {
 
 impl Drop for Scaler {
     fn drop(&mut self) {
-        // SAFETY: made by sws_getContext, owned by this value alone, freed once.
+        // SAFETY: the context was made by libswscale in `new`, is owned by this value alone, and is freed once.
         unsafe { ffi::sws_freeContext(self.raw.as_ptr()) }
     }
 }
 
-/// Converts decoded audio to planar floats, appending to one `Vec` a channel.
+/// Converts decoded audio to planar floats, appending to one `Vec` per channel. Without `input`, it drains the samples
+/// that the converter has buffered.
 ///
-/// `converter`'s output must be planar `f32` with as many channels as `out` has, or nothing is done.
+/// `converter`'s output must be planar `f32` with as many channels as `out` has (1 to 8); otherwise the result is
+/// [`Error::InvalidData`]. An `input` in another format than the converter was made for gives [`Error::InputChanged`].
 pub(super) fn convert(
     converter: &mut software::resampling::Context,
     input: Option<&frame::Audio>,
@@ -311,10 +318,10 @@ pub(super) fn convert(
         }
     }
     let samples_in = input.map_or(0, |f| f.samples()) as c_int;
-    // SAFETY: `capacity` is libswresample's own upper bound for what this call can write, and each of the `channels`
-    // vectors gets that much spare room before its pointer is taken; `set_len` covers only what was written. Input
-    // planes hold `samples_in` samples in the layout that the converter was made for (checked above); without input,
-    // null with a count of 0 asks for what is buffered.
+    // SAFETY: `capacity` is libswresample's own upper bound for the samples that this call can write, and each of the
+    // `channels` vectors reserves that much spare room before its pointer is taken; `set_len` covers only the samples
+    // that were written. Input planes hold `samples_in` samples in the layout that the converter was made for (checked
+    // above). Without input, null with a count of 0 asks for the buffered samples.
     unsafe {
         let capacity = ffi::swr_get_out_samples(converter.as_mut_ptr(), samples_in);
         let capacity = usize::try_from(capacity).map_err(|_| Error::from(capacity))?;

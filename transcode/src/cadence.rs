@@ -1,27 +1,27 @@
-//! Which decoded pictures are encoded, and which of them must be IDR: pure decisions on media time, made once for a
-//! picture so that all rungs agree. No pixels here.
+//! Decides which decoded pictures are encoded, and which of the encoded ones must be IDR. These are pure decisions on
+//! media time, made once per picture so that all rungs agree. No pixels belong here.
 
 use crate::wire::Keyframes;
 use media::MediaTime;
 use media::time::TICKS_PER_SECOND;
 use std::collections::VecDeque;
 
-/// Keyframes still inside the decoder that are remembered; more than any decoder delays.
+/// Limit of remembered keyframes that are still inside the decoder; no decoder delays more pictures than this.
 const PENDING_KEYS: usize = 64;
 
 /// Decides which pictures are IDR in all rungs.
 #[derive(Debug)]
 pub(super) enum KeyDecider {
-    /// First picture at or after each multiple.
+    /// The first picture at or after each multiple of the grid width is an IDR.
     Grid {
-        /// Grid width.
+        /// Grid width in 1/90000 s.
         ticks_90k: i64,
-        /// From which time the next IDR is due; `None` before the first picture.
+        /// Time from which the next IDR is due, in 1/90000 s; `None` before the first picture.
         next: Option<i64>,
     },
-    /// The pictures whose access unit was a keyframe.
+    /// The pictures whose access unit was a keyframe are IDR.
     Source {
-        /// Times of the keyframes that went into the decoder and have not come out.
+        /// Times of the keyframes that entered the decoder and have not come out yet.
         pending: VecDeque<MediaTime>,
     },
 }
@@ -34,7 +34,7 @@ impl KeyDecider {
         }
     }
 
-    /// An access unit goes into the decoder.
+    /// Records an access unit that enters the decoder.
     pub(super) fn submitted(&mut self, pts: MediaTime, key: bool) {
         match self {
             Self::Grid { .. } => {}
@@ -49,7 +49,7 @@ impl KeyDecider {
         }
     }
 
-    /// A picture came out of the decoder, in display order: is it an IDR?
+    /// Whether the picture that came out of the decoder must be an IDR. Call it in display order.
     pub(super) fn decide(&mut self, pts: MediaTime) -> bool {
         match self {
             Self::Grid { ticks_90k, next } => {
@@ -61,8 +61,8 @@ impl KeyDecider {
                 due
             }
             Self::Source { pending } => {
-                // Keys that never came out (undecodable) are forgotten: promoting the next picture instead would
-                // break the alignment with the rung that passes the source through.
+                // Forget keyframes that never came out (undecodable). Promoting the next picture instead would break
+                // the alignment with the rung that passes the source through.
                 while pending.front().is_some_and(|&key| key < pts) {
                     pending.pop_front();
                 }
@@ -76,7 +76,7 @@ impl KeyDecider {
     }
 }
 
-/// Thins pictures out to a rung's highest rate, evenly.
+/// Drops pictures evenly, down to a rung's maximum frame rate.
 #[derive(Debug)]
 pub(super) struct Decimator {
     interval: i64,
@@ -84,23 +84,24 @@ pub(super) struct Decimator {
 }
 
 impl Decimator {
-    /// At most `rate` pictures a second, as (numerator, denominator).
+    /// Keeps at most `rate` pictures per second, as (numerator, denominator).
     pub(super) fn new(rate: (u32, u32)) -> Self {
         let interval = TICKS_PER_SECOND * i64::from(rate.1.max(1)) / i64::from(rate.0.max(1));
         Self { interval, due: None }
     }
 
-    /// Whether the rung gets this picture. A key is never left out.
+    /// Whether the rung gets this picture. A keyframe is never dropped.
     pub(super) fn keep(&mut self, pts: MediaTime, key: bool) -> bool {
         let pts = pts.ticks_90k();
         let Some(due) = self.due else {
             self.due = Some(pts + self.interval);
             return true;
         };
-        // A quarter of the interval of patience: RTMP rounds times to milliseconds, and a source of exactly the
-        // highest rate must lose nothing.
+        // Tolerance of a quarter of the interval: RTMP rounds times to milliseconds, and a source of exactly the
+        // maximum rate must lose no picture.
         if pts + self.interval / 4 >= due {
-            // On schedule the schedule goes on; after a gap it starts anew, without catching up.
+            // While pictures arrive on schedule, advance the schedule by one interval. After a gap, restart the
+            // schedule from this picture and do not catch up.
             self.due =
                 Some(if pts - due >= self.interval { pts + self.interval } else { due + self.interval });
             true
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn grid_takes_the_first_picture_at_or_after_each_multiple() {
         let mut grid = KeyDecider::new(Keyframes::Grid { ticks_90k: 90_000 });
-        // 30 a second, off the grid by 100 ticks, beginning inside a grid cell.
+        // 30 pictures per second, 100 ticks off the grid, beginning inside a grid cell.
         let got = keys(&mut grid, (0..90).map(|n| 45_100 + n * 3000));
         assert_eq!(got, [45_100, 90_100, 180_100, 270_100]);
     }

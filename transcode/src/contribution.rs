@@ -1,6 +1,6 @@
-//! Contribution encoders: what `encoder publish` makes itself when the material is not already H.264 and AAC, or is a
-//! test pattern. One picture size, one bit rate, a keyframe every second. The renditions of a stream are encoded
-//! elsewhere.
+//! Contribution encoders: they produce the H.264 and AAC that `encoder publish` sends when the material has other
+//! codecs or is a test pattern. One picture size, one bit rate, a keyframe every second. Not here: the encoders of a
+//! stream's renditions.
 
 use super::demux::aac;
 use super::demux::h264::{Framing, FramingError};
@@ -13,14 +13,14 @@ use media::{AccessUnit, AudioCodec, AudioConfig, Media, VideoCodec, VideoConfig}
 use media::{MediaSpan, MediaTime};
 use std::time::Instant;
 
-/// Samples a second of encoded audio.
+/// Sample rate of encoded audio, in Hz.
 pub(super) const SAMPLE_RATE: u32 = 48_000;
 /// Channels of encoded audio.
 pub(super) const CHANNELS: u8 = 2;
 /// Samples in one AAC frame.
 pub(super) const FRAME_SAMPLES: usize = 1024;
 
-/// Why an encoder could not do its work: a fault of the build or of the settings; a retry does not help.
+/// Why a contribution encoder failed. The fault lies in the build or in the settings; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// The loaded libav has no such encoder.
@@ -29,7 +29,7 @@ pub enum EncodeError {
     /// libav refused the settings or a picture.
     #[error("libav: {0}")]
     Libav(#[from] ff::Error),
-    /// The encoder put out something that is not H.264.
+    /// The encoder's output is not H.264.
     #[error("encoder output: {0}")]
     Output(String),
 }
@@ -40,18 +40,18 @@ impl From<FramingError> for EncodeError {
     }
 }
 
-/// What a contribution video encoder is to make.
+/// Settings of a contribution video encoder.
 #[derive(Clone, Debug)]
 pub(super) struct VideoSettings {
-    /// Pixels across; even.
+    /// Width in pixels; even.
     pub(super) width: u16,
-    /// Pixels down; even.
+    /// Height in pixels; even.
     pub(super) height: u16,
     /// Sample aspect ratio.
     pub(super) sample_aspect: (u16, u16),
-    /// Frames a second, as (numerator, denominator).
+    /// Frames per second, as (numerator, denominator).
     pub(super) frame_rate: (u32, u32),
-    /// Bits a second, at most as well as on average.
+    /// Average and maximum bit rate, in bits per second.
     pub(super) bitrate: u32,
     /// x264 preset.
     pub(super) preset: &'static str,
@@ -59,7 +59,7 @@ pub(super) struct VideoSettings {
     pub(super) zero_latency: bool,
 }
 
-/// x264 without B-frames: dts is pts.
+/// An x264 encoder without B-frames, so dts equals pts.
 pub(super) struct VideoEncoder {
     encoder: codec::encoder::video::Encoder,
     framing: Framing,
@@ -81,7 +81,7 @@ impl VideoEncoder {
         video.set_bit_rate(settings.bitrate as usize);
         video.set_max_bit_rate(settings.bitrate as usize);
         video.set_max_b_frames(0);
-        // Keyframes are forced each second of media time; the encoder adds none of its own.
+        // `encode` forces a keyframe each second of media time; the encoder inserts none of its own.
         video.set_gop(10_000);
         video.set_colorspace(color::Space::BT709);
         video.set_color_primaries(color::Primaries::BT709);
@@ -99,7 +99,7 @@ impl VideoEncoder {
         Ok(Self { encoder, framing: Framing::new(&[])?, settings, next_key: None })
     }
 
-    /// Encodes a YUV 4:2:0 picture; what comes out goes to `out`.
+    /// Encodes a YUV 4:2:0 picture and appends the encoder's output to `out`.
     pub(super) fn encode(
         &mut self,
         picture: &mut frame::Video,
@@ -110,7 +110,7 @@ impl VideoEncoder {
         let due = *self.next_key.get_or_insert(pts);
         let key = pts >= due;
         if key {
-            // On the grid again after a late frame; behind a gap the grid starts anew.
+            // After a late frame, return to the keyframe grid; after a gap, restart the grid at this frame.
             self.next_key = Some(if due + second > pts { due + second } else { pts + second });
         }
         picture.set_kind(if key { picture::Type::I } else { picture::Type::None });
@@ -119,7 +119,7 @@ impl VideoEncoder {
         self.drain(out)
     }
 
-    /// Puts out what the encoder still holds.
+    /// Flushes the encoder and appends the remaining output to `out`.
     pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
         self.encoder.send_eof()?;
         self.drain(out)
@@ -179,9 +179,9 @@ impl AudioEncoder {
         Ok(Self { encoder: audio.open()?, config: Some(config) })
     }
 
-    /// Encodes [`FRAME_SAMPLES`] of each channel, the first of which plays `at` samples after the origin of the media
-    /// axis. What comes out is a frame behind; the very first frame plays the encoder's priming, before the
-    /// first sample.
+    /// Encodes [`FRAME_SAMPLES`] samples of each channel; the first sample plays `at` samples after the origin of the
+    /// media axis. The output lags by one frame. The very first output frame is the encoder's priming, which plays
+    /// before the first sample.
     pub(super) fn encode(
         &mut self,
         channels: [&[f32]; 2],
@@ -199,7 +199,7 @@ impl AudioEncoder {
         self.drain(out)
     }
 
-    /// Puts out what the encoder still holds.
+    /// Flushes the encoder and appends the remaining output to `out`.
     pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
         self.encoder.send_eof()?;
         self.drain(out)
@@ -218,7 +218,7 @@ impl AudioEncoder {
     }
 }
 
-/// Whether a codec handed something out; "not yet" and "no more" are no errors.
+/// Whether a codec returned a frame or packet; "not yet" and "no more" are not errors.
 pub(super) fn received(result: Result<(), ff::Error>) -> Result<bool, ff::Error> {
     match result {
         Ok(()) => Ok(true),

@@ -1,5 +1,5 @@
-//! What the worker counts, shared by its stages, and what of it the supervisor is told. Nothing is decided by it but one
-//! thing, over there: a worker whose counters stand still hangs.
+//! The worker's counters, shared by its stages, and the progress reports made from them for the supervisor. No code in
+//! the worker makes decisions from the counters. The supervisor makes one: a worker whose counters stop is hung.
 
 use super::encode::Work;
 use crate::wire::{Progress, RungProgress};
@@ -23,12 +23,12 @@ struct Rung {
 }
 
 impl Counters {
-    /// There are so many rungs. To be called once, before the first of them works.
+    /// Sets the number of rungs. Call it once, before the first rung encodes.
     pub(super) fn begin(&self, rungs: usize) {
         self.rungs.get_or_init(|| (0..rungs).map(|_| Rung::default()).collect());
     }
 
-    /// A rung has worked.
+    /// Adds a rung's work to its counters.
     pub(super) fn rung(&self, track: u8, Work { pictures, quantisers }: Work) {
         if let Some(rung) = self.rungs.get().and_then(|rungs| rungs.get(usize::from(track))) {
             rung.pictures.fetch_add(pictures, Ordering::Relaxed);
@@ -36,7 +36,7 @@ impl Counters {
         }
     }
 
-    /// Counters as they are; of the rungs nothing.
+    /// The current values of the counters, without the rungs.
     pub(super) fn progress(&self) -> Progress {
         Progress {
             decoded: self.decoded.load(Ordering::Relaxed),
@@ -54,7 +54,7 @@ impl Counters {
     }
 }
 
-/// Compares counters with what they were.
+/// Makes progress reports from the change of the counters since the last report.
 #[derive(Debug)]
 pub(super) struct Reporter {
     told: Progress,
@@ -63,12 +63,12 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Nothing was told yet.
+    /// Creates a reporter that has not reported anything yet.
     pub(super) fn new(now: Instant) -> Self {
         Self { told: Progress::default(), rungs: Vec::new(), at: now }
     }
 
-    /// What the supervisor is to be told now; `None` when no counter has moved.
+    /// The report to send to the supervisor now; `None` when no counter has changed since the last report.
     pub(super) fn progress(&mut self, counters: &Counters, now: Instant) -> Option<Progress> {
         let mut progress = counters.progress();
         if progress == self.told {

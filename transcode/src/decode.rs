@@ -1,5 +1,5 @@
-//! Access units to pictures. Damaged units are counted and passed over; no scaling, no decision about what is
-//! encoded.
+//! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
+//! pictures are encoded.
 
 use super::av;
 use super::error::TranscodeError;
@@ -12,9 +12,9 @@ use media::VideoCodec;
 
 /// A decoded picture.
 pub(super) struct Picture {
-    /// Its pixels and properties.
+    /// Pixels and properties.
     pub(super) frame: frame::Video,
-    /// When it is shown.
+    /// Presentation time.
     pub(super) pts: MediaTime,
 }
 
@@ -25,14 +25,14 @@ pub(super) struct VideoDecoder {
 }
 
 impl VideoDecoder {
-    /// Opens a decoder for the record as published.
+    /// Opens a decoder for the configuration record as published.
     ///
-    /// `threads` above 1 decode the slices of a picture in parallel: unlike threads for whole frames, they neither
-    /// hold pictures back nor multiply memory.
+    /// With `threads` above 1 the slices of a picture are decoded in parallel. Unlike threads for whole frames, slice
+    /// threads neither delay pictures nor multiply memory.
     pub(super) fn open(codec: VideoCodec, record: &[u8], threads: usize) -> Result<Self, TranscodeError> {
         let id = match codec {
             VideoCodec::H264 => {
-                // libavcodec opens with anything and decodes nothing then.
+                // Validate the record first: libavcodec opens with any record and then decodes nothing.
                 let (sets, _) = nal::record_to_annex_b(record).map_err(TranscodeError::VideoRecord)?;
                 nal::avcc_record(&sets).map_err(TranscodeError::VideoRecord)?;
                 codec::Id::H264
@@ -51,7 +51,7 @@ impl VideoDecoder {
         Ok(Self { inner: open().map_err(TranscodeError::VideoConfig)?, errors: 0 })
     }
 
-    /// Hands over one access unit; pictures are fetched with [`Self::receive`] until there is none.
+    /// Submits one access unit. Fetch the pictures with [`Self::receive`] until it returns `None`.
     pub(super) fn submit(&mut self, unit: &WireUnit) {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
@@ -64,20 +64,20 @@ impl VideoDecoder {
         }
     }
 
-    /// Nothing follows: the pictures still inside come out of [`Self::receive`].
+    /// Ends the input: the pictures still inside the decoder come out of [`Self::receive`].
     pub(super) fn finish(&mut self) {
-        // Fails only when it was said before, which changes nothing.
+        // `send_eof` fails only when the end was signalled before, which changes nothing.
         let _ = self.inner.send_eof();
     }
 
-    /// The next picture in display order, if there is one by now.
+    /// The next picture in display order, or `None` when none is ready.
     pub(super) fn receive(&mut self) -> Option<Picture> {
         loop {
             let mut frame = frame::Video::empty();
             match self.inner.receive_frame(&mut frame) {
                 Ok(()) => {
                     if frame.is_corrupt() || frame.has_decode_errors() {
-                        // Concealed: shown all the same, as a player would.
+                        // Concealed by the decoder: shown all the same, as a player would.
                         self.errors += 1;
                     }
                     let Some(pts) = frame.pts().or(frame.timestamp()) else { continue };

@@ -1,9 +1,9 @@
-//! Files as media: what `encoder publish FILE` and `encoder transcode FILE` read. H.264 and AAC are passed through in
-//! the form in which a publisher sends them; anything else is decoded and encoded again. As fast as it goes; pacing
-//! is the caller's.
+//! Reads files as media, for `encoder publish FILE` and `encoder transcode FILE`. H.264 and AAC are passed through in
+//! the form in which a publisher sends them; anything else is decoded and encoded again. Files are read as fast as
+//! possible; pacing is left to the caller.
 //!
-//! What belongs here: opening a file, leading its packets along, and errors. What becomes of a track is in `path`, its
-//! place on the media axis in `times`, the order over both tracks in `interleave`, encoding again in `recode`.
+//! What belongs here: opening a file, dispatching its packets, and errors. `path` decides how a track is handled,
+//! `times` places tracks on the media axis, `interleave` orders the two tracks, and `recode` encodes again.
 
 pub(super) mod aac;
 pub(super) mod h264;
@@ -28,15 +28,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use times::{dated, start_of, times};
 
-/// Packets in a row that cannot be decoded before a file counts as broken.
+/// Consecutive packets that cannot be decoded before a file counts as broken.
 const MAX_DECODE_ERRORS: u32 = 100;
-/// Pictures without a dts that are held back for it; H.264 reorders 16 at most.
+/// Limit of pictures without a dts that are held back until a dts is known; H.264 reorders 16 at most.
 const MAX_UNDATED: usize = 32;
 
-/// Why a file cannot be read (to its end). The file's fault unless said otherwise; a retry does not help.
+/// Why a file cannot be read (to its end). The file is at fault unless a variant says otherwise; a retry does not
+/// help.
 #[derive(Debug, thiserror::Error)]
 pub enum DemuxError {
-    /// Not there, not readable, or no format that libav knows.
+    /// The file does not exist, is not readable, or has no format that libav knows.
     #[error("cannot open {}: {error}", path.display())]
     Open {
         /// As given.
@@ -44,13 +45,13 @@ pub enum DemuxError {
         /// libav's reason.
         error: ff::Error,
     },
-    /// Neither picture nor sound, or not the one asked for.
+    /// The file has neither video nor audio, or not the kind that was asked for.
     #[error("{} has no picture or sound to use", path.display())]
     NoMedia {
         /// As given.
         path: PathBuf,
     },
-    /// A codec that cannot be decoded here.
+    /// The codec cannot be decoded here.
     #[error("cannot decode {codec}: {error}")]
     Codec {
         /// libav's name of the codec.
@@ -58,22 +59,22 @@ pub enum DemuxError {
         /// libav's reason.
         error: ff::Error,
     },
-    /// Reading stopped half way.
+    /// Reading failed before the end of the file.
     #[error("reading failed: {0}")]
     Read(ff::Error),
-    /// A picture is larger than 65535 pixels, or has no size.
+    /// The picture's width or height is larger than 65535 pixels, or smaller than 2.
     #[error("a picture of {0} × {1} pixels")]
     PictureSize(u32, u32),
-    /// H.264 that does not hold what it promises.
+    /// The H.264 data does not match its framing or configuration.
     #[error("{0}")]
     Video(String),
-    /// AAC that does not hold what it promises.
+    /// The AAC data does not match its framing or configuration.
     #[error("{0}")]
     Audio(String),
-    /// Too much in a row could not be decoded.
+    /// Too many consecutive packets could not be decoded.
     #[error("the file is broken: {0}")]
     Broken(ff::Error),
-    /// A fault of ours or of the build.
+    /// Encoding again failed: a fault of this program or of the build.
     #[error("encoding again: {0}")]
     Encode(#[from] EncodeError),
 }
@@ -90,14 +91,14 @@ impl From<AacError> for DemuxError {
     }
 }
 
-/// What to take of a file.
+/// Which tracks to take from a file.
 #[derive(Clone, Copy, Debug)]
 pub struct DemuxOptions {
-    /// Whether pictures are wanted.
+    /// Whether to take the video track.
     pub video: bool,
-    /// Whether sound is wanted.
+    /// Whether to take the audio track.
     pub audio: bool,
-    /// Bits a second of video that has to be encoded again.
+    /// Bit rate of video that is encoded again, in bits per second.
     pub bitrate: u32,
 }
 
@@ -107,35 +108,35 @@ impl Default for DemuxOptions {
     }
 }
 
-/// What is known of a file from its headers.
+/// Properties of a file, from its headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceInfo {
-    /// How long it plays; `None` where the container does not say.
+    /// Duration; `None` where the container does not state it.
     pub duration: Option<MediaSpan>,
-    /// Its picture, if that is used.
+    /// The video track, if it is used.
     pub video: Option<TrackInfo>,
-    /// Its sound, if that is used.
+    /// The audio track, if it is used.
     pub audio: Option<TrackInfo>,
 }
 
-/// What is known of a track.
+/// Properties of a track.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrackInfo {
     /// libav's name of the codec.
     pub codec: &'static str,
-    /// Whether it is encoded again.
+    /// Whether the track is encoded again.
     pub recoded: bool,
 }
 
 /// Reads a file. Media comes in order of dts over both tracks, as far as the file's own interleaving allows; dts grows
-/// strictly within a track. To be used on the thread that made it: libav's scaler is not `Send`.
+/// strictly within a track. Use a demuxer on the thread that created it: libav's scaler is not `Send`.
 pub struct Demuxer {
     input: format::context::Input,
     info: SourceInfo,
     start_90k: Option<i64>,
     video: Option<Track<VideoPath>>,
     audio: Option<Track<AudioPath>>,
-    /// Pictures whose dts the container does not say, from the first one on.
+    /// Pictures from the start of the file whose dts the container does not state.
     undated: Vec<AccessUnit>,
     ready: Interleaver,
     state: ReadState,
@@ -145,9 +146,9 @@ enum ReadState {
     Reading {
         decode_errors: u32,
     },
-    /// Everything was read; what is ready still comes out.
+    /// The file is read to its end; queued media still comes out.
     Drained,
-    /// After an error nothing follows.
+    /// An error ended reading; no media follows.
     Failed,
 }
 
@@ -155,7 +156,7 @@ struct Track<P> {
     index: usize,
     time_base: Rational,
     path: P,
-    /// Last dts that came out.
+    /// Last dts that was queued for output.
     last: Option<MediaTime>,
 }
 
@@ -165,11 +166,11 @@ impl Demuxer {
         Self::open_with(path, &DemuxOptions::default())
     }
 
-    /// The same with a choice of what to take.
+    /// Like [`Self::open`], with a choice of tracks.
     pub fn open_with(path: impl AsRef<Path>, options: &DemuxOptions) -> Result<Self, DemuxError> {
         let path = path.as_ref();
         super::quiet();
-        // Only the file itself: a playlist inside must not make us open sockets.
+        // Allow the file protocol only: a playlist inside the file must not make libav open sockets.
         let mut protocols = ff::Dictionary::new();
         protocols.set("protocol_whitelist", "file");
         let input = format::input_with_dictionary(path, protocols)
@@ -209,12 +210,12 @@ impl Demuxer {
         Ok(Self { input, info, start_90k, video, audio, undated: Vec::new(), ready, state })
     }
 
-    /// What the headers say.
+    /// The properties of the file, from its headers.
     pub fn info(&self) -> SourceInfo {
         self.info.clone()
     }
 
-    /// Reads one packet, or the end, into `ready`.
+    /// Reads one packet, or the end of the file, into `ready`.
     fn step(&mut self, decode_errors: u32) -> Result<ReadState, DemuxError> {
         let mut packet = ff::Packet::empty();
         match packet.read(&mut self.input) {
@@ -233,7 +234,7 @@ impl Demuxer {
                 Ok(ReadState::Reading { decode_errors: decode_errors + 1 })
             }
             Err(ff::Error::Eof) => {
-                // A file of a few pictures may never have said a dts.
+                // In a file of a few pictures, no packet may have stated a dts.
                 let mut out: Vec<Media> = self.undated.drain(..).map(Media::Video).collect();
                 if let Some(Track { path: VideoPath::Recode(recoder), .. }) = &mut self.video {
                     recoder.finish(&mut out)?;
@@ -262,7 +263,7 @@ impl Demuxer {
                         *announced = true;
                         out.push(Media::VideoConfig(shape.config(record)));
                     }
-                    // Without a configuration nothing can be decoded; parameter sets alone are no picture.
+                    // Without a configuration nothing can be decoded; parameter sets alone are not a picture.
                     if *announced && !converted.data.is_empty() {
                         let (key, data) = (packet.is_key(), converted.data);
                         let unit = AccessUnit { pts, dts, key, data, arrived: Instant::now() };
@@ -321,7 +322,8 @@ impl Demuxer {
         Ok(())
     }
 
-    /// Hands media on for interleaving, with dts made to grow strictly: damaged and oddly cut files repeat times.
+    /// Queues media for interleaving. A dts that does not grow is corrected to grow strictly: damaged and badly cut
+    /// files repeat times.
     fn queue(&mut self, media: Vec<Media>) {
         for mut media in media {
             let (last, unit) = match &mut media {

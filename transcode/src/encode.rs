@@ -1,5 +1,5 @@
-//! Pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is packaged
-//! (length-prefixed NAL units, avcC). Which picture is an IDR is decided in [`super::cadence`].
+//! Encodes pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is
+//! packaged (length-prefixed NAL units, avcC). [`super::cadence`] decides which picture is an IDR.
 
 use super::av;
 use super::error::TranscodeError;
@@ -12,15 +12,16 @@ use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, p
 use media::MediaTime;
 use media::time::TICKS_PER_SECOND;
 
-/// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and
-/// the 8x8 transform of High gains least at their size.
+/// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and the
+/// 8x8 transform of High profile gains least at their size.
 const MAIN_PROFILE_UP_TO: u16 = 270;
 
-/// Luma samples a second that one x264 thread encodes at preset veryfast with half of its time to spare.
+/// Luma samples per second that one x264 thread encodes at preset veryfast with half of its time to spare.
 const PIXELS_PER_THREAD: f64 = 70e6;
 
-/// x264 threads for a rung. Rungs run in parallel already, and each frame thread costs memory and one frame of
-/// delay: only rungs that one thread could not encode in real time get more, never more than there are processors.
+/// Number of x264 threads for a rung. Rungs run in parallel already, and each frame thread costs memory and one frame
+/// of delay. Only rungs that one thread could not encode in real time get more, and never more than there are
+/// processors.
 pub(super) fn threads(rung: &VideoRung, preset: &str, processors: usize) -> usize {
     let pixels = f64::from(rung.width) * f64::from(rung.height);
     let rate = crate::wire::rate_of(rung.frame_rate);
@@ -46,17 +47,18 @@ pub(super) struct VideoEncoder {
     work: Work,
 }
 
-/// What an encoder has done since it was asked last.
+/// Work that an encoder has done since [`VideoEncoder::take_work`] was last called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Work {
-    /// Pictures.
+    /// Encoded pictures.
     pub(super) pictures: u64,
-    /// Sum of their mean quantisers, where the encoder tells.
+    /// Sum of the pictures' mean quantisers, where the encoder reports them.
     pub(super) quantisers: u64,
 }
 
 impl VideoEncoder {
-    /// Opens an encoder for pictures like `like`, which has the rung's size, and returns its avcC.
+    /// Opens an encoder for pictures with the format of `like`, which has the rung's size, and returns the encoder's
+    /// avcC.
     pub(super) fn open(
         track: u8,
         rung: &VideoRung,
@@ -111,9 +113,9 @@ impl VideoEncoder {
         Ok((Self { inner, packet, track, last_pts: None, last_dts: None, work: Work::default() }, record))
     }
 
-    /// Encodes a picture and hands what is ready to `out`.
+    /// Encodes a picture and passes the units that are ready to `out`.
     ///
-    /// A picture not later than the one before is left out: neither an encoder nor a playlist can use it.
+    /// A picture that is not later than the previous one is dropped: neither an encoder nor a playlist can use it.
     pub(super) fn encode(
         &mut self,
         mut picture: frame::Video,
@@ -127,13 +129,13 @@ impl VideoEncoder {
         }
         self.last_pts = Some(ticks);
         picture.set_pts(Some(ticks));
-        // The decoder leaves the source's type in the frame, which the encoder would obey.
+        // The decoder leaves the source's picture type in the frame, and the encoder would obey that type.
         picture.set_kind(if key { picture::Type::I } else { picture::Type::None });
         self.inner.send_frame(&picture).map_err(failed)?;
         self.drain(out)
     }
 
-    /// Nothing follows: hands the rest to `out`.
+    /// Ends the input: passes the remaining units to `out`.
     pub(super) fn finish(
         &mut self,
         out: &mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>,
@@ -142,7 +144,7 @@ impl VideoEncoder {
         self.drain(out)
     }
 
-    /// What was done since this was asked last.
+    /// Returns and resets the work done since the last call.
     pub(super) fn take_work(&mut self) -> Work {
         std::mem::take(&mut self.work)
     }
@@ -161,7 +163,7 @@ impl VideoEncoder {
             let Some(data) = self.packet.data() else { continue };
             let pts = self.packet.pts().unwrap_or_default();
             let dts = self.packet.dts().unwrap_or(pts);
-            // x264 keeps this by itself; other encoders are held to it.
+            // x264's dts grow strictly by themselves; for other encoders this enforces it.
             let dts = self.last_dts.map_or(dts, |last| dts.max(last + 1));
             self.last_dts = Some(dts);
             self.work.pictures += 1;
@@ -177,15 +179,15 @@ impl VideoEncoder {
     }
 }
 
-/// A picture's mean quantiser as its encoder tells it: AV_PKT_DATA_QUALITY_STATS (libavcodec/packet.h) begins with it as a
-/// 32-bit number, 118 to one step (FF_QP2LAMBDA, libavutil/avutil.h).
+/// A picture's mean quantiser as reported by its encoder: AV_PKT_DATA_QUALITY_STATS (libavcodec/packet.h) begins with
+/// the quality as a 32-bit number, 118 per quantiser step (FF_QP2LAMBDA, libavutil/avutil.h).
 fn quantiser(packet: &Packet) -> Option<u64> {
     let stats = packet.side_data().find(|data| data.kind() == SideData::QualityStats)?;
     let quality = u32::from_le_bytes(*stats.data().first_chunk()?);
     Some((u64::from(quality) + 59) / 118)
 }
 
-/// What of x264's settings the job decides and libav has no option for.
+/// x264 settings for which libav has no option; the lookahead comes from the job.
 ///
 /// No B-pyramid: it adds a picture of delay and 19 MB to a ladder of 720p, 480p and 360p, for SSIM within 0.13 dB
 /// either way at three B-frames (Big Buck Bunny at 2.8, 1.4 and 0.8 Mbit/s).

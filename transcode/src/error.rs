@@ -1,18 +1,18 @@
-//! What can end a worker early.
+//! The errors that end a worker early.
 
 use super::nal::NalError;
 use crate::wire::protocol::ProtocolError;
 
-/// Why a worker gave up. Damage in single access units is counted instead and never ends up here.
+/// Why a worker gave up. Damage in single access units is counted instead and never becomes one of these errors.
 #[derive(Debug, thiserror::Error)]
 pub enum TranscodeError {
-    /// The publisher's video configuration cannot be used; another worker would fail alike.
+    /// The publisher's video configuration cannot be used; another worker would fail in the same way.
     #[error("video decoder does not take the configuration: {0}")]
     VideoConfig(#[source] ffmpeg_next::Error),
-    /// The publisher's video configuration is not what it should be; another worker would fail alike.
+    /// The publisher's video configuration is malformed; another worker would fail in the same way.
     #[error("video configuration: {0}")]
     VideoRecord(#[source] NalError),
-    /// The publisher's audio configuration cannot be used; another worker would fail alike.
+    /// The publisher's audio configuration cannot be used; another worker would fail in the same way.
     #[error("audio decoder does not take the configuration: {0}")]
     AudioConfig(#[source] ffmpeg_next::Error),
     /// libav has no encoder of the name in the job: a setting is wrong.
@@ -21,47 +21,47 @@ pub enum TranscodeError {
     /// An encoder does not open with the job's settings.
     #[error("encoder for {name} does not open: {source}")]
     OpenEncoder {
-        /// Which rendition.
+        /// Name of the rendition.
         name: String,
-        /// libav's word.
+        /// libav's error.
         source: ffmpeg_next::Error,
     },
-    /// An encoder made a configuration that cannot be read: a fault of ours or libav's.
+    /// An encoder produced a configuration that cannot be read: a fault of this program or of libav.
     #[error("encoder for {name} made no usable configuration: {source}")]
     EncoderConfig {
-        /// Which rendition.
+        /// Name of the rendition.
         name: String,
-        /// What is missing in it.
+        /// What is wrong with the configuration.
         source: NalError,
     },
-    /// Encoding or scaling failed: a fault of ours or libav's, or memory ran out. A new worker may do better.
+    /// Encoding or scaling failed: a fault of this program or of libav, or memory ran out. A new worker may succeed.
     #[error("{what} failed: {source}")]
     Libav {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// libav's word.
+        /// libav's error.
         source: ffmpeg_next::Error,
     },
     /// The supervisor broke the protocol (or is of another version).
     #[error("protocol: {0}")]
     Protocol(#[from] ProtocolError),
-    /// A request out of order: a fault of ours.
+    /// A request came out of order: a fault of this program.
     #[error("unexpected request: {0}")]
     Unexpected(&'static str),
-    /// The pipe to or from the supervisor broke: it is gone.
+    /// The pipe to or from the supervisor broke: the supervisor is gone.
     #[error("pipe: {0}")]
     Pipe(#[from] std::io::Error),
-    /// A thread of the worker panicked: a fault of ours.
+    /// A thread of the worker panicked: a fault of this program.
     #[error("a {0} thread panicked")]
     Panicked(&'static str),
-    /// A stage stopped because the one behind it did, whose own error says why.
+    /// A stage stopped because the next stage stopped; the next stage's own error gives the cause.
     #[error("the next stage is gone")]
     Downstream,
 }
 
 impl TranscodeError {
-    /// The exit code that tells the supervisor whose fault it was, after sysexits(3): 65 the media, 64 the settings,
-    /// 74 the pipe, 76 the protocol, 70 ourselves.
+    /// The exit code that tells the supervisor where the fault lies, after sysexits(3): 65 the media, 64 the settings,
+    /// 74 the pipe, 76 the protocol, 70 the worker itself.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::VideoConfig(_) | Self::VideoRecord(_) | Self::AudioConfig(_) => 65,

@@ -1,8 +1,9 @@
-//! Inside the worker: coded media in on stdin, a ladder of renditions out on stdout. The only module that names
-//! ffmpeg_next; `av` is the only file with `unsafe`. No tokio, no sockets, no files, no clock: media time alone.
+//! The code inside the worker process: it reads coded media from stdin and writes a ladder of renditions to stdout.
+//! This is the only module that names ffmpeg_next; `av` is the only file with `unsafe`. Not here: tokio, sockets,
+//! files (except in `demux`) and the wall clock; the worker works on media time alone.
 //!
-//! The process is expected to be replaced when anything is wrong with it; what it must not do is outlive its
-//! supervisor or pass damage on.
+//! The supervisor replaces the process when anything is wrong with it. The process must not outlive its supervisor,
+//! and it must not pass damaged media on.
 
 mod audio;
 mod av;
@@ -35,23 +36,23 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two [`Response::Progress`], and between two looks at whether the supervisor still lives.
+/// Interval between two [`Response::Progress`] and between two checks that the supervisor still lives.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes read off stdin at once, and collected before a write.
+/// Bytes per read from stdin, and bytes collected before a write to stdout.
 const CHUNK: usize = 64 << 10;
 
-/// libav writes to standard error by itself; what matters of it comes back as errors.
+/// Silences libav's own lines on standard error; its relevant failures come back as errors.
 fn quiet() {
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Fatal);
 }
 
-/// Whether libav on this machine has an H.264 encoder of that name.
+/// Whether libav on this machine has an H.264 encoder called `name`.
 pub fn has_video_encoder(name: &str) -> bool {
     ffmpeg_next::encoder::find_by_name(name).is_some_and(|codec| codec.id() == ffmpeg_next::codec::Id::H264)
 }
 
-/// The hidden subcommand `transcode-worker`: confines the process, then runs on its standard streams.
+/// The hidden subcommand `transcode-worker`: confines the process, then runs the worker on its standard streams.
 pub fn worker_main() -> ExitCode {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     confine();
@@ -61,9 +62,9 @@ pub fn worker_main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Runs a worker on a pair of pipes until [`Request::Finish`], the end of `input`, or an error; gives the exit code
-/// (0, or as [`TranscodeError::exit_code`] says). The end of `input` without [`Request::Finish`] means that the
-/// supervisor is gone: everything is flushed all the same, in case somebody still reads.
+/// Runs a worker on a pair of pipes until [`Request::Finish`], the end of `input`, or an error. Returns the exit code:
+/// 0, or the value of [`TranscodeError::exit_code`]. The end of `input` without [`Request::Finish`] means that the
+/// supervisor is gone; the worker still flushes everything, because the other end of `output` may still be read.
 pub fn run_worker(input: impl Read, output: impl Write + Send + 'static) -> u8 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     run_worker_with(input, output, processors, || false)
@@ -86,23 +87,25 @@ fn run_worker_with(
     }
 }
 
-/// A line for the supervisor's log. libav writes its own lines, with the codec's name in brackets in front, to the
-/// same stream; the supervisor bounds and rates both.
+/// Writes a line for the supervisor's log. libav writes its own lines, which begin with the codec's name in brackets,
+/// to the same stream; the supervisor bounds the length and the rate of both.
 fn log(line: Arguments<'_>) {
-    // Nobody to tell when this fails.
+    // A failed write to stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "worker: {line}");
 }
 
-/// Gives up what transcoding never needs. Best effort: a kernel that refuses leaves the process as it was.
+/// Drops privileges that transcoding never needs. Best effort: if the kernel refuses, the process continues
+/// unconfined.
 fn confine() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
     let _ = setrlimit(Resource::Fsize, none);
-    // The three standard streams are open, so not one more file or socket can be.
+    // The three standard streams are open, so the process cannot open any other file or socket.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: Some(3) });
     let _ = rustix::thread::set_no_new_privs(true);
-    // x264 asks for huge pages and leaves much of its bitstream buffers untouched: pages of 2 MiB make that resident.
+    // x264 asks for huge pages and leaves much of its bitstream buffers untouched; pages of 2 MiB would make the
+    // untouched parts resident.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
@@ -121,7 +124,7 @@ fn run(
             .spawn(move || write_responses(output, &responses, &counters, &orphaned))?
     };
     let read = read_requests(input, &counters, out, processors);
-    // The queue is closed on our side; the writer ends once it has written what is in it.
+    // `read_requests` has dropped the sender, so the writer ends once it has written what is queued.
     let written = writer.join().unwrap_or(Err(TranscodeError::Panicked("writer")));
     match (read, written) {
         (Err(TranscodeError::Downstream), Err(cause)) => Err(cause),
@@ -130,7 +133,7 @@ fn run(
     }
 }
 
-/// The first thread: requests off the pipe into the pipeline.
+/// The first thread: reads requests from the pipe and submits them to the pipeline.
 fn read_requests(
     mut input: impl Read,
     counters: &Arc<Counters>,
@@ -167,7 +170,7 @@ fn read_requests(
     };
     let flushed = pipeline.map_or(Ok(()), Pipeline::finish);
     match (ended, flushed) {
-        // A stage that is gone says why when it is joined.
+        // `Downstream` only says that a stage is gone; joining the stage gives the cause.
         (Err(TranscodeError::Downstream), Err(cause)) => Err(cause),
         (Err(cause), _) | (Ok(_), Err(cause)) => Err(cause),
         (Ok(false), Ok(())) => Ok(()),
@@ -178,10 +181,10 @@ fn read_requests(
     }
 }
 
-/// The last thread: responses onto the pipe, and counters between them.
+/// The last thread: writes responses to the pipe, and counters between them.
 ///
-/// Counters are sent only when they moved: a worker that is stuck falls silent although it was sent media, which is
-/// what the supervisor watches for.
+/// Counters are sent only when they have changed. A worker that hangs therefore falls silent although it is being sent
+/// media, and the supervisor watches for that.
 fn write_responses(
     mut output: impl Write,
     responses: &Receiver<Response>,
@@ -197,7 +200,7 @@ fn write_responses(
             Ok(response) => Some(response),
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                // Nothing more at once: what was collected goes out before waiting.
+                // The queue is empty: write what was collected before waiting.
                 write(&mut output, &mut buffer)?;
                 match responses.recv_timeout(next_progress.saturating_duration_since(Instant::now())) {
                     Ok(response) => Some(response),
@@ -211,8 +214,8 @@ fn write_responses(
         }
         if Instant::now() >= next_progress {
             next_progress = Instant::now() + PROGRESS_EVERY;
-            // A supervisor that died while the pipeline hangs would leave this process behind for ever: nobody is
-            // left to read the end of stdin.
+            // If the supervisor dies while the pipeline hangs, the reader thread never reaches the end of stdin;
+            // without this check the process would stay alive indefinitely.
             if orphaned() {
                 log(format_args!("the supervisor is gone"));
                 std::process::exit(74);

@@ -1,5 +1,5 @@
-//! H.264 byte stream (Annex B of ITU-T H.264) ⇄ length-prefixed NAL units with an AVCDecoderConfigurationRecord
-//! (ISO/IEC 14496-15 5.3.3.1). Only framing: nothing here reads a slice.
+//! Converts H.264 between the byte stream format (Annex B of ITU-T H.264) and length-prefixed NAL units with an
+//! AVCDecoderConfigurationRecord (ISO/IEC 14496-15 5.3.3.1). Framing only: nothing here reads a slice.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -8,21 +8,22 @@ const SEQUENCE_PARAMETER_SET: u8 = 7;
 const PICTURE_PARAMETER_SET: u8 = 8;
 const ACCESS_UNIT_DELIMITER: u8 = 9;
 
-/// What is wrong with a configuration or an access unit.
+/// What is wrong with a configuration record or an access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NalError {
-    /// No sequence or picture parameter set where one is needed.
+    /// A sequence or picture parameter set is missing where one is needed.
     #[error("a parameter set is missing")]
     NoParameterSets,
-    /// A parameter set longer than its 16-bit length can say, or more of them than their count can say.
+    /// A parameter set is longer than its 16-bit length field can state, or there are more sets than the count field
+    /// can state.
     #[error("too many or too long parameter sets")]
     TooLarge,
-    /// The record or the unit ends before its lengths say.
+    /// The record or the access unit ends before its length fields say.
     #[error("truncated")]
     Truncated,
 }
 
-/// The NAL units of a byte stream, without start codes and trailing zeros; empty ones are left out.
+/// The NAL units of a byte stream, without start codes and trailing zeros. Empty units are left out.
 pub fn annex_b_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = find_start_code(stream).map(|at| &stream[at + 3..]);
     std::iter::from_fn(move || {
@@ -43,7 +44,7 @@ pub fn annex_b_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn find_start_code(data: &[u8]) -> Option<usize> {
     let mut at = 2;
     while at < data.len() {
-        // Steps of three: the third byte tells how far the pattern can be.
+        // Step by three bytes where possible: the third byte tells how far away the next start code must be.
         match data[at] {
             0 => at += 1,
             1 if data[at - 1] == 0 && data[at - 2] == 0 => return Some(at - 2),
@@ -53,8 +54,8 @@ fn find_start_code(data: &[u8]) -> Option<usize> {
     None
 }
 
-/// An access unit from byte stream to four-byte lengths. Parameter sets and delimiters are left out: they are in the
-/// record, and ISO/IEC 14496-15 5.3.2 keeps them out of `avc1` samples.
+/// Converts an access unit from byte stream to four-byte lengths. Parameter sets and delimiters are left out:
+/// parameter sets are in the record, and ISO/IEC 14496-15 5.3.2 keeps them out of `avc1` samples.
 pub fn annex_b_to_avcc(stream: &[u8]) -> Bytes {
     // A three-byte start code becomes a four-byte length.
     let mut out = BytesMut::with_capacity(stream.len() + 64);
@@ -67,10 +68,10 @@ pub fn annex_b_to_avcc(stream: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// An access unit from lengths of `length_size` bytes (1 to 4) to byte stream.
+/// Converts an access unit from lengths of `length_size` bytes (1 to 4) to byte stream.
 ///
 /// # Errors
-/// [`NalError::Truncated`] when a length leads beyond the unit.
+/// [`NalError::Truncated`] when a length points beyond the end of the access unit.
 pub fn avcc_to_annex_b(unit: &[u8], length_size: usize) -> Result<Bytes, NalError> {
     let mut out = BytesMut::with_capacity(unit.len() + 64);
     let mut rest = unit;
@@ -85,10 +86,11 @@ pub fn avcc_to_annex_b(unit: &[u8], length_size: usize) -> Result<Bytes, NalErro
     Ok(out.freeze())
 }
 
-/// The record for the parameter sets of a byte stream, with four-byte lengths.
+/// The AVCDecoderConfigurationRecord for the parameter sets of a byte stream, with four-byte lengths.
 ///
 /// # Errors
-/// When there is no sequence or no picture parameter set, or they do not fit the record.
+/// [`NalError::NoParameterSets`] when there is no sequence or no picture parameter set; [`NalError::TooLarge`] when
+/// the sets do not fit the record.
 pub fn avcc_record(stream: &[u8]) -> Result<Bytes, NalError> {
     let of = |kind: u8| annex_b_units(stream).filter(move |u| u[0] & 0x1f == kind);
     let sps = of(SEQUENCE_PARAMETER_SET).next().filter(|s| s.len() >= 4).ok_or(NalError::NoParameterSets)?;
@@ -96,7 +98,7 @@ pub fn avcc_record(stream: &[u8]) -> Result<Bytes, NalError> {
         return Err(NalError::NoParameterSets);
     }
     let mut out = BytesMut::new();
-    // Version 1; profile, compatibility and level as the sequence parameter set has them; six reserved bits and
+    // Version 1; profile, compatibility and level copied from the sequence parameter set; six reserved bits and
     // lengthSizeMinusOne = 3.
     out.put_slice(&[1, sps[1], sps[2], sps[3], 0xff]);
     for (kind, reserved, most) in [(SEQUENCE_PARAMETER_SET, 0xe0, 31), (PICTURE_PARAMETER_SET, 0, 255)] {
@@ -111,14 +113,14 @@ pub fn avcc_record(stream: &[u8]) -> Result<Bytes, NalError> {
         }
     }
     if matches!(sps[1], 100 | 110 | 122 | 144) {
-        // chroma_format and bit depths (5.3.3.1.2), each in reserved ones. Everything encoded here is 4:2:0 of 8
-        // bits; a stream of another kind would have to read them from the sequence parameter set.
+        // chroma_format and bit depths (5.3.3.1.2), each after reserved one bits. Everything encoded here is 4:2:0 of
+        // 8 bits; for any other stream these fields would have to be read from the sequence parameter set.
         out.put_slice(&[0xfc | 1, 0xf8, 0xf8, 0]);
     }
     Ok(out.freeze())
 }
 
-/// What a record says, as a byte stream of its parameter sets, and how many bytes a length has.
+/// A record's parameter sets as a byte stream, and the number of bytes per length field (1 to 4).
 ///
 /// # Errors
 /// [`NalError::Truncated`] when the record ends early.

@@ -1,14 +1,13 @@
-//! The test pattern of `encoder publish --test-pattern`, encoded: what to show without a camera, and what to measure
-//! with. The drawing and the tone are pure and in modules of their own; here they meet the encoders. When a frame is
-//! due is decided by the caller.
+//! The encoded test pattern of `encoder publish --test-pattern`: a source when there is no camera, and a measuring
+//! tool. Drawing and tone are pure and live in submodules; this module connects them to the encoders. The caller
+//! decides when a frame is due.
 //!
-//! What can be measured with it:
-//! - the age of a picture: [`read_clock`] reads the wall clock at which it was drawn off any copy of it, scaled or
-//!   recompressed (the layout is in [`clock_code`]); people read the digits;
-//! - whether sound and picture are together: with the first frame of every second of media time the dial flashes
-//!   white for exactly that frame, and a beep of 1 kHz and 100 ms begins. Between beeps there is a quiet tone, never
-//!   silence;
-//! - lost frames: the frame counter.
+//! What can be measured with the pattern:
+//! - the age of a picture: [`read_clock`] reads the wall clock at which the picture was drawn from any copy of the
+//!   picture, scaled or recompressed (the layout is in [`clock_code`]); people read the digits;
+//! - audio/video sync: with the first frame of every second of media time the dial flashes white for exactly that
+//!   frame, and a beep of 1 kHz and 100 ms begins. Between beeps there is a quiet tone, never silence;
+//! - lost frames: the frame counter shows them.
 
 pub mod clock_code;
 mod draw;
@@ -28,10 +27,10 @@ use media::time::TICKS_PER_SECOND;
 use media::{MediaSpan, MediaTime, WallTime};
 use std::fmt;
 
-/// Where the pattern's media axis begins, as a file's does.
+/// Where the pattern's media axis begins: 10 s, as for a file.
 const ORIGIN: MediaTime = MediaTime::from_ticks_90k(10 * TICKS_PER_SECOND);
 
-/// Frames a second as a fraction.
+/// Frame rate as a fraction, in frames per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameRate {
     /// Numerator, at least 1.
@@ -41,7 +40,7 @@ pub struct FrameRate {
 }
 
 impl FrameRate {
-    /// When a frame is shown, since the start.
+    /// Presentation time of a frame, relative to the start.
     pub fn time_of(self, frame: u64) -> MediaSpan {
         MediaSpan::from_ticks_90k(self.scaled(frame, TICKS_PER_SECOND as u64) as i64)
     }
@@ -60,12 +59,12 @@ impl FrameRate {
         frame == 0 || self.scaled(frame, 1) != self.scaled(frame - 1, 1)
     }
 
-    /// How far the second has gone that a frame falls into, 0 to 1.
+    /// Position of a frame within its second, 0 to 1.
     fn phase(self, frame: u64) -> f64 {
         (self.scaled(frame, 1_000_000) % 1_000_000) as f64 / 1e6
     }
 
-    /// The sample, of `per_second`, with which the first frame of a second begins.
+    /// Index of the sample at which the first frame of a second begins, at `per_second` samples per second.
     fn mark_sample(self, second: u64, per_second: u64) -> u64 {
         let frame = (second * u64::from(self.num)).div_ceil(u64::from(self.den));
         self.scaled(frame, per_second)
@@ -82,24 +81,24 @@ impl fmt::Display for FrameRate {
     }
 }
 
-/// What the pattern is to be.
+/// Settings of the pattern.
 #[derive(Clone, Debug)]
 pub struct PatternSettings {
-    /// Pixels across; even, at least 160.
+    /// Width in pixels; even, at least 160.
     pub width: u16,
-    /// Pixels down; even, at least 160.
+    /// Height in pixels; even, at least 160.
     pub height: u16,
-    /// Frames a second, 1 to 120.
+    /// Frames per second, 1 to 120.
     pub frame_rate: FrameRate,
-    /// Bits a second of video.
+    /// Video bit rate, in bits per second.
     pub bitrate: u32,
-    /// Whether there is a picture.
+    /// Whether the pattern has video.
     pub video: bool,
-    /// Whether there is sound.
+    /// Whether the pattern has audio.
     pub audio: bool,
 }
 
-/// Bits a second of the tone.
+/// Bit rate of the tone, in bits per second.
 const AUDIO_BITRATE: u32 = 128_000;
 
 /// An encoded test pattern, frame by frame.
@@ -118,7 +117,7 @@ struct Video {
 
 struct Audio {
     encoder: AudioEncoder,
-    /// Samples given to the encoder.
+    /// Samples sent to the encoder.
     encoded: u64,
 }
 
@@ -148,13 +147,13 @@ impl Pattern {
         Ok(Self { frame_rate, next_frame: 0, video: video.transpose()?, audio: audio.transpose()? })
     }
 
-    /// When the next frame is due, since the first one.
+    /// Time at which the next frame is due, relative to the first frame.
     pub fn next_due(&self) -> MediaSpan {
         self.frame_rate.time_of(self.next_frame)
     }
 
-    /// Draws and encodes the next frame, showing `wall`, and the sound up to the frame behind it. What comes out is
-    /// ordered by dts.
+    /// Draws the next frame, showing `wall`, and encodes the frame and the audio up to the start of the following
+    /// frame. The result is ordered by dts.
     pub fn advance(&mut self, wall: WallTime) -> Result<Vec<Media>, EncodeError> {
         let mut out = Vec::new();
         let frame = self.next_frame;
@@ -165,8 +164,8 @@ impl Pattern {
             video.encoder.encode(&mut coded, ORIGIN + self.frame_rate.time_of(frame), &mut out)?;
         }
         if let Some(audio) = &mut self.audio {
-            // Two frames more than are shown by then: the encoder holds one back, and begins with a frame of priming.
-            // So nothing comes out later that is due before the next picture.
+            // Encode two AAC frames more than have played by then: the encoder holds one frame back, and begins with a
+            // frame of priming. So no audio comes out later that is due before the next picture.
             let until =
                 self.frame_rate.scaled(self.next_frame, SAMPLE_RATE.into()) + 2 * FRAME_SAMPLES as u64;
             let origin = ORIGIN.to_scaled(SAMPLE_RATE);
@@ -184,7 +183,7 @@ impl Pattern {
         Ok(out)
     }
 
-    /// Puts out what the encoders still hold.
+    /// Flushes the encoders and returns the remaining media.
     pub fn finish(&mut self) -> Result<Vec<Media>, EncodeError> {
         let mut out = Vec::new();
         if let Some(video) = &mut self.video {

@@ -7,10 +7,10 @@
 //!         └─► audio: decode + encode ───────────────────┘
 //! ```
 //!
-//! Every queue is short and blocks when full, back to the pipe, in front of which the supervisor sheds; only
-//! thumbnails are skipped when the one before is not done. The end travels downstream as closed queues: a stage that
-//! sees its input closed flushes, hands on, and ends. A stage that fails closes its queues both ways and its error
-//! surfaces where it is joined.
+//! Every queue is short and blocks when full. The backpressure reaches the pipe, where the supervisor sheds. Only
+//! thumbnails are skipped, while the previous thumbnail is still being made. The end of input travels downstream as
+//! closed queues: a stage that sees its input queue closed flushes, passes the rest on, and ends. A stage that fails
+//! closes its input and output queues, and its error surfaces where the stage is joined.
 
 use super::audio::AudioTranscoder;
 use super::cadence::{Decimator, KeyDecider};
@@ -31,18 +31,18 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-/// Coded units between the reader and a decoder: enough to decouple them, while a backlog stays with the supervisor,
-/// which can shed it.
+/// Queue length in coded units between the reader and a decoder: enough to decouple them, while a backlog stays with
+/// the supervisor, which can shed it.
 const UNITS: usize = 8;
-/// Pictures between scaling and a rung's encoder, each up to 3 MB at 1080p. Lets the rungs run apart a little when
-/// one meets a hard picture.
+/// Queue length in pictures between scaling and a rung's encoder; each picture takes up to 3 MB at 1080p. The queue
+/// lets the rungs run slightly apart when one rung meets a picture that is expensive to encode.
 const PICTURES: usize = 2;
-/// Responses between all stages and the writer.
+/// Queue length in responses between all stages and the writer.
 const RESPONSES: usize = 32;
-/// Source pictures from this size on are decoded with several threads.
+/// The decoder uses several threads when the largest rung has more pixels than this.
 const PARALLEL_DECODING_FROM: u32 = 1920 * 1088;
 
-/// What all stages are given.
+/// State that all stages share.
 #[derive(Clone)]
 struct Context {
     job: Arc<Job>,
@@ -69,13 +69,13 @@ enum AudioInput {
 
 type Stage = JoinHandle<Result<(), TranscodeError>>;
 
-/// The decoding and encoding stages; their output goes to the queue given to [`Self::start`].
+/// The decoding and encoding stages. Their output goes to the queue passed to [`Self::start`].
 pub(super) struct Pipeline {
     video: Option<(SyncSender<VideoInput>, Stage)>,
     audio: Option<(SyncSender<AudioInput>, Stage)>,
 }
 
-/// The queue to the writer: all stages send into it, the writer reads.
+/// Creates the queue to the writer: all stages send into it, the writer reads from it.
 pub(super) fn output_queue() -> (SyncSender<Response>, Receiver<Response>) {
     sync_channel(RESPONSES)
 }
@@ -106,10 +106,11 @@ impl Pipeline {
         Ok(Self { video, audio })
     }
 
-    /// Hands a request to its stage, waiting while that is busy. Media that the job has no use for is ignored.
+    /// Passes a request to its stage, and blocks while the stage's queue is full. Media for a track that the job does
+    /// not use is ignored.
     ///
     /// # Errors
-    /// [`TranscodeError::Downstream`] when the stage ended early; [`Self::finish`] says why.
+    /// [`TranscodeError::Downstream`] when the stage ended early; [`Self::finish`] returns the cause.
     pub(super) fn submit(&self, request: Request) -> Result<(), TranscodeError> {
         let sent = match request {
             Request::VideoConfig { codec, record } => {
@@ -130,9 +131,9 @@ impl Pipeline {
         if sent { Ok(()) } else { Err(TranscodeError::Downstream) }
     }
 
-    /// Nothing follows: waits until everything is flushed, and gives the first error.
+    /// Ends the input: waits until every stage is flushed, and returns the first error.
     pub(super) fn finish(self) -> Result<(), TranscodeError> {
-        // Both queues close before either stage is waited for.
+        // Close both queues before waiting for either stage.
         let video = self.video.map(|(_, stage)| stage);
         let audio = self.audio.map(|(_, stage)| stage);
         let video = video.map_or(Ok(()), |stage| join("video", stage));
@@ -152,7 +153,7 @@ fn join(name: &'static str, stage: Stage) -> Result<(), TranscodeError> {
     stage.join().unwrap_or(Err(TranscodeError::Panicked(name)))
 }
 
-/// Of several results, the error that caused the others: not the mere absence of a neighbour.
+/// The error that caused the others: a `Downstream` error counts only if there is no other error.
 fn first_cause(results: impl IntoIterator<Item = Result<(), TranscodeError>>) -> Result<(), TranscodeError> {
     let mut consequence = Ok(());
     for result in results {
@@ -171,14 +172,14 @@ struct Coded {
     key: bool,
 }
 
-/// The encoders of one configuration.
+/// The encoders for one video configuration.
 struct Encoders {
     queues: Vec<SyncSender<Coded>>,
     stages: Vec<Stage>,
 }
 
 impl Encoders {
-    /// Opens all rungs' encoders, announces them, and starts a thread for each.
+    /// Opens the encoders of all rungs, announces their tracks, and starts a thread for each encoder.
     fn open(context: &Context, pictures: &[Option<frame::Video>]) -> Result<Self, TranscodeError> {
         let job = &context.job;
         let mut opened = Vec::new();
@@ -226,7 +227,7 @@ fn run_encoder(
     encoder.finish(&mut out)
 }
 
-/// Decodes and scales; owns what a configuration needs.
+/// Decodes and scales. Owns the decoder and the encoders of the current configuration.
 struct VideoStage {
     context: Context,
     decoder: Option<VideoDecoder>,
@@ -235,7 +236,7 @@ struct VideoStage {
     cascade: Cascade,
     encoders: Option<Encoders>,
     last_pts: Option<MediaTime>,
-    /// Pictures before it are decoded only.
+    /// Pictures before this time are decoded but not encoded.
     encode_from: MediaTime,
     schedule: Schedule,
     thumbnails: Option<(SyncSender<frame::Video>, Stage)>,
@@ -260,7 +261,7 @@ impl VideoStage {
 
     fn run(mut self, input: &Receiver<VideoInput>) -> Result<(), TranscodeError> {
         let result = self.take_all(input);
-        // Encoders that failed ended early and made the sending fail: theirs is the cause.
+        // An encoder that fails ends early and makes sending to it fail; its error is the cause.
         let encoders = self.encoders.take().map_or(Ok(()), Encoders::finish);
         let thumbnails = self.thumbnails.take().map_or(Ok(()), |(queue, stage)| {
             drop(queue);
@@ -291,13 +292,13 @@ impl VideoStage {
         self.flush()
     }
 
-    /// One thread decodes everything up to 1080p60 well ahead of real time.
+    /// Number of decoder threads: one thread decodes everything up to 1080p60 well ahead of real time.
     fn decoder_threads(&self) -> usize {
         let largest = self.context.job.rungs.iter().map(|r| u32::from(r.width) * u32::from(r.height)).max();
         if largest.unwrap_or(0) > PARALLEL_DECODING_FROM { self.context.processors.clamp(1, 4) } else { 1 }
     }
 
-    /// Gets everything out of the decoder and the encoders, and closes them.
+    /// Drains the decoder and the encoders, and closes them.
     fn flush(&mut self) -> Result<(), TranscodeError> {
         if let Some(decoder) = &mut self.decoder {
             decoder.finish();
@@ -320,7 +321,7 @@ impl VideoStage {
 
     fn take_picture(&mut self, picture: Picture) -> Result<(), TranscodeError> {
         let pts = picture.pts;
-        // Times that do not grow cannot be shown; left out here once for all rungs.
+        // A picture whose time is not later than the previous one cannot be shown; drop it here for all rungs.
         if self.last_pts.is_some_and(|last| pts <= last) {
             return Ok(());
         }
@@ -328,7 +329,7 @@ impl VideoStage {
         if pts < self.encode_from {
             return Ok(());
         }
-        // The first picture of an encoder is an IDR whatever the grid says, and every rung needs it.
+        // The first picture of an encoder is an IDR regardless of the grid, and every rung needs that picture.
         let key = self.keys.decide(pts) || self.encoders.is_none();
         let wanted: Vec<bool> = self.decimators.iter_mut().map(|d| d.keep(pts, key)).collect();
         let pictures = self.cascade.scale(&picture.frame, &wanted)?;
@@ -371,7 +372,7 @@ fn run_thumbnails(context: &Context, pictures: &Receiver<frame::Video>) -> Resul
     for picture in pictures {
         match thumbnail::jpeg(&picture) {
             Ok(jpeg) => context.send(Response::Thumbnail(jpeg))?,
-            // Not worth a stream.
+            // A failed thumbnail must not end the stream.
             Err(error) => log(format_args!("{error}")),
         }
     }

@@ -1,24 +1,25 @@
-//! From the decoded picture to one picture a rung: 8-bit 4:2:0, limited range, square pixels, of the rung's size.
+//! Scales the decoded picture to one picture per rung: 8-bit 4:2:0, limited range, square pixels, at the rung's size.
 //!
-//! Each rung is made from the next larger one that has the same shape, not from the source: a third of the pixels to
-//! read. A rung of the source's own size and format shares the decoded picture without copying it. A source of
-//! another shape than the rung (after a change of resolution within a job) is fitted inside it with black bars. Of an
-//! interlaced picture only the upper field is used: half the lines, but no combs.
+//! Each rung is made from the next larger rung of the same shape, not from the source: a third of the pixels to read.
+//! A rung with the source's own size and format shares the decoded picture without copying it. A source of another
+//! shape than the rung (after a change of resolution within a job) is fitted inside the rung with black bars. Of an
+//! interlaced picture only the upper field is used: half the lines, but no combing.
 
 use super::av::{self, Rect, Scaler, ScalerSetup};
 use super::error::TranscodeError;
 use crate::wire::VideoRung;
 use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
 
-/// Horizontal and vertical slack, in pixels, that rounding rungs to even sizes explains: no bars for that.
+/// Horizontal and vertical difference, in pixels, that rounding rungs to even sizes explains; such a difference gets
+/// no bars.
 const ROUNDING: u32 = 2;
 
-/// Filter for making a picture smaller. A cascade filters the lower rungs more than once: with bicubic they came out
-/// 0.2 dB of SSIM below one bicubic step from the source, with this one above it. The whole cascade takes 5 % of a
+/// Filter for downscaling. A cascade filters the lower rungs more than once. With bicubic the lower rungs came out 0.2
+/// dB of SSIM below one bicubic step from the source, with this filter above it. The whole cascade takes 5 % of a
 /// ladder's CPU.
 const FILTER: i32 = ffi::SWS_LANCZOS;
 
-/// What of a source picture decides how it is scaled.
+/// The properties of a source picture that decide how it is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
     pixels: format::Pixel,
@@ -48,7 +49,7 @@ impl Shape {
         }
     }
 
-    /// Width and height on the screen, as a fraction's two halves.
+    /// Display aspect ratio as (width, height) of a fraction.
     fn aspect(&self) -> (u64, u64) {
         (
             u64::from(self.size.0) * u64::from(self.sample_aspect.0),
@@ -57,7 +58,7 @@ impl Shape {
     }
 }
 
-/// Where a picture of an aspect goes in a frame: all of it, or centred between bars.
+/// Where a picture of an aspect ratio goes in a frame: the whole frame, or centred between bars.
 fn fit(aspect: (u64, u64), frame: (u32, u32)) -> Rect {
     let whole = Rect { x: 0, y: 0, width: frame.0, height: frame.1 };
     let (across, down) = (aspect.0.max(1), aspect.1.max(1));
@@ -66,7 +67,7 @@ fn fit(aspect: (u64, u64), frame: (u32, u32)) -> Rect {
     if width.abs_diff(frame.0) <= ROUNDING || height.abs_diff(frame.1) <= ROUNDING {
         return whole;
     }
-    // Everything a multiple of two, the offsets too, for 4:2:0.
+    // All sizes and offsets are multiples of two, for 4:2:0.
     if width < frame.0 {
         let width = (width & !1).max(2);
         Rect { x: ((frame.0 - width) / 2) & !1, width, ..whole }
@@ -76,7 +77,7 @@ fn fit(aspect: (u64, u64), frame: (u32, u32)) -> Rect {
     }
 }
 
-/// What a rung's picture is made from.
+/// The input that a rung's picture is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
     Source,
@@ -85,19 +86,21 @@ enum Feed {
 
 struct Rung {
     size: (u32, u32),
-    /// Made for the feeds used so far: one, or two when the larger rung leaves pictures out.
+    /// Scalers for the feeds used so far: one, or two when the larger rung drops pictures.
     scalers: Vec<(Feed, Scaler)>,
     pool: Pool,
 }
 
-/// Pictures that are used again once nobody holds them. Grows to what the queues behind it hold at once.
+/// Pictures that are reused once no other reference to them exists. The pool grows to the number of pictures that the
+/// downstream queues hold together.
 #[derive(Default)]
 struct Pool {
     frames: Vec<frame::Video>,
 }
 
 impl Pool {
-    /// A picture to write to, black where the last user left the bars.
+    /// A picture to write to, black where bars are: new pictures are filled with black, and the scaler targets only
+    /// the rectangle between the bars.
     fn take(&mut self, size: (u32, u32)) -> Result<&mut frame::Video, ffmpeg_next::Error> {
         let free = self.frames.iter_mut().position(av::is_unshared);
         let index = match free {
@@ -115,7 +118,7 @@ impl Pool {
     }
 }
 
-/// Scales to all rungs of a job. Lives in one thread: libswscale's contexts do not move.
+/// Scales to all rungs of a job. A cascade stays on one thread: libswscale's contexts are not `Send`.
 pub(super) struct Cascade {
     rungs: Vec<Rung>,
     shape: Option<Shape>,
@@ -131,7 +134,7 @@ impl Cascade {
         Self { rungs: rungs.iter().map(rung).collect(), shape: None }
     }
 
-    /// The picture for each rung that wants it, in the rungs' order.
+    /// The picture for each rung that wants it, in the order of the rungs.
     pub(super) fn scale(
         &mut self,
         source: &frame::Video,
@@ -213,7 +216,7 @@ impl Cascade {
         Ok(scaled)
     }
 
-    /// The next larger rung of the same shape that has this picture, or the source.
+    /// The next larger rung of the same shape that has this picture, or the source if there is none.
     fn feed(&self, index: usize, made: &[Option<frame::Video>]) -> Feed {
         let (width, height) = self.rungs[index].size;
         (0..index)
@@ -228,11 +231,11 @@ impl Cascade {
     }
 }
 
-/// Copies what the pixels mean; the range is what [`Cascade`] makes of it.
+/// Copies the colour properties of the source, except for the range: [`Cascade`] always outputs limited range.
 fn copy_colours(from: &frame::Video, to: &mut frame::Video) {
     to.set_color_range(color::Range::MPEG);
     to.set_color_space(match from.color_space() {
-        // 4:4:4 of red, green and blue became luma and chroma with libswscale's default, BT.601.
+        // libswscale converted RGB to luma and chroma with its default, BT.601.
         color::Space::RGB => color::Space::SMPTE170M,
         space => space,
     });

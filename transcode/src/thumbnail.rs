@@ -1,5 +1,5 @@
-//! A JPEG of the stream now and then, from the smallest rung's picture. When it is due is decided here too, on media
-//! time; where it goes is the supervisor's business.
+//! Makes a JPEG thumbnail of the stream at intervals, from the smallest rung's picture. This module also decides when
+//! a thumbnail is due, on media time. The supervisor decides where the thumbnail goes.
 
 use super::av::{self, Rect, Scaler, ScalerSetup};
 use super::error::TranscodeError;
@@ -8,13 +8,13 @@ use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi, format, frame, picture};
 use media::{MediaSpan, MediaTime};
 
-/// Pixels of a thumbnail's longer side at most.
+/// Maximum length of a thumbnail's longer side, in pixels.
 const LONG_SIDE: u32 = 320;
 
-/// JPEG quantiser, 2 (best) to 31: about 10 kB a picture.
+/// JPEG quantiser, from 2 (best) to 31; 5 gives about 10 kB per picture.
 const QUANTISER: i32 = 5;
 
-/// Says when a thumbnail is due.
+/// Decides when a thumbnail is due.
 #[derive(Debug)]
 pub(super) struct Schedule {
     every: Option<MediaSpan>,
@@ -22,12 +22,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Every so many milliseconds of media time; 0 for never.
+    /// A thumbnail is due every `every_ms` milliseconds of media time; never if it is 0.
     pub(super) fn new(every_ms: u32) -> Self {
         Self { every: (every_ms > 0).then(|| MediaSpan::from_millis(every_ms.into())), next: None }
     }
 
-    /// Whether the picture at `pts` is the one to take. The first is.
+    /// Whether to make a thumbnail of the picture at `pts`. The first picture is always taken.
     pub(super) fn due(&mut self, pts: MediaTime) -> bool {
         let Some(every) = self.every else { return false };
         let due = self.next.is_none_or(|next| pts >= next);
@@ -38,7 +38,7 @@ impl Schedule {
     }
 }
 
-/// Size of the thumbnail of a picture: as it is or scaled to the long side, even.
+/// Size of a picture's thumbnail: the picture's own size, or scaled down to [`LONG_SIDE`]; even.
 fn size_of(width: u32, height: u32) -> (u32, u32) {
     let long = width.max(height).max(1);
     if long <= LONG_SIDE {
@@ -50,7 +50,7 @@ fn size_of(width: u32, height: u32) -> (u32, u32) {
 
 /// Makes a JPEG of a picture.
 ///
-/// Everything is opened anew each time: once in seconds, which costs less than holding it.
+/// Scaler and encoder are opened for each thumbnail: once in several seconds, that costs less than keeping them open.
 pub(super) fn jpeg(source: &frame::Video) -> Result<Bytes, TranscodeError> {
     let make = || -> Result<Bytes, Error> {
         let (width, height) = size_of(source.width(), source.height());

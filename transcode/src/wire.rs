@@ -7,51 +7,51 @@ use media::MediaTime;
 use media::{AudioCodec, VideoCodec};
 use serde::{Deserialize, Serialize};
 
-/// What a worker is told at its start.
+/// The transcoding job, sent to the worker once at its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// The renditions to encode, largest first; empty when only audio is transcoded.
     pub rungs: Vec<VideoRung>,
-    /// How video is encoded, for all rungs alike.
+    /// Video encoder settings, the same for all rungs.
     pub video: VideoSettings,
-    /// Present when audio is to be transcoded here (it is copied by the supervisor when it fits).
+    /// Present when the worker transcodes the audio; the supervisor copies audio that is suitable as it is.
     pub audio: Option<AudioRung>,
-    /// Pictures before this media time are decoded but not encoded: a worker that takes over goes on where its
-    /// predecessor's pictures ended, and begins there with an IDR frame. In 1/90000 s.
+    /// The worker decodes pictures before this media time (in 1/90000 s) but does not encode them: a replacement
+    /// worker continues where its predecessor's pictures ended, and starts there with an IDR frame.
     #[serde(default)]
     pub encode_from_90k: i64,
-    /// A JPEG this often, in milliseconds of media time; 0 for none.
+    /// Interval between JPEG thumbnails, in milliseconds of media time; 0 for no thumbnails.
     pub thumbnail_every_ms: u32,
 }
 
-/// One video rendition to encode. Dimensions are final: even, in square pixels, never above the source.
+/// One video rendition to encode. Dimensions are final: even, in square pixels, never larger than the source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VideoRung {
-    /// Rung name as in playlists.
+    /// Rung name, as in the playlists.
     pub name: String,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: u16,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: u16,
-    /// Frames a second at most, as (numerator, denominator); frames beyond it are dropped evenly, never one on the
-    /// keyframe grid.
+    /// Maximum frames per second, as (numerator, denominator). Excess frames are dropped evenly, but never a frame on
+    /// the keyframe grid.
     pub frame_rate: (u32, u32),
-    /// Bits a second: target and ceiling (VBV of `VideoSettings::vbv_ms`).
+    /// Bits per second, both target and ceiling (with a VBV of `VideoSettings::vbv_ms`).
     pub bitrate: u32,
 }
 
-/// Settings that all rungs share; those that move latency come from the one latency knob.
+/// Settings that all rungs share. The settings that affect latency are derived from the one latency knob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VideoSettings {
-    /// libav's name of the encoder.
+    /// The encoder's name in libav.
     pub encoder: String,
-    /// x264 preset, or the like of other encoders.
+    /// The x264 preset, or the equivalent setting of another encoder.
     pub preset: String,
-    /// Where IDR frames go.
+    /// Where the encoders place IDR frames.
     pub keyframes: Keyframes,
-    /// Frames that the encoder may look ahead.
+    /// Maximum lookahead of the encoder, in frames.
     pub lookahead_frames: u32,
-    /// B-frames in a row at most.
+    /// Maximum number of consecutive B-frames.
     pub b_frames: u32,
     /// Length of the rate-control buffer in milliseconds.
     pub vbv_ms: u32,
@@ -62,7 +62,7 @@ pub fn rate_of(frame_rate: (u32, u32)) -> f64 {
     f64::from(frame_rate.0) / f64::from(frame_rate.1.max(1))
 }
 
-/// Where all rungs put their IDR frames.
+/// Where all rungs place their IDR frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keyframes {
@@ -78,85 +78,85 @@ pub enum Keyframes {
 /// Audio to be transcoded to AAC-LC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AudioRung {
-    /// Bits a second.
+    /// Bits per second.
     pub bitrate: u32,
-    /// Samples a second that come out.
+    /// Output sample rate in Hz.
     pub sample_rate: u32,
-    /// Channels that come out: 1 or 2.
+    /// Output channels: 1 or 2.
     pub channels: u8,
 }
 
-/// A track as the worker opened it. Comes before the first sample of it.
+/// A track as the worker opened it. Sent before the track's first sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenedTrack {
     /// Index into [`Job::rungs`], or [`AUDIO_TRACK`].
     pub track: u8,
-    /// avcC or AudioSpecificConfig.
+    /// Decoder configuration: avcC for video, AudioSpecificConfig for audio.
     pub config: Vec<u8>,
 }
 
 /// The track index of transcoded audio.
 pub const AUDIO_TRACK: u8 = 255;
 
-/// An encoded (or still coded) access unit as it crosses the pipe.
+/// An access unit as it crosses the pipe: the publisher's on the way to the worker, an encoder's on the way back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireUnit {
-    /// Towards the worker: 0 for video, [`AUDIO_TRACK`] for audio. From the worker: as in [`OpenedTrack::track`].
+    /// To the worker: 0 for video, [`AUDIO_TRACK`] for audio. From the worker: as in [`OpenedTrack::track`].
     pub track: u8,
-    /// When it is shown.
+    /// Presentation time.
     pub pts: MediaTime,
-    /// When it is decoded.
+    /// Decode time.
     pub dts: MediaTime,
-    /// Whether decoding can start here.
+    /// Whether decoding can start at this access unit.
     pub key: bool,
     /// Coded data.
     pub data: bytes::Bytes,
 }
 
-/// Supervisor to worker.
+/// A message from the supervisor to the worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// The first message, once.
+    /// The job: the first message, sent exactly once.
     Start(Job),
-    /// A decoder configuration; before the first unit of its kind, and again whenever it changes (which flushes the
-    /// decoder and starts the encoders afresh with a new [`Response::Opened`]).
+    /// The video decoder configuration, sent before the first video unit and again on every change. A change flushes
+    /// the decoder and restarts the encoders, with a new [`Response::Opened`].
     VideoConfig {
         /// Codec.
         codec: VideoCodec,
-        /// Its record.
+        /// The decoder configuration record (avcC).
         record: bytes::Bytes,
     },
-    /// The same for audio.
+    /// The audio decoder configuration, sent like [`Self::VideoConfig`].
     AudioConfig {
         /// Codec.
         codec: AudioCodec,
-        /// Its record.
+        /// The decoder configuration (AudioSpecificConfig).
         record: bytes::Bytes,
     },
     /// A coded access unit.
     Unit(WireUnit),
-    /// Nothing follows: flush everything and answer [`Response::Finished`].
+    /// The last message: flush everything and answer [`Response::Finished`].
     Finish,
 }
 
-/// Worker to supervisor.
+/// A message from the worker to the supervisor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
-    /// Encoders are open: all samples of these tracks that follow belong to these configurations. Tracks that are
-    /// not in the list go on as they are; video comes with all its rungs at once, audio by itself.
+    /// Encoders are open: all later samples of these tracks belong to these configurations. Tracks that are not in
+    /// the list keep their configuration. One message lists all video rungs together; audio has its own message.
     Opened(Vec<OpenedTrack>),
-    /// An encoded access unit; dts grows strictly within a track.
+    /// An encoded access unit; the decode time increases strictly within a track.
     Unit(WireUnit),
-    /// A picture of the stream.
+    /// A JPEG thumbnail of the stream.
     Thumbnail(bytes::Bytes),
-    /// Counters since the start, at most once a second and only when they moved: a worker that was sent media and
-    /// says nothing hangs.
+    /// Counters since the start, sent at most once a second and only when they changed: a worker that receives media
+    /// but sends nothing is hung.
     Progress(Progress),
-    /// Everything was flushed; the worker exits with 0.
+    /// Everything is flushed; the worker then exits with code 0.
     Finished,
 }
 
-/// What a worker has done so far.
+/// A worker's counters since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Pictures decoded.
@@ -165,16 +165,16 @@ pub struct Progress {
     pub decode_errors: u64,
     /// Pictures encoded, over all rungs.
     pub encoded: u64,
-    /// Each rung since the last time, a second or so; in the order of [`Job::rungs`].
+    /// Each rung since the previous report, about one second; in the order of [`Job::rungs`].
     pub rungs: Vec<RungProgress>,
 }
 
-/// How fast and how well a rung was encoded lately. Whole numbers: what is read is exactly what was written.
+/// A rung's recent encoding speed and quality. The values are integers so that they survive JSON unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RungProgress {
-    /// Tenths of frames a second.
+    /// Frames per second, in tenths.
     pub frame_rate_tenths: u32,
-    /// Mean quantiser in tenths, H.264's from 0 to 51: the lower the better. 0 when nothing was encoded, or where the
-    /// encoder does not tell.
+    /// Mean quantiser in tenths; H.264's range is 0 to 51, lower is better. 0 when nothing was encoded or when the
+    /// encoder does not report a quantiser.
     pub quantiser_tenths: u32,
 }

@@ -1,6 +1,6 @@
-//! An RTMP server whose sinks write down what they hear.
+//! An RTMP server whose sinks record the media and metadata that they receive.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses its part.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses a part of this module.
 
 use encoder::ingest::tls::{Chain, Identity, Key, Listener};
 use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Generous: a loaded machine starts GStreamer in seconds.
+/// A generous limit: a loaded machine takes seconds to start GStreamer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default, Debug)]
@@ -25,7 +25,7 @@ pub struct Heard {
 pub struct Stage {
     pub answer: Result<(), Refusal>,
     pub requests: Mutex<Vec<PublishRequest>>,
-    /// Sends the publisher off once that many messages came.
+    /// Ends the publish once this many video messages have arrived.
     patience: Option<usize>,
     ended: mpsc::Sender<(EndReason, Heard)>,
 }
@@ -98,7 +98,7 @@ pub async fn server_with(
     start(listener.into(), answer, patience, options)
 }
 
-/// RTMPS, with a certificate that nobody trusts.
+/// An RTMPS server with a self-signed certificate.
 pub async fn server_with_tls(answer: Result<(), Refusal>, patience: Option<usize>) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));

@@ -1,4 +1,4 @@
-//! Damage, nonsense and death.
+//! Faulty input and faulty workers: damaged media, invalid bytes, killed processes, exhausted memory.
 
 use crate::support::{SECOND, Source, drive, job, options, rung, transcode};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use transcode::wire::{Request, Response};
 
-/// Far beyond what any of this takes; only there so that a hang fails instead of hanging.
+/// Far longer than any test here needs; turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn exit_of(mut worker: Worker) -> WorkerExit {
@@ -31,7 +31,7 @@ async fn damaged_units_are_counted_and_the_rest_comes_out() {
     let count = source.units(0).len();
     for (index, unit) in source.units_mut().enumerate() {
         unit.data = match index {
-            // Nonsense, a lying length, nothing at all, a cut.
+            // Random bytes, a wrong NAL unit length, an empty unit, a truncated unit.
             20 => Bytes::from(vec![0xa5; 500]),
             21 => Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x65]),
             40 => Bytes::new(),
@@ -63,7 +63,7 @@ async fn a_stream_that_begins_without_a_keyframe_begins_at_the_first() {
     let outcome = transcode(job(vec![rung(320, 180, 30, 300_000)]), source).await;
     assert!(outcome.exit.is_clean(), "{:?}", outcome.exit);
     let times = outcome.only(0).times(false);
-    // Keyframes of the source are 50 pictures apart.
+    // The source's keyframes are 50 pictures apart.
     assert!(times[0] >= SECOND && !times.is_empty(), "{}", times[0]);
     outcome.only(0).probe();
 }
@@ -147,7 +147,7 @@ async fn a_missing_program_is_an_error_at_once() {
     assert!(Worker::spawn(options).is_err());
 }
 
-/// What a worker makes of bytes on its stdin.
+/// Exit code and stderr of a worker that reads these bytes from its stdin.
 fn fed(bytes: &[u8]) -> (Option<i32>, String) {
     let mut child = Command::new(options().program)
         .arg("transcode-worker")
@@ -156,7 +156,7 @@ fn fed(bytes: &[u8]) -> (Option<i32>, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may have hung up already.
+    // Fails when the worker has closed its stdin already.
     let _ = child.stdin.take().unwrap().write_all(bytes);
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -194,7 +194,7 @@ async fn a_slow_reader_slows_the_worker_and_loses_nothing() {
     });
     let mut units = 0;
     let exit = loop {
-        // As a busy supervisor would: others run first.
+        // Like a busy supervisor, let other tasks run first.
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }

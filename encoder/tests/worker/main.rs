@@ -1,4 +1,5 @@
-//! A real worker process, fed with real H.264 and AAC, judged by ffprobe.
+//! Tests of a real worker process: H.264 and AAC go in, and ffprobe checks the output. Fault handling is in
+//! `faults`, audio in `sound`, the helpers in `support`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod faults;
@@ -8,7 +9,8 @@ mod support;
 use support::{Outcome, SECOND, Source, job, rung, transcode};
 use transcode::wire::{Job, Keyframes, Request, VideoRung};
 
-/// Of display times, those that are keyframes on a grid: the first, then the first at or after each multiple.
+/// The display times that must be keyframes on the grid: the first, then the first at or after each multiple of the
+/// grid width, one second.
 fn on_grid(times: &[i64]) -> Vec<i64> {
     let mut due = i64::MIN;
     let mut keys = Vec::new();
@@ -21,7 +23,7 @@ fn on_grid(times: &[i64]) -> Vec<i64> {
     keys
 }
 
-/// What must hold whatever the source: every rung has the times and keyframes given, and a decoder agrees.
+/// Checks that every rung has the given times and keyframes, and that a decoder agrees. Holds for every source.
 fn check(outcome: &Outcome, rungs: &[VideoRung], times: &[i64], keys: &[i64]) {
     assert!(outcome.exit.is_clean(), "{:?}", outcome.exit);
     for (track, rung) in rungs.iter().enumerate() {
@@ -46,7 +48,7 @@ async fn ladder_of(source: Source, rungs: Vec<VideoRung>) -> Outcome {
 
 #[tokio::test]
 async fn three_rungs_share_one_keyframe_grid() {
-    // Times that begin off the grid.
+    // The source's times begin off the grid.
     let source = Source::video("640x360", "30", 4, "").shifted(20_007);
     let rungs = vec![rung(640, 360, 30, 600_000), rung(426, 240, 30, 300_000), rung(256, 144, 30, 150_000)];
     let outcome = ladder_of(source, rungs).await;
@@ -89,7 +91,7 @@ async fn portrait_odd_anamorphic_and_other_pixels() {
 
 #[tokio::test]
 async fn anamorphic_pictures_fill_the_frame() {
-    // White of a square of pixels twice as wide as high: no bars in a rung of 2:1.
+    // A white square of pixels that are twice as wide as high: a 2:1 rung shows it without bars.
     let source = Source::make(
         "-f lavfi -i color=white:size=180x180:rate=30:duration=1,setsar=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
     );
@@ -115,7 +117,7 @@ async fn a_slower_rung_gets_every_keyframe() {
 
 #[tokio::test]
 async fn keyframes_follow_the_source_exactly() {
-    // At irregular places: every 17 pictures and at scene cuts.
+    // Keyframes at irregular places: every 17 pictures, and picture 40.
     let source = Source::video("320x180", "30", 3, "-force_key_frames expr:eq(mod(n,17),0)+eq(n,40)");
     let times = source.times();
     let mut keys: Vec<i64> = source.units(0).iter().filter(|u| u.key).map(|u| u.pts.ticks_90k()).collect();
@@ -160,7 +162,7 @@ async fn large_rungs_are_high_profile() {
 
 #[tokio::test]
 async fn bitrate_stays_under_the_ceiling() {
-    // Noise wants all the bits it can get.
+    // Noise uses every bit that the rate control allows.
     let source = Source::make(
         "-f lavfi -i nullsrc=size=320x180:rate=30:duration=6,geq=random(1)*255:128:128 \
          -c:v libx264 -preset ultrafast -qp 20 -pix_fmt yuv420p",
@@ -168,7 +170,7 @@ async fn bitrate_stays_under_the_ceiling() {
     let outcome = transcode(job(vec![rung(320, 180, 30, 400_000)]), source).await;
     assert!(outcome.exit.is_clean(), "{:?}", outcome.exit);
     let units = &outcome.only(0).units;
-    // Any two seconds: what the rate allows and one full buffer of a second.
+    // Bound for any two seconds: two seconds at the target bitrate plus one full rate-control buffer of one second.
     for window in units.windows(60) {
         let bits: usize = window.iter().map(|u| u.data.len() * 8).sum();
         assert!(bits <= 1_200_000 + 40_000, "{bits} bits in two seconds");
@@ -192,7 +194,7 @@ async fn a_change_of_resolution_opens_the_rungs_anew() {
             assert!(opening.units[0].key);
             opening.probe();
         }
-        // The square sits between bars.
+        // The square picture is pillarboxed: bars left and right.
         let (width, height): (usize, usize) = if track == 0 { (320, 180) } else { (160, 90) };
         let picture = openings[1].picture(10);
         assert_eq!(picture.len(), width * height);
@@ -208,7 +210,7 @@ async fn thumbnails_come_as_often_as_asked() {
     job.thumbnail_every_ms = 1000;
     let outcome = transcode(job, Source::video("640x360", "30", 3, "")).await;
     assert!(outcome.exit.is_clean(), "{:?}", outcome.exit);
-    // One may be skipped while the one before is being made: this source runs faster than real time.
+    // A thumbnail is skipped while the previous one is being made: this source runs faster than real time.
     assert!((1..=3).contains(&outcome.thumbnails.len()), "{}", outcome.thumbnails.len());
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("thumbnail.jpg");

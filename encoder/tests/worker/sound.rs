@@ -1,16 +1,16 @@
-//! The audio rendition: times, step with the picture, holes.
+//! The audio rendition: timestamps, synchronisation with video, holes in the input.
 
 use crate::support::{Opening, Outcome, SECOND, Source, job, rung, stereo, transcode};
 use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Request};
 
-/// One AAC frame of 1024 samples at 48 kHz.
+/// Duration of one AAC frame, 1024 samples at 48 kHz, in 1/90000 s.
 const FRAME: i64 = 1920;
 
 fn audio_job(audio: AudioRung) -> Job {
     Job { audio: Some(audio), ..job(Vec::new()) }
 }
 
-/// A beep from the second second to the third, in otherwise silent sound.
+/// Three seconds of silence with a beep from 1 s to 2 s.
 fn beep(rate: u32, channels: &str) -> Source {
     Source::make(&format!(
         "-f lavfi -i aevalsrc=exprs=0.5*sin(1000*2*PI*t)*between(t\\,1\\,2):s={rate}:d=3 \
@@ -24,8 +24,8 @@ async fn only_audio(source: Source, rung: AudioRung) -> Outcome {
     outcome
 }
 
-/// Media time, in seconds, at which a sound first gets loud; as a player sees it: the first sample that decodes from
-/// a track belongs to its first unit's time.
+/// Media time, in seconds, at which the audio first gets loud. Times are a player's: the first sample decoded from a
+/// track has the time of the track's first unit.
 fn onset(opening: &Opening, rate: u32, channels: usize) -> f64 {
     let pcm = opening.pcm();
     let at = pcm.chunks(channels).position(|s| s[0].abs() > 0.05).expect("a beep");
@@ -52,7 +52,7 @@ async fn sound_stays_where_it_was_whatever_is_converted() {
         (48_000, "stereo", 1),
     ] {
         let source = beep(rate, layout);
-        // Where a player of the source hears it: by decoding the source's own units in the same way.
+        // The onset for a player of the source, found by decoding the source's own units in the same way.
         let config = source.requests.iter().find_map(|r| match r {
             Request::AudioConfig { record, .. } => Some(record.to_vec()),
             _ => None,
@@ -64,7 +64,7 @@ async fn sound_stays_where_it_was_whatever_is_converted() {
             "mono" => 1,
             _ => 2,
         };
-        // In 5.1 the upmix puts the beep in some channels only: any of them.
+        // The upmix to 5.1 puts the beep into some channels only: accept any channel.
         let pcm = before.pcm();
         let first = pcm.chunks(source_channels).position(|s| s.iter().any(|v| v.abs() > 0.05)).unwrap();
         let before = before.units[0].pts.as_secs_f64() + first as f64 / f64::from(rate);
@@ -78,7 +78,7 @@ async fn sound_stays_where_it_was_whatever_is_converted() {
 #[tokio::test]
 async fn the_configuration_says_what_comes_out() {
     let outcome = only_audio(beep(44_100, "5.1"), stereo()).await;
-    // AudioSpecificConfig (ISO/IEC 14496-3 1.6.2.1): 5 bits of object type, 4 of rate (3: 48 kHz), 4 of channels.
+    // AudioSpecificConfig (ISO/IEC 14496-3 1.6.2.1): object type in 5 bits, rate index (3: 48 kHz) in 4, channels in 4.
     let config = &outcome.only(AUDIO_TRACK).config;
     assert_eq!((config[0] >> 3, (config[0] & 7) << 1 | config[1] >> 7, config[1] >> 3 & 15), (2, 3, 2));
 }
@@ -86,7 +86,7 @@ async fn the_configuration_says_what_comes_out() {
 #[tokio::test]
 async fn a_hole_becomes_silence_and_step_is_kept() {
     let mut source = beep(48_000, "stereo");
-    // Half a second is lost before the beep.
+    // Half a second of audio is lost before the beep.
     source.requests.retain(|r| match r {
         Request::Unit(unit) => !(SECOND / 4..SECOND * 3 / 4).contains(&unit.pts.ticks_90k()),
         _ => true,

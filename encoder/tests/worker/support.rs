@@ -1,4 +1,4 @@
-//! Drives a real worker process with media made by the ffmpeg command, and judges what comes out with ffprobe.
+//! Drives a real worker process with media made by the ffmpeg command, and checks its output with ffprobe.
 
 use bytes::Bytes;
 use encoder::stream::worker::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
@@ -16,7 +16,7 @@ use transcode::wire::{
 
 pub(crate) const SECOND: i64 = 90_000;
 
-/// A command's stdout; its stderr must be empty, which is how ffmpeg and ffprobe say that all is well.
+/// A command's stdout. Its stderr must be empty: ffmpeg and ffprobe report problems there.
 pub(crate) fn run_quiet(command: &mut Command) -> Vec<u8> {
     let output = command.stdin(Stdio::null()).output().expect("ffmpeg is installed");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -24,17 +24,17 @@ pub(crate) fn run_quiet(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// Media as a publisher sends it: made by ffmpeg with these arguments, muxed to FLV, and taken apart again.
+/// Media as a publisher sends it: made by ffmpeg, muxed to FLV and demuxed again.
 pub(crate) struct Source {
     pub(crate) requests: Vec<Request>,
 }
 
 impl Source {
-    /// `arguments` are ffmpeg's, inputs and codecs.
+    /// Makes a source from ffmpeg's arguments for inputs and codecs.
     pub(crate) fn make(arguments: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("source.flv");
-        // One of ffmpeg's own words of caution must not fail a test: only errors count here.
+        // Only errors count here: a warning of ffmpeg must not fail a test.
         run_quiet(
             Command::new("ffmpeg")
                 .args(["-v", "error"])
@@ -45,7 +45,7 @@ impl Source {
         Self { requests: flv_requests(&std::fs::read(&file).unwrap()) }
     }
 
-    /// Video of `testsrc2`; `options` go behind the input.
+    /// Video of `testsrc2`; `options` are appended to the codec options.
     pub(crate) fn video(size: &str, rate: &str, seconds: u32, options: &str) -> Self {
         Self::make(&format!(
             "-f lavfi -i testsrc2=size={size}:rate={rate}:duration={seconds} \
@@ -53,7 +53,7 @@ impl Source {
         ))
     }
 
-    /// Moves all times.
+    /// Adds `ticks` (1/90000 s) to all times.
     pub(crate) fn shifted(mut self, ticks: i64) -> Self {
         for unit in self.units_mut() {
             let shift = |t: MediaTime| MediaTime::from_ticks_90k(t.ticks_90k() + ticks);
@@ -81,7 +81,7 @@ impl Source {
         units
     }
 
-    /// Display times in order.
+    /// The video's presentation times, sorted.
     pub(crate) fn times(&self) -> Vec<i64> {
         let mut times: Vec<i64> = self.units(0).iter().map(|u| u.pts.ticks_90k()).collect();
         times.sort_unstable();
@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-/// FLV tags of H.264 and AAC as requests (Adobe Flash Video File Format 10.1, annex E.4).
+/// Converts FLV tags of H.264 and AAC to requests (Adobe Flash Video File Format 10.1, annex E.4).
 fn flv_requests(file: &[u8]) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut rest = &file[13..];
@@ -157,17 +157,17 @@ pub(crate) fn stereo() -> AudioRung {
     AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }
 }
 
-/// What one opening of a track gave.
+/// The configuration of one opening of a track, and the units that followed it.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
     pub(crate) config: Vec<u8>,
     pub(crate) units: Vec<WireUnit>,
 }
 
-/// All that a worker said.
+/// Everything that a worker sent, and how it exited.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// For each track, its openings in order.
+    /// The openings of each track, in order.
     pub(crate) tracks: BTreeMap<u8, Vec<Opening>>,
     pub(crate) thumbnails: Vec<Bytes>,
     pub(crate) progress: Progress,
@@ -175,7 +175,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The only opening of a track.
+    /// The opening of a track that must have exactly one.
     pub(crate) fn only(&self, track: u8) -> &Opening {
         let openings = &self.tracks[&track];
         assert_eq!(openings.len(), 1);
@@ -192,7 +192,7 @@ pub(crate) fn options() -> WorkerOptions {
     }
 }
 
-/// Runs a job over a source to its end.
+/// Runs a job over a whole source.
 pub(crate) async fn transcode(job: Job, source: Source) -> Outcome {
     let mut requests = vec![Request::Start(job)];
     requests.extend(source.requests);
@@ -244,7 +244,7 @@ pub(crate) async fn drive(requests: Vec<Request>) -> Outcome {
 }
 
 impl Opening {
-    /// Times of the units, or of the keyframes alone, in display order.
+    /// Presentation times of the units, or only of the keyframes, sorted.
     pub(crate) fn times(&self, keys_only: bool) -> Vec<i64> {
         let wanted = self.units.iter().filter(|u| u.key || !keys_only);
         let mut times: Vec<i64> = wanted.map(|u| u.pts.ticks_90k()).collect();
@@ -263,7 +263,8 @@ impl Opening {
         path
     }
 
-    /// What ffprobe finds in a video track, which decodes all of it (`-show_frames`) and must not complain.
+    /// The properties that ffprobe finds in a video track. ffprobe decodes the whole track (`-show_frames`) and must
+    /// not print a warning.
     pub(crate) fn probe(&self) -> Probe {
         let folder = TempDir::new().unwrap();
         let path = self.save(folder.path());
@@ -293,7 +294,7 @@ impl Opening {
         }
     }
 
-    /// One picture of the track as grey values, row by row.
+    /// One decoded picture of the track as grey values, row by row.
     pub(crate) fn picture(&self, index: usize) -> Vec<u8> {
         let folder = TempDir::new().unwrap();
         let path = self.save(folder.path());

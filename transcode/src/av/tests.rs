@@ -146,7 +146,7 @@ fn audio_for_another_shape_is_refused() {
     }
     convert(&mut converter, Some(&frame), &mut one).unwrap();
     assert_eq!(one[0].len(), 100);
-    // Both sides at -3 dB each, libswresample's default.
+    // Each side contributes at -3 dB, libswresample's default.
     let expected = 0.25 * std::f32::consts::SQRT_2;
     assert!(one[0].iter().all(|s| (s - expected).abs() < 0.001), "{:?}", &one[0][..4]);
 }

@@ -1,25 +1,25 @@
-//! What AAC says about itself: AudioSpecificConfig (ISO 14496-3 1.6.2.1) and ADTS headers (1.A.2). Pure; no libav.
+//! Parses AAC descriptions: AudioSpecificConfig (ISO 14496-3 1.6.2.1) and ADTS headers (1.A.2). Pure; no libav.
 
 use bytes::Bytes;
 use media::{AudioCodec, AudioConfig};
 
-/// Sampling frequencies by index (ISO 14496-3 table 1.18).
+/// Sampling frequencies in Hz, by index (ISO 14496-3 table 1.18).
 const SAMPLE_RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
 
-/// Why something is not AAC that can be published. The file's fault; a retry does not help.
+/// Why AAC data cannot be published. The file is at fault; a retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AacError {
-    /// Too short, a reserved value, or no ADTS sync word where one was due.
+    /// The data is too short, has a reserved value, or lacks an ADTS sync word where one is required.
     #[error("malformed AAC")]
     Malformed,
-    /// Channels are described inside the frames, which an AudioSpecificConfig of two bytes cannot say.
+    /// The channel layout is described inside the frames, which a two-byte AudioSpecificConfig cannot express.
     #[error("AAC with a channel layout of its own")]
     ChannelLayout,
 }
 
-/// Reads an AudioSpecificConfig. `output_rate` is what the decoder says it puts out: HE-AAC may be signalled there
-/// only, and doubles the rate of the core (implicit signalling, ISO 14496-3 1.6.5.3).
+/// Reads an AudioSpecificConfig. `output_rate` is the decoder's output sample rate in Hz: HE-AAC may be visible only
+/// there, because with implicit signalling the decoder doubles the core's rate (ISO 14496-3 1.6.5.3).
 pub(crate) fn audio_config(record: &[u8], output_rate: u32) -> Result<AudioConfig, AacError> {
     let mut bits = Bits { bytes: record, at: 0 };
     let object_type = bits.object_type()?;
@@ -36,7 +36,7 @@ pub(crate) fn audio_config(record: &[u8], output_rate: u32) -> Result<AudioConfi
         declared_rate = bits.sample_rate()?;
         core_type = bits.object_type()?;
     }
-    // GASpecificConfig.frameLengthFlag of the object types that have one (4.4.1).
+    // GASpecificConfig.frameLengthFlag, in the object types that have this flag (4.4.1).
     let short_frames = matches!(core_type, 1..=4 | 6 | 7) && bits.take(1)? == 1;
     let sample_rate = if output_rate == core_rate * 2 { output_rate } else { declared_rate };
     let core_samples = if short_frames { 960 } else { 1024 };
@@ -63,13 +63,14 @@ fn specific_config(object_type: u8, rate_index: u8, channels: u8) -> [u8; 2] {
 /// One frame of an ADTS stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AdtsFrame<'a> {
-    /// AudioSpecificConfig that its header amounts to.
+    /// The AudioSpecificConfig that the frame's header corresponds to.
     pub(crate) record: [u8; 2],
-    /// The raw frame behind the header.
+    /// The raw frame after the header.
     pub(crate) data: &'a [u8],
 }
 
-/// Whether a packet begins with an ADTS sync word. A raw AAC frame may by chance: ask only where ADTS is possible.
+/// Whether a packet begins with an ADTS sync word. A raw AAC frame may begin with the same bits by chance, so call
+/// this only where ADTS is possible.
 pub(crate) fn is_adts(packet: &[u8]) -> bool {
     matches!(packet, [0xff, second, ..] if second & 0xf6 == 0xf0)
 }

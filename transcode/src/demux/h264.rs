@@ -1,10 +1,10 @@
-//! H.264 byte streams to the form that FLV and MP4 carry: an AVCDecoderConfigurationRecord and access units of
-//! 4-byte length-prefixed NAL units. Pure; no libav, no timestamps.
+//! Converts H.264 as found in files to the form that FLV and MP4 carry: an AVCDecoderConfigurationRecord and access
+//! units of 4-byte length-prefixed NAL units. Pure; no libav, no timestamps.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rtmp::flv::avc::configuration_record;
 
-/// NAL unit types (ITU-T H.264 table 7-1) that are handled apart from the rest.
+/// NAL unit types (ITU-T H.264 table 7-1) that need separate handling.
 mod nal_type {
     pub(super) const SPS: u8 = 7;
     pub(super) const PPS: u8 = 8;
@@ -12,16 +12,16 @@ mod nal_type {
     pub(super) const FILLER: u8 = 12;
 }
 
-/// More parameter sets than this are a broken file: the record counts sequence parameter sets in 5 bits.
+/// Limit of parameter sets; a file with more is broken: the record counts sequence parameter sets in 5 bits.
 const MAX_PARAMETER_SETS: usize = 31;
 
-/// Why a byte stream is not H.264 as the container promised. The file's fault; a retry does not help.
+/// Why H.264 data is not in the form that the container promised. The file is at fault; a retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FramingError {
-    /// The AVCDecoderConfigurationRecord is cut short or of an unknown version.
+    /// The AVCDecoderConfigurationRecord is cut short or declares 3-byte lengths, which do not exist.
     #[error("malformed H.264 decoder configuration")]
     Record,
-    /// A length prefix points behind the packet's end.
+    /// A length prefix points beyond the packet's end.
     #[error("an H.264 NAL unit reaches behind its packet")]
     Length,
 }
@@ -29,18 +29,18 @@ pub(crate) enum FramingError {
 /// An access unit in the form that is published.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Converted {
-    /// A configuration record that this access unit and all behind it need; `None` while the last one holds.
+    /// A new configuration record for this access unit and all later ones; `None` while the previous record applies.
     pub(crate) record: Option<Bytes>,
     /// 4-byte length-prefixed NAL units.
     pub(crate) data: Bytes,
 }
 
-/// How NAL units lie in a source's packets.
+/// Layout of NAL units in a source's packets.
 #[derive(Debug)]
 enum Layout {
-    /// Each behind its length in this many bytes (1, 2 or 4).
+    /// Each NAL unit follows its length, in this many bytes (1, 2 or 4).
     LengthPrefixed(usize),
-    /// Each behind a start code (Annex B), parameter sets among them.
+    /// Each NAL unit follows a start code (Annex B), parameter sets included.
     StartCodes,
 }
 
@@ -54,8 +54,9 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
-    /// From the container's codec configuration: an AVCDecoderConfigurationRecord, Annex B parameter sets, or nothing.
-    /// A record known from the start is in [`Framing::record`].
+    /// Creates a converter from the container's codec configuration: an AVCDecoderConfigurationRecord, Annex B
+    /// parameter sets, or nothing. If the configuration contains a complete record or both kinds of parameter sets,
+    /// [`Framing::record`] returns it from the start.
     pub(crate) fn new(extradata: &[u8]) -> Result<Self, FramingError> {
         let mut framing = Self { layout: Layout::StartCodes, sps: Vec::new(), pps: Vec::new(), record: None };
         if extradata.first() == Some(&1) {
@@ -65,7 +66,7 @@ impl Framing {
             }
             framing.layout = Layout::LengthPrefixed(size);
             let mut record = extradata.to_vec();
-            // Access units leave with 4-byte lengths, whatever the source had.
+            // Access units leave with 4-byte lengths, regardless of the source's length size.
             record[4] |= 3;
             framing.record = Some(record.into());
         } else {
@@ -77,13 +78,13 @@ impl Framing {
         Ok(framing)
     }
 
-    /// The configuration record, as soon as one is known.
+    /// The configuration record; `None` until one is known.
     pub(crate) fn record(&self) -> Option<&Bytes> {
         self.record.as_ref()
     }
 
-    /// Converts one access unit. Parameter sets, delimiters and filler are taken out of Annex B: they live in the
-    /// record, or are of no use outside a byte stream (ISO 14496-15 5.3.2).
+    /// Converts one access unit. From Annex B, parameter sets, delimiters and filler are removed: they belong in the
+    /// record, or have no use outside a byte stream (ISO 14496-15 5.3.2).
     pub(crate) fn convert(&mut self, packet: &[u8]) -> Result<Converted, FramingError> {
         match self.layout {
             Layout::LengthPrefixed(size) => Ok(Converted { record: None, data: relength(packet, size)? }),
@@ -106,10 +107,10 @@ impl Framing {
         }
     }
 
-    /// Keeps a parameter set; whether that changed anything. A set replaces the one of the same id.
+    /// Stores a parameter set, replacing a set with the same id. Returns whether that changed anything.
     fn keep_parameter_set(&mut self, nal: &[u8]) -> bool {
         let (sets, id) = match nal.first().map(|header| header & 0x1f) {
-            // seq_parameter_set_id comes behind profile, constraints and level (7.3.2.1.1).
+            // seq_parameter_set_id follows profile, constraints and level (7.3.2.1.1).
             Some(nal_type::SPS) if nal.len() >= 5 => (&mut self.sps, exp_golomb(&nal[4..])),
             Some(nal_type::PPS) if nal.len() >= 2 => (&mut self.pps, exp_golomb(&nal[1..])),
             _ => return false,
@@ -130,7 +131,8 @@ impl Framing {
         }
     }
 
-    /// Writes the record anew once both kinds of parameter sets are there; whether it differs from the last.
+    /// Rebuilds the record once both kinds of parameter sets are present. Returns whether the record differs from the
+    /// previous one.
     fn refresh_record(&mut self) -> bool {
         if self.sps.is_empty() || self.pps.is_empty() {
             return false;
@@ -142,7 +144,7 @@ impl Framing {
     }
 }
 
-/// Rewrites length prefixes of `size` bytes to 4 bytes, checking each.
+/// Rewrites length prefixes of `size` bytes to 4 bytes, and checks each length.
 fn relength(packet: &[u8], size: usize) -> Result<Bytes, FramingError> {
     let mut data = BytesMut::with_capacity(packet.len() + 16);
     let mut rest = packet;
@@ -157,7 +159,7 @@ fn relength(packet: &[u8], size: usize) -> Result<Bytes, FramingError> {
     Ok(data.freeze())
 }
 
-/// The NAL units between start codes (Annex B), without trailing zero bytes; empty ones are left out.
+/// The NAL units between start codes (Annex B), without trailing zero bytes. Empty units are left out.
 fn start_code_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut starts = Vec::new();
     let mut at = 0;
@@ -173,7 +175,8 @@ fn start_code_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// ue(v) at the beginning of `bytes` (9.1), as far as parameter set ids need it: `None` above 16 leading zeros.
+/// Reads ue(v) at the start of `bytes` (9.1), with the range that parameter set ids need: `None` above 16 leading
+/// zeros.
 fn exp_golomb(bytes: &[u8]) -> Option<u32> {
     let bits = bytes.iter().take(5).fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte)) << 24;
     let bits = bits << (8 * 5_usize.saturating_sub(bytes.len()));

@@ -1,18 +1,19 @@
-//! Two tracks into one sequence ordered by dts. Pure.
+//! Merges two tracks into one sequence ordered by dts. Pure.
 
 use media::Media;
 use media::MediaTime;
 use std::collections::VecDeque;
 
-/// So much of one track waits for the other at most, in access units; then order gives way to memory. Several seconds
-/// of pictures, and more than an encoder's lookahead.
+/// Limit of access units of one track that wait for the other track; beyond it, bounded memory takes precedence over
+/// order. It covers several seconds of pictures, and more than an encoder's lookahead.
 const MAX_WAITING: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Interleaver {
     video: VecDeque<Media>,
     audio: VecDeque<Media>,
-    /// Whether both tracks exist and go on: then nothing leaves before the other track has been seen to be later.
+    /// Whether both tracks exist and have not ended: then an access unit leaves only once the other track's next time
+    /// is known.
     wait_for_both: bool,
 }
 
@@ -21,7 +22,7 @@ impl Interleaver {
         Self { video: VecDeque::new(), audio: VecDeque::new(), wait_for_both: video && audio }
     }
 
-    /// Within a track, media comes in order.
+    /// Queues media. Within a track, media must arrive in order.
     pub(super) fn push(&mut self, media: Media) {
         match media {
             Media::VideoConfig(_) | Media::Video(_) => self.video.push_back(media),
@@ -29,7 +30,7 @@ impl Interleaver {
         }
     }
 
-    /// Nothing follows: what is there may leave.
+    /// Ends the input: all queued media may leave.
     pub(super) fn finish(&mut self) {
         self.wait_for_both = false;
     }
@@ -41,7 +42,7 @@ impl Interleaver {
         match (video, audio) {
             (Some(video), Some(audio)) if video <= audio => self.video.pop_front(),
             (Some(_), Some(_)) => self.audio.pop_front(),
-            // A configuration has no time: it leaves at once.
+            // A configuration has no time, so it leaves immediately.
             (Some(None), None) => self.video.pop_front(),
             (None, Some(None)) => self.audio.pop_front(),
             (Some(Some(_)), None) if must_leave => self.video.pop_front(),
@@ -51,7 +52,7 @@ impl Interleaver {
     }
 }
 
-/// What media is ordered by; configurations before everything.
+/// Sort key of media: the dts; configurations sort before all access units.
 fn order(media: &Media) -> Option<MediaTime> {
     match media {
         Media::VideoConfig(_) | Media::AudioConfig(_) => None,

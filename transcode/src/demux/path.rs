@@ -1,5 +1,5 @@
-//! What becomes of a track: passed through where a publisher could have sent it as it is, decoded and encoded again
-//! where not. Decided once, when the file is opened; packets are led along in [`super`].
+//! Decides how a track is handled: passed through if a publisher could have sent it unchanged, otherwise decoded and
+//! encoded again. The decision is made once, when the file is opened; [`super`] dispatches the packets.
 
 use super::aac;
 use super::h264::Framing;
@@ -14,9 +14,9 @@ use media::MediaSpan;
 use media::time::{TICKS_PER_SECOND, rescale};
 use media::{VideoCodec, VideoConfig};
 
-/// How a file's pictures become a publisher's.
+/// How a file's video becomes a publisher's video.
 pub(super) enum VideoPath {
-    /// H.264 as it is.
+    /// H.264, passed through.
     Copy {
         framing: Framing,
         shape: Shape,
@@ -25,9 +25,10 @@ pub(super) enum VideoPath {
     Recode(Box<VideoRecoder>),
 }
 
-/// How a file's sound becomes a publisher's.
+/// How a file's audio becomes a publisher's audio.
 pub(super) enum AudioPath {
-    /// AAC as it is; `adts` when frames come with headers, whose configuration is then that of the last frame.
+    /// AAC, passed through. `adts` is true when frames come with ADTS headers; `record` is then the configuration of
+    /// the last frame.
     Copy {
         adts: bool,
         record: Bytes,
@@ -37,7 +38,7 @@ pub(super) enum AudioPath {
     Recode(Box<AudioRecoder>),
 }
 
-/// What of a video configuration the record does not say by itself.
+/// Properties of a video configuration that its record does not state.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     width: u16,
@@ -89,8 +90,8 @@ impl AudioPath {
             .and_then(|context| context.decoder().audio())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
         let output_rate = decoder.rate();
-        // Without a configuration of its own, AAC comes as ADTS. A channel layout that a publisher cannot announce is
-        // mixed down by encoding again.
+        // AAC without a configuration in the container is ADTS. A channel layout that a publisher cannot announce is
+        // downmixed by encoding again.
         let copied = id == codec::Id::AAC
             && (record.is_empty() || aac::audio_config(&record, output_rate).is_ok())
             && decoder.channels() > 0;
@@ -124,7 +125,7 @@ impl Shape {
         })
     }
 
-    /// From one picture to the next, as far as is known.
+    /// Duration of one picture; 1/25 s if the frame rate is unknown.
     pub(super) fn frame_span(&self) -> MediaSpan {
         let (num, den) = self.frame_rate.unwrap_or((25, 1));
         MediaSpan::from_ticks_90k(rescale(den.into(), num.into(), TICKS_PER_SECOND))

@@ -1,4 +1,4 @@
-//! Decoding what publishers do not send, and encoding it again as H.264 and AAC.
+//! Decodes codecs that publishers do not send, and encodes the result again as H.264 and AAC.
 
 use super::super::contribution::{
     AudioEncoder, EncodeError, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings, received,
@@ -11,14 +11,15 @@ use media::Media;
 use media::time::TICKS_PER_SECOND;
 use media::{MediaSpan, MediaTime};
 
-/// Bits a second of sound.
+/// Bit rate of encoded audio, in bits per second.
 const AUDIO_BITRATE: u32 = 160_000;
-/// A hole in the sound from this on is filled with silence, so that it stays with the picture; samples.
+/// Audio holes from this length on (in samples; 0.1 s) are filled with silence, so that audio stays in sync with
+/// video.
 const HOLE: i64 = SAMPLE_RATE as i64 / 10;
-/// A longer one is left as a jump: it is no hole but a broken clock.
+/// Holes from this length on (in samples; 10 s) are not filled: they indicate a broken clock, not a hole.
 const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
 
-/// Pictures of any codec to H.264.
+/// Encodes decoded video of any codec to H.264.
 pub(super) struct VideoRecoder {
     decoder: codec::decoder::Video,
     scaler: Option<software::scaling::Context>,
@@ -64,7 +65,7 @@ impl VideoRecoder {
             if let Some(last) = self.last
                 && pts <= last
             {
-                // Two pictures at one time: encoders refuse that.
+                // Encoders refuse two pictures with the same time.
                 pts = last + MediaSpan::from_ticks_90k(1);
             }
             self.last = Some(pts);
@@ -102,14 +103,14 @@ impl VideoRecoder {
     }
 }
 
-/// Sound of any codec to AAC-LC, 48 kHz stereo.
+/// Encodes decoded audio of any codec to AAC-LC, 48 kHz stereo.
 pub(super) struct AudioRecoder {
     decoder: codec::decoder::Audio,
     resampler: Option<software::resampling::Context>,
     encoder: AudioEncoder,
-    /// Resampled, not yet a whole frame.
+    /// Resampled samples that do not fill a frame yet, per channel.
     waiting: [Vec<f32>; 2],
-    /// The sample behind the last encoded one, from the origin of the media axis.
+    /// Index of the sample after the last encoded one, counted from the origin of the media axis.
     next: Option<i64>,
 }
 
@@ -155,7 +156,7 @@ impl AudioRecoder {
         Ok(())
     }
 
-    /// The next samples belong at `at`: says so the first time, and fills holes later.
+    /// Places the next samples at sample `at`: the first call sets the start, later calls fill holes with silence.
     fn place(&mut self, at: i64) {
         let next = *self.next.get_or_insert(at) + self.waiting[0].len() as i64;
         if (HOLE..LONGEST_HOLE).contains(&(at - next)) {
@@ -181,7 +182,7 @@ impl AudioRecoder {
                 Some(software::resampling::Context::get(format, layout, rate, planar, to, rate_to)?);
         }
         let Some(resampler) = &mut self.resampler else { return Ok(()) };
-        // Room for all: what does not fit stays inside the resampler and adds up.
+        // Allocate room for all output: samples that do not fit stay inside the resampler and accumulate.
         let room = decoded.samples() * SAMPLE_RATE as usize / (rate as usize).max(1) + 256;
         let mut resampled = frame::Audio::new(planar, room, ChannelLayout::STEREO);
         resampler.run(decoded, &mut resampled)?;

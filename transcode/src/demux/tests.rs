@@ -62,7 +62,7 @@ fn all_containers_give_the_same_media() {
             assert!(units.windows(2).all(|pair| pair[0].dts < pair[1].dts), "{name}");
             assert!(units.iter().all(|unit| unit.pts >= unit.dts), "{name}");
         }
-        // Milliseconds in Matroska and FLV.
+        // Matroska and FLV store times in milliseconds.
         let steps: Vec<i64> = video.windows(2).map(|pair| (pair[1].dts - pair[0].dts).ticks_90k()).collect();
         assert!(steps.iter().all(|step| (step - 3600).abs() <= 90), "{name}: {steps:?}");
         let order: Vec<MediaTime> = media

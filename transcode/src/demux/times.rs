@@ -1,4 +1,4 @@
-//! A file's times on the media axis: where it starts, and the dts that a container keeps to itself.
+//! Places a file's times on the media axis: the start of the file, and dts values that the container does not store.
 
 use ff::{Rational, format};
 use ffmpeg_next as ff;
@@ -6,10 +6,11 @@ use media::AccessUnit;
 use media::time::{TICKS_PER_SECOND, rescale};
 use media::{MediaSpan, MediaTime};
 
-/// Where a file's media axis begins. Not at zero, so that pictures decoded ahead of their time have a place before it.
+/// Start of a file's media axis, in 1/90000 s (10 s). It is not zero, so that pictures with a dts before the start
+/// have a place on the axis.
 const ORIGIN_90K: i64 = 10 * TICKS_PER_SECOND;
 
-/// A stream's first time, where the container says it.
+/// A stream's start time in 1/90000 s, where the container states it.
 pub(super) fn start_of(stream: &format::stream::Stream<'_>) -> Option<i64> {
     let start = stream.start_time();
     (start != ff::ffi::AV_NOPTS_VALUE).then(|| ticks_90k(start, stream.time_base()))
@@ -21,8 +22,8 @@ fn ticks_90k(count: i64, time_base: Rational) -> i64 {
     if num <= 0 || den <= 0 { count } else { rescale(count.saturating_mul(num), den, TICKS_PER_SECOND) }
 }
 
-/// Gives pictures their dts, counted back from the first one known. Matroska has none, and libav knows how far pictures
-/// are reordered only after the first few.
+/// Sets the dts of `undated` pictures, counted back in steps of `step` from the first known dts. Matroska stores no
+/// dts, and libav knows the reordering depth only after the first few pictures.
 pub(super) fn dated(
     undated: &mut Vec<AccessUnit>,
     known: MediaTime,
@@ -36,7 +37,8 @@ pub(super) fn dated(
     })
 }
 
-/// (pts, dts) of a packet on the media axis. The first packet of a file that does not say its start says it.
+/// (pts, dts) of a packet on the media axis; `None` for a packet without times. If the file does not state its start,
+/// the first packet's dts becomes the start.
 pub(super) fn times(
     packet: &ff::Packet,
     time_base: Rational,

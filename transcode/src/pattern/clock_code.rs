@@ -6,12 +6,12 @@
 //! lower row  W B W B       bits 31..0 of the word       B W B W
 //! ```
 //!
-//! The word is 48 bits of Unix time in milliseconds, most significant first, then a CRC-16/CCITT-FALSE over those six
-//! bytes; white (235) is 1, black (16) is 0. The strip spans the picture's full width. Its two rows are each 1/18 of
-//! the picture's height and end 1/72 above its bottom edge; what surrounds the strip is black. All edges are
-//! fractions of the picture, so that a scaled picture is read in the same way: a block of 32 × 40 pixels at 720p is
-//! 16 × 20 at 360p. The outer four columns are finder marks: they prove that the picture is not cropped or shifted,
-//! and say what black and white have become.
+//! The word is 48 bits of Unix time in milliseconds, most significant bit first, then a CRC-16/CCITT-FALSE over those
+//! six bytes; white (235) is 1, black (16) is 0. The strip spans the picture's full width. Its two rows are each 1/18
+//! of the picture's height, and the lower row ends 1/72 above the picture's bottom edge; the surround of the strip is
+//! black. All edges are fractions of the picture, so a scaled picture is read in the same way: a block of 32 × 40
+//! pixels at 720p is 16 × 20 at 360p. The outer four columns on each side are finder marks: they prove that the
+//! picture is not cropped or shifted, and show the current levels of black and white.
 
 /// Columns of blocks, finder marks included.
 const COLUMNS: usize = 40;
@@ -19,16 +19,16 @@ const COLUMNS: usize = 40;
 const ROWS: usize = 2;
 /// Columns of finder marks on either side.
 const FINDER: usize = 4;
-/// Finder marks left and right, white is true.
+/// Finder marks on the left and on the right; white is true.
 const LEFT: [bool; FINDER] = [true, false, true, false];
 const RIGHT: [bool; FINDER] = [false, true, false, true];
 /// The strip's rows in units of 1/72 of the picture's height: two rows of 4 units, 1 unit above the bottom edge.
 const UNITS: usize = 72;
 const ROW_UNITS: usize = 4;
 const FIRST_ROW_UNIT: usize = UNITS - 1 - ROWS * ROW_UNITS;
-/// White must be this much brighter than black for the strip to count as there.
+/// Minimum luma difference between white and black for the strip to count as present.
 const MIN_CONTRAST: u32 = 60;
-/// A picture below this has blocks too small to sample.
+/// Minimum picture width in pixels; below this the blocks are too small to sample.
 const MIN_WIDTH: usize = 2 * COLUMNS;
 const MIN_HEIGHT: usize = 2 * UNITS;
 
@@ -45,7 +45,7 @@ fn blocks(unix_ms: u64) -> [[bool; COLUMNS]; ROWS] {
     })
 }
 
-/// Where a block lies in a picture: (left, top, right, bottom), the latter two exclusive.
+/// Area of a block in a picture: [left, top, right, bottom] in pixels, the latter two exclusive.
 pub(super) fn block_area(row: usize, column: usize, width: usize, height: usize) -> [usize; 4] {
     let top = FIRST_ROW_UNIT + row * ROW_UNITS;
     [
@@ -61,14 +61,14 @@ fn strip_top(height: usize) -> usize {
     (FIRST_ROW_UNIT - 1) * height / UNITS
 }
 
-/// Luma of a block that is 1, and of one that is 0: white and black in limited range.
+/// Luma of a block that is 1 (white) and of a block that is 0 (black), in limited range.
 const WHITE_LUMA: u8 = 235;
 const BLACK_LUMA: u8 = 16;
-/// Chroma of both.
+/// Chroma of black and white.
 const NO_COLOUR: u8 = 128;
 
-/// Draws the clock over the bottom of a picture: 8-bit YUV 4:2:0 in limited range, lines packed, both dimensions even.
-/// [`read_clock`] reads it back.
+/// Draws the clock for `unix_ms` over the bottom of a picture: 8-bit YUV 4:2:0 in limited range, lines packed, both
+/// dimensions even. [`read_clock`] reads the clock back.
 ///
 /// # Panics
 /// When the planes are smaller than a picture of that size.
@@ -89,9 +89,9 @@ pub fn draw_clock([luma, u, v]: [&mut [u8]; 3], width: usize, height: usize, uni
     }
 }
 
-/// Reads the clock off a picture: Unix time in milliseconds, or `None` when there is no test pattern in it, or it is
-/// too damaged. `luma` holds `height` lines of `width` samples, each line `stride` behind the last. The picture may be
-/// scaled, even to another shape, but not cropped or padded by more than a third of a block.
+/// Reads the clock from a picture: Unix time in milliseconds, or `None` when the picture shows no test pattern or is
+/// too damaged. `luma` holds `height` lines of `width` samples, and the lines start `stride` samples apart. The
+/// picture may be scaled, even to another shape, but not cropped or padded by more than a third of a block.
 pub fn read_clock(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<u64> {
     if width < MIN_WIDTH
         || height < MIN_HEIGHT
@@ -128,7 +128,7 @@ pub fn read_clock(luma: &[u8], stride: usize, width: usize, height: usize) -> Op
     (crc16(&millis.to_be_bytes()[2..]) == word as u16).then_some(millis)
 }
 
-/// The mean of a block's middle, away from edges that scaling and coding have smeared.
+/// The mean luma of a block's middle, away from edges that scaling and coding have smeared.
 fn core_mean(luma: &[u8], stride: usize, [left, top, right, bottom]: [usize; 4]) -> u32 {
     let (inset_x, inset_y) = ((right - left) * 3 / 10, (bottom - top) * 3 / 10);
     let (mut sum, mut count) = (0_u32, 0_u32);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn crc_check_value() {
-        // The check value that catalogues of CRCs give for CCITT-FALSE.
+        // The check value that CRC catalogues list for CCITT-FALSE.
         assert_eq!(crc16(b"123456789"), 0x29b1);
     }
 

@@ -1,20 +1,20 @@
-//! The test pattern's picture: frame number and wall clock in, planes out. Pure; the clock's blocks are laid out in
-//! [`super::clock_code`].
+//! Draws the test pattern's picture from frame number and wall clock. Pure. The layout of the machine-readable clock
+//! is in [`super::clock_code`].
 //!
 //! From top to bottom, in 1/72 of the height: colour bars with a dial that fills once a second and flashes white on
 //! the mark (0..30); wall clock and frame counter (30..47); two layers of noise that drift against each other, with a
-//! ball (47..62); the clock for machines (62..72).
+//! ball (47..62); the machine-readable clock (62..72).
 
 use super::clock_code::draw_clock;
 use super::font::{glyph, strokes};
 use super::{FrameRate, noise};
 
-/// 8-bit YUV 4:2:0, lines packed. Both dimensions even.
+/// A picture in 8-bit YUV 4:2:0, lines packed. Both dimensions are even.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Picture {
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Luma, then both chroma planes of half the width and height.
+    /// The luma plane, then both chroma planes of half the width and height.
     pub(super) planes: [Vec<u8>; 3],
 }
 
@@ -26,7 +26,7 @@ const BLACK: Colour = Colour(16, 128, 128);
 const WHITE: Colour = Colour(235, 128, 128);
 const GREY: Colour = Colour(120, 128, 128);
 const AMBER: Colour = Colour(190, 50, 150);
-/// Colour bars of 75 %.
+/// Colour bars at 75 %.
 const BARS: [Colour; 7] = [
     Colour(180, 128, 128),
     Colour(168, 44, 136),
@@ -43,7 +43,7 @@ const BARS_END: usize = 30;
 const CLOCK_END: usize = 47;
 const NOISE_END: usize = 62;
 
-/// Milliseconds for the ball to go and come back.
+/// Time in milliseconds in which the ball crosses the picture and returns.
 const BALL_PERIOD_MS: u64 = 6_000;
 
 impl Picture {
@@ -52,7 +52,7 @@ impl Picture {
         Self { width, height, planes: [vec![16; width * height], chroma.clone(), chroma] }
     }
 
-    /// A rectangle, cut to the picture; chroma follows at half resolution.
+    /// Fills a rectangle, clipped to the picture; chroma follows at half resolution.
     fn fill(&mut self, [left, top, right, bottom]: [usize; 4], colour: Colour) {
         let (right, bottom) = (right.min(self.width), bottom.min(self.height));
         let levels = [colour.0, colour.1, colour.2];
@@ -78,7 +78,7 @@ pub(super) struct Painter {
 }
 
 impl Painter {
-    /// Both dimensions even, the smaller at least 16 (far below what is of use).
+    /// Creates a painter. Both dimensions must be even and at least 16 (far below any useful size).
     pub(super) fn new(width: usize, height: usize, frame_rate: FrameRate) -> Self {
         let mut background = Picture::black(width, height);
         let line = |units: usize| units * height / UNITS;
@@ -87,7 +87,7 @@ impl Painter {
             let right = if at + 1 == BARS.len() { width } else { edge(at + 1) };
             background.fill([edge(at), 0, right, even(line(BARS_END))], colour);
         }
-        // A slow colour change under the noise, so that chroma has something to do as well.
+        // A slow colour change under the noise gives the chroma encoder work as well.
         let (half_width, half_height) = (width / 2, height / 2);
         for y in line(CLOCK_END) / 2..(line(NOISE_END) / 2).min(half_height) {
             for x in 0..half_width {
@@ -105,7 +105,8 @@ impl Painter {
         self.background.clone()
     }
 
-    /// Paints the `frame`-th frame since the start, drawn at `unix_ms`.
+    /// Paints the frame with number `frame` since the start, with the wall clock `unix_ms` (Unix time in
+    /// milliseconds).
     pub(super) fn paint(&self, picture: &mut Picture, frame: u64, unix_ms: u64) {
         for (to, from) in picture.planes.iter_mut().zip(&self.background.planes) {
             to.copy_from_slice(from);
@@ -123,7 +124,7 @@ impl Painter {
         let seconds = unix_ms / 1000;
         let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
         let text = format!("{h:02}:{m:02}:{s:02}.{:03}", unix_ms % 1000);
-        // Nine digits, and three separators of half a digit's width.
+        // Nine digits, and three separators of half a digit's width each.
         let digit = even((width * 2 / 25).min(line(9)));
         let tall = (digit * 3 / 2).min(line(CLOCK_END - BARS_END - 6));
         let mut left = even((width - digit * 21 / 2) / 2);
@@ -168,12 +169,12 @@ impl Painter {
     }
 }
 
-/// Down to where a chroma sample begins.
+/// Rounds down to the start of a chroma sample, in luma pixels.
 fn even(pixels: usize) -> usize {
     pixels & !1
 }
 
-/// A filled circle, as spans; cut to the picture.
+/// Draws a filled circle as spans, clipped to the picture.
 fn disc(picture: &mut Picture, cx: usize, cy: usize, radius: usize, colour: Colour) {
     for y in (even(cy.saturating_sub(radius))..cy + radius).step_by(2) {
         let dy = y.abs_diff(cy);
@@ -182,12 +183,12 @@ fn disc(picture: &mut Picture, cx: usize, cy: usize, radius: usize, colour: Colo
     }
 }
 
-/// The dial: for each of its pixels the fraction of a turn (from 12 o'clock, clockwise) at which it is filled.
+/// The dial: stores for each pixel the fraction of a turn (clockwise from 12 o'clock) at which the pixel is filled.
 struct Dial {
     left: usize,
     top: usize,
     side: usize,
-    /// Row by row; `OUTSIDE` and `RING` are no turns.
+    /// Turns row by row; the values `OUTSIDE` and `RING` are not turns.
     turns: Vec<u8>,
 }
 
@@ -213,7 +214,7 @@ impl Dial {
         Self { left: even(cx.saturating_sub(radius)), top: even(cy.saturating_sub(radius)), side, turns }
     }
 
-    /// `phase` is how far the current second has gone, 0 to 1.
+    /// Paints the dial. `phase` is the position within the current second, 0 to 1.
     fn paint(&self, picture: &mut Picture, phase: f64, mark: bool) {
         let filled = (phase * FULL_TURN) as u8;
         let (width, half_width) = (picture.width, picture.width / 2);

@@ -1,7 +1,8 @@
-//! Digits and letters for burning in: seven segments for the clock, a 5 × 7 dot font for the small print. Pure.
+//! Digits and letters for drawing into pictures: seven segments for the clock, a 5 × 7 dot font for the small print.
+//! Pure.
 
-/// Dots of a glyph: seven rows of five, the leftmost dot in bit 4. Characters that the small print does not use are
-/// blank.
+/// The dots of a glyph: seven rows of five, the leftmost dot in bit 4. Characters that the small print does not use
+/// are blank.
 pub(super) fn glyph(character: char) -> [u8; 7] {
     match character {
         '0' => [0x0e, 0x11, 0x13, 0x15, 0x19, 0x11, 0x0e],

@@ -1,18 +1,18 @@
-//! Gradient noise for the test pattern: detail that moves, so that an encoder has honest work. Pure, and the same on
+//! Gradient noise for the test pattern: moving detail, so that an encoder has a realistic load. Pure, and the same on
 //! every machine.
 
 /// Tile size; a power of two, so that the noise repeats without a seam.
 const WIDTH: usize = 512;
 const HEIGHT: usize = 256;
 
-/// Tileable noise, every line long enough to be read from any offset without wrapping.
+/// Tileable noise. Every line is long enough to be read from any offset without wrapping.
 pub(super) struct Tile {
     line_len: usize,
     levels: Vec<u8>,
 }
 
 impl Tile {
-    /// For pictures `picture_width` pixels across.
+    /// Creates a tile for pictures `picture_width` pixels wide.
     pub(super) fn new(picture_width: usize) -> Self {
         let line_len = WIDTH + picture_width;
         let mut levels = Vec::with_capacity(line_len * HEIGHT);
@@ -23,7 +23,7 @@ impl Tile {
         Self { line_len, levels }
     }
 
-    /// The mean of two layers that drift against each other: no single motion vector explains it.
+    /// Writes the mean of two layers that drift against each other: no single motion vector explains the movement.
     pub(super) fn blend(&self, line: &mut [u8], y: usize, frame: u64) {
         let drift = |speed: u64, size: usize| (frame * speed % size as u64) as usize;
         let one = self.at(drift(3, WIDTH), y + drift(1, HEIGHT));
@@ -38,7 +38,7 @@ impl Tile {
     }
 }
 
-/// Three octaves of Perlin's gradient noise as a luma level.
+/// Three octaves of Perlin's gradient noise, as a luma level.
 fn level(x: usize, y: usize) -> u8 {
     let octaves = [(64, 1.0), (16, 0.5), (4, 0.25)];
     let sum: f64 = octaves.into_iter().map(|(cell, weight)| weight * gradient_noise(x, y, cell)).sum();
@@ -58,7 +58,7 @@ fn gradient_noise(x: usize, y: usize, cell: usize) -> f64 {
     mix(mix(corner(0, 0), corner(1, 0), fade(fx)), mix(corner(0, 1), corner(1, 1), fade(fx)), fade(fy))
 }
 
-/// A lattice point's gradient, as an angle.
+/// The gradient of a lattice point, as an angle.
 fn hash(column: usize, row: usize, cell: usize) -> u16 {
     let mut h =
         (column as u32).wrapping_mul(0x9e37_79b9) ^ (row as u32).wrapping_mul(0x85eb_ca6b) ^ cell as u32;

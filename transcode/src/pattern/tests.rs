@@ -12,7 +12,7 @@ fn painted(width: usize, height: usize, frame: u64, unix_ms: u64) -> Picture {
     picture
 }
 
-/// Box filter to any smaller size, in exact fractions of source pixels.
+/// Scales with a box filter to any smaller size, in exact fractions of source pixels.
 fn scaled(luma: &[u8], (width, height): (usize, usize), (to_width, to_height): (usize, usize)) -> Vec<u8> {
     let mut out = Vec::with_capacity(to_width * to_height);
     for y in 0..to_height {
@@ -31,7 +31,7 @@ fn scaled(luma: &[u8], (width, height): (usize, usize), (to_width, to_height): (
     out
 }
 
-/// A box blur of `radius` and noise of `amplitude`, as recompression and analogue capture would leave.
+/// Applies a box blur of `radius` and noise of `amplitude`, as recompression and analogue capture would.
 fn damaged(luma: &[u8], width: usize, radius: usize, amplitude: i32) -> Vec<u8> {
     let height = luma.len() / width;
     let mut seed = 1_u32;

@@ -1,26 +1,26 @@
-//! The test pattern's sound: a beep at every mark, quiet between. Pure.
+//! The test pattern's audio: a beep at every mark, a quiet tone between beeps. Pure.
 
 use super::FrameRate;
 use std::f64::consts::TAU;
 
-/// Samples a second of the tone.
+/// Sample rate of the tone, in Hz.
 const RATE: u64 = 48_000;
-/// The beep at every mark.
+/// Frequency of the beep at every mark, in Hz.
 const BEEP_HZ: u64 = 1_000;
 const BEEP_SAMPLES: u64 = RATE / 10;
 const BEEP_LEVEL: f64 = 0.5;
-/// The quiet tone between, so that silence means a fault.
+/// Frequency of the quiet tone between beeps, in Hz; with this tone, silence always means a fault.
 const QUIET_HZ: u64 = 400;
 const QUIET_LEVEL: f64 = 0.02;
 
-/// Fills `samples`, the first of which is the `first`-th since the pattern's start.
+/// Fills `samples`; `first` is the index of the first sample, counted from the pattern's start.
 pub(super) fn fill(samples: &mut [f32], first: u64, frame_rate: FrameRate) {
     for (sample, at) in samples.iter_mut().zip(first..) {
         *sample = level(at, frame_rate) as f32;
     }
 }
 
-/// The tone at the `at`-th sample, -1 to 1.
+/// Level of the sample with index `at`, -1 to 1.
 fn level(at: u64, frame_rate: FrameRate) -> f64 {
     let wave = |hertz: u64, samples: u64| (TAU * ((samples * hertz % RATE) as f64 / RATE as f64)).sin();
     match beep_at(at, frame_rate) {
@@ -29,8 +29,8 @@ fn level(at: u64, frame_rate: FrameRate) -> f64 {
     }
 }
 
-/// How many samples into a beep the `at`-th sample is. Beeps begin with the marked frame, which at fractional frame
-/// rates comes up to a frame after the full second.
+/// Offset of the sample with index `at` from the start of its beep, in samples; `None` outside a beep. Beeps begin
+/// with the marked frame, which at fractional frame rates comes up to a frame after the full second.
 fn beep_at(at: u64, frame_rate: FrameRate) -> Option<u64> {
     let second = at / RATE;
     [Some(second), second.checked_sub(1)]
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn beeps_begin_with_the_marked_frame() {
-        // At 29.97 the first frame at or after 1 s is the 30th, 1.001 s in.
+        // At 29.97 frames per second the first frame at or after 1 s is the 30th, at 1.001 s.
         assert_eq!(beep_at(48_000, NTSC), None);
         assert_eq!(beep_at(48_048, NTSC), Some(0));
         assert_eq!(beep_at(48_000, THIRTY), Some(0));

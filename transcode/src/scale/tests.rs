@@ -50,7 +50,7 @@ fn every_kind_of_pixel_becomes_limited_420() {
         assert_eq!(made.format(), YUV420P, "{pixels:?}");
         assert_eq!(made.color_range(), color::Range::MPEG, "{pixels:?}");
     }
-    // Full range: white of 255 becomes 235.
+    // Full range: white at 255 becomes 235.
     let made = Cascade::new(&[rung(64, 48)]).scale(&plain(YUVJ420P, 64, 48, 255), &[true]).unwrap();
     assert_eq!(luma(made[0].as_ref().unwrap(), 5, 5), 235);
 }

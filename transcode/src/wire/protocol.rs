@@ -1,9 +1,10 @@
-//! The bytes between supervisor and worker, without input or output: requests one way, responses the other.
+//! The wire format between supervisor and worker: requests in one direction, responses in the other. This module does
+//! no input or output; the pipes are in [`super::child`].
 //!
-//! Each direction begins with eight bytes: `ENCW`, the version as a 16-bit number, the direction's letter and a zero.
-//! Then come frames: a 32-bit length of what follows, a type byte, a body. All numbers are little-endian. Media is
-//! laid out by hand; job, tracks and counters, which are rare, are JSON. Neither side trusts the other: lengths are
-//! checked before anything is reserved, and no input panics.
+//! Each direction begins with a preamble of eight bytes: `ENCW`, the version as a 16-bit number, the direction's letter
+//! and a zero. Frames follow: a 32-bit length of type and body together, a type byte, a body. All numbers are
+//! little-endian. Media has a binary layout; job, tracks and counters, which are rare, are JSON. Neither side trusts
+//! the other: lengths are checked before memory is reserved, and no input panics.
 
 use super::{Job, OpenedTrack, Progress, Request, Response, WireUnit};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -11,11 +12,11 @@ use media::MediaTime;
 use media::{AudioCodec, VideoCodec};
 use std::marker::PhantomData;
 
-/// Grows whenever the layout changes. Supervisor and worker are one binary, so a mismatch means that the file was
-/// replaced while the supervisor ran.
+/// Protocol version, incremented with every change of the layout. Supervisor and worker are the same binary, so a
+/// mismatch means that the file was replaced while the supervisor was running.
 pub const VERSION: u16 = 1;
 
-/// The largest coded access unit or picture, in bytes: several seconds of the fastest ladder in one frame.
+/// The largest coded access unit or thumbnail, in bytes: several seconds of the highest ladder bitrate in one frame.
 pub const MAX_UNIT: usize = 16 << 20;
 
 /// The largest JSON body or decoder configuration, in bytes.
@@ -23,34 +24,34 @@ pub const MAX_CONTROL: usize = 1 << 20;
 
 const MAGIC: [u8; 4] = *b"ENCW";
 const PREAMBLE: usize = 8;
-/// Track, flags, pts and dts in front of a unit's data.
+/// Bytes of track, flags, pts and dts before a unit's data.
 const UNIT_HEAD: usize = 1 + 1 + 8 + 8;
 const KEY: u8 = 1;
-/// The largest frame behind its length.
+/// The largest frame, not counting its length field.
 const MAX_FRAME: usize = 1 + UNIT_HEAD + MAX_UNIT;
 
-/// The other side breaks the protocol. Nothing behind it can be read; the process at the other end is replaced.
+/// The peer violated the protocol. Nothing after the violation can be read; the supervisor replaces the worker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// The stream does not begin as agreed: not a worker's pipe at all.
+    /// The preamble is wrong: the peer is not a worker, or not a supervisor, at all.
     #[error("not the worker protocol")]
     Preamble,
-    /// The other side was built from another version.
+    /// The peer was built with another protocol version.
     #[error("protocol version {theirs}, expected {VERSION}")]
     Version {
-        /// What it speaks.
+        /// The peer's version.
         theirs: u16,
     },
-    /// A frame announces more bytes than its type may have.
+    /// A frame's length is larger than its type allows.
     #[error("frame of {length} bytes is too long")]
     TooLong {
-        /// Announced length.
+        /// The frame's length in bytes: type and body.
         length: usize,
     },
-    /// A frame of an unknown type.
+    /// A frame has an unknown type.
     #[error("unknown frame type {0:#04x}")]
     UnknownType(u8),
-    /// A frame's body is not what its type asks for.
+    /// A frame's body is invalid for its type; the field names the part that failed to parse.
     #[error("malformed {0}")]
     Malformed(&'static str),
 }
@@ -67,7 +68,7 @@ pub trait Message: Sized {
     fn max_body(kind: u8) -> Option<usize>;
 }
 
-/// Turns messages into bytes.
+/// Serialises the messages of one direction.
 #[derive(Debug)]
 pub struct Encoder<M> {
     greeted: bool,
@@ -86,10 +87,10 @@ impl<M: Message> Encoder<M> {
         Self::default()
     }
 
-    /// Appends a message to `out`, behind the preamble if it is the first.
+    /// Appends a message to `out`, preceded by the preamble if it is the first message.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLong`] when it is larger than the other side would take; `out` is as before then.
+    /// [`ProtocolError::TooLong`] when the message exceeds the limit of its type; `out` is then unchanged.
     pub fn encode(&mut self, message: &M, out: &mut BytesMut) -> Result<(), ProtocolError> {
         let start = out.len();
         if !self.greeted {
@@ -118,8 +119,8 @@ impl<M: Message> Encoder<M> {
     }
 }
 
-/// Turns bytes into messages. Holds at most one frame and what was read behind it; payloads are slices of what was
-/// read, not copies.
+/// Parses the messages of one direction. Buffers at most one frame and the bytes read after it; payloads are slices of
+/// the read buffer, not copies.
 #[derive(Debug)]
 pub struct Decoder<M> {
     buffer: BytesMut,
@@ -140,22 +141,22 @@ impl<M: Message> Decoder<M> {
         Self::default()
     }
 
-    /// Takes bytes off the pipe.
+    /// Appends bytes that were read from the pipe.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The buffer to read into (at its end) instead of [`Self::push`], with room for at least `least` bytes.
+    /// The buffer to append reads to, as an alternative to [`Self::push`], with room for at least `least` bytes.
     pub fn buffer(&mut self, least: usize) -> &mut BytesMut {
         self.buffer.reserve(least);
         &mut self.buffer
     }
 
-    /// The next whole message, or `None` when more bytes are needed. To be called until then after each push, which
-    /// is what bounds the memory held.
+    /// The next complete message, or `None` when more bytes are needed. Call this after each push until it returns
+    /// `None`; otherwise the buffered memory is not bounded.
     ///
     /// # Errors
-    /// When the other side breaks the protocol; every later call says the same.
+    /// When the peer violates the protocol; every later call returns the same error.
     #[expect(
         clippy::should_implement_trait,
         reason = "an iterator's `None` is its end; here it asks for more bytes"
@@ -172,14 +173,14 @@ impl<M: Message> Decoder<M> {
         result
     }
 
-    /// Whether bytes of an unfinished message are held: a pipe that ends now was cut off.
+    /// Whether an incomplete message is buffered: a pipe that ends in this state was cut off.
     pub fn is_mid_message(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     fn advance(&mut self) -> Result<Option<M>, ProtocolError> {
         if !self.greeted {
-            // Garbage is told by its first bytes, without waiting for eight of them.
+            // Garbage is rejected by its first wrong byte, without waiting for all eight.
             let seen = self.buffer.len().min(MAGIC.len());
             if self.buffer[..seen] != MAGIC[..seen] {
                 return Err(ProtocolError::Preamble);
@@ -211,7 +212,7 @@ impl<M: Message> Decoder<M> {
             return Err(ProtocolError::TooLong { length });
         }
         if self.buffer.len() < 4 + length {
-            // Room for the rest at once, within the bound just checked, instead of growing by doubling.
+            // Reserve the rest in one step, within the bound checked above, instead of growing by doubling.
             self.buffer.reserve(4 + length - self.buffer.len());
             return Ok(None);
         }
@@ -343,7 +344,7 @@ fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
     let flags = body.get_u8();
     let pts = MediaTime::from_ticks_90k(body.get_i64_le());
     let dts = MediaTime::from_ticks_90k(body.get_i64_le());
-    // Times beyond this are no media time of any stream, and sums of them would overflow.
+    // No stream has media times beyond this limit, and sums of such times could overflow.
     let sane = |t: MediaTime| t.ticks_90k().unsigned_abs() < 1 << 56;
     if flags & !KEY != 0 || !sane(pts) || !sane(dts) {
         return Err(ProtocolError::Malformed("unit"));
@@ -360,8 +361,8 @@ fn read_json<T: serde::de::DeserializeOwned>(body: &[u8], what: &'static str) ->
     serde_json::from_slice(body).map_err(|_| ProtocolError::Malformed(what))
 }
 
-/// Entry of the fuzz target `worker_protocol`: the first byte chooses the direction and how the rest is cut into
-/// reads. Whatever decodes must encode to something that decodes to the same.
+/// Entry point of the fuzz target `worker_protocol`: the first byte selects the direction and the read size for the
+/// rest. Every message that decodes must encode, and decode again to the same message.
 pub fn fuzz_worker_protocol(data: &[u8]) {
     fn run<M: Message + PartialEq + std::fmt::Debug>(data: &[u8], read: usize) {
         let mut decoder = Decoder::<M>::new();

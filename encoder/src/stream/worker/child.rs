@@ -1,9 +1,10 @@
-//! A worker process seen from the supervisor: starting it, its three pipes, its memory, its end. When a worker is
-//! started, replaced or given up on is decided in [`crate::stream`]; nothing here restarts anything.
+//! A worker process seen from the supervisor: starting it, its three pipes, its memory, its exit. [`crate::stream`]
+//! decides when a worker is started, replaced or abandoned; nothing here restarts a worker.
 //!
-//! A worker cannot outlive its supervisor: its stdin ends with the supervisor, however that dies, and the worker
-//! ends with its stdin (or, when it hangs, once it sees that its parent changed). No signal tied to the parent's
-//! death is used: Linux ties it to the thread that started the child, and the runtime's threads come and go.
+//! A worker cannot outlive its supervisor: the worker's stdin is closed when the supervisor dies, for any reason, and
+//! the worker exits at the end of its stdin (or, when it hangs, once it notices that its parent changed). A
+//! parent-death signal is not used: Linux ties it to the thread that started the child, and the runtime's threads are
+//! created and destroyed at any time.
 
 use super::stderr::{Lines, Logged};
 use bytes::BytesMut;
@@ -22,99 +23,99 @@ use tracing::Instrument;
 use transcode::wire::protocol::{Decoder, Encoder, ProtocolError};
 use transcode::wire::{Request, Response};
 
-/// Requests between the caller and the pipe, in messages of up to 16 MiB. As few as can be: what waits here can no
-/// longer be shed.
+/// Capacity of the request queue between the caller and the pipe, in messages of up to 16 MiB each. Kept minimal:
+/// requests in this queue can no longer be shed.
 const REQUESTS: usize = 2;
-/// Decoded responses that wait for the caller. When full, the worker's pipe fills and the worker waits.
+/// Capacity of the queue of decoded responses. When the queue is full, the worker's pipe fills and the worker blocks.
 const EVENTS: usize = 32;
-/// How often memory is looked at.
+/// Interval between checks of the worker's memory.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
 const CHUNK: usize = 64 << 10;
-/// After the worker's end, how long its pipe may still be open before what is in it is given up.
+/// Time after the worker's exit to drain its stderr; what is left in the pipe then is discarded.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How a worker is started.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// What to run; this very binary unless a test says otherwise.
+    /// The program to run: this binary, except in tests.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The program's arguments.
     pub arguments: Vec<OsString>,
-    /// Resident bytes from which on the worker is killed.
+    /// The worker is killed when its resident memory exceeds this many bytes.
     pub memory_limit: u64,
-    /// The stream's span: the worker's log lines appear in it.
+    /// The stream's tracing span; the worker's log lines are recorded in this span.
     pub span: tracing::Span,
 }
 
 impl WorkerOptions {
-    /// This binary's hidden subcommand.
+    /// Options to run this binary's hidden subcommand `transcode-worker`.
     ///
     /// # Errors
-    /// When the system does not say where this binary is.
+    /// When the system does not report the path of this binary.
     pub fn this_binary(memory_limit: u64, span: tracing::Span) -> std::io::Result<Self> {
         let program = std::env::current_exe()?;
         Ok(Self { program, arguments: vec!["transcode-worker".into()], memory_limit, span })
     }
 }
 
-/// What a worker has to say.
+/// An event of a running worker.
 #[derive(Debug)]
 pub enum WorkerEvent {
-    /// A message from it.
+    /// A message from the worker.
     Response(Response),
-    /// It ended. The last event, and always the last.
+    /// The worker exited. Always sent, and always the last event.
     Exited(WorkerExit),
 }
 
 /// How a worker process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// By itself, with this code; see [`transcode::TranscodeError::exit_code`].
+    /// It exited with this code; see [`transcode::TranscodeError::exit_code`].
     Code(i32),
-    /// By this signal: 9 is also the kernel's out-of-memory killer, 11 and 6 are crashes.
+    /// It was killed by this signal: 9 is also the kernel's out-of-memory killer, 11 and 6 are crashes.
     Signal(i32),
-    /// The system did not say.
+    /// The system did not report a status.
     Unknown,
 }
 
-/// What the supervisor's side held against a worker.
+/// A fault of a worker, or the reason why it was killed, as seen by the supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerFault {
-    /// It used more memory than it may, and was killed. A new one may be started at once.
+    /// The worker exceeded its memory limit and was killed. A new worker may be started immediately.
     #[error("worker used {resident} bytes, more than {limit}")]
     Memory {
-        /// Resident bytes when it was noticed.
+        /// Resident bytes at the check that found the excess.
         resident: u64,
         /// [`WorkerOptions::memory_limit`].
         limit: u64,
     },
-    /// It wrote something that is not the protocol, and was killed.
+    /// The worker violated the protocol and was killed.
     #[error("worker broke the protocol: {0}")]
     Protocol(#[from] ProtocolError),
-    /// Its output ended inside a message.
+    /// The worker's output ended in the middle of a message.
     #[error("worker's output was cut off")]
     CutOff,
-    /// It was killed because [`Worker::kill`] was called or the [`Worker`] dropped.
+    /// The worker was killed because [`Worker::kill`] was called or the [`Worker`] was dropped.
     #[error("worker was killed on request")]
     Killed,
-    /// A pipe to it failed.
+    /// Reading the worker's output pipe failed.
     #[error("worker's pipe failed: {0}")]
     Pipe(#[source] std::io::Error),
 }
 
-/// A worker's end.
+/// How and why a worker ended.
 #[derive(Debug)]
 pub struct WorkerExit {
     /// How the process ended.
     pub ending: Ending,
-    /// What was wrong, if something was noticed from outside.
+    /// The fault that the supervisor detected, if any.
     pub fault: Option<WorkerFault>,
-    /// Whether it said [`Response::Finished`]: everything sent to it has come out.
+    /// Whether the worker sent [`Response::Finished`]: all output for its input was sent.
     pub finished: bool,
 }
 
 impl WorkerExit {
-    /// Whether it did all that it was asked.
+    /// Whether the worker finished, without a fault, and exited with code 0.
     pub fn is_clean(&self) -> bool {
         self.finished && self.fault.is_none() && self.ending == Ending::Code(0)
     }
@@ -123,8 +124,8 @@ impl WorkerExit {
 /// A running worker. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Worker {
-    /// Where requests go. `send` waits while the worker is busy, which is the caller's sign to shed; it fails once
-    /// the worker takes no more, of which [`Self::next`] says why.
+    /// The request queue. `send` waits while the worker is busy, which tells the caller to shed. `send` fails once the
+    /// worker accepts no more requests; [`Self::next`] then reports why.
     pub requests: mpsc::Sender<Request>,
     events: mpsc::Receiver<WorkerEvent>,
     kill: watch::Sender<bool>,
@@ -139,11 +140,11 @@ struct Shared {
 }
 
 impl Worker {
-    /// Starts a worker. To be called inside a tokio runtime.
+    /// Starts a worker. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the system starts no process: out of processes or memory, or the binary is gone. Trying again later may
-    /// help.
+    /// When the system cannot start a process: the process or memory limit is reached, or the binary is gone. A later
+    /// retry may succeed.
     pub fn spawn(options: WorkerOptions) -> std::io::Result<Self> {
         let mut command = Command::new(&options.program);
         command
@@ -151,13 +152,14 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Nothing of ours is for it to know; credentials come in the environment.
+            // The worker must not see the supervisor's environment, which holds credentials.
             .env_clear()
-            // glibc gives each thread an arena of its own and lets it grow: for a few threads that pass pictures
-            // along, that is memory for nothing.
+            // By default glibc creates growing arenas for each thread, which only wastes memory when a few threads
+            // pass pictures along.
             .env("MALLOC_ARENA_MAX", "2")
             .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
-            // A group of its own: Ctrl-C in a terminal is for the supervisor, which ends its workers in order.
+            // A separate process group: Ctrl-C in a terminal must reach only the supervisor, which ends its workers in
+            // order.
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn()?;
@@ -182,29 +184,29 @@ impl Worker {
         Ok(Self { requests, events, kill, shared, pid })
     }
 
-    /// The next event; the last is [`WorkerEvent::Exited`], and `None` comes behind it.
+    /// The next event; the last is [`WorkerEvent::Exited`], and `None` follows.
     ///
-    /// Cancel-safe: nothing is lost when the future is dropped.
+    /// Cancel-safe: no event is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<WorkerEvent> {
         self.events.recv().await
     }
 
-    /// Kills the process; [`Self::next`] still gives what it had said, then its end.
+    /// Kills the process; [`Self::next`] still returns the responses sent before, then the exit.
     pub fn kill(&self) {
         self.kill.send_replace(true);
     }
 
-    /// When it last said something (or started).
+    /// When the worker last sent a response (or was started).
     pub fn last_response(&self) -> Instant {
         *self.shared.last_response.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its resident bytes, as of a second ago at most.
+    /// The worker's resident memory in bytes, at most one second old.
     pub fn resident(&self) -> u64 {
         self.shared.resident.load(Ordering::Relaxed)
     }
 
-    /// Its process id, for logs and tests.
+    /// The worker's process ID, for logs and tests.
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
@@ -221,7 +223,7 @@ struct Watch {
 type Read = Result<bool, WorkerFault>;
 
 impl Watch {
-    /// Waits until the process ended, killing it when it must be.
+    /// Waits for the process to exit, and kills it on request, over the memory limit or on a protocol violation.
     async fn until_end(
         &mut self,
         reader: &mut JoinHandle<Read>,
@@ -232,7 +234,7 @@ impl Watch {
         loop {
             tokio::select! {
                 status = self.child.wait() => return (status.ok(), fault, read),
-                // An error means that the Worker was dropped.
+                // An error means that the `Worker` was dropped.
                 changed = self.killed.changed(), if fault.is_none() => {
                     if changed.is_err() || *self.killed.borrow() {
                         fault = Some(WorkerFault::Killed);
@@ -240,8 +242,8 @@ impl Watch {
                 }
                 result = &mut *reader, if read.is_none() => {
                     let result = result.unwrap_or(Err(WorkerFault::CutOff));
-                    // After a broken protocol nothing it says can be used. The mere end of its output comes just
-                    // before its own, whose code is worth waiting for.
+                    // After a protocol violation no further output is usable. The end of the output alone precedes
+                    // the process's exit; wait for its exit code.
                     if let Err(WorkerFault::Protocol(_)) = &result {
                         let _ = self.child.start_kill();
                     }
@@ -257,7 +259,7 @@ impl Watch {
                 }
             }
             if fault.is_some() {
-                // Fails only when it ended meanwhile.
+                // Fails only when the process has exited meanwhile.
                 let _ = self.child.start_kill();
             }
         }
@@ -272,19 +274,19 @@ async fn supervise(
     events: mpsc::Sender<WorkerEvent>,
 ) {
     let (status, mut fault, mut read) = watch.until_end(&mut reader).await;
-    // Its requests have nowhere to go: whoever waits to send learns it.
+    // Close the request queue: pending and later sends fail.
     writer.abort();
     let _ = writer.await;
     if read.is_none() {
-        // All it said comes before its end, however slowly the caller takes it.
+        // All responses precede the exit event, however slowly the caller receives them.
         read = Some((&mut reader).await.unwrap_or(Err(WorkerFault::CutOff)));
     }
-    // Its last lines say why it ended.
+    // The last stderr lines may say why the worker ended.
     let _ = tokio::time::timeout(LAST_WORDS, log).await;
     let finished = match read {
         Some(Ok(finished)) => finished,
         Some(Err(broken)) => {
-            // A kill cuts output off by its nature.
+            // A kill cuts the output off by itself: keep the fault that caused the kill.
             fault.get_or_insert(broken);
             false
         }
@@ -298,11 +300,11 @@ async fn supervise(
         },
         None => Ending::Unknown,
     };
-    // The caller may be gone; nobody to tell then.
+    // Fails only when the `Worker` was dropped; no caller needs the exit then.
     let _ = events.send(WorkerEvent::Exited(WorkerExit { ending, fault, finished })).await;
 }
 
-/// Reads until the end of the worker's output; says whether it finished.
+/// Reads until the end of the worker's output; returns whether it contained [`Response::Finished`].
 async fn read_responses(
     mut stdout: ChildStdout,
     events: mpsc::Sender<WorkerEvent>,
@@ -319,14 +321,14 @@ async fn read_responses(
             *shared.last_response.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             finished |= response == Response::Finished;
             if events.send(WorkerEvent::Response(response)).await.is_err() {
-                // The Worker was dropped, which kills the process.
+                // The `Worker` was dropped, which kills the process.
                 return Ok(false);
             }
         }
     }
 }
 
-/// Writes until the queue or the worker's input is closed. Dropping `stdin` is the worker's end of input.
+/// Writes until the queue or the worker's stdin is closed. Dropping `stdin` closes the worker's input.
 async fn write_requests(
     mut stdin: ChildStdin,
     mut queue: mpsc::Receiver<Request>,

@@ -1,24 +1,24 @@
-//! A worker's stderr as log lines of bounded length and rate. Bytes and time in, lines out; reading and logging are
-//! in [`super::child`].
+//! A worker's stderr as log lines of bounded length and rate. Bytes and time go in, lines come out; reading the pipe
+//! and logging are in [`super::child`].
 
 use std::time::{Duration, Instant};
 
-/// Bytes of a line that are kept.
+/// Maximum bytes of a line; the rest is cut off.
 const LINE: usize = 400;
-/// Lines let through in each [`WINDOW`].
+/// Maximum lines logged per [`WINDOW`].
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What came of a worker's stderr.
+/// One item to log from a worker's stderr.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Logged {
-    /// A line, cut to a bounded length.
+    /// A line, cut after its first [`LINE`] bytes.
     Line(String),
-    /// This many lines were left out since the last that was not.
+    /// This many lines were left out since the last logged line.
     LeftOut(u64),
 }
 
-/// Splits, cuts and rates lines.
+/// Splits stderr into lines, cuts them and limits their rate.
 #[derive(Debug)]
 pub(super) struct Lines {
     line: Vec<u8>,
@@ -32,7 +32,7 @@ impl Lines {
         Self { line: Vec::new(), window_ends: now + WINDOW, let_through: 0, left_out: 0 }
     }
 
-    /// Takes bytes and gives what is to be logged of them.
+    /// Takes bytes and calls `log` for each line that they complete.
     pub(super) fn push(&mut self, bytes: &[u8], now: Instant, mut log: impl FnMut(Logged)) {
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
             let (text, ends) = match piece.split_last() {
@@ -47,7 +47,7 @@ impl Lines {
         }
     }
 
-    /// The stream ended: an unfinished line counts, and so does what was left out.
+    /// The stream ended: logs an unfinished last line, and the number of lines left out.
     pub(super) fn finish(&mut self, now: Instant, mut log: impl FnMut(Logged)) {
         self.end_line(now, &mut log);
         if self.left_out > 0 {
@@ -74,7 +74,7 @@ impl Lines {
         if self.left_out > 0 {
             log(Logged::LeftOut(std::mem::take(&mut self.left_out)));
         }
-        // Terminal control characters come from media (libav prints metadata) and have no business in a log.
+        // libav prints metadata of the media, which may contain terminal control characters: keep them out of the log.
         log(Logged::Line(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()));
     }
 }

@@ -78,7 +78,7 @@ fn write<M: Message>(messages: &[M]) -> BytesMut {
     out
 }
 
-/// Decodes what comes in reads of the given sizes, in turn.
+/// Decodes `bytes` in reads of the given sizes, cyclically.
 fn read<M: Message>(mut bytes: &[u8], sizes: &[usize]) -> Result<Vec<M>, ProtocolError> {
     let mut decoder = Decoder::new();
     let mut got = Vec::new();
@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(first in any::<u8>(), data in prop::collection::vec(any::<u8>(), 0..400)) {
         fuzz_worker_protocol(&[&[first], &data[..]].concat());
-        // The same behind a good preamble, where it gets further.
+        // The same bytes after a valid preamble, which reach the frame parser.
         fuzz_worker_protocol(&[&[first & !1], &write(&[Request::Finish])[..PREAMBLE], &data].concat());
         fuzz_worker_protocol(&[&[first | 1], &write(&[Response::Finished])[..PREAMBLE], &data].concat());
     }
