@@ -18,7 +18,7 @@ COPY . .
 COPY --from=web /src/web/dist web/dist
 ARG REVISION=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    ENCODER_REVISION=$REVISION cargo build --release --locked --package encoder \
+    ENCODER_REVISION=$REVISION cargo build --release --locked --package encoder --no-default-features \
  && cp target/release/encoder /encoder
 # The image contains the program without line tables, its shared libraries and their loader, root certificates, and the
 # user `encoder`. There is no shell and no package manager, so an intruder finds no tools.

@@ -24,7 +24,8 @@ pub enum Command {
     /// Answer publishers while all encoders are busy: an RTMP status tells them to try again
     Lobby(LobbyArgs),
     /// Publish a file or a test pattern to an RTMP server, in real time
-    Publish(crate::broadcast::PublishArgs),
+    #[cfg(feature = "publish")]
+    Publish(publisher::PublishArgs),
     /// Encode a file to HLS in a directory, as fast as it goes
     Transcode(TranscodeArgs),
     /// Inspect a Cloud Storage bucket

@@ -53,7 +53,8 @@ pub enum Fault {
     },
     /// `publish` failed.
     #[error(transparent)]
-    Publish(#[from] crate::broadcast::PublishError),
+    #[cfg(feature = "publish")]
+    Publish(#[from] publisher::PublishError),
 }
 
 impl Fault {
@@ -72,6 +73,7 @@ impl Fault {
             Self::Settings(_) => EXIT_USAGE,
             Self::Input { .. } => EXIT_INPUT,
             Self::Listen { .. } | Self::Store { .. } | Self::Machine { .. } => EXIT_MACHINE,
+            #[cfg(feature = "publish")]
             Self::Publish(error) => error.exit_code(),
         }
     }

@@ -4,7 +4,6 @@
 pub mod admin;
 pub mod app;
 pub mod archive;
-pub mod broadcast;
 pub mod bucket;
 pub mod cli;
 pub mod config;

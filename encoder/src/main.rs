@@ -4,7 +4,7 @@ use clap::error::ErrorKind;
 use encoder::cli::{ArchiveCommand, BucketCommand, Cli, Command};
 use encoder::config::LogFormat;
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, archive, broadcast, bucket, config, lobby, logging, offline};
+use encoder::{app, archive, bucket, config, lobby, logging, offline};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,9 +45,10 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             let config = config::lobby(&args).map_err(Fault::Settings)?;
             on_runtime(lobby::run(config))?;
         }
+        #[cfg(feature = "publish")]
         Command::Publish(args) => {
             logging::start(LogFormat::Text);
-            on_runtime(async { Ok(broadcast::run(args).await?) })?;
+            on_runtime(async { Ok(publisher::run(args).await?) })?;
         }
         Command::Transcode(args) => {
             logging::start(LogFormat::Text);

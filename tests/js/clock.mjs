@@ -1,5 +1,5 @@
 // Reads the clock code off a video element, frame by frame. The code's layout is documented, and drawn, in
-// encoder/src/transcode/pattern/clock_code.rs. `record` runs in the page: it may use nothing from outside itself.
+// transcode/src/pattern/clock_code.rs. `record` runs in the page: it may use nothing from outside itself.
 
 export function record(player) {
   const { video } = player;

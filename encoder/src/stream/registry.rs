@@ -3,7 +3,7 @@
 
 mod publisher;
 
-pub use publisher::Publisher;
+pub use self::publisher::Publisher;
 
 use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{Ending, SharedCore, drive, now};

@@ -1,5 +1,5 @@
 //! The wire format between supervisor and worker: requests in one direction, responses in the other. This module does
-//! no input or output; the pipes are in [`super::child`].
+//! no input or output; the pipes are in the supervisor.
 //!
 //! Each direction begins with a preamble of eight bytes: `ENCW`, the version as a 16-bit number, the direction's letter
 //! and a zero. Frames follow: a 32-bit length of type and body together, a type byte, a body. All numbers are

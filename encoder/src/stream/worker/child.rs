@@ -346,8 +346,8 @@ async fn write_requests(
 async fn forward_stderr(mut stderr: ChildStderr) {
     let mut lines = Lines::new(Instant::now());
     let log = |logged| match logged {
-        Logged::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
-        Logged::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
+        Logged::Line(line) => tracing::warn!(target: "crate::worker", "{line}"),
+        Logged::LeftOut(count) => tracing::warn!(target: "crate::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
     loop {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests; clippy knows test functions only")]
 
 use clap::Parser;
-use encoder::broadcast::{PublishArgs, PublishError, run_until};
+use publisher::{PublishArgs, PublishError, run_until};
 use rtmp::session::{Event, Session};
 use rtmp::{MediaMessage, MessageKind, Refusal};
 use std::future::{Future, pending};

@@ -4,6 +4,7 @@
 //! What belongs here: the command line of `publish`, pacing, the client side of RTMP, reconnecting, and the terminal
 //! output. Reading files and generating the pattern is in [`transcode`], because both need libav. The server
 //! side is in [`rtmp`].
+#![forbid(unsafe_code)]
 
 mod args;
 mod connection;
