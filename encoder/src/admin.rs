@@ -105,8 +105,8 @@ impl IntoResponse for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::outputs::OutletOptions;
     use crate::origin::Library;
-    use crate::stream::OutletOptions;
     use crate::stream::latency::Latencies;
     use crate::stream::registry::WhenFull;
     use crate::stream::worker::WorkerOptions;

@@ -2,25 +2,19 @@
 //! library.
 
 pub mod admin;
-pub mod app;
 pub mod archive;
-pub mod bucket;
-pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod delivery;
 pub mod fault;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingest;
-pub mod ladder;
-pub mod lobby;
 pub mod logging;
-pub mod offline;
 pub mod origin;
-pub mod publish;
 pub mod shutdown;
 pub mod stream;
-pub mod takeover;
 pub mod telemetry;
 mod wake;
 

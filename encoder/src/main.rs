@@ -1,15 +1,15 @@
 //! The `encoder` command: reads the command line, runs the command, and turns the result into an exit code.
 
 use clap::error::ErrorKind;
-use encoder::cli::{ArchiveCommand, BucketCommand, Cli, Command};
+use encoder::commands::{archive, bucket, lobby, serve, transcode as on_file};
 use encoder::config::LogFormat;
+use encoder::config::cli::{ArchiveCommand, BucketCommand, Cli, Command};
 use encoder::fault::{EXIT_USAGE, Fault};
-use encoder::{app, archive, bucket, config, lobby, logging, offline};
+use encoder::{config, logging};
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::error;
-use transcode;
 
 /// Time for writes in progress after everything else is done.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         Command::Serve(args) => {
             let recent = logging::start(logging_as(&args.log_format));
             let config = config::serve(&args).map_err(Fault::Settings)?;
-            on_runtime(app::serve(config, recent))?;
+            on_runtime(serve::serve(config, recent))?;
         }
         Command::Lobby(args) => {
             logging::start(logging_as(&args.log_format));
@@ -53,7 +53,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         Command::Transcode(args) => {
             logging::start(LogFormat::Text);
             let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
-            on_runtime(offline::transcode(args.input, args.output, settings, worker_memory))?;
+            on_runtime(on_file::transcode(args.input, args.output, settings, worker_memory))?;
         }
         Command::Bucket(BucketCommand::Check(args)) => {
             logging::start(LogFormat::Text);
@@ -70,7 +70,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             let (output, stream) = config::archived(&args).map_err(Fault::Settings)?;
             let mut complete = false;
             on_runtime(async {
-                complete = archive::command::run(&output, &stream).await?;
+                complete = archive::run(&output, &stream).await?;
                 Ok(())
             })?;
             return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });

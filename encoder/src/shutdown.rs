@@ -1,5 +1,5 @@
 //! Turns signals into shutdown stages, which only move forward. The meaning of each stage for streams is in
-//! [`crate::app`].
+//! [`crate::commands::serve`].
 
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};

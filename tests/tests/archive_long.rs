@@ -14,10 +14,11 @@
 
 use bytes::Bytes;
 use encoder::archive::{Keeper, Settings as ArchiveSettings};
+use encoder::delivery::outputs::{Outlet, OutletOptions};
+use encoder::delivery::takeover::{Beginning, Why};
 use encoder::origin::{Library, StreamPath};
 use encoder::stream::latency::video_settings;
-use encoder::stream::{Effect, Now, Outlet, OutletOptions, Settings, StreamCore};
-use encoder::takeover::{Beginning, Why};
+use encoder::stream::{Effect, Now, Settings, StreamCore};
 use hls::timing::{Latency, Timing};
 use media::Media;
 use media::WallTime;

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use encoder::archive::seal::{Sealed, seal};
 use encoder::archive::{Keeper, Observed, Place, Recording, Settings};
-use encoder::publish::{self, Counters, Event, Publisher, Spool};
-use encoder::stream::StorePlaylists;
+use encoder::delivery::outputs::StorePlaylists;
+use encoder::delivery::{self, Counters, Event, Publisher, Spool};
 use hls::{
     AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
     TrackKind, VideoTrack,
@@ -83,10 +83,10 @@ struct OnAir {
 
 impl OnAir {
     fn new(store: &DirectStore) -> Self {
-        Self::with(store, publish::Settings::default(), None)
+        Self::with(store, delivery::Settings::default(), None)
     }
 
-    fn with(store: &DirectStore, settings: publish::Settings, spool: Option<&Spool>) -> Self {
+    fn with(store: &DirectStore, settings: delivery::Settings, spool: Option<&Spool>) -> Self {
         let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap()).without_parts();
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let keeper = Keeper::new(shared.clone(), Settings::default());
@@ -94,7 +94,7 @@ impl OnAir {
         let playlists =
             Observed { playlists: StorePlaylists::new(&timing).0, archive: Some(recording.archive.clone()) };
         let settings =
-            publish::Settings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };
+            delivery::Settings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };
         let (publisher, written) = Publisher::resume(shared, spool, STREAM, playlists, settings, Vec::new());
         let packager = Packager::new(timing, BEGAN as u64);
         let mut on_air =
@@ -316,7 +316,7 @@ async fn a_full_spool_costs_segments_of_the_largest_rung_and_no_time() {
     let store = DirectStore::new();
     store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));
     // A hundred seconds of media are 600 kB.
-    let settings = publish::Settings { max_waiting_bytes: 400_000, ..publish::Settings::default() };
+    let settings = delivery::Settings { max_waiting_bytes: 400_000, ..delivery::Settings::default() };
     let spool = Spool::open(folder.path(), 100_000).unwrap();
     let mut on_air = OnAir::with(&store, settings, Some(&spool));
     on_air.run(180).await;

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::publish::{Counters, Event, Gap, Publisher, Settings, Spool};
-use encoder::stream::StorePlaylists;
+use encoder::delivery::outputs::StorePlaylists;
+use encoder::delivery::{Counters, Event, Gap, Publisher, Settings, Spool};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::{Latency, Timing};
 use hls::track::{Codec, Track, TrackKind, VideoTrack};

@@ -6,7 +6,7 @@ use super::names::Place;
 use super::recorder::{Recorder, Settings, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
-use crate::publish::Playlists;
+use crate::delivery::Playlists;
 use crate::wake::until;
 use hls::packager::{InitSegment, Segment};
 use hls::resume::Past;

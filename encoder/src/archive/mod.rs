@@ -4,7 +4,7 @@
 //! followed by the stored segments.
 //!
 //! What belongs here: which objects an archive is made of, when they are written, how it is finished. What does not:
-//! segments and when they are uploaded ([`crate::publish`]), sample tables (`hls::recording`), the store's protocol.
+//! segments and when they are uploaded ([`crate::delivery`]), sample tables (`hls::recording`), the store's protocol.
 //!
 //! - [`names`]: the objects' names. [`page`]: the index as it is stored. [`contents`]: playlists and recordings
 //!   derived from the index.
@@ -17,7 +17,6 @@
 //! that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are buffered
 //! meanwhile.
 
-pub mod command;
 pub mod compose;
 pub mod contents;
 pub mod driver;

@@ -2,7 +2,7 @@
 
 use super::contents::Contents;
 use super::page::{Entry, Epoch, Page};
-use crate::publish::Event;
+use crate::delivery::Event;
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::timing::Latency;

@@ -1,5 +1,5 @@
 //! The configuration file: TOML with the names of `serve`'s flags. Its values become the defaults of the command line
-//! ([`crate::cli`]), so flags and environment variables override them, and every value is validated in the same
+//! ([`crate::config::cli`]), so flags and environment variables override them, and every value is validated in the same
 //! place, regardless of its source.
 
 use super::BadSetting;

@@ -19,7 +19,7 @@ use super::gop::Gop;
 use super::probe::Probe;
 use super::restart::{Restart, RestartPolicy};
 use super::run::{Run, RunId, WorkerState};
-use crate::ladder::{Ladder, Plan, RungSpec, SourceVideo};
+use crate::stream::ladder::{Ladder, Plan, RungSpec, SourceVideo};
 use bytes::Bytes;
 use hls::packager::{Output, Packager};
 use hls::resume::Past;

@@ -4,7 +4,7 @@ use super::anchor::Now;
 use super::core::{Counters, Effect, Settings, StreamCore};
 use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
-use crate::ladder::Ladder;
+use crate::stream::ladder::Ladder;
 use hls::packager::{Output, Segment};
 use hls::timing::Latency;
 use hls::{Timing, Track};

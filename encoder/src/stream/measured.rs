@@ -1,7 +1,7 @@
 //! Output statistics of a stream, for operators: current bitrates, and the progress of the store. No decision depends
 //! on them.
 
-use crate::publish::Counters;
+use crate::delivery::Counters;
 use hls::packager::Segment;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

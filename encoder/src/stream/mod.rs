@@ -7,9 +7,9 @@ pub mod core;
 mod delays;
 pub mod driver;
 mod gop;
+pub mod ladder;
 pub mod latency;
 mod measured;
-mod outlet;
 mod probe;
 pub mod registry;
 mod restart;
@@ -20,7 +20,6 @@ pub mod worker;
 
 pub use anchor::Now;
 pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};
-pub use outlet::{Outlet, OutletOptions, StorePlaylists};
 pub use run::RunId;
 
 #[cfg(test)]

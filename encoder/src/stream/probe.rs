@@ -1,7 +1,7 @@
 //! The first moments of a publish: gathers media until renditions can be chosen. Pure. Media that arrives meanwhile is
 //! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
-use crate::ladder::SourceVideo;
+use crate::stream::ladder::SourceVideo;
 use media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
 use media::{MediaSpan, MediaTime};
 use rtmp::Metadata;

@@ -5,7 +5,7 @@
 use super::core::Settings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
-use crate::ladder::Plan;
+use crate::stream::ladder::Plan;
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
 use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::archive::testing::Studio;
-use crate::publish::Event;
+use crate::delivery::Event;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,8 +4,8 @@ use super::*;
 use crate::archive::page::Page;
 use crate::archive::testing::{self, Studio, contents};
 use crate::archive::{Keeper, Observed, Recording, Settings};
-use crate::publish::{self, Event, Publisher};
-use crate::stream::StorePlaylists;
+use crate::delivery::outputs::StorePlaylists;
+use crate::delivery::{self, Event, Publisher};
 use hls::SessionId;
 use hls::resume::{Past, StoredPlaylist};
 use media::WallTime;
@@ -22,7 +22,7 @@ struct OnAir {
     keeper: Arc<Keeper>,
     recording: Recording,
     publisher: Publisher<Observed<StorePlaylists>>,
-    written: JoinHandle<publish::Counters>,
+    written: JoinHandle<delivery::Counters>,
 }
 
 impl OnAir {
@@ -40,7 +40,7 @@ impl OnAir {
             archive: Some(recording.archive.clone()),
         };
         let (publisher, written) =
-            Publisher::start(Arc::new(store.clone()), STREAM, playlists, publish::Settings::default());
+            Publisher::start(Arc::new(store.clone()), STREAM, playlists, delivery::Settings::default());
         Self { keeper, recording, publisher, written }
     }
 

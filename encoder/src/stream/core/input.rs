@@ -4,7 +4,7 @@
 //! How runs are appended and advanced is in [`super::runs`].
 
 use super::{MAX_RUNS, Now, Publisher, StreamCore};
-use crate::ladder::{self, SourceVideo};
+use crate::stream::ladder::{self, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
 use crate::stream::run::AudioSource;

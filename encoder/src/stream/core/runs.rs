@@ -4,7 +4,7 @@
 //! [`crate::stream::run`].
 
 use super::{Effect, MAX_RUNS, Now, Publisher, StreamCore};
-use crate::ladder::Plan;
+use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
 use hls::{RungName, Sample, SessionId};

@@ -4,8 +4,8 @@
 use crate::delay::{Delays, first_named};
 use anyhow::ensure;
 use bytes::Bytes;
-use encoder::publish::{Counters, Event, Publisher, Settings};
-use encoder::stream::StorePlaylists;
+use encoder::delivery::outputs::StorePlaylists;
+use encoder::delivery::{Counters, Event, Publisher, Settings};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::Timing;
 use hls::track::{Codec, Track, TrackKind, VideoTrack};

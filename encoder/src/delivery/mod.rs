@@ -21,9 +21,11 @@
 //!   that.
 
 mod driver;
+pub mod outputs;
 mod plan;
 mod settings;
 mod spool;
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 

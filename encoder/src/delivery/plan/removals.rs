@@ -5,7 +5,7 @@
 //! does not, and removals wait for the rewrite.
 
 use super::{Flight, Job, Plan, Work};
-use crate::publish::Playlists;
+use crate::delivery::Playlists;
 use hls::RungName;
 use std::time::Duration;
 use store::{ObjectName, StoreError};

@@ -39,8 +39,8 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "lobby");
     let shutdown = Shutdown::listen()
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
-    let rtmp_listener = crate::app::bind_rtmp(config.rtmp_listen).await?;
-    let admin_listener = crate::app::bind("--admin-listen", config.admin_listen).await?;
+    let rtmp_listener = crate::commands::serve::bind_rtmp(config.rtmp_listen).await?;
+    let admin_listener = crate::commands::serve::bind("--admin-listen", config.admin_listen).await?;
     info!(listen = ?rtmp_listener.local_addr().ok(), "publishers: rtmp");
     info!(listen = ?admin_listener.local_addr().ok(), encoders = ?config.encoders, "operators: admin");
 

@@ -1,14 +1,15 @@
-//! Validates settings: takes text from [`crate::cli`] and returns typed values or *all* mistakes. No port is bound
+//! Validates settings: takes text from [`crate::config::cli`] and returns typed values or *all* mistakes. No port is bound
 //! here, and the only files read are those that settings name: certificates and keys.
 
+pub mod cli;
 pub mod file;
 
 use crate::archive;
-use crate::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
+use crate::config::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
 use crate::ingest::tls::{self, Identity};
-use crate::ladder::Ladder;
 use crate::stream::Settings;
+use crate::stream::ladder::Ladder;
 use crate::stream::latency::video_settings;
 use crate::stream::latency::{Bounds, Latencies};
 use crate::stream::registry::WhenFull;
@@ -482,7 +483,7 @@ fn encoding(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::config::cli::{Cli, Command};
     use clap::Parser;
 
     fn args(more: &[&str]) -> ServeArgs {

@@ -21,11 +21,11 @@
 //! a living publisher may therefore begin as a new one. Nothing here is checked again while a stream runs.
 //!
 //! What belongs here: reading, judging and fencing. What does not: parsing playlists (`hls::resume`), and the writes
-//! that follow ([`crate::publish`]).
+//! that follow ([`crate::delivery`]).
 
 mod owner;
 
-use crate::publish::Inherited;
+use crate::delivery::Inherited;
 use bytes::Bytes;
 use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};

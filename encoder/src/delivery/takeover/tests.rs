@@ -1,6 +1,6 @@
 use super::*;
-use crate::publish::{Event, Publisher, Settings};
-use crate::stream::StorePlaylists;
+use crate::delivery::outputs::StorePlaylists;
+use crate::delivery::{Event, Publisher, Settings};
 use hls::packager::{InitSegment, Segment};
 use hls::presentation::Presentation;
 use hls::track::Track;

@@ -3,7 +3,7 @@
 use super::paced::{Found, Paced};
 use super::removals::Removal;
 use super::{Answer, Flight, Job, Plan, Work};
-use crate::publish::Playlists;
+use crate::delivery::Playlists;
 use bytes::Bytes;
 use hls::RungName;
 use std::time::Duration;

@@ -2,12 +2,12 @@
 //! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
 //! segments.
 
-use super::anchor::Now;
-use super::driver::{self, Ending};
 use crate::archive::{Keeper, Observed, Recording};
+use crate::delivery::takeover::Beginning;
+use crate::delivery::{Counters, Event, Playlists, Publisher, Settings, Spool};
 use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
-use crate::publish::{Counters, Event, Playlists, Publisher, Settings, Spool};
-use crate::takeover::Beginning;
+use crate::stream::Now;
+use crate::stream::driver::{self, Ending};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 /// Object name of the stream's newest thumbnail, stored beside its playlists.
-pub(super) const THUMBNAIL: &str = "thumb.jpg";
+pub(crate) const THUMBNAIL: &str = "thumb.jpg";
 
 /// Minimum interval between two thumbnails in the store: every write there is billed.
 const PICTURE_EVERY: Duration = Duration::from_secs(4);

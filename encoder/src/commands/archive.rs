@@ -1,8 +1,8 @@
 //! `encoder archive seal`: finishes a stream's archives and prints their state.
 
-use super::load::archives;
-use super::seal::{Sealed, seal};
-use crate::app::open_store;
+use crate::archive::load::archives;
+use crate::archive::seal::{Sealed, seal};
+use crate::commands::serve::open_store;
 use crate::config::Output;
 use crate::fault::Fault;
 use std::io::{self, Write};

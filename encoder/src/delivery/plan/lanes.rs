@@ -1,7 +1,7 @@
 //! Which segments are settled, and the order in which they are listed: one lane per rendition. When objects are
 //! written is in [`super`].
 
-use crate::publish::Gap;
+use crate::delivery::Gap;
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::collections::{BTreeMap, HashSet, VecDeque};

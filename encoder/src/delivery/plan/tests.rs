@@ -1,7 +1,7 @@
 //! Single decisions; whole streams against a store with faults are in the driver's tests.
 
 use super::*;
-use crate::publish::testing::{TextPlaylists, init, segment, tracks};
+use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -11,7 +11,7 @@ use super::lanes::Outcome;
 use super::removals::Removal;
 use super::spooling::Place;
 use super::{Flight, Job, JobId, Plan, Work};
-use crate::publish::{Gap, Playlists, Settings};
+use crate::delivery::{Gap, Playlists, Settings};
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //! fault.
 
 use super::*;
-use crate::publish::Gap;
-use crate::publish::testing::{TextPlaylists, init, segment, tracks};
+use crate::delivery::Gap;
+use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 use store::memory::{Call, Fault, MemoryStore, Operation};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
 //! Decides which bodies wait on a local disk while the store is slow, and in which order. File operations are in
-//! [`crate::publish::spool`].
+//! [`crate::delivery::spool`].
 //!
 //! Only late segments go to the disk, for the archive: viewers no longer need them, and segments that are on time are
 //! uploaded now or never. Spooling begins when half of the memory for segments is taken, so that the disk has time
@@ -13,7 +13,7 @@
 
 use super::uploads::{Upload, What};
 use super::{Flight, Job, Plan, Work};
-use crate::publish::{Gap, Playlists};
+use crate::delivery::{Gap, Playlists};
 use bytes::Bytes;
 use std::cmp::Reverse;
 use std::time::Duration;

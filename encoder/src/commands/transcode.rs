@@ -1,10 +1,11 @@
 //! `encoder transcode`: the pipeline of a live stream applied to a file, as fast as possible. Core, worker and
 //! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
 
+use crate::delivery::outputs::Outlet;
 use crate::fault::Fault;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::worker::WorkerOptions;
-use crate::stream::{Outlet, Settings, StreamCore};
+use crate::stream::{Settings, StreamCore};
 use indicatif::{ProgressBar, ProgressStyle};
 use media::Media;
 use media::{MediaSpan, MediaTime};

@@ -7,6 +7,8 @@
 use crate::admin;
 use crate::archive::{self, Keeper};
 use crate::config::{Output, ServeConfig, TlsConfig};
+use crate::delivery::Spool;
+use crate::delivery::outputs::OutletOptions;
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
@@ -14,9 +16,7 @@ use crate::ingest::{self, tls::Listener};
 use crate::logging::Recent;
 use crate::origin;
 use crate::origin::{Library, StreamPath};
-use crate::publish::Spool;
 use crate::shutdown::{Shutdown, Stage};
-use crate::stream::OutletOptions;
 use crate::stream::registry::Registry;
 use crate::stream::worker::WorkerOptions;
 use crate::telemetry;
