@@ -7,8 +7,7 @@
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use encoder::stream::worker::{Worker, WorkerEvent, WorkerOptions};
-use media::MediaTime;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;

@@ -14,8 +14,7 @@
 
 pub(crate) mod rendition;
 
-use crate::names;
-use crate::names::{RungName, SessionId};
+use crate::names::{self, RungName, SessionId};
 use crate::packager::{InitSegment, Part, Segment};
 use crate::playlist::media::{LowLatency, MediaPlaylist, Report};
 use crate::playlist::multivariant;

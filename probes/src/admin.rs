@@ -2,12 +2,10 @@
 //! that it answers while the rest of the process is overloaded. Decisions do not belong here.
 
 use crate::health::{Health, Verdict};
-use crate::metrics;
-use crate::page;
-use axum::extract;
+use crate::{metrics, page};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::{Router, routing::get};
+use axum::{Router, extract, routing::get};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::{Value, json};
 use std::io;

@@ -5,8 +5,7 @@
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
 use super::StreamSettings;
-use media::{AccessUnit, Media};
-use media::{MediaSpan, MediaTime, WallTime};
+use media::{AccessUnit, Media, MediaSpan, MediaTime, WallTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

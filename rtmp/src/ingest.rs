@@ -6,8 +6,7 @@
 use crate::flv::{Demuxer, FlvError, Tag};
 use crate::timeline::{Repairs, Timeline};
 use crate::{MediaMessage, Metadata, Refusal};
-use media::MediaTime;
-use media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use media::{AccessUnit, AudioConfig, Media, MediaTime, VideoConfig};
 
 /// The publisher sends media that cannot be encoded, now or later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

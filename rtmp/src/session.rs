@@ -14,8 +14,7 @@ mod command;
 
 use super::amf::{self, AmfError};
 use super::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
-use super::metadata;
-use super::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal};
+use super::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, metadata};
 use aggregate::{Aggregate, Tag};
 use answer::{on_status, status_code};
 use command::{Command, Connected, parse, request, without_amf3_marker};

@@ -1,14 +1,13 @@
 //! Judges the archive of a broadcast as files: with hls-parser, with FFmpeg, and against what live viewers saw.
 
-use crate::browser;
 use crate::checker::Checker;
 use crate::encoder_process::{STREAM, binary};
 use crate::gcs::FakeGcs;
 use crate::patience::eventually;
 use crate::playlist::{self, Media, Multivariant};
-use crate::probe;
 use crate::process::Program;
 use crate::verdict::SYNC_LIMIT;
+use crate::{browser, probe};
 use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,7 @@
 //! Checks of downloaded media with FFmpeg: streams without warnings, aligned keyframes, audio in sync.
 
-use crate::boxes;
 use crate::checker::{Checker, Piece};
-use crate::probe;
+use crate::{boxes, probe};
 use anyhow::Context;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

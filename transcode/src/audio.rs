@@ -9,9 +9,8 @@ use ffmpeg_next::software::resampling;
 use ffmpeg_next::{
     ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame,
 };
-use media::AudioCodec;
-use media::MediaTime;
 use media::time::{TICKS_PER_SECOND, rescale};
+use media::{AudioCodec, MediaTime};
 use std::collections::VecDeque;
 
 /// The source's times and the sample count may differ by this much (40 ms) before silence is inserted or samples are

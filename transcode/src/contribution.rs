@@ -9,8 +9,7 @@ use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, Dictionary, Rational, codec, color, frame, picture};
 use ffmpeg_next as ff;
 use media::time::TICKS_PER_SECOND;
-use media::{AccessUnit, AudioCodec, AudioConfig, Media, VideoCodec, VideoConfig};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioCodec, AudioConfig, Media, MediaSpan, MediaTime, VideoCodec, VideoConfig};
 use std::time::Instant;
 
 /// Sample rate of encoded audio, in Hz.

@@ -1,14 +1,12 @@
 //! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
 //! pictures are encoded.
 
-use super::av;
 use super::error::TranscodeError;
-use super::nal;
+use super::{av, nal};
 use crate::wire::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::{Error, Packet, decoder, frame};
-use media::MediaTime;
-use media::VideoCodec;
+use media::{MediaTime, VideoCodec};
 
 /// A decoded picture.
 pub(super) struct Picture {

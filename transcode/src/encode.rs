@@ -1,9 +1,8 @@
 //! Encodes pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is
 //! packaged (length-prefixed NAL units, avcC). [`super::cadence`] decides which picture is an IDR.
 
-use super::av;
 use super::error::TranscodeError;
-use super::nal;
+use super::{av, nal};
 use crate::wire::{VideoRung, VideoSettings, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;

@@ -22,9 +22,8 @@ use super::contribution::{AudioEncoder, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder
 use draw::{Painter, Picture};
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
-use media::Media;
 use media::time::TICKS_PER_SECOND;
-use media::{MediaSpan, MediaTime, WallTime};
+use media::{Media, MediaSpan, MediaTime, WallTime};
 use std::fmt;
 
 /// Where the pattern's media axis begins: 10 s, as for a file.

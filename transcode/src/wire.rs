@@ -3,8 +3,7 @@
 
 pub mod protocol;
 
-use media::MediaTime;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, MediaTime, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 /// The transcoding job, sent to the worker once at its start.

@@ -4,7 +4,6 @@
 //! publishers, report readiness. Stop: withdraw readiness and accept no more publishers, wait for the streams to end
 //! or end them, complete their writes and archives, disconnect viewers, stop the admin server last.
 
-use crate::admin;
 use crate::archive::{self, Keeper};
 use crate::config::{Output, ServeConfig, TlsConfig};
 use crate::delivery::Spool;
@@ -14,12 +13,11 @@ use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
 use crate::ingest::{self, tls::Listener};
 use crate::logging::Recent;
-use crate::origin;
 use crate::origin::{Library, StreamPath};
 use crate::shutdown::{Shutdown, Stage};
 use crate::stream::registry::Registry;
 use crate::stream::worker::WorkerOptions;
-use crate::telemetry;
+use crate::{admin, origin, telemetry};
 use hls::Timing;
 use probes::{Admin, Probe, StatusSource};
 use rtmp::Refusal;

@@ -6,8 +6,7 @@
 
 use bytes::Bytes;
 use hls::presentation::Edge;
-use media::WallTime;
-use media::is_valid_name;
+use media::{WallTime, is_valid_name};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -2,8 +2,7 @@
 //! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
 use crate::stream::ladder::SourceVideo;
-use media::{AccessUnit, AudioConfig, Media, UNIT_OVERHEAD, VideoConfig};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig};
 use rtmp::Metadata;
 use std::time::{Duration, Instant};
 

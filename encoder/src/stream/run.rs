@@ -8,12 +8,10 @@ use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
-use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
 use std::time::Instant;
-use transcode::wire::rate_of;
-use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit};
+use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit, rate_of};
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
 /// by the watch on silent workers; this bound also holds when timestamps are wrong.

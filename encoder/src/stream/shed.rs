@@ -1,8 +1,7 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
-use media::MediaSpan;
-use media::{AccessUnit, AudioConfig, UNIT_OVERHEAD, VideoConfig};
+use media::{AccessUnit, AudioConfig, MediaSpan, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
 use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
 

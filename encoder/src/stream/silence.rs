@@ -3,8 +3,7 @@
 //! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
 
 use bytes::Bytes;
-use media::{AccessUnit, AudioCodec, AudioConfig};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime};
 use std::time::Instant;
 
 /// AudioSpecificConfig of AAC-LC, 48 kHz, stereo (ISO 14496-3 1.6.2.1: object type 2, frequency index 3, channels 2).

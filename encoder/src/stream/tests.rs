@@ -1,8 +1,7 @@
 //! Synthetic media for this module's tests.
 
 use bytes::Bytes;
-use media::MediaTime;
-use media::{AccessUnit, AudioCodec, AudioConfig, VideoCodec, VideoConfig};
+use media::{AccessUnit, AudioCodec, AudioConfig, MediaTime, VideoCodec, VideoConfig};
 use std::time::Instant;
 
 /// A configuration whose record differs by the last byte of its PPS.

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use encoder::stream::worker::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
-use media::MediaTime;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

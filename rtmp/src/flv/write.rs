@@ -3,8 +3,7 @@
 
 use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use media::MediaTime;
-use media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use media::{AccessUnit, AudioConfig, Media, MediaTime, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 

@@ -31,12 +31,11 @@ use bytes::{Bytes, BytesMut};
 use error::{Kind, kind, store_error};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
-use google_cloud_storage::Error;
 use google_cloud_storage::client::{Storage, StorageControl};
-use google_cloud_storage::model;
 use google_cloud_storage::model::compose_object_request::SourceObject;
 use google_cloud_storage::model_ext::ReadRange;
 use google_cloud_storage::read_resume_policy::NeverResume;
+use google_cloud_storage::{Error, model};
 use std::ops::Range;
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! Rules for one media playlist: its content, and which changes are allowed from one reload to the next.
 
-use super::low_latency;
-use super::{Checker, Fetched, ObjectKind, Removed, Rendition, Rule, Wish};
+use super::{Checker, Fetched, ObjectKind, Removed, Rendition, Rule, Wish, low_latency};
 use crate::playlist::{self, Listed, Media};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;

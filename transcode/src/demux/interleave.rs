@@ -1,7 +1,6 @@
 //! Merges two tracks into one sequence ordered by dts. Pure.
 
-use media::Media;
-use media::MediaTime;
+use media::{Media, MediaTime};
 use std::collections::VecDeque;
 
 /// Limit of access units of one track that wait for the other track; beyond it, bounded memory takes precedence over

@@ -1,18 +1,16 @@
 //! Decides how a track is handled: passed through if a publisher could have sent it unchanged, otherwise decoded and
 //! encoded again. The decision is made once, when the file is opened; [`super`] dispatches the packets.
 
-use super::aac;
 use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
-use super::{DemuxError, TrackInfo};
+use super::{DemuxError, TrackInfo, aac};
 use crate::av;
 use crate::contribution::VideoSettings;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
-use media::MediaSpan;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{VideoCodec, VideoConfig};
+use media::{MediaSpan, VideoCodec, VideoConfig};
 
 /// How a file's video becomes a publisher's video.
 pub(super) enum VideoPath {

@@ -7,9 +7,8 @@ use super::DemuxError;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, codec, frame, software};
 use ffmpeg_next as ff;
-use media::Media;
 use media::time::TICKS_PER_SECOND;
-use media::{MediaSpan, MediaTime};
+use media::{Media, MediaSpan, MediaTime};
 
 /// Bit rate of encoded audio, in bits per second.
 const AUDIO_BITRATE: u32 = 160_000;

@@ -2,9 +2,8 @@
 
 use ff::{Rational, format};
 use ffmpeg_next as ff;
-use media::AccessUnit;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, MediaSpan, MediaTime};
 
 /// Start of a file's media axis, in 1/90000 s (10 s). It is not zero, so that pictures with a dts before the start
 /// have a place on the axis.

@@ -8,8 +8,7 @@
 
 use super::{Job, OpenedTrack, Progress, Request, Response, WireUnit};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use media::MediaTime;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, MediaTime, VideoCodec};
 use std::marker::PhantomData;
 
 /// Protocol version, incremented with every change of the layout. Supervisor and worker are the same binary, so a

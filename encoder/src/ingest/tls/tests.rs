@@ -2,8 +2,7 @@ use super::*;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use std::fs;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client;
+use tokio_rustls::{TlsConnector, client};
 
 /// Files with a certificate for `localhost` and its key.
 pub(crate) struct Files {

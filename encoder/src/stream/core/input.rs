@@ -9,8 +9,7 @@ use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
 use crate::stream::run::AudioSource;
 use crate::stream::silence;
-use media::{AccessUnit, AudioConfig, Media, VideoConfig};
-use media::{MediaSpan, MediaTime};
+use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, VideoConfig};
 use tracing::{info, warn};
 
 /// A hole in the published media longer than this ends the epoch: viewers skip the hole instead of waiting through

@@ -8,8 +8,7 @@ use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
 use hls::{RungName, Sample, SessionId};
-use media::Media;
-use media::{Anchor, MediaSpan, MediaTime};
+use media::{Anchor, Media, MediaSpan, MediaTime};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
