@@ -1,7 +1,7 @@
 //! Accepts publishers and logs what they send, without encoding anything: `cargo run --example listen 127.0.0.1:1935`.
 //! A publish with the stream key `refuse` is refused; one with `off` is ended by the server after 300 media messages.
 
-use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
+use encoder::testing::ingest::{Admission, MediaSink, ServerOptions, serve};
 use media::{AccessUnit, Media};
 use rtmp::ingest::Ingest;
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};

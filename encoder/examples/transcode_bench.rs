@@ -6,7 +6,7 @@
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use encoder::stream::worker::{Worker, WorkerEvent, WorkerOptions};
+use encoder::testing::stream::{Worker, WorkerEvent, WorkerOptions};
 use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,25 +1,29 @@
-//! The encoder's modules. The binary in `main.rs` assembles them; tests and fuzz targets use them through this
-//! library.
+//! The encoder: one command, [`main`]. Its modules are private; tests of other crates and fuzz targets get what they
+//! need from `testing`, which the release build does not contain.
 
-pub mod admin;
-pub mod archive;
-pub mod commands;
-pub mod config;
-pub mod delivery;
-pub mod fault;
-pub mod fleet;
-#[doc(hidden)]
-pub mod fuzzing;
-pub mod ingest;
-pub mod logging;
-pub mod origin;
-pub mod shutdown;
-pub mod stream;
-pub mod telemetry;
+mod admin;
+mod archive;
+mod commands;
+mod config;
+mod delivery;
+mod fault;
+mod fleet;
+#[cfg(any(test, feature = "testing"))]
+mod fuzzing;
+mod ingest;
+mod logging;
+mod origin;
+mod shutdown;
+mod stream;
+mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wake;
 
+pub use commands::main;
+
 /// The commit that this binary was built from, or `unknown` if the build did not set it.
-pub const REVISION: &str = match option_env!("ENCODER_REVISION") {
+const REVISION: &str = match option_env!("ENCODER_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -2,7 +2,36 @@
 //! the busy state are described in `probes`. Names include the unit. Label values are chosen by us or the operator,
 //! never stream names or addresses, so that outsiders cannot increase the number of time series.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+
+/// One stream's or one worker's share of a gauge that is the sum over all of them. Setting the gauge itself would let
+/// streams overwrite one another. Dropping the share takes it out of the sum.
+#[derive(Debug)]
+pub struct GaugeShare {
+    name: &'static str,
+    value: f64,
+}
+
+impl GaugeShare {
+    /// A share of zero.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, value: 0.0 }
+    }
+
+    /// Replaces the share's value.
+    pub fn set(&mut self, value: f64) {
+        if value != self.value {
+            gauge!(self.name).increment(value - self.value);
+            self.value = value;
+        }
+    }
+}
+
+impl Drop for GaugeShare {
+    fn drop(&mut self) {
+        self.set(0.0);
+    }
+}
 
 /// Registers the descriptions. Call this after the recorder is installed.
 pub fn describe() {
@@ -17,6 +46,23 @@ pub fn describe() {
         ("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung"),
         ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),
         ("encoder_shed_units_total", "Access units dropped because the encoder was too slow"),
+        (
+            "encoder_dropped_units_total",
+            "Access units that are in no segment, by reason: late, undecodable, surplus (after the end of their epoch), \
+             refused",
+        ),
+        ("encoder_decode_errors_total", "Access units that workers could not decode"),
+        (
+            "encoder_misaligned_cuts_total",
+            "Segments in which a video rendition had no keyframe at the common cut",
+        ),
+        (
+            "encoder_forced_cuts_total",
+            "Segments that were cut because no keyframe came within the longest allowed segment",
+        ),
+        ("encoder_packager_gaps_total", "Gaps that the packager wrote in place of segments"),
+        ("encoder_audio_resyncs_total", "Audio timestamps more than half a frame off the count of samples"),
+        ("encoder_silent_frames_total", "Silent audio frames that were inserted into holes"),
         ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
         (
             "encoder_certificate_changes_total",
@@ -46,6 +92,12 @@ pub fn describe() {
     );
     describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
     describe_gauge!("encoder_spool_bytes", Unit::Bytes, "Bytes of late segments that wait on disk");
+    describe_gauge!(
+        "encoder_origin_bytes",
+        Unit::Bytes,
+        "Bytes of all objects that the origin holds in memory"
+    );
+    describe_gauge!("encoder_worker_memory_bytes", Unit::Bytes, "Resident memory of all worker processes");
     describe_histogram!(
         "encoder_store_seconds",
         Unit::Seconds,
@@ -69,4 +121,32 @@ pub fn describe() {
     );
     describe_gauge!("encoder_lobby_ready", Unit::Count, "1 while the lobby answers publishers");
     describe_gauge!("encoder_lobby_free_encoders", Unit::Count, "Free encoders that the lobby has found");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The gauge's value in a recorder of the test's own.
+    fn value(handle: &metrics_exporter_prometheus::PrometheusHandle, name: &str) -> Option<f64> {
+        let text = handle.render();
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split(' ').nth(1)?.parse().ok()
+    }
+
+    #[test]
+    fn shares_of_a_gauge_add_up_and_one_end_leaves_the_others() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let (mut first, mut second) = (GaugeShare::new("sum"), GaugeShare::new("sum"));
+            first.set(5.0);
+            second.set(7.0);
+            assert_eq!(value(&handle, "sum"), Some(12.0));
+            first.set(2.0);
+            assert_eq!(value(&handle, "sum"), Some(9.0));
+            drop(first);
+            assert_eq!(value(&handle, "sum"), Some(7.0));
+        });
+    }
 }

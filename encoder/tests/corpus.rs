@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
-use encoder::fuzzing::TARGETS;
+use encoder::testing::fuzzing::TARGETS;
 use std::path::PathBuf;
 
 #[test]

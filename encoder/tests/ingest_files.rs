@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test helper's unwrap is the test's failure.
 
 use bytes::Bytes;
-use encoder::fuzzing::flv_file;
+use encoder::testing::fuzzing::flv_file;
 use media::{AccessUnit, AudioConfig, Media, VideoConfig};
 use rtmp::ingest::Ingest;
 use rtmp::timeline::Repairs;

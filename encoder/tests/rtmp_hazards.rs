@@ -5,7 +5,7 @@
 
 mod support;
 
-use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
+use encoder::testing::ingest::{Admission, MediaSink, ServerOptions, serve};
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
 use rml_rtmp::rml_amf0::Amf0Value;

@@ -49,14 +49,14 @@ pub(super) struct Source {
     pub(super) live: bool,
     dropped: Arc<AtomicU64>,
     /// Dropped together with the source, which wakes the pattern's thread.
-    _stop: std::sync::mpsc::Sender<()>,
+    _stop: std::sync::mpsc::SyncSender<()>,
 }
 
 impl Source {
     /// Starts the thread, which opens a file before it delivers the first media.
     pub(super) fn start(input: Input, settings: StreamSettings) -> Result<Self, SourceError> {
         let (sender, media) = mpsc::channel(QUEUE_UNITS);
-        let (stop, stopped) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::sync_channel(0);
         let dropped = Arc::new(AtomicU64::new(0));
         let live = matches!(input, Input::Pattern(_));
         let counter = Arc::clone(&dropped);

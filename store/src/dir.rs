@@ -214,12 +214,6 @@ impl Store for DirStore {
         Box::pin(self.blocking(move |inner| inner.compose(&turn, &sources)))
     }
 
-    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
-        let turn = Turn::take(&self.inner, target);
-        let source = source.clone();
-        Box::pin(self.blocking(move |inner| inner.compose(&turn, &[source])))
-    }
-
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         let name = name.clone();
         Box::pin(self.blocking(move |inner| Ok(inner.remove(&name)?)))

@@ -247,10 +247,6 @@ pub trait Store: Send + Sync + 'static {
         caching: Caching,
     ) -> StoreFuture<'a, ()>;
 
-    /// Copies an object with its bytes, content type and caching, replacing any object named `target`. Fails like
-    /// [`Store::compose`].
-    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()>;
-
     /// Removes an object; removing an object that does not exist succeeds.
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()>;
 

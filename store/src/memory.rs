@@ -250,14 +250,6 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
-        Box::pin(self.call(Operation::Compose, target, move |kept| {
-            let object = kept.object(source)?.clone();
-            kept.put(target, object);
-            Ok(())
-        }))
-    }
-
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         Box::pin(self.call(Operation::Remove, name, move |kept| {
             kept.objects.remove(name);

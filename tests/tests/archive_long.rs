@@ -13,12 +13,10 @@
 )]
 
 use bytes::Bytes;
-use encoder::archive::{Keeper, Settings as ArchiveSettings};
-use encoder::delivery::outputs::{Outlet, OutletOptions};
-use encoder::delivery::takeover::{Beginning, Why};
-use encoder::origin::{Library, StreamPath};
-use encoder::stream::latency::video_settings;
-use encoder::stream::{Effect, Now, Settings, StreamCore};
+use encoder::testing::archive::{Keeper, Settings as ArchiveSettings};
+use encoder::testing::delivery::{Beginning, Outlet, OutletOptions, Why};
+use encoder::testing::origin::{Library, StreamPath};
+use encoder::testing::stream::{Effect, Now, Settings, StreamCore, video_settings};
 use hls::timing::{Latency, Timing};
 use media::{Media, WallTime};
 use rtmp::ingest::Ingest;

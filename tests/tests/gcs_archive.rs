@@ -4,10 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::archive::seal::{Sealed, seal};
-use encoder::archive::{Keeper, Observed, Place, Recording, Settings};
-use encoder::delivery::outputs::StorePlaylists;
-use encoder::delivery::{self, Counters, Event, Publisher, Spool};
+use encoder::testing::archive::{Keeper, Observed, Place, Recording, Sealed, Settings, seal};
+use encoder::testing::delivery::{self, Counters, Event, Publisher, Spool, StorePlaylists};
 use hls::{
     AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
     TrackKind, VideoTrack,

@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::delivery::outputs::StorePlaylists;
-use encoder::delivery::{Counters, Event, Gap, Publisher, Settings, Spool};
+use encoder::testing::delivery::{Counters, Event, Gap, Publisher, Settings, Spool, StorePlaylists};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::{Latency, Timing};
 use hls::track::{Codec, Track, TrackKind, VideoTrack};

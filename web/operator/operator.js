@@ -23,8 +23,9 @@ function element(name, text, className) {
 
 /** One line of facts: name, text, and whether it is beyond its budget. */
 function facts(stream) {
-  const { counters, worker, delays, source, stored } = stream;
+  const { counters, packager, worker, delays, source, stored } = stream;
   const against = (value, budget) => `${seconds(value)} of ${seconds(budget)}`;
+  const late = packager.late_samples + counters.late_audio_frames;
   const lines = [
     ["publisher", stream.published ? "here" : "away: it is waited for", !stream.published],
     ["age", duration(stream.age_seconds)],
@@ -40,6 +41,9 @@ function facts(stream) {
     ["pictures", `${number(worker.decoded)} decoded, ${number(worker.encoded)} encoded over all rungs, ${number(worker.decode_errors)} damaged`],
     ["pictures dropped", number(counters.shed_units), counters.shed_units > 0],
     ["worker restarts", number(counters.worker_restarts), counters.worker_restarts > 0],
+    ["worker memory", mebibytes(stream.worker_memory_bytes)],
+    ["misaligned cuts", number(packager.misaligned_cuts), packager.misaligned_cuts > 0],
+    ["late or undecodable", number(late + packager.undecodable_samples), late + packager.undecodable_samples > 0],
   ];
   if (stored) {
     const { segments, bytes, failures, gaps, last_failure } = stored;

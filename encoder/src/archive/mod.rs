@@ -30,10 +30,8 @@ pub mod seal;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use driver::{Archive, Keeper, Observed, Recording};
-pub use each::Failure;
-pub use names::Place;
-pub use recorder::{Recorder, Settings};
+pub use driver::{Keeper, Observed, Recording};
+pub use recorder::Settings;
 
 /// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.
 pub fn owner() -> String {

@@ -1,8 +1,105 @@
-//! What each subcommand does: it puts the other modules together, and says what came of it. What a setting means is in
-//! [`crate::config`].
+//! The command line's way into the program, and what each subcommand does: it puts the other modules together and
+//! reports the result. The meaning of the settings is in [`crate::config`].
 
-pub mod archive;
-pub mod bucket;
-pub mod lobby;
-pub mod serve;
-pub mod transcode;
+mod archive;
+mod bucket;
+mod lobby;
+mod serve;
+mod transcode;
+
+use crate::config::cli::{ArchiveCommand, BucketCommand, Cli, Command};
+use crate::config::{self, LogFormat};
+use crate::fault::{EXIT_USAGE, Fault};
+use crate::logging;
+use clap::error::ErrorKind;
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::error;
+
+/// Time for writes in progress after everything else is done.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
+/// The `encoder` command: reads the command line, runs the command, and turns the result into an exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // If even this cannot be printed, nothing is left to do.
+            let _ = error.print();
+            let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Fault> {
+    match command {
+        Command::Serve(args) => {
+            let recent = logging::start(logging_as(&args.log_format));
+            let config = config::serve(&args).map_err(Fault::Settings)?;
+            on_runtime(serve::serve(config, recent))?;
+        }
+        Command::Lobby(args) => {
+            logging::start(logging_as(&args.log_format));
+            let config = config::lobby(&args).map_err(Fault::Settings)?;
+            on_runtime(lobby::run(config))?;
+        }
+        #[cfg(feature = "publish")]
+        Command::Publish(args) => {
+            logging::start(LogFormat::Text);
+            on_runtime(async { Ok(publisher::run(args).await?) })?;
+        }
+        Command::Transcode(args) => {
+            logging::start(LogFormat::Text);
+            let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
+            on_runtime(transcode::transcode(args.input, args.output, settings, worker_memory))?;
+        }
+        Command::Bucket(BucketCommand::Check(args)) => {
+            logging::start(LogFormat::Text);
+            let (location, endpoint) = config::bucket(&args).map_err(Fault::Settings)?;
+            let mut good = false;
+            on_runtime(async {
+                good = bucket::check(location, endpoint).await?;
+                Ok(())
+            })?;
+            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Archive(ArchiveCommand::Seal(args)) => {
+            logging::start(LogFormat::Text);
+            let (output, stream) = config::archived(&args).map_err(Fault::Settings)?;
+            let mut complete = false;
+            on_runtime(async {
+                complete = archive::run(&output, &stream).await?;
+                Ok(())
+            })?;
+            return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        // No logging and no runtime: the worker's output is its protocol, and it starts its own threads.
+        Command::TranscodeWorker => return Ok(::transcode::worker_main()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The log format, needed before the settings are validated because mistakes in the settings are logged as well.
+fn logging_as(format: &str) -> LogFormat {
+    if format == "json" { LogFormat::Json } else { LogFormat::Text }
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::Machine { what: "cannot start threads", why: error.to_string() })?;
+    let outcome = runtime.block_on(work);
+    // Tasks that still wait for a hung disk are abandoned.
+    runtime.shutdown_timeout(LAST_WRITES);
+    outcome
+}

@@ -16,6 +16,7 @@ use crate::logging::Recent;
 use crate::origin::{Library, StreamPath};
 use crate::shutdown::{Shutdown, Stage};
 use crate::stream::registry::Registry;
+use crate::stream::report::Report;
 use crate::stream::worker::WorkerOptions;
 use crate::{admin, origin, telemetry};
 use hls::Timing;
@@ -138,6 +139,8 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     let admin = Admin::start(admin_listener, probe.clone(), status, admin::router(registry.clone()))
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     telemetry::describe();
+    // Every counter of a stream is shown from the start, as zero.
+    Report::default().bring_up(Default::default(), Default::default());
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, serving_stopped) = tokio::sync::watch::channel(false);

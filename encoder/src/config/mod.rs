@@ -97,8 +97,6 @@ pub struct ServeConfig {
     /// The spool's folder on a local disk, for segments that the store accepts too slowly, and its size in bytes for
     /// all streams together.
     pub spool: Option<(PathBuf, u64)>,
-    /// The format of log lines.
-    pub log_format: LogFormat,
 }
 
 /// The validated settings of `lobby`.
@@ -110,8 +108,6 @@ pub struct LobbyConfig {
     pub admin_listen: SocketAddr,
     /// The encoders' admin ports as `HOST:PORT`; empty if the load balancer itself decides when to use the lobby.
     pub encoders: Vec<String>,
-    /// The format of log lines.
-    pub log_format: LogFormat,
 }
 
 /// The listeners with TLS, at least one of the two, and their certificate.
@@ -232,7 +228,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             None
         }
     };
-    let log_format = log_format(&args.log_format, &mut judge);
+    check_log_format(&args.log_format, &mut judge);
     let latencies = latencies(args, &mut judge);
     let default_latency = latencies.as_ref().map(|latencies| latencies.default);
     let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
@@ -260,7 +256,6 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             latencies: latencies?,
             worker_memory_bytes,
             spool: args.spool.as_ref().map(PathBuf::from).zip(spool_mib.map(|mib| mib << 20)),
-            log_format: log_format?,
         })
     })();
     match all {
@@ -285,15 +280,8 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
             judge.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
         }
     }
-    let log_format = log_format(&args.log_format, &mut judge);
-    let all = (|| {
-        Some(LobbyConfig {
-            rtmp_listen: rtmp_listen?,
-            admin_listen: admin_listen?,
-            encoders,
-            log_format: log_format?,
-        })
-    })();
+    check_log_format(&args.log_format, &mut judge);
+    let all = (|| Some(LobbyConfig { rtmp_listen: rtmp_listen?, admin_listen: admin_listen?, encoders }))();
     match all {
         Some(config) if judge.bad.is_empty() => Ok(config),
         _ => Err(judge.bad),
@@ -355,14 +343,10 @@ fn archive(args: &ServeArgs, judge: &mut Judge) -> Option<Option<archive::Settin
     }
 }
 
-fn log_format(given: &str, judge: &mut Judge) -> Option<LogFormat> {
-    match given {
-        "text" => Some(LogFormat::Text),
-        "json" => Some(LogFormat::Json),
-        other => {
-            judge.reject("--log-format", other, "must be text or json");
-            None
-        }
+/// The log format itself is chosen before the settings are validated; see [`LogFormat`].
+fn check_log_format(given: &str, judge: &mut Judge) {
+    if !matches!(given, "text" | "json") {
+        judge.reject("--log-format", given, "must be text or json");
     }
 }
 

@@ -3,8 +3,9 @@
 
 use super::spool::StreamSpool;
 use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
+use crate::telemetry::GaugeShare;
 use crate::wake::until;
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +85,7 @@ impl<P: Playlists> Publisher<P> {
     }
 
     /// Bytes of segments that wait for the store or are being written.
+    #[cfg(any(test, feature = "testing"))]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.plan().waiting_bytes()
     }
@@ -117,6 +119,8 @@ async fn drive<P: Playlists>(
     let mut jobs: HashMap<Id, JobId> = HashMap::new();
     let mut reported = Counters::default();
     let mut logged = Logged::default();
+    let mut waiting = GaugeShare::new("encoder_store_waiting_bytes");
+    let mut spooled = GaugeShare::new("encoder_spool_bytes");
     loop {
         let (wake_at, finished) = {
             let mut plan = shared.plan();
@@ -128,8 +132,8 @@ async fn drive<P: Playlists>(
             }
             report(plan.counters(), &mut reported);
             logged.update(plan.counters());
-            gauge!("encoder_store_waiting_bytes").set(plan.waiting_bytes() as f64);
-            gauge!("encoder_spool_bytes").set(plan.spooled_bytes() as f64);
+            waiting.set(plan.waiting_bytes() as f64);
+            spooled.set(plan.spooled_bytes() as f64);
             logged.spooling(plan.counters(), plan.spooled_bytes());
             (plan.wake_at(), plan.is_finished())
         };
@@ -153,7 +157,6 @@ async fn drive<P: Playlists>(
         }
     }
     if let Some(disk) = disk {
-        gauge!("encoder_spool_bytes").set(0.0);
         tokio::task::spawn_blocking(move || disk.clear());
     }
     let counters = shared.plan().counters().clone();

@@ -48,9 +48,6 @@ pub enum Event {
     Init(InitSegment),
     /// A media segment, or a gap where its body is `None`.
     Segment(Segment),
-    /// Objects that no playlist anywhere names any more. [`Settings::archive`] decides whether they are removed or
-    /// kept; for objects that the store's own playlists dropped, no event is needed.
-    Expired(Vec<(RungName, String)>),
     /// End of the stream. Playlists are written once more, with EXT-X-ENDLIST.
     End,
 }

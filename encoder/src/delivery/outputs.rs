@@ -389,10 +389,14 @@ fn playlist(text: String) -> Object {
     Object { body: text.into(), content_type: content_type::PLAYLIST, caching: Caching::None }
 }
 
+/// Most acknowledged segments that wait to be counted in the delay statistics; further ones are left out of the
+/// statistics. The stream's driver takes them several times a second.
+const MAX_ACKNOWLEDGED: usize = 1024;
+
 /// The store's playlists: a presentation of the acknowledged segments.
 pub struct StorePlaylists {
     presentation: Presentation,
-    acknowledged: mpsc::Sender<Acknowledged>,
+    acknowledged: mpsc::SyncSender<Acknowledged>,
 }
 
 impl StorePlaylists {
@@ -403,7 +407,7 @@ impl StorePlaylists {
 
     /// Continues a presentation, and returns the receiver of further acknowledgements.
     pub fn over(presentation: Presentation) -> (Self, mpsc::Receiver<Acknowledged>) {
-        let (acknowledged, receiver) = mpsc::channel();
+        let (acknowledged, receiver) = mpsc::sync_channel(MAX_ACKNOWLEDGED);
         (Self { presentation, acknowledged }, receiver)
     }
 }
@@ -420,9 +424,12 @@ impl Playlists for StorePlaylists {
     fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
         if bytes.is_some() {
             let end = segment.start + segment.duration;
-            // The receiver is gone once the stream is over.
-            let _ =
-                self.acknowledged.send(Acknowledged { rung: segment.rung.clone(), end, at: driver::now() });
+            // The receiver is gone once the stream is over. A full queue costs a sample of a statistic.
+            let _ = self.acknowledged.try_send(Acknowledged {
+                rung: segment.rung.clone(),
+                end,
+                at: driver::now(),
+            });
         }
         self.presentation.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
     }

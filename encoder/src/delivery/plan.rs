@@ -199,7 +199,6 @@ impl<P: Playlists> Plan<P> {
             }
             Event::Init(init) => self.add_init(init, now),
             Event::Segment(segment) => self.add_segment(segment, now),
-            Event::Expired(files) => self.expire(files, now),
             Event::End => self.give_up_at = Some(now + self.settings.seal_within),
         }
         self.settle(now);

@@ -78,13 +78,10 @@ pub struct Publishers {
 
 impl Publishers {
     /// Number of open connections, including those not yet admitted.
+    #[cfg(any(test, feature = "testing"))]
+    #[expect(clippy::len_without_is_empty, reason = "tests ask for the number alone")]
     pub fn len(&self) -> usize {
         self.tasks.len()
-    }
-
-    /// Whether all connections have ended.
-    pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
     }
 
     /// Waits until all connections have ended by themselves or through [`MediaSink::sent_off`].

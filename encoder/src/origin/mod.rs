@@ -13,5 +13,5 @@ mod reload;
 mod serve;
 
 pub use http::router;
-pub use library::{Library, Reloadable, Stored, StreamInfo, StreamPath};
+pub use library::{Library, Reloadable, StreamInfo, StreamPath};
 pub use serve::{Limits, PROTOCOLS, serve};

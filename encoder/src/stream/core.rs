@@ -104,6 +104,8 @@ pub struct Counters {
     pub silent_frames: u64,
     /// Audio frames dropped because they came too late: their place in time was already filled.
     pub late_audio_frames: u64,
+    /// Access units that workers could not decode.
+    pub decode_errors: u64,
     /// Samples that the packager refused, and samples dropped from a full buffer before their epoch began.
     pub refused_samples: u64,
     /// Number of times a publisher connected, reconnects included.
@@ -296,7 +298,10 @@ impl StreamCore {
                 }
             }
             Response::Thumbnail(picture) => self.effects.push_back(Effect::Thumbnail(picture)),
-            Response::Progress(progress) => self.progress = progress,
+            Response::Progress(progress) => {
+                self.counters.decode_errors += run.new_decode_errors(&progress);
+                self.progress = progress;
+            }
             Response::Finished if run.input_ended.is_some() && run.queue.is_empty() => {
                 run.worker = WorkerState::Finished;
             }

@@ -38,6 +38,8 @@ pub(super) struct FakeWorker {
     job: Job,
     opened: bool,
     next_key: i64,
+    /// A rung whose keyframes are left out.
+    pub(super) keyless: Option<u8>,
 }
 
 impl FakeWorker {
@@ -77,7 +79,9 @@ impl FakeWorker {
                 };
                 answers.extend(
                     (0..self.job.rungs.len())
-                        .map(|rung| Response::Unit(WireUnit { track: rung as u8, key, ..unit.clone() })),
+                        .map(|rung| rung as u8)
+                        .map(|track| (track, key && self.keyless != Some(track)))
+                        .map(|(track, key)| Response::Unit(WireUnit { track, key, ..unit.clone() })),
                 );
                 answers
             }
@@ -130,7 +134,8 @@ impl Stage {
                 match effect {
                     Effect::StartWorker(id, job) => {
                         self.jobs.push((*job).clone());
-                        self.workers.insert(id, FakeWorker { job: *job, opened: false, next_key: 0 });
+                        self.workers
+                            .insert(id, FakeWorker { job: *job, opened: false, next_key: 0, keyless: None });
                     }
                     Effect::StopWorker(id) => {
                         self.workers.remove(&id);
@@ -181,7 +186,7 @@ impl Stage {
         }
     }
 
-    fn come(&mut self) {
+    pub(super) fn come(&mut self) {
         let now = self.now();
         self.core.publisher_came(now).unwrap();
     }
@@ -192,13 +197,13 @@ impl Stage {
         self.settle();
     }
 
-    fn configs(&mut self) {
+    pub(super) fn configs(&mut self) {
         self.send(Media::VideoConfig(video_config(1280, 720)));
         self.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
     }
 
     /// Publishes from `from_ms` to `to_ms`, advancing the clock: 25 video frames a second, and audio beside them.
-    fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
+    pub(super) fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
         for ms in (from_ms..to_ms).step_by(40) {
             self.elapsed += Duration::from_millis(40);
             let arrived = self.now().instant;

@@ -5,6 +5,7 @@ use super::anchor::Now;
 use super::core::{Effect, StreamCore};
 use super::delays::Stage;
 use super::measured::Measured;
+use super::report::Report;
 use super::run::RunId;
 use crate::delivery::outputs::{Acknowledged, Outlet};
 use crate::stream::worker::{Worker, WorkerEvent, WorkerOptions};
@@ -84,6 +85,11 @@ impl SharedCore {
         }
     }
 
+    fn report(&self, report: &mut Report) {
+        let (stream, packager) = self.look(|core| (core.counters(), core.packager_counters()));
+        report.bring_up(stream, packager);
+    }
+
     /// A panic in a decision poisons the lock. The driver then gives the stream up; until then all other callers still
     /// get answers.
     fn lock(&self) -> MutexGuard<'_, StreamCore> {
@@ -138,12 +144,14 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
     let has_parts = shared.look(StreamCore::has_parts);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut report = Report::default();
     'stream: loop {
         if shared.core.is_poisoned() {
             error!("a decision failed: the stream is given up");
             break;
         }
         let mut fresh: Vec<(RungName, MediaTime)> = Vec::new();
+        shared.report(&mut report);
         let effects: Vec<Effect> = {
             let (mut core, now) = (shared.lock(), now());
             let mut effects = Vec::new();
@@ -170,6 +178,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
                 // The task owns the child process; aborting the task kills the child.
                 Effect::StopWorker(id) => {
                     if let Some(task) = running.remove(&id) {
+                        shared.output().worker_gone(id);
                         task.abort();
                     }
                 }
@@ -204,6 +213,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
         }
     }
     drop(tasks);
+    shared.report(&mut report);
     outlet.ended().await
 }
 
@@ -251,13 +261,19 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
     // In a set, so that the feeder is aborted together with this task.
     let mut feeders = JoinSet::new();
     feeders.spawn(feeder.in_current_span());
-    let mut finished = false;
+    let (mut finished, mut killed) = (false, false);
     loop {
         let patience = if finished { EXIT_DEADLINE } else { Duration::MAX };
         let Ok(event) = tokio::time::timeout(patience, worker.next()).await else {
+            if std::mem::replace(&mut killed, true) {
+                warn!(worker = id.0, "a killed worker does not end: it is left to the system");
+                break;
+            }
             warn!(worker = id.0, "worker has finished and does not end: it is killed");
-            break;
+            worker.kill();
+            continue;
         };
+        shared.output().worker_memory(id, worker.resident());
         match event {
             Some(WorkerEvent::Response(response)) => {
                 finished |= response == Response::Finished;
@@ -274,5 +290,6 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
             None => break,
         }
     }
+    shared.output().worker_gone(id);
     shared.with(|core, now| core.worker_gone(id, now));
 }

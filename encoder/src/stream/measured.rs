@@ -1,6 +1,7 @@
 //! Output statistics of a stream, for operators: current bitrates, and the progress of the store. No decision depends
 //! on them.
 
+use super::run::RunId;
 use crate::delivery::Counters;
 use hls::packager::Segment;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ pub struct Measured {
     /// By rendition.
     rungs: BTreeMap<String, Rung>,
     stored: Option<(Instant, Counters)>,
+    /// Resident bytes of each running worker.
+    workers: BTreeMap<RunId, u64>,
 }
 
 /// Statistics of one rendition; bitrate and duration are those of the newest segment.
@@ -47,6 +50,21 @@ impl Measured {
         if self.stored.as_ref().is_none_or(|(at, _)| at.elapsed() >= STORED_EVERY) {
             self.stored = Some((Instant::now(), counters()));
         }
+    }
+
+    /// Notes a worker's resident memory in bytes.
+    pub fn worker_memory(&mut self, id: RunId, resident: u64) {
+        self.workers.insert(id, resident);
+    }
+
+    /// Forgets a worker that ended.
+    pub fn worker_gone(&mut self, id: RunId) {
+        self.workers.remove(&id);
+    }
+
+    /// Resident bytes of the stream's workers.
+    pub fn worker_memory_bytes(&self) -> u64 {
+        self.workers.values().sum()
     }
 
     /// Statistics of the renditions and of the store, for `/status`.

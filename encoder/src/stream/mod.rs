@@ -12,6 +12,7 @@ pub mod latency;
 mod measured;
 mod probe;
 pub mod registry;
+pub mod report;
 mod restart;
 mod run;
 mod shed;
@@ -19,8 +20,7 @@ mod silence;
 pub mod worker;
 
 pub use anchor::Now;
-pub use core::{Counters, Effect, Settings, StreamCore, StreamOver};
-pub use run::RunId;
+pub use core::{Settings, StreamCore};
 
 #[cfg(test)]
 mod core_properties;

@@ -8,6 +8,7 @@ pub use self::publisher::Publisher;
 use super::core::{Settings, StreamCore, StreamOver};
 use super::driver::{Ending, SharedCore, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, TableFull, Wish};
+use super::report::packaging;
 use crate::delivery::outputs::{Outlet, OutletOptions, THUMBNAIL};
 use crate::delivery::takeover::{Beginning, Claimant, Owner, Taken};
 use crate::ingest::Admission;
@@ -129,6 +130,7 @@ impl Registry {
         let (_, lag, budget) = lags.max().unwrap_or_else(idle);
         metrics::gauge!("encoder_lag_seconds").set(lag.as_secs_f64());
         metrics::gauge!("encoder_lag_budget_seconds").set(budget.as_secs_f64());
+        metrics::gauge!("encoder_origin_bytes").set(self.outlet.library.total_bytes() as f64);
         self.review_door();
     }
 
@@ -178,6 +180,7 @@ impl Registry {
             .iter()
             .map(|(path, entry)| {
                 let (output, stored) = entry.core.output().status();
+                let worker_memory = entry.core.output().worker_memory_bytes();
                 entry.core.look(|core| {
                     json!({
                         "app": &*path.app,
@@ -195,6 +198,8 @@ impl Registry {
                         "passed_through": core.plan().is_some_and(|plan| plan.source),
                         "rungs": core.plan().map(|plan| &plan.rungs),
                         "counters": core.counters(),
+                        "packager": packaging(&core.packager_counters()),
+                        "worker_memory_bytes": worker_memory,
                         "worker": core.progress(),
                         "lag_seconds": core.lag().as_secs_f64(),
                         "lag_budget_seconds": lag_budget(&entry.timing).as_secs_f64(),
@@ -211,7 +216,7 @@ impl Registry {
                 json!({ "app": &*path.app, "name": &*path.name, "latency": latency.as_secs_f64() })
             })
             .collect();
-        json!({ "streams": streams, "latencies_set": set })
+        json!({ "streams": streams, "latencies_set": set, "origin_bytes": self.outlet.library.total_bytes() })
     }
 
     /// A stream's newest thumbnail, a JPEG.

@@ -11,7 +11,7 @@ use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
 use media::{AccessUnit, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
 use std::time::Instant;
-use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, WireUnit, rate_of};
+use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, WireUnit, rate_of};
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
 /// by the watch on silent workers; this bound also holds when timestamps are wrong.
@@ -113,6 +113,8 @@ pub struct Run {
     opened: Vec<OpenedTrack>,
     encodes_video: bool,
     filler: Option<AudioFiller>,
+    /// Decode errors that the worker has reported so far.
+    decode_errors: u64,
 }
 
 /// Parameters of a run.
@@ -134,6 +136,12 @@ pub struct RunSetup {
 }
 
 impl Run {
+    /// Decode errors of the run's worker since its last progress report.
+    pub fn new_decode_errors(&mut self, progress: &Progress) -> u64 {
+        let before = std::mem::replace(&mut self.decode_errors, progress.decode_errors);
+        progress.decode_errors.saturating_sub(before)
+    }
+
     /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
     pub fn new(setup: RunSetup, now: Instant) -> Self {
         let RunSetup { id, video, frame_rate, audio, plan, first_pts, shed_budget } = setup;
@@ -169,6 +177,7 @@ impl Run {
             opened: Vec::new(),
             encodes_video,
             filler,
+            decode_errors: 0,
         };
         if !needs_worker {
             run.tracks = run.assemble();

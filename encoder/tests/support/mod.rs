@@ -2,8 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses a part of this module.
 
-use encoder::ingest::tls::{Chain, Identity, Key, Listener};
-use encoder::ingest::{Admission, MediaSink, ServerOptions, serve};
+use encoder::testing::ingest::{Admission, Chain, Identity, Key, Listener, MediaSink, ServerOptions, serve};
 use rtmp::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

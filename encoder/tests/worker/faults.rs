@@ -2,7 +2,7 @@
 
 use crate::support::{SECOND, Source, drive, job, options, rung, transcode};
 use bytes::Bytes;
-use encoder::stream::worker::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault};
+use encoder::testing::stream::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -123,14 +123,14 @@ async fn the_end_of_its_input_ends_a_worker() {
 #[tokio::test]
 async fn too_much_memory_ends_a_worker() {
     let worker =
-        Worker::spawn(encoder::stream::worker::WorkerOptions { memory_limit: 4096, ..options() }).unwrap();
+        Worker::spawn(encoder::testing::stream::WorkerOptions { memory_limit: 4096, ..options() }).unwrap();
     let exit = exit_of(worker).await;
     assert!(matches!(exit.fault, Some(WorkerFault::Memory { limit: 4096, .. })), "{exit:?}");
 }
 
 #[tokio::test]
 async fn another_program_is_told_by_its_output() {
-    let worker = Worker::spawn(encoder::stream::worker::WorkerOptions {
+    let worker = Worker::spawn(encoder::testing::stream::WorkerOptions {
         program: "/bin/sh".into(),
         arguments: vec!["-c".into(), "echo no worker; exec cat".into()],
         ..options()
@@ -143,7 +143,7 @@ async fn another_program_is_told_by_its_output() {
 
 #[tokio::test]
 async fn a_missing_program_is_an_error_at_once() {
-    let options = encoder::stream::worker::WorkerOptions { program: "/nowhere".into(), ..options() };
+    let options = encoder::testing::stream::WorkerOptions { program: "/nowhere".into(), ..options() };
     assert!(Worker::spawn(options).is_err());
 }
 

@@ -1,7 +1,7 @@
 //! Drives a real worker process with media made by the ffmpeg command, and checks its output with ffprobe.
 
 use bytes::Bytes;
-use encoder::stream::worker::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
+use encoder::testing::stream::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
 use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

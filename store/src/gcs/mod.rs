@@ -238,30 +238,6 @@ impl Store for GcsStore {
         })
     }
 
-    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            let mut token = String::new();
-            // Within one bucket and storage class one call suffices; the API may still require several.
-            loop {
-                let rewrite = self
-                    .control
-                    .rewrite_object()
-                    .set_source_bucket(&self.resource)
-                    .set_source_object(self.location.object(source.as_str()))
-                    .set_destination_bucket(&self.resource)
-                    .set_destination_name(self.location.object(target.as_str()))
-                    .set_rewrite_token(&token)
-                    .with_retry_policy(NeverRetry);
-                match limited(rewrite.send()).await {
-                    Ok(answer) if answer.done => return Ok(()),
-                    Ok(answer) => token = answer.rewrite_token,
-                    Err(error) if kind(&error) == Kind::Missing => return Err(StoreError::Missing),
-                    Err(error) => return Err(store_error(&error)),
-                }
-            }
-        })
-    }
-
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let delete = self

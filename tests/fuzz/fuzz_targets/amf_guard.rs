@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::amf_guard`.
+//! See `encoder::testing::fuzzing::amf_guard`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::amf_guard(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::amf_guard(input));

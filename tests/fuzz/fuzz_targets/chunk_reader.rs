@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::chunk_reader`.
+//! See `encoder::testing::fuzzing::chunk_reader`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::chunk_reader(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::chunk_reader(input));

@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::flv`.
+//! See `encoder::testing::fuzzing::flv`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::flv(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::flv(input));

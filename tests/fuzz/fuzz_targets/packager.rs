@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::packager`.
+//! See `encoder::testing::fuzzing::packager`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::packager(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::packager(input));

@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::timeline`.
+//! See `encoder::testing::fuzzing::timeline`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::timeline(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::timeline(input));

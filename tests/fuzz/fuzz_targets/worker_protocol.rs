@@ -1,4 +1,4 @@
-//! See `encoder::fuzzing::worker_protocol`.
+//! See `encoder::testing::fuzzing::worker_protocol`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::fuzzing::worker_protocol(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| encoder::testing::fuzzing::worker_protocol(input));

@@ -207,12 +207,6 @@ impl Store for DirectStore {
         }))
     }
 
-    fn copy<'a>(&'a self, target: &'a ObjectName, source: &'a ObjectName) -> StoreFuture<'a, ()> {
-        Box::pin(self.call(Operation::Compose, target, move |objects, now| {
-            objects.rewrite(BUCKET, source.as_str(), target.as_str(), None, now).map(drop)
-        }))
-    }
-
     fn remove<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let removed = self.call(Operation::Delete, name, |objects, now| {

@@ -51,7 +51,7 @@ fn tell(recorder: &mut Recorder, events: Vec<Event>, fate: impl Fn(&Segment) -> 
                     recorder.settled(&segment.rung, segment.sequence, stored);
                 }
             }
-            Event::Expired(_) | Event::End => {}
+            Event::End => {}
         }
     }
 }

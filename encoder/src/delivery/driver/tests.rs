@@ -213,3 +213,35 @@ async fn input_never_waits_and_memory_stays_bounded_while_the_store_hangs() {
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert_eq!(publisher.counters().gaps[&Gap::Overflow], 950);
 }
+
+#[tokio::test(start_paused = true)]
+async fn gauges_add_up_over_streams_and_one_end_leaves_the_others() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _local = metrics::set_default_local_recorder(&recorder);
+    let waiting = || -> f64 {
+        let text = handle.render();
+        let line = text.lines().find(|line| line.starts_with("encoder_store_waiting_bytes ")).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let store = MemoryStore::new();
+    store.set_faults(|_| Fault::Hang);
+    let start = |name: &str, bytes| {
+        let (publisher, task) = Publisher::start(
+            Arc::new(store.clone()),
+            format!("live/{name}"),
+            TextPlaylists::default(),
+            Settings { seal_within: SECOND, segment_deadline: 100 * SECOND, ..settings() },
+        );
+        publisher.input(Event::Tracks(tracks(&RUNGS)));
+        publisher.input(Event::Segment(segment("720p", "s", 0, bytes)));
+        (publisher, task)
+    };
+    let (first, first_ended) = start("first", 1000);
+    let (_second, _) = start("second", 300);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(waiting(), 1300.0);
+    drop(first);
+    first_ended.await.unwrap();
+    assert_eq!(waiting(), 300.0);
+}

@@ -7,13 +7,14 @@
 //! created and destroyed at any time.
 
 use super::stderr::{Lines, Logged};
+use crate::telemetry::GaugeShare;
 use bytes::BytesMut;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -135,7 +136,6 @@ pub struct Worker {
 
 #[derive(Debug)]
 struct Shared {
-    last_response: Mutex<Instant>,
     resident: AtomicU64,
 }
 
@@ -169,14 +169,12 @@ impl Worker {
         else {
             return Err(std::io::Error::other("a pipe is missing"));
         };
-        let shared =
-            Arc::new(Shared { last_response: Mutex::new(Instant::now()), resident: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { resident: AtomicU64::new(0) });
         let (requests, queue) = mpsc::channel(REQUESTS);
         let (event, events) = mpsc::channel(EVENTS);
         let (kill, killed) = watch::channel(false);
         let span = options.span;
-        let reader =
-            tokio::spawn(read_responses(stdout, event.clone(), shared.clone()).instrument(span.clone()));
+        let reader = tokio::spawn(read_responses(stdout, event.clone()).instrument(span.clone()));
         let writer = tokio::spawn(write_requests(stdin, queue).instrument(span.clone()));
         let log = tokio::spawn(forward_stderr(stderr).instrument(span.clone()));
         let watch = Watch { child, pid, limit: options.memory_limit, shared: shared.clone(), killed };
@@ -194,11 +192,6 @@ impl Worker {
     /// Kills the process; [`Self::next`] still returns the responses sent before, then the exit.
     pub fn kill(&self) {
         self.kill.send_replace(true);
-    }
-
-    /// When the worker last sent a response (or was started).
-    pub fn last_response(&self) -> Instant {
-        *self.shared.last_response.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The worker's resident memory in bytes, at most one second old.
@@ -229,6 +222,7 @@ impl Watch {
         reader: &mut JoinHandle<Read>,
     ) -> (Option<ExitStatus>, Option<WorkerFault>, Option<Read>) {
         let mut memory = tokio::time::interval(MEMORY_EVERY);
+        let mut share = GaugeShare::new("encoder_worker_memory_bytes");
         let mut fault = None;
         let mut read = None;
         loop {
@@ -252,6 +246,7 @@ impl Watch {
                 _ = memory.tick(), if fault.is_none() => {
                     if let Some(resident) = self.pid.and_then(resident_bytes) {
                         self.shared.resident.store(resident, Ordering::Relaxed);
+                        share.set(resident as f64);
                         if resident > self.limit {
                             fault = Some(WorkerFault::Memory { resident, limit: self.limit });
                         }
@@ -305,11 +300,7 @@ async fn supervise(
 }
 
 /// Reads until the end of the worker's output; returns whether it contained [`Response::Finished`].
-async fn read_responses(
-    mut stdout: ChildStdout,
-    events: mpsc::Sender<WorkerEvent>,
-    shared: Arc<Shared>,
-) -> Read {
+async fn read_responses(mut stdout: ChildStdout, events: mpsc::Sender<WorkerEvent>) -> Read {
     let mut decoder = Decoder::<Response>::new();
     let mut finished = false;
     loop {
@@ -318,7 +309,6 @@ async fn read_responses(
             return if decoder.is_mid_message() { Err(WorkerFault::CutOff) } else { Ok(finished) };
         }
         while let Some(response) = decoder.next()? {
-            *shared.last_response.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             finished |= response == Response::Finished;
             if events.send(WorkerEvent::Response(response)).await.is_err() {
                 // The `Worker` was dropped, which kills the process.
@@ -346,8 +336,8 @@ async fn write_requests(
 async fn forward_stderr(mut stderr: ChildStderr) {
     let mut lines = Lines::new(Instant::now());
     let log = |logged| match logged {
-        Logged::Line(line) => tracing::warn!(target: "crate::worker", "{line}"),
-        Logged::LeftOut(count) => tracing::warn!(target: "crate::worker", "{count} lines left out"),
+        Logged::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
+        Logged::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
     loop {

@@ -4,8 +4,7 @@
 use crate::delay::{Delays, first_named};
 use anyhow::ensure;
 use bytes::Bytes;
-use encoder::delivery::outputs::StorePlaylists;
-use encoder::delivery::{Counters, Event, Publisher, Settings};
+use encoder::testing::delivery::{Counters, Event, Publisher, Settings, StorePlaylists};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::Timing;
 use hls::track::{Codec, Track, TrackKind, VideoTrack};

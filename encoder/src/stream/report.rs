@@ -1,0 +1,87 @@
+//! Brings the process's metrics up to a stream's counters. The state machines count without I/O; the metrics recorder
+//! is told here.
+
+use super::core::Counters;
+use metrics::counter;
+use serde_json::{Value, json};
+
+/// What was already added to the process's metrics for one stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    stream: Counters,
+    packager: hls::packager::Counters,
+}
+
+impl Report {
+    /// Adds what was counted since the last call. The first call of a process makes every series appear, also those
+    /// that are zero.
+    pub fn bring_up(&mut self, stream: Counters, packager: hls::packager::Counters) {
+        let (old, was) = (self.stream, self.packager);
+        counter!("encoder_misaligned_cuts_total").increment(packager.misaligned - was.misaligned);
+        counter!("encoder_forced_cuts_total").increment(packager.forced_cuts - was.forced_cuts);
+        counter!("encoder_packager_gaps_total").increment(packager.gaps - was.gaps);
+        counter!("encoder_audio_resyncs_total").increment(packager.audio_resyncs - was.audio_resyncs);
+        counter!("encoder_silent_frames_total").increment(stream.silent_frames - old.silent_frames);
+        counter!("encoder_decode_errors_total").increment(stream.decode_errors - old.decode_errors);
+        let late = |stream: &Counters, packager: &hls::packager::Counters| {
+            stream.late_audio_frames + packager.late_samples
+        };
+        dropped("late", late(&stream, &packager) - late(&old, &was));
+        dropped("undecodable", packager.undecodable_samples - was.undecodable_samples);
+        dropped("surplus", packager.surplus_samples - was.surplus_samples);
+        dropped("refused", stream.refused_samples - old.refused_samples);
+        *self = Self { stream, packager };
+    }
+}
+
+fn dropped(reason: &'static str, count: u64) {
+    counter!("encoder_dropped_units_total", "reason" => reason).increment(count);
+}
+
+/// The packager's counters as they stand in `/status`.
+pub fn packaging(counters: &hls::packager::Counters) -> Value {
+    json!({
+        "misaligned_cuts": counters.misaligned,
+        "forced_cuts": counters.forced_cuts,
+        "gaps": counters.gaps,
+        "rejected_samples": counters.rejected_samples,
+        "late_samples": counters.late_samples,
+        "undecodable_samples": counters.undecodable_samples,
+        "surplus_samples": counters.surplus_samples,
+        "audio_resyncs": counters.audio_resyncs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::core_tests::Stage;
+
+    #[test]
+    fn a_misaligned_cut_reaches_the_metrics_and_the_status() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let mut stage = Stage::new("720p,360p");
+        stage.come();
+        stage.configs();
+        stage.publish(0, 10_000, true, true);
+        let mut report = Report::default();
+        let mut bring_up = |stage: &Stage| {
+            metrics::with_local_recorder(&recorder, || {
+                report.bring_up(stage.core.counters(), stage.core.packager_counters());
+            });
+        };
+        bring_up(&stage);
+        assert!(handle.render().contains("encoder_misaligned_cuts_total 0"));
+        stage.workers.values_mut().for_each(|worker| worker.keyless = Some(1));
+        stage.publish(10_000, 13_000, true, true);
+        stage.workers.values_mut().for_each(|worker| worker.keyless = None);
+        stage.publish(13_000, 20_000, true, true);
+        bring_up(&stage);
+        let counted = packaging(&stage.core.packager_counters())["misaligned_cuts"].as_u64().unwrap();
+        assert!(counted > 0);
+        assert!(handle.render().contains(&format!("encoder_misaligned_cuts_total {counted}")));
+        bring_up(&stage);
+        assert!(handle.render().contains(&format!("encoder_misaligned_cuts_total {counted}")), "not twice");
+    }
+}

@@ -1,0 +1,43 @@
+//! What tests of other crates, examples and fuzz targets need of the encoder's modules, under the modules' names.
+
+/// Archives.
+pub mod archive {
+    pub use crate::archive::names::Place;
+    pub use crate::archive::seal::{Sealed, seal};
+    pub use crate::archive::{Keeper, Observed, Recording, Settings};
+}
+
+/// The way out of a stream, without sockets.
+pub mod delivery {
+    pub use crate::delivery::outputs::{Outlet, OutletOptions, StorePlaylists};
+    pub use crate::delivery::takeover::{Beginning, Why};
+    pub use crate::delivery::{Counters, Event, Gap, Publisher, Settings, Spool};
+}
+
+/// The targets of the fuzzers.
+pub mod fuzzing {
+    pub use crate::fuzzing::{
+        TARGETS, amf_guard, chunk_reader, flv, flv_file, packager, timeline, worker_protocol,
+    };
+}
+
+/// Listeners for publishers.
+pub mod ingest {
+    pub use crate::ingest::tls::{Chain, Identity, Key, Listener};
+    pub use crate::ingest::{Admission, MediaSink, ServerOptions, serve};
+}
+
+/// The origin's objects.
+pub mod origin {
+    pub use crate::origin::{Library, StreamPath};
+}
+
+/// One stream as a state machine, and workers seen from outside.
+pub mod stream {
+    pub use crate::stream::core::{Effect, StreamCore};
+    pub use crate::stream::latency::video_settings;
+    pub use crate::stream::worker::child::{
+        Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions,
+    };
+    pub use crate::stream::{Now, Settings};
+}
