@@ -172,7 +172,7 @@ impl Store for GcsStore {
     fn read_range<'a>(&'a self, name: &'a ObjectName, range: Range<u64>) -> StoreFuture<'a, Option<Bytes>> {
         Box::pin(async move {
             let wanted = ReadRange::segment(range.start, range.end.saturating_sub(range.start));
-            let stored = within(LONGEST_CALL, self.read_body(name, wanted)).await?;
+            let stored = Box::pin(within(LONGEST_CALL, self.read_body(name, wanted))).await?;
             Ok(stored.map(|stored| stored.body))
         })
     }
