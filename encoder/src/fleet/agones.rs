@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-/// Interval between pings. Agones counts a process as unhealthy after three times `periodSeconds` (5 s) without a
-/// ping.
+/// Interval between pings. Agones counts a process as unhealthy after `failureThreshold` times `periodSeconds` without
+/// a ping: half a minute with the 6 and 5 s of `deploy/overlays/agones/fleet.yaml`, 15 s with Agones' default of 3 and
+/// 5 s.
 const PING: Duration = Duration::from_secs(2);
 /// First and longest backoff after a failed call. The sidecar may start later than the encoder, and may restart.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
