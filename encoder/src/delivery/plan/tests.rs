@@ -140,6 +140,17 @@ fn when_too_much_waits_the_oldest_that_is_not_being_written_becomes_a_gap() {
 }
 
 #[test]
+fn when_too_many_init_segments_wait_the_oldest_is_given_up() {
+    let mut plan = plan(Settings { concurrency: 100, ..Settings::default() });
+    for epoch in 0..66 {
+        plan.input(Event::Init(init("720p", &format!("s{epoch}"))), Duration::ZERO);
+    }
+    let jobs = due(&mut plan, Duration::ZERO);
+    let expected: Vec<_> = (2..66).rev().map(|epoch| format!("720p/s{epoch}-init.mp4")).collect();
+    assert_eq!(names(&jobs), expected);
+}
+
+#[test]
 fn a_segment_larger_than_all_room_is_a_gap() {
     let mut plan = plan(Settings { max_waiting_bytes: 10, ..Settings::default() });
     plan.input(Event::Segment(segment("720p", "s", 0, 11)), Duration::ZERO);

@@ -17,8 +17,8 @@ use hls::packager::{InitSegment, Segment};
 use std::time::Duration;
 use store::{Caching, Object, ObjectName, StoreError, content_type};
 
-/// Most init segments that wait; beyond it one of these is given up together with its segments. Enough for dozens of
-/// epochs while a store is away.
+/// Most init segments that wait; beyond it the oldest one is given up, and segments that need it become gaps. Enough for
+/// dozens of epochs while a store is away.
 const MAX_WAITING_INITS: usize = 64;
 /// An attempt at a segment that is on time may last this many deadlines: a slow store still receives every segment,
 /// and a store that hung is used again soon after it has recovered.
@@ -90,7 +90,8 @@ impl<P: Playlists> Plan<P> {
     pub(super) fn add_init(&mut self, init: InitSegment, now: Duration) {
         let is_idle_init = |upload: &Upload| matches!(upload.what, What::Init(_)) && upload.is_idle();
         if self.uploads.iter().filter(|upload| is_idle_init(upload)).count() >= MAX_WAITING_INITS
-            && let Some(oldest) = self.uploads.iter().position(is_idle_init)
+            // Newer init segments are in front of older ones.
+            && let Some(oldest) = self.uploads.iter().rposition(is_idle_init)
         {
             self.uploads.remove(oldest);
         }
@@ -175,7 +176,9 @@ impl<P: Playlists> Plan<P> {
         Some(job)
     }
 
-    /// The upload to attempt next: on time before late, older before newer, first attempts before hedged ones.
+    /// The upload to attempt next: on time before late, first attempts before hedged ones, init segments before
+    /// segments, older segments before newer ones. Of several init segments the newest goes first: it is the one that
+    /// segments on time wait for.
     fn next_upload(&self, now: Duration) -> Option<usize> {
         if self.upload_attempts() >= self.settings.concurrency {
             return None;
