@@ -269,7 +269,7 @@ impl Keeper {
             Ok(Sealed { already: true, .. }) => {
                 // The process that completed the archive died before it removed the note. If the note remains, it
                 // costs the next search one look.
-                if let Err(error) = self.store.remove(&place.note()).await {
+                if let Err(error) = within(ATTEMPT, self.store.remove(&place.note())).await {
                     debug!(archive = %place.folder(), %error, "the note on a complete archive remains");
                 }
                 "already"

@@ -2,13 +2,12 @@
 
 use std::future::Future;
 use std::time::Duration;
-use store::{ObjectName, StoreError, StoreFuture};
+use store::{ObjectName, StoreError, StoreFuture, within};
 use tokio::task::JoinSet;
 
 /// Attempts at one call.
 const ATTEMPTS: u32 = 8;
-/// Time-out of an attempt; the last attempt has none. A directory copies gigabytes within this time; Cloud Storage has
-/// its own, shorter bound.
+/// Time-out of every attempt. A directory copies gigabytes within this time; Cloud Storage has its own, shorter bound.
 const ATTEMPT: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -23,22 +22,23 @@ pub struct Failure {
     pub error: StoreError,
 }
 
-/// Retries a call while the error is retryable: up to half a minute of pauses in total.
+/// Retries a call while the error is retryable: up to half a minute of pauses in total. An attempt without an answer
+/// is a retryable error too.
 pub async fn persist<'a, T>(
     object: &ObjectName,
     mut call: impl FnMut() -> StoreFuture<'a, T>,
 ) -> Result<T, Failure> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..ATTEMPTS {
-        match tokio::time::timeout(ATTEMPT, call()).await {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) if !error.is_retryable() => return Err(failure(object, error)),
-            Ok(Err(_)) | Err(_) => {}
+        match within(ATTEMPT, call()).await {
+            Ok(done) => return Ok(done),
+            Err(error) if !error.is_retryable() => return Err(failure(object, error)),
+            Err(_) => {}
         }
         tokio::time::sleep(pause.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    call().await.map_err(|error| failure(object, error))
+    within(ATTEMPT, call()).await.map_err(|error| failure(object, error))
 }
 
 fn failure(object: &ObjectName, error: StoreError) -> Failure {
@@ -70,4 +70,25 @@ where
         }
     }
     Ok(done.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_never_answers_fails_every_attempt() {
+        let object = ObjectName::new("live/demo/x");
+        let mut attempts = 0;
+        let call = || -> StoreFuture<'_, ()> {
+            attempts += 1;
+            Box::pin(std::future::pending())
+        };
+        let limit = (ATTEMPT + LONGEST_PAUSE) * ATTEMPTS;
+        let Ok(failed) = tokio::time::timeout(limit, persist(&object, call)).await else {
+            panic!("the last attempt has no end");
+        };
+        assert!(failed.is_err_and(|failure| failure.error.is_retryable()));
+        assert_eq!(attempts, ATTEMPTS);
+    }
 }
