@@ -186,7 +186,8 @@ impl Link {
             }
             match self.read(socket).await {
                 Ok(Some(Event::Publishing)) => return None,
-                Ok(Some(Event::Refused(text) | Event::SentOff(text))) => return Some(Ending::Refused(text)),
+                Ok(Some(Event::Refused(text))) => return Some(Ending::Refused(text)),
+                Ok(Some(Event::SentOff(text))) => return Some(sent_off(&text)),
                 Ok(None) => {}
                 Err(ending) => return Some(ending),
             }
@@ -197,9 +198,22 @@ impl Link {
         let mut buffer = vec![0; READ_BUFFER];
         match socket.read(&mut buffer).await {
             Ok(0) => Err(Ending::Lost("the server closed the connection".into())),
-            Ok(len) => self.session.handle(&buffer[..len]).map_err(lost),
+            Ok(len) => self.receive(&buffer[..len]).map_err(lost),
             Err(error) => Err(Ending::Lost(error.to_string())),
         }
+    }
+
+    /// Hands all bytes of a read to the session. Returns the last event: a server may end a publish in the same read in
+    /// which it accepts the publish.
+    fn receive(&mut self, mut input: &[u8]) -> Result<Option<Event>, SessionError> {
+        let mut last = None;
+        while let Some(event) = self.session.handle(&mut input)? {
+            match event {
+                Event::Publishing => last = Some(event),
+                Event::Refused(_) | Event::SentOff(_) => return Ok(Some(event)),
+            }
+        }
+        Ok(last)
     }
 
     async fn publish(
@@ -240,10 +254,8 @@ impl Link {
                 readable = socket.readable() => {
                     match readable.and_then(|()| socket.try_read(&mut buffer)) {
                         Ok(0) => return Ending::Lost("the server closed the connection".into()),
-                        Ok(len) => match self.session.handle(&buffer[..len]) {
-                            Ok(Some(Event::Refused(text) | Event::SentOff(text))) => {
-                                return Ending::Lost(format!("sent off: {text}"));
-                            }
+                        Ok(len) => match self.receive(&buffer[..len]) {
+                            Ok(Some(Event::Refused(text) | Event::SentOff(text))) => return sent_off(&text),
                             Ok(Some(Event::Publishing) | None) => {}
                             Err(error) => return lost(error),
                         },
@@ -343,6 +355,10 @@ impl Link {
         while socket.read(&mut buffer).await? > 0 {}
         Ok(())
     }
+}
+
+fn sent_off(text: &str) -> Ending {
+    Ending::Lost(format!("sent off: {text}"))
 }
 
 fn lost(error: SessionError) -> Ending {

@@ -375,6 +375,8 @@ fn serve(listener: TcpListener, fates: Vec<Fate>) -> std::thread::JoinHandle<Vec
 enum Fate {
     /// Refuse the publish.
     Refuse(Refusal),
+    /// Accepts the publish and ends it in the same write.
+    SendOff(Refusal),
     /// Accept, then close the connection after this many messages.
     CutAfter(usize),
     /// Accept, and serve until the client closes the connection.
@@ -394,6 +396,10 @@ fn serve_one(mut socket: std::net::TcpStream, fate: &Fate) -> Vec<MediaMessage> 
         while let Some(event) = session.handle(&mut input, Instant::now()).unwrap() {
             match (event, fate) {
                 (Event::Publish(_), Fate::Refuse(refusal)) => session.refuse(refusal).unwrap(),
+                (Event::Publish(_), Fate::SendOff(refusal)) => {
+                    session.accept().unwrap();
+                    session.refuse(refusal).unwrap();
+                }
                 (Event::Publish(_), Fate::CutAfter(_) | Fate::Serve) => session.accept().unwrap(),
                 (Event::Media(message), _) => taken.push(message),
                 (Event::Ended(_) | Event::Refused(_) | Event::Metadata(_), _) => {}
@@ -424,6 +430,17 @@ fn a_refusal_is_shown_and_not_tried_again() {
     assert!(matches!(error, PublishError::Refused { .. }) && error.exit_code() == 77, "{error}");
     let shown = error.to_string();
     assert!(shown.contains("no such stream here") && !shown.contains("secret"), "{shown}");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_publish_that_is_accepted_and_ended_in_one_write_is_lost() {
+    let (listener, url) = listening();
+    let server = serve(listener, vec![Fate::SendOff(Refusal::Draining)]);
+    let once = &SMALL[..SMALL.len() - 1];
+    let error = publish(&[once, &["--duration", "1", &url]].concat(), pending()).unwrap_err();
+    assert!(matches!(error, PublishError::Lost { .. }), "{error}");
+    assert!(error.to_string().contains(&Refusal::Draining.to_string()), "{error}");
     server.join().unwrap();
 }
 

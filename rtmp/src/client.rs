@@ -9,6 +9,7 @@ use crate::MessageKind;
 use crate::amf::{self, AmfError};
 use crate::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
 use crate::flv::write::Tag;
+use crate::session::HANDSHAKE_LEN;
 use bytes::Bytes;
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
@@ -67,7 +68,11 @@ pub enum SessionError {
 /// The session's state.
 enum State {
     /// The server's part of the handshake is not complete.
-    Handshake(Box<Handshake>),
+    Handshake {
+        handshake: Box<Handshake>,
+        /// Bytes of the server's part that have not come yet.
+        left: usize,
+    },
     /// `connect` was sent.
     Connecting,
     /// `createStream` was sent.
@@ -108,7 +113,7 @@ impl Session {
         let output = handshake.generate_outbound_p0_and_p1().map_err(|_| SessionError::Handshake)?;
         Ok(Self {
             url,
-            state: State::Handshake(Box::new(handshake)),
+            state: State::Handshake { handshake: Box::new(handshake), left: HANDSHAKE_LEN },
             reader: ChunkReader::new(Limits::BEFORE_PUBLISH),
             serializer: ChunkSerializer::new(),
             output,
@@ -120,27 +125,31 @@ impl Session {
         std::mem::take(&mut self.output)
     }
 
-    /// Takes bytes from the server. Returns at the first event, and does not read the rest of `input` then, because at
-    /// most one event is decisive.
-    pub fn handle(&mut self, input: &[u8]) -> Result<Option<Event>, SessionError> {
-        let remaining;
-        let mut input = input;
-        if let State::Handshake(handshake) = &mut self.state {
-            match handshake.process_bytes(input).map_err(|_| SessionError::Handshake)? {
-                HandshakeProcessResult::InProgress { response_bytes } => {
-                    self.output.extend(response_bytes);
-                    return Ok(None);
+    /// Reads bytes of the server off the front of `input` until an event occurs (`Some`) or `input` is empty (`None`).
+    /// The caller hands in what is left after an event again: one read may hold several events, and messages that the
+    /// session answers.
+    pub fn handle(&mut self, input: &mut &[u8]) -> Result<Option<Event>, SessionError> {
+        while let State::Handshake { handshake, left } = &mut self.state {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            // Only the handshake's own bytes; the chunk reader gets the rest.
+            let (head, tail) = input.split_at(input.len().min(*left));
+            *input = tail;
+            *left -= head.len();
+            match handshake.process_bytes(head).map_err(|_| SessionError::Handshake)? {
+                HandshakeProcessResult::InProgress { .. } if *left == 0 => {
+                    return Err(SessionError::Handshake);
                 }
-                HandshakeProcessResult::Completed { response_bytes, remaining_bytes } => {
+                HandshakeProcessResult::InProgress { response_bytes } => self.output.extend(response_bytes),
+                HandshakeProcessResult::Completed { response_bytes, remaining_bytes: _ } => {
                     self.output.extend(response_bytes);
-                    remaining = remaining_bytes;
-                    input = &remaining;
                     self.connect()?;
                     self.state = State::Connecting;
                 }
             }
         }
-        while let Some(message) = self.reader.read(&mut input)? {
+        while let Some(message) = self.reader.read(input)? {
             if let Some(event) = self.message(&message)? {
                 return Ok(Some(event));
             }
@@ -220,14 +229,14 @@ impl Session {
             }
             // Answers to commands that need none (releaseStream, FCPublish), and notices.
             (
-                State::Handshake(_)
+                State::Handshake { .. }
                 | State::Connecting
                 | State::CreatingStream
                 | State::Asking { .. }
                 | State::Publishing { .. },
                 Reply::Result { .. } | Reply::Status(_) | Reply::Other,
             )
-            | (State::Handshake(_), Reply::Failure(_))
+            | (State::Handshake { .. }, Reply::Failure(_))
             | (State::Over, _) => {}
         }
         Ok(None)

@@ -25,8 +25,8 @@ use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// C0, C1 and C2 together, in bytes (RTMP 1.0, 5.2).
-const HANDSHAKE_LEN: usize = 1 + 1536 + 1536;
+/// C0, C1 and C2 together, in bytes, and as many S0, S1 and S2 together (RTMP 1.0, 5.2).
+pub(super) const HANDSHAKE_LEN: usize = 1 + 1536 + 1536;
 /// Smallest acknowledgement window in bytes that a peer can set; with smaller windows the server would answer every
 /// packet.
 const MIN_ACK_WINDOW: u32 = 64 << 10;

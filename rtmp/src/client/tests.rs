@@ -34,8 +34,11 @@ fn converse(
             }
         }
         let down = std::mem::take(server.output());
-        for input in down.chunks(piece) {
-            heard.extend(client.handle(input).unwrap());
+        for mut input in down.chunks(piece) {
+            while let Some(event) = client.handle(&mut input).unwrap() {
+                heard.push(event);
+            }
+            assert!(input.is_empty());
         }
         if up.is_empty() && down.is_empty() {
             return (heard, seen);
@@ -97,6 +100,31 @@ fn being_sent_off_is_heard_too() {
 }
 
 #[test]
+fn what_follows_an_event_in_the_same_read_is_heard_too() {
+    let (mut client, mut server) = (client(), server());
+    let mut heard = Vec::new();
+    loop {
+        let up = client.take_output();
+        let mut input = &up[..];
+        while let Some(event) = server.handle(&mut input, Instant::now()).unwrap() {
+            if matches!(event, ServerEvent::Publish(_)) {
+                server.accept().unwrap();
+                server.refuse(&Refusal::Draining).unwrap();
+            }
+        }
+        let down = std::mem::take(server.output());
+        if down.is_empty() {
+            break;
+        }
+        let mut input = &down[..];
+        while let Some(event) = client.handle(&mut input).unwrap() {
+            heard.push(event);
+        }
+    }
+    assert_eq!(heard, [Event::Publishing, Event::SentOff(Refusal::Draining.to_string())]);
+}
+
+#[test]
 fn nothing_is_sent_before_the_server_agrees_or_after_the_end() {
     let mut client = client();
     client.take_output();
@@ -133,6 +161,7 @@ proptest::proptest! {
     fn any_bytes_from_a_server_are_an_answer(bytes: Vec<u8>) {
         let (mut client, mut server) = (client(), server());
         converse(&mut client, &mut server, None, 100_000);
-        let _ = client.handle(&bytes);
+        let mut input = &bytes[..];
+        while let Ok(Some(_)) = client.handle(&mut input) {}
     }
 }
