@@ -26,8 +26,9 @@ use tracing::info;
 /// Interval between survey rounds. A balancer probes once a second, so the lobby's readiness is current at the
 /// balancer's next probe.
 const ROUND: Duration = Duration::from_millis(500);
-/// Liveness fails after this long without a finished round. Rounds have their own time-outs, far shorter than this.
+/// Liveness fails after this long without a finished round. Every round ends earlier, by [`survey::ROUND_WITHIN`].
 const PATIENCE: Duration = Duration::from_secs(15);
+const _: () = assert!(survey::ROUND_WITHIN.as_millis() + ROUND.as_millis() < PATIENCE.as_millis());
 /// Time for open connections when the lobby is asked to leave: refused publishers close within two seconds.
 const GOODBYES: Duration = Duration::from_secs(3);
 

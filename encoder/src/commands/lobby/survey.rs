@@ -4,6 +4,8 @@
 use crate::fleet::neighbour;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
@@ -13,8 +15,12 @@ use tracing::{debug, warn};
 
 /// Concurrent requests: a bound on sockets, not on encoders.
 const AT_ONCE: usize = 64;
-/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe.
+/// Concurrent look-ups of names. Few: a look-up that timed out occupies a thread until the system's resolver gives up.
+const LOOK_UPS_AT_ONCE: usize = 8;
+/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe, and of one look-up.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Time-out of a whole round. It is enough for 72 names without an answer, or for 576 addresses.
+pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// The result of one survey round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,11 +113,15 @@ impl Surveyor {
     }
 
     /// Runs one round; `None` if no encoders are configured. Takes a few seconds at most for a hundred encoders that
-    /// do not answer.
+    /// do not answer, and ten seconds in any case.
     pub async fn round(&mut self) -> Option<Found> {
         if self.encoders.is_empty() {
             return None;
         }
+        Some(bounded(self.ask_all()).await)
+    }
+
+    async fn ask_all(&mut self) -> Found {
         let (addresses, nameless) = self.addresses().await;
         let mut found = Found { nameless, ..Found::default() };
         let mut asked = JoinSet::new();
@@ -129,29 +139,68 @@ impl Surveyor {
         while let Some(answer) = asked.join_next().await {
             found.count(answer.unwrap_or(None));
         }
-        Some(found)
+        found
     }
 
     /// Every address once, and the number of names that did not resolve.
     async fn addresses(&mut self) -> (BTreeSet<SocketAddr>, usize) {
         let mut addresses = BTreeSet::new();
         let mut nameless = 0;
-        for encoder in &self.encoders {
-            match timeout(PATIENCE, lookup_host(encoder)).await {
-                Ok(Ok(found)) => addresses.extend(found),
-                Ok(Err(error)) => {
+        let resolve = |encoder| async move { Ok(lookup_host(encoder).await?.collect()) };
+        for (encoder, found) in look_up(&self.encoders, resolve).await {
+            match found {
+                Ok(found) => addresses.extend(found),
+                Err(error) => {
                     nameless += 1;
                     if !self.lost {
                         warn!(encoder, %error, "no address");
                     }
                 }
-                Err(_) => nameless += 1,
             }
         }
         // Logged once per outage.
         self.lost = nameless > 0;
         (addresses, nameless)
     }
+}
+
+/// Ends a round after [`ROUND_WITHIN`]. Nothing is known then, because an encoder that was not asked may be free.
+async fn bounded(round: impl Future<Output = Found>) -> Found {
+    timeout(ROUND_WITHIN, round).await.unwrap_or_else(|_| {
+        warn!(
+            limit_seconds = ROUND_WITHIN.as_secs(),
+            "too many encoders do not answer: the round is cut short"
+        );
+        Found::default()
+    })
+}
+
+/// The addresses of every name, in the order of the answers.
+async fn look_up<W>(
+    names: &[String],
+    resolve: impl Fn(String) -> W,
+) -> Vec<(String, io::Result<Vec<SocketAddr>>)>
+where
+    W: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+{
+    let mut found = Vec::new();
+    let mut asked = JoinSet::new();
+    for name in names {
+        if asked.len() >= LOOK_UPS_AT_ONCE
+            && let Some(answer) = asked.join_next().await
+        {
+            found.extend(answer.ok());
+        }
+        let (name, answer) = (name.clone(), resolve(name.clone()));
+        asked.spawn(async move {
+            let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+            (name, timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(late())))
+        });
+    }
+    while let Some(answer) = asked.join_next().await {
+        found.extend(answer.ok());
+    }
+    found
 }
 
 impl Found {
@@ -194,14 +243,32 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let asked = std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
-            std::io::Read::read(&mut socket, &mut [0; 1024]).unwrap();
+            io::Read::read(&mut socket, &mut [0; 1024]).unwrap();
             let busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
-            std::io::Write::write_all(&mut socket, busy).unwrap();
+            io::Write::write_all(&mut socket, busy).unwrap();
         });
         let twice = vec![format!("127.0.0.1:{port}"), format!("127.0.0.1:{port}")];
         let found = Surveyor::new(twice).round().await.unwrap();
         asked.join().unwrap();
         assert_eq!(found, Found { taken: 1, ..Found::default() });
         assert_eq!(Surveyor::new(Vec::new()).round().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_without_an_answer_are_waited_for_side_by_side() {
+        let names: Vec<_> = (0..40).map(|number| format!("encoder-{number}:9090")).collect();
+        let began = tokio::time::Instant::now();
+        let found = look_up(&names, |_| std::future::pending()).await;
+        let took = began.elapsed();
+        assert!(took <= PATIENCE * 5 + Duration::from_millis(100), "{took:?}");
+        assert!(found.len() == 40 && found.iter().all(|(_, addresses)| addresses.is_err()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_without_end_is_cut_short_and_knows_nothing() {
+        let began = tokio::time::Instant::now();
+        let found = bounded(std::future::pending()).await;
+        assert!(began.elapsed() <= ROUND_WITHIN + Duration::from_millis(100));
+        assert_eq!(found.standing(), Standing::Unknown);
     }
 }
