@@ -15,7 +15,8 @@ const AUDIO_BITRATE: u32 = 160_000;
 /// Audio holes from this length on (in samples; 0.1 s) are filled with silence, so that audio stays in sync with
 /// video.
 const HOLE: i64 = SAMPLE_RATE as i64 / 10;
-/// Holes from this length on (in samples; 10 s) are not filled: they indicate a broken clock, not a hole.
+/// Holes from this length on (in samples; 10 s) are left open, so that a broken clock does not make hours of silence:
+/// the audio after such a hole keeps its time.
 const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
 
 /// Encodes decoded video of any codec to H.264.
@@ -135,11 +136,7 @@ impl AudioRecoder {
     pub(super) fn finish(&mut self, out: &mut Vec<Media>) -> Result<(), DemuxError> {
         self.decoder.send_eof().map_err(DemuxError::Broken)?;
         self.drain(out)?;
-        let whole = self.waiting[0].len().next_multiple_of(FRAME_SAMPLES);
-        for channel in &mut self.waiting {
-            channel.resize(whole, 0.0);
-        }
-        self.encode(out)?;
+        self.encode_rest(out)?;
         Ok(self.encoder.finish(out)?)
     }
 
@@ -147,7 +144,7 @@ impl AudioRecoder {
         let mut decoded = frame::Audio::empty();
         while received(self.decoder.receive_frame(&mut decoded)).map_err(DemuxError::Broken)? {
             if let Some(ticks) = decoded.timestamp() {
-                self.place(MediaTime::from_ticks_90k(ticks).to_scaled(SAMPLE_RATE));
+                self.place(MediaTime::from_ticks_90k(ticks).to_scaled(SAMPLE_RATE), out)?;
             }
             self.resample(&mut decoded).map_err(EncodeError::from)?;
             self.encode(out)?;
@@ -155,14 +152,28 @@ impl AudioRecoder {
         Ok(())
     }
 
-    /// Places the next samples at sample `at`: the first call sets the start, later calls fill holes with silence.
-    fn place(&mut self, at: i64) {
-        let next = *self.next.get_or_insert(at) + self.waiting[0].len() as i64;
-        if (HOLE..LONGEST_HOLE).contains(&(at - next)) {
+    /// Places the next samples at sample `at`: the first call sets the start, later calls fill holes with silence or,
+    /// from [`LONGEST_HOLE`] on, jump over them.
+    fn place(&mut self, at: i64, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        let hole = at - *self.next.get_or_insert(at) - self.waiting[0].len() as i64;
+        if hole >= LONGEST_HOLE {
+            self.encode_rest(out)?;
+            self.next = Some(at);
+        } else if hole >= HOLE {
             for channel in &mut self.waiting {
-                channel.resize(channel.len() + (at - next) as usize, 0.0);
+                channel.resize(channel.len() + hole as usize, 0.0);
             }
         }
+        Ok(())
+    }
+
+    /// Encodes the waiting samples, with silence up to the end of their frame.
+    fn encode_rest(&mut self, out: &mut Vec<Media>) -> Result<(), EncodeError> {
+        let whole = self.waiting[0].len().next_multiple_of(FRAME_SAMPLES);
+        for channel in &mut self.waiting {
+            channel.resize(whole, 0.0);
+        }
+        self.encode(out)
     }
 
     fn resample(&mut self, decoded: &mut frame::Audio) -> Result<(), ff::Error> {

@@ -123,6 +123,21 @@ fn other_codecs_become_h264_and_aac_and_stay_together() {
 }
 
 #[test]
+fn audio_that_is_encoded_again_keeps_its_time_behind_holes_of_any_length() {
+    let dir = tempfile::tempdir().unwrap();
+    for hole in [1, 5, 20] {
+        let filter = format!("asetpts=PTS+gte(T\\,1)*{hole}/TB");
+        let file = made(dir.path(), &format!("{hole}.mkv"), &["-vn", "-af", &filter, "-c:a", "flac"]);
+        let audio = read(&file).audio;
+        let end = audio.last().unwrap().pts.as_secs_f64();
+        let expected = 12.0 + f64::from(hole);
+        assert!((expected - 0.1..expected + 0.1).contains(&end), "{hole} s: {end}");
+        let silent_frames = audio.len() - 2 * 48_000 / 1024;
+        assert!(silent_frames <= 10 * 48_000 / 1024, "{hole} s: {silent_frames}");
+    }
+}
+
+#[test]
 fn one_track_may_be_left_out_and_one_alone_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let file = made(dir.path(), "a.mp4", &B_FRAMES);
