@@ -44,6 +44,18 @@ async fn keeps_the_contract_of_every_store() {
 }
 
 #[tokio::test]
+async fn a_page_without_objects_is_not_the_end_of_a_listing() {
+    let fake = FakeGcs::start(BUCKET);
+    let store = open(&fake).await.unwrap();
+    store.create(&name(), segment("x")).await.unwrap();
+    fake.state().objects.set_empty_pages(BUCKET, true);
+    let folder = ObjectName::new("live/demo");
+    let listed = store.list(&folder, None).await.unwrap();
+    assert_eq!(listed.iter().map(|listed| &listed.name).collect::<Vec<_>>(), [&name()]);
+    assert_eq!(store.list(&folder, Some(&name())).await, Ok(Vec::new()), "this is the end");
+}
+
+#[tokio::test]
 async fn an_upload_is_one_request_with_all_that_viewers_need() {
     let fake = FakeGcs::start(BUCKET);
     let store = open(&fake).await.unwrap();

@@ -122,6 +122,36 @@ impl GcsStore {
         }
         Ok(Some(Stored { version, body: body.freeze() }))
     }
+
+    /// One page of a listing, and the token of the next page; the token is empty for the first page and after the last.
+    async fn page(
+        &self,
+        folder: &ObjectName,
+        after: Option<&ObjectName>,
+        token: String,
+    ) -> Result<(Vec<Listed>, String), StoreError> {
+        let mut list = self
+            .control
+            .list_objects()
+            .set_parent(&self.resource)
+            .set_prefix(format!("{}/", self.location.object(folder.as_str())))
+            .set_page_size(MAX_LISTED as i32)
+            .set_page_token(token)
+            .with_retry_policy(NeverRetry);
+        if let Some(after) = after {
+            // The start name is included in the answer; it is filtered out below.
+            list = list.set_lexicographic_start(self.location.object(after.as_str()));
+        }
+        let answer = limited(list.send()).await.map_err(|error| store_error(&error))?;
+        let named = answer.objects.into_iter().filter_map(|object| {
+            let name = self.location.path(&object.name)?;
+            // Foreign objects in the bucket may have names that are not valid object names here.
+            let plain = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+            plain.then(|| Listed { name: ObjectName::new(name), size: object.size.unsigned_abs() })
+        });
+        let listed = named.filter(|listed| after != Some(&listed.name)).collect();
+        Ok((listed, answer.next_page_token))
+    }
 }
 
 impl Store for GcsStore {
@@ -182,27 +212,7 @@ impl Store for GcsStore {
         folder: &'a ObjectName,
         after: Option<&'a ObjectName>,
     ) -> StoreFuture<'a, Vec<Listed>> {
-        Box::pin(async move {
-            let mut list = self
-                .control
-                .list_objects()
-                .set_parent(&self.resource)
-                .set_prefix(format!("{}/", self.location.object(folder.as_str())))
-                .set_page_size(MAX_LISTED as i32)
-                .with_retry_policy(NeverRetry);
-            if let Some(after) = after {
-                // The start name is included in the answer; it is filtered out below.
-                list = list.set_lexicographic_start(self.location.object(after.as_str()));
-            }
-            let answer = limited(list.send()).await.map_err(|error| store_error(&error))?;
-            let named = answer.objects.into_iter().filter_map(|object| {
-                let name = self.location.path(&object.name)?;
-                // Foreign objects in the bucket may have names that are not valid object names here.
-                let plain = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-                plain.then(|| Listed { name: ObjectName::new(name), size: object.size.unsigned_abs() })
-            });
-            Ok(named.filter(|listed| after != Some(&listed.name)).collect())
-        })
+        Box::pin(first_with_objects(move |token| self.page(folder, after, token)))
     }
 
     fn compose<'a>(
@@ -262,7 +272,45 @@ impl Store for GcsStore {
     }
 }
 
+/// Follows a listing's page tokens to the first page that has objects, or to the end. A page without objects is the end
+/// only if it has no token (<https://google.aip.dev/158>), and all objects of a page may be foreign ones. `page` gets
+/// the token, which is empty for the first page.
+async fn first_with_objects<W>(page: impl Fn(String) -> W) -> Result<Vec<Listed>, StoreError>
+where
+    W: Future<Output = Result<(Vec<Listed>, String), StoreError>>,
+{
+    let mut token = String::new();
+    loop {
+        let (listed, next) = page(token).await?;
+        if !listed.is_empty() || next.is_empty() {
+            return Ok(listed);
+        }
+        token = next;
+    }
+}
+
 /// Adds a time-out so that a hung call ends even when its caller sets none.
 async fn limited<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(LONGEST_CALL, call).await.unwrap_or_else(|late| Err(Error::timeout(late)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_without_objects_is_the_end_only_without_a_token() {
+        let listed = || vec![Listed { name: ObjectName::new("live/demo/a"), size: 1 }];
+        let page = |token: String| async move {
+            match token.as_str() {
+                "" => Ok((Vec::new(), "second".to_owned())),
+                "second" => Ok((Vec::new(), "third".to_owned())),
+                "third" => Ok((listed(), "fourth".to_owned())),
+                _ => panic!("page {token} is not needed"),
+            }
+        };
+        assert_eq!(first_with_objects(page).await, Ok(listed()));
+        let last = |_| async { Ok((Vec::new(), String::new())) };
+        assert_eq!(first_with_objects(last).await, Ok(Vec::new()));
+    }
 }

@@ -232,7 +232,11 @@ fn list(objects: &Objects, request: &v2::ListObjectsRequest) -> Result<v2::ListO
     let limit = if request.page_size > 0 { request.page_size.min(1000) } else { 1000 } as usize;
     let start =
         if request.page_token.is_empty() { &request.lexicographic_start } else { &request.page_token };
-    let (page, next) = objects.list(name, &request.prefix, start, limit)?;
+    let (mut page, mut next) = objects.list(name, &request.prefix, start, limit)?;
+    if request.page_token.is_empty() && objects.has_empty_pages(name) {
+        next = page.first().map(|first| first.name.clone());
+        page.clear();
+    }
     Ok(v2::ListObjectsResponse {
         objects: page.into_iter().map(|found| object(name, found)).collect(),
         prefixes: Vec::new(),

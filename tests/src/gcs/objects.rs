@@ -193,6 +193,7 @@ struct Bucket {
     last_write: BTreeMap<String, Duration>,
     denied: BTreeSet<Permission>,
     full: bool,
+    empty_pages: bool,
 }
 
 /// All buckets of a server.
@@ -244,6 +245,16 @@ impl Objects {
     /// Marks the bucket as full, or as having room again.
     pub fn set_full(&mut self, bucket: &str, full: bool) {
         self.buckets.entry(bucket.to_owned()).or_default().full = full;
+    }
+
+    /// From now on every listing begins with a page without objects, as Google's may.
+    pub fn set_empty_pages(&mut self, bucket: &str, empty_pages: bool) {
+        self.buckets.entry(bucket.to_owned()).or_default().empty_pages = empty_pages;
+    }
+
+    /// Whether a listing begins with a page without objects.
+    pub fn has_empty_pages(&self, bucket: &str) -> bool {
+        self.buckets.get(bucket).is_some_and(|bucket| bucket.empty_pages)
     }
 
     /// Checks that the account has a permission.
