@@ -3,16 +3,20 @@
 
 use media::{AccessUnit, AudioConfig, MediaSpan, UNIT_OVERHEAD, VideoConfig};
 use std::collections::VecDeque;
+use transcode::wire::protocol::MAX_UNIT;
 use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
 
 /// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
 /// bound also holds when timestamps are wrong.
 const MAX_BYTES: usize = 16 << 20;
+// Audio units within this bound fit into a request.
+const _: () = assert!(MAX_BYTES <= MAX_UNIT);
 
 /// Units queued for one worker, bounded in media time and in bytes.
 ///
 /// When the queue is full, video is dropped: all video older than the newest queued keyframe or, if no older video is
-/// queued, all queued video and the video up to the next keyframe. Audio is dropped only at the byte bound.
+/// queued, all queued video and the video up to the next keyframe. Audio is dropped only at the byte bound. A picture
+/// above [`MAX_UNIT`], which no worker can be sent, is dropped with the video up to the next keyframe.
 /// Configurations and the end are never dropped. Every dropped unit is counted.
 #[derive(Debug)]
 pub struct ShedQueue {
@@ -60,6 +64,11 @@ impl ShedQueue {
 
     /// Appends a video unit, and sheds video if the queue is over a bound.
     pub fn video(&mut self, unit: &AccessUnit) {
+        if unit.data.len() > MAX_UNIT {
+            self.shed_units += 1;
+            self.until_key = true;
+            return;
+        }
         self.push(unit, 0);
         if self.video_span() > self.budget + self.backlog || self.bytes > MAX_BYTES {
             self.shed();
@@ -241,6 +250,17 @@ mod tests {
             assert!(queue.bytes <= MAX_BYTES + (1 << 20));
         }
         assert!(queue.take_shed() > 40);
+    }
+
+    #[test]
+    fn a_picture_that_no_worker_can_be_sent_is_dropped_up_to_the_next_keyframe() {
+        let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
+        queue.video(&unit(0, true, 10));
+        queue.video(&unit(100, true, MAX_UNIT + 1));
+        queue.video(&unit(200, false, 10));
+        queue.video(&unit(300, true, 10));
+        assert_eq!(queue.take_shed(), 2);
+        assert_eq!(waiting(&mut queue), [(0, true), (300, true)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use encoder::testing::stream::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFa
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use transcode::wire::protocol::{MAX_CONTROL, ProtocolError};
 use transcode::wire::{Request, Response};
 
 /// Far longer than any test here needs; turns a hang into a failure.
@@ -138,6 +139,29 @@ async fn another_program_is_told_by_its_output() {
     .unwrap();
     let exit = exit_of(worker).await;
     assert!(matches!(exit.fault, Some(WorkerFault::Protocol(_))), "{exit:?}");
+    assert_eq!(exit.ending, Ending::Signal(9));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_for_the_wire_is_a_fault_of_its_own() {
+    let worker = Worker::spawn(options()).unwrap();
+    let record = Bytes::from(vec![0; MAX_CONTROL + 1]);
+    worker.requests.send(Request::VideoConfig { codec: media::VideoCodec::H264, record }).await.unwrap();
+    let exit = exit_of(worker).await;
+    assert!(matches!(exit.fault, Some(WorkerFault::Request(ProtocolError::TooLong { .. }))), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_closes_its_input_and_stays_is_killed() {
+    let worker = Worker::spawn(encoder::testing::stream::WorkerOptions {
+        program: "/bin/sh".into(),
+        arguments: vec!["-c".into(), "exec sleep 600 <&-".into()],
+        ..options()
+    })
+    .unwrap();
+    while worker.requests.send(Request::Finish).await.is_ok() {}
+    let exit = exit_of(worker).await;
+    assert!(matches!(exit.fault, Some(WorkerFault::Input(_))), "{exit:?}");
     assert_eq!(exit.ending, Ending::Signal(9));
 }
 

@@ -34,6 +34,8 @@ const MEMORY_EVERY: Duration = Duration::from_secs(1);
 const CHUNK: usize = 64 << 10;
 /// Time after the worker's exit to drain its stderr; what is left in the pipe then is discarded.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for the worker to exit by itself after it has closed its stdin; then it is killed.
+const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a worker is started.
 #[derive(Clone, Debug)]
@@ -102,6 +104,14 @@ pub enum WorkerFault {
     /// Reading the worker's output pipe failed.
     #[error("worker's pipe failed: {0}")]
     Pipe(#[source] std::io::Error),
+    /// A request exceeds the protocol's limits ([`transcode::wire::protocol::MAX_UNIT`],
+    /// [`transcode::wire::protocol::MAX_CONTROL`]) and was not sent. The worker was killed: what follows has no use
+    /// without that request.
+    #[error("a request cannot be sent to the worker: {0}")]
+    Request(#[source] ProtocolError),
+    /// Writing to the worker's input pipe failed, and the worker did not exit by itself: it was killed.
+    #[error("worker's input pipe failed: {0}")]
+    Input(#[source] std::io::Error),
 }
 
 /// How and why a worker ended.
@@ -214,20 +224,29 @@ struct Watch {
 }
 
 type Read = Result<bool, WorkerFault>;
+type Written = Result<(), WorkerFault>;
+
+/// What is known once the process has exited. A task that was still running then has no result yet.
+struct End {
+    status: Option<ExitStatus>,
+    fault: Option<WorkerFault>,
+    read: Option<Read>,
+    written: Option<Written>,
+}
 
 impl Watch {
-    /// Waits for the process to exit, and kills it on request, over the memory limit or on a protocol violation.
-    async fn until_end(
-        &mut self,
-        reader: &mut JoinHandle<Read>,
-    ) -> (Option<ExitStatus>, Option<WorkerFault>, Option<Read>) {
+    /// Waits for the process to exit, and kills it on request, over the memory limit, on a protocol violation, or when
+    /// a request cannot be sent.
+    async fn until_end(&mut self, reader: &mut JoinHandle<Read>, writer: &mut JoinHandle<Written>) -> End {
         let mut memory = tokio::time::interval(MEMORY_EVERY);
         let mut share = GaugeShare::new("encoder_worker_memory_bytes");
         let mut fault = None;
-        let mut read = None;
+        let (mut read, mut written) = (None, None);
+        let mut exit_by = tokio::time::Instant::now();
         loop {
+            let input_failed = matches!(written, Some(Err(WorkerFault::Input(_))));
             tokio::select! {
-                status = self.child.wait() => return (status.ok(), fault, read),
+                status = self.child.wait() => return End { status: status.ok(), fault, read, written },
                 // An error means that the `Worker` was dropped.
                 changed = self.killed.changed(), if fault.is_none() => {
                     if changed.is_err() || *self.killed.borrow() {
@@ -242,6 +261,19 @@ impl Watch {
                         let _ = self.child.start_kill();
                     }
                     read = Some(result);
+                }
+                result = &mut *writer, if written.is_none() => {
+                    exit_by = tokio::time::Instant::now() + EXIT_WITHIN;
+                    let result = result.unwrap_or(Ok(()));
+                    if let Err(WorkerFault::Request(_)) = &result {
+                        let _ = self.child.start_kill();
+                    }
+                    written = Some(result);
+                }
+                // A worker that crashes closes its stdin, too: its exit says more than the broken pipe.
+                () = tokio::time::sleep_until(exit_by), if input_failed && fault.is_none() => {
+                    fault = written.take().and_then(Result::err);
+                    written = Some(Ok(()));
                 }
                 _ = memory.tick(), if fault.is_none() => {
                     if let Some(resident) = self.pid.and_then(resident_bytes) {
@@ -264,14 +296,19 @@ impl Watch {
 async fn supervise(
     mut watch: Watch,
     mut reader: JoinHandle<Read>,
-    writer: JoinHandle<Result<(), WorkerFault>>,
+    mut writer: JoinHandle<Written>,
     log: JoinHandle<()>,
     events: mpsc::Sender<WorkerEvent>,
 ) {
-    let (status, mut fault, mut read) = watch.until_end(&mut reader).await;
-    // Close the request queue: pending and later sends fail.
-    writer.abort();
-    let _ = writer.await;
+    let End { status, mut fault, mut read, mut written } = watch.until_end(&mut reader, &mut writer).await;
+    if written.is_none() {
+        // Close the request queue: pending and later sends fail.
+        writer.abort();
+        written = writer.await.ok();
+    }
+    if let Some(Err(unsent @ WorkerFault::Request(_))) = written {
+        fault.get_or_insert(unsent);
+    }
     if read.is_none() {
         // All responses precede the exit event, however slowly the caller receives them.
         read = Some((&mut reader).await.unwrap_or(Err(WorkerFault::CutOff)));
@@ -319,15 +356,12 @@ async fn read_responses(mut stdout: ChildStdout, events: mpsc::Sender<WorkerEven
 }
 
 /// Writes until the queue or the worker's stdin is closed. Dropping `stdin` closes the worker's input.
-async fn write_requests(
-    mut stdin: ChildStdin,
-    mut queue: mpsc::Receiver<Request>,
-) -> Result<(), WorkerFault> {
+async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request>) -> Written {
     let mut encoder = Encoder::<Request>::new();
     let mut buffer = BytesMut::new();
     while let Some(request) = queue.recv().await {
-        encoder.encode(&request, &mut buffer)?;
-        stdin.write_all(&buffer).await.map_err(WorkerFault::Pipe)?;
+        encoder.encode(&request, &mut buffer).map_err(WorkerFault::Request)?;
+        stdin.write_all(&buffer).await.map_err(WorkerFault::Input)?;
         buffer.clear();
     }
     Ok(())
