@@ -1,7 +1,7 @@
 //! From published messages to media on the stream's axis: combines [`crate::flv`] and [`crate::timeline`]. Unreadable
 //! messages are counted and ignored; only media that can never be encoded is an error.
 //!
-//! Not here: sockets ([`crate`]), and what happens to the media ([`encoder::stream`]).
+//! Not here: sockets ([`crate`]), and what happens to the media (`encoder::stream`).
 
 use crate::flv::{Demuxer, FlvError, Tag};
 use crate::timeline::{Repairs, Timeline};

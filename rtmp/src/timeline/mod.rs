@@ -3,7 +3,7 @@
 //!
 //! What belongs here: wrap, jumps, strictly growing decode times, audio times from sample counts ([`audio`]), video
 //! times on the frame grid ([`video`]). Parsing is in [`crate::flv`], shedding for lack of capacity in
-//! [`encoder::stream`].
+//! `encoder::stream`.
 //!
 //! How a message is placed:
 //! 1. Its 32-bit time is extended from the track's last message to the nearest possible value, so a wrap is a small
