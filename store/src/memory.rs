@@ -23,7 +23,7 @@ pub enum Operation {
     Read,
     /// [`Store::list`]
     List,
-    /// [`Store::compose`], [`Store::copy`]
+    /// [`Store::compose`]
     Compose,
     /// [`Store::remove`]
     Remove,

@@ -84,7 +84,7 @@ enum Told {
 pub struct Recording {
     /// The archive's handle.
     pub archive: Archive,
-    /// Ends after [`Archive::end`].
+    /// Ends after `Archive::end`.
     pub task: JoinHandle<Option<Place>>,
 }
 

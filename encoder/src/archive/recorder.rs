@@ -44,7 +44,7 @@ pub struct Settings {
     pub recordings: Option<Vec<RungName>>,
     /// Whether any MP4 is made.
     pub mp4: bool,
-    /// The owner, in the form of [`super::owner`]: a process that starts under this name after a crash completes the
+    /// The owner, in the form of `archive::owner`: a process that starts under this name after a crash completes the
     /// archive.
     pub owner: String,
     /// EXT-X-TARGETDURATION in seconds.

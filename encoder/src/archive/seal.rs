@@ -71,7 +71,7 @@ struct Mark {
 /// Finishes an archive.
 ///
 /// # Errors
-/// See [`SealError`].
+/// See `SealError`.
 pub async fn seal(store: &Arc<dyn Store>, place: &Place) -> Result<Sealed, SealError> {
     let Loaded { pages, rest, objects } = load(store, place).await?;
     let mut contents = pages;
