@@ -7,13 +7,13 @@
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use encoder::testing::stream::{Worker, WorkerEvent, WorkerOptions};
+use media::h264::{LengthSize, Record, annex_b, length_prefixed_units};
 use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
-use transcode::nal;
 use transcode::wire::{
     AUDIO_TRACK, AudioRung, Job, Keyframes, Request, Response, VideoRung, VideoSettings, WireUnit,
 };
@@ -82,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
                     let path = Path::new(folder).join(format!("{}.h264", track.track));
                     let mut file = File::create(path)?;
                     if track.track != AUDIO_TRACK {
-                        file.write_all(&nal::record_to_annex_b(&track.config)?.0)?;
+                        file.write_all(&annex_b(Record::read(&track.config)?.parameter_sets()))?;
                     }
                     files.insert(track.track, file);
                 }
@@ -90,7 +90,8 @@ async fn main() -> anyhow::Result<()> {
             WorkerEvent::Response(Response::Unit(unit)) => {
                 *bytes.entry(unit.track).or_default() += unit.data.len();
                 if let Some(file) = files.get_mut(&unit.track).filter(|_| unit.track != AUDIO_TRACK) {
-                    file.write_all(&nal::avcc_to_annex_b(&unit.data, 4)?)?;
+                    let units = length_prefixed_units(&unit.data, LengthSize::Four);
+                    file.write_all(&annex_b(units.filter_map(Result::ok)))?;
                 }
             }
             WorkerEvent::Response(Response::Progress(_)) => {

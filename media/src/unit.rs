@@ -43,6 +43,15 @@ pub struct VideoConfig {
     pub frame_rate: Option<(u32, u32)>,
 }
 
+/// What a decoder adds to the core of an AAC stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AacExtension {
+    /// Spectral band replication (HE-AAC).
+    Sbr,
+    /// Spectral band replication and parametric stereo (HE-AAC v2).
+    SbrAndPs,
+}
+
 /// An audio decoder's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioConfig {
@@ -50,11 +59,15 @@ pub struct AudioConfig {
     pub codec: AudioCodec,
     /// AudioSpecificConfig as published.
     pub record: Bytes,
-    /// MPEG-4 audio object type: 2 is AAC-LC.
-    pub object_type: u8,
+    /// MPEG-4 audio object type of the core, never of an extension: 2 is AAC-LC, also inside HE-AAC.
+    pub core_type: u8,
+    /// The extension of the core that the record (or a decoder) signals.
+    pub extension: Option<AacExtension>,
+    /// The record's channelConfiguration, 0 to 14; 0: the channels are in a program config element.
+    pub channel_config: u8,
     /// Sample rate of the decoder's output in Hz.
     pub sample_rate: u32,
-    /// Number of channels.
+    /// Number of channels of the decoder's output, 1 to 8.
     pub channels: u8,
     /// PCM samples in one access unit at `sample_rate`.
     pub frame_samples: u32,

@@ -2,14 +2,14 @@
 //! codecs or is a test pattern. One picture size, one bit rate, a keyframe every second. Not here: the encoders of a
 //! stream's renditions.
 
-use super::demux::aac;
-use super::demux::h264::{Framing, FramingError};
+use super::demux::h264::Framing;
 use bytes::Bytes;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, Dictionary, Rational, codec, color, frame, picture};
 use ffmpeg_next as ff;
+use media::h264::H264Error;
 use media::time::TICKS_PER_SECOND;
-use media::{AccessUnit, AudioCodec, AudioConfig, Media, MediaSpan, MediaTime, VideoCodec, VideoConfig};
+use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, VideoCodec, VideoConfig, aac};
 use std::time::Instant;
 
 /// Sample rate of encoded audio, in Hz.
@@ -33,8 +33,8 @@ pub enum EncodeError {
     Output(String),
 }
 
-impl From<FramingError> for EncodeError {
-    fn from(error: FramingError) -> Self {
+impl From<H264Error> for EncodeError {
+    fn from(error: H264Error) -> Self {
         Self::Output(error.to_string())
     }
 }
@@ -166,15 +166,7 @@ impl AudioEncoder {
         audio.set_format(Sample::F32(sample::Type::Planar));
         audio.set_bit_rate(bitrate as usize);
         audio.set_time_base(Rational(1, SAMPLE_RATE as i32));
-        let record = aac::lc_record(SAMPLE_RATE, CHANNELS).expect("48 kHz has an index");
-        let config = AudioConfig {
-            codec: AudioCodec::Aac,
-            record: Bytes::copy_from_slice(&record),
-            object_type: 2,
-            sample_rate: SAMPLE_RATE,
-            channels: CHANNELS,
-            frame_samples: FRAME_SAMPLES as u32,
-        };
+        let config = aac::lc_config(SAMPLE_RATE, CHANNELS).expect("48 kHz has an index");
         Ok(Self { encoder: audio.open()?, config: Some(config) })
     }
 

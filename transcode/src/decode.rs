@@ -1,11 +1,12 @@
 //! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
 //! pictures are encoded.
 
+use super::av;
 use super::error::TranscodeError;
-use super::{av, nal};
 use crate::wire::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::{Error, Packet, decoder, frame};
+use media::h264::Record;
 use media::{MediaTime, VideoCodec};
 
 /// A decoded picture.
@@ -31,8 +32,7 @@ impl VideoDecoder {
         let id = match codec {
             VideoCodec::H264 => {
                 // Validate the record first: libavcodec opens with any record and then decodes nothing.
-                let (sets, _) = nal::record_to_annex_b(record).map_err(TranscodeError::VideoRecord)?;
-                nal::avcc_record(&sets).map_err(TranscodeError::VideoRecord)?;
+                Record::read(record).map_err(TranscodeError::VideoRecord)?;
                 codec::Id::H264
             }
         };

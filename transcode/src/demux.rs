@@ -5,7 +5,6 @@
 //! What belongs here: opening a file, dispatching its packets, and errors. `path` decides how a track is handled,
 //! `times` places tracks on the media axis, `interleave` orders the two tracks, and `recode` encodes again.
 
-pub(super) mod aac;
 pub(super) mod h264;
 mod interleave;
 mod path;
@@ -14,12 +13,12 @@ mod times;
 
 pub use super::contribution::EncodeError;
 
-use aac::AacError;
 use bytes::Bytes;
 use ff::{Rational, format};
 use ffmpeg_next as ff;
-use h264::FramingError;
 use interleave::Interleaver;
+use media::aac::{self, AacError};
+use media::h264::H264Error;
 use media::time::{TICKS_PER_SECOND, rescale};
 use media::{AccessUnit, Media, MediaSpan, MediaTime};
 use path::{AudioPath, VideoPath};
@@ -78,8 +77,8 @@ pub enum DemuxError {
     Encode(#[from] EncodeError),
 }
 
-impl From<FramingError> for DemuxError {
-    fn from(error: FramingError) -> Self {
+impl From<H264Error> for DemuxError {
+    fn from(error: H264Error) -> Self {
         Self::Video(error.to_string())
     }
 }
@@ -283,7 +282,8 @@ impl Demuxer {
                     let mut at = dts;
                     for frame in aac::adts_frames(data) {
                         let frame = frame?;
-                        let config = aac::audio_config(&frame.record, *output_rate)?;
+                        let frame_record = Bytes::copy_from_slice(&frame.record);
+                        let config = aac::read_config(&frame_record, Some(*output_rate))?;
                         let step = MediaTime::from_scaled(config.frame_samples.into(), config.sample_rate);
                         if !*announced || *record != frame.record[..] {
                             (*announced, *record) = (true, config.record.clone());
@@ -303,7 +303,7 @@ impl Demuxer {
                 AudioPath::Copy { adts: false, record, output_rate, announced } => {
                     if !*announced {
                         *announced = true;
-                        out.push(Media::AudioConfig(aac::audio_config(record, *output_rate)?));
+                        out.push(Media::AudioConfig(aac::read_config(record, Some(*output_rate))?));
                     }
                     let data = Bytes::copy_from_slice(data);
                     out.push(Media::Audio(AccessUnit {

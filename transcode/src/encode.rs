@@ -1,14 +1,15 @@
 //! Encodes pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is
 //! packaged (length-prefixed NAL units, avcC). [`super::cadence`] decides which picture is an IDR.
 
+use super::av;
 use super::error::TranscodeError;
-use super::{av, nal};
 use crate::wire::{VideoRung, VideoSettings, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, picture};
 use media::MediaTime;
+use media::h264::{self, ParameterSets};
 use media::time::TICKS_PER_SECOND;
 
 /// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and the
@@ -106,7 +107,8 @@ impl VideoEncoder {
             super::log(format_args!("encoder {} does not know the option {option}", settings.encoder));
         }
         let inner = encoder::video::Encoder(video);
-        let record = nal::avcc_record(av::extradata(&inner))
+        let record = ParameterSets::of_annex_b(av::extradata(&inner))
+            .record()
             .map_err(|source| TranscodeError::EncoderConfig { name: rung.name.clone(), source })?;
         let packet = Packet::empty();
         Ok((Self { inner, packet, track, last_pts: None, last_dts: None, work: Work::default() }, record))
@@ -172,7 +174,7 @@ impl VideoEncoder {
                 pts: MediaTime::from_ticks_90k(pts),
                 dts: MediaTime::from_ticks_90k(dts),
                 key: self.packet.is_key(),
-                data: nal::annex_b_to_avcc(data),
+                data: h264::annex_b_to_length_prefixed(data),
             })?;
         }
     }

@@ -1,7 +1,7 @@
 //! The errors that end a worker early.
 
-use super::nal::NalError;
 use crate::wire::protocol::ProtocolError;
+use media::h264::H264Error;
 
 /// Why a worker gave up. Damage in single access units is counted instead and never becomes one of these errors.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum TranscodeError {
     VideoConfig(#[source] ffmpeg_next::Error),
     /// The publisher's video configuration is malformed; another worker would fail in the same way.
     #[error("video configuration: {0}")]
-    VideoRecord(#[source] NalError),
+    VideoRecord(#[source] H264Error),
     /// The publisher's audio configuration cannot be used; another worker would fail in the same way.
     #[error("audio decoder does not take the configuration: {0}")]
     AudioConfig(#[source] ffmpeg_next::Error),
@@ -32,7 +32,7 @@ pub enum TranscodeError {
         /// Name of the rendition.
         name: String,
         /// What is wrong with the configuration.
-        source: NalError,
+        source: H264Error,
     },
     /// Encoding or scaling failed: a fault of this program or of libav, or memory ran out. A new worker may succeed.
     #[error("{what} failed: {source}")]

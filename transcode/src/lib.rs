@@ -14,7 +14,6 @@ mod decode;
 pub mod demux;
 mod encode;
 pub mod error;
-pub mod nal;
 pub mod pattern;
 mod pipeline;
 mod scale;

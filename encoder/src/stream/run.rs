@@ -8,7 +8,7 @@ use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
 use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
-use media::{AccessUnit, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig};
+use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig, aac};
 use std::collections::VecDeque;
 use std::time::Instant;
 use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, WireUnit, rate_of};
@@ -55,12 +55,18 @@ impl AudioSource {
     }
 }
 
-/// AAC-LC with one or two channels at a sample rate that browsers and phones accept, through MSE and natively.
+/// AAC-LC with one or two channels at a sample rate that browsers and phones accept, through MSE and natively. Channels
+/// in a program config element (channel configuration 0) do not fit: Chrome's and Firefox's MSE refuse them.
 fn fits(config: &AudioConfig) -> bool {
-    config.object_type == 2
-        && (1..=2).contains(&config.channels)
-        && config.frame_samples == 1024
-        && (22_050..=48_000).contains(&config.sample_rate)
+    match config.codec {
+        AudioCodec::Aac => {
+            config.core_type == aac::LC
+                && config.extension.is_none()
+                && (1..=2).contains(&config.channel_config)
+                && config.frame_samples == 1024
+                && (22_050..=48_000).contains(&config.sample_rate)
+        }
+    }
 }
 
 /// State of a run's worker.
@@ -391,6 +397,24 @@ fn sample(unit: &AccessUnit) -> Sample {
 mod tests {
     use super::*;
     use crate::stream::tests::{audio_config, unit_at};
+
+    #[test]
+    fn only_plain_aac_lc_in_mono_or_stereo_is_copied() {
+        for channels in [1, 2] {
+            assert!(fits(&audio_config(2, 48_000, channels)), "{channels}");
+        }
+        let stereo = audio_config(2, 48_000, 2);
+        let sbr = Some(media::AacExtension::Sbr);
+        for other in [
+            audio_config(1, 48_000, 2),
+            audio_config(2, 48_000, 6),
+            AudioConfig { channel_config: 0, ..stereo.clone() },
+            AudioConfig { extension: sbr, ..stereo.clone() },
+            AudioConfig { frame_samples: 960, ..stereo },
+        ] {
+            assert!(!fits(&other), "{other:?}");
+        }
+    }
 
     fn copied_audio() -> Run {
         let setup = RunSetup {

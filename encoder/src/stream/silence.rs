@@ -3,11 +3,9 @@
 //! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
 
 use bytes::Bytes;
-use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime};
+use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, aac};
 use std::time::Instant;
 
-/// AudioSpecificConfig of AAC-LC, 48 kHz, stereo (ISO 14496-3 1.6.2.1: object type 2, frequency index 3, channels 2).
-const AAC_LC_48K_STEREO: [u8; 2] = [0x11, 0x90];
 /// A raw_data_block of one channel element whose spectrum is all zero, then ID_END (ISO 14496-3 4.4.2.1). `max_sfb` is
 /// 0, so the same bits are silence at every sample rate.
 const SILENT_MONO: &[u8] = &[0x00, 0x00, 0x00, 0x07];
@@ -17,24 +15,17 @@ const SILENT_STEREO: &[u8] = &[0x21, 0x00, 0x00, 0x00, 0x00, 0x1c];
 /// phones on bad networks within one.
 const PATIENCE: MediaSpan = MediaSpan::from_millis(1000);
 
-/// Audio configuration of a stream without published audio.
+/// Audio configuration of a stream without published audio: AAC-LC, 48 kHz, stereo.
 pub fn silent_config() -> AudioConfig {
-    AudioConfig {
-        codec: AudioCodec::Aac,
-        record: Bytes::from_static(&AAC_LC_48K_STEREO),
-        object_type: 2,
-        sample_rate: 48_000,
-        channels: 2,
-        frame_samples: 1024,
-    }
+    aac::lc_config(48_000, 2).expect("48 kHz has an index")
 }
 
-/// A silent access unit for this number of channels; `None` for other numbers than one and two.
-pub fn silent_frame(channels: u8) -> Option<Bytes> {
-    match channels {
-        1 => Some(Bytes::from_static(SILENT_MONO)),
-        2 => Some(Bytes::from_static(SILENT_STEREO)),
-        _ => None,
+/// A silent access unit for this codec and number of channels; `None` for other numbers than one and two.
+pub fn silent_frame(codec: AudioCodec, channels: u8) -> Option<Bytes> {
+    match (codec, channels) {
+        (AudioCodec::Aac, 1) => Some(Bytes::from_static(SILENT_MONO)),
+        (AudioCodec::Aac, 2) => Some(Bytes::from_static(SILENT_STEREO)),
+        (AudioCodec::Aac, _) => None,
     }
 }
 
@@ -62,7 +53,7 @@ impl AudioFiller {
     /// Creates a filler for audio of this configuration.
     pub fn new(config: &AudioConfig) -> Self {
         Self {
-            frame: silent_frame(config.channels),
+            frame: silent_frame(config.codec, config.channels),
             sample_rate: config.sample_rate,
             frame_samples: config.frame_samples,
             next: None,

@@ -25,18 +25,20 @@ pub(crate) const AVCC: [u8; 38] = [
     0x68, 0xce, 0x0f, 0xc8,
 ];
 
-/// An AAC configuration of the given object type, sample rate in Hz and channel count.
-pub(crate) fn audio_config(object_type: u8, sample_rate: u32, channels: u8) -> AudioConfig {
+/// An AAC configuration without extension, of the given object type, sample rate in Hz and channel count.
+pub(crate) fn audio_config(core_type: u8, sample_rate: u32, channels: u8) -> AudioConfig {
     let index = match sample_rate {
         48_000 => 3u8,
         44_100 => 4,
         _ => 11,
     };
-    let record = [object_type << 3 | index >> 1, (index & 1) << 7 | channels << 3];
+    let record = [core_type << 3 | index >> 1, (index & 1) << 7 | channels << 3];
     AudioConfig {
         codec: AudioCodec::Aac,
         record: Bytes::copy_from_slice(&record),
-        object_type,
+        core_type,
+        extension: None,
+        channel_config: channels,
         sample_rate,
         channels,
         frame_samples: 1024,

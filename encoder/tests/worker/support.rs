@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use encoder::testing::stream::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
+use media::h264::{Record, annex_b, length_prefixed_units};
 use media::{AudioCodec, MediaTime, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use transcode::nal;
 use transcode::wire::{
     AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, Request, Response, VideoRung,
     VideoSettings, WireUnit,
@@ -253,10 +253,11 @@ impl Opening {
 
     fn save(&self, folder: &Path) -> PathBuf {
         let path = folder.join("track.h264");
-        let (sets, length) = nal::record_to_annex_b(&self.config).unwrap();
-        let mut stream = sets.to_vec();
+        let record = Record::read(&self.config).unwrap();
+        let mut stream = annex_b(record.parameter_sets()).to_vec();
         for unit in &self.units {
-            stream.extend(nal::avcc_to_annex_b(&unit.data, length).unwrap());
+            let units = length_prefixed_units(&unit.data, record.length_size);
+            stream.extend(annex_b(units.map(Result::unwrap)));
         }
         std::fs::write(&path, stream).unwrap();
         path

@@ -1,16 +1,16 @@
 //! From FLV tag bodies, as RTMP carries them, to configurations and access units.
 //!
-//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP), codec configuration, and checks that a payload is
-//! what its header says. Timestamps are repaired in [`crate::timeline`]; [`crate::ingest`] combines both.
+//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP), and checks that a payload is what its header says;
+//! the codecs themselves are in [`media::h264`] and [`media::aac`]. Timestamps are repaired in [`crate::timeline`]; [`crate::ingest`] combines both.
 //!
-//! To add a codec, add a match arm for its FourCC next to the one for H.264 or AAC, and a module like [`avc`].
+//! To add a codec, add a match arm for its FourCC next to the one for H.264 or AAC.
 
-pub mod aac;
-pub mod avc;
 pub mod write;
 
 use crate::MessageKind;
 use bytes::Bytes;
+use media::aac::{self, AacError};
+use media::h264::{self, H264Error, LengthSize};
 use media::{AudioConfig, VideoConfig};
 
 /// Why a tag body was not read.
@@ -23,6 +23,28 @@ pub enum FlvError {
     /// This message is broken: ignored and counted. The next one may be valid.
     #[error("{0}")]
     Malformed(&'static str),
+}
+
+impl From<H264Error> for FlvError {
+    fn from(error: H264Error) -> Self {
+        match error {
+            H264Error::PictureSize { .. } => Self::Unsupported(error.to_string()),
+            H264Error::RecordTooLong
+            | H264Error::RecordVersion
+            | H264Error::LengthSize
+            | H264Error::RecordTruncated
+            | H264Error::NoParameterSets
+            | H264Error::ParameterSet
+            | H264Error::UnitLengths
+            | H264Error::NoPicture => Self::Malformed(error.reason()),
+        }
+    }
+}
+
+impl From<AacError> for FlvError {
+    fn from(error: AacError) -> Self {
+        Self::Malformed(error.reason())
+    }
 }
 
 /// The content of a tag body.
@@ -63,8 +85,8 @@ pub struct Picture {
 /// Reads the tags of one publisher, and keeps the state that later tags depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Demuxer {
-    /// Size of a NAL unit's length field in bytes, from the configuration: 1, 2 or 4.
-    nal_length_size: Option<usize>,
+    /// Size of a NAL unit's length field, from the configuration.
+    nal_length_size: Option<LengthSize>,
     /// Picture size in pixels, from the current configuration.
     size: (u16, u16),
     /// The last in-band parameter sets that were examined.
@@ -148,7 +170,7 @@ impl Demuxer {
         if record.is_empty() {
             return Ok(Tag::Nothing);
         }
-        let (config, nal_length_size) = avc::read_config(record)?;
+        let (config, nal_length_size) = h264::read_config(record)?;
         self.nal_length_size = Some(nal_length_size);
         self.size = (config.width, config.height);
         self.sets.clear();
@@ -167,7 +189,7 @@ impl Demuxer {
         let Some(size) = self.nal_length_size else {
             return Err(FlvError::Malformed("picture before its configuration"));
         };
-        let avc::Unit { idr: key, data, sets } = avc::read_unit(payload, size)?;
+        let h264::Unit { idr: key, data, sets } = h264::read_unit(payload, size)?;
         let config = if key { self.another_size(&sets) } else { None };
         Ok(Tag::Video(Picture { composition_ms, key, flagged_key, data, config }))
     }
@@ -180,7 +202,7 @@ impl Demuxer {
         }
         // Copied, so that the sets do not keep the whole message in memory.
         self.sets = sets.iter().map(|set| Bytes::copy_from_slice(set)).collect();
-        let config = avc::in_band_config(&self.sets)?;
+        let config = h264::in_band_config(&self.sets)?;
         let size = (config.width, config.height);
         (std::mem::replace(&mut self.size, size) != size).then_some(config)
     }
@@ -229,7 +251,7 @@ impl Demuxer {
         if record.is_empty() {
             return Ok(Tag::Nothing);
         }
-        let config = aac::read_config(record)?;
+        let config = aac::read_config(record, None)?;
         self.has_audio_config = true;
         Ok(Tag::AudioConfig(config))
     }

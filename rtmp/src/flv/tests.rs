@@ -28,7 +28,7 @@ fn configured() -> Demuxer {
 }
 
 fn config(record: &[u8]) -> Result<VideoConfig, FlvError> {
-    avc::read_config(&Bytes::copy_from_slice(record)).map(|(config, _)| config)
+    Ok(h264::read_config(&Bytes::copy_from_slice(record))?.0)
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_level_too_low_for_the_picture_is_taken() {
 
 #[test]
 fn audio_configurations() {
-    // (record, object type, sample rate, channels, samples in a frame)
+    // (record, core's object type, sample rate, channels, samples in a frame)
     let table = [
         ("1190", 2, 48_000, 2, 1024),
         ("1210", 2, 44_100, 2, 1024),
@@ -196,14 +196,14 @@ fn audio_configurations() {
         // An explicit sample rate of 48000 Hz.
         ("17805dc010", 2, 48_000, 2, 1024),
     ];
-    for (record, object_type, sample_rate, channels, frame_samples) in table {
+    for (record, core_type, sample_rate, channels, frame_samples) in table {
         let mut demuxer = Demuxer::new();
         for head in ["af 00", "90 6d703461"] {
             let Tag::AudioConfig(config) = audio(&mut demuxer, head, &bytes(record)).unwrap() else {
                 panic!()
             };
-            let read = (config.object_type, config.sample_rate, config.channels, config.frame_samples);
-            assert_eq!(read, (object_type, sample_rate, channels, frame_samples), "{record}");
+            let read = (config.core_type, config.sample_rate, config.channels, config.frame_samples);
+            assert_eq!(read, (core_type, sample_rate, channels, frame_samples), "{record}");
             assert_eq!(config.record, bytes(record));
         }
         assert_eq!(audio(&mut demuxer, "af 01", &[1, 2]).unwrap(), Tag::Audio(Bytes::from_static(&[1, 2])));
@@ -242,7 +242,7 @@ proptest! {
 
     #[test]
     fn no_audio_configuration_panics(record in proptest::collection::vec(any::<u8>(), 0..32)) {
-        if let Ok(config) = aac::read_config(&record.into()) {
+        if let Ok(config) = aac::read_config(&record.into(), None) {
             prop_assert!((7_350..=192_000).contains(&config.sample_rate));
             prop_assert!((1..=8).contains(&config.channels));
         }

@@ -3,14 +3,14 @@
 
 use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
-use super::{DemuxError, TrackInfo, aac};
+use super::{DemuxError, TrackInfo};
 use crate::av;
 use crate::contribution::VideoSettings;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{MediaSpan, VideoCodec, VideoConfig};
+use media::{MediaSpan, VideoCodec, VideoConfig, aac};
 
 /// How a file's video becomes a publisher's video.
 pub(super) enum VideoPath {
@@ -88,10 +88,12 @@ impl AudioPath {
             .and_then(|context| context.decoder().audio())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
         let output_rate = decoder.rate();
-        // AAC without a configuration in the container is ADTS. A channel layout that a publisher cannot announce is
-        // downmixed by encoding again.
+        // AAC without a configuration in the container is ADTS. Channels that are named in a program config element
+        // alone (configuration 0) are downmixed by encoding again: many players refuse such a configuration.
         let copied = id == codec::Id::AAC
-            && (record.is_empty() || aac::audio_config(&record, output_rate).is_ok())
+            && (record.is_empty()
+                || aac::read_config(&record, Some(output_rate))
+                    .is_ok_and(|config| config.channel_config != 0))
             && decoder.channels() > 0;
         let path = if copied {
             Self::Copy { adts: record.is_empty(), record, output_rate, announced: false }

@@ -90,7 +90,7 @@ fn all_containers_give_the_same_media() {
                 }
                 Media::AudioConfig(config) => {
                     assert_eq!(
-                        (config.sample_rate, config.channels, config.object_type),
+                        (config.sample_rate, config.channels, config.core_type),
                         (44_100, 1, 2),
                         "{name}"
                     );

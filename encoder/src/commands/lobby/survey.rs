@@ -3,11 +3,10 @@
 
 use crate::fleet::neighbour;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::{fmt, io};
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
