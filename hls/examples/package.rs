@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 use hls::{
-    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample,
-    SegmentInfo, SessionId, Timing, Track, TrackKind, VideoTrack,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, SegmentInfo,
+    SessionId, Timing, Track, TrackKind, VideoTrack,
 };
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 use mp4_atom::{Any, Atom, DecodeMaybe, Moov};
 use std::error::Error;
 use std::path::Path;
@@ -118,7 +118,7 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Sample>), Box<dyn Err
             let mut config = Vec::new();
             avc1.avcc.encode_body(&mut config)?;
             TrackKind::Video(VideoTrack {
-                codec: Codec::H264,
+                codec: VideoCodec::H264,
                 config: config.into(),
                 width: avc1.visual.width,
                 height: avc1.visual.height,
@@ -130,7 +130,7 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Sample>), Box<dyn Err
         mp4_atom::Codec::Mp4a(mp4a) => {
             let config = mp4a.esds.es_desc.dec_config.dec_specific.clone().ok_or("no config")?.raw;
             TrackKind::Audio(AudioTrack {
-                codec: Codec::Aac,
+                codec: AudioCodec::Aac,
                 config: config.into(),
                 sample_rate: mp4a.audio.sample_rate.integer().into(),
                 channels: mp4a.audio.channel_count as u8,

@@ -6,7 +6,6 @@
 //! and results are returned as values, so tests run at the speed of the CPU.
 #![forbid(unsafe_code)]
 
-pub mod codecs;
 mod cut;
 pub mod fmp4;
 pub mod names;
@@ -26,4 +25,4 @@ pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
 pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
 pub use resume::{Past, ResumeError, StoredPlaylist};
 pub use timing::{Latency, Parts, Timing, TimingError};
-pub use track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
+pub use track::{AudioTrack, Sample, Track, TrackKind, VideoTrack};

@@ -2,11 +2,11 @@
 
 use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
 use crate::timing::{Latency, Timing};
-use crate::track::{AudioTrack, Codec, Sample, Track, TrackKind, VideoTrack};
+use crate::track::{AudioTrack, Sample, Track, TrackKind, VideoTrack};
 use crate::{RungName, SessionId};
 use bytes::Bytes;
 use media::time::rescale;
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 use mp4_atom::{Any, DecodeMaybe, Moof, Moov};
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub(crate) fn rung(name: &str) -> RungName {
 
 pub(crate) fn video(name: &str) -> Track {
     let kind = TrackKind::Video(VideoTrack {
-        codec: Codec::H264,
+        codec: VideoCodec::H264,
         config: Bytes::from_static(AVCC),
         width: 640,
         height: 360,
@@ -56,7 +56,7 @@ pub(crate) fn audio() -> Track {
 
 pub(crate) fn audio_at(sample_rate: u32) -> Track {
     let kind = TrackKind::Audio(AudioTrack {
-        codec: Codec::Aac,
+        codec: AudioCodec::Aac,
         config: Bytes::from_static(&[0x11, 0x90]),
         sample_rate,
         channels: 2,

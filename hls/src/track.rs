@@ -3,16 +3,7 @@
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use bytes::Bytes;
-use media::MediaTime;
-
-/// Codecs that can be packaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Codec {
-    /// H.264 in `avc1` (parameter sets in the sample entry).
-    H264,
-    /// AAC (any object type that an AudioSpecificConfig can name) in `mp4a`.
-    Aac,
-}
+use media::{AudioCodec, MediaTime, VideoCodec, aac, h264};
 
 /// One rendition of an epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +26,8 @@ pub enum TrackKind {
 /// Parameters of a video track.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VideoTrack {
-    /// Codec.
-    pub codec: Codec,
+    /// Codec: H.264 is packaged as `avc1`, with the parameter sets in the sample entry.
+    pub codec: VideoCodec,
     /// The codec's configuration record; for H.264 an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1).
     pub config: Bytes,
     /// Coded width in pixels after cropping.
@@ -54,8 +45,8 @@ pub struct VideoTrack {
 /// Parameters of an audio track.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AudioTrack {
-    /// Codec.
-    pub codec: Codec,
+    /// Codec: AAC of any object type is packaged as `mp4a`.
+    pub codec: AudioCodec,
     /// AudioSpecificConfig (ISO 14496-3 1.6.2.1).
     pub config: Bytes,
     /// Samples per second.
@@ -72,6 +63,18 @@ impl Track {
     /// Whether this is an audio track.
     pub const fn is_audio(&self) -> bool {
         matches!(self.kind, TrackKind::Audio(_))
+    }
+
+    /// The CODECS entry of the track (RFC 6381); `None` when its configuration record is too short.
+    pub(crate) fn codecs_string(&self) -> Option<String> {
+        match &self.kind {
+            TrackKind::Video(video) => match video.codec {
+                VideoCodec::H264 => h264::codecs_string(&video.config),
+            },
+            TrackKind::Audio(audio) => match audio.codec {
+                AudioCodec::Aac => aac::codecs_string(&audio.config),
+            },
+        }
     }
 
     /// The encoder's target bit rate, in bits per second.

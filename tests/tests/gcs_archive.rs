@@ -7,10 +7,10 @@ use bytes::Bytes;
 use encoder::testing::archive::{Keeper, Observed, Place, Recording, Sealed, Settings, seal};
 use encoder::testing::delivery::{self, Counters, Event, Publisher, Spool, StorePlaylists};
 use hls::{
-    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
     TrackKind, VideoTrack,
 };
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -44,7 +44,7 @@ fn tracks() -> Vec<Track> {
     let video = |(name, bytes): (&str, usize)| Track {
         rung: rung(name),
         kind: TrackKind::Video(VideoTrack {
-            codec: Codec::H264,
+            codec: VideoCodec::H264,
             config: Bytes::from_static(AVCC),
             width: 640,
             height: 360,
@@ -56,7 +56,7 @@ fn tracks() -> Vec<Track> {
     let audio = Track {
         rung: RungName::audio(),
         kind: TrackKind::Audio(AudioTrack {
-            codec: Codec::Aac,
+            codec: AudioCodec::Aac,
             config: Bytes::from_static(&[0x11, 0x90]),
             sample_rate: 48_000,
             channels: 2,

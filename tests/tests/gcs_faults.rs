@@ -7,9 +7,9 @@ use bytes::Bytes;
 use encoder::testing::delivery::{Counters, Event, Gap, Publisher, Settings, Spool, StorePlaylists};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::{Latency, Timing};
-use hls::track::{Codec, Track, TrackKind, VideoTrack};
+use hls::track::{Track, TrackKind, VideoTrack};
 use hls::{RungName, SessionId};
-use media::{MediaSpan, MediaTime, WallTime};
+use media::{MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
 use tests::gcs::audit::{Report, audit};
@@ -109,7 +109,7 @@ fn track(rung: &str) -> Track {
     Track {
         rung: RungName::new(rung).unwrap(),
         kind: TrackKind::Video(VideoTrack {
-            codec: Codec::H264,
+            codec: VideoCodec::H264,
             // High profile, level 3.1, without parameter sets.
             config: Bytes::from_static(&[1, 0x64, 0, 0x1f, 0xff, 0xe1, 0, 0, 1, 0, 0]),
             width: 1280,

@@ -94,6 +94,12 @@ pub struct OpenedTrack {
     pub config: Vec<u8>,
 }
 
+/// The codec of every video track that a worker encodes.
+pub const ENCODED_VIDEO: VideoCodec = VideoCodec::H264;
+
+/// The codec of the audio track that a worker encodes.
+pub const ENCODED_AUDIO: AudioCodec = AudioCodec::Aac;
+
 /// The track index of transcoded audio.
 pub const AUDIO_TRACK: u8 = 255;
 

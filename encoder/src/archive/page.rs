@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
-use hls::{AudioTrack, Codec, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack, names};
-use media::{MediaSpan, MediaTime, WallTime};
+use hls::{AudioTrack, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack, names};
+use media::{AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// Format version; pages of other versions are refused.
@@ -211,16 +211,17 @@ impl From<&Track> for StoredTrack {
         let (config, nominal_bitrate, kind) = match &track.kind {
             TrackKind::Video(video) => {
                 let &VideoTrack { width, height, sample_aspect, frame_rate, .. } = video;
-                let kind = StoredKind::H264 { width, height, sample_aspect, frame_rate };
+                let kind = match video.codec {
+                    VideoCodec::H264 => StoredKind::H264 { width, height, sample_aspect, frame_rate },
+                };
                 (&video.config, video.nominal_bitrate, kind)
             }
             TrackKind::Audio(audio) => {
                 let &AudioTrack { sample_rate, channels, frame_samples, .. } = audio;
-                (
-                    &audio.config,
-                    audio.nominal_bitrate,
-                    StoredKind::Aac { sample_rate, channels, frame_samples },
-                )
+                let kind = match audio.codec {
+                    AudioCodec::Aac => StoredKind::Aac { sample_rate, channels, frame_samples },
+                };
+                (&audio.config, audio.nominal_bitrate, kind)
             }
         };
         let config = config.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -242,7 +243,7 @@ impl TryFrom<StoredTrack> for Track {
         let config = Bytes::from(config.ok_or_else(|| BadPage("a configuration is not hexadecimal".into()))?);
         let kind = match stored.kind {
             StoredKind::H264 { width, height, sample_aspect, frame_rate } => TrackKind::Video(VideoTrack {
-                codec: Codec::H264,
+                codec: VideoCodec::H264,
                 config,
                 width,
                 height,
@@ -251,7 +252,7 @@ impl TryFrom<StoredTrack> for Track {
                 nominal_bitrate,
             }),
             StoredKind::Aac { sample_rate, channels, frame_samples } => TrackKind::Audio(AudioTrack {
-                codec: Codec::Aac,
+                codec: AudioCodec::Aac,
                 config,
                 sample_rate,
                 channels,
@@ -386,13 +387,18 @@ mod tests {
                 start: MediaTime::from_ticks_90k(7),
                 wall: WallTime::from_unix_micros(9),
                 shift: MediaSpan::from_ticks_90k(-11),
-                tracks: tracks(&["720p"]),
+                tracks: tracks(&["720p", "audio"]),
             }],
             entries: vec![entry("720p", "a-0", 11, Some(1000)), gap, entry("audio", "a-0", 11, Some(70))],
             claimed_by: Some("pod/7".to_owned()),
         };
         let text = page.to_json();
         assert_eq!(Page::from_json(&text).unwrap(), page);
+        // Names in what is stored: archives of earlier versions stay readable.
+        let tracks = String::from_utf8_lossy(&text);
+        for codec in [r#""codec":"h264","width":"#, r#""codec":"aac","sample_rate":"#] {
+            assert!(tracks.contains(codec), "{codec} in {tracks}");
+        }
         assert!(text.len() < 3_000, "{}", String::from_utf8_lossy(&text));
     }
 

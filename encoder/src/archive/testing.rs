@@ -7,10 +7,10 @@ use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::timing::Latency;
 use hls::{
-    AudioTrack, Codec, CutRule, Output, Packager, RungName, Sample, SegmentInfo, SessionId, Timing, Track,
+    AudioTrack, CutRule, Output, Packager, RungName, Sample, SegmentInfo, SessionId, Timing, Track,
     TrackKind, VideoTrack, names,
 };
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 
 const AVCC: &[u8] = &[
     0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,
@@ -22,7 +22,7 @@ pub(crate) fn tracks(rungs: &[&str]) -> Vec<Track> {
     let track = |name: &&str| {
         let kind = if *name == "audio" {
             TrackKind::Audio(AudioTrack {
-                codec: Codec::Aac,
+                codec: AudioCodec::Aac,
                 config: Bytes::from_static(&[0x11, 0x90]),
                 sample_rate: 48_000,
                 channels: 2,
@@ -31,7 +31,7 @@ pub(crate) fn tracks(rungs: &[&str]) -> Vec<Track> {
             })
         } else {
             TrackKind::Video(VideoTrack {
-                codec: Codec::H264,
+                codec: VideoCodec::H264,
                 config: Bytes::from_static(AVCC),
                 width: 640,
                 height: 360,

@@ -3,9 +3,9 @@
 use super::Playlists;
 use bytes::Bytes;
 use hls::packager::{InitSegment, Segment};
-use hls::track::{Codec, Track, TrackKind, VideoTrack};
+use hls::track::{Track, TrackKind, VideoTrack};
 use hls::{RungName, SessionId};
-use media::{MediaSpan, MediaTime, WallTime};
+use media::{MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::collections::BTreeMap;
 
 /// `720p: init s-init.mp4, s-0.m4s 10, gap, end`
@@ -68,7 +68,7 @@ pub(super) fn tracks(rungs: &[&str]) -> Vec<Track> {
     let video = |rung: &&str| Track {
         rung: RungName::new(rung).unwrap(),
         kind: TrackKind::Video(VideoTrack {
-            codec: Codec::H264,
+            codec: VideoCodec::H264,
             config: Bytes::new(),
             width: 1280,
             height: 720,

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use hls::packager::MAX_BUFFERED_BYTES;
 use hls::{
-    AudioTrack, Codec, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, Segment,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, Segment,
     SessionId, Timing, Track, TrackKind, VideoTrack,
 };
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -252,7 +252,7 @@ fn after(time: MediaTime, ticks: i32) -> MediaTime {
 
 fn video(rung: &RungName, width: u16, height: u16) -> Track {
     let kind = TrackKind::Video(VideoTrack {
-        codec: Codec::H264,
+        codec: VideoCodec::H264,
         config: Bytes::from_static(AVCC),
         width,
         height,
@@ -265,7 +265,7 @@ fn video(rung: &RungName, width: u16, height: u16) -> Track {
 
 fn sound(rung: &RungName, sample_rate: u32, frame_samples: u32) -> Track {
     let kind = TrackKind::Audio(AudioTrack {
-        codec: Codec::Aac,
+        codec: AudioCodec::Aac,
         config: Bytes::from_static(&[0x11, 0x90]),
         sample_rate,
         channels: 2,

@@ -7,11 +7,14 @@ use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
-use hls::{AudioTrack, Codec, RungName, Sample, Track, TrackKind, VideoTrack};
+use hls::{AudioTrack, RungName, Sample, Track, TrackKind, VideoTrack};
 use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig, aac};
 use std::collections::VecDeque;
 use std::time::Instant;
-use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, WireUnit, rate_of};
+use transcode::wire::{
+    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, Progress, WireUnit,
+    rate_of,
+};
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
 /// by the watch on silent workers; this bound also holds when timestamps are wrong.
@@ -333,7 +336,7 @@ impl Run {
             }
             for (index, rung) in self.plan.rungs.iter().enumerate() {
                 let kind = TrackKind::Video(VideoTrack {
-                    codec: Codec::H264,
+                    codec: ENCODED_VIDEO,
                     config: self.config_of(u8::try_from(index).ok()?)?,
                     width: rung.width,
                     height: rung.height,
@@ -346,7 +349,7 @@ impl Run {
         }
         let audio = match self.audio.copied() {
             Some(config) => AudioTrack {
-                codec: Codec::Aac,
+                codec: config.codec,
                 config: config.record,
                 sample_rate: config.sample_rate,
                 channels: config.channels,
@@ -354,7 +357,7 @@ impl Run {
                 nominal_bitrate: NOMINAL_AUDIO_BITRATE,
             },
             None => AudioTrack {
-                codec: Codec::Aac,
+                codec: ENCODED_AUDIO,
                 config: self.config_of(AUDIO_TRACK)?,
                 sample_rate: TRANSCODED_AUDIO.sample_rate,
                 channels: TRANSCODED_AUDIO.channels,
@@ -378,7 +381,7 @@ fn size(sample: &Sample) -> usize {
 
 fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u32) -> Track {
     let kind = TrackKind::Video(VideoTrack {
-        codec: Codec::H264,
+        codec: config.codec,
         config: config.record.clone(),
         width: config.width,
         height: config.height,

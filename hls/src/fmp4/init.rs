@@ -1,8 +1,9 @@
 //! Init segments: ftyp and moov.
 
 use super::{CMFC, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID, VIDEO_TIMESCALE};
-use crate::track::{AudioTrack, Codec as TrackCodec, Track, TrackKind, VideoTrack};
+use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
 use bytes::Bytes;
+use media::{AudioCodec, VideoCodec};
 use mp4_atom::{
     Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr,
     Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd, Trak, Trex, Url, Visual, Vmhd,
@@ -21,9 +22,6 @@ pub enum InvalidTrack {
     /// Sample rate, channels or samples per frame are zero or outside the limits of AAC.
     #[error("impossible audio: {0} Hz, {1} channels, {2} samples a frame")]
     AudioShape(u32, u8, u32),
-    /// The codec is of the other kind, such as AAC in a video track.
-    #[error("{0:?} does not fit the kind of the track")]
-    Codec(TrackCodec),
 }
 
 /// The init segment of a track: equal tracks give equal bytes.
@@ -64,30 +62,15 @@ pub fn init_segment(track: &Track) -> Result<Bytes, InvalidTrack> {
 }
 
 fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
-    match video.codec {
-        TrackCodec::H264 => {}
-        TrackCodec::Aac => return Err(InvalidTrack::Codec(video.codec)),
-    }
-    let avcc = Avcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
-    if avcc.sequence_parameter_sets.is_empty() || avcc.picture_parameter_sets.is_empty() {
-        return Err(InvalidTrack::Avc("no parameter sets".into()));
-    }
     let (h_spacing, v_spacing) = (u32::from(video.sample_aspect.0), u32::from(video.sample_aspect.1));
     let square = h_spacing == v_spacing || h_spacing == 0 || v_spacing == 0;
     // tkhd has the size in square pixels (14496-12 8.3.2.3): keep the height, stretch the width.
     let shown_width =
         if square { u32::from(video.width) } else { u32::from(video.width) * h_spacing / v_spacing };
-    let entry = Codec::Avc1(Avc1 {
-        visual: Visual {
-            data_reference_index: 1,
-            width: video.width,
-            height: video.height,
-            ..Visual::default()
-        },
-        avcc,
-        pasp: (!square).then_some(Pasp { h_spacing, v_spacing }),
-        ..Avc1::default()
-    });
+    let pasp = (!square).then_some(Pasp { h_spacing, v_spacing });
+    let entry = match video.codec {
+        VideoCodec::H264 => avc1(video, pasp)?,
+    };
     let tkhd = Tkhd {
         width: FixedPoint::from(u16::try_from(shown_width).unwrap_or(u16::MAX)),
         height: FixedPoint::from(video.height),
@@ -97,11 +80,28 @@ fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
     Ok(trak(tkhd, VIDEO_TIMESCALE, b"vide", "video", minf))
 }
 
-fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
-    match audio.codec {
-        TrackCodec::Aac => {}
-        TrackCodec::H264 => return Err(InvalidTrack::Codec(audio.codec)),
+/// The sample entry of H.264. mp4-atom reads the record here only to write the same record into the box.
+fn avc1(video: &VideoTrack, pasp: Option<Pasp>) -> Result<Codec, InvalidTrack> {
+    let avcc = Avcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
+    if avcc.sequence_parameter_sets.is_empty() || avcc.picture_parameter_sets.is_empty() {
+        return Err(InvalidTrack::Avc("no parameter sets".into()));
     }
+    let visual =
+        Visual { data_reference_index: 1, width: video.width, height: video.height, ..Visual::default() };
+    Ok(Codec::Avc1(Avc1 { visual, avcc, pasp, ..Avc1::default() }))
+}
+
+fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
+    let entry = match audio.codec {
+        AudioCodec::Aac => mp4a(audio)?,
+    };
+    let tkhd = Tkhd { volume: FixedPoint::from(1), ..tkhd() };
+    let minf = Minf { smhd: Some(Smhd::default()), dinf: dinf(), stbl: stbl(entry), ..Minf::default() };
+    Ok(trak(tkhd, audio.sample_rate, b"soun", "audio", minf))
+}
+
+/// The sample entry of AAC.
+fn mp4a(audio: &AudioTrack) -> Result<Codec, InvalidTrack> {
     if !(2..=64).contains(&audio.config.len()) {
         return Err(InvalidTrack::AudioConfig(audio.config.len()));
     }
@@ -111,7 +111,7 @@ fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
     {
         return Err(InvalidTrack::AudioShape(audio.sample_rate, audio.channels, audio.frame_samples));
     }
-    let entry = Codec::Mp4a(Mp4a {
+    Ok(Codec::Mp4a(Mp4a {
         audio: Audio {
             data_reference_index: 1,
             channel_count: audio.channels.into(),
@@ -139,10 +139,7 @@ fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
         },
         btrt: None,
         taic: None,
-    });
-    let tkhd = Tkhd { volume: FixedPoint::from(1), ..tkhd() };
-    let minf = Minf { smhd: Some(Smhd::default()), dinf: dinf(), stbl: stbl(entry), ..Minf::default() };
-    Ok(trak(tkhd, audio.sample_rate, b"soun", "audio", minf))
+    }))
 }
 
 fn tkhd() -> Tkhd {

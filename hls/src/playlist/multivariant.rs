@@ -1,7 +1,6 @@
 //! Text of multivariant playlists, through m3u8-rs. Bit rates are measured in [`crate::presentation`].
 
 use super::VERSION;
-use crate::codecs;
 use crate::names::RungName;
 use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
 use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, Resolution, VariantStream};
@@ -65,7 +64,7 @@ fn variant(
         average: bandwidth.average + audio.average,
     });
     let codecs =
-        [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(codecs::of_track);
+        [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(Track::codecs_string);
     VariantStream {
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
         // Rounded to three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes all decimals.
@@ -76,7 +75,7 @@ fn variant(
 }
 
 fn audio_only(track: &Track, bandwidth: Bandwidth, uri: String) -> VariantStream {
-    VariantStream { uri, ..stream(bandwidth, codecs::of_track(track).into_iter().collect()) }
+    VariantStream { uri, ..stream(bandwidth, track.codecs_string().into_iter().collect()) }
 }
 
 /// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE, and of the groups only VIDEO would be allowed (rfc8216bis 4.4.6.3).
@@ -86,7 +85,7 @@ fn i_frames(track: &Track, bandwidth: Bandwidth, uri: String) -> Option<VariantS
         is_i_frame: true,
         uri,
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
-        ..stream(bandwidth, codecs::of_track(track).into_iter().collect())
+        ..stream(bandwidth, track.codecs_string().into_iter().collect())
     })
 }
 

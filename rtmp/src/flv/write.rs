@@ -3,13 +3,14 @@
 
 use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{AccessUnit, AudioConfig, Media, MediaTime, VideoConfig};
+use media::{AccessUnit, AudioCodec, AudioConfig, Media, MediaTime, VideoCodec, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
-/// FLV codec ids (video file format specification 10.1, E.4.2.1 and E.4.3.1).
-const AVC: u8 = 7;
-const AAC: u8 = 10;
+/// FLV codec ids (video file format specification 10.1, E.4.2.1 and E.4.3.1). Access units do not name their codec:
+/// their tags are those of the only codec of their kind until they do.
+const AVC: u8 = video_id(VideoCodec::H264);
+const AAC: u8 = audio_id(AudioCodec::Aac);
 /// AAC tags always say 44 kHz, 16 bits, stereo, whichever format the stream has (E.4.2.1).
 const AAC_HEADER: u8 = AAC << 4 | 0b1111;
 const KEY_FRAME: u8 = 1 << 4;
@@ -54,6 +55,18 @@ impl Clock {
     /// days.
     fn timestamp(&self, at: MediaTime) -> u32 {
         self.start_ms.wrapping_add(self.millis(at).max(0) as u32)
+    }
+}
+
+const fn video_id(codec: VideoCodec) -> u8 {
+    match codec {
+        VideoCodec::H264 => 7,
+    }
+}
+
+const fn audio_id(codec: AudioCodec) -> u8 {
+    match codec {
+        AudioCodec::Aac => 10,
     }
 }
 
@@ -107,13 +120,13 @@ pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf
     if let Some(video) = video {
         number("width", video.width.into());
         number("height", video.height.into());
-        number("videocodecid", AVC.into());
+        number("videocodecid", video_id(video.codec).into());
         if let Some((num, den)) = video.frame_rate {
             number("framerate", f64::from(num) / f64::from(den.max(1)));
         }
     }
     if let Some(audio) = audio {
-        number("audiocodecid", AAC.into());
+        number("audiocodecid", audio_id(audio.codec).into());
         number("audiosamplerate", audio.sample_rate.into());
         number("audiosamplesize", 16.0);
         number("audiochannels", audio.channels.into());
