@@ -50,11 +50,11 @@ async fn set_latency(
 ) -> Result<Response, Refused> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Wanted {
+    struct LatencyRequest {
         latency: f64,
     }
     let stream = path(asked)?;
-    let Wanted { latency } = serde_json::from_slice(&body).map_err(|_| {
+    let LatencyRequest { latency } = serde_json::from_slice(&body).map_err(|_| {
         Refused(StatusCode::BAD_REQUEST, "the body is an object like {\"latency\": 6}".into())
     })?;
     let latency = Latency::from_secs_f64(latency).map_err(wrong)?;
@@ -105,8 +105,8 @@ impl IntoResponse for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::outputs::OutletOptions;
-    use crate::origin::Library;
+    use crate::delivery::outputs::OutputOptions;
+    use crate::origin::ObjectCache;
     use crate::stream::latency::Latencies;
     use crate::stream::registry::WhenFull;
     use crate::stream::worker::WorkerOptions;
@@ -130,14 +130,14 @@ mod tests {
     #[tokio::test]
     async fn a_latency_is_set_for_the_next_publish_and_removed_again() {
         let probe = Probe::new(
-            probes::Settings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
+            probes::ProbeSettings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
             Duration::from_secs(1),
         );
         let registry = Registry::new(
             crate::stream::core_tests::settings("auto"),
             Latencies::parse("6,live=3", None).unwrap(),
-            OutletOptions {
-                library: Library::new(),
+            OutputOptions {
+                library: ObjectCache::new(),
                 store: Arc::new(MemoryStore::new()),
                 spool: None,
                 archives: None,

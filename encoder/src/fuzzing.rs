@@ -10,10 +10,10 @@ mod packager;
 use bytes::Bytes;
 use media::MediaTime;
 pub use packager::packager;
-use rtmp::chunk::{ChunkReader, Limits};
-use rtmp::flv::{Demuxer, Tag};
+use rtmp::chunk::{ChunkLimits, ChunkReader};
+use rtmp::flv::{FlvDemuxer, Tag};
 use rtmp::ingest::Ingest;
-use rtmp::session::{Event, Session};
+use rtmp::session::{ServerEvent, ServerSession};
 use rtmp::timeline::Timeline;
 use rtmp::{MediaMessage, MessageKind, amf};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub const TARGETS: [(&str, Target); 6] = [
 pub fn chunk_reader(input: &[u8]) {
     let Some((&piece, bytes)) = input.split_first() else { return };
     let piece = usize::from(piece).max(1);
-    for limits in [Limits::BEFORE_PUBLISH, Limits::PUBLISHING] {
+    for limits in [ChunkLimits::BEFORE_PUBLISH, ChunkLimits::PUBLISHING] {
         let mut reader = ChunkReader::new(limits);
         'pieces: for mut part in bytes.chunks(piece) {
             loop {
@@ -57,7 +57,7 @@ pub fn chunk_reader(input: &[u8]) {
 fn session(bytes: &[u8], piece: usize) -> usize {
     let mut media = 0;
     let now = Instant::now();
-    let mut session = Session::new(([127, 0, 0, 1], 1935).into());
+    let mut session = ServerSession::new(([127, 0, 0, 1], 1935).into());
     let mut ingest = Ingest::new();
     let handshake = [&[3][..], &[0; 2 * 1536]].concat();
     for mut part in std::iter::once(&handshake[..]).chain(bytes.chunks(piece)) {
@@ -67,19 +67,19 @@ fn session(bytes: &[u8], piece: usize) -> usize {
                 Ok(None) => break,
                 Err(_) => return media,
             };
-            assert!(session.buffered_bytes() <= Limits::PUBLISHING.partial_bytes);
+            assert!(session.buffered_bytes() <= ChunkLimits::PUBLISHING.partial_bytes);
             match event {
-                Event::Publish(_) => {
+                ServerEvent::Publish(_) => {
                     if session.accept().is_err() {
                         return media;
                     }
                 }
-                Event::Media(message) => match ingest.push(message) {
+                ServerEvent::Media(message) => match ingest.push(message) {
                     Ok(read) => media += read.count(),
                     Err(_) => return media,
                 },
-                Event::Metadata(metadata) => ingest.metadata(&metadata),
-                Event::Refused(_) | Event::Ended(_) => {}
+                ServerEvent::Metadata(metadata) => ingest.metadata(&metadata),
+                ServerEvent::Refused(_) | ServerEvent::Ended(_) => {}
             }
         }
     }
@@ -96,7 +96,7 @@ pub fn amf_guard(input: &[u8]) {
 
 /// Tag bodies of one publisher: kind in one byte, length in two bytes, body.
 pub fn flv(input: &[u8]) {
-    let mut demuxer = Demuxer::new();
+    let mut demuxer = FlvDemuxer::new();
     let mut rest = input;
     while let [kind, high, low, tail @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(tail.len());

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 /// The progress of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum ShutdownStage {
     /// No shutdown was requested.
     Running,
     /// No new streams; running streams end with their publishers (SIGTERM, as sent by a platform).
@@ -21,7 +21,7 @@ pub enum Stage {
 
 /// A handle for waiting on shutdown stages.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<Stage>);
+pub struct Shutdown(watch::Receiver<ShutdownStage>);
 
 impl Shutdown {
     /// Listens for SIGTERM and SIGINT from now on.
@@ -31,18 +31,18 @@ impl Shutdown {
     pub fn listen() -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let (sender, receiver) = watch::channel(Stage::Running);
+        let (sender, receiver) = watch::channel(ShutdownStage::Running);
         tokio::spawn(async move {
             loop {
                 let asked = tokio::select! {
-                    _ = terminate.recv() => Stage::Draining,
-                    _ = interrupt.recv() => Stage::Ending,
+                    _ = terminate.recv() => ShutdownStage::Draining,
+                    _ = interrupt.recv() => ShutdownStage::Ending,
                 };
                 let next = next(*sender.borrow(), asked);
                 match next {
                     // A first SIGTERM is normal: platforms end every process that way.
-                    Stage::Running | Stage::Draining => info!(stage = ?next, "signal"),
-                    Stage::Ending | Stage::Leaving => warn!(stage = ?next, "signal"),
+                    ShutdownStage::Running | ShutdownStage::Draining => info!(stage = ?next, "signal"),
+                    ShutdownStage::Ending | ShutdownStage::Leaving => warn!(stage = ?next, "signal"),
                 }
                 if sender.send(next).is_err() {
                     return;
@@ -53,7 +53,7 @@ impl Shutdown {
     }
 
     /// Waits until the shutdown has reached at least `stage`.
-    pub async fn reached(&self, stage: Stage) {
+    pub async fn reached(&self, stage: ShutdownStage) {
         // The sender lives as long as the process; if it were gone, no stage could ever be reached.
         if self.0.clone().wait_for(|now| *now >= stage).await.is_err() {
             std::future::pending::<()>().await;
@@ -62,11 +62,11 @@ impl Shutdown {
 }
 
 /// Every further signal moves at least one stage forward.
-fn next(now: Stage, asked: Stage) -> Stage {
+fn next(now: ShutdownStage, asked: ShutdownStage) -> ShutdownStage {
     let further = match now {
-        Stage::Running => Stage::Draining,
-        Stage::Draining => Stage::Ending,
-        Stage::Ending | Stage::Leaving => Stage::Leaving,
+        ShutdownStage::Running => ShutdownStage::Draining,
+        ShutdownStage::Draining => ShutdownStage::Ending,
+        ShutdownStage::Ending | ShutdownStage::Leaving => ShutdownStage::Leaving,
     };
     further.max(asked)
 }
@@ -77,10 +77,10 @@ mod tests {
 
     #[test]
     fn signals_only_go_forward() {
-        assert_eq!(next(Stage::Running, Stage::Draining), Stage::Draining);
-        assert_eq!(next(Stage::Running, Stage::Ending), Stage::Ending);
-        assert_eq!(next(Stage::Draining, Stage::Draining), Stage::Ending);
-        assert_eq!(next(Stage::Ending, Stage::Draining), Stage::Leaving);
-        assert_eq!(next(Stage::Ending, Stage::Ending), Stage::Leaving);
+        assert_eq!(next(ShutdownStage::Running, ShutdownStage::Draining), ShutdownStage::Draining);
+        assert_eq!(next(ShutdownStage::Running, ShutdownStage::Ending), ShutdownStage::Ending);
+        assert_eq!(next(ShutdownStage::Draining, ShutdownStage::Draining), ShutdownStage::Ending);
+        assert_eq!(next(ShutdownStage::Ending, ShutdownStage::Draining), ShutdownStage::Leaving);
+        assert_eq!(next(ShutdownStage::Ending, ShutdownStage::Ending), ShutdownStage::Leaving);
     }
 }

@@ -2,16 +2,16 @@
 
 /// Archives.
 pub mod archive {
-    pub use crate::archive::names::Place;
+    pub use crate::archive::names::ArchivePlace;
     pub use crate::archive::seal::{Sealed, seal};
-    pub use crate::archive::{Keeper, Observed, Recording, Settings};
+    pub use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle, Tee};
 }
 
 /// The way out of a stream, without sockets.
 pub mod delivery {
-    pub use crate::delivery::outputs::{Outlet, OutletOptions, StorePlaylists};
-    pub use crate::delivery::takeover::{Beginning, Why};
-    pub use crate::delivery::{Counters, Event, Gap, Publisher, Settings, Spool};
+    pub use crate::delivery::outputs::{OutputOptions, Outputs, StorePlaylists};
+    pub use crate::delivery::takeover::{FreshReason, StreamStart};
+    pub use crate::delivery::{Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool};
 }
 
 /// The targets of the fuzzers.
@@ -29,7 +29,7 @@ pub mod ingest {
 
 /// The origin's objects.
 pub mod origin {
-    pub use crate::origin::{Library, StreamPath};
+    pub use crate::origin::{ObjectCache, StreamPath};
 }
 
 /// One stream as a state machine, and workers seen from outside.
@@ -37,7 +37,7 @@ pub mod stream {
     pub use crate::stream::core::{Effect, StreamCore};
     pub use crate::stream::latency::video_settings;
     pub use crate::stream::worker::child::{
-        Ending, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions,
+        ProcessEnding, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions,
     };
-    pub use crate::stream::{Now, Settings};
+    pub use crate::stream::{Now, StreamSettings};
 }

@@ -10,7 +10,7 @@ use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
 use rml_rtmp::rml_amf0::Amf0Value;
 use rml_rtmp::time::RtmpTimestamp;
-use rtmp::chunk::{ChunkReader, Limits};
+use rtmp::chunk::{ChunkLimits, ChunkReader};
 use rtmp::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, amf};
 use std::collections::HashMap;
 use std::io::Write;
@@ -38,7 +38,7 @@ impl Client {
         let mut answer = vec![0; 1 + 2 * 1536];
         socket.read_exact(&mut answer).await.unwrap();
         socket.write_all(&answer[1..1537]).await.unwrap();
-        let reader = ChunkReader::new(Limits::BEFORE_PUBLISH);
+        let reader = ChunkReader::new(ChunkLimits::BEFORE_PUBLISH);
         Self { socket, serializer: ChunkSerializer::new(), reader, unread: Vec::new() }
     }
 

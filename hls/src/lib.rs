@@ -20,7 +20,9 @@ pub mod timing;
 pub mod track;
 
 pub use names::{RungName, SessionId};
-pub use packager::{Counters, CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
+pub use packager::{
+    CutRule, Epoch, InitSegment, Output, Packager, PackagerCounters, Part, PushError, Segment,
+};
 pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
 pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
 pub use resume::{Past, ResumeError, StoredPlaylist};

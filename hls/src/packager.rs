@@ -20,7 +20,9 @@
 mod lane;
 mod types;
 
-pub use types::{BeginError, Counters, CutRule, Epoch, InitSegment, Output, Part, PushError, Segment};
+pub use types::{
+    BeginError, CutRule, Epoch, InitSegment, Output, PackagerCounters, Part, PushError, Segment,
+};
 
 use crate::cut::{Cut, Cutter};
 use crate::fmp4;
@@ -29,7 +31,7 @@ use crate::resume::Past;
 use crate::timing::Timing;
 use crate::track::{Sample, TrackKind};
 use bytes::Bytes;
-use lane::{Chunk, Lane, Progress};
+use lane::{Chunk, Lane, LaneProgress};
 use media::{Anchor, MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -67,12 +69,12 @@ struct Carry {
     init_body: Bytes,
     fragments: u32,
     /// The parts of the open segment so far.
-    parts: Parts,
+    parts: PartCutter,
 }
 
 /// The parts of a segment that is not complete yet.
 #[derive(Debug, Default)]
-struct Parts {
+struct PartCutter {
     next_index: u32,
     bodies: Vec<Bytes>,
 }
@@ -101,7 +103,7 @@ pub struct Packager {
     /// Wall-clock start and duration of the last closed slot.
     last_wall: Option<(WallTime, MediaSpan)>,
     out: VecDeque<Output>,
-    counters: Counters,
+    counters: PackagerCounters,
 }
 
 impl Packager {
@@ -115,7 +117,7 @@ impl Packager {
             carried: BTreeMap::new(),
             last_wall: None,
             out: VecDeque::new(),
-            counters: Counters::default(),
+            counters: PackagerCounters::default(),
         }
     }
 
@@ -157,7 +159,7 @@ impl Packager {
                 continue;
             }
             let fragments = carried.map_or(0, |c| c.fragments);
-            let parts = Parts::default();
+            let parts = PartCutter::default();
             self.out.push_back(Output::Init(InitSegment {
                 rung: rung.clone(),
                 name: name.clone(),
@@ -286,7 +288,7 @@ impl Packager {
     }
 
     /// Counters since the packager was created.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> PackagerCounters {
         self.counters
     }
 
@@ -372,7 +374,7 @@ impl Packager {
                 let mut writer = Writer { epoch: &open.epoch, slot, timing: &self.timing, carry };
                 let last = finish && slot.sequence + 1 == self.next_sequence;
                 if let Some(decided) = decided {
-                    let progress = Progress { start: slot.start, end: slot.end, decided, no_more, last };
+                    let progress = LaneProgress { start: slot.start, end: slot.end, decided, no_more, last };
                     while let Some(chunk) = lane.next_part(progress, &self.timing) {
                         let start = lane.segment_start(slot.start);
                         self.out.extend(writer.part(lane, &chunk, start).into_iter().map(Output::Part));
@@ -464,7 +466,7 @@ impl Writer<'_> {
     }
 
     fn segment(&mut self, lane: &Lane, start: MediaTime, end: MediaTime) -> Segment {
-        let Parts { bodies, .. } = std::mem::take(&mut self.carry.parts);
+        let PartCutter { bodies, .. } = std::mem::take(&mut self.carry.parts);
         let body = match bodies.as_slice() {
             [] => None,
             [whole] => Some(whole.clone()),

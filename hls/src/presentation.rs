@@ -16,7 +16,7 @@ pub(crate) mod rendition;
 
 use crate::names::{self, RungName, SessionId};
 use crate::packager::{InitSegment, Part, Segment};
-use crate::playlist::media::{LowLatency, MediaPlaylist, Report};
+use crate::playlist::media::{LowLatency, MediaPlaylist, RenditionReport};
 use crate::playlist::multivariant;
 use crate::resume::Past;
 use crate::timing::Timing;
@@ -328,7 +328,7 @@ impl Presentation {
                 0 => (edge.last_sequence, edge.last_parts),
                 open => (edge.last_sequence + 1, open),
             };
-            Some(Report { rung: &track.rung, sequence, last_part: parts.checked_sub(1) })
+            Some(RenditionReport { rung: &track.rung, sequence, last_part: parts.checked_sub(1) })
         });
         let reports = reports.collect();
         Some(LowLatency { timing, parts: rendition.parts(), open: rendition.open_parts(), hint, reports })

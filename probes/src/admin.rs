@@ -1,7 +1,7 @@
 //! The internal HTTP server: probes, metrics, status, operator page. The server runs on its own thread and runtime, so
 //! that it answers while the rest of the process is overloaded. Decisions do not belong here.
 
-use crate::health::{Health, Verdict};
+use crate::health::{Health, HealthVerdict};
 use crate::{metrics, page};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -64,7 +64,7 @@ pub struct AdminHandle {
 }
 
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct AdminShared {
     pub(crate) health: Arc<dyn Health>,
     pub(crate) status: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
@@ -89,7 +89,7 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let router = router(Shared {
+        let router = router(AdminShared {
             health,
             status,
             metrics: metrics.clone(),
@@ -144,7 +144,7 @@ impl AdminHandle {
 
 // === router ===
 
-fn router(shared: Shared) -> Router {
+fn router(shared: AdminShared) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -157,7 +157,7 @@ fn router(shared: Shared) -> Router {
 
 pub(crate) const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
 
-fn answer(verdict: Verdict, shared: &Shared) -> Response {
+fn answer(verdict: HealthVerdict, shared: &AdminShared) -> Response {
     let code = if verdict.good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = shared.health.details();
     body.insert("ok".to_owned(), verdict.good.into());
@@ -165,32 +165,32 @@ fn answer(verdict: Verdict, shared: &Shared) -> Response {
     (code, [NO_STORE], Json(body)).into_response()
 }
 
-async fn livez(extract::State(shared): extract::State<Shared>) -> Response {
+async fn livez(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.live(), &shared)
 }
 
-async fn readyz(extract::State(shared): extract::State<Shared>) -> Response {
+async fn readyz(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.ready(), &shared)
 }
 
-async fn startupz(extract::State(shared): extract::State<Shared>) -> Response {
+async fn startupz(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.started(), &shared)
 }
 
-async fn render_metrics(extract::State(shared): extract::State<Shared>) -> Response {
+async fn render_metrics(extract::State(shared): extract::State<AdminShared>) -> Response {
     let text_format = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
     ([text_format, NO_STORE], shared.metrics.render()).into_response()
 }
 
-async fn status(extract::State(shared): extract::State<Shared>) -> Response {
+async fn status(extract::State(shared): extract::State<AdminShared>) -> Response {
     ([NO_STORE], Json(whole_status(&shared))).into_response()
 }
 
 /// The status of the process, with the results of its probes.
-pub(crate) fn whole_status(shared: &Shared) -> Value {
+pub(crate) fn whole_status(shared: &AdminShared) -> Value {
     let mut status = shared.status.status();
     if let Value::Object(status) = &mut status {
-        let verdict = |Verdict { good, why }| json!({"ok": good, "reason": why});
+        let verdict = |HealthVerdict { good, why }| json!({"ok": good, "reason": why});
         let mut probe = shared.health.details();
         probe.insert("live".to_owned(), verdict(shared.health.live()));
         probe.insert("ready".to_owned(), verdict(shared.health.ready()));

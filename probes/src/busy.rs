@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 
 /// Settings of the state machine, constant for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ProbeSettings {
     /// Maximum number of concurrent streams.
     pub capacity: NonZeroU32,
     /// Total number of streams after which the process takes no more. When the last of these streams has ended,
@@ -25,10 +25,10 @@ pub struct Settings {
 
 /// Why the process will never take another stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum BusyReason {
     /// The process was asked to leave (SIGTERM) and exits by itself: liveness stays good.
     Asked,
-    /// The process served its maximum number of streams ([`Settings::recycle_after`]).
+    /// The process served its maximum number of streams ([`ProbeSettings::recycle_after`]).
     Recycle,
     /// Something that every further stream needs is broken.
     Fault(String),
@@ -36,7 +36,7 @@ pub enum Why {
 
 /// The state of the process. `taken` counts accepted streams since the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum BusyState {
     /// Some of what a stream needs is not up yet.
     Starting,
     /// No stream runs; the process takes a stream.
@@ -56,18 +56,18 @@ pub enum State {
         /// Running streams: 1 to capacity.
         streams: u32,
         /// The reason for the drain.
-        why: Why,
+        why: BusyReason,
     },
     /// No stream runs, and none will.
     Spent {
         /// The reason for this state.
-        why: Why,
+        why: BusyReason,
     },
 }
 
 /// An event that changes the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum BusyEvent {
     /// Everything that a stream needs is up.
     Ready,
     /// A publisher requests a place; on success the place is taken.
@@ -99,64 +99,66 @@ pub enum Denied {
 
 // === impl State ===
 
-impl State {
+impl BusyState {
     /// The only transition function.
-    pub fn on(&self, event: Event, settings: &Settings) -> Result<Self, Denied> {
+    pub fn on(&self, event: BusyEvent, settings: &ProbeSettings) -> Result<Self, Denied> {
         match (self, event) {
-            (Self::Starting, Event::Ready) => Ok(Self::Free { taken: 0 }),
-            (Self::Starting, Event::StreamAccepted) => Err(Denied::Starting),
-            (Self::Starting, Event::StreamEnded) => Err(Denied::NoStream),
-            (Self::Starting, Event::Drain) => Ok(Self::Spent { why: Why::Asked }),
-            (Self::Starting, Event::Fault(reason)) => Ok(Self::Spent { why: Why::Fault(reason) }),
+            (Self::Starting, BusyEvent::Ready) => Ok(Self::Free { taken: 0 }),
+            (Self::Starting, BusyEvent::StreamAccepted) => Err(Denied::Starting),
+            (Self::Starting, BusyEvent::StreamEnded) => Err(Denied::NoStream),
+            (Self::Starting, BusyEvent::Drain) => Ok(Self::Spent { why: BusyReason::Asked }),
+            (Self::Starting, BusyEvent::Fault(reason)) => Ok(Self::Spent { why: BusyReason::Fault(reason) }),
 
-            (Self::Free { taken }, Event::Ready) => Ok(Self::Free { taken: *taken }),
-            (Self::Free { taken }, Event::StreamAccepted) => {
+            (Self::Free { taken }, BusyEvent::Ready) => Ok(Self::Free { taken: *taken }),
+            (Self::Free { taken }, BusyEvent::StreamAccepted) => {
                 Ok(Self::Busy { streams: 1, taken: taken.saturating_add(1) })
             }
-            (Self::Free { .. }, Event::StreamEnded) => Err(Denied::NoStream),
-            (Self::Free { .. }, Event::Drain) => Ok(Self::Spent { why: Why::Asked }),
-            (Self::Free { .. }, Event::Fault(reason)) => Ok(Self::Spent { why: Why::Fault(reason) }),
+            (Self::Free { .. }, BusyEvent::StreamEnded) => Err(Denied::NoStream),
+            (Self::Free { .. }, BusyEvent::Drain) => Ok(Self::Spent { why: BusyReason::Asked }),
+            (Self::Free { .. }, BusyEvent::Fault(reason)) => {
+                Ok(Self::Spent { why: BusyReason::Fault(reason) })
+            }
 
-            (Self::Busy { .. }, Event::Ready) => Ok(self.clone()),
-            (Self::Busy { streams, taken }, Event::StreamAccepted) => match self.welcome(settings) {
+            (Self::Busy { .. }, BusyEvent::Ready) => Ok(self.clone()),
+            (Self::Busy { streams, taken }, BusyEvent::StreamAccepted) => match self.welcome(settings) {
                 Ok(()) => Ok(Self::Busy { streams: streams + 1, taken: taken.saturating_add(1) }),
                 Err(denied) => Err(denied),
             },
-            (Self::Busy { streams, taken }, Event::StreamEnded) => Ok(match (streams - 1, *taken) {
-                (0, taken) if settings.used_up(taken) => Self::Spent { why: Why::Recycle },
+            (Self::Busy { streams, taken }, BusyEvent::StreamEnded) => Ok(match (streams - 1, *taken) {
+                (0, taken) if settings.used_up(taken) => Self::Spent { why: BusyReason::Recycle },
                 (0, taken) => Self::Free { taken },
                 (streams, taken) => Self::Busy { streams, taken },
             }),
-            (Self::Busy { streams, .. }, Event::Drain) => {
-                Ok(Self::Draining { streams: *streams, why: Why::Asked })
+            (Self::Busy { streams, .. }, BusyEvent::Drain) => {
+                Ok(Self::Draining { streams: *streams, why: BusyReason::Asked })
             }
-            (Self::Busy { streams, .. }, Event::Fault(reason)) => {
-                Ok(Self::Draining { streams: *streams, why: Why::Fault(reason) })
+            (Self::Busy { streams, .. }, BusyEvent::Fault(reason)) => {
+                Ok(Self::Draining { streams: *streams, why: BusyReason::Fault(reason) })
             }
 
-            (Self::Draining { .. }, Event::Ready) => Ok(self.clone()),
-            (Self::Draining { .. }, Event::StreamAccepted) => Err(Denied::Leaving),
-            (Self::Draining { streams, why }, Event::StreamEnded) => Ok(match streams - 1 {
+            (Self::Draining { .. }, BusyEvent::Ready) => Ok(self.clone()),
+            (Self::Draining { .. }, BusyEvent::StreamAccepted) => Err(Denied::Leaving),
+            (Self::Draining { streams, why }, BusyEvent::StreamEnded) => Ok(match streams - 1 {
                 0 => Self::Spent { why: why.clone() },
                 streams => Self::Draining { streams, why: why.clone() },
             }),
             // The first reason stays, with one exception: after a drain request the process exits by itself, even after
             // a fault.
-            (Self::Draining { streams, .. }, Event::Drain) => {
-                Ok(Self::Draining { streams: *streams, why: Why::Asked })
+            (Self::Draining { streams, .. }, BusyEvent::Drain) => {
+                Ok(Self::Draining { streams: *streams, why: BusyReason::Asked })
             }
-            (Self::Draining { .. }, Event::Fault(_)) => Ok(self.clone()),
+            (Self::Draining { .. }, BusyEvent::Fault(_)) => Ok(self.clone()),
 
-            (Self::Spent { .. }, Event::Ready) => Ok(self.clone()),
-            (Self::Spent { .. }, Event::StreamAccepted) => Err(Denied::Leaving),
-            (Self::Spent { .. }, Event::StreamEnded) => Err(Denied::NoStream),
-            (Self::Spent { .. }, Event::Drain) => Ok(Self::Spent { why: Why::Asked }),
-            (Self::Spent { .. }, Event::Fault(_)) => Ok(self.clone()),
+            (Self::Spent { .. }, BusyEvent::Ready) => Ok(self.clone()),
+            (Self::Spent { .. }, BusyEvent::StreamAccepted) => Err(Denied::Leaving),
+            (Self::Spent { .. }, BusyEvent::StreamEnded) => Err(Denied::NoStream),
+            (Self::Spent { .. }, BusyEvent::Drain) => Ok(Self::Spent { why: BusyReason::Asked }),
+            (Self::Spent { .. }, BusyEvent::Fault(_)) => Ok(self.clone()),
         }
     }
 
     /// Readiness: whether a stream would be taken now, and if not, the reason.
-    pub fn welcome(&self, settings: &Settings) -> Result<(), Denied> {
+    pub fn welcome(&self, settings: &ProbeSettings) -> Result<(), Denied> {
         match self {
             Self::Starting => Err(Denied::Starting),
             Self::Free { .. } => Ok(()),
@@ -173,20 +175,20 @@ impl State {
         match self {
             Self::Starting | Self::Free { .. } | Self::Busy { .. } | Self::Draining { .. } => false,
             Self::Spent { why } => match why {
-                Why::Asked => false,
-                Why::Recycle | Why::Fault(_) => true,
+                BusyReason::Asked => false,
+                BusyReason::Recycle | BusyReason::Fault(_) => true,
             },
         }
     }
 
     /// Whether the process needs a restart after its last stream has ended and takes no further stream until then.
-    pub fn restarts_when_done(&self, settings: &Settings) -> bool {
+    pub fn restarts_when_done(&self, settings: &ProbeSettings) -> bool {
         match self {
             Self::Starting | Self::Free { .. } | Self::Spent { .. } => false,
             Self::Busy { taken, .. } => settings.used_up(*taken),
             Self::Draining { why, .. } => match why {
-                Why::Asked => false,
-                Why::Recycle | Why::Fault(_) => true,
+                BusyReason::Asked => false,
+                BusyReason::Recycle | BusyReason::Fault(_) => true,
             },
         }
     }
@@ -219,13 +221,13 @@ impl State {
     }
 }
 
-impl Settings {
+impl ProbeSettings {
     fn used_up(&self, taken: u32) -> bool {
         self.recycle_after.is_some_and(|limit| taken >= limit.get())
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for BusyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asked => f.write_str("asked to leave"),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// The result of a probe, with the reason in words. Platforms read the result, the operator on call reads the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HealthVerdict {
     /// The result: HTTP status 200 or 503.
     pub good: bool,
     /// The reason; never empty.
@@ -15,13 +15,13 @@ pub struct Verdict {
 /// Health of a process. Called on the admin thread: implementations may take a short lock and must not wait.
 pub trait Health: Send + Sync + 'static {
     /// Liveness: bad if a restart would help. Busy and slow processes are alive; a stuck one is not.
-    fn live(&self) -> Verdict;
+    fn live(&self) -> HealthVerdict;
 
     /// Readiness: whether the process takes the next connection.
-    fn ready(&self) -> Verdict;
+    fn ready(&self) -> HealthVerdict;
 
     /// Whether start-up is complete. Until then a platform ignores liveness and readiness.
-    fn started(&self) -> Verdict;
+    fn started(&self) -> HealthVerdict;
 
     /// Fields that the response bodies contain in addition to the verdict.
     fn details(&self) -> Map<String, Value>;
@@ -32,7 +32,7 @@ pub trait Health: Send + Sync + 'static {
 
 // === impl Verdict ===
 
-impl Verdict {
+impl HealthVerdict {
     /// A good verdict with its reason.
     pub fn good(why: impl Into<String>) -> Self {
         Self { good: true, why: why.into() }

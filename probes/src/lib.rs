@@ -12,6 +12,6 @@ mod page;
 pub mod probe;
 
 pub use admin::{Admin, AdminError, AdminHandle, StatusSource};
-pub use busy::{Denied, Event, Settings, State, Why};
-pub use health::{Health, Verdict};
+pub use busy::{BusyEvent, BusyReason, BusyState, Denied, ProbeSettings};
+pub use health::{Health, HealthVerdict};
 pub use probe::{Liveness, Probe, StreamPermit};

@@ -1,7 +1,7 @@
 //! The operator's page: three embedded files (`web/operator/`) and their data: a status every second as server-sent
 //! events, and the streams' pictures. The page loads nothing from elsewhere and cannot change anything.
 
-use crate::admin::{NO_STORE, Shared, whole_status};
+use crate::admin::{AdminShared, NO_STORE, whole_status};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -26,7 +26,7 @@ const HTML: &str = include_str!("../../web/operator/index.html");
 const SCRIPT: &str = include_str!("../../web/operator/operator.js");
 const STYLE: &str = include_str!("../../web/operator/operator.css");
 
-pub(crate) fn router() -> Router<Shared> {
+pub(crate) fn router() -> Router<AdminShared> {
     Router::new()
         .route("/", get(|| async { file("text/html; charset=utf-8", HTML) }))
         .route("/operator.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
@@ -45,7 +45,7 @@ fn file(kind: &'static str, body: &'static str) -> Response {
     (headers, [NO_STORE], body).into_response()
 }
 
-async fn events(State(shared): State<Shared>) -> Response {
+async fn events(State(shared): State<AdminShared>) -> Response {
     let Ok(place) = Arc::clone(&shared.watchers).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages follow this process").into_response();
     };
@@ -60,7 +60,7 @@ async fn events(State(shared): State<Shared>) -> Response {
     ([NO_STORE], Sse::new(events)).into_response()
 }
 
-async fn picture(State(shared): State<Shared>, Path((app, name)): Path<(String, String)>) -> Response {
+async fn picture(State(shared): State<AdminShared>, Path((app, name)): Path<(String, String)>) -> Response {
     match shared.status.picture(&app, &name) {
         Some(jpeg) => {
             let nosniff = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");

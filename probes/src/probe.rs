@@ -1,8 +1,8 @@
 //! The busy state for concurrent use, and liveness as progress. Transitions are in [`crate::busy`]; HTTP responses are
 //! in [`crate::admin`].
 
-use crate::busy::{Denied, Event, Settings, State, Why};
-use crate::health::{Health, Verdict};
+use crate::busy::{BusyEvent, BusyReason, BusyState, Denied, ProbeSettings};
+use crate::health::{Health, HealthVerdict};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,8 @@ pub enum Liveness {
 /// The process's state, shared by stream admission and probe responses. No call blocks for longer than a transition.
 #[derive(Debug)]
 pub struct Probe {
-    settings: Settings,
-    state: watch::Sender<State>,
+    settings: ProbeSettings,
+    state: watch::Sender<BusyState>,
     started: Instant,
     /// Milliseconds from `started` to the last heartbeat.
     last_beat_ms: AtomicU64,
@@ -45,36 +45,36 @@ impl Probe {
     /// A process that is starting. `patience` is the longest interval between calls of [`Probe::heartbeat`] before
     /// liveness fails. It should be far above the heartbeat's period: a kubelet that kills an encoder for a hiccup does
     /// more harm than the hiccup.
-    pub fn new(settings: Settings, patience: Duration) -> Arc<Self> {
+    pub fn new(settings: ProbeSettings, patience: Duration) -> Arc<Self> {
         let probe = Self {
             settings,
-            state: watch::Sender::new(State::Starting),
+            state: watch::Sender::new(BusyState::Starting),
             started: Instant::now(),
             last_beat_ms: AtomicU64::new(0),
             patience,
         };
-        probe.set_gauges(&State::Starting);
+        probe.set_gauges(&BusyState::Starting);
         Arc::new(probe)
     }
 
     /// Reports that everything that a stream needs is up.
     pub fn ready(&self) {
-        self.apply(Event::Ready);
+        self.apply(BusyEvent::Ready);
     }
 
     /// Takes no more streams. [`Probe::subscribe`] reports the end of the last one.
     pub fn drain(&self) {
-        self.apply(Event::Drain);
+        self.apply(BusyEvent::Drain);
     }
 
     /// Reports that something that every further stream needs is broken.
     pub fn fault(&self, reason: impl Into<String>) {
-        self.apply(Event::Fault(reason.into()));
+        self.apply(BusyEvent::Fault(reason.into()));
     }
 
     /// Takes a place, or returns the reason for the refusal. Two callers never get the same place.
     pub fn accept_stream(self: &Arc<Self>) -> Result<StreamPermit, Denied> {
-        self.transition(Event::StreamAccepted)?;
+        self.transition(BusyEvent::StreamAccepted)?;
         Ok(StreamPermit { probe: Arc::clone(self) })
     }
 
@@ -84,17 +84,17 @@ impl Probe {
     }
 
     /// The current state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> BusyState {
         self.state.borrow().clone()
     }
 
     /// Subscribes to state changes; the state at the time of the call counts as seen.
-    pub fn subscribe(&self) -> watch::Receiver<State> {
+    pub fn subscribe(&self) -> watch::Receiver<BusyState> {
         self.state.subscribe()
     }
 
     /// The capacity and recycling settings.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &ProbeSettings {
         &self.settings
     }
 
@@ -120,7 +120,7 @@ impl Probe {
 
     fn liveness_at(&self, since_start: Duration) -> Liveness {
         let state = self.state();
-        if let State::Spent { why } = &state
+        if let BusyState::Spent { why } = &state
             && state.wants_restart()
         {
             return Liveness::Restart(why.to_string());
@@ -131,13 +131,13 @@ impl Probe {
     }
 
     /// Applies an event that is never refused.
-    fn apply(&self, event: Event) {
+    fn apply(&self, event: BusyEvent) {
         if let Err(denied) = self.transition(event.clone()) {
             warn!(?event, %denied, "busy state turned an event down");
         }
     }
 
-    fn transition(&self, event: Event) -> Result<(), Denied> {
+    fn transition(&self, event: BusyEvent) -> Result<(), Denied> {
         let mut result = Ok(());
         self.state.send_if_modified(|state| match state.on(event, &self.settings) {
             Ok(next) if next == *state => false,
@@ -158,7 +158,7 @@ impl Probe {
 
     /// At most one of the three gauges is 1, because autoscalers sum them up: `available` takes precedence over `busy`
     /// where there is room left.
-    fn set_gauges(&self, state: &State) {
+    fn set_gauges(&self, state: &BusyState) {
         let available = state.welcome(&self.settings).is_ok();
         let draining = state.is_leaving();
         let busy = state.streams() > 0 && !available && !draining;
@@ -173,30 +173,32 @@ fn millis(duration: Duration) -> u64 {
 // === impl Health ===
 
 impl Health for Probe {
-    fn live(&self) -> Verdict {
+    fn live(&self) -> HealthVerdict {
         match self.liveness() {
-            Liveness::Alive => Verdict::good("alive"),
-            Liveness::Stuck(silent) => Verdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64())),
-            Liveness::Restart(why) => Verdict::bad(format!("wants a restart: {why}")),
+            Liveness::Alive => HealthVerdict::good("alive"),
+            Liveness::Stuck(silent) => {
+                HealthVerdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64()))
+            }
+            Liveness::Restart(why) => HealthVerdict::bad(format!("wants a restart: {why}")),
         }
     }
 
-    fn ready(&self) -> Verdict {
+    fn ready(&self) -> HealthVerdict {
         match self.readiness() {
-            Ok(()) => Verdict::good("a stream is welcome"),
-            Err(denied) => Verdict::bad(denied.to_string()),
+            Ok(()) => HealthVerdict::good("a stream is welcome"),
+            Err(denied) => HealthVerdict::bad(denied.to_string()),
         }
     }
 
     /// A process that is spent before it was ever ready has failed to start, unless it was asked to leave.
-    fn started(&self) -> Verdict {
+    fn started(&self) -> HealthVerdict {
         match self.state() {
-            State::Starting => Verdict::bad("still starting"),
-            State::Spent { why: why @ Why::Fault(_) } => Verdict::bad(why.to_string()),
-            State::Spent { why: Why::Asked | Why::Recycle }
-            | State::Free { .. }
-            | State::Busy { .. }
-            | State::Draining { .. } => Verdict::good("started"),
+            BusyState::Starting => HealthVerdict::bad("still starting"),
+            BusyState::Spent { why: why @ BusyReason::Fault(_) } => HealthVerdict::bad(why.to_string()),
+            BusyState::Spent { why: BusyReason::Asked | BusyReason::Recycle }
+            | BusyState::Free { .. }
+            | BusyState::Busy { .. }
+            | BusyState::Draining { .. } => HealthVerdict::good("started"),
         }
     }
 
@@ -219,7 +221,7 @@ impl Health for Probe {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.probe.apply(Event::StreamEnded);
+        self.probe.apply(BusyEvent::StreamEnded);
     }
 }
 
@@ -229,7 +231,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     fn probe(capacity: u32, recycle_after: u32) -> Arc<Probe> {
-        let settings = Settings {
+        let settings = ProbeSettings {
             capacity: NonZeroU32::new(capacity).unwrap(),
             recycle_after: NonZeroU32::new(recycle_after),
         };
@@ -279,9 +281,9 @@ mod tests {
         let permit = probe.accept_stream().unwrap();
         probe.drain();
         let mut states = probe.subscribe();
-        assert!(matches!(*states.borrow(), State::Draining { streams: 1, .. }));
+        assert!(matches!(*states.borrow(), BusyState::Draining { streams: 1, .. }));
         drop(permit);
-        states.wait_for(|state| matches!(state, State::Spent { .. })).await.unwrap();
+        states.wait_for(|state| matches!(state, BusyState::Spent { .. })).await.unwrap();
         assert_eq!(probe.liveness(), Liveness::Alive, "who was asked to leave is not restarted");
     }
 }

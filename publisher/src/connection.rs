@@ -1,12 +1,12 @@
 //! One connection: a socket, a session, and media paced in real time. Whether to reconnect is decided in [`super`].
 
 use super::pacer::Pacer;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::source::{Gate, Source, SourceError};
 use bytes::{Buf, BytesMut};
 use media::{AudioConfig, Media, MediaTime, VideoConfig};
-use rtmp::client::{Event, Session, SessionError};
-use rtmp::flv::write::{self, Clock};
+use rtmp::client::{ClientError, ClientEvent, ClientSession};
+use rtmp::flv::write::{self, RtmpClock};
 use rtmp::url::RtmpUrl;
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ const READ_BUFFER: usize = 16 << 10;
 
 /// How a connection ended.
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(super) enum BroadcastEnding {
     /// The source ended, and the server was told.
     Finished,
     /// The user asked to stop, and the server was told if a publish had begun.
@@ -47,7 +47,7 @@ pub(super) struct Broadcast {
     start_timestamp_ms: u32,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
-    clock: Option<Clock>,
+    clock: Option<RtmpClock>,
     position: MediaTime,
     pacer: Pacer,
     gate: Gate,
@@ -96,12 +96,12 @@ impl Broadcast {
     }
 
     /// Waits for the source's first media, so that a bad file is reported before any connection is made.
-    pub(super) async fn prime(&mut self, source: &mut Source) -> Result<(), Ending> {
+    pub(super) async fn prime(&mut self, source: &mut Source) -> Result<(), BroadcastEnding> {
         if self.held.is_none() {
             self.held = match source.media.recv().await {
                 Some(Ok(media)) => Some(Held { media, due: None }),
-                Some(Err(error)) => return Err(Ending::Source(error)),
-                None => return Err(Ending::Finished),
+                Some(Err(error)) => return Err(BroadcastEnding::Source(error)),
+                None => return Err(BroadcastEnding::Finished),
             };
         }
         Ok(())
@@ -131,37 +131,37 @@ pub(super) async fn run(
     url: &RtmpUrl,
     broadcast: &mut Broadcast,
     source: &mut Source,
-    progress: &mut Progress,
+    progress: &mut ProgressDisplay,
     mut stop: Pin<&mut impl Future<Output = ()>>,
-) -> Ending {
+) -> BroadcastEnding {
     let socket = tokio::select! {
         socket = timeout(SET_UP, TcpStream::connect((url.host.as_str(), url.port))) => socket,
-        () = &mut stop => return Ending::Stopped,
+        () = &mut stop => return BroadcastEnding::Stopped,
     };
     let mut socket = match socket {
         Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return Ending::Lost(format!("cannot connect: {error}")),
-        Err(_) => return Ending::Lost("cannot connect: no answer".into()),
+        Ok(Err(error)) => return BroadcastEnding::Lost(format!("cannot connect: {error}")),
+        Err(_) => return BroadcastEnding::Lost("cannot connect: no answer".into()),
     };
     // Small messages must be sent immediately, because this module does the pacing. A failure costs latency, not
     // correctness.
     let _ = socket.set_nodelay(true);
-    let mut link = match Session::new(url.clone()) {
+    let mut link = match ClientSession::new(url.clone()) {
         Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now() },
-        Err(error) => return Ending::Lost(error.to_string()),
+        Err(error) => return BroadcastEnding::Lost(error.to_string()),
     };
     let set_up = tokio::select! {
         set_up = timeout(SET_UP, link.set_up(&mut socket)) => set_up,
-        () = &mut stop => return Ending::Stopped,
+        () = &mut stop => return BroadcastEnding::Stopped,
     };
     match set_up {
         Ok(None) => {}
         Ok(Some(ending)) => return ending,
-        Err(_) => return Ending::Lost("the server does not answer".into()),
+        Err(_) => return BroadcastEnding::Lost("the server does not answer".into()),
     }
     progress.published();
     let ending = link.publish(&mut socket, broadcast, source, progress, stop).await;
-    if matches!(ending, Ending::Finished | Ending::Stopped) {
+    if matches!(ending, BroadcastEnding::Finished | BroadcastEnding::Stopped) {
         // The broadcast has ended in any case, so errors of the farewell do not matter.
         let _ = timeout(FAREWELL, link.say_farewell(&mut socket)).await;
     }
@@ -170,7 +170,7 @@ pub(super) async fn run(
 
 /// A session and its unsent output.
 struct Link {
-    session: Session,
+    session: ClientSession,
     unsent: BytesMut,
     /// When bytes were last sent, or when there were none to send.
     moved: Instant,
@@ -178,39 +178,39 @@ struct Link {
 
 impl Link {
     /// Runs until the server accepts the publish (`None`) or the connection ends.
-    async fn set_up(&mut self, socket: &mut TcpStream) -> Option<Ending> {
+    async fn set_up(&mut self, socket: &mut TcpStream) -> Option<BroadcastEnding> {
         loop {
             let output = self.session.take_output();
             if let Err(error) = socket.write_all(&output).await {
-                return Some(Ending::Lost(error.to_string()));
+                return Some(BroadcastEnding::Lost(error.to_string()));
             }
             match self.read(socket).await {
-                Ok(Some(Event::Publishing)) => return None,
-                Ok(Some(Event::Refused(text))) => return Some(Ending::Refused(text)),
-                Ok(Some(Event::SentOff(text))) => return Some(sent_off(&text)),
+                Ok(Some(ClientEvent::Publishing)) => return None,
+                Ok(Some(ClientEvent::Refused(text))) => return Some(BroadcastEnding::Refused(text)),
+                Ok(Some(ClientEvent::SentOff(text))) => return Some(sent_off(&text)),
                 Ok(None) => {}
                 Err(ending) => return Some(ending),
             }
         }
     }
 
-    async fn read(&mut self, socket: &mut TcpStream) -> Result<Option<Event>, Ending> {
+    async fn read(&mut self, socket: &mut TcpStream) -> Result<Option<ClientEvent>, BroadcastEnding> {
         let mut buffer = vec![0; READ_BUFFER];
         match socket.read(&mut buffer).await {
-            Ok(0) => Err(Ending::Lost("the server closed the connection".into())),
+            Ok(0) => Err(BroadcastEnding::Lost("the server closed the connection".into())),
             Ok(len) => self.receive(&buffer[..len]).map_err(lost),
-            Err(error) => Err(Ending::Lost(error.to_string())),
+            Err(error) => Err(BroadcastEnding::Lost(error.to_string())),
         }
     }
 
     /// Hands all bytes of a read to the session. Returns the last event: a server may end a publish in the same read in
     /// which it accepts the publish.
-    fn receive(&mut self, mut input: &[u8]) -> Result<Option<Event>, SessionError> {
+    fn receive(&mut self, mut input: &[u8]) -> Result<Option<ClientEvent>, ClientError> {
         let mut last = None;
         while let Some(event) = self.session.handle(&mut input)? {
             match event {
-                Event::Publishing => last = Some(event),
-                Event::Refused(_) | Event::SentOff(_) => return Ok(Some(event)),
+                ClientEvent::Publishing => last = Some(event),
+                ClientEvent::Refused(_) | ClientEvent::SentOff(_) => return Ok(Some(event)),
             }
         }
         Ok(last)
@@ -221,14 +221,14 @@ impl Link {
         socket: &mut TcpStream,
         broadcast: &mut Broadcast,
         source: &mut Source,
-        progress: &mut Progress,
+        progress: &mut ProgressDisplay,
         mut stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> Ending {
+    ) -> BroadcastEnding {
         broadcast.restart_pacing();
         if let Err(error) = self.begin(broadcast, source) {
             return lost(error);
         }
-        let mut ticks = tokio::time::interval(Progress::EVERY);
+        let mut ticks = tokio::time::interval(ProgressDisplay::EVERY);
         let mut buffer = vec![0; READ_BUFFER];
         loop {
             self.unsent.extend_from_slice(&self.session.take_output());
@@ -239,7 +239,7 @@ impl Link {
             // media taken off the queue.
             tokio::select! {
                 biased;
-                () = &mut stop => return Ending::Stopped,
+                () = &mut stop => return BroadcastEnding::Stopped,
                 written = socket.writable(), if !self.unsent.is_empty() => {
                     match written.and_then(|()| socket.try_write(&self.unsent)) {
                         Ok(len) => {
@@ -248,30 +248,30 @@ impl Link {
                             self.moved = Instant::now();
                         }
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Ending::Lost(error.to_string()),
+                        Err(error) => return BroadcastEnding::Lost(error.to_string()),
                     }
                 }
                 readable = socket.readable() => {
                     match readable.and_then(|()| socket.try_read(&mut buffer)) {
-                        Ok(0) => return Ending::Lost("the server closed the connection".into()),
+                        Ok(0) => return BroadcastEnding::Lost("the server closed the connection".into()),
                         Ok(len) => match self.receive(&buffer[..len]) {
-                            Ok(Some(Event::Refused(text) | Event::SentOff(text))) => return sent_off(&text),
-                            Ok(Some(Event::Publishing) | None) => {}
+                            Ok(Some(ClientEvent::Refused(text) | ClientEvent::SentOff(text))) => return sent_off(&text),
+                            Ok(Some(ClientEvent::Publishing) | None) => {}
                             Err(error) => return lost(error),
                         },
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Ending::Lost(error.to_string()),
+                        Err(error) => return BroadcastEnding::Lost(error.to_string()),
                     }
                 }
                 () = sleep_until(self.moved + STALL), if !self.unsent.is_empty() => {
-                    return Ending::Lost("the server takes nothing any more".into());
+                    return BroadcastEnding::Lost("the server takes nothing any more".into());
                 }
                 media = broadcast.next(source), if self.unsent.len() < MAX_UNSENT => match media {
                     Some(Ok(media)) => if let Err(error) = self.send(broadcast, progress, &media) {
                         return lost(error);
                     },
-                    Some(Err(error)) => return Ending::Source(error),
-                    None => return Ending::Finished,
+                    Some(Err(error)) => return BroadcastEnding::Source(error),
+                    None => return BroadcastEnding::Finished,
                 },
                 _ = ticks.tick() => progress.show(source.dropped(), broadcast.pacer.late()),
             }
@@ -279,7 +279,7 @@ impl Link {
     }
 
     /// Sends what a new connection needs before media: metadata and the configurations known so far.
-    fn begin(&mut self, broadcast: &mut Broadcast, source: &mut Source) -> Result<(), SessionError> {
+    fn begin(&mut self, broadcast: &mut Broadcast, source: &mut Source) -> Result<(), ClientError> {
         if broadcast.clock.is_some() {
             // This is a reconnect: the server needs a keyframe to begin decoding.
             broadcast.gate.close();
@@ -306,9 +306,9 @@ impl Link {
     fn send(
         &mut self,
         broadcast: &mut Broadcast,
-        progress: &mut Progress,
+        progress: &mut ProgressDisplay,
         media: &Media,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ClientError> {
         broadcast.remember(media);
         if !broadcast.gate.admits(media) {
             progress.skipped();
@@ -328,7 +328,7 @@ impl Link {
                 let clock = match broadcast.clock {
                     Some(clock) => clock,
                     None => {
-                        let clock = Clock::new(unit.dts, broadcast.start_timestamp_ms);
+                        let clock = RtmpClock::new(unit.dts, broadcast.start_timestamp_ms);
                         broadcast.clock = Some(clock);
                         for config in broadcast.configs() {
                             self.session.media(write::tag(&config, &clock, unit.dts))?;
@@ -357,10 +357,10 @@ impl Link {
     }
 }
 
-fn sent_off(text: &str) -> Ending {
-    Ending::Lost(format!("sent off: {text}"))
+fn sent_off(text: &str) -> BroadcastEnding {
+    BroadcastEnding::Lost(format!("sent off: {text}"))
 }
 
-fn lost(error: SessionError) -> Ending {
-    Ending::Lost(error.to_string())
+fn lost(error: ClientError) -> BroadcastEnding {
+    BroadcastEnding::Lost(error.to_string())
 }

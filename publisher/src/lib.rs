@@ -15,10 +15,10 @@ mod source;
 pub use args::{PublishArgs, UrlArg};
 pub use source::SourceError;
 
-use connection::{Broadcast, Ending};
+use connection::{Broadcast, BroadcastEnding};
 use media::MediaSpan;
 use pacer::Backoff;
-use progress::Progress;
+use progress::ProgressDisplay;
 use source::{Input, Source};
 use std::future::Future;
 use std::pin::pin;
@@ -97,12 +97,12 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
     };
     let mut source = Source::start(input, settings)?;
     let mut broadcast = Broadcast::new(args.start_timestamp);
-    let mut progress = Progress::new(url.to_string(), total.or(args.duration.map(MediaSpan::from)));
+    let mut progress = ProgressDisplay::new(url.to_string(), total.or(args.duration.map(MediaSpan::from)));
     let mut stop = pin!(stop);
 
     let primed = tokio::select! {
         primed = broadcast.prime(&mut source) => primed,
-        () = &mut stop => Err(Ending::Stopped),
+        () = &mut stop => Err(BroadcastEnding::Stopped),
     };
     let mut ending = primed.err();
     let mut backoff = Backoff::default();
@@ -120,24 +120,26 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
         // A refusal on the first attempt is final: most likely the key is wrong. Later refusals are retried, because
         // the server may still hold the connection that was lost.
         let reason = match attempt {
-            Ending::Lost(reason) if args.reconnect => reason,
-            Ending::Refused(reason) if args.reconnect && ever_published => format!("refused: {reason}"),
+            BroadcastEnding::Lost(reason) if args.reconnect => reason,
+            BroadcastEnding::Refused(reason) if args.reconnect && ever_published => {
+                format!("refused: {reason}")
+            }
             ending => break ending,
         };
         let wait = backoff.wait(lasted);
         progress.say(&format!("{url}: {reason}; next attempt in {:.1} s", wait.as_secs_f64()));
         ending = tokio::select! {
             () = tokio::time::sleep(wait) => None,
-            () = &mut stop => Some(Ending::Stopped),
+            () = &mut stop => Some(BroadcastEnding::Stopped),
         };
     };
     progress.finish(source.dropped(), broadcast.late());
     match ending {
-        Ending::Finished => Ok(()),
-        Ending::Stopped => Err(PublishError::Interrupted),
-        Ending::Refused(reason) => Err(PublishError::Refused { url: url.to_string(), reason }),
-        Ending::Lost(reason) => Err(PublishError::Lost { url: url.to_string(), reason }),
-        Ending::Source(error) => Err(PublishError::Input(error)),
+        BroadcastEnding::Finished => Ok(()),
+        BroadcastEnding::Stopped => Err(PublishError::Interrupted),
+        BroadcastEnding::Refused(reason) => Err(PublishError::Refused { url: url.to_string(), reason }),
+        BroadcastEnding::Lost(reason) => Err(PublishError::Lost { url: url.to_string(), reason }),
+        BroadcastEnding::Source(error) => Err(PublishError::Input(error)),
     }
 }
 

@@ -11,7 +11,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 const RATE_OVER: Duration = Duration::from_secs(2);
 
 /// Counts what was sent and displays it.
-pub(super) struct Progress {
+pub(super) struct ProgressDisplay {
     destination: String,
     total: Option<MediaSpan>,
     bar: Option<ProgressBar>,
@@ -32,8 +32,8 @@ struct Rate {
     shown_kbps: u64,
 }
 
-impl Progress {
-    /// How often to call [`Progress::show`].
+impl ProgressDisplay {
+    /// How often to call [`ProgressDisplay::show`].
     pub(super) const EVERY: Duration = Duration::from_millis(250);
 
     /// `destination` is the URL without the key; `total` is the source's duration if known.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use transcode::demux::{DemuxError, DemuxOptions, Demuxer, SourceInfo};
+use transcode::demux::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo};
 use transcode::pattern::{EncodeError, Pattern, PatternSettings};
 
 /// Capacity of the queue from source to sender in access units: about two seconds of video and audio.
@@ -107,7 +107,7 @@ fn play(
     let options = DemuxOptions { video: settings.video, audio: settings.audio, bitrate: settings.bitrate };
     let mut axis = LoopAxis::default();
     loop {
-        let demuxer = Demuxer::open_with(path, &options)?;
+        let demuxer = FileDemuxer::open_with(path, &options)?;
         axis.next_pass();
         for media in demuxer {
             let media = axis.place(media?);
@@ -233,7 +233,7 @@ impl LoopAxis {
 
 /// Reads information about a file without playing it.
 pub(super) fn probe(path: &Path) -> Result<SourceInfo, SourceError> {
-    Ok(Demuxer::open(path)?.info())
+    Ok(FileDemuxer::open(path)?.info())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use publisher::{PublishArgs, PublishError, run_until};
-use rtmp::session::{Event, Session};
+use rtmp::session::{ServerEvent, ServerSession};
 use rtmp::{MediaMessage, MessageKind, Refusal};
 use std::future::{Future, pending};
 use std::io::{Read, Write};
@@ -384,7 +384,7 @@ enum Fate {
 }
 
 fn serve_one(mut socket: std::net::TcpStream, fate: &Fate) -> Vec<MediaMessage> {
-    let mut session = Session::new(socket.peer_addr().unwrap());
+    let mut session = ServerSession::new(socket.peer_addr().unwrap());
     let mut taken = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -395,14 +395,14 @@ fn serve_one(mut socket: std::net::TcpStream, fate: &Fate) -> Vec<MediaMessage> 
         let mut input = &buffer[..length];
         while let Some(event) = session.handle(&mut input, Instant::now()).unwrap() {
             match (event, fate) {
-                (Event::Publish(_), Fate::Refuse(refusal)) => session.refuse(refusal).unwrap(),
-                (Event::Publish(_), Fate::SendOff(refusal)) => {
+                (ServerEvent::Publish(_), Fate::Refuse(refusal)) => session.refuse(refusal).unwrap(),
+                (ServerEvent::Publish(_), Fate::SendOff(refusal)) => {
                     session.accept().unwrap();
                     session.refuse(refusal).unwrap();
                 }
-                (Event::Publish(_), Fate::CutAfter(_) | Fate::Serve) => session.accept().unwrap(),
-                (Event::Media(message), _) => taken.push(message),
-                (Event::Ended(_) | Event::Refused(_) | Event::Metadata(_), _) => {}
+                (ServerEvent::Publish(_), Fate::CutAfter(_) | Fate::Serve) => session.accept().unwrap(),
+                (ServerEvent::Media(message), _) => taken.push(message),
+                (ServerEvent::Ended(_) | ServerEvent::Refused(_) | ServerEvent::Metadata(_), _) => {}
             }
         }
         let output = std::mem::take(session.output());

@@ -62,7 +62,7 @@ pub mod message_type {
 
 /// How much memory a peer may occupy in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ChunkLimits {
     /// Longest video (and aggregate) message in bytes.
     pub video: u32,
     /// Longest audio message in bytes.
@@ -77,7 +77,7 @@ pub struct Limits {
     pub chunk_streams: usize,
 }
 
-impl Limits {
+impl ChunkLimits {
     /// Before admission: commands only, 64 kB in total. Media is refused.
     pub const BEFORE_PUBLISH: Self = Self {
         video: 0,
@@ -109,7 +109,7 @@ impl Limits {
 /// The peer broke the chunk protocol or a limit. The peer's fault; the connection cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
-    /// More chunk streams than [`Limits::chunk_streams`].
+    /// More chunk streams than [`ChunkLimits::chunk_streams`].
     #[error("more than {0} chunk streams")]
     TooManyChunkStreams(usize),
     /// A type 2 or 3 header on a chunk stream that has had no header before.
@@ -128,10 +128,10 @@ pub enum ChunkError {
         /// Allowed length in bytes.
         limit: u32,
     },
-    /// More unfinished messages than [`Limits::partial_messages`].
+    /// More unfinished messages than [`ChunkLimits::partial_messages`].
     #[error("more than {0} unfinished messages")]
     TooManyPartialMessages(usize),
-    /// The announced lengths of the unfinished messages exceed [`Limits::partial_bytes`].
+    /// The announced lengths of the unfinished messages exceed [`ChunkLimits::partial_bytes`].
     #[error("unfinished messages of more than {0} bytes")]
     TooManyPartialBytes(usize),
     /// SetChunkSize outside 1 ..= 1 MiB.
@@ -144,7 +144,7 @@ pub enum ChunkError {
 
 /// A whole message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct ChunkMessage {
     /// See [`message_type`].
     pub type_id: u8,
     /// Message stream: 0 for the connection itself, otherwise the ID that `createStream` returned.
@@ -170,7 +170,7 @@ struct ChunkStream {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum ReaderState {
     /// Collecting a header.
     Header,
     /// `left` payload bytes of the current chunk are still to come.
@@ -191,12 +191,12 @@ struct Header {
     size: usize,
 }
 
-/// Reassembles messages. Holds at most [`Limits::partial_bytes`] of payload and 18 bytes of a header.
+/// Reassembles messages. Holds at most [`ChunkLimits::partial_bytes`] of payload and 18 bytes of a header.
 #[derive(Debug)]
 pub struct ChunkReader {
-    limits: Limits,
+    limits: ChunkLimits,
     chunk_size: u32,
-    state: State,
+    state: ReaderState,
     header: [u8; MAX_HEADER],
     header_len: usize,
     streams: HashMap<u32, ChunkStream>,
@@ -206,11 +206,11 @@ pub struct ChunkReader {
 
 impl ChunkReader {
     /// A reader for a new connection, after the handshake.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ChunkLimits) -> Self {
         Self {
             limits,
             chunk_size: INITIAL_CHUNK_SIZE,
-            state: State::Header,
+            state: ReaderState::Header,
             header: [0; MAX_HEADER],
             header_len: 0,
             streams: HashMap::new(),
@@ -220,26 +220,26 @@ impl ChunkReader {
     }
 
     /// Changes the limits for messages that begin from now on. Unfinished messages keep the limits they began with.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: ChunkLimits) {
         self.limits = limits;
     }
 
-    /// Bytes reserved for unfinished messages; never above [`Limits::partial_bytes`].
+    /// Bytes reserved for unfinished messages; never above [`ChunkLimits::partial_bytes`].
     pub fn buffered_bytes(&self) -> usize {
         self.partial_bytes
     }
 
     /// Reads bytes off the front of `input` until a message is complete (`Some`) or `input` is empty (`None`).
-    pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ChunkError> {
+    pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<ChunkMessage>, ChunkError> {
         loop {
             let message = match self.state {
-                State::Header => {
+                ReaderState::Header => {
                     let Some(byte) = take_first(input) else { return Ok(None) };
                     self.header[self.header_len] = byte;
                     self.header_len += 1;
                     self.try_header()?
                 }
-                State::Payload { csid, left } => {
+                ReaderState::Payload { csid, left } => {
                     if input.is_empty() {
                         return Ok(None);
                     }
@@ -267,7 +267,7 @@ impl ChunkReader {
     }
 
     /// Begins the chunk if its header is complete. A message without payload is complete with its header.
-    fn try_header(&mut self) -> Result<Option<Message>, ChunkError> {
+    fn try_header(&mut self) -> Result<Option<ChunkMessage>, ChunkError> {
         let Some(header) = self.parse_header()? else { return Ok(None) };
         // The reader may have collected bytes as an extended timestamp that turn out to follow the header: payload, and
         // then the next header.
@@ -276,7 +276,7 @@ impl ChunkReader {
         self.header_len = 0;
 
         let mut message = self.begin_chunk(&header)?;
-        if let State::Payload { csid, left } = self.state {
+        if let ReaderState::Payload { csid, left } = self.state {
             let (payload, behind) = surplus.split_at(surplus.len().min(left as usize));
             surplus = behind;
             message = self.take_payload(csid, left, payload);
@@ -351,7 +351,7 @@ impl ChunkReader {
         Ok(Some(header))
     }
 
-    fn begin_chunk(&mut self, header: &Header) -> Result<Option<Message>, ChunkError> {
+    fn begin_chunk(&mut self, header: &Header) -> Result<Option<ChunkMessage>, ChunkError> {
         let stream = self.streams.entry(header.csid).or_default();
         if stream.partial.is_none() {
             let limit = self.limits.message_len(header.type_id);
@@ -381,14 +381,14 @@ impl ChunkReader {
         }
         let got = stream.partial.as_ref().map_or(0, BytesMut::len) as u32;
         let left = (stream.length - got).min(self.chunk_size);
-        self.state = State::Payload { csid: header.csid, left };
+        self.state = ReaderState::Payload { csid: header.csid, left };
         if left == 0 { Ok(self.take_payload(header.csid, 0, &[])) } else { Ok(None) }
     }
 
     /// Adds `bytes`, at most `left`, to the unfinished message and returns the message if it is complete.
-    fn take_payload(&mut self, csid: u32, left: u32, bytes: &[u8]) -> Option<Message> {
+    fn take_payload(&mut self, csid: u32, left: u32, bytes: &[u8]) -> Option<ChunkMessage> {
         let left = left - bytes.len() as u32;
-        self.state = if left == 0 { State::Header } else { State::Payload { csid, left } };
+        self.state = if left == 0 { ReaderState::Header } else { ReaderState::Payload { csid, left } };
         // An Abort takes effect between chunks, so the unfinished message exists whenever its payload is read.
         let stream = self.streams.get_mut(&csid)?;
         let partial = stream.partial.as_mut()?;
@@ -399,7 +399,7 @@ impl ChunkReader {
         let payload = stream.partial.take()?.freeze();
         self.partial_messages -= 1;
         self.partial_bytes -= payload.len();
-        Some(Message {
+        Some(ChunkMessage {
             type_id: stream.type_id,
             stream_id: stream.stream_id,
             timestamp_ms: stream.timestamp_ms,
@@ -428,7 +428,7 @@ fn be24(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]])
 }
 
-fn control_value(message: &Message) -> Result<u32, ChunkError> {
+fn control_value(message: &ChunkMessage) -> Result<u32, ChunkError> {
     match message.payload.first_chunk::<4>() {
         Some(bytes) => Ok(u32::from_be_bytes(*bytes)),
         None => Err(ChunkError::ShortControl(message.type_id)),

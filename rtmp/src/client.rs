@@ -7,8 +7,8 @@
 use super::url::RtmpUrl;
 use crate::MessageKind;
 use crate::amf::{self, AmfError};
-use crate::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
-use crate::flv::write::Tag;
+use crate::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_type};
+use crate::flv::write::OutgoingTag;
 use crate::session::HANDSHAKE_LEN;
 use bytes::Bytes;
 use rml_amf0::Amf0Value;
@@ -36,7 +36,7 @@ const CREATE_STREAM: f64 = 4.0;
 
 /// What the session reports to its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ClientEvent {
     /// The server accepts media from now on.
     Publishing,
     /// The server refused the publish, with its text; no event follows.
@@ -47,7 +47,7 @@ pub enum Event {
 
 /// The server's RTMP is invalid or unsupported. A retry may reach another server.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub enum ClientError {
     /// The server's handshake is not RTMP.
     #[error("the server's handshake is not RTMP")]
     Handshake,
@@ -66,7 +66,7 @@ pub enum SessionError {
 }
 
 /// The session's state.
-enum State {
+enum ClientState {
     /// The server's part of the handshake is not complete.
     Handshake {
         handshake: Box<Handshake>,
@@ -98,23 +98,23 @@ enum Reply {
 }
 
 /// One attempt to publish.
-pub struct Session {
+pub struct ClientSession {
     url: RtmpUrl,
-    state: State,
+    state: ClientState,
     reader: ChunkReader,
     serializer: ChunkSerializer,
     output: Vec<u8>,
 }
 
-impl Session {
+impl ClientSession {
     /// Begins the handshake: output is available immediately.
-    pub fn new(url: RtmpUrl) -> Result<Self, SessionError> {
+    pub fn new(url: RtmpUrl) -> Result<Self, ClientError> {
         let mut handshake = Handshake::new(PeerType::Client);
-        let output = handshake.generate_outbound_p0_and_p1().map_err(|_| SessionError::Handshake)?;
+        let output = handshake.generate_outbound_p0_and_p1().map_err(|_| ClientError::Handshake)?;
         Ok(Self {
             url,
-            state: State::Handshake { handshake: Box::new(handshake), left: HANDSHAKE_LEN },
-            reader: ChunkReader::new(Limits::BEFORE_PUBLISH),
+            state: ClientState::Handshake { handshake: Box::new(handshake), left: HANDSHAKE_LEN },
+            reader: ChunkReader::new(ChunkLimits::BEFORE_PUBLISH),
             serializer: ChunkSerializer::new(),
             output,
         })
@@ -128,8 +128,8 @@ impl Session {
     /// Reads bytes of the server off the front of `input` until an event occurs (`Some`) or `input` is empty (`None`).
     /// The caller hands in what is left after an event again: one read may hold several events, and messages that the
     /// session answers.
-    pub fn handle(&mut self, input: &mut &[u8]) -> Result<Option<Event>, SessionError> {
-        while let State::Handshake { handshake, left } = &mut self.state {
+    pub fn handle(&mut self, input: &mut &[u8]) -> Result<Option<ClientEvent>, ClientError> {
+        while let ClientState::Handshake { handshake, left } = &mut self.state {
             if input.is_empty() {
                 return Ok(None);
             }
@@ -137,15 +137,15 @@ impl Session {
             let (head, tail) = input.split_at(input.len().min(*left));
             *input = tail;
             *left -= head.len();
-            match handshake.process_bytes(head).map_err(|_| SessionError::Handshake)? {
+            match handshake.process_bytes(head).map_err(|_| ClientError::Handshake)? {
                 HandshakeProcessResult::InProgress { .. } if *left == 0 => {
-                    return Err(SessionError::Handshake);
+                    return Err(ClientError::Handshake);
                 }
                 HandshakeProcessResult::InProgress { response_bytes } => self.output.extend(response_bytes),
                 HandshakeProcessResult::Completed { response_bytes, remaining_bytes: _ } => {
                     self.output.extend(response_bytes);
                     self.connect()?;
-                    self.state = State::Connecting;
+                    self.state = ClientState::Connecting;
                 }
             }
         }
@@ -158,15 +158,15 @@ impl Session {
     }
 
     /// Sends `onMetaData`. Ignored unless publishing, like all media.
-    pub fn metadata(&mut self, values: Amf0Value) -> Result<(), SessionError> {
-        let State::Publishing { stream } = self.state else { return Ok(()) };
+    pub fn metadata(&mut self, values: Amf0Value) -> Result<(), ClientError> {
+        let ClientState::Publishing { stream } = self.state else { return Ok(()) };
         let text = |text: &str| Amf0Value::Utf8String(text.into());
         self.amf(message_type::DATA_AMF0, stream, &vec![text("@setDataFrame"), text("onMetaData"), values])
     }
 
     /// Sends a sequence header or coded media.
-    pub fn media(&mut self, tag: Tag) -> Result<(), SessionError> {
-        let State::Publishing { stream } = self.state else { return Ok(()) };
+    pub fn media(&mut self, tag: OutgoingTag) -> Result<(), ClientError> {
+        let ClientState::Publishing { stream } = self.state else { return Ok(()) };
         let type_id = match tag.kind {
             MessageKind::Video => message_type::VIDEO,
             MessageKind::Audio => message_type::AUDIO,
@@ -175,17 +175,17 @@ impl Session {
     }
 
     /// Sends the commands that end the publish.
-    pub fn finish(&mut self) -> Result<(), SessionError> {
-        if let State::Publishing { stream } = self.state {
+    pub fn finish(&mut self) -> Result<(), ClientError> {
+        if let ClientState::Publishing { stream } = self.state {
             let key = Amf0Value::Utf8String(self.url.key.expose().to_owned());
             self.command("FCUnpublish", 6.0, Amf0Value::Null, Some(key))?;
             self.command("deleteStream", 7.0, Amf0Value::Null, Some(Amf0Value::Number(stream.into())))?;
         }
-        self.state = State::Over;
+        self.state = ClientState::Over;
         Ok(())
     }
 
-    fn message(&mut self, message: &Message) -> Result<Option<Event>, SessionError> {
+    fn message(&mut self, message: &ChunkMessage) -> Result<Option<ClientEvent>, ClientError> {
         match message.type_id {
             message_type::COMMAND_AMF0 => self.reply(parse_reply(&message.payload)?),
             message_type::USER_CONTROL if message.payload.starts_with(&PING_REQUEST) => {
@@ -199,54 +199,57 @@ impl Session {
     }
 
     /// The session's transition function.
-    fn reply(&mut self, reply: Reply) -> Result<Option<Event>, SessionError> {
+    fn reply(&mut self, reply: Reply) -> Result<Option<ClientEvent>, ClientError> {
         match (&self.state, reply) {
-            (State::Connecting, Reply::Result { transaction: CONNECT, .. }) => {
+            (ClientState::Connecting, Reply::Result { transaction: CONNECT, .. }) => {
                 self.ask_for_stream()?;
-                self.state = State::CreatingStream;
+                self.state = ClientState::CreatingStream;
             }
-            (State::CreatingStream, Reply::Result { transaction: CREATE_STREAM, value }) => {
+            (ClientState::CreatingStream, Reply::Result { transaction: CREATE_STREAM, value }) => {
                 let stream = match value {
                     Some(Amf0Value::Number(stream)) if (1.0..=f64::from(u32::MAX)).contains(&stream) => {
                         stream as u32
                     }
-                    Some(_) | None => return Err(SessionError::NoStream),
+                    Some(_) | None => return Err(ClientError::NoStream),
                 };
                 self.ask_to_publish(stream)?;
-                self.state = State::Asking { stream };
+                self.state = ClientState::Asking { stream };
             }
-            (State::Asking { stream }, Reply::Status(code)) if code == "NetStream.Publish.Start" => {
-                self.state = State::Publishing { stream: *stream };
-                return Ok(Some(Event::Publishing));
+            (ClientState::Asking { stream }, Reply::Status(code)) if code == "NetStream.Publish.Start" => {
+                self.state = ClientState::Publishing { stream: *stream };
+                return Ok(Some(ClientEvent::Publishing));
             }
-            (State::Connecting | State::CreatingStream | State::Asking { .. }, Reply::Failure(text)) => {
-                self.state = State::Over;
-                return Ok(Some(Event::Refused(text)));
+            (
+                ClientState::Connecting | ClientState::CreatingStream | ClientState::Asking { .. },
+                Reply::Failure(text),
+            ) => {
+                self.state = ClientState::Over;
+                return Ok(Some(ClientEvent::Refused(text)));
             }
-            (State::Publishing { .. }, Reply::Failure(text)) => {
-                self.state = State::Over;
-                return Ok(Some(Event::SentOff(text)));
+            (ClientState::Publishing { .. }, Reply::Failure(text)) => {
+                self.state = ClientState::Over;
+                return Ok(Some(ClientEvent::SentOff(text)));
             }
             // Answers to commands that need none (releaseStream, FCPublish), and notices.
             (
-                State::Handshake { .. }
-                | State::Connecting
-                | State::CreatingStream
-                | State::Asking { .. }
-                | State::Publishing { .. },
+                ClientState::Handshake { .. }
+                | ClientState::Connecting
+                | ClientState::CreatingStream
+                | ClientState::Asking { .. }
+                | ClientState::Publishing { .. },
                 Reply::Result { .. } | Reply::Status(_) | Reply::Other,
             )
-            | (State::Handshake { .. }, Reply::Failure(_))
-            | (State::Over, _) => {}
+            | (ClientState::Handshake { .. }, Reply::Failure(_))
+            | (ClientState::Over, _) => {}
         }
         Ok(None)
     }
 
-    fn connect(&mut self) -> Result<(), SessionError> {
+    fn connect(&mut self) -> Result<(), ClientError> {
         let packet = self
             .serializer
             .set_max_chunk_size(CHUNK_SIZE, RtmpTimestamp::new(0))
-            .map_err(|_| SessionError::TooLong)?;
+            .map_err(|_| ClientError::TooLong)?;
         self.output.extend(packet.bytes);
         let text = |value: &str| Amf0Value::Utf8String(value.into());
         let object = HashMap::from([
@@ -258,7 +261,7 @@ impl Session {
         self.command("connect", CONNECT, Amf0Value::Object(object), None)
     }
 
-    fn ask_for_stream(&mut self) -> Result<(), SessionError> {
+    fn ask_for_stream(&mut self) -> Result<(), ClientError> {
         let key = || Some(Amf0Value::Utf8String(self.url.key.expose().to_owned()));
         let (release, publish) = (key(), key());
         self.command("releaseStream", 2.0, Amf0Value::Null, release)?;
@@ -266,7 +269,7 @@ impl Session {
         self.command("createStream", CREATE_STREAM, Amf0Value::Null, None)
     }
 
-    fn ask_to_publish(&mut self, stream: u32) -> Result<(), SessionError> {
+    fn ask_to_publish(&mut self, stream: u32) -> Result<(), ClientError> {
         let text = |value: &str| Amf0Value::Utf8String(value.into());
         let values = vec![
             text("publish"),
@@ -284,27 +287,27 @@ impl Session {
         transaction: f64,
         object: Amf0Value,
         argument: Option<Amf0Value>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ClientError> {
         let mut values = vec![Amf0Value::Utf8String(name.into()), Amf0Value::Number(transaction), object];
         values.extend(argument);
         self.amf(message_type::COMMAND_AMF0, 0, &values)
     }
 
-    fn amf(&mut self, type_id: u8, stream: u32, values: &Vec<Amf0Value>) -> Result<(), SessionError> {
-        let payload = rml_amf0::serialize(values).map_err(|_| SessionError::TooLong)?;
+    fn amf(&mut self, type_id: u8, stream: u32, values: &Vec<Amf0Value>) -> Result<(), ClientError> {
+        let payload = rml_amf0::serialize(values).map_err(|_| ClientError::TooLong)?;
         self.send(type_id, stream, 0, payload.into())
     }
 
-    fn send(&mut self, type_id: u8, stream: u32, timestamp_ms: u32, data: Bytes) -> Result<(), SessionError> {
+    fn send(&mut self, type_id: u8, stream: u32, timestamp_ms: u32, data: Bytes) -> Result<(), ClientError> {
         let timestamp = RtmpTimestamp::new(timestamp_ms);
         let payload = MessagePayload { timestamp, type_id, message_stream_id: stream, data };
-        let packet = self.serializer.serialize(&payload, false, false).map_err(|_| SessionError::TooLong)?;
+        let packet = self.serializer.serialize(&payload, false, false).map_err(|_| ClientError::TooLong)?;
         self.output.extend(packet.bytes);
         Ok(())
     }
 }
 
-fn parse_reply(payload: &[u8]) -> Result<Reply, SessionError> {
+fn parse_reply(payload: &[u8]) -> Result<Reply, ClientError> {
     let (name, transaction, mut values) = match amf::command(payload) {
         // A command with too few values is ignored.
         Err(AmfError::NotACommand) => return Ok(Reply::Other),

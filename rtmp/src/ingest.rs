@@ -3,7 +3,7 @@
 //!
 //! Not here: sockets ([`crate`]), and what happens to the media (`encoder::stream`).
 
-use crate::flv::{Demuxer, FlvError, Tag};
+use crate::flv::{FlvDemuxer, FlvError, Tag};
 use crate::timeline::{Repairs, Timeline};
 use crate::{MediaMessage, Metadata, Refusal};
 use media::{AccessUnit, AudioConfig, Media, MediaTime, VideoConfig};
@@ -36,7 +36,7 @@ pub struct Oddities {
 /// Converts the messages of one publisher to [`Media`].
 #[derive(Clone, Debug, Default)]
 pub struct Ingest {
-    demuxer: Demuxer,
+    demuxer: FlvDemuxer,
     timeline: Timeline,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,

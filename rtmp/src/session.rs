@@ -13,11 +13,11 @@ mod answer;
 mod command;
 
 use super::amf::{self, AmfError};
-use super::chunk::{ChunkError, ChunkReader, Limits, Message, message_type};
+use super::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_type};
 use super::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, metadata};
-use aggregate::{Aggregate, Tag};
+use aggregate::{Aggregate, SubMessage};
 use answer::{on_status, status_code};
-use command::{Command, Connected, parse, request, without_amf3_marker};
+use command::{Connected, RtmpCommand, parse, request, without_amf3_marker};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
@@ -33,9 +33,9 @@ const MIN_ACK_WINDOW: u32 = 64 << 10;
 /// The only message stream ID that `createStream` returns.
 const STREAM_ID: u32 = 1;
 
-/// The session cannot continue. The peer's fault, except [`SessionError::Internal`].
+/// The session cannot continue. The peer's fault, except [`ServerError::Internal`].
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub enum ServerError {
     /// Not RTMP, or RTMPE.
     #[error("handshake: not RTMP version 3")]
     Handshake,
@@ -58,8 +58,9 @@ pub enum SessionError {
 
 /// What the session reports to its caller.
 #[derive(Clone, Debug)]
-pub enum Event {
-    /// A request to publish: call [`Session::accept`] or [`Session::refuse`] before handing in further input.
+pub enum ServerEvent {
+    /// A request to publish: call [`ServerSession::accept`] or [`ServerSession::refuse`] before handing in further
+    /// input.
     Publish(PublishRequest),
     /// The session itself refused a request, independent of the publisher. The refusal is already in the output and the
     /// session has ended.
@@ -73,14 +74,14 @@ pub enum Event {
 }
 
 /// The session's state.
-enum State {
+enum SessionState {
     /// Counting down the bytes of C0 to C2.
     Handshake { handshake: Box<Handshake>, left: usize },
     /// The chunk layer is running; `connect` is expected.
     Connect,
     /// `createStream` and then `publish` are expected.
     Connected(Connected),
-    /// [`Event::Publish`] was returned; the caller has not decided yet.
+    /// [`ServerEvent::Publish`] was returned; the caller has not decided yet.
     Deciding { stream_id: u32 },
     /// The publisher sends media.
     Publishing { stream_id: u32 },
@@ -89,9 +90,9 @@ enum State {
 }
 
 /// One connection's RTMP session.
-pub struct Session {
+pub struct ServerSession {
     peer: SocketAddr,
-    state: State,
+    state: SessionState,
     reader: ChunkReader,
     serializer: ChunkSerializer,
     output: Vec<u8>,
@@ -103,16 +104,16 @@ pub struct Session {
     unreadable_metadata: u64,
 }
 
-impl Session {
+impl ServerSession {
     /// A session for a connection that was just accepted.
     pub fn new(peer: SocketAddr) -> Self {
         Self {
             peer,
-            state: State::Handshake {
+            state: SessionState::Handshake {
                 handshake: Box::new(Handshake::new(PeerType::Server)),
                 left: HANDSHAKE_LEN,
             },
-            reader: ChunkReader::new(Limits::BEFORE_PUBLISH),
+            reader: ChunkReader::new(ChunkLimits::BEFORE_PUBLISH),
             serializer: ChunkSerializer::new(),
             output: Vec::new(),
             aggregate: None,
@@ -124,8 +125,8 @@ impl Session {
     }
 
     /// Whether the handshake is over.
-    pub fn is_shaken(&self) -> bool {
-        !matches!(self.state, State::Handshake { .. })
+    pub fn handshake_done(&self) -> bool {
+        !matches!(self.state, SessionState::Handshake { .. })
     }
 
     /// Number of metadata messages that could not be read and were ignored.
@@ -133,7 +134,7 @@ impl Session {
         self.unreadable_metadata
     }
 
-    /// Bytes held for unfinished messages: at most the current phase's [`Limits::partial_bytes`].
+    /// Bytes held for unfinished messages: at most the current phase's [`ChunkLimits::partial_bytes`].
     pub fn buffered_bytes(&self) -> usize {
         self.reader.buffered_bytes()
     }
@@ -144,14 +145,14 @@ impl Session {
     }
 
     /// Reads bytes off the front of `input` until an event occurs (`Some`) or `input` is empty (`None`). `now` becomes
-    /// the arrival time of media. After [`Event::Publish`] the caller must answer before it hands in more input.
-    pub fn handle(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<Event>, SessionError> {
+    /// the arrival time of media. After [`ServerEvent::Publish`] the caller must answer before it hands in more input.
+    pub fn handle(&mut self, input: &mut &[u8], now: Instant) -> Result<Option<ServerEvent>, ServerError> {
         loop {
             if let Some(event) = self.next_of_aggregate(now) {
                 return Ok(Some(event));
             }
             match &mut self.state {
-                State::Handshake { handshake, left } => {
+                SessionState::Handshake { handshake, left } => {
                     if input.is_empty() {
                         return Ok(None);
                     }
@@ -159,21 +160,24 @@ impl Session {
                     let (head, tail) = input.split_at(input.len().min(*left));
                     *input = tail;
                     *left -= head.len();
-                    match handshake.process_bytes(head).map_err(|_| SessionError::Handshake)? {
+                    match handshake.process_bytes(head).map_err(|_| ServerError::Handshake)? {
                         HandshakeProcessResult::InProgress { response_bytes } => {
                             self.output.extend_from_slice(&response_bytes);
                         }
                         HandshakeProcessResult::Completed { response_bytes, remaining_bytes: _ } => {
                             self.output.extend_from_slice(&response_bytes);
-                            self.state = State::Connect;
+                            self.state = SessionState::Connect;
                         }
                     }
                 }
-                State::Ended => {
+                SessionState::Ended => {
                     *input = &[];
                     return Ok(None);
                 }
-                State::Connect | State::Connected(_) | State::Deciding { .. } | State::Publishing { .. } => {
+                SessionState::Connect
+                | SessionState::Connected(_)
+                | SessionState::Deciding { .. }
+                | SessionState::Publishing { .. } => {
                     let before = input.len();
                     let message = self.reader.read(input);
                     self.received = self.received.wrapping_add((before - input.len()) as u32);
@@ -188,9 +192,9 @@ impl Session {
     }
 
     /// Admits the publisher.
-    pub fn accept(&mut self) -> Result<(), SessionError> {
-        let State::Deciding { stream_id } = self.state else { return Err(SessionError::Internal) };
-        self.reader.set_limits(Limits::PUBLISHING);
+    pub fn accept(&mut self) -> Result<(), ServerError> {
+        let SessionState::Deciding { stream_id } = self.state else { return Err(ServerError::Internal) };
+        self.reader.set_limits(ChunkLimits::PUBLISHING);
         self.send(
             RtmpMessage::UserControl {
                 event_type: UserControlEventType::StreamBegin,
@@ -201,27 +205,30 @@ impl Session {
             0,
         )?;
         self.send(on_status("status", "NetStream.Publish.Start", "publishing"), stream_id)?;
-        self.state = State::Publishing { stream_id };
+        self.state = SessionState::Publishing { stream_id };
         Ok(())
     }
 
     /// Refuses a publisher or ends its publish: puts the reason into the output and ends the session. The caller sends
     /// the output, gives the client a moment to read it, and closes.
-    pub fn refuse(&mut self, refusal: &Refusal) -> Result<(), SessionError> {
+    pub fn refuse(&mut self, refusal: &Refusal) -> Result<(), ServerError> {
         let stream_id = match self.state {
-            State::Deciding { stream_id } | State::Publishing { stream_id } => stream_id,
-            State::Handshake { .. } | State::Connect | State::Connected(_) | State::Ended => STREAM_ID,
+            SessionState::Deciding { stream_id } | SessionState::Publishing { stream_id } => stream_id,
+            SessionState::Handshake { .. }
+            | SessionState::Connect
+            | SessionState::Connected(_)
+            | SessionState::Ended => STREAM_ID,
         };
         self.refuse_with(stream_id, status_code(refusal), &refusal.to_string())
     }
 
     /// Handles one message.
-    fn message(&mut self, message: Message, now: Instant) -> Result<Option<Event>, SessionError> {
+    fn message(&mut self, message: ChunkMessage, now: Instant) -> Result<Option<ServerEvent>, ServerError> {
         match message.type_id {
             message_type::AUDIO => Ok(self.media(MessageKind::Audio, message, now)),
             message_type::VIDEO => Ok(self.media(MessageKind::Video, message, now)),
             message_type::AGGREGATE => {
-                if let State::Publishing { .. } = self.state {
+                if let SessionState::Publishing { .. } = self.state {
                     self.aggregate = Some(Aggregate::new(message.payload, message.timestamp_ms));
                 }
                 Ok(None)
@@ -249,20 +256,20 @@ impl Session {
     }
 
     /// The session's transition function.
-    fn command(&mut self, command: Command) -> Result<Option<Event>, SessionError> {
+    fn command(&mut self, command: RtmpCommand) -> Result<Option<ServerEvent>, ServerError> {
         match (&self.state, command) {
-            (State::Connect, Command::Connect { transaction, app, client }) => {
+            (SessionState::Connect, RtmpCommand::Connect { transaction, app, client }) => {
                 self.send_connected(transaction)?;
-                self.state = State::Connected(Connected { app: app.unwrap_or_default(), client });
+                self.state = SessionState::Connected(Connected { app: app.unwrap_or_default(), client });
                 Ok(None)
             }
-            (State::Connect, Command::Other | Command::Unpublish) => Ok(None),
+            (SessionState::Connect, RtmpCommand::Other | RtmpCommand::Unpublish) => Ok(None),
             (
-                State::Connect,
-                Command::CreateStream { .. } | Command::Publish { .. } | Command::Play { .. },
-            ) => Err(SessionError::OutOfOrder("the first command is connect")),
+                SessionState::Connect,
+                RtmpCommand::CreateStream { .. } | RtmpCommand::Publish { .. } | RtmpCommand::Play { .. },
+            ) => Err(ServerError::OutOfOrder("the first command is connect")),
 
-            (State::Connected(_), Command::CreateStream { transaction }) => {
+            (SessionState::Connected(_), RtmpCommand::CreateStream { transaction }) => {
                 self.send(
                     RtmpMessage::Amf0Command {
                         command_name: "_result".into(),
@@ -274,79 +281,80 @@ impl Session {
                 )?;
                 Ok(None)
             }
-            (State::Connected(connected), Command::Publish { stream_id, name }) => {
+            (SessionState::Connected(connected), RtmpCommand::Publish { stream_id, name }) => {
                 match request(connected, name.unwrap_or_default(), self.peer) {
                     Ok(request) => {
-                        self.state = State::Deciding { stream_id };
-                        Ok(Some(Event::Publish(request)))
+                        self.state = SessionState::Deciding { stream_id };
+                        Ok(Some(ServerEvent::Publish(request)))
                     }
                     Err(refusal) => {
                         self.refuse_with(stream_id, status_code(&refusal), &refusal.to_string())?;
-                        Ok(Some(Event::Refused(refusal)))
+                        Ok(Some(ServerEvent::Refused(refusal)))
                     }
                 }
             }
-            (State::Connected(_), Command::Play { stream_id }) => {
+            (SessionState::Connected(_), RtmpCommand::Play { stream_id }) => {
                 let refusal =
                     Refusal::Unsupported("this server takes publishers only, it does not play".into());
                 self.refuse_with(stream_id, "NetStream.Play.Failed", &refusal.to_string())?;
-                Ok(Some(Event::Refused(refusal)))
+                Ok(Some(ServerEvent::Refused(refusal)))
             }
-            (State::Connected(_), Command::Unpublish | Command::Other) => Ok(None),
+            (SessionState::Connected(_), RtmpCommand::Unpublish | RtmpCommand::Other) => Ok(None),
             (
-                State::Connected(_) | State::Deciding { .. } | State::Publishing { .. },
-                Command::Connect { .. },
-            ) => Err(SessionError::OutOfOrder("one connect in a connection")),
+                SessionState::Connected(_) | SessionState::Deciding { .. } | SessionState::Publishing { .. },
+                RtmpCommand::Connect { .. },
+            ) => Err(ServerError::OutOfOrder("one connect in a connection")),
 
-            (State::Publishing { .. }, Command::Unpublish) => {
-                self.state = State::Ended;
-                Ok(Some(Event::Ended(EndReason::Unpublished)))
-            }
-            (State::Deciding { .. } | State::Publishing { .. }, Command::Publish { .. }) => {
-                Err(SessionError::OutOfOrder("one publish in a connection"))
-            }
-            (State::Deciding { .. } | State::Publishing { .. }, Command::Play { .. }) => {
-                Err(SessionError::OutOfOrder("a publisher cannot play"))
+            (SessionState::Publishing { .. }, RtmpCommand::Unpublish) => {
+                self.state = SessionState::Ended;
+                Ok(Some(ServerEvent::Ended(EndReason::Unpublished)))
             }
             (
-                State::Deciding { .. } | State::Publishing { .. },
-                Command::CreateStream { .. } | Command::Other,
+                SessionState::Deciding { .. } | SessionState::Publishing { .. },
+                RtmpCommand::Publish { .. },
+            ) => Err(ServerError::OutOfOrder("one publish in a connection")),
+            (SessionState::Deciding { .. } | SessionState::Publishing { .. }, RtmpCommand::Play { .. }) => {
+                Err(ServerError::OutOfOrder("a publisher cannot play"))
+            }
+            (
+                SessionState::Deciding { .. } | SessionState::Publishing { .. },
+                RtmpCommand::CreateStream { .. } | RtmpCommand::Other,
             ) => Ok(None),
-            (State::Deciding { .. }, Command::Unpublish) => Ok(None),
+            (SessionState::Deciding { .. }, RtmpCommand::Unpublish) => Ok(None),
             // Messages are not read in these states.
             (
-                State::Handshake { .. } | State::Ended,
-                Command::Connect { .. }
-                | Command::CreateStream { .. }
-                | Command::Publish { .. }
-                | Command::Play { .. }
-                | Command::Unpublish
-                | Command::Other,
+                SessionState::Handshake { .. } | SessionState::Ended,
+                RtmpCommand::Connect { .. }
+                | RtmpCommand::CreateStream { .. }
+                | RtmpCommand::Publish { .. }
+                | RtmpCommand::Play { .. }
+                | RtmpCommand::Unpublish
+                | RtmpCommand::Other,
             ) => Ok(None),
         }
     }
 
-    /// Turns a media message into an event. Outside a publish, [`Limits::BEFORE_PUBLISH`] admits only empty media
+    /// Turns a media message into an event. Outside a publish, [`ChunkLimits::BEFORE_PUBLISH`] admits only empty media
     /// messages, which are ignored here.
-    fn media(&self, kind: MessageKind, message: Message, now: Instant) -> Option<Event> {
-        let State::Publishing { .. } = self.state else { return None };
+    fn media(&self, kind: MessageKind, message: ChunkMessage, now: Instant) -> Option<ServerEvent> {
+        let SessionState::Publishing { .. } = self.state else { return None };
         let (timestamp_ms, payload) = (message.timestamp_ms, message.payload);
-        Some(Event::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
+        Some(ServerEvent::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
     }
 
     /// The next audio or video tag of the aggregate message being read.
-    fn next_of_aggregate(&mut self, now: Instant) -> Option<Event> {
-        let Some(Tag { kind, timestamp_ms, payload }) = self.aggregate.as_mut()?.next() else {
+    fn next_of_aggregate(&mut self, now: Instant) -> Option<ServerEvent> {
+        let Some(SubMessage { kind, timestamp_ms, payload }) = self.aggregate.as_mut()?.next() else {
             self.aggregate = None;
             return None;
         };
-        Some(Event::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
+        Some(ServerEvent::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
     }
 
-    fn data(&mut self, payload: &[u8]) -> Option<Event> {
-        let State::Publishing { .. } = self.state else { return None };
+    fn data(&mut self, payload: &[u8]) -> Option<ServerEvent> {
+        let SessionState::Publishing { .. } = self.state else { return None };
         match amf::values(payload) {
-            Ok(values) => metadata::read(values).map(Event::Metadata),
+            Ok(values) => metadata::read(values).map(ServerEvent::Metadata),
             Err(_) => {
                 self.unreadable_metadata += 1;
                 None

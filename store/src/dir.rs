@@ -52,11 +52,11 @@ const MAX_DEPTH: u32 = 6;
 /// A directory as the store. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct DirStore {
-    inner: Arc<Inner>,
+    inner: Arc<DirInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct DirInner {
     root: PathBuf,
     /// Makes temporary names unique within the process.
     counter: AtomicU64,
@@ -76,7 +76,7 @@ struct Replacing {
 /// One call that replaces the object of a name, numbered when the call was made.
 #[derive(Debug)]
 struct Turn {
-    inner: Arc<Inner>,
+    inner: Arc<DirInner>,
     name: ObjectName,
     number: u64,
 }
@@ -98,7 +98,7 @@ impl DirStore {
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         let store = Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(DirInner {
                 root,
                 counter: AtomicU64::new(0),
                 workers: Arc::new(Semaphore::new(WORKERS)),
@@ -128,7 +128,7 @@ impl DirStore {
     async fn blocking<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+        F: FnOnce(&DirInner) -> Result<T, StoreError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
         let Ok(permit) = Arc::clone(&self.inner.workers).acquire_owned().await else {
@@ -230,7 +230,7 @@ impl Store for DirStore {
 
 // === impl Inner ===
 
-impl Inner {
+impl DirInner {
     fn replacing(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectName, Replacing>> {
         // Nothing panics while holding the lock; even after a panic the map would be consistent.
         self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
@@ -398,7 +398,7 @@ impl Inner {
 // === impl Turn ===
 
 impl Turn {
-    fn take(inner: &Arc<Inner>, name: &ObjectName) -> Self {
+    fn take(inner: &Arc<DirInner>, name: &ObjectName) -> Self {
         let number = inner.counter.fetch_add(1, Ordering::Relaxed) + 1;
         inner.replacing().entry(name.clone()).or_default().calls += 1;
         Self { inner: Arc::clone(inner), name: name.clone(), number }

@@ -16,9 +16,9 @@ use std::time::Duration;
 pub mod contract;
 pub mod dir;
 pub mod gcs;
+pub mod latest;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
-pub mod newest;
 
 /// Most sources of one [`Store::compose`] (Cloud Storage's limit; larger objects are composed from composites).
 pub const MAX_SOURCES: usize = 32;

@@ -31,7 +31,7 @@ pub enum Operation {
 
 /// One call, as given to a fault rule and as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct RecordedCall {
     /// The kind of the call.
     pub operation: Operation,
     /// The object's name.
@@ -42,7 +42,7 @@ pub struct Call {
 
 /// The fault injected into a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// No fault.
     None,
     /// The call takes this long.
@@ -63,18 +63,18 @@ struct Kept {
     last_version: i64,
 }
 
-type Rule = Box<dyn FnMut(&Call) -> Fault + Send>;
+type Rule = Box<dyn FnMut(&RecordedCall) -> InjectedFault + Send>;
 
 /// Objects in memory. Clones share the same objects.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<MemoryInner>>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct MemoryInner {
     kept: Kept,
-    calls: Vec<Call>,
+    calls: Vec<RecordedCall>,
     rule: Option<Rule>,
 }
 
@@ -87,7 +87,7 @@ impl MemoryStore {
     }
 
     /// Applies a fault rule to every call from now on.
-    pub fn set_faults(&self, rule: impl FnMut(&Call) -> Fault + Send + 'static) {
+    pub fn set_faults(&self, rule: impl FnMut(&RecordedCall) -> InjectedFault + Send + 'static) {
         self.lock().rule = Some(Box::new(rule));
     }
 
@@ -107,11 +107,11 @@ impl MemoryStore {
     }
 
     /// All calls so far, in order, including failed ones.
-    pub fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<RecordedCall> {
         self.lock().calls.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, MemoryInner> {
         // Only a test's fault rule can panic while holding the lock, and then that test has failed anyway.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,23 +124,23 @@ impl MemoryStore {
     ) -> Result<T, StoreError> {
         let fault = {
             let mut inner = self.lock();
-            let call = Call { operation, name: name.clone(), at: Instant::now() };
+            let call = RecordedCall { operation, name: name.clone(), at: Instant::now() };
             inner.calls.push(call.clone());
-            inner.rule.as_mut().map_or(Fault::None, |rule| rule(&call))
+            inner.rule.as_mut().map_or(InjectedFault::None, |rule| rule(&call))
         };
         match fault {
-            Fault::None => act(&mut self.lock().kept),
-            Fault::Slow(delay) => {
+            InjectedFault::None => act(&mut self.lock().kept),
+            InjectedFault::Slow(delay) => {
                 tokio::time::sleep(delay).await;
                 act(&mut self.lock().kept)
             }
-            Fault::Unavailable => Err(StoreError::Unavailable("injected".into())),
-            Fault::LostAnswer => {
+            InjectedFault::Unavailable => Err(StoreError::Unavailable("injected".into())),
+            InjectedFault::LostAnswer => {
                 act(&mut self.lock().kept)?;
                 Err(StoreError::Unavailable("injected: the answer was lost".into()))
             }
-            Fault::Refused => Err(StoreError::Refused("injected".into())),
-            Fault::Hang => std::future::pending().await,
+            InjectedFault::Refused => Err(StoreError::Refused("injected".into())),
+            InjectedFault::Hang => std::future::pending().await,
         }
     }
 }

@@ -13,10 +13,10 @@
 )]
 
 use bytes::Bytes;
-use encoder::testing::archive::{Keeper, Settings as ArchiveSettings};
-use encoder::testing::delivery::{Beginning, Outlet, OutletOptions, Why};
-use encoder::testing::origin::{Library, StreamPath};
-use encoder::testing::stream::{Effect, Now, Settings, StreamCore, video_settings};
+use encoder::testing::archive::{ArchiveManager, ArchiveSettings};
+use encoder::testing::delivery::{FreshReason, OutputOptions, Outputs, StreamStart};
+use encoder::testing::origin::{ObjectCache, StreamPath};
+use encoder::testing::stream::{Effect, Now, StreamCore, StreamSettings, video_settings};
 use hls::timing::{Latency, Timing};
 use media::{Media, WallTime};
 use rtmp::ingest::Ingest;
@@ -29,7 +29,7 @@ use store::Store;
 use store::memory::MemoryStore;
 use tests::probe;
 use tests::verdict::SYNC_LIMIT;
-use transcode::demux::Demuxer;
+use transcode::demux::FileDemuxer;
 
 /// Video frames in the loop: two GOPs.
 const LOOP: u64 = 60;
@@ -82,7 +82,7 @@ fn made(folder: &Path, name: &str, arguments: &str) -> Vec<Media> {
     command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"]).args(arguments.split(' ')).arg(&file);
     let done = command.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    Demuxer::open(&file).unwrap().map(Result::unwrap).collect()
+    FileDemuxer::open(&file).unwrap().map(Result::unwrap).collect()
 }
 
 /// An AAC frame from the middle of the clip, and the codec configuration.
@@ -170,20 +170,20 @@ fn tag(head: &[u8], data: &[u8]) -> Bytes {
 struct Stream {
     ingest: Ingest,
     core: StreamCore,
-    outlet: Outlet,
+    outlet: Outputs,
     zero: Instant,
     now: Duration,
     ended: bool,
 }
 
 impl Stream {
-    fn begin(outlet: &OutletOptions) -> Self {
+    fn begin(outlet: &OutputOptions) -> Self {
         let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap()).without_parts();
         let started = WallTime::from_unix_micros(STARTED);
         let path = StreamPath::new("live", "long").unwrap();
-        let beginning = Beginning::Anew { above: 0, discontinuities: 0, why: Why::New };
-        let outlet = Outlet::new(outlet, path, &timing, started, &beginning);
-        let settings = Settings {
+        let beginning = StreamStart::Fresh { above: 0, discontinuities: 0, why: FreshReason::New };
+        let outlet = Outputs::new(outlet, path, &timing, started, &beginning);
+        let settings = StreamSettings {
             ladder: "source".parse().unwrap(),
             cores: 1,
             video: video_settings("libx264".into(), "veryfast".into(), &timing),
@@ -237,9 +237,13 @@ impl Stream {
 async fn record(material: &Material) -> Bytes {
     let store = Arc::new(MemoryStore::new());
     let shared: Arc<dyn Store> = store.clone();
-    let keeper = Keeper::new(shared.clone(), ArchiveSettings::default());
-    let options =
-        OutletOptions { library: Library::new(), store: shared, spool: None, archives: Some(keeper.clone()) };
+    let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
+    let options = OutputOptions {
+        library: ObjectCache::new(),
+        store: shared,
+        spool: None,
+        archives: Some(keeper.clone()),
+    };
     let mut stream = Stream::begin(&options);
     stream.publish(MessageKind::Video, 0, tag(&[0x17, 0, 0, 0, 0], &material.avc));
     stream.publish(MessageKind::Audio, 0, tag(&[0xaf, 0], &material.aac));

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::testing::archive::{Keeper, Observed, Place, Recording, Sealed, Settings, seal};
-use encoder::testing::delivery::{self, Counters, Event, Publisher, Spool, StorePlaylists};
+use encoder::testing::archive::{
+    ArchiveManager, ArchivePlace, ArchiveSettings, RecordingHandle, Sealed, Tee, seal,
+};
+use encoder::testing::delivery::{self, Delivery, DeliveryCounters, DeliveryEvent, Spool, StorePlaylists};
 use hls::{
     AudioTrack, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
     TrackKind, VideoTrack,
@@ -70,10 +72,10 @@ fn tracks() -> Vec<Track> {
 /// A stream of synthetic media with one segment per second, and the encoder's components for publishing and archiving.
 struct OnAir {
     store: DirectStore,
-    keeper: Arc<Keeper>,
-    recording: Recording,
-    publisher: Publisher<Observed<StorePlaylists>>,
-    written: JoinHandle<Counters>,
+    keeper: Arc<ArchiveManager>,
+    recording: RecordingHandle,
+    publisher: Delivery<Tee<StorePlaylists>>,
+    written: JoinHandle<DeliveryCounters>,
     packager: Packager,
     /// Current time on the media axis, in seconds.
     now: i64,
@@ -81,19 +83,19 @@ struct OnAir {
 
 impl OnAir {
     fn new(store: &DirectStore) -> Self {
-        Self::with(store, delivery::Settings::default(), None)
+        Self::with(store, delivery::DeliverySettings::default(), None)
     }
 
-    fn with(store: &DirectStore, settings: delivery::Settings, spool: Option<&Spool>) -> Self {
+    fn with(store: &DirectStore, settings: delivery::DeliverySettings, spool: Option<&Spool>) -> Self {
         let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap()).without_parts();
         let shared: Arc<dyn Store> = Arc::new(store.clone());
-        let keeper = Keeper::new(shared.clone(), Settings::default());
+        let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
         let recording = keeper.begin(STREAM, timing.target_duration, WallTime::from_unix_micros(0));
         let playlists =
-            Observed { playlists: StorePlaylists::new(&timing).0, archive: Some(recording.archive.clone()) };
+            Tee { playlists: StorePlaylists::new(&timing).0, archive: Some(recording.archive.clone()) };
         let settings =
-            delivery::Settings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };
-        let (publisher, written) = Publisher::resume(shared, spool, STREAM, playlists, settings, Vec::new());
+            delivery::DeliverySettings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };
+        let (publisher, written) = Delivery::resume(shared, spool, STREAM, playlists, settings, Vec::new());
         let packager = Packager::new(timing, BEGAN as u64);
         let mut on_air =
             Self { store: store.clone(), keeper, recording, publisher, written, packager, now: 10 };
@@ -112,7 +114,7 @@ impl OnAir {
             cuts: CutRule::Grid,
         };
         self.packager.begin(epoch).unwrap();
-        self.publisher.input(Event::Tracks(tracks()));
+        self.publisher.input(DeliveryEvent::Tracks(tracks()));
         self.tell();
     }
 
@@ -120,10 +122,10 @@ impl OnAir {
     fn tell(&mut self) {
         while let Some(output) = self.packager.poll() {
             match output {
-                Output::Init(init) => self.publisher.input(Event::Init(init)),
+                Output::Init(init) => self.publisher.input(DeliveryEvent::Init(init)),
                 Output::Segment(segment) => {
                     self.recording.archive.packaged(&segment);
-                    self.publisher.input(Event::Segment(segment));
+                    self.publisher.input(DeliveryEvent::Segment(segment));
                 }
                 Output::Part(_) => {}
             }
@@ -159,10 +161,10 @@ impl OnAir {
     }
 
     /// Ends the stream in order and completes its archive, as far as the store allows.
-    async fn end(mut self) -> Counters {
+    async fn end(mut self) -> DeliveryCounters {
         self.packager.end_epoch(None);
         self.tell();
-        self.publisher.input(Event::End);
+        self.publisher.input(DeliveryEvent::End);
         let counters = self.written.await.unwrap();
         self.keeper.finish(self.recording);
         self.keeper.idle().await;
@@ -187,11 +189,11 @@ struct Kept {
     end: f64,
 }
 
-fn only_archive(store: &DirectStore) -> (Place, String) {
+fn only_archive(store: &DirectStore) -> (ArchivePlace, String) {
     let names = store.state().objects.names(store.bucket());
     let notes = names.iter().find_map(|name| name.strip_prefix("live/tv/archive/")?.split_once('/'));
     let session = notes.expect("an archive").0;
-    (Place::new(STREAM, SessionId::new(session).unwrap()), format!("live/tv/archive/{session}"))
+    (ArchivePlace::new(STREAM, SessionId::new(session).unwrap()), format!("live/tv/archive/{session}"))
 }
 
 async fn finished(store: &DirectStore) -> Sealed {
@@ -245,7 +247,7 @@ fn whole(store: &DirectStore, seconds: usize) {
 
 /// Runs a broadcast in which every call meets the rule, including the calls that complete the archive. Checks that
 /// nothing is missing and that completing the archive again changes nothing.
-async fn is_whole(seconds: i64, rule: impl FnMut(&Call) -> Fault + Send + 'static) -> Counters {
+async fn is_whole(seconds: i64, rule: impl FnMut(&Call) -> Fault + Send + 'static) -> DeliveryCounters {
     let store = DirectStore::new();
     store.set_rule(rule);
     let mut on_air = OnAir::new(&store);
@@ -314,7 +316,8 @@ async fn a_full_spool_costs_segments_of_the_largest_rung_and_no_time() {
     let store = DirectStore::new();
     store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));
     // A hundred seconds of media are 600 kB.
-    let settings = delivery::Settings { max_waiting_bytes: 400_000, ..delivery::Settings::default() };
+    let settings =
+        delivery::DeliverySettings { max_waiting_bytes: 400_000, ..delivery::DeliverySettings::default() };
     let spool = Spool::open(folder.path(), 100_000).unwrap();
     let mut on_air = OnAir::with(&store, settings, Some(&spool));
     on_air.run(180).await;

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bytes::Bytes;
-use encoder::testing::delivery::{Counters, Event, Gap, Publisher, Settings, Spool, StorePlaylists};
+use encoder::testing::delivery::{
+    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool, StorePlaylists,
+};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::{Latency, Timing};
 use hls::track::{Track, TrackKind, VideoTrack};
@@ -27,7 +29,7 @@ struct Broadcast {
     first: u64,
     seconds: u64,
     timing: Timing,
-    settings: Settings,
+    settings: DeliverySettings,
     /// Time between two segments of a rung.
     pace: Duration,
     spool: Option<Arc<Spool>>,
@@ -41,18 +43,20 @@ impl Broadcast {
 
     fn with_latency(latency: f64, seconds: u64) -> Self {
         let timing = Timing::new(Latency::from_secs_f64(latency).unwrap());
-        let settings =
-            Settings { segment_deadline: timing.upload_deadline.to_duration(), ..Settings::default() };
+        let settings = DeliverySettings {
+            segment_deadline: timing.upload_deadline.to_duration(),
+            ..DeliverySettings::default()
+        };
         Self { session: "s", first: 1000, seconds, timing, settings, pace: SECOND, spool: None }
     }
 
     /// Publishes one segment per rung at every interval (`pace`) and checks that memory stays bounded; returns the
     /// publisher's counters.
-    async fn run(self, store: &DirectStore) -> Counters {
+    async fn run(self, store: &DirectStore) -> DeliveryCounters {
         let (playlists, _) = StorePlaylists::new(&self.timing);
         let limit = self.settings.max_waiting_bytes;
         let shared = Arc::new(store.clone());
-        let (publisher, task) = Publisher::resume(
+        let (publisher, task) = Delivery::resume(
             shared,
             self.spool.as_deref(),
             "live/tv",
@@ -60,13 +64,13 @@ impl Broadcast {
             self.settings.clone(),
             Vec::new(),
         );
-        publisher.input(Event::Tracks(RUNGS.iter().map(|(rung, _)| track(rung)).collect()));
+        publisher.input(DeliveryEvent::Tracks(RUNGS.iter().map(|(rung, _)| track(rung)).collect()));
         for (rung, _) in RUNGS {
-            publisher.input(Event::Init(self.init(rung)));
+            publisher.input(DeliveryEvent::Init(self.init(rung)));
         }
         for number in 0..self.seconds {
             for (rung, bytes) in RUNGS {
-                publisher.input(Event::Segment(self.segment(rung, number, bytes)));
+                publisher.input(DeliveryEvent::Segment(self.segment(rung, number, bytes)));
             }
             assert!(publisher.waiting_bytes() <= limit);
             tokio::time::sleep(self.pace).await;
@@ -132,7 +136,7 @@ fn judge(store: &DirectStore) -> (Report, u64) {
     (report, kept)
 }
 
-fn gaps(counters: &Counters) -> u64 {
+fn gaps(counters: &DeliveryCounters) -> u64 {
     counters.gaps.values().sum()
 }
 
@@ -267,7 +271,7 @@ async fn a_bucket_that_becomes_read_only_ends_the_storing_and_nothing_else() {
         other.state().objects.deny(other.bucket(), &[Permission::Create, Permission::Delete]);
     });
     let began = tokio::time::Instant::now();
-    let settings = Settings::default();
+    let settings = DeliverySettings::default();
     let counters = Broadcast::new(60).run(&store).await;
     // Publishing kept its pace (`run` sleeps a second per segment) and ended in time.
     assert!(began.elapsed() <= 60 * SECOND + settings.seal_within + settings.longest_attempt);
@@ -311,7 +315,7 @@ async fn when_memory_is_full_the_largest_rung_goes_first() {
 
 /// Runs a broadcast without the store for a hundred seconds; memory holds part of the waiting data, and the spool on
 /// disk holds `bytes`. Returns the counters and the number of kept segments per rung.
-async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (Counters, [u64; 3]) {
+async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (DeliveryCounters, [u64; 3]) {
     let folder = tempfile::tempdir().unwrap();
     let store = DirectStore::new();
     store.set_rule(between(10 * SECOND, 110 * SECOND, Fault::Status(503)));

@@ -25,7 +25,7 @@ const PLANAR: format::Sample = format::Sample::F32(format::sample::Type::Planar)
 
 /// Position on the media axis of the samples that wait for the encoder. Pure counting.
 #[derive(Debug)]
-struct Clock {
+struct SampleClock {
     rate: i64,
     /// Media time of sample 0, the sample that `taken` counts from, in 1/90000 s; `None` before the first frame.
     origin: Option<i64>,
@@ -46,7 +46,7 @@ enum Fix {
     Resync,
 }
 
-impl Clock {
+impl SampleClock {
     fn new(rate: u32) -> Self {
         Self { rate: i64::from(rate.max(1)), origin: None, taken: 0 }
     }
@@ -83,7 +83,7 @@ pub(super) struct AudioTranscoder {
     rung: AudioRung,
     layout: ChannelLayout,
     frame_samples: usize,
-    clock: Clock,
+    clock: SampleClock,
     /// Anchors of the encoder's sample count on the media axis: (sample, media time), one pair for each resync whose
     /// packets may still come.
     anchors: VecDeque<(i64, i64)>,
@@ -129,7 +129,7 @@ impl AudioTranscoder {
             rung: rung.clone(),
             layout,
             frame_samples,
-            clock: Clock::new(rung.sample_rate),
+            clock: SampleClock::new(rung.sample_rate),
             anchors: VecDeque::new(),
             waiting: vec![Vec::new(); layout.channels() as usize],
             encoded: 0,

@@ -41,7 +41,7 @@ impl From<H264Error> for EncodeError {
 
 /// Settings of a contribution video encoder.
 #[derive(Clone, Debug)]
-pub(super) struct VideoSettings {
+pub(super) struct ContributionSettings {
     /// Width in pixels; even.
     pub(super) width: u16,
     /// Height in pixels; even.
@@ -59,15 +59,15 @@ pub(super) struct VideoSettings {
 }
 
 /// An x264 encoder without B-frames, so dts equals pts.
-pub(super) struct VideoEncoder {
+pub(super) struct ContributionVideo {
     encoder: codec::encoder::video::Encoder,
     framing: Framing,
-    settings: VideoSettings,
+    settings: ContributionSettings,
     next_key: Option<MediaTime>,
 }
 
-impl VideoEncoder {
-    pub(super) fn open(settings: VideoSettings) -> Result<Self, EncodeError> {
+impl ContributionVideo {
+    pub(super) fn open(settings: ContributionSettings) -> Result<Self, EncodeError> {
         let name = "libx264";
         let codec = codec::encoder::find_by_name(name).ok_or(EncodeError::Missing(name))?;
         let mut video = codec::Context::new_with_codec(codec).encoder().video()?;
@@ -152,12 +152,12 @@ impl VideoEncoder {
 }
 
 /// AAC-LC, 48 kHz stereo.
-pub(super) struct AudioEncoder {
+pub(super) struct ContributionAudio {
     encoder: codec::encoder::audio::Encoder,
     config: Option<AudioConfig>,
 }
 
-impl AudioEncoder {
+impl ContributionAudio {
     pub(super) fn open(bitrate: u32) -> Result<Self, EncodeError> {
         let codec = codec::encoder::find(codec::Id::AAC).ok_or(EncodeError::Missing("aac"))?;
         let mut audio = codec::Context::new_with_codec(codec).encoder().audio()?;

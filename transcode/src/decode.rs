@@ -10,7 +10,7 @@ use media::h264::Record;
 use media::{MediaTime, VideoCodec};
 
 /// A decoded picture.
-pub(super) struct Picture {
+pub(super) struct DecodedPicture {
     /// Pixels and properties.
     pub(super) frame: frame::Video,
     /// Presentation time.
@@ -69,7 +69,7 @@ impl VideoDecoder {
     }
 
     /// The next picture in display order, or `None` when none is ready.
-    pub(super) fn receive(&mut self) -> Option<Picture> {
+    pub(super) fn receive(&mut self) -> Option<DecodedPicture> {
         loop {
             let mut frame = frame::Video::empty();
             match self.inner.receive_frame(&mut frame) {
@@ -79,7 +79,7 @@ impl VideoDecoder {
                         self.errors += 1;
                     }
                     let Some(pts) = frame.pts().or(frame.timestamp()) else { continue };
-                    return Some(Picture { frame, pts: MediaTime::from_ticks_90k(pts) });
+                    return Some(DecodedPicture { frame, pts: MediaTime::from_ticks_90k(pts) });
                 }
                 Err(Error::Eof | Error::Other { .. }) => return None,
                 Err(_) => self.errors += 1,

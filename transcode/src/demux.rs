@@ -128,12 +128,12 @@ pub struct TrackInfo {
 
 /// Reads a file. Media comes in order of dts over both tracks, as far as the file's own interleaving allows; dts grows
 /// strictly within a track. Use a demuxer on the thread that created it: libav's scaler is not `Send`.
-pub struct Demuxer {
+pub struct FileDemuxer {
     input: format::context::Input,
     info: SourceInfo,
     start_90k: Option<i64>,
-    video: Option<Track<VideoPath>>,
-    audio: Option<Track<AudioPath>>,
+    video: Option<DemuxedTrack<VideoPath>>,
+    audio: Option<DemuxedTrack<AudioPath>>,
     /// Pictures from the start of the file whose dts the container does not state.
     undated: Vec<AccessUnit>,
     ready: Interleaver,
@@ -150,7 +150,7 @@ enum ReadState {
     Failed,
 }
 
-struct Track<P> {
+struct DemuxedTrack<P> {
     index: usize,
     time_base: Rational,
     path: P,
@@ -158,7 +158,7 @@ struct Track<P> {
     last: Option<MediaTime>,
 }
 
-impl Demuxer {
+impl FileDemuxer {
     /// Opens a file and reads its headers.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DemuxError> {
         Self::open_with(path, &DemuxOptions::default())
@@ -189,14 +189,16 @@ impl Demuxer {
         if let Some(stream) = pick(options.video, ff::media::Type::Video) {
             starts.extend(start_of(&stream));
             let (path, track) = VideoPath::open(&stream, options.bitrate)?;
-            video = Some(Track { index: stream.index(), time_base: stream.time_base(), path, last: None });
+            video =
+                Some(DemuxedTrack { index: stream.index(), time_base: stream.time_base(), path, last: None });
             info.video = Some(track);
         }
         let mut audio = None;
         if let Some(stream) = pick(options.audio, ff::media::Type::Audio) {
             starts.extend(start_of(&stream));
             let (path, track) = AudioPath::open(&stream)?;
-            audio = Some(Track { index: stream.index(), time_base: stream.time_base(), path, last: None });
+            audio =
+                Some(DemuxedTrack { index: stream.index(), time_base: stream.time_base(), path, last: None });
             info.audio = Some(track);
         }
         if video.is_none() && audio.is_none() {
@@ -234,10 +236,10 @@ impl Demuxer {
             Err(ff::Error::Eof) => {
                 // In a file of a few pictures, no packet may have stated a dts.
                 let mut out: Vec<Media> = self.undated.drain(..).map(Media::Video).collect();
-                if let Some(Track { path: VideoPath::Recode(recoder), .. }) = &mut self.video {
+                if let Some(DemuxedTrack { path: VideoPath::Recode(recoder), .. }) = &mut self.video {
                     recoder.finish(&mut out)?;
                 }
-                if let Some(Track { path: AudioPath::Recode(recoder), .. }) = &mut self.audio {
+                if let Some(DemuxedTrack { path: AudioPath::Recode(recoder), .. }) = &mut self.audio {
                     recoder.finish(&mut out)?;
                 }
                 self.queue(out);
@@ -347,7 +349,7 @@ impl Demuxer {
     }
 }
 
-impl Iterator for Demuxer {
+impl Iterator for FileDemuxer {
     type Item = Result<Media, DemuxError>;
 
     fn next(&mut self) -> Option<Self::Item> {

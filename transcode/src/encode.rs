@@ -44,12 +44,12 @@ pub(super) struct VideoEncoder {
     track: u8,
     last_pts: Option<i64>,
     last_dts: Option<i64>,
-    work: Work,
+    work: EncodeWork,
 }
 
 /// Work that an encoder has done since [`VideoEncoder::take_work`] was last called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Work {
+pub(super) struct EncodeWork {
     /// Encoded pictures.
     pub(super) pictures: u64,
     /// Sum of the pictures' mean quantisers, where the encoder reports them.
@@ -111,7 +111,10 @@ impl VideoEncoder {
             .record()
             .map_err(|source| TranscodeError::EncoderConfig { name: rung.name.clone(), source })?;
         let packet = Packet::empty();
-        Ok((Self { inner, packet, track, last_pts: None, last_dts: None, work: Work::default() }, record))
+        Ok((
+            Self { inner, packet, track, last_pts: None, last_dts: None, work: EncodeWork::default() },
+            record,
+        ))
     }
 
     /// Encodes a picture and passes the units that are ready to `out`.
@@ -146,7 +149,7 @@ impl VideoEncoder {
     }
 
     /// Returns and resets the work done since the last call.
-    pub(super) fn take_work(&mut self) -> Work {
+    pub(super) fn take_work(&mut self) -> EncodeWork {
         std::mem::take(&mut self.work)
     }
 

@@ -22,10 +22,10 @@ pub mod wire;
 
 pub use error::TranscodeError;
 
-use crate::wire::protocol::{Decoder, Encoder};
+use crate::wire::protocol::{FrameReader, FrameWriter};
 use crate::wire::{Request, Response};
 use bytes::BytesMut;
-use counters::{Counters, Reporter};
+use counters::{Reporter, WorkerCounters};
 use pipeline::Pipeline;
 use std::fmt::Arguments;
 use std::io::{self, Read, Write};
@@ -114,7 +114,7 @@ fn run(
     processors: usize,
     orphaned: impl Fn() -> bool + Send + 'static,
 ) -> Result<(), TranscodeError> {
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(WorkerCounters::default());
     let (out, responses) = pipeline::output_queue();
     let writer = {
         let counters = counters.clone();
@@ -135,11 +135,11 @@ fn run(
 /// The first thread: reads requests from the pipe and submits them to the pipeline.
 fn read_requests(
     mut input: impl Read,
-    counters: &Arc<Counters>,
+    counters: &Arc<WorkerCounters>,
     out: SyncSender<Response>,
     processors: usize,
 ) -> Result<(), TranscodeError> {
-    let mut decoder = Decoder::<Request>::new();
+    let mut decoder = FrameReader::<Request>::new();
     let mut pipeline: Option<Pipeline> = None;
     let mut chunk = vec![0; CHUNK];
     let ended = 'pipe: loop {
@@ -187,10 +187,10 @@ fn read_requests(
 fn write_responses(
     mut output: impl Write,
     responses: &Receiver<Response>,
-    counters: &Counters,
+    counters: &WorkerCounters,
     orphaned: &dyn Fn() -> bool,
 ) -> Result<(), TranscodeError> {
-    let mut encoder = Encoder::<Response>::new();
+    let mut encoder = FrameWriter::<Response>::new();
     let mut buffer = BytesMut::with_capacity(CHUNK);
     let mut reporter = Reporter::new(Instant::now());
     let mut next_progress = Instant::now() + PROGRESS_EVERY;

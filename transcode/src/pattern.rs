@@ -18,8 +18,10 @@ mod tone;
 pub use super::contribution::EncodeError;
 pub use clock_code::{draw_clock, read_clock};
 
-use super::contribution::{AudioEncoder, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings};
-use draw::{Painter, Picture};
+use super::contribution::{
+    ContributionAudio, ContributionSettings, ContributionVideo, FRAME_SAMPLES, SAMPLE_RATE,
+};
+use draw::{Canvas, Painter};
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 use media::time::TICKS_PER_SECOND;
@@ -110,12 +112,12 @@ pub struct Pattern {
 
 struct Video {
     painter: Painter,
-    picture: Picture,
-    encoder: VideoEncoder,
+    picture: Canvas,
+    encoder: ContributionVideo,
 }
 
 struct Audio {
-    encoder: AudioEncoder,
+    encoder: ContributionAudio,
     /// Samples sent to the encoder.
     encoded: u64,
 }
@@ -128,7 +130,7 @@ impl Pattern {
         let video = video.then(|| {
             let painter = Painter::new(width.into(), height.into(), frame_rate);
             let picture = painter.canvas();
-            let encoder = VideoEncoder::open(VideoSettings {
+            let encoder = ContributionVideo::open(ContributionSettings {
                 width,
                 height,
                 sample_aspect: (1, 1),
@@ -140,7 +142,7 @@ impl Pattern {
             Ok::<_, EncodeError>(Video { painter, picture, encoder })
         });
         let audio = audio.then(|| {
-            let encoder = AudioEncoder::open(AUDIO_BITRATE)?;
+            let encoder = ContributionAudio::open(AUDIO_BITRATE)?;
             Ok::<_, EncodeError>(Audio { encoder, encoded: 0 })
         });
         Ok(Self { frame_rate, next_frame: 0, video: video.transpose()?, audio: audio.transpose()? })
@@ -195,7 +197,7 @@ impl Pattern {
     }
 }
 
-fn as_frame(picture: &Picture) -> frame::Video {
+fn as_frame(picture: &Canvas) -> frame::Video {
     let mut coded = frame::Video::new(Pixel::YUV420P, picture.width as u32, picture.height as u32);
     for (index, plane) in picture.planes.iter().enumerate() {
         let (stride, width) = (coded.stride(index), picture.width >> usize::from(index > 0));

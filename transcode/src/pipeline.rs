@@ -14,8 +14,8 @@
 
 use super::audio::AudioTranscoder;
 use super::cadence::{Decimator, KeyDecider};
-use super::counters::Counters;
-use super::decode::{Picture, VideoDecoder};
+use super::counters::WorkerCounters;
+use super::decode::{DecodedPicture, VideoDecoder};
 use super::encode::VideoEncoder;
 use super::error::TranscodeError;
 use super::scale::Cascade;
@@ -45,7 +45,7 @@ const PARALLEL_DECODING_FROM: u32 = 1920 * 1088;
 #[derive(Clone)]
 struct Context {
     job: Arc<Job>,
-    counters: Arc<Counters>,
+    counters: Arc<WorkerCounters>,
     out: SyncSender<Response>,
     processors: usize,
 }
@@ -83,7 +83,7 @@ impl Pipeline {
     /// Starts the stages that the job needs.
     pub(super) fn start(
         job: Job,
-        counters: Arc<Counters>,
+        counters: Arc<WorkerCounters>,
         out: SyncSender<Response>,
         processors: usize,
     ) -> Result<Self, TranscodeError> {
@@ -318,7 +318,7 @@ impl VideoStage {
         Ok(())
     }
 
-    fn take_picture(&mut self, picture: Picture) -> Result<(), TranscodeError> {
+    fn take_picture(&mut self, picture: DecodedPicture) -> Result<(), TranscodeError> {
         let pts = picture.pts;
         // A picture whose time is not later than the previous one cannot be shown; drop it here for all rungs.
         if self.last_pts.is_some_and(|last| pts <= last) {

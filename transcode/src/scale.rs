@@ -21,7 +21,7 @@ const FILTER: i32 = ffi::SWS_LANCZOS;
 
 /// The properties of a source picture that decide how it is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Shape {
+struct PictureShape {
     pixels: format::Pixel,
     size: (u32, u32),
     sample_aspect: (u32, u32),
@@ -29,7 +29,7 @@ struct Shape {
     interlaced: bool,
 }
 
-impl Shape {
+impl PictureShape {
     fn of(frame: &frame::Video) -> Self {
         let Rational(num, den) = frame.aspect_ratio();
         let sample_aspect = match (u32::try_from(num), u32::try_from(den)) {
@@ -84,7 +84,7 @@ enum Feed {
     Rung(usize),
 }
 
-struct Rung {
+struct ScaledRung {
     size: (u32, u32),
     /// Scalers for the feeds used so far: one, or two when the larger rung drops pictures.
     scalers: Vec<(Feed, Scaler)>,
@@ -120,13 +120,13 @@ impl Pool {
 
 /// Scales to all rungs of a job. A cascade stays on one thread: libswscale's contexts are not `Send`.
 pub(super) struct Cascade {
-    rungs: Vec<Rung>,
-    shape: Option<Shape>,
+    rungs: Vec<ScaledRung>,
+    shape: Option<PictureShape>,
 }
 
 impl Cascade {
     pub(super) fn new(rungs: &[VideoRung]) -> Self {
-        let rung = |r: &VideoRung| Rung {
+        let rung = |r: &VideoRung| ScaledRung {
             size: (r.width.into(), r.height.into()),
             scalers: Vec::new(),
             pool: Pool::default(),
@@ -140,7 +140,7 @@ impl Cascade {
         source: &frame::Video,
         wanted: &[bool],
     ) -> Result<Vec<Option<frame::Video>>, TranscodeError> {
-        let shape = Shape::of(source);
+        let shape = PictureShape::of(source);
         if self.shape != Some(shape) {
             for rung in &mut self.rungs {
                 rung.scalers.clear();
@@ -164,7 +164,7 @@ impl Cascade {
     fn make(
         &mut self,
         index: usize,
-        shape: Shape,
+        shape: PictureShape,
         source: &frame::Video,
         made: &[Option<frame::Video>],
     ) -> Result<frame::Video, ffmpeg_next::Error> {

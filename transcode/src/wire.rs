@@ -156,14 +156,14 @@ pub enum Response {
     Thumbnail(bytes::Bytes),
     /// Counters since the start, sent at most once a second and only when they changed: a worker that receives media
     /// but sends nothing is hung.
-    Progress(Progress),
+    Progress(WorkerProgress),
     /// Everything is flushed; the worker then exits with code 0.
     Finished,
 }
 
 /// A worker's counters since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct WorkerProgress {
     /// Pictures decoded.
     pub decoded: u64,
     /// Access units that could not be decoded.

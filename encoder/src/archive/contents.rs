@@ -1,8 +1,8 @@
 //! Contents of an archive: its pages merged, and what is derived from them: playlists, and the parts of a recording.
 //! Nothing is read or written here.
 
-use super::names::Place;
-use super::page::{Entry, Epoch, Page};
+use super::names::ArchivePlace;
+use super::page::{ArchivedEpoch, Page, PageEntry};
 use bytes::Bytes;
 use hls::recording::{Recording, RecordingError, TrackNumber};
 use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
@@ -18,9 +18,9 @@ pub struct Contents {
     /// Rungs that get an MP4, the most important first.
     pub recordings: Vec<RungName>,
     /// Epochs in their order.
-    pub epochs: Vec<Epoch>,
+    pub epochs: Vec<ArchivedEpoch>,
     /// Segments by rendition, in the order of their sequence numbers.
-    pub lanes: BTreeMap<RungName, Vec<Entry>>,
+    pub lanes: BTreeMap<RungName, Vec<PageEntry>>,
     /// Number of the first page that is not included.
     pub next_page: u64,
     /// Position, from 1, of the newest epoch that has a segment here; 0 before the first segment.
@@ -29,7 +29,7 @@ pub struct Contents {
 
 /// The time span of one sequence number, taken from any rendition.
 #[derive(Clone, Debug)]
-pub(super) struct Slot {
+pub(super) struct ListedSlot {
     session: SessionId,
     discontinuity: bool,
     start: MediaTime,
@@ -38,7 +38,7 @@ pub(super) struct Slot {
 }
 
 /// Slots by sequence number.
-pub(super) type Slots = BTreeMap<u64, Slot>;
+pub(super) type Slots = BTreeMap<u64, ListedSlot>;
 
 /// The parts that a recording is composed of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Contents {
     /// Adds a segment after those that its rendition has; older segments are known already. The first segment of a
     /// newer session removes segments of earlier sessions with its sequence number or a higher one: the encoder that
     /// took the stream over had not seen them listed, and has reused their sequence numbers.
-    pub fn push(&mut self, entry: Entry) {
+    pub fn push(&mut self, entry: PageEntry) {
         let epoch = self.epoch_of(&entry);
         if epoch > self.newest {
             self.newest = epoch;
@@ -92,7 +92,7 @@ impl Contents {
     }
 
     /// Position of the segment's session among the epochs, from 1; 0 if it is none of the archive's.
-    fn epoch_of(&self, entry: &Entry) -> usize {
+    fn epoch_of(&self, entry: &PageEntry) -> usize {
         let position = self.epochs.iter().position(|epoch| epoch.session == entry.info.session);
         position.map_or(0, |position| position + 1)
     }
@@ -135,7 +135,7 @@ impl Contents {
     pub fn fill_gaps(&mut self) {
         let slots = self.slots();
         for lane in self.lanes.values_mut() {
-            let mut filled: Vec<Entry> = Vec::with_capacity(lane.len());
+            let mut filled: Vec<PageEntry> = Vec::with_capacity(lane.len());
             for entry in std::mem::take(lane) {
                 while let Some(last) = filled.last()
                     && last.info.sequence + 1 < entry.info.sequence
@@ -153,7 +153,7 @@ impl Contents {
         // Video first: slots are cut at video segment boundaries.
         let (audio, video): (Vec<_>, Vec<_>) = self.lanes.iter().partition(|(rung, _)| self.is_audio(rung));
         for info in video.into_iter().chain(audio).flat_map(|(_, lane)| lane).map(|entry| &entry.info) {
-            slots.entry(info.sequence).or_insert_with(|| Slot {
+            slots.entry(info.sequence).or_insert_with(|| ListedSlot {
                 session: info.session.clone(),
                 discontinuity: info.discontinuity,
                 start: info.start,
@@ -175,7 +175,7 @@ impl Contents {
             .collect();
         let lanes = self.lanes.iter().filter_map(|(rung, lane)| {
             let first = lane.first()?;
-            let mut playlist = ArchivePlaylist::new(Place::way_to_media(rung), self.target_duration);
+            let mut playlist = ArchivePlaylist::new(ArchivePlace::way_to_media(rung), self.target_duration);
             playlist.begin_behind(discontinuities.range(..=first.info.sequence).count() as u64);
             lane.iter().for_each(|entry| playlist.push(&entry.info));
             Some((rung.clone(), playlist))
@@ -189,7 +189,8 @@ impl Contents {
         let videos = tracks.iter().filter(|track| !track.is_audio());
         let mut lanes = videos.rev().filter_map(|track| Some((&track.rung, self.lanes.get(&track.rung)?)));
         let (rung, lane) = lanes.find(|(_, lane)| lane.iter().any(|entry| entry.picture.is_some()))?;
-        let mut playlist = ArchivePlaylist::of_pictures(Place::way_to_media(rung), self.target_duration);
+        let mut playlist =
+            ArchivePlaylist::of_pictures(ArchivePlace::way_to_media(rung), self.target_duration);
         lane.iter().for_each(|entry| playlist.push_picture(&entry.info, entry.picture));
         Some((rung.clone(), playlist))
     }
@@ -203,7 +204,7 @@ impl Contents {
     }
 
     /// A rung's segments and the audio segments, in their order in the file.
-    fn recorded(&self, rung: &RungName) -> Vec<(&Entry, bool)> {
+    fn recorded(&self, rung: &RungName) -> Vec<(&PageEntry, bool)> {
         let of = |wanted: &RungName, audio: bool| {
             let lane = self.lanes.get(wanted).map(Vec::as_slice).unwrap_or_default();
             let stored = lane.iter().filter(|entry| entry.info.bytes.is_some() && entry.index.is_some());
@@ -223,7 +224,7 @@ impl Contents {
     /// See [`RecordingError`].
     pub fn recording(
         &self,
-        place: &Place,
+        place: &ArchivePlace,
         rung: &RungName,
         init: impl Fn(&RungName, &str) -> Option<Bytes>,
     ) -> Result<RecordingParts, RecordingError> {
@@ -234,12 +235,12 @@ impl Contents {
         // Video is the first track even where audio begins before it.
         let firsts =
             [false, true].into_iter().filter_map(|audio| recorded.iter().find(|(_, is)| *is == audio));
-        for (Entry { info, .. }, _) in firsts {
+        for (PageEntry { info, .. }, _) in firsts {
             if let Some(body) = init(&info.rung, &info.init) {
                 tracks.insert(&info.rung, (recording.add_track(&body)?, info.init.as_str()));
             }
         }
-        for (Entry { info, index, .. }, _) in &recorded {
+        for (PageEntry { info, index, .. }, _) in &recorded {
             let (Some(bytes), Some(index), Some((track, current))) =
                 (info.bytes, index, tracks.get_mut(&info.rung))
             else {
@@ -285,12 +286,12 @@ pub fn multivariant(
 }
 
 /// A gap for the sequence number after `last`, where `next` is the next segment.
-pub(super) fn gap_between(last: &SegmentInfo, next: &SegmentInfo, slots: &Slots) -> Entry {
+pub(super) fn gap_between(last: &SegmentInfo, next: &SegmentInfo, slots: &Slots) -> PageEntry {
     let sequence = last.sequence + 1;
     let start = last.start + last.duration;
     let missing = i64::try_from(next.sequence - sequence).unwrap_or(i64::MAX).max(1);
     let share = (next.start - start).ticks_90k() / missing;
-    let slot = slots.get(&sequence).cloned().unwrap_or(Slot {
+    let slot = slots.get(&sequence).cloned().unwrap_or(ListedSlot {
         session: last.session.clone(),
         discontinuity: false,
         start,
@@ -309,7 +310,7 @@ pub(super) fn gap_between(last: &SegmentInfo, next: &SegmentInfo, slots: &Slots)
         session: slot.session,
         bytes: None,
     };
-    Entry { info, index: None, picture: None }
+    PageEntry { info, index: None, picture: None }
 }
 
 #[cfg(test)]
@@ -364,7 +365,7 @@ mod tests {
     fn a_recording_has_what_is_stored_and_the_sound_beside_it() {
         let mut contents = contents(&["720p", "480p", "audio"], 4);
         contents.lanes.get_mut(&rung("720p")).unwrap()[2] = entry("720p", "a-0", 102, None);
-        let place = Place::new("live/demo", SessionId::new("a-0").unwrap());
+        let place = ArchivePlace::new("live/demo", SessionId::new("a-0").unwrap());
         let parts = contents.recording(&place, &rung("720p"), |rung, _| Some(init(rung))).unwrap();
         let names: Vec<_> =
             parts.segments.iter().map(|(name, _)| name.as_str().trim_start_matches("live/demo/")).collect();

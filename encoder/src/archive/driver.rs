@@ -2,8 +2,8 @@
 //! decisions.
 
 use super::load::{noted, unsealed};
-use super::names::Place;
-use super::recorder::{Recorder, Settings, Write};
+use super::names::ArchivePlace;
+use super::recorder::{ArchiveSettings, Recorder, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
 use crate::delivery::Playlists;
@@ -34,9 +34,9 @@ const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// The archive manager of a process: creates the recorder of each broadcast, and finishes archives one after the other
 /// in the background.
-pub struct Keeper {
+pub struct ArchiveManager {
     store: Arc<dyn Store>,
-    settings: Settings,
+    settings: ArchiveSettings,
     /// Sealing is not urgent, and copies whole broadcasts in a directory store.
     one_at_a_time: Semaphore,
     /// Number of archives that are still to be finished.
@@ -50,26 +50,26 @@ pub struct Keeper {
 /// Handle of a running broadcast's archive. Clones share the archive. No call here waits for the store.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    shared: Arc<Shared>,
+    shared: Arc<RecordingShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct RecordingShared {
+    state: Mutex<RecorderState>,
     changed: Notify,
     started: Instant,
 }
 
 #[derive(Debug)]
-enum State {
+enum RecorderState {
     /// The archive that another encoder left is being read. Events are buffered meanwhile, in order.
-    Reading(Vec<Told>),
+    Reading(Vec<RecordingEvent>),
     Open(Box<Recorder>),
 }
 
 /// An event for a recorder.
 #[derive(Debug)]
-enum Told {
+enum RecordingEvent {
     Tracks(Vec<Track>),
     InitStored(RungName, String),
     Packaged(Box<Segment>),
@@ -81,16 +81,16 @@ enum Told {
 /// An archive and the task that writes it. The task returns the archive's place, unless there is nothing to seal here:
 /// another encoder continues the archive, or there was no media.
 #[derive(Debug)]
-pub struct Recording {
+pub struct RecordingHandle {
     /// The archive's handle.
     pub archive: Archive,
     /// Ends after `Archive::end`.
-    pub task: JoinHandle<Option<Place>>,
+    pub task: JoinHandle<Option<ArchivePlace>>,
 }
 
 /// A store's playlists, together with an archive that receives the same events.
 #[derive(Debug)]
-pub struct Observed<P> {
+pub struct Tee<P> {
     /// The playlists.
     pub playlists: P,
     /// The archive, if one is kept.
@@ -99,10 +99,10 @@ pub struct Observed<P> {
 
 // === impl Keeper ===
 
-impl Keeper {
+impl ArchiveManager {
     /// Creates the manager for all broadcasts of a process. Each archive gets its own target duration instead of the
     /// one in `settings`.
-    pub fn new(store: Arc<dyn Store>, settings: Settings) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, settings: ArchiveSettings) -> Arc<Self> {
         let (unfinished, _) = watch::channel(0);
         Arc::new(Self {
             store,
@@ -114,25 +114,25 @@ impl Keeper {
     }
 
     /// Settings of one stream's archive. `target_duration` is in seconds.
-    pub fn settings(&self, target_duration: u32) -> Settings {
-        Settings { target_duration, ..self.settings.clone() }
+    pub fn settings(&self, target_duration: u32) -> ArchiveSettings {
+        ArchiveSettings { target_duration, ..self.settings.clone() }
     }
 
     /// Begins the archive of the stream `{app}/{name}`, and finishes that stream's archives that earlier
     /// encoders left unfinished.
-    pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> Recording {
+    pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> RecordingHandle {
         self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
         self.begins(stream);
         let recorder = Recorder::new(stream, self.settings(target_duration));
-        let shared = Shared::new(State::Open(Box::new(recorder)));
+        let shared = RecordingShared::new(RecorderState::Open(Box::new(recorder)));
         let task = drive(shared.clone(), self.store.clone());
-        Recording { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
+        RecordingHandle { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
     }
 
     /// Continues the archive of a stream that was taken over: `past` is what its playlists list. If there is no such
     /// archive, or none that can be read within a minute, a new one begins.
-    pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> Recording {
-        let shared = Shared::new(State::Reading(Vec::new()));
+    pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> RecordingHandle {
+        let shared = RecordingShared::new(RecorderState::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
         self.begins(stream);
         let (keeper, stream) = (self.clone(), stream.to_owned());
@@ -156,7 +156,7 @@ impl Keeper {
             shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
             drive(shared, keeper.store.clone()).await
         };
-        Recording { archive, task: tokio::spawn(task.in_current_span()) }
+        RecordingHandle { archive, task: tokio::spawn(task.in_current_span()) }
     }
 
     fn begins(&self, stream: &str) {
@@ -171,17 +171,17 @@ impl Keeper {
     }
 
     /// Finishes the archive of a broadcast that is over and whose uploads are settled, in the background.
-    pub fn finish(self: &Arc<Self>, recording: Recording) {
+    pub fn finish(self: &Arc<Self>, recording: RecordingHandle) {
         self.in_background(self.clone().finishing(recording));
     }
 
-    /// Like [`Keeper::finish`], for a broadcast whose last playlists the store did not accept: the archive is finished
-    /// if the store recovers within a minute or so, but [`Keeper::idle`] does not wait for that.
-    pub fn finish_without_hope(self: &Arc<Self>, recording: Recording) {
+    /// Like [`ArchiveManager::finish`], for a broadcast whose last playlists the store did not accept: the archive is
+    /// finished if the store recovers within a minute or so, but [`ArchiveManager::idle`] does not wait for that.
+    pub fn finish_in_background(self: &Arc<Self>, recording: RecordingHandle) {
         tokio::spawn(self.clone().finishing(recording).in_current_span());
     }
 
-    async fn finishing(self: Arc<Self>, recording: Recording) {
+    async fn finishing(self: Arc<Self>, recording: RecordingHandle) {
         recording.archive.end();
         match recording.task.await {
             Ok(Some(place)) => self.seal(&place).await,
@@ -211,13 +211,13 @@ impl Keeper {
     pub fn seal_own(self: &Arc<Self>, after: Duration, is_dead: impl Fn(&str) -> bool + Send + 'static) {
         let keeper = self.clone();
         tokio::spawn(async move {
-            // [`Keeper::idle`] does not wait for this delay: the next process searches too.
+            // [`ArchiveManager::idle`] does not wait for this delay: the next process searches too.
             tokio::time::sleep(after).await;
             keeper.seal_dead(is_dead);
         });
     }
 
-    /// Like [`Keeper::seal_own`] without a delay; [`Keeper::idle`] waits for it.
+    /// Like [`ArchiveManager::seal_own`] without a delay; [`ArchiveManager::idle`] waits for it.
     pub(super) fn seal_dead(self: &Arc<Self>, is_dead: impl Fn(&str) -> bool + Send + 'static) {
         let keeper = self.clone();
         self.in_background(async move {
@@ -245,13 +245,13 @@ impl Keeper {
         let _ = unfinished.wait_for(|count| *count == 0).await;
     }
 
-    /// Runs work in the background. It is counted before this call returns, so [`Keeper::idle`] misses nothing.
+    /// Runs work in the background. It is counted before this call returns, so [`ArchiveManager::idle`] misses nothing.
     fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let keeper = self.clone();
         keeper.unfinished.send_modify(|count| *count += 1);
         let work = work.in_current_span();
         let task = async move {
-            // A panic in the work must not block callers of [`Keeper::idle`] forever.
+            // A panic in the work must not block callers of [`ArchiveManager::idle`] forever.
             if let Err(error) = tokio::spawn(work).await {
                 error!(%error, "finishing an archive failed");
             }
@@ -260,7 +260,7 @@ impl Keeper {
         tokio::spawn(task.in_current_span());
     }
 
-    async fn seal(&self, place: &Place) {
+    async fn seal(&self, place: &ArchivePlace) {
         // Cannot fail: the semaphore is never closed.
         let _turn = self.one_at_a_time.acquire().await;
         let began = Instant::now();
@@ -300,24 +300,24 @@ impl Keeper {
 impl Archive {
     /// See [`Recorder::packaged`]. Call it before the segment is published.
     pub fn packaged(&self, segment: &Segment) {
-        self.tell(Told::Packaged(Box::new(segment.clone())));
+        self.tell(RecordingEvent::Packaged(Box::new(segment.clone())));
     }
 
     /// See [`Recorder::end`].
     pub fn end(&self) {
-        self.tell(Told::End);
+        self.tell(RecordingEvent::End);
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: RecordingEvent) {
         match &mut *self.shared.state() {
-            State::Open(recorder) => told.to(recorder),
-            State::Reading(waiting) => waiting.push(told),
+            RecorderState::Open(recorder) => told.to(recorder),
+            RecorderState::Reading(waiting) => waiting.push(told),
         }
         self.shared.changed.notify_one();
     }
 }
 
-impl Told {
+impl RecordingEvent {
     fn to(self, recorder: &mut Recorder) {
         match self {
             Self::Tracks(tracks) => recorder.tracks(&tracks),
@@ -330,12 +330,12 @@ impl Told {
     }
 }
 
-impl Shared {
-    fn new(state: State) -> Arc<Self> {
+impl RecordingShared {
+    fn new(state: RecorderState) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), started: Instant::now() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RecorderState> {
         // The task that drives the recorder reports a panic in a decision; live continues without an archive.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -343,23 +343,23 @@ impl Shared {
     /// Passes the buffered events to the recorder and installs it.
     fn open(&self, mut recorder: Recorder) {
         let mut state = self.state();
-        if let State::Reading(waiting) = &mut *state {
+        if let RecorderState::Reading(waiting) = &mut *state {
             waiting.drain(..).for_each(|told| told.to(&mut recorder));
         }
-        *state = State::Open(Box::new(recorder));
+        *state = RecorderState::Open(Box::new(recorder));
     }
 
     /// Calls `ask` with the recorder; `None` while the archive is still being read.
     fn with<T>(&self, ask: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
         match &mut *self.state() {
-            State::Open(recorder) => Some(ask(recorder)),
-            State::Reading(_) => None,
+            RecorderState::Open(recorder) => Some(ask(recorder)),
+            RecorderState::Reading(_) => None,
         }
     }
 }
 
 /// Executes the recorder's writes until it is finished.
-async fn drive(shared: Arc<Shared>, store: Arc<dyn Store>) -> Option<Place> {
+async fn drive(shared: Arc<RecordingShared>, store: Arc<dyn Store>) -> Option<ArchivePlace> {
     let mut ended: Option<Instant> = None;
     loop {
         let now = shared.started.elapsed();
@@ -409,23 +409,23 @@ async fn attempt(store: &dyn Store, write: Write) -> Result<(), StoreError> {
 
 // === impl Observed ===
 
-impl<P> Observed<P> {
-    fn tell(&self, told: impl FnOnce() -> Told) {
+impl<P> Tee<P> {
+    fn tell(&self, told: impl FnOnce() -> RecordingEvent) {
         if let Some(archive) = &self.archive {
             archive.tell(told());
         }
     }
 }
 
-impl<P: Playlists> Playlists for Observed<P> {
+impl<P: Playlists> Playlists for Tee<P> {
     fn set_tracks(&mut self, tracks: &[Track]) {
         self.playlists.set_tracks(tracks);
-        self.tell(|| Told::Tracks(tracks.to_vec()));
+        self.tell(|| RecordingEvent::Tracks(tracks.to_vec()));
     }
 
     fn add_init(&mut self, init: &InitSegment) {
         self.playlists.add_init(init);
-        self.tell(|| Told::InitStored(init.rung.clone(), init.name.clone()));
+        self.tell(|| RecordingEvent::InitStored(init.rung.clone(), init.name.clone()));
     }
 
     fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
@@ -434,12 +434,12 @@ impl<P: Playlists> Playlists for Observed<P> {
 
     fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
         self.playlists.settled(rung, sequence, stored);
-        self.tell(|| Told::Settled(rung.clone(), sequence, stored));
+        self.tell(|| RecordingEvent::Settled(rung.clone(), sequence, stored));
     }
 
     fn fenced(&mut self) {
         self.playlists.fenced();
-        self.tell(|| Told::Fenced);
+        self.tell(|| RecordingEvent::Fenced);
     }
 
     fn end(&mut self) {

@@ -3,8 +3,8 @@
 
 use super::contents::Contents;
 use super::each::{Failure, each, persist};
-use super::names::{Place, parse_segment};
-use super::page::{BadPage, Entry, Page};
+use super::names::{ArchivePlace, parse_segment};
+use super::page::{BadPage, Page, PageEntry};
 use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
 use hls::{RungName, SegmentInfo, names};
 use media::time::rescale;
@@ -40,7 +40,7 @@ pub struct Loaded {
     /// Contents of the pages.
     pub pages: Contents,
     /// Stored segments that no page names, each rendition's in order.
-    pub rest: Vec<Entry>,
+    pub rest: Vec<PageEntry>,
     /// All objects of the archive's folder.
     pub objects: Vec<Listed>,
 }
@@ -65,27 +65,27 @@ async fn list_behind(
 }
 
 /// The archives of the stream `{app}/{name}`, oldest first.
-pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>, Failure> {
-    let objects = list_all(store, &Place::all(stream)).await?;
+pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
+    let objects = list_all(store, &ArchivePlace::all(stream)).await?;
     let mut seen = BTreeSet::new();
-    let places = objects.iter().filter_map(|listed| Place::of_object(stream, &listed.name));
+    let places = objects.iter().filter_map(|listed| ArchivePlace::of_object(stream, &listed.name));
     Ok(places.filter(|place| seen.insert(place.session().clone())).collect())
 }
 
 /// The stream's archives that are not complete, oldest first.
-pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Place>, Failure> {
-    let objects = list_all(store, &Place::all(stream)).await?;
+pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
+    let objects = list_all(store, &ArchivePlace::all(stream)).await?;
     let names: BTreeSet<_> = objects.iter().map(|listed| &listed.name).collect();
     let mut seen = BTreeSet::new();
-    let places = objects.iter().filter_map(|listed| Place::of_object(stream, &listed.name));
+    let places = objects.iter().filter_map(|listed| ArchivePlace::of_object(stream, &listed.name));
     let first = places.filter(|place| seen.insert(place.session().clone()));
     Ok(first.filter(|place| !names.contains(&place.sealed())).collect())
 }
 
 /// Archives of all streams with a note that they are not complete, each with its owner.
-pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failure> {
-    let notes = list_all(store, &Place::notes()).await?;
-    let places = notes.iter().filter_map(|listed| Place::of_note(&listed.name)).collect();
+pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(ArchivePlace, String)>, Failure> {
+    let notes = list_all(store, &ArchivePlace::notes()).await?;
+    let places = notes.iter().filter_map(|listed| ArchivePlace::of_note(&listed.name)).collect();
     let read = each(places, AT_A_TIME, |place| {
         let (store, note) = (store.clone(), place.note());
         async move {
@@ -100,7 +100,7 @@ pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(Place, String)>, Failu
 ///
 /// # Errors
 /// See [`LoadError`]. A segment that cannot be read is left out and becomes a gap.
-pub async fn load(store: &Arc<dyn Store>, place: &Place) -> Result<Loaded, LoadError> {
+pub async fn load(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Loaded, LoadError> {
     let objects = list_all(store, &place.folder()).await?;
     let mut pages = Contents::default();
     // Page numbers are contiguous; pages after a missing one are ignored.
@@ -124,14 +124,18 @@ pub async fn load(store: &Arc<dyn Store>, place: &Place) -> Result<Loaded, LoadE
 }
 
 /// A segment that no page names.
-struct Found {
+struct UnlistedSegment {
     info: SegmentInfo,
     shift: MediaSpan,
     kind: MediaKind,
     timescale: u32,
 }
 
-async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result<Vec<Entry>, LoadError> {
+async fn rest(
+    store: &Arc<dyn Store>,
+    place: &ArchivePlace,
+    pages: &Contents,
+) -> Result<Vec<PageEntry>, LoadError> {
     let mut rest = Vec::new();
     for track in pages.tracks() {
         let kind = if track.is_audio() { MediaKind::Audio } else { MediaKind::Video };
@@ -139,7 +143,7 @@ async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result
         let found: Vec<_> = find(store, place, pages, &track.rung)
             .await?
             .into_iter()
-            .map(|(info, shift)| Found { info, shift, kind, timescale })
+            .map(|(info, shift)| UnlistedSegment { info, shift, kind, timescale })
             .collect();
         let read = each(found, AT_A_TIME, |found| {
             let store = store.clone();
@@ -156,7 +160,7 @@ async fn rest(store: &Arc<dyn Store>, place: &Place, pages: &Contents) -> Result
 /// time shift. The segments' times are not known yet.
 async fn find(
     store: &Arc<dyn Store>,
-    place: &Place,
+    place: &ArchivePlace,
     pages: &Contents,
     rung: &RungName,
 ) -> Result<Vec<(SegmentInfo, MediaSpan)>, Failure> {
@@ -208,9 +212,9 @@ async fn find(
 async fn read_index(
     store: &Arc<dyn Store>,
     name: &ObjectName,
-    found: Found,
-) -> Result<Option<Entry>, LoadError> {
-    let Found { mut info, shift, kind, timescale } = found;
+    found: UnlistedSegment,
+) -> Result<Option<PageEntry>, LoadError> {
+    let UnlistedSegment { mut info, shift, kind, timescale } = found;
     let mut scanner = Scanner::new(info.bytes.unwrap_or(0), kind);
     while let Some(wanted) = scanner.wanted() {
         let read = persist(name, || store.read_range(name, wanted.clone())).await?;
@@ -233,10 +237,10 @@ async fn read_index(
     info.start = start;
     info.duration = (end - start).max(MediaSpan::from_ticks_90k(rescale(1, timescale.into(), 90_000).max(1)));
     let picture = index.first_sample_end().filter(|_| kind == MediaKind::Video);
-    Ok(Some(Entry { info, index: Some(index), picture }))
+    Ok(Some(PageEntry { info, index: Some(index), picture }))
 }
 
-fn unreadable(name: &ObjectName, error: &DamagedSegment) -> Option<Entry> {
+fn unreadable(name: &ObjectName, error: &DamagedSegment) -> Option<PageEntry> {
     tracing::warn!(object = %name, %error, "a segment is left out of the archive");
     None
 }

@@ -12,10 +12,10 @@
 //! - [`load`], [`seal`], [`compose`]: used afterwards. They need only the store, so any process can finish an archive:
 //!   the encoder whose broadcast ended, the next encoder that takes the stream, `encoder archive seal`.
 //!
-//! **Continuing in another process** ([`resume`], [`Keeper::go_on`]): [`load::load`] returns the pages and the later
-//! stored segments that no page names; [`Recorder::resume`] takes both. The next page's number is unique: an encoder
-//! that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are buffered
-//! meanwhile.
+//! **Continuing in another process** ([`resume`], [`ArchiveManager::go_on`]): [`load::load`] returns the pages and the
+//! later stored segments that no page names; [`Recorder::resume`] takes both. The next page's number is unique: an
+//! encoder that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are
+//! buffered meanwhile.
 
 pub mod compose;
 pub mod contents;
@@ -30,8 +30,8 @@ pub mod seal;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use driver::{Keeper, Observed, Recording};
-pub use recorder::Settings;
+pub use driver::{ArchiveManager, RecordingHandle, Tee};
+pub use recorder::ArchiveSettings;
 
 /// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.
 pub fn owner() -> String {

@@ -22,13 +22,13 @@ const PAGE_END: &str = ".json";
 
 /// One archive of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ArchivePlace {
     /// `{app}/{name}`
     stream: String,
     session: SessionId,
 }
 
-impl Place {
+impl ArchivePlace {
     /// The archive whose first session is `session`, of the stream `{app}/{name}`.
     pub fn new(stream: impl Into<String>, session: SessionId) -> Self {
         Self { stream: stream.into(), session }
@@ -165,15 +165,15 @@ mod tests {
 
     #[test]
     fn objects_are_told_from_others() {
-        let place = Place::new("live/demo", SessionId::new("kx-0").unwrap());
+        let place = ArchivePlace::new("live/demo", SessionId::new("kx-0").unwrap());
         assert_eq!(place.page_number(&place.page(12)), Some(12));
         for other in ["index.m3u8", "index-12.json", "index-x.json", "sealed.json"] {
             assert_eq!(place.page_number(&place.file(other)), None, "{other}");
         }
-        assert_eq!(Place::of_object("live/demo", &place.page(1)), Some(place.clone()));
-        assert_eq!(Place::of_note(&place.note()), Some(place.clone()));
-        assert_eq!(Place::of_note(&place.page(1)), None);
-        assert_eq!(Place::of_object("live/dem", &place.page(1)), None);
+        assert_eq!(ArchivePlace::of_object("live/demo", &place.page(1)), Some(place.clone()));
+        assert_eq!(ArchivePlace::of_note(&place.note()), Some(place.clone()));
+        assert_eq!(ArchivePlace::of_note(&place.page(1)), None);
+        assert_eq!(ArchivePlace::of_object("live/dem", &place.page(1)), None);
         assert_eq!(parse_segment("kx-0-17.m4s").map(|(s, n)| (s.to_string(), n)), Some(("kx-0".into(), 17)));
         for other in ["kx-0-init.mp4", "kx-0-17.3.m4s", "17.m4s", "kx-0-017.m4s", "index.m3u8"] {
             assert_eq!(parse_segment(other), None, "{other}");

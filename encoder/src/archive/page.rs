@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 
 /// A segment of an archive.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct PageEntry {
     /// The segment's playlist entry; without `bytes` it is a gap.
     pub info: SegmentInfo,
     /// Where the samples are; `None` for gaps and for rungs without a recording.
@@ -27,7 +27,7 @@ pub struct Entry {
 
 /// An epoch of an archive.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Epoch {
+pub struct ArchivedEpoch {
     /// The session in the names of the epoch's segments.
     pub session: SessionId,
     /// Start of the first segment that was packaged; `wall` is its wall clock.
@@ -49,9 +49,9 @@ pub struct Page {
     /// Rungs that get an MP4.
     pub recordings: Vec<RungName>,
     /// Epochs that began.
-    pub epochs: Vec<Epoch>,
+    pub epochs: Vec<ArchivedEpoch>,
     /// Segments; each rendition's in the order of their sequence numbers.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<PageEntry>,
     /// The owner that continues the archive from this page on; only on the first page after a takeover.
     pub claimed_by: Option<String>,
 }
@@ -180,8 +180,8 @@ struct StoredFragment {
 
 // --- conversions from and to the stored form ---
 
-impl From<&Epoch> for StoredEpoch {
-    fn from(epoch: &Epoch) -> Self {
+impl From<&ArchivedEpoch> for StoredEpoch {
+    fn from(epoch: &ArchivedEpoch) -> Self {
         Self {
             session: epoch.session.to_string(),
             start_90k: epoch.start.ticks_90k(),
@@ -192,7 +192,7 @@ impl From<&Epoch> for StoredEpoch {
     }
 }
 
-impl TryFrom<StoredEpoch> for Epoch {
+impl TryFrom<StoredEpoch> for ArchivedEpoch {
     type Error = BadPage;
 
     fn try_from(stored: StoredEpoch) -> Result<Self, BadPage> {
@@ -264,8 +264,8 @@ impl TryFrom<StoredTrack> for Track {
     }
 }
 
-impl From<&Entry> for StoredSegment {
-    fn from(Entry { info, index, picture }: &Entry) -> Self {
+impl From<&PageEntry> for StoredSegment {
+    fn from(PageEntry { info, index, picture }: &PageEntry) -> Self {
         Self {
             rung: info.rung.to_string(),
             session: info.session.to_string(),
@@ -282,7 +282,7 @@ impl From<&Entry> for StoredSegment {
     }
 }
 
-impl TryFrom<StoredSegment> for Entry {
+impl TryFrom<StoredSegment> for PageEntry {
     type Error = BadPage;
 
     fn try_from(stored: StoredSegment) -> Result<Self, BadPage> {
@@ -382,7 +382,7 @@ mod tests {
         let page = Page {
             target_duration: 2,
             recordings: vec![RungName::new("720p").unwrap()],
-            epochs: vec![Epoch {
+            epochs: vec![ArchivedEpoch {
                 session: SessionId::new("b-0").unwrap(),
                 start: MediaTime::from_ticks_90k(7),
                 wall: WallTime::from_unix_micros(9),

@@ -5,11 +5,11 @@
 //!   known: stored, however late, or lost. So the archive lags the live playlists while a store is slow, and lists
 //!   late segments that the live playlists lack.
 //! - **Pages** of the index ([`super::page`]) are created, never rewritten: an encoder that finds another encoder's
-//!   page under its next number is not the only writer and stops. A page is written every [`Settings::page_every`],
-//!   and when an epoch begins.
+//!   page under its next number is not the only writer and stops. A page is written every
+//!   [`ArchiveSettings::page_every`], and when an epoch begins.
 //! - **Times.** Each epoch begins as long after the previous one's end as the wall clock says; the epoch's own
 //!   timestamps do not matter.
-//! - **EVENT playlists** are rewritten every [`Settings::playlists_every`], and less often as they grow.
+//! - **EVENT playlists** are rewritten every [`ArchiveSettings::playlists_every`], and less often as they grow.
 //! - **Resuming.** All state except the last minute is in the store: [`Recorder::resume`] continues, also in another
 //!   process, from what [`super::load`] found there: pages and the segments after them.
 //!
@@ -19,13 +19,13 @@
 mod lane;
 
 use super::contents::Contents;
-use super::names::Place;
-use super::page::{Entry, Epoch, Page};
+use super::names::ArchivePlace;
+use super::page::{ArchivedEpoch, Page, PageEntry};
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
 use hls::packager::Segment;
 use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
-use lane::{Lane, Waiting};
+use lane::{RecordingLane, Waiting};
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -39,7 +39,7 @@ const MAX_PAGE_ENTRIES: usize = 4_000;
 
 /// What an archive keeps, and how often it is written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct ArchiveSettings {
     /// Rungs that get an MP4; rungs that the stream does not have are left out. `None` selects the top rung.
     pub recordings: Option<Vec<RungName>>,
     /// Whether any MP4 is made.
@@ -57,7 +57,7 @@ pub struct Settings {
     pub pause: Duration,
 }
 
-impl Default for Settings {
+impl Default for ArchiveSettings {
     fn default() -> Self {
         Self {
             recordings: None,
@@ -102,10 +102,10 @@ enum Flying {
 /// Decides what is written of one archive. See the module's documentation.
 #[derive(Debug)]
 pub struct Recorder {
-    settings: Settings,
+    settings: ArchiveSettings,
     /// `{app}/{name}`
     stream: String,
-    place: Option<Place>,
+    place: Option<ArchivePlace>,
     phase: Phase,
     /// Renditions from the next session on.
     tracks: Vec<Track>,
@@ -115,12 +115,12 @@ pub struct Recorder {
     session: Option<SessionId>,
     /// End of the archive so far, on its own time axis and by the wall clock.
     end: Option<(MediaTime, WallTime)>,
-    /// See [`Epoch::shift`].
+    /// See [`ArchivedEpoch::shift`].
     shift: MediaSpan,
     /// Sequence numbers of discontinuities after the archive's first segment.
     discontinuities: HashSet<u64>,
     first_sequence: Option<u64>,
-    lanes: BTreeMap<RungName, Lane>,
+    lanes: BTreeMap<RungName, RecordingLane>,
     /// Contents of the next page: settled segments that are in no page yet.
     page: Page,
     /// The page that is being written: the same bytes until the store has it.
@@ -146,7 +146,7 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder for a new archive of the stream `{app}/{name}`. The first segment's session becomes the archive's
     /// name.
-    pub fn new(stream: impl Into<String>, settings: Settings) -> Self {
+    pub fn new(stream: impl Into<String>, settings: ArchiveSettings) -> Self {
         Self {
             settings,
             stream: stream.into(),
@@ -180,10 +180,10 @@ impl Recorder {
     /// names, in order. Pages, playlists, numbers and times continue from there.
     pub fn resume(
         stream: impl Into<String>,
-        settings: Settings,
-        place: Place,
+        settings: ArchiveSettings,
+        place: ArchivePlace,
         pages: Contents,
-        rest: Vec<Entry>,
+        rest: Vec<PageEntry>,
     ) -> Self {
         let mut recorder = Self::new(stream, settings);
         recorder.settings.target_duration = recorder.settings.target_duration.max(pages.target_duration);
@@ -214,15 +214,21 @@ impl Recorder {
             recorder.discontinuities.extend(breaks.map(|info| info.sequence));
             let inits = infos().map(|info| info.init.clone()).collect();
             let last = entries.last().map(|entry| entry.info.clone());
-            let lane =
-                Lane { waiting: VecDeque::new(), inits, playlist, last, changed: true, written: false };
+            let lane = RecordingLane {
+                waiting: VecDeque::new(),
+                inits,
+                playlist,
+                last,
+                changed: true,
+                written: false,
+            };
             recorder.lanes.insert(rung, lane);
         }
         recorder
     }
 
     /// The archive's place in the store; `None` before the first segment.
-    pub fn place(&self) -> Option<&Place> {
+    pub fn place(&self) -> Option<&ArchivePlace> {
         self.place.as_ref()
     }
 
@@ -265,7 +271,7 @@ impl Recorder {
             index.shift(self.shift.to_scaled(self.timescale(&segment.rung)));
         }
         let picture = index.as_ref().filter(|_| shown).and_then(SegmentIndex::first_sample_end);
-        let entry = Entry { info, index: index.filter(|_| recorded), picture };
+        let entry = PageEntry { info, index: index.filter(|_| recorded), picture };
         let waiting = Waiting { entry, stored: None };
         self.lane(&segment.rung).waiting.push_back(waiting);
     }
@@ -361,12 +367,12 @@ impl Recorder {
 
     // --- consequences ---
 
-    fn lane(&mut self, rung: &RungName) -> &mut Lane {
+    fn lane(&mut self, rung: &RungName) -> &mut RecordingLane {
         let target_duration = self.settings.target_duration;
-        self.lanes.entry(rung.clone()).or_insert_with(|| Lane {
+        self.lanes.entry(rung.clone()).or_insert_with(|| RecordingLane {
             waiting: VecDeque::new(),
             inits: HashSet::new(),
-            playlist: ArchivePlaylist::new(Place::way_to_media(rung), target_duration),
+            playlist: ArchivePlaylist::new(ArchivePlace::way_to_media(rung), target_duration),
             last: None,
             changed: false,
             written: false,
@@ -395,7 +401,7 @@ impl Recorder {
 
     fn begin_epoch(&mut self, segment: &Segment) {
         if self.place.is_none() {
-            self.place = Some(Place::new(self.stream.clone(), segment.session.clone()));
+            self.place = Some(ArchivePlace::new(self.stream.clone(), segment.session.clone()));
             self.first_sequence = Some(segment.sequence);
         }
         self.session = Some(segment.session.clone());
@@ -415,7 +421,7 @@ impl Recorder {
         if self.recordings.is_empty() && self.settings.mp4 {
             self.recordings = choose(self.settings.recordings.as_deref(), &self.tracks);
         }
-        self.page.epochs.push(Epoch {
+        self.page.epochs.push(ArchivedEpoch {
             session: segment.session.clone(),
             start: segment.start,
             wall: segment.wall,
@@ -500,7 +506,7 @@ impl Recorder {
             return Some(Write::Replace(name, playlist(text)));
         }
         // The multivariant playlist names no rendition whose playlist the store lacks.
-        let ready = |lane: &Lane| lane.written || lane.playlist.next_sequence().is_none();
+        let ready = |lane: &RecordingLane| lane.written || lane.playlist.next_sequence().is_none();
         if !self.multivariant_due || !self.lanes.values().all(ready) {
             return None;
         }

@@ -3,9 +3,9 @@
 
 use super::each::{Failure, persist};
 use super::load::{LoadError, Loaded, archives, load};
-use super::names::Place;
+use super::names::ArchivePlace;
 use super::page::Page;
-use super::recorder::{Recorder, Settings};
+use super::recorder::{ArchiveSettings, Recorder};
 use hls::resume::Past;
 use std::sync::Arc;
 use store::{Caching, Object, Store, StoreError, content_type};
@@ -16,7 +16,7 @@ const CLAIMS: u32 = 5;
 
 /// Why an archive cannot be continued.
 #[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
+pub enum ArchiveResumeError {
     /// The archive cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -28,13 +28,13 @@ pub enum ResumeError {
 /// Returns the recorder of the archive that a stream's playlists belong to; `None` if there is no such archive.
 ///
 /// # Errors
-/// See [`ResumeError`].
+/// See [`ArchiveResumeError`].
 pub async fn go_on(
     store: &Arc<dyn Store>,
     stream: &str,
-    settings: Settings,
+    settings: ArchiveSettings,
     past: &Past,
-) -> Result<Option<Recorder>, ResumeError> {
+) -> Result<Option<Recorder>, ArchiveResumeError> {
     let Some(place) = archives(store, stream).await.map_err(LoadError::from)?.pop() else {
         return Ok(None);
     };
@@ -63,7 +63,12 @@ pub async fn go_on(
 
 /// Writes an empty page under the next number: the former owner's next page fails, and the former owner stops. False
 /// if the former owner's page came first.
-async fn write(store: &Arc<dyn Store>, place: &Place, number: u64, page: &Page) -> Result<bool, Failure> {
+async fn write(
+    store: &Arc<dyn Store>,
+    place: &ArchivePlace,
+    number: u64,
+    page: &Page,
+) -> Result<bool, Failure> {
     let object = Object { body: page.to_json(), content_type: content_type::JSON, caching: Caching::None };
     let name = place.page(number);
     match persist(&name, || store.create(&name, object.clone())).await {

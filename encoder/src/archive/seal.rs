@@ -7,7 +7,7 @@ use super::compose::{Piece, carry_out, missing, plan};
 use super::contents::{Contents, multivariant};
 use super::each::{Failure, each, persist};
 use super::load::{LoadError, Loaded, list_all, load};
-use super::names::Place;
+use super::names::ArchivePlace;
 use super::recorder::playlist;
 use bytes::Bytes;
 use hls::RungName;
@@ -72,7 +72,7 @@ struct Mark {
 ///
 /// # Errors
 /// See `SealError`.
-pub async fn seal(store: &Arc<dyn Store>, place: &Place) -> Result<Sealed, SealError> {
+pub async fn seal(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Sealed, SealError> {
     let Loaded { pages, rest, objects } = load(store, place).await?;
     let mut contents = pages;
     rest.into_iter().for_each(|entry| contents.push(entry));
@@ -133,7 +133,11 @@ async fn replace(store: &Arc<dyn Store>, name: &ObjectName, object: Object) -> R
 }
 
 /// Writes the media playlists, then the multivariant playlist that names them.
-async fn write_playlists(store: &Arc<dyn Store>, place: &Place, contents: &Contents) -> Result<(), Failure> {
+async fn write_playlists(
+    store: &Arc<dyn Store>,
+    place: &ArchivePlace,
+    contents: &Contents,
+) -> Result<(), Failure> {
     let playlists = contents.playlists();
     for (rung, list) in &playlists {
         if let Some(text) = list.render(true) {
@@ -155,7 +159,7 @@ async fn write_playlists(store: &Arc<dyn Store>, place: &Place, contents: &Conte
 /// Composes a rung's recording; returns the number of compose requests.
 async fn record(
     store: &Arc<dyn Store>,
-    place: &Place,
+    place: &ArchivePlace,
     contents: &Contents,
     rung: &RungName,
     target: ObjectName,
@@ -179,7 +183,7 @@ async fn record(
 
 async fn read_inits(
     store: &Arc<dyn Store>,
-    place: &Place,
+    place: &ArchivePlace,
     wanted: BTreeSet<(RungName, String)>,
 ) -> Result<BTreeMap<(RungName, String), Bytes>, Failure> {
     let read = each(wanted.into_iter().collect(), AT_A_TIME, |(rung, name)| {
@@ -193,7 +197,7 @@ async fn read_inits(
 }
 
 /// Removes the intermediate pieces of recordings. Pieces that cannot be removed cost storage and nothing else.
-async fn clean(store: &Arc<dyn Store>, place: &Place) {
+async fn clean(store: &Arc<dyn Store>, place: &ArchivePlace) {
     let removed = async {
         let parts = list_all(store, &place.parts()).await?;
         each(parts, AT_A_TIME, |part| {

@@ -1,8 +1,8 @@
 //! Made-up archives for tests.
 
 use super::contents::Contents;
-use super::page::{Entry, Epoch, Page};
-use crate::delivery::Event;
+use super::page::{ArchivedEpoch, Page, PageEntry};
+use crate::delivery::DeliveryEvent;
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::timing::Latency;
@@ -50,7 +50,7 @@ pub(crate) fn init(rung: &RungName) -> Bytes {
 }
 
 /// A segment of one second, at `sequence` seconds on the media axis.
-pub(crate) fn entry(rung: &str, session: &str, sequence: u64, bytes: Option<u64>) -> Entry {
+pub(crate) fn entry(rung: &str, session: &str, sequence: u64, bytes: Option<u64>) -> PageEntry {
     let session = SessionId::new(session).unwrap();
     let (rate, count, offset) = if rung == "audio" { (48_000, 47, 0) } else { (90_000, 30, -3_000) };
     let sample = |n: u32| SampleIndex {
@@ -76,7 +76,7 @@ pub(crate) fn entry(rung: &str, session: &str, sequence: u64, bytes: Option<u64>
         bytes,
     };
     let picture = bytes.filter(|_| rung != "audio").map(|bytes| bytes / 10 + 10);
-    Entry { index: bytes.map(|bytes| SegmentIndex { fragments: fragments(bytes) }), info, picture }
+    PageEntry { index: bytes.map(|bytes| SegmentIndex { fragments: fragments(bytes) }), info, picture }
 }
 
 /// An archive of `seconds` seconds, from segment 100 on.
@@ -88,7 +88,7 @@ pub(crate) fn contents(rungs: &[&str], seconds: u64) -> Contents {
     contents.take(Page {
         target_duration: 1,
         recordings: vec![RungName::new(rungs[0]).unwrap()],
-        epochs: vec![Epoch {
+        epochs: vec![ArchivedEpoch {
             session: SessionId::new("a-0").unwrap(),
             start: MediaTime::from_ticks_90k(9_000_000),
             wall: WallTime::from_unix_micros(1_795_348_900_000_000),
@@ -133,7 +133,7 @@ impl Studio {
     }
 
     /// A publisher connects, for the first time or again: begins an epoch.
-    pub(crate) fn begin(&mut self) -> Vec<Event> {
+    pub(crate) fn begin(&mut self) -> Vec<DeliveryEvent> {
         let tracks = tracks(&["360p", "audio"]);
         let wall = WallTime::from_unix_micros((self.zero + self.now) * 1_000_000);
         let start = MediaTime::from_ticks_90k(self.now * 90_000);
@@ -143,13 +143,13 @@ impl Studio {
         self.epochs += 1;
         let (anchor, cuts) = (Anchor { media: start, wall }, CutRule::Grid);
         self.packager.begin(hls::Epoch { session, start, anchor, tracks: tracks.clone(), cuts }).unwrap();
-        events.push(Event::Tracks(tracks));
+        events.push(DeliveryEvent::Tracks(tracks));
         events.extend(self.drain());
         events
     }
 
     /// Publishes `seconds` seconds of media.
-    pub(crate) fn run(&mut self, seconds: i64) -> Vec<Event> {
+    pub(crate) fn run(&mut self, seconds: i64) -> Vec<DeliveryEvent> {
         let mut events = Vec::new();
         for second in self.now..self.now + seconds {
             for n in 0..25 {
@@ -172,17 +172,17 @@ impl Studio {
     }
 
     /// Ends the epoch; returns the remaining events.
-    pub(crate) fn end(&mut self) -> Vec<Event> {
+    pub(crate) fn end(&mut self) -> Vec<DeliveryEvent> {
         self.packager.end_epoch(None);
         self.drain()
     }
 
-    fn drain(&mut self) -> Vec<Event> {
+    fn drain(&mut self) -> Vec<DeliveryEvent> {
         let outputs = std::iter::from_fn(|| self.packager.poll());
         outputs
             .filter_map(|output| match output {
-                Output::Init(init) => Some(Event::Init(init)),
-                Output::Segment(segment) => Some(Event::Segment(segment)),
+                Output::Init(init) => Some(DeliveryEvent::Init(init)),
+                Output::Segment(segment) => Some(DeliveryEvent::Segment(segment)),
                 Output::Part(_) => None,
             })
             .collect()

@@ -3,16 +3,16 @@
 use crate::archive::load::archives;
 use crate::archive::seal::{Sealed, seal};
 use crate::commands::serve::open_store;
-use crate::config::Output;
+use crate::config::OutputLocation;
 use crate::fault::Fault;
 use std::io::{self, Write};
 use std::sync::Arc;
 use store::Store;
 
 /// Seals all archives of the stream `{app}/{name}`. Returns true if there is an archive and all are complete.
-pub async fn run(output: &Output, stream: &str) -> Result<bool, Fault> {
+pub async fn run(output: &OutputLocation, stream: &str) -> Result<bool, Fault> {
     // Opening a store creates a missing directory: a mistyped path must not create one.
-    if let Output::Directory(path) = output
+    if let OutputLocation::Directory(path) = output
         && !path.is_dir()
     {
         return Err(Fault::Store { place: output.to_string(), why: "there is no such directory".to_owned() });

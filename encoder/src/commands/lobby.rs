@@ -12,9 +12,9 @@ pub mod survey;
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
 use crate::ingest::{self, Admission, MediaSink};
-use crate::shutdown::{Shutdown, Stage};
+use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
-use probes::{Admin, Health, Verdict};
+use probes::{Admin, Health, HealthVerdict};
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,9 +66,9 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
     let publishers =
         tokio::spawn(ingest::serve(rtmp_listener, lobby.clone(), ingest::ServerOptions::default(), {
             let shutdown = shutdown.clone();
-            async move { shutdown.reached(Stage::Draining).await }
+            async move { shutdown.reached(ShutdownStage::Draining).await }
         }));
-    shutdown.reached(Stage::Draining).await;
+    shutdown.reached(ShutdownStage::Draining).await;
     rounds.abort();
     lobby.settle(Standing::Leaving);
     let goodbyes = async {
@@ -78,7 +78,7 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
     };
     tokio::select! {
         () = goodbyes => {}
-        () = shutdown.reached(Stage::Ending) => {}
+        () = shutdown.reached(ShutdownStage::Ending) => {}
         () = tokio::time::sleep(GOODBYES) => {}
     }
     info!("lobby leaves");
@@ -133,24 +133,24 @@ impl Lobby {
 }
 
 impl Health for Lobby {
-    fn live(&self) -> Verdict {
+    fn live(&self) -> HealthVerdict {
         let Known { standing, at } = *self.known();
         match at.elapsed() {
-            _ if standing == Standing::Leaving => Verdict::good("leaving"),
+            _ if standing == Standing::Leaving => HealthVerdict::good("leaving"),
             silent if silent > PATIENCE => {
-                Verdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64()))
+                HealthVerdict::bad(format!("no progress for {:.1} s", silent.as_secs_f64()))
             }
-            _ => Verdict::good("alive"),
+            _ => HealthVerdict::good("alive"),
         }
     }
 
-    fn ready(&self) -> Verdict {
+    fn ready(&self) -> HealthVerdict {
         let standing = self.known().standing;
-        Verdict { good: standing.wants_lobby(), why: standing.to_string() }
+        HealthVerdict { good: standing.wants_lobby(), why: standing.to_string() }
     }
 
-    fn started(&self) -> Verdict {
-        Verdict::good("started")
+    fn started(&self) -> HealthVerdict {
+        HealthVerdict::good("started")
     }
 
     fn details(&self) -> Map<String, Value> {

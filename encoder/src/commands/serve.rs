@@ -4,19 +4,19 @@
 //! publishers, report readiness. Stop: withdraw readiness and accept no more publishers, wait for the streams to end
 //! or end them, complete their writes and archives, disconnect viewers, stop the admin server last.
 
-use crate::archive::{self, Keeper};
-use crate::config::{Output, ServeConfig, TlsConfig};
+use crate::archive::{self, ArchiveManager};
+use crate::config::{OutputLocation, ServeConfig, TlsConfig};
 use crate::delivery::Spool;
-use crate::delivery::outputs::OutletOptions;
+use crate::delivery::outputs::OutputOptions;
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
 use crate::ingest::{self, tls::Listener};
 use crate::logging::Recent;
-use crate::origin::{Library, StreamPath};
-use crate::shutdown::{Shutdown, Stage};
+use crate::origin::{ObjectCache, StreamPath};
+use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::stream::registry::Registry;
-use crate::stream::report::Report;
+use crate::stream::report::MetricsReport;
 use crate::stream::worker::WorkerOptions;
 use crate::{admin, origin, telemetry};
 use hls::Timing;
@@ -52,7 +52,7 @@ const GOODBYES: Duration = Duration::from_millis(800);
 const LAST_READS: Duration = Duration::from_millis(500);
 
 /// Raises the soft limit of open files to the hard limit: every viewer needs a file descriptor, and shells and
-/// service managers allow 1,024 by default. A higher limit would not help, because [`origin::Limits`] bounds the
+/// service managers allow 1,024 by default. A higher limit would not help, because [`origin::ViewerLimits`] bounds the
 /// connections.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -103,17 +103,20 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         }
     };
     let probe = Probe::new(
-        probes::Settings { capacity: config.capacity, recycle_after: config.recycle_after },
+        probes::ProbeSettings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
     );
-    let library = Library::new();
+    let library = ObjectCache::new();
     let archives = config.archive.clone().map(|settings| {
-        let keeper = Keeper::new(store.clone(), archive::Settings { owner: archive::owner(), ..settings });
+        let keeper = ArchiveManager::new(
+            store.clone(),
+            archive::ArchiveSettings { owner: archive::owner(), ..settings },
+        );
         keeper.seal_own(config.stream.reconnect_window, archive::is_dead);
         keeper
     });
     let outlet =
-        OutletOptions { library: library.clone(), store: store.clone(), spool, archives: archives.clone() };
+        OutputOptions { library: library.clone(), store: store.clone(), spool, archives: archives.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let registry = Registry::new(
@@ -140,7 +143,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         .map_err(|error| machine("cannot start the admin server")(&error))?;
     telemetry::describe();
     // Every counter of a stream is shown from the start, as zero.
-    Report::default().bring_up(Default::default(), Default::default());
+    MetricsReport::default().bring_up(Default::default(), Default::default());
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, serving_stopped) = tokio::sync::watch::channel(false);
@@ -148,7 +151,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     let mut viewers = JoinSet::new();
     for listener in std::iter::once(Listener::from(http_listener)).chain(https_listener) {
         let mut stopped = serving_stopped.clone();
-        viewers.spawn(origin::serve(listener, router.clone(), origin::Limits::default(), async move {
+        viewers.spawn(origin::serve(listener, router.clone(), origin::ViewerLimits::default(), async move {
             // A dropped sender stops serving as well.
             let _ = stopped.changed().await;
         }));
@@ -161,7 +164,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
         };
         let shutdown = shutdown.clone();
         publishers.spawn(ingest::serve(listener, registry.clone(), options, async move {
-            shutdown.reached(Stage::Draining).await
+            shutdown.reached(ShutdownStage::Draining).await
         }));
     }
     if let Some(tls) = &config.tls {
@@ -176,7 +179,7 @@ pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
 
     announce(&config, &addresses, &store.location());
 
-    shutdown.reached(Stage::Draining).await;
+    shutdown.reached(ShutdownStage::Draining).await;
     probe.drain();
     registry.drain();
     let drained_by = Instant::now() + config.drain_timeout;
@@ -235,13 +238,13 @@ impl StatusSource for Status {
     }
 }
 
-pub(crate) async fn open_store(output: &Output) -> Result<Arc<dyn Store>, Fault> {
+pub(crate) async fn open_store(output: &OutputLocation) -> Result<Arc<dyn Store>, Fault> {
     match output {
-        Output::Directory(path) => match DirStore::open(path).await {
+        OutputLocation::Directory(path) => match DirStore::open(path).await {
             Ok(store) => Ok(Arc::new(store)),
             Err(error) => Err(Fault::Store { place: output.to_string(), why: error.to_string() }),
         },
-        Output::Bucket { location, endpoint } => {
+        OutputLocation::Bucket { location, endpoint } => {
             match GcsStore::open(location.clone(), endpoint.as_deref()).await {
                 Ok(store) => Ok(Arc::new(store)),
                 Err(error) => Err(Fault::bucket("--output", location, &error)),
@@ -260,13 +263,13 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     };
     tokio::select! {
         () = none_left() => return,
-        () = shutdown.reached(Stage::Ending) => {}
+        () = shutdown.reached(ShutdownStage::Ending) => {}
         () = tokio::time::sleep(drain_timeout) => warn!("drain time-out: running streams are ended"),
     }
     registry.end_all(&Refusal::Draining);
     tokio::select! {
         () = none_left() => {}
-        () = shutdown.reached(Stage::Leaving) => warn!("left without waiting for the last writes"),
+        () = shutdown.reached(ShutdownStage::Leaving) => warn!("left without waiting for the last writes"),
         () = tokio::time::sleep(SEAL_DEADLINE) => warn!("left with last writes unfinished"),
     }
 }
@@ -274,15 +277,15 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
 /// Waits for archives to be completed: for all archives within the time limit, or only for [`ARCHIVE_DEADLINE`] after
 /// a signal to end. The next encoder that takes the stream, or `encoder archive seal`, completes the remaining
 /// archives.
-async fn finish_archives(archives: &Keeper, shutdown: &Shutdown, within: Duration) {
+async fn finish_archives(archives: &ArchiveManager, shutdown: &Shutdown, within: Duration) {
     let hurried = async {
-        shutdown.clone().reached(Stage::Ending).await;
+        shutdown.clone().reached(ShutdownStage::Ending).await;
         tokio::time::sleep(ARCHIVE_DEADLINE).await;
     };
     tokio::select! {
         () = archives.idle() => return,
         () = hurried => {}
-        () = shutdown.reached(Stage::Leaving) => {}
+        () = shutdown.reached(ShutdownStage::Leaving) => {}
         () = tokio::time::sleep(within) => {}
     }
     warn!("left with archives unfinished: `encoder archive seal` completes them");
@@ -293,7 +296,7 @@ async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
-        registry.pulse();
+        registry.check_locks();
         probe.heartbeat();
     }
 }

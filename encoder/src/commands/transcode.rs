@@ -1,11 +1,11 @@
 //! `encoder transcode`: the pipeline of a live stream applied to a file, as fast as possible. Core, worker and
 //! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
 
-use crate::delivery::outputs::Outlet;
+use crate::delivery::outputs::Outputs;
 use crate::fault::Fault;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::worker::WorkerOptions;
-use crate::stream::{Settings, StreamCore};
+use crate::stream::{StreamCore, StreamSettings};
 use indicatif::{ProgressBar, ProgressStyle};
 use media::{Media, MediaSpan, MediaTime};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use store::Store;
 use store::dir::DirStore;
 use tokio::sync::mpsc;
 use tracing::info;
-use transcode::demux::Demuxer;
+use transcode::demux::FileDemuxer;
 
 /// Media items read ahead of the encoder.
 const READ_AHEAD: usize = 64;
@@ -31,7 +31,7 @@ const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 pub async fn transcode(
     input: PathBuf,
     output: PathBuf,
-    settings: Settings,
+    settings: StreamSettings,
     memory: u64,
 ) -> Result<(), Fault> {
     let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
@@ -47,7 +47,7 @@ pub async fn transcode(
             .map_err(|error| Fault::Store { place: output.display().to_string(), why: error.to_string() })?,
     );
 
-    let mut settings = Settings { live: false, ..settings };
+    let mut settings = StreamSettings { live: false, ..settings };
     settings.timing = settings.timing.without_parts();
     settings.timing.shed_queue = FOR_EVER;
     settings.timing.window = FOR_EVER;
@@ -58,7 +58,7 @@ pub async fn transcode(
         .map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
     let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
-    let driver = tokio::spawn(drive(core.clone(), Outlet::to_store(store, &timing), workers));
+    let driver = tokio::spawn(drive(core.clone(), Outputs::to_store(store, &timing), workers));
 
     let started = Instant::now();
     let bar = progress_bar(duration);
@@ -113,7 +113,7 @@ enum Read {
 fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let demuxer = match Demuxer::open(&input) {
+        let demuxer = match FileDemuxer::open(&input) {
             Ok(demuxer) => demuxer,
             Err(error) => {
                 // A closed channel, here and below, means that the receiver has stopped.

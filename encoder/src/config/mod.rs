@@ -1,5 +1,5 @@
-//! Validates settings: takes text from [`crate::config::cli`] and returns typed values or *all* mistakes. No port is bound
-//! here, and the only files read are those that settings name: certificates and keys.
+//! Validates settings: takes text from [`crate::config::cli`] and returns typed values or *all* mistakes. No port is
+//! bound here, and the only files read are those that settings name: certificates and keys.
 
 pub mod cli;
 pub mod file;
@@ -8,7 +8,7 @@ use crate::archive;
 use crate::config::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
 use crate::fleet::Engine;
 use crate::ingest::tls::{self, Identity};
-use crate::stream::Settings;
+use crate::stream::StreamSettings;
 use crate::stream::ladder::Ladder;
 use crate::stream::latency::{Bounds, Latencies, video_settings};
 use crate::stream::registry::WhenFull;
@@ -40,7 +40,7 @@ pub enum LogFormat {
 
 /// The location of the store for segments and playlists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum OutputLocation {
     /// A directory.
     Directory(PathBuf),
     /// A Cloud Storage bucket.
@@ -52,7 +52,7 @@ pub enum Output {
     },
 }
 
-impl fmt::Display for Output {
+impl fmt::Display for OutputLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => path.display().fmt(f),
@@ -73,9 +73,9 @@ pub struct ServeConfig {
     /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
     /// The location of the store.
-    pub output: Output,
+    pub output: OutputLocation,
     /// The archive settings; `None` if no archive is kept.
-    pub archive: Option<archive::Settings>,
+    pub archive: Option<archive::ArchiveSettings>,
     /// The number of concurrent streams.
     pub capacity: NonZeroU32,
     /// The number of streams after which liveness fails; `None` means never.
@@ -89,7 +89,7 @@ pub struct ServeConfig {
     /// Time for running streams to end after SIGTERM.
     pub drain_timeout: Duration,
     /// The encoding settings of streams, at the default latency.
-    pub stream: Settings,
+    pub stream: StreamSettings,
     /// The latency settings of all streams.
     pub latencies: Latencies,
     /// The memory limit of a worker in bytes.
@@ -140,11 +140,11 @@ impl fmt::Display for BadSetting {
 
 /// Collects invalid settings, so that one run reports all of them.
 #[derive(Default)]
-struct Judge {
+struct Validator {
     bad: Vec<BadSetting>,
 }
 
-impl Judge {
+impl Validator {
     fn reject(&mut self, flag: &'static str, value: &str, problem: impl fmt::Display) {
         self.bad.push(BadSetting { flag, value: value.to_owned(), problem: problem.to_string() });
     }
@@ -182,12 +182,12 @@ impl Judge {
 /// # Errors
 /// All invalid settings.
 pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
-    let mut judge = Judge { bad: args.config_complaints.clone() };
-    let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
-    let http_listen = judge.address("--http-listen", &args.http_listen);
-    let admin_listen = judge.address("--admin-listen", &args.admin_listen);
-    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| judge.address("--rtmps-listen", value));
-    let https_listen = args.https_listen.as_ref().map(|value| judge.address("--https-listen", value));
+    let mut validator = Validator { bad: args.config_complaints.clone() };
+    let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
+    let http_listen = validator.address("--http-listen", &args.http_listen);
+    let admin_listen = validator.address("--admin-listen", &args.admin_listen);
+    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| validator.address("--rtmps-listen", value));
+    let https_listen = args.https_listen.as_ref().map(|value| validator.address("--https-listen", value));
     let listeners = [
         ("--rtmp-listen", rtmp_listen),
         ("--rtmps-listen", rtmps_listen.flatten()),
@@ -200,39 +200,39 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             && address.port() != 0
             && listeners[..index].iter().any(|(_, other)| other.as_ref() == Some(address))
         {
-            judge.reject(flag, &address.to_string(), "is taken by another of these listeners");
+            validator.reject(flag, &address.to_string(), "is taken by another of these listeners");
         }
     }
-    let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut judge);
-    let spool_mib = judge.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
-    let archive = archive(args, &mut judge);
-    let identity = identity(args, &mut judge);
-    let capacity = judge.number("--capacity", &args.capacity, 1, 1000);
-    let recycle_after = judge.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
-    let reconnect_window = judge.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
-    let publish_timeout = judge.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
-    let drain_timeout = judge.number("--drain-timeout", &args.drain_timeout, 0.0, 604_800.0);
+    let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut validator);
+    let spool_mib = validator.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
+    let archive = archive(args, &mut validator);
+    let identity = identity(args, &mut validator);
+    let capacity = validator.number("--capacity", &args.capacity, 1, 1000);
+    let recycle_after = validator.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
+    let reconnect_window = validator.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
+    let publish_timeout = validator.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
+    let drain_timeout = validator.number("--drain-timeout", &args.drain_timeout, 0.0, 604_800.0);
     let when_full = match args.when_full.as_str() {
         "tell" => Some(WhenFull::Tell),
         "refuse" => Some(WhenFull::Refuse),
         other => {
-            judge.reject("--when-full", other, "must be tell or refuse");
+            validator.reject("--when-full", other, "must be tell or refuse");
             None
         }
     };
     let fleet = match args.fleet.as_str() {
         "none" => Some(Engine::None),
-        "agones" => judge.take("--fleet", "agones", Engine::agones_from_env()),
+        "agones" => validator.take("--fleet", "agones", Engine::agones_from_env()),
         other => {
-            judge.reject("--fleet", other, "must be none or agones");
+            validator.reject("--fleet", other, "must be none or agones");
             None
         }
     };
-    check_log_format(&args.log_format, &mut judge);
-    let latencies = latencies(args, &mut judge);
+    check_log_format(&args.log_format, &mut validator);
+    let latencies = latencies(args, &mut validator);
     let default_latency = latencies.as_ref().map(|latencies| latencies.default);
     let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
-    let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut judge);
+    let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut validator);
     let all = (|| {
         let (stream, worker_memory_bytes) = stream?;
         Some(ServeConfig {
@@ -259,8 +259,8 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
         })
     })();
     match all {
-        Some(config) if judge.bad.is_empty() => Ok(config),
-        _ => Err(judge.bad),
+        Some(config) if validator.bad.is_empty() => Ok(config),
+        _ => Err(validator.bad),
     }
 }
 
@@ -269,22 +269,22 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
 /// # Errors
 /// All invalid settings.
 pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
-    let mut judge = Judge::default();
-    let rtmp_listen = judge.address("--rtmp-listen", &args.rtmp_listen);
-    let admin_listen = judge.address("--admin-listen", &args.admin_listen);
+    let mut validator = Validator::default();
+    let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
+    let admin_listen = validator.address("--admin-listen", &args.admin_listen);
     let encoders: Vec<String> =
         args.encoders.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
     for encoder in &encoders {
         let port = encoder.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
         if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            judge.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
+            validator.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
         }
     }
-    check_log_format(&args.log_format, &mut judge);
+    check_log_format(&args.log_format, &mut validator);
     let all = (|| Some(LobbyConfig { rtmp_listen: rtmp_listen?, admin_listen: admin_listen?, encoders }))();
     match all {
-        Some(config) if judge.bad.is_empty() => Ok(config),
-        _ => Err(judge.bad),
+        Some(config) if validator.bad.is_empty() => Ok(config),
+        _ => Err(validator.bad),
     }
 }
 
@@ -293,11 +293,11 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
 /// # Errors
 /// All invalid settings.
 pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<BadSetting>> {
-    let mut judge = Judge::default();
-    let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut judge);
-    match judge.take("bucket", &args.location, args.location.parse()) {
-        Some(location) if judge.bad.is_empty() => Ok((location, endpoint)),
-        _ => Err(judge.bad),
+    let mut validator = Validator::default();
+    let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut validator);
+    match validator.take("bucket", &args.location, args.location.parse()) {
+        Some(location) if validator.bad.is_empty() => Ok((location, endpoint)),
+        _ => Err(validator.bad),
     }
 }
 
@@ -305,8 +305,8 @@ pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<
 ///
 /// # Errors
 /// All invalid settings.
-pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>> {
-    let mut judge = Judge::default();
+pub fn archived(args: &ArchiveArgs) -> Result<(OutputLocation, String), Vec<BadSetting>> {
+    let mut validator = Validator::default();
     let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
     let (name, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let place = match parts.next() {
@@ -315,71 +315,77 @@ pub fn archived(args: &ArchiveArgs) -> Result<(Output, String), Vec<BadSetting>>
         None => ".",
     };
     if !(media::is_valid_name(app) && media::is_valid_name(name)) || place.ends_with("gs:/") {
-        judge.reject("seal", &args.stream, "must end with APP/NAME behind a directory or gs://BUCKET/PREFIX");
+        validator.reject(
+            "seal",
+            &args.stream,
+            "must end with APP/NAME behind a directory or gs://BUCKET/PREFIX",
+        );
     }
-    let output = output(place, args.gcs_endpoint.as_deref(), &mut judge);
+    let output = output(place, args.gcs_endpoint.as_deref(), &mut validator);
     match output {
-        Some(output) if judge.bad.is_empty() => Ok((output, format!("{app}/{name}"))),
-        _ => Err(judge.bad),
+        Some(output) if validator.bad.is_empty() => Ok((output, format!("{app}/{name}"))),
+        _ => Err(validator.bad),
     }
 }
 
 /// The archive settings; the inner `None` means that no archive is kept, the outer one that the setting is invalid.
-fn archive(args: &ServeArgs, judge: &mut Judge) -> Option<Option<archive::Settings>> {
+fn archive(args: &ServeArgs, validator: &mut Validator) -> Option<Option<archive::ArchiveSettings>> {
     let rungs = args.archive_rung.as_deref().filter(|rungs| !rungs.is_empty()).map(|rungs| {
-        let rung = |name: &str| judge.take("--archive-rung", name, RungName::new(name.trim()));
+        let rung = |name: &str| validator.take("--archive-rung", name, RungName::new(name.trim()));
         rungs.split(',').filter_map(rung).collect::<Vec<_>>()
     });
     let mut kinds: Vec<&str> = args.archive.split(',').map(str::trim).collect();
     kinds.sort_unstable();
     match kinds.as_slice() {
         ["none"] => Some(None),
-        ["hls"] => Some(Some(archive::Settings { mp4: false, ..archive::Settings::default() })),
-        ["hls", "mp4"] => Some(Some(archive::Settings { recordings: rungs, ..archive::Settings::default() })),
+        ["hls"] => Some(Some(archive::ArchiveSettings { mp4: false, ..archive::ArchiveSettings::default() })),
+        ["hls", "mp4"] => {
+            Some(Some(archive::ArchiveSettings { recordings: rungs, ..archive::ArchiveSettings::default() }))
+        }
         _ => {
-            judge.reject("--archive", &args.archive, "must be hls,mp4 or hls or none");
+            validator.reject("--archive", &args.archive, "must be hls,mp4 or hls or none");
             None
         }
     }
 }
 
 /// The log format itself is chosen before the settings are validated; see [`LogFormat`].
-fn check_log_format(given: &str, judge: &mut Judge) {
+fn check_log_format(given: &str, validator: &mut Validator) {
     if !matches!(given, "text" | "json") {
-        judge.reject("--log-format", given, "must be text or json");
+        validator.reject("--log-format", given, "must be text or json");
     }
 }
 
-fn output(output: &str, endpoint: Option<&str>, judge: &mut Judge) -> Option<Output> {
-    let endpoint = gcs_endpoint(endpoint, judge);
+fn output(output: &str, endpoint: Option<&str>, validator: &mut Validator) -> Option<OutputLocation> {
+    let endpoint = gcs_endpoint(endpoint, validator);
     if output.is_empty() {
-        judge.reject("--output", "''", "must name a directory or a bucket");
+        validator.reject("--output", "''", "must name a directory or a bucket");
         return None;
     }
     if output.starts_with("gs://") {
-        let location = judge.take("--output", output, output.parse::<gcs::Location>());
-        return Some(Output::Bucket { location: location?, endpoint });
+        let location = validator.take("--output", output, output.parse::<gcs::Location>());
+        return Some(OutputLocation::Bucket { location: location?, endpoint });
     }
     if output.contains("://") {
-        judge.reject("--output", output, "must be a directory or gs://BUCKET/PREFIX");
+        validator.reject("--output", output, "must be a directory or gs://BUCKET/PREFIX");
         return None;
     }
-    Some(Output::Directory(output.into()))
+    Some(OutputLocation::Directory(output.into()))
 }
 
-fn gcs_endpoint(endpoint: Option<&str>, judge: &mut Judge) -> Option<String> {
+fn gcs_endpoint(endpoint: Option<&str>, validator: &mut Validator) -> Option<String> {
     // An empty environment variable counts as not set.
     let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty())?;
     let authority = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
     if authority.is_none_or(|authority| authority.trim_end_matches('/').is_empty()) {
-        judge.reject("--gcs-endpoint", endpoint, "must be a URL, as in http://127.0.0.1:9000");
+        validator.reject("--gcs-endpoint", endpoint, "must be a URL, as in http://127.0.0.1:9000");
     }
     Some(endpoint.trim_end_matches('/').to_owned())
 }
 
 /// Certificate and key, if both are given and valid. Rejects settings that give listeners without files or files
 /// without listeners.
-fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
+fn identity(args: &ServeArgs, validator: &mut Validator) -> Option<Identity> {
     let listener = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)]
         .into_iter()
         .find_map(|(flag, value)| value.as_ref().map(|value| (flag, value)));
@@ -387,31 +393,35 @@ fn identity(args: &ServeArgs, judge: &mut Judge) -> Option<Identity> {
     for (flag, file) in files {
         match (listener, file) {
             (Some((listener, address)), None) => {
-                judge.reject(listener, address, format!("needs {flag} as well"));
+                validator.reject(listener, address, format!("needs {flag} as well"));
             }
             (None, Some(file)) => {
-                judge.reject(flag, file, "is not used: neither --https-listen nor --rtmps-listen is given");
+                validator.reject(
+                    flag,
+                    file,
+                    "is not used: neither --https-listen nor --rtmps-listen is given",
+                );
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
     let (cert_file, key_file) = (args.tls_cert.as_ref()?, args.tls_key.as_ref()?);
-    let chain = judge.take("--tls-cert", cert_file, tls::Chain::read(cert_file.as_ref()));
-    let key = judge.take("--tls-key", key_file, tls::Key::read(key_file.as_ref()));
+    let chain = validator.take("--tls-cert", cert_file, tls::Chain::read(cert_file.as_ref()));
+    let key = validator.take("--tls-key", key_file, tls::Key::read(key_file.as_ref()));
     let identity = Identity::new((cert_file.into(), chain?), (key_file.into(), key?));
-    judge.take("--tls-cert", cert_file, identity)
+    validator.take("--tls-cert", cert_file, identity)
 }
 
-fn latencies(args: &ServeArgs, judge: &mut Judge) -> Option<Latencies> {
+fn latencies(args: &ServeArgs, validator: &mut Validator) -> Option<Latencies> {
     let bounds = match &args.latency_bounds {
-        Some(value) => judge.take("--latency-bounds", value, value.parse::<Bounds>()).map(Some),
+        Some(value) => validator.take("--latency-bounds", value, value.parse::<Bounds>()).map(Some),
         None => Some(None),
     };
     match Latencies::parse(&args.latency, bounds.flatten()) {
         Ok(latencies) => bounds.map(|_| latencies),
         Err(bad) => {
             for bad in bad {
-                judge.reject("--latency", &bad.item, &bad.problem);
+                validator.reject("--latency", &bad.item, &bad.problem);
             }
             None
         }
@@ -422,12 +432,12 @@ fn latencies(args: &ServeArgs, judge: &mut Judge) -> Option<Latencies> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn transcode(args: &TranscodeArgs) -> Result<(Settings, u64), Vec<BadSetting>> {
-    let mut judge = Judge::default();
-    let latency = judge.take("--latency", &args.latency, args.latency.parse::<Latency>());
-    match encoding(&args.encoding, latency, Duration::ZERO, &mut judge) {
-        Some(settings) if judge.bad.is_empty() => Ok(settings),
-        _ => Err(judge.bad),
+pub fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, u64), Vec<BadSetting>> {
+    let mut validator = Validator::default();
+    let latency = validator.take("--latency", &args.latency, args.latency.parse::<Latency>());
+    match encoding(&args.encoding, latency, Duration::ZERO, &mut validator) {
+        Some(settings) if validator.bad.is_empty() => Ok(settings),
+        _ => Err(validator.bad),
     }
 }
 
@@ -435,15 +445,15 @@ fn encoding(
     args: &EncodingArgs,
     latency: Option<Latency>,
     reconnect_window: Duration,
-    judge: &mut Judge,
-) -> Option<(Settings, u64)> {
-    let ladder = judge.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
-    let worker_memory = judge.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
+    validator: &mut Validator,
+) -> Option<(StreamSettings, u64)> {
+    let ladder = validator.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
+    let worker_memory = validator.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
     if !PRESETS.contains(&args.preset.as_str()) {
-        judge.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
+        validator.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
     }
     if !transcode::has_video_encoder(&args.video_encoder) {
-        judge.reject(
+        validator.reject(
             "--video-encoder",
             &args.video_encoder,
             "libav on this machine has no such H.264 encoder",
@@ -451,7 +461,7 @@ fn encoding(
     }
     let timing = Timing::new(latency?);
     let video = video_settings(args.video_encoder.clone(), args.preset.clone(), &timing);
-    let settings = Settings {
+    let settings = StreamSettings {
         ladder: ladder?,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         timing,
@@ -531,11 +541,11 @@ mod tests {
     #[test]
     fn an_output_is_a_directory_or_a_bucket() {
         let directory = serve(&args(&["--output=/srv/media"])).unwrap().output;
-        assert_eq!(directory, Output::Directory("/srv/media".into()));
+        assert_eq!(directory, OutputLocation::Directory("/srv/media".into()));
         let more = ["--output=gs://live/tv", "--gcs-endpoint=http://127.0.0.1:9/"];
         let bucket = serve(&args(&more)).unwrap().output;
         let location = "gs://live/tv".parse().unwrap();
-        assert_eq!(bucket, Output::Bucket { location, endpoint: Some("http://127.0.0.1:9".into()) });
+        assert_eq!(bucket, OutputLocation::Bucket { location, endpoint: Some("http://127.0.0.1:9".into()) });
         assert_eq!(serve(&args(&["--output=gs://NO"])).unwrap_err()[0].flag, "--output");
     }
 

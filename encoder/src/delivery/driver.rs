@@ -1,8 +1,11 @@
-//! Runs a [`Plan`] against a store on tokio. The plan makes every decision; the clock, the tasks and the metrics are
-//! here.
+//! Runs a [`DeliveryPlan`] against a store on tokio. The plan makes every decision; the clock, the tasks and the
+//! metrics are here.
 
 use super::spool::StreamSpool;
-use super::{Answer, Counters, Event, Inherited, Job, JobId, Plan, Playlists, Settings, Spool, Work};
+use super::{
+    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, Playlists, Spool,
+    StoreJob, StoreJobId, StoreWork,
+};
 use crate::telemetry::GaugeShare;
 use crate::wake::until;
 use metrics::{counter, histogram};
@@ -18,48 +21,48 @@ use tracing::{Instrument, debug, error, info, warn};
 /// Shortest time between two log lines about failures and gaps: a full disk fails many times a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Publishes one stream. Dropping it ends the stream as [`Event::End`] does.
+/// Publishes one stream. Dropping it ends the stream as [`DeliveryEvent::End`] does.
 #[derive(Debug)]
-pub struct Publisher<P: Playlists> {
-    shared: Arc<Shared<P>>,
+pub struct Delivery<P: Playlists> {
+    shared: Arc<DeliveryShared<P>>,
 }
 
 #[derive(Debug)]
-struct Shared<P> {
-    plan: Mutex<Plan<P>>,
+struct DeliveryShared<P> {
+    plan: Mutex<DeliveryPlan<P>>,
     changed: Notify,
     started: Instant,
 }
 
 // === impl Publisher ===
 
-impl<P: Playlists> Publisher<P> {
-    /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`Event::End`], once everything is
-    /// written or given up ([`Settings::seal_within`]), and returns the counters.
+impl<P: Playlists> Delivery<P> {
+    /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`DeliveryEvent::End`], once everything
+    /// is written or given up ([`DeliverySettings::seal_within`]), and returns the counters.
     pub fn start(
         store: Arc<dyn Store>,
         prefix: impl Into<String>,
         playlists: P,
-        settings: Settings,
-    ) -> (Self, JoinHandle<Counters>) {
+        settings: DeliverySettings,
+    ) -> (Self, JoinHandle<DeliveryCounters>) {
         Self::resume(store, None, prefix, playlists, settings, Vec::new())
     }
 
-    /// Like [`Publisher::start`], with a disk for late segments and with playlists that were taken over. If another
-    /// encoder has written one of these playlists since the takeover, nothing is stored ([`Counters::fenced`]).
+    /// Like [`Delivery::start`], with a disk for late segments and with playlists that were taken over. If another
+    /// encoder has written one of these playlists since the takeover, nothing is stored ([`DeliveryCounters::fenced`]).
     pub fn resume(
         store: Arc<dyn Store>,
         spool: Option<&Spool>,
         prefix: impl Into<String>,
         playlists: P,
-        mut settings: Settings,
+        mut settings: DeliverySettings,
         inherited: Vec<Inherited>,
-    ) -> (Self, JoinHandle<Counters>) {
+    ) -> (Self, JoinHandle<DeliveryCounters>) {
         settings.playlist_interval = settings.playlist_interval.max(store.rewrite_interval());
         settings.spool_bytes = spool.map_or(0, Spool::bytes);
         let disk = spool.map(|spool| Arc::new(spool.stream()));
-        let shared = Arc::new(Shared {
-            plan: Mutex::new(Plan::resume(prefix, playlists, settings, inherited)),
+        let shared = Arc::new(DeliveryShared {
+            plan: Mutex::new(DeliveryPlan::resume(prefix, playlists, settings, inherited)),
             changed: Notify::new(),
             started: Instant::now(),
         });
@@ -68,18 +71,18 @@ impl<P: Playlists> Publisher<P> {
     }
 
     /// Takes an event. Never waits for the store: holds a lock only for as long as a decision takes.
-    pub fn input(&self, event: Event) {
+    pub fn input(&self, event: DeliveryEvent) {
         let now = self.shared.now();
         self.shared.plan().input(event, now);
         self.shared.changed.notify_one();
     }
 
     /// A copy of the counters.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> DeliveryCounters {
         self.shared.plan().counters().clone()
     }
 
-    /// See [`Counters::fenced`].
+    /// See [`DeliveryCounters::fenced`].
     pub fn is_fenced(&self) -> bool {
         self.shared.plan().counters().fenced
     }
@@ -91,16 +94,16 @@ impl<P: Playlists> Publisher<P> {
     }
 }
 
-impl<P: Playlists> Drop for Publisher<P> {
+impl<P: Playlists> Drop for Delivery<P> {
     fn drop(&mut self) {
-        self.input(Event::End);
+        self.input(DeliveryEvent::End);
     }
 }
 
 // === impl Shared ===
 
-impl<P: Playlists> Shared<P> {
-    fn plan(&self) -> MutexGuard<'_, Plan<P>> {
+impl<P: Playlists> DeliveryShared<P> {
+    fn plan(&self) -> MutexGuard<'_, DeliveryPlan<P>> {
         // A panic inside the plan is a bug that the driver's task reports; the live path continues without a store.
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,14 +114,14 @@ impl<P: Playlists> Shared<P> {
 }
 
 async fn drive<P: Playlists>(
-    shared: Arc<Shared<P>>,
+    shared: Arc<DeliveryShared<P>>,
     store: Arc<dyn Store>,
     disk: Option<Arc<StreamSpool>>,
-) -> Counters {
+) -> DeliveryCounters {
     let mut attempts = JoinSet::new();
-    let mut jobs: HashMap<Id, JobId> = HashMap::new();
-    let mut reported = Counters::default();
-    let mut logged = Logged::default();
+    let mut jobs: HashMap<Id, StoreJobId> = HashMap::new();
+    let mut reported = DeliveryCounters::default();
+    let mut logged = LoggedFailures::default();
     let mut waiting = GaugeShare::new("encoder_store_waiting_bytes");
     let mut spooled = GaugeShare::new("encoder_spool_bytes");
     loop {
@@ -176,31 +179,33 @@ async fn drive<P: Playlists>(
 async fn attempt(
     store: Arc<dyn Store>,
     disk: Option<Arc<StreamSpool>>,
-    job: Job,
+    job: StoreJob,
 ) -> Result<Answer, StoreError> {
-    let Job { work, timeout, .. } = job;
+    let StoreJob { work, timeout, .. } = job;
     let (kind, name) = match &work {
-        Work::Create(name, _) => ("segment", name),
-        Work::Read(name) => ("read", name),
-        Work::Replace(name, _, _) => ("playlist", name),
-        Work::Remove(name) => ("removal", name),
-        Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => return on_disk(disk, work, timeout).await,
+        StoreWork::Create(name, _) => ("segment", name),
+        StoreWork::Read(name) => ("read", name),
+        StoreWork::Replace(name, _, _) => ("playlist", name),
+        StoreWork::Remove(name) => ("removal", name),
+        StoreWork::Spool(..) | StoreWork::Unspool(_) | StoreWork::Discard(_) => {
+            return on_disk(disk, work, timeout).await;
+        }
     };
     let call = async {
         Ok(match &work {
-            Work::Create(name, object) => {
+            StoreWork::Create(name, object) => {
                 store.create(name, object.clone()).await?;
                 Answer::Done
             }
-            Work::Read(name) => Answer::Read(store.read(name).await?),
-            Work::Replace(name, object, expected) => {
+            StoreWork::Read(name) => Answer::Read(store.read(name).await?),
+            StoreWork::Replace(name, object, expected) => {
                 Answer::Written(store.replace_if(name, object.clone(), *expected).await?)
             }
-            Work::Remove(name) => {
+            StoreWork::Remove(name) => {
                 store.remove(name).await?;
                 Answer::Done
             }
-            Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => Answer::Done,
+            StoreWork::Spool(..) | StoreWork::Unspool(_) | StoreWork::Discard(_) => Answer::Done,
         })
     };
     let began = Instant::now();
@@ -229,22 +234,24 @@ async fn attempt(
 /// not a stream.
 async fn on_disk(
     disk: Option<Arc<StreamSpool>>,
-    work: Work,
+    work: StoreWork,
     timeout: Duration,
 ) -> Result<Answer, StoreError> {
     let Some(disk) = disk else { return Err(StoreError::Refused("there is no spool".into())) };
     let call = tokio::task::spawn_blocking(move || {
         Ok(match &work {
-            Work::Spool(id, body) => {
+            StoreWork::Spool(id, body) => {
                 disk.write(*id, body)?;
                 Answer::Done
             }
-            Work::Unspool(id) => Answer::Body(disk.read(*id)?),
-            Work::Discard(id) => {
+            StoreWork::Unspool(id) => Answer::Body(disk.read(*id)?),
+            StoreWork::Discard(id) => {
                 disk.discard(*id);
                 Answer::Done
             }
-            Work::Create(..) | Work::Read(_) | Work::Replace(..) | Work::Remove(_) => Answer::Done,
+            StoreWork::Create(..) | StoreWork::Read(_) | StoreWork::Replace(..) | StoreWork::Remove(_) => {
+                Answer::Done
+            }
         })
     });
     within(timeout, async {
@@ -258,7 +265,7 @@ async fn on_disk(
 
 /// What was last logged about failures.
 #[derive(Debug, Default)]
-struct Logged {
+struct LoggedFailures {
     at: Option<Instant>,
     failures: u64,
     gaps: u64,
@@ -268,8 +275,8 @@ struct Logged {
     spool_failed_at: Option<Instant>,
 }
 
-impl Logged {
-    fn update(&mut self, now: &Counters) {
+impl LoggedFailures {
+    fn update(&mut self, now: &DeliveryCounters) {
         let gaps = now.gaps.values().sum();
         let news = now.failures > self.failures || gaps > self.gaps;
         if !news || self.at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
@@ -286,7 +293,7 @@ impl Logged {
     }
 
     /// Logs each change once: spooling started, spooling ended, spool full, spool failed.
-    fn spooling(&mut self, now: &Counters, bytes: u64) {
+    fn spooling(&mut self, now: &DeliveryCounters, bytes: u64) {
         if !self.is_spooling && now.spooled > 0 && bytes > 0 {
             self.is_spooling = true;
             warn!(bytes, "the store is slow: late segments wait on disk");
@@ -312,7 +319,7 @@ impl Logged {
 }
 
 /// Brings the process's metrics up to the plan's counters.
-fn report(now: &Counters, reported: &mut Counters) {
+fn report(now: &DeliveryCounters, reported: &mut DeliveryCounters) {
     counter!("encoder_store_segments_total").increment(now.segments - reported.segments);
     counter!("encoder_store_bytes_total").increment(now.bytes - reported.bytes);
     counter!("encoder_store_late_total").increment(now.late - reported.late);

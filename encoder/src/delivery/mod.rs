@@ -4,7 +4,7 @@
 //! segments and playlists (`hls`), the store's own protocol ([`store`]), the origin, which does not wait for a
 //! store.
 //!
-//! The rules, decided by the sans-IO [`Plan`] and carried out by [`Publisher`]:
+//! The rules, decided by the sans-IO [`DeliveryPlan`] and carried out by [`Delivery`]:
 //!
 //! - A playlist names only what the store acknowledged. Several segments are written at a time and listed in order; a
 //!   segment that is not acknowledged by its deadline becomes a gap (EXT-X-GAP), and so does a segment whose init
@@ -12,11 +12,11 @@
 //!   priority than segments that are on time.
 //! - The multivariant playlist appears once every media playlist that it names was acknowledged.
 //! - A playlist is rendered when its write starts, so the newest text wins; two writes of one playlist start at least
-//!   [`Settings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is retried until [`Settings::seal_within`]. A
-//!   write replaces only the version that this encoder's previous write made: an encoder that finds another writer's
-//!   version stops.
-//! - Live never waits: [`Publisher::input`] takes an event and returns. [`Settings::max_waiting_bytes`] bounds what
-//!   waits to be written; beyond that limit, segments that are not being written are given up, counted: late ones
+//!   [`DeliverySettings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is retried until
+//!   [`DeliverySettings::seal_within`]. A write replaces only the version that this encoder's previous write made: an
+//!   encoder that finds another writer's version stops.
+//! - Live never waits: [`Delivery::input`] takes an event and returns. [`DeliverySettings::max_waiting_bytes`] bounds
+//!   what waits to be written; beyond that limit, segments that are not being written are given up, counted: late ones
 //!   first, the largest rendition's first, the oldest first. With a [`Spool`], late segments go to a local disk before
 //!   that.
 
@@ -29,9 +29,9 @@ pub mod takeover;
 #[cfg(test)]
 mod testing;
 
-pub use driver::Publisher;
-pub use plan::{Answer, Job, JobId, Plan, SpoolId, Work};
-pub use settings::{Counters, Gap, Settings};
+pub use driver::Delivery;
+pub use plan::{Answer, DeliveryPlan, SpoolId, StoreJob, StoreJobId, StoreWork};
+pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;
 
 use hls::RungName;
@@ -39,9 +39,9 @@ use hls::packager::{InitSegment, Segment};
 use hls::track::Track;
 use store::Version;
 
-/// Input of [`Publisher`], in the packager's order.
+/// Input of [`Delivery`], in the packager's order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum DeliveryEvent {
     /// A new epoch begins with these renditions.
     Tracks(Vec<Track>),
     /// An init segment; precedes the segments that need it.

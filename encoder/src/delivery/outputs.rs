@@ -2,12 +2,12 @@
 //! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
 //! segments.
 
-use crate::archive::{Keeper, Observed, Recording};
-use crate::delivery::takeover::Beginning;
-use crate::delivery::{Counters, Event, Playlists, Publisher, Settings, Spool};
-use crate::origin::{Library, Reloadable, StreamInfo, StreamPath};
+use crate::archive::{ArchiveManager, RecordingHandle, Tee};
+use crate::delivery::takeover::StreamStart;
+use crate::delivery::{Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Playlists, Spool};
+use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
 use crate::stream::Now;
-use crate::stream::driver::{self, Ending};
+use crate::stream::driver::{self, StreamEnding};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Output, Part, Segment};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
@@ -16,7 +16,7 @@ use media::{MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use store::newest::Newest;
+use store::latest::LatestWriter;
 use store::{Caching, Object, ObjectName, Store, content_type};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -29,24 +29,24 @@ const PICTURE_EVERY: Duration = Duration::from_secs(4);
 
 /// What the outputs of all streams of a process share.
 #[derive(Clone)]
-pub struct OutletOptions {
+pub struct OutputOptions {
     /// The origin's object cache.
-    pub library: Arc<Library>,
+    pub library: Arc<ObjectCache>,
     /// The store.
     pub store: Arc<dyn Store>,
     /// Space on a local disk for objects that the store accepts too slowly.
     pub spool: Option<Arc<Spool>>,
     /// The archive manager; `None` if broadcasts are not archived.
-    pub archives: Option<Arc<Keeper>>,
+    pub archives: Option<Arc<ArchiveManager>>,
 }
 
 /// The outputs of one stream.
-pub struct Outlet {
+pub struct Outputs {
     origin: Option<OriginSide>,
-    store: Publisher<Observed<StorePlaylists>>,
-    written: JoinHandle<Counters>,
-    picture: Option<Newest>,
-    archive: Option<(Arc<Keeper>, Recording)>,
+    store: Delivery<Tee<StorePlaylists>>,
+    written: JoinHandle<DeliveryCounters>,
+    picture: Option<LatestWriter>,
+    archive: Option<(Arc<ArchiveManager>, RecordingHandle)>,
     acknowledged: mpsc::Receiver<Acknowledged>,
 }
 
@@ -63,7 +63,7 @@ pub struct Acknowledged {
 
 /// A stream's output to the origin.
 struct OriginSide {
-    library: Arc<Library>,
+    library: Arc<ObjectCache>,
     path: StreamPath,
     presentation: Presentation,
     target_duration: Duration,
@@ -84,26 +84,26 @@ struct MediaTypes {
     segment: &'static str,
 }
 
-impl Outlet {
+impl Outputs {
     /// Creates outputs to the origin and the store. The origin's playlists begin with this encoder's own segments;
     /// their media sequence numbers continue.
     pub fn new(
-        options: &OutletOptions,
+        options: &OutputOptions,
         path: StreamPath,
         timing: &Timing,
         started: WallTime,
-        beginning: &Beginning,
+        beginning: &StreamStart,
     ) -> Self {
         let prefix = path.to_string();
-        let settings = Settings {
+        let settings = DeliverySettings {
             segment_deadline: timing.upload_deadline.to_duration(),
             archive: options.archives.is_some(),
-            ..Settings::default()
+            ..DeliverySettings::default()
         };
         let archive = options.archives.as_ref().map(|keeper| {
             let recording = match beginning {
-                Beginning::Anew { .. } => keeper.begin(&prefix, timing.target_duration, started),
-                Beginning::TakenOver(inheritance) => {
+                StreamStart::Fresh { .. } => keeper.begin(&prefix, timing.target_duration, started),
+                StreamStart::TakenOver(inheritance) => {
                     keeper.go_on(&prefix, timing.target_duration, inheritance.past.clone())
                 }
             };
@@ -111,22 +111,22 @@ impl Outlet {
         });
         let discontinuities = beginning.discontinuities();
         let (presentation, inherited) = match beginning {
-            Beginning::Anew { .. } => {
+            StreamStart::Fresh { .. } => {
                 (Presentation::new(timing).with_past_discontinuities(discontinuities), Vec::new())
             }
-            Beginning::TakenOver(inheritance) => {
+            StreamStart::TakenOver(inheritance) => {
                 (Presentation::resume(timing, &inheritance.past), inheritance.playlists.clone())
             }
         };
         let (playlists, acknowledged) = StorePlaylists::over(presentation);
         let archived = archive.as_ref().map(|(_, recording)| recording.archive.clone());
         let picture = ObjectName::new(format!("{prefix}/{THUMBNAIL}"));
-        let picture = Newest::start(options.store.clone(), picture, PICTURE_EVERY);
-        let (store, written) = Publisher::resume(
+        let picture = LatestWriter::start(options.store.clone(), picture, PICTURE_EVERY);
+        let (store, written) = Delivery::resume(
             options.store.clone(),
             options.spool.as_deref(),
             prefix,
-            Observed { playlists, archive: archived },
+            Tee { playlists, archive: archived },
             settings,
             inherited,
         );
@@ -157,7 +157,7 @@ impl Outlet {
     /// store is.
     pub fn to_store(store: Arc<dyn Store>, timing: &Timing) -> Self {
         let patient = Duration::from_secs(3600);
-        let settings = Settings {
+        let settings = DeliverySettings {
             segment_deadline: patient,
             attempt_timeout: patient,
             longest_attempt: patient,
@@ -165,10 +165,10 @@ impl Outlet {
             playlist_interval: Duration::from_secs(1),
             max_waiting_bytes: 256 << 20,
             seal_within: patient,
-            ..Settings::default()
+            ..DeliverySettings::default()
         };
         let (playlists, acknowledged) = StorePlaylists::new(timing);
-        let (store, written) = Publisher::start(store, "", Observed { playlists, archive: None }, settings);
+        let (store, written) = Delivery::start(store, "", Tee { playlists, archive: None }, settings);
         Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
@@ -177,7 +177,7 @@ impl Outlet {
         if let Some(origin) = &mut self.origin {
             origin.epoch(&tracks);
         }
-        self.store.input(Event::Tracks(tracks));
+        self.store.input(DeliveryEvent::Tracks(tracks));
     }
 
     /// An init segment, a media segment or a part. Parts go to the origin only, because a store cannot block a request
@@ -187,13 +187,13 @@ impl Outlet {
             origin.packaged(&output);
         }
         match output {
-            Output::Init(init) => self.store.input(Event::Init(init)),
+            Output::Init(init) => self.store.input(DeliveryEvent::Init(init)),
             Output::Part(_) => {}
             Output::Segment(segment) => {
                 if let Some((_, recording)) = &self.archive {
                     recording.archive.packaged(&segment);
                 }
-                self.store.input(Event::Segment(segment));
+                self.store.input(DeliveryEvent::Segment(segment));
             }
         }
     }
@@ -228,7 +228,7 @@ impl Outlet {
     }
 
     /// Counters of the writes to the store.
-    pub fn stored(&self) -> Counters {
+    pub fn stored(&self) -> DeliveryCounters {
         self.store.counters()
     }
 
@@ -242,12 +242,12 @@ impl Outlet {
 
     /// Ends the playlists and waits until everything is written. That another encoder has taken the stream over may be
     /// detected only now; the stream then has not ended, and is removed from the origin.
-    pub async fn ended(mut self) -> Ending {
+    pub async fn ended(mut self) -> StreamEnding {
         let shown = self.origin.as_ref().map(|origin| (origin.library.clone(), origin.path.clone()));
         if let Some(origin) = self.origin.take() {
             origin.end();
         }
-        self.store.input(Event::End);
+        self.store.input(DeliveryEvent::End);
         let stored = self.written.await;
         let is_sealed = stored.as_ref().is_ok_and(|counters| counters.sealed);
         let is_fenced = stored.as_ref().is_ok_and(|counters| counters.fenced);
@@ -270,10 +270,10 @@ impl Outlet {
         }
         match self.archive {
             Some((keeper, recording)) if is_sealed => keeper.finish(recording),
-            Some((keeper, recording)) => keeper.finish_without_hope(recording),
+            Some((keeper, recording)) => keeper.finish_in_background(recording),
             None => {}
         }
-        if is_fenced { Ending::TakenOver } else { Ending::Ended }
+        if is_fenced { StreamEnding::TakenOver } else { StreamEnding::Ended }
     }
 }
 

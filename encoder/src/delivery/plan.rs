@@ -1,8 +1,8 @@
 //! Decides what is written when: the sans-IO core of publishing. Events, results and the time go in, writes come out.
 //! There is no store, no runtime and no clock here; those are in [`super::driver`].
 //!
-//! Contract: after every [`Plan::input`] or [`Plan::done`], and at [`Plan::wake_at`], call [`Plan::poll`] until it
-//! returns `None`. Time is a span since any fixed start and never goes backwards.
+//! Contract: after every [`DeliveryPlan::input`] or [`DeliveryPlan::done`], and at [`DeliveryPlan::wake_at`], call
+//! [`DeliveryPlan::poll`] until it returns `None`. Time is a span since any fixed start and never goes backwards.
 //!
 //! What belongs here: the state, and the decisions that all kinds of objects share. Each kind has its own file:
 //! [`uploads`] (init and media segments), [`playlists`], [`removals`].
@@ -14,13 +14,13 @@ mod removals;
 mod spooling;
 mod uploads;
 
-use super::settings::{Counters, Gap, Settings};
-use super::{Event, Inherited, Playlists};
+use super::settings::{DeliveryCounters, DeliverySettings, Gap};
+use super::{DeliveryEvent, Inherited, Playlists};
 use bytes::Bytes;
 use hls::RungName;
 use hls::track::Track;
 use lanes::Lanes;
-use paced::Paced;
+use paced::PlaylistWriter;
 use removals::Removal;
 pub use spooling::SpoolId;
 use spooling::{Spooling, is_spool_job};
@@ -29,24 +29,24 @@ use std::time::Duration;
 use store::{Expected, Object, ObjectName, StoreError, Stored, Version};
 use uploads::Upload;
 
-/// Identifies a job between [`Plan::poll`] and [`Plan::done`].
+/// Identifies a job between [`DeliveryPlan::poll`] and [`DeliveryPlan::done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(u64);
+pub struct StoreJobId(u64);
 
 /// One attempt to make now.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
-    /// To be passed to [`Plan::done`] with the result.
-    pub id: JobId,
+pub struct StoreJob {
+    /// To be passed to [`DeliveryPlan::done`] with the result.
+    pub id: StoreJobId,
     /// The operation.
-    pub work: Work,
+    pub work: StoreWork,
     /// After this long the attempt counts as [`StoreError::Unavailable`].
     pub timeout: Duration,
 }
 
 /// The operation of an attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Work {
+pub enum StoreWork {
     /// [`store::Store::create`]
     Create(ObjectName, Object),
     /// [`store::Store::read`]
@@ -66,20 +66,20 @@ pub enum Work {
 /// What a successful attempt returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Answer to [`Work::Create`], [`Work::Remove`], [`Work::Spool`] and [`Work::Discard`].
+    /// Answer to [`StoreWork::Create`], [`StoreWork::Remove`], [`StoreWork::Spool`] and [`StoreWork::Discard`].
     Done,
-    /// Answer to [`Work::Unspool`].
+    /// Answer to [`StoreWork::Unspool`].
     Body(Bytes),
-    /// Answer to [`Work::Read`].
+    /// Answer to [`StoreWork::Read`].
     Read(Option<Stored>),
-    /// Answer to [`Work::Replace`].
+    /// Answer to [`StoreWork::Replace`].
     Written(Version),
 }
 
 /// Decides what is written when.
 #[derive(Debug)]
-pub struct Plan<P> {
-    settings: Settings,
+pub struct DeliveryPlan<P> {
+    settings: DeliverySettings,
     /// `{app}/{name}`, the prefix of every object's name.
     prefix: String,
     playlists: P,
@@ -91,9 +91,9 @@ pub struct Plan<P> {
     /// front, then media segments, oldest first.
     uploads: Vec<Upload>,
     /// Attempts in flight whose uploads were given up meanwhile.
-    orphans: HashMap<JobId, ObjectName>,
+    orphans: HashMap<StoreJobId, ObjectName>,
     /// Attempts in flight whose uploads another attempt has completed meanwhile.
-    overtaken: HashSet<JobId>,
+    overtaken: HashSet<StoreJobId>,
     /// Bytes of segments per rendition so far, to find the largest rendition.
     rung_bytes: BTreeMap<RungName, u64>,
     /// Whether the last upload attempt that returned had succeeded.
@@ -103,9 +103,9 @@ pub struct Plan<P> {
     /// Earliest time for a late upload while the store does not answer.
     late_not_before: Duration,
     /// Attempts in flight.
-    in_flight: HashMap<JobId, Flight>,
+    in_flight: HashMap<StoreJobId, Flight>,
     /// Rewritten objects by rung; `None` is the multivariant playlist.
-    paced: BTreeMap<Option<RungName>, Paced>,
+    paced: BTreeMap<Option<RungName>, PlaylistWriter>,
     removals: VecDeque<Removal>,
     spooling: Spooling,
     /// Bytes of segments in `uploads` that are in memory.
@@ -118,7 +118,7 @@ pub struct Plan<P> {
     gave_up: bool,
     next_id: u64,
     random: fastrand::Rng,
-    counters: Counters,
+    counters: DeliveryCounters,
 }
 
 #[derive(Debug)]
@@ -133,9 +133,9 @@ enum Flight {
 
 // === impl Plan ===
 
-impl<P: Playlists> Plan<P> {
+impl<P: Playlists> DeliveryPlan<P> {
     /// A plan without any events yet. `prefix` is `{app}/{name}`; an empty prefix is the root of the store.
-    pub fn new(prefix: impl Into<String>, playlists: P, settings: Settings) -> Self {
+    pub fn new(prefix: impl Into<String>, playlists: P, settings: DeliverySettings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
             patience: settings.attempt_timeout,
@@ -160,15 +160,15 @@ impl<P: Playlists> Plan<P> {
             ended: false,
             gave_up: false,
             next_id: 0,
-            counters: Counters::default(),
+            counters: DeliveryCounters::default(),
         }
     }
 
-    /// Like [`Plan::new`], with playlists that were taken over.
+    /// Like [`DeliveryPlan::new`], with playlists that were taken over.
     pub fn resume(
         prefix: impl Into<String>,
         playlists: P,
-        settings: Settings,
+        settings: DeliverySettings,
         inherited: Vec<Inherited>,
     ) -> Self {
         let mut plan = Self::new(prefix, playlists, settings);
@@ -178,34 +178,34 @@ impl<P: Playlists> Plan<P> {
         }
         for Inherited { rung, text, version } in inherited {
             let interval = plan.settings.playlist_interval;
-            plan.paced.insert(Some(rung.clone()), Paced::inherited(text, version, interval));
+            plan.paced.insert(Some(rung.clone()), PlaylistWriter::inherited(text, version, interval));
             plan.inherited.push(rung);
         }
         plan
     }
 
-    /// Takes an event. Never waits. Events after [`Event::End`] are ignored, and so is every event once another
+    /// Takes an event. Never waits. Events after [`DeliveryEvent::End`] are ignored, and so is every event once another
     /// encoder has taken over.
-    pub fn input(&mut self, event: Event, now: Duration) {
+    pub fn input(&mut self, event: DeliveryEvent, now: Duration) {
         if self.give_up_at.is_some() || self.gave_up {
             return;
         }
         match event {
-            Event::Tracks(tracks) => {
+            DeliveryEvent::Tracks(tracks) => {
                 self.playlists.set_tracks(&tracks);
                 self.tracks = tracks;
                 self.remove_playlists_that_ended(now);
                 self.mark_all();
             }
-            Event::Init(init) => self.add_init(init, now),
-            Event::Segment(segment) => self.add_segment(segment, now),
-            Event::End => self.give_up_at = Some(now + self.settings.seal_within),
+            DeliveryEvent::Init(init) => self.add_init(init, now),
+            DeliveryEvent::Segment(segment) => self.add_segment(segment, now),
+            DeliveryEvent::End => self.give_up_at = Some(now + self.settings.seal_within),
         }
         self.settle(now);
     }
 
     /// The next attempt to make, if one is due.
-    pub fn poll(&mut self, now: Duration) -> Option<Job> {
+    pub fn poll(&mut self, now: Duration) -> Option<StoreJob> {
         self.expire_deadlines(now);
         self.settle(now);
         let next = self
@@ -219,7 +219,7 @@ impl<P: Playlists> Plan<P> {
     }
 
     /// Takes the result of an attempt.
-    pub fn done(&mut self, id: JobId, result: Result<Answer, StoreError>, now: Duration) {
+    pub fn done(&mut self, id: StoreJobId, result: Result<Answer, StoreError>, now: Duration) {
         let Some(flight) = self.in_flight.remove(&id) else {
             debug_assert!(false, "a result for a job that was never given out");
             return;
@@ -252,7 +252,7 @@ impl<P: Playlists> Plan<P> {
         self.settle(now);
     }
 
-    /// When [`Plan::poll`] may return a job again without further input.
+    /// When [`DeliveryPlan::poll`] may return a job again without further input.
     pub fn wake_at(&self) -> Option<Duration> {
         let uploads = self.uploads_wake_at();
         let removals = self.removals_wake_at();
@@ -268,13 +268,13 @@ impl<P: Playlists> Plan<P> {
         let nothing_left = self.ended
             && self.removals.is_empty()
             && self.uploads.is_empty()
-            && self.paced.values().all(Paced::is_clean);
+            && self.paced.values().all(PlaylistWriter::is_clean);
         // Files that remain on disk are removed with their folder.
         self.in_flight.values().all(is_spool_job) && (nothing_left || self.gave_up)
     }
 
     /// The counters so far.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &DeliveryCounters {
         &self.counters
     }
 
@@ -305,7 +305,7 @@ impl<P: Playlists> Plan<P> {
         }
         self.counters.not_removed += self.removals.len() as u64;
         self.removals.clear();
-        self.paced.values_mut().for_each(Paced::abandon);
+        self.paced.values_mut().for_each(PlaylistWriter::abandon);
     }
 
     /// Lists settled segments in order, and ends the playlists when every segment is settled.
@@ -337,16 +337,16 @@ impl<P: Playlists> Plan<P> {
 
     fn judge_seal(&mut self) {
         self.counters.sealed =
-            self.ended && !self.counters.fenced && self.paced.values().all(Paced::is_sealed);
+            self.ended && !self.counters.fenced && self.paced.values().all(PlaylistWriter::is_sealed);
     }
 
     // --- shared by the submodules ---
 
-    fn job(&mut self, flight: Flight, work: Work, timeout: Duration) -> Job {
-        let id = JobId(self.next_id);
+    fn job(&mut self, flight: Flight, work: StoreWork, timeout: Duration) -> StoreJob {
+        let id = StoreJobId(self.next_id);
         self.next_id += 1;
         self.in_flight.insert(id, flight);
-        Job { id, work, timeout }
+        StoreJob { id, work, timeout }
     }
 
     fn backoff(&mut self, attempts: u32) -> Duration {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How a stream is published. Durations that move a viewer's distance from live come from `hls::Timing`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct DeliverySettings {
     /// Longest time from a segment's arrival to its acknowledgement (`Timing::upload_deadline`); then it becomes a
     /// gap.
     pub segment_deadline: Duration,
@@ -44,7 +44,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-impl Default for Settings {
+impl Default for DeliverySettings {
     fn default() -> Self {
         Self {
             segment_deadline: Duration::from_secs(2),
@@ -73,7 +73,7 @@ pub enum Gap {
     Deadline,
     /// The store refused the segment, or its name was taken.
     Refused,
-    /// Too many bytes were waiting ([`Settings::max_waiting_bytes`]).
+    /// Too many bytes were waiting ([`DeliverySettings::max_waiting_bytes`]).
     Overflow,
     /// Its init segment was not acknowledged in time.
     NoInit,
@@ -94,7 +94,7 @@ impl Gap {
 
 /// Counters of one stream's publishing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct DeliveryCounters {
     /// Media segments acknowledged and listed.
     pub segments: u64,
     /// Bytes of those segments.

@@ -6,7 +6,7 @@
 //! [`super::sidecar`].
 
 use super::sidecar::{Sidecar, SidecarError};
-use probes::{Liveness, Probe, State};
+use probes::{BusyState, Liveness, Probe};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// The calls to the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum SidecarCall {
     /// The encoder is free: Agones counts it among the ready ones.
     Ready,
     /// The encoder is in use: Agones leaves it alone and keeps another one ready.
@@ -40,7 +40,7 @@ pub enum Call {
 #[derive(Debug)]
 pub struct Lifecycle {
     /// The last state call that the sidecar accepted; `None` if the sidecar may have lost it.
-    said: Option<Call>,
+    said: Option<SidecarCall>,
     ping_at: Instant,
     /// No call is due before this time.
     pause_until: Instant,
@@ -54,21 +54,21 @@ impl Lifecycle {
     }
 
     /// The call that is due, if any. A change of state takes precedence over a ping.
-    pub fn due(&self, state: &State, alive: bool, now: Instant) -> Option<Call> {
+    pub fn due(&self, state: &BusyState, alive: bool, now: Instant) -> Option<SidecarCall> {
         if now < self.pause_until {
             return None;
         }
         let wanted = match state {
-            State::Starting => None,
-            State::Free { .. } => Some(Call::Ready),
+            BusyState::Starting => None,
+            BusyState::Free { .. } => Some(SidecarCall::Ready),
             // Draining streams still run, so the encoder must stay protected when the fleet shrinks.
-            State::Busy { .. } | State::Draining { .. } => Some(Call::Allocate),
-            State::Spent { .. } => Some(Call::Shutdown),
+            BusyState::Busy { .. } | BusyState::Draining { .. } => Some(SidecarCall::Allocate),
+            BusyState::Spent { .. } => Some(SidecarCall::Shutdown),
         };
         if wanted.is_some() && wanted != self.said {
             return wanted;
         }
-        (alive && now >= self.ping_at).then_some(Call::Health)
+        (alive && now >= self.ping_at).then_some(SidecarCall::Health)
     }
 
     /// When to ask again if nothing happens earlier.
@@ -77,10 +77,10 @@ impl Lifecycle {
     }
 
     /// Records that the sidecar accepted the call.
-    pub fn taken(&mut self, call: Call, now: Instant) {
+    pub fn taken(&mut self, call: SidecarCall, now: Instant) {
         match call {
-            Call::Health => self.ping_at = now + PING,
-            Call::Ready | Call::Allocate | Call::Shutdown => self.said = Some(call),
+            SidecarCall::Health => self.ping_at = now + PING,
+            SidecarCall::Ready | SidecarCall::Allocate | SidecarCall::Shutdown => self.said = Some(call),
         }
         (self.pause_until, self.pause) = (now, RETRY.0);
     }
@@ -94,7 +94,7 @@ impl Lifecycle {
 
     /// Whether the sidecar has accepted the Shutdown call.
     pub fn is_finished(&self) -> bool {
-        self.said == Some(Call::Shutdown)
+        self.said == Some(SidecarCall::Shutdown)
     }
 }
 
@@ -160,7 +160,11 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
 }
 
 /// Sends a call, on a new connection if there is none.
-async fn tell(sidecar: &mut Option<Sidecar>, address: SocketAddr, call: Call) -> Result<(), SidecarError> {
+async fn tell(
+    sidecar: &mut Option<Sidecar>,
+    address: SocketAddr,
+    call: SidecarCall,
+) -> Result<(), SidecarError> {
     let sidecar = match sidecar {
         Some(sidecar) => sidecar,
         None => sidecar.insert(Sidecar::connect(address).await?),
@@ -187,25 +191,25 @@ async fn wake(at: Instant, alive: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use probes::Why;
+    use probes::BusyReason;
 
-    const FREE: State = State::Free { taken: 0 };
-    const BUSY: State = State::Busy { streams: 1, taken: 1 };
-    const DRAINING: State = State::Draining { streams: 1, why: Why::Asked };
-    const SPENT: State = State::Spent { why: Why::Recycle };
+    const FREE: BusyState = BusyState::Free { taken: 0 };
+    const BUSY: BusyState = BusyState::Busy { streams: 1, taken: 1 };
+    const DRAINING: BusyState = BusyState::Draining { streams: 1, why: BusyReason::Asked };
+    const SPENT: BusyState = BusyState::Spent { why: BusyReason::Recycle };
 
     #[test]
     fn each_state_is_told_once_and_in_order() {
         let now = Instant::now();
         let mut lifecycle = Lifecycle::new(now);
         let mut said = Vec::new();
-        for state in [State::Starting, FREE, BUSY, DRAINING, FREE, BUSY, SPENT] {
+        for state in [BusyState::Starting, FREE, BUSY, DRAINING, FREE, BUSY, SPENT] {
             while let Some(call) = lifecycle.due(&state, true, now) {
                 said.push(call);
                 lifecycle.taken(call, now);
             }
         }
-        use Call::*;
+        use SidecarCall::*;
         assert_eq!(said, [Health, Ready, Allocate, Ready, Allocate, Shutdown]);
         assert!(lifecycle.is_finished());
     }
@@ -214,11 +218,11 @@ mod tests {
     fn pings_come_in_time_and_only_with_progress() {
         let start = Instant::now();
         let mut lifecycle = Lifecycle::new(start);
-        lifecycle.taken(Call::Ready, start);
-        lifecycle.taken(Call::Health, start);
+        lifecycle.taken(SidecarCall::Ready, start);
+        lifecycle.taken(SidecarCall::Health, start);
         assert_eq!(lifecycle.due(&FREE, true, start + PING / 2), None);
         assert_eq!(lifecycle.wake_at(start), start + PING);
-        assert_eq!(lifecycle.due(&FREE, true, start + PING), Some(Call::Health));
+        assert_eq!(lifecycle.due(&FREE, true, start + PING), Some(SidecarCall::Health));
         assert_eq!(lifecycle.due(&FREE, false, start + PING), None, "a stuck process does not claim health");
     }
 
@@ -226,12 +230,16 @@ mod tests {
     fn after_an_outage_the_state_is_told_again() {
         let start = Instant::now();
         let mut lifecycle = Lifecycle::new(start);
-        lifecycle.taken(Call::Allocate, start);
+        lifecycle.taken(SidecarCall::Allocate, start);
         lifecycle.failed(start);
         assert_eq!(lifecycle.due(&BUSY, true, start), None, "not at once");
         let later = lifecycle.wake_at(start);
         assert!(later <= start + RETRY.0);
-        assert_eq!(lifecycle.due(&BUSY, true, later), Some(Call::Allocate), "the sidecar may be a new one");
+        assert_eq!(
+            lifecycle.due(&BUSY, true, later),
+            Some(SidecarCall::Allocate),
+            "the sidecar may be a new one"
+        );
     }
 
     #[test]
@@ -243,7 +251,7 @@ mod tests {
             assert!(lifecycle.wake_at(now) <= now + RETRY.1);
             now = lifecycle.wake_at(now);
         }
-        lifecycle.taken(Call::Ready, now);
+        lifecycle.taken(SidecarCall::Ready, now);
         lifecycle.failed(now);
         assert!(lifecycle.due(&FREE, true, now + RETRY.0).is_some());
     }

@@ -5,7 +5,7 @@
 //! and prost, and does not report that its connection or its stream of pings has broken. Four calls without any field
 //! need none of this.
 
-use super::agones::Call;
+use super::agones::SidecarCall;
 use futures_util::stream;
 use hyper::http::uri::PathAndQuery;
 use std::net::SocketAddr;
@@ -65,12 +65,12 @@ impl Sidecar {
     }
 
     /// Sends a call. A ping has no answer; a sidecar that no longer reads pings shows in [`Sidecar::lost`].
-    pub async fn tell(&mut self, call: Call) -> Result<(), SidecarError> {
+    pub async fn tell(&mut self, call: SidecarCall) -> Result<(), SidecarError> {
         let path = match call {
-            Call::Ready => "/agones.dev.sdk.SDK/Ready",
-            Call::Allocate => "/agones.dev.sdk.SDK/Allocate",
-            Call::Shutdown => "/agones.dev.sdk.SDK/Shutdown",
-            Call::Health => return self.pings.try_send(()).map_err(|_| SidecarError::Gone),
+            SidecarCall::Ready => "/agones.dev.sdk.SDK/Ready",
+            SidecarCall::Allocate => "/agones.dev.sdk.SDK/Allocate",
+            SidecarCall::Shutdown => "/agones.dev.sdk.SDK/Shutdown",
+            SidecarCall::Health => return self.pings.try_send(()).map_err(|_| SidecarError::Gone),
         };
         within(async {
             self.grpc.ready().await?;
@@ -126,7 +126,7 @@ mod tests {
         // A server that accepts the connection and sends nothing.
         let mut silent = Sidecar::connect(address).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let answer = silent.tell(Call::Ready).await;
+        let answer = silent.tell(SidecarCall::Ready).await;
         assert!(matches!(answer, Err(SidecarError::Late(_))), "{answer:?}");
 
         // The client notices the end of a connection without sending anything.
@@ -136,7 +136,7 @@ mod tests {
         let mut nonsense = Sidecar::connect(address).await.unwrap();
         let (mut socket, _) = listener.accept().await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut socket, b"SSH-2.0-nonsense\r\n").await.unwrap();
-        assert!(nonsense.tell(Call::Allocate).await.is_err());
+        assert!(nonsense.tell(SidecarCall::Allocate).await.is_err());
 
         drop(listener);
         let absent = Sidecar::connect(address).await.unwrap_err();

@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// The listener gate (see the module).
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct ListenerGate {
     socket: Socket,
     /// Whether the gate should be open; `None` means always.
     wanted: Option<watch::Receiver<bool>>,
@@ -41,7 +41,7 @@ enum Socket {
     Lost,
 }
 
-impl Door {
+impl ListenerGate {
     /// Creates an open gate from a listening socket.
     pub(super) fn new(listener: TcpListener, wanted: Option<watch::Receiver<bool>>) -> Self {
         Self { socket: Socket::Open(listener), wanted, failed: false }
@@ -62,8 +62,8 @@ impl Door {
         }
     }
 
-    /// Opens or shuts the gate. After a failure, which is logged, the gate keeps its state and [`Door::asked`] asks
-    /// again.
+    /// Opens or shuts the gate. After a failure, which is logged, the gate keeps its state and [`ListenerGate::asked`]
+    /// asks again.
     pub(super) fn set(&mut self, open: bool) {
         let (socket, result) = match (std::mem::replace(&mut self.socket, Socket::Lost), open) {
             (Socket::Open(listener), false) => shut(listener),
@@ -118,9 +118,9 @@ mod tests {
     use tokio::time::timeout;
 
     /// A gate on an explicit port number, as every encoder has that runs with a load balancer in front.
-    async fn door(wanted: Option<watch::Receiver<bool>>) -> (Door, SocketAddr) {
+    async fn door(wanted: Option<watch::Receiver<bool>>) -> (ListenerGate, SocketAddr) {
         let chosen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        (Door::new(TcpListener::bind(chosen).await.unwrap(), wanted), chosen)
+        (ListenerGate::new(TcpListener::bind(chosen).await.unwrap(), wanted), chosen)
     }
 
     #[tokio::test]

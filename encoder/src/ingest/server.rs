@@ -5,10 +5,10 @@
 //! where the task is joined, and logged: it ends that connection only (its sink is dropped without `end`).
 
 use super::{Admission, MediaSink};
-use crate::ingest::gate::Door;
+use crate::ingest::gate::ListenerGate;
 use crate::ingest::tls::Listener;
 use crate::wake::until;
-use rtmp::session::{Event, Session, SessionError};
+use rtmp::session::{ServerError, ServerEvent, ServerSession};
 use rtmp::{EndReason, MessageKind, PublishRequest, Refusal};
 use std::future::Future;
 use std::io;
@@ -104,7 +104,7 @@ pub async fn serve<A: Admission>(
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
-    let mut door = Door::new(socket, admission.open());
+    let mut door = ListenerGate::new(socket, admission.open());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -150,7 +150,7 @@ pub async fn serve<A: Admission>(
     }
 }
 
-async fn accept(door: &Door, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(door: &ListenerGate, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     if !pause.is_zero() {
         sleep(pause).await;
     }
@@ -189,7 +189,7 @@ enum LinkError {
     #[error("timed out waiting for {0}")]
     TimedOut(&'static str),
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ServerError),
 }
 
 impl LinkError {
@@ -204,7 +204,7 @@ impl LinkError {
 
 /// What was received during a publish, for its last log line.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counters {
+struct PublishCounters {
     bytes: u64,
     video: u64,
     audio: u64,
@@ -215,7 +215,7 @@ struct Counters {
 struct Connection<S> {
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
-    session: Session,
+    session: ServerSession,
     peer: SocketAddr,
     options: ServerOptions,
     buffer: Box<[u8]>,
@@ -235,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         Self {
             reader,
             writer,
-            session: Session::new(peer),
+            session: ServerSession::new(peer),
             peer,
             options,
             buffer: vec![0; READ_BUFFER].into(),
@@ -269,9 +269,9 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         drop(waiting);
         info!(app, %peer, client, "publish started");
         let began = Instant::now();
-        let mut counters = Counters::default();
+        let mut counters = PublishCounters::default();
         let (reason, cause) = self.publish(sink, &mut counters).await;
-        let Counters { bytes, video, audio, metadata } = counters;
+        let PublishCounters { bytes, video, audio, metadata } = counters;
         let seconds = began.elapsed().as_secs_f64();
         info!(
             app, %peer, client, ?reason, cause, seconds, bytes, video, audio, metadata,
@@ -286,14 +286,14 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     /// Handshake, connect, createStream. `None` when the session itself refused the request.
     async fn until_publish(&mut self) -> Result<Option<PublishRequest>, LinkError> {
         let began = tokio::time::Instant::now();
-        let mut shaken = None;
+        let mut handshake_at = None;
         loop {
-            if shaken.is_none() && self.session.is_shaken() {
-                shaken = Some(tokio::time::Instant::now());
+            if handshake_at.is_none() && self.session.handshake_done() {
+                handshake_at = Some(tokio::time::Instant::now());
             }
-            let (deadline, awaited) = match shaken {
+            let (deadline, awaited) = match handshake_at {
                 None => (began + self.options.handshake_timeout, "the handshake"),
-                Some(shaken) => (shaken + self.options.publish_timeout, "publish"),
+                Some(handshake_at) => (handshake_at + self.options.publish_timeout, "publish"),
             };
             let event = match timeout_at(deadline, self.step()).await {
                 Ok(step) => step?,
@@ -301,12 +301,12 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             };
             match event {
                 None => {}
-                Some(Event::Publish(request)) => return Ok(Some(request)),
-                Some(Event::Refused(refusal)) => {
+                Some(ServerEvent::Publish(request)) => return Ok(Some(request)),
+                Some(ServerEvent::Refused(refusal)) => {
                     info!(peer = %self.peer, %refusal, "request refused");
                     return Ok(None);
                 }
-                Some(Event::Media(_) | Event::Metadata(_) | Event::Ended(_)) => {}
+                Some(ServerEvent::Media(_) | ServerEvent::Metadata(_) | ServerEvent::Ended(_)) => {}
             }
         }
     }
@@ -315,7 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     async fn publish<K: MediaSink>(
         &mut self,
         mut sink: K,
-        counters: &mut Counters,
+        counters: &mut PublishCounters,
     ) -> (EndReason, Option<String>) {
         let (reason, cause) = match self.relay(&mut sink, counters).await {
             Ok(reason) => (reason, None),
@@ -328,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     async fn relay<K: MediaSink>(
         &mut self,
         sink: &mut K,
-        counters: &mut Counters,
+        counters: &mut PublishCounters,
     ) -> Result<EndReason, LinkError> {
         self.session.accept()?;
         let mut deadline = tokio::time::Instant::now() + self.options.read_timeout;
@@ -345,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             };
             match event {
                 None => continue,
-                Some(Event::Media(message)) => {
+                Some(ServerEvent::Media(message)) => {
                     counters.bytes += message.payload.len() as u64;
                     match message.kind {
                         MessageKind::Video => counters.video += 1,
@@ -356,13 +356,13 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                         return Ok(EndReason::SentOff);
                     }
                 }
-                Some(Event::Metadata(metadata)) => {
+                Some(ServerEvent::Metadata(metadata)) => {
                     counters.metadata += 1;
                     sink.metadata(metadata);
                 }
-                Some(Event::Ended(reason)) => return Ok(reason),
+                Some(ServerEvent::Ended(reason)) => return Ok(reason),
                 // The session emits neither event after admission.
-                Some(Event::Publish(_) | Event::Refused(_)) => {}
+                Some(ServerEvent::Publish(_) | ServerEvent::Refused(_)) => {}
             }
             deadline = tokio::time::Instant::now() + self.options.read_timeout;
         }
@@ -370,7 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
 
     /// Does one read or one write, or returns one event from bytes already read. Cancel-safe: dropping the future loses
     /// nothing.
-    async fn step(&mut self) -> Result<Option<Event>, LinkError> {
+    async fn step(&mut self) -> Result<Option<ServerEvent>, LinkError> {
         if !self.unread.is_empty() {
             let mut input = &self.buffer[self.unread.clone()];
             let event = self.session.handle(&mut input, self.arrived);

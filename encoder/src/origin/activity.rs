@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 /// The requests in progress on one connection.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<State>);
+pub(super) struct Activity(Mutex<ActivityState>);
 
 #[derive(Clone, Copy, Debug)]
-struct State {
+struct ActivityState {
     under_way: usize,
     /// When the last request ended, or when the connection began.
     quiet_since: Instant,
@@ -26,7 +26,7 @@ pub(super) struct UnderWay(Arc<Activity>);
 
 /// An answer's body that counts as a request in progress until the body is dropped.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct CountedViewer {
     body: Body,
     _request: UnderWay,
 }
@@ -36,7 +36,7 @@ pub(super) struct Counted {
 impl Activity {
     /// No request is in progress yet.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State { under_way: 0, quiet_since: Instant::now() })))
+        Arc::new(Self(Mutex::new(ActivityState { under_way: 0, quiet_since: Instant::now() })))
     }
 
     /// Counts a request as in progress until the returned value is dropped.
@@ -48,7 +48,7 @@ impl Activity {
     /// Resolves once no request has been in progress for `limit`.
     pub(super) async fn quiet_for(&self, limit: Duration) {
         loop {
-            let State { under_way, quiet_since } = *self.lock();
+            let ActivityState { under_way, quiet_since } = *self.lock();
             let now = Instant::now();
             // While a request is in progress, the connection cannot have been quiet for `limit` before `limit` from
             // now.
@@ -60,7 +60,7 @@ impl Activity {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         // A panic elsewhere cannot leave a number and a time inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,13 +76,13 @@ impl Drop for UnderWay {
 
 // === impl Counted ===
 
-impl Counted {
+impl CountedViewer {
     pub(super) fn new(body: Body, request: UnderWay) -> Self {
         Self { body, _request: request }
     }
 }
 
-impl HttpBody for Counted {
+impl HttpBody for CountedViewer {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,7 +1,7 @@
 //! Compresses playlists once per version, however many waiting requests the version answers (Apple's authoring
 //! specification, rule 10.1, requires gzip).
 
-use super::library::Stored;
+use super::library::CachedObject;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use flate2::Compression;
@@ -10,7 +10,7 @@ use std::io::Write;
 
 /// Returns the compressed body. The first request compresses, which takes some tens of microseconds for a playlist;
 /// concurrent requests wait for the result.
-pub(super) fn of(stored: &Stored) -> Bytes {
+pub(super) fn of(stored: &CachedObject) -> Bytes {
     let compress = || -> std::io::Result<Bytes> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(&stored.object.body)?;

@@ -2,8 +2,10 @@
 //! playlist version a request waits for is decided in [`super::reload`], playlists are compressed in [`super::gzip`],
 //! and sockets with their limits belong in [`super::serve`].
 
-use super::library::{Library, MEDIA_PLAYLIST, MULTIVARIANT, Stored, StreamInfo, StreamPath, THUMBNAIL};
-use super::reload::{self, Reload, Wanted};
+use super::library::{
+    CachedObject, MEDIA_PLAYLIST, MULTIVARIANT, ObjectCache, StreamInfo, StreamPath, THUMBNAIL,
+};
+use super::reload::{self, Reload, RequestedVersion};
 use super::{gzip, page};
 use axum::Router;
 use axum::body::Body;
@@ -40,7 +42,7 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// | `/{app}/{name}/…` | an object of the object cache: GET, HEAD, one byte range, `If-None-Match` |
 /// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, held until it lists part P of segment N |
 /// | `…/{session}-{seq}.{part}.m4s` | a part; if a playlist hints at the part, held until the part is complete |
-pub fn router(library: Arc<Library>) -> Router {
+pub fn router(library: Arc<ObjectCache>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
@@ -101,7 +103,7 @@ struct ListedStream {
     rungs: Vec<String>,
 }
 
-async fn streams(State(library): State<Arc<Library>>) -> Response {
+async fn streams(State(library): State<Arc<ObjectCache>>) -> Response {
     let list = |(path, info): (StreamPath, StreamInfo)| ListedStream {
         playlist: format!("/{path}/{MULTIVARIANT}"),
         thumbnail: library.get(&path, THUMBNAIL).map(|_| format!("/{path}/{THUMBNAIL}")),
@@ -118,7 +120,7 @@ async fn streams(State(library): State<Arc<Library>>) -> Response {
 
 // === objects ===
 
-async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMap) -> Response {
+async fn object(State(library): State<Arc<ObjectCache>>, uri: Uri, headers: HeaderMap) -> Response {
     let Some((stream, path)) = split(uri.path()) else { return not_found() };
     let Some(stored) = library.get(&stream, path) else {
         return match hinted(&library, &stream, path).await {
@@ -149,11 +151,12 @@ async fn object(State(library): State<Arc<Library>>, uri: Uri, headers: HeaderMa
 /// sent earlier, so that the client measures the bandwidth of its network and not the speed of the encoder. `None` if
 /// the playlist does not hint at the part, if the segment ended before the part was made, or if the part is not
 /// complete within three target durations.
-async fn hinted(library: &Library, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
+async fn hinted(library: &ObjectCache, stream: &StreamPath, path: &str) -> Option<Arc<CachedObject>> {
     let (rung, file) = path.split_once('/')?;
     let mut versions = library.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
-    let is_hinted =
-        |stored: &Stored| stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file));
+    let is_hinted = |stored: &CachedObject| {
+        stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file))
+    };
     let target_duration = versions.borrow().reload.as_ref()?.target_duration;
     // A playlist is replaced only after the part that it newly lists was added. So once the hint has changed, the
     // part either exists or will never exist.
@@ -164,8 +167,11 @@ async fn hinted(library: &Library, stream: &StreamPath, path: &str) -> Option<Ar
 
 /// Waits for the first version of a playlist that satisfies the request, or for its final version; `None` if the
 /// playlist is removed first.
-async fn listed(mut versions: watch::Receiver<Arc<Stored>>, wanted: Wanted) -> Option<Arc<Stored>> {
-    let is_answered = |stored: &Arc<Stored>| {
+async fn listed(
+    mut versions: watch::Receiver<Arc<CachedObject>>,
+    wanted: RequestedVersion,
+) -> Option<Arc<CachedObject>> {
+    let is_answered = |stored: &Arc<CachedObject>| {
         stored.reload.as_ref().is_none_or(|reloadable| reload::is_answered(wanted, reloadable.edge))
     };
     versions.wait_for(is_answered).await.ok().map(|stored| Arc::clone(&stored))
@@ -183,7 +189,7 @@ fn split(path: &str) -> Option<(StreamPath, &str)> {
     Some((stream, parts.next()?))
 }
 
-fn answer(stored: &Stored, request: &HeaderMap) -> Response {
+fn answer(stored: &CachedObject, request: &HeaderMap) -> Response {
     let object = &stored.object;
     let etag = HeaderValue::from_str(&stored.etag).expect("an etag is hexadecimal digits in quotes");
     let mut common = HeaderMap::from_iter([

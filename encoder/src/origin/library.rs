@@ -41,7 +41,7 @@ pub struct StreamInfo {
 
 /// An object with its ETag and its reload state.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct CachedObject {
     /// Body, content type and caching.
     pub object: Object,
     /// The ETag, with quotes; weak if the object may be sent compressed, because the bytes on the wire differ then
@@ -68,23 +68,23 @@ pub struct Reloadable {
 
 /// The objects of all streams. Share it in an `Arc`.
 #[derive(Debug, Default)]
-pub struct Library {
-    streams: RwLock<BTreeMap<StreamPath, Arc<Shelf>>>,
+pub struct ObjectCache {
+    streams: RwLock<BTreeMap<StreamPath, Arc<StreamObjects>>>,
 }
 
 #[derive(Debug)]
-struct Shelf {
-    objects: RwLock<HashMap<String, Slot>>,
+struct StreamObjects {
+    objects: RwLock<HashMap<String, CacheSlot>>,
     info: RwLock<Option<StreamInfo>>,
 }
 
 /// The entry of one object.
 #[derive(Debug)]
-enum Slot {
-    Plain(Arc<Stored>),
+enum CacheSlot {
+    Plain(Arc<CachedObject>),
     /// Each media playlist has its own channel, so that a waiting request wakes only for versions of its playlist.
     /// The channel closes (its sender is dropped) when the playlist or its stream is removed.
-    MediaPlaylist(watch::Sender<Arc<Stored>>),
+    MediaPlaylist(watch::Sender<Arc<CachedObject>>),
 }
 
 /// The path of the multivariant playlist within a stream.
@@ -115,8 +115,8 @@ impl fmt::Display for StreamPath {
 
 // === impl Slot ===
 
-impl Slot {
-    fn stored(&self) -> Arc<Stored> {
+impl CacheSlot {
+    fn stored(&self) -> Arc<CachedObject> {
         match self {
             Self::Plain(stored) => Arc::clone(stored),
             Self::MediaPlaylist(versions) => Arc::clone(&versions.borrow()),
@@ -126,7 +126,7 @@ impl Slot {
 
 // === impl Library ===
 
-impl Library {
+impl ObjectCache {
     /// An empty object cache.
     pub fn new() -> Arc<Self> {
         Arc::default()
@@ -136,36 +136,36 @@ impl Library {
     /// stream's entry.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: None, gzip: OnceLock::new() });
-        write(&self.shelf_or_new(stream).objects).insert(path.to_owned(), Slot::Plain(stored));
+        let stored = Arc::new(CachedObject { object, etag, reload: None, gzip: OnceLock::new() });
+        write(&self.stream_objects_or_new(stream).objects).insert(path.to_owned(), CacheSlot::Plain(stored));
     }
 
     /// Adds or replaces a media playlist and wakes the requests that wait for it. Everything that the playlist lists
     /// must have been added before.
     pub fn put_playlist(&self, stream: &StreamPath, path: &str, object: Object, reload: Reloadable) {
         let etag = etag(&object);
-        let stored = Arc::new(Stored { object, etag, reload: Some(reload), gzip: OnceLock::new() });
-        let shelf = self.shelf_or_new(stream);
-        let mut objects = write(&shelf.objects);
+        let stored = Arc::new(CachedObject { object, etag, reload: Some(reload), gzip: OnceLock::new() });
+        let stream_objects = self.stream_objects_or_new(stream);
+        let mut objects = write(&stream_objects.objects);
         match objects.get(path) {
             // Not `send`, which keeps the old version when there is no receiver.
-            Some(Slot::MediaPlaylist(versions)) => drop(versions.send_replace(stored)),
-            Some(Slot::Plain(_)) | None => {
-                objects.insert(path.to_owned(), Slot::MediaPlaylist(watch::Sender::new(stored)));
+            Some(CacheSlot::MediaPlaylist(versions)) => drop(versions.send_replace(stored)),
+            Some(CacheSlot::Plain(_)) | None => {
+                objects.insert(path.to_owned(), CacheSlot::MediaPlaylist(watch::Sender::new(stored)));
             }
         }
     }
 
     /// Removes an object; a missing object is no error. Answers in progress keep the object's bytes until they end.
     pub fn remove(&self, stream: &StreamPath, path: &str) {
-        if let Some(shelf) = self.shelf(stream) {
-            write(&shelf.objects).remove(path);
+        if let Some(stream_objects) = self.stream_objects(stream) {
+            write(&stream_objects.objects).remove(path);
         }
     }
 
     /// Sets the information about a stream that viewers may see.
     pub fn set_info(&self, stream: &StreamPath, info: StreamInfo) {
-        *write(&self.shelf_or_new(stream).info) = Some(info);
+        *write(&self.stream_objects_or_new(stream).info) = Some(info);
     }
 
     /// Removes a stream with all its objects; requests that follow one of its playlists see the channel close.
@@ -174,68 +174,68 @@ impl Library {
     }
 
     /// Returns an object.
-    pub fn get(&self, stream: &StreamPath, path: &str) -> Option<Arc<Stored>> {
-        read(&self.shelf(stream)?.objects).get(path).map(Slot::stored)
+    pub fn get(&self, stream: &StreamPath, path: &str) -> Option<Arc<CachedObject>> {
+        read(&self.stream_objects(stream)?.objects).get(path).map(CacheSlot::stored)
     }
 
     /// Follows a media playlist: the channel holds its newest version and closes when the playlist or its stream is
-    /// removed. `None` for objects that were not added with [`Library::put_playlist`].
-    pub fn follow(&self, stream: &StreamPath, path: &str) -> Option<watch::Receiver<Arc<Stored>>> {
-        match read(&self.shelf(stream)?.objects).get(path)? {
-            Slot::Plain(_) => None,
-            Slot::MediaPlaylist(versions) => Some(versions.subscribe()),
+    /// removed. `None` for objects that were not added with [`ObjectCache::put_playlist`].
+    pub fn follow(&self, stream: &StreamPath, path: &str) -> Option<watch::Receiver<Arc<CachedObject>>> {
+        match read(&self.stream_objects(stream)?.objects).get(path)? {
+            CacheSlot::Plain(_) => None,
+            CacheSlot::MediaPlaylist(versions) => Some(versions.subscribe()),
         }
     }
 
     /// The number of receivers that follow a media playlist.
     #[cfg(test)]
     pub(super) fn followers(&self, stream: &StreamPath, path: &str) -> usize {
-        let shelf = self.shelf(stream).unwrap();
-        match read(&shelf.objects).get(path) {
-            Some(Slot::MediaPlaylist(versions)) => versions.receiver_count(),
-            Some(Slot::Plain(_)) | None => 0,
+        let stream_objects = self.stream_objects(stream).unwrap();
+        match read(&stream_objects.objects).get(path) {
+            Some(CacheSlot::MediaPlaylist(versions)) => versions.receiver_count(),
+            Some(CacheSlot::Plain(_)) | None => 0,
         }
     }
 
     /// Returns the information about a stream.
     pub fn info(&self, stream: &StreamPath) -> Option<StreamInfo> {
-        read(&self.shelf(stream)?.info).clone()
+        read(&self.stream_objects(stream)?.info).clone()
     }
 
     /// The streams that can be watched live now, ordered by path.
     pub fn live(&self) -> Vec<(StreamPath, StreamInfo)> {
-        let shelves: Vec<_> =
-            read(&self.streams).iter().map(|(path, shelf)| (path.clone(), Arc::clone(shelf))).collect();
-        shelves
+        let all_objects: Vec<_> = read(&self.streams)
+            .iter()
+            .map(|(path, stream_objects)| (path.clone(), Arc::clone(stream_objects)))
+            .collect();
+        all_objects
             .into_iter()
-            .filter(|(_, shelf)| read(&shelf.objects).contains_key(MULTIVARIANT))
-            .filter_map(|(path, shelf)| read(&shelf.info).clone().map(|info| (path, info)))
+            .filter(|(_, stream_objects)| read(&stream_objects.objects).contains_key(MULTIVARIANT))
+            .filter_map(|(path, stream_objects)| read(&stream_objects.info).clone().map(|info| (path, info)))
             .filter(|(_, info)| info.live)
             .collect()
     }
 
     /// The total size of all bodies in bytes, for the metrics.
     pub fn total_bytes(&self) -> u64 {
-        let shelves: Vec<_> = read(&self.streams).values().cloned().collect();
-        let bytes = |shelf: &Shelf| -> u64 {
-            read(&shelf.objects).values().map(|slot| slot.stored().object.body.len() as u64).sum()
+        let all_objects: Vec<_> = read(&self.streams).values().cloned().collect();
+        let bytes = |stream_objects: &StreamObjects| -> u64 {
+            read(&stream_objects.objects).values().map(|slot| slot.stored().object.body.len() as u64).sum()
         };
-        shelves.iter().map(|shelf| bytes(shelf)).sum()
+        all_objects.iter().map(|stream_objects| bytes(stream_objects)).sum()
     }
 
-    fn shelf(&self, stream: &StreamPath) -> Option<Arc<Shelf>> {
+    fn stream_objects(&self, stream: &StreamPath) -> Option<Arc<StreamObjects>> {
         read(&self.streams).get(stream).cloned()
     }
 
-    fn shelf_or_new(&self, stream: &StreamPath) -> Arc<Shelf> {
-        if let Some(shelf) = self.shelf(stream) {
-            return shelf;
+    fn stream_objects_or_new(&self, stream: &StreamPath) -> Arc<StreamObjects> {
+        if let Some(stream_objects) = self.stream_objects(stream) {
+            return stream_objects;
         }
-        Arc::clone(
-            write(&self.streams)
-                .entry(stream.clone())
-                .or_insert_with(|| Arc::new(Shelf { objects: RwLock::default(), info: RwLock::default() })),
-        )
+        Arc::clone(write(&self.streams).entry(stream.clone()).or_insert_with(|| {
+            Arc::new(StreamObjects { objects: RwLock::default(), info: RwLock::default() })
+        }))
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_follows_a_playlist_sees_its_versions_alone_and_its_end() {
-        let library = Library::new();
+        let library = ObjectCache::new();
         let stream = StreamPath::new("live", "demo").unwrap();
         let put = |rung: &str, last_sequence, text| {
             let reload = Reloadable {
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn only_streams_with_a_playlist_and_media_to_come_are_live() {
-        let library = Library::new();
+        let library = ObjectCache::new();
         let info = StreamInfo {
             live: true,
             started: WallTime::from_unix_micros(0),

@@ -1,7 +1,7 @@
 //! The public HTTP server: serves playlists, segments and the player page from memory.
 //!
 //! What belongs here: which bytes answer which request. What does not: making them (`hls`), storing them
-//! ([`store`]), deciding when to remove them ([`crate::stream`] calls the [`Library`]). Nothing here reads a
+//! ([`store`]), deciding when to remove them ([`crate::stream`] calls the [`ObjectCache`]). Nothing here reads a
 //! file: a request can only reach objects that were added to the object cache or embedded in the binary.
 
 mod activity;
@@ -13,5 +13,5 @@ mod reload;
 mod serve;
 
 pub use http::router;
-pub use library::{Library, Reloadable, StreamInfo, StreamPath};
-pub use serve::{Limits, PROTOCOLS, serve};
+pub use library::{ObjectCache, Reloadable, StreamInfo, StreamPath};
+pub use serve::{PROTOCOLS, ViewerLimits, serve};

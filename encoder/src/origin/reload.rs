@@ -17,12 +17,12 @@ pub(super) enum Reload {
     /// Answer with the present version.
     Now,
     /// Hold until the playlist lists the wanted segment or part, or ends.
-    Until(Wanted),
+    Until(RequestedVersion),
 }
 
 /// The segment or part that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct RequestedVersion {
     /// The media sequence number.
     pub(super) segment: u64,
     /// The part's index in the segment, from 0. An index past the segment's last part means the first part of the
@@ -82,7 +82,7 @@ pub(super) fn decide(query: Option<&str>, playlist: &Reloadable) -> Result<Reloa
             if segment == edge.last_sequence.saturating_add(1) && part.is_some_and(|part| part >= limit) {
                 return Err(BadDirectives::PartTooFarAhead);
             }
-            let wanted = Wanted { segment, part };
+            let wanted = RequestedVersion { segment, part };
             Ok(if is_answered(wanted, edge) { Reload::Now } else { Reload::Until(wanted) })
         }
     }
@@ -95,8 +95,8 @@ fn advance_part_limit(part_target: Duration) -> u64 {
 }
 
 /// Whether a playlist that ends at `edge` satisfies the request.
-pub(super) fn is_answered(wanted: Wanted, edge: Edge) -> bool {
-    let Wanted { segment, part } = wanted;
+pub(super) fn is_answered(wanted: RequestedVersion, edge: Edge) -> bool {
+    let RequestedVersion { segment, part } = wanted;
     if edge.ended || segment < edge.last_sequence {
         return true;
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn until(segment: u64, part: Option<u64>) -> Result<Reload, BadDirectives> {
-        Ok(Reload::Until(Wanted { segment, part }))
+        Ok(Reload::Until(RequestedVersion { segment, part }))
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_part_that_a_shorter_segment_does_not_have_is_answered_by_the_next_segments_first() {
-        let wanted = Wanted { segment: 8, part: Some(2) };
+        let wanted = RequestedVersion { segment: 8, part: Some(2) };
         let at = |last_sequence, last_parts, open_parts| Edge {
             last_sequence,
             last_parts,

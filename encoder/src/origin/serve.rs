@@ -2,7 +2,7 @@
 //! HTTP/2 on one port, in the clear (h2c with prior knowledge) or over TLS (ALPN). Answers are made in
 //! [`super::http`], a connection's requests in progress are counted in [`super::activity`].
 
-use super::activity::{Activity, Counted};
+use super::activity::{Activity, CountedViewer};
 use crate::ingest::tls::Listener;
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 /// Limits on the resources of one client and of all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ViewerLimits {
     /// Concurrent connections per port; further ones wait in the listener's backlog.
     pub connections: usize,
     /// Time-out of a TLS handshake.
@@ -34,8 +34,8 @@ pub struct Limits {
     /// Time-out of a request's head, counted from the start of the connection or the end of the previous answer. Also
     /// the longest time that an idle connection is kept.
     pub header_read: Duration,
-    /// After [`Limits::header_read`] without a new request, a connection gets this much longer to receive answers in
-    /// progress and is then closed: a player has no use for a segment that takes this long.
+    /// After [`ViewerLimits::header_read`] without a new request, a connection gets this much longer to receive answers
+    /// in progress and is then closed: a player has no use for a segment that takes this long.
     pub slow_answer: Duration,
     /// A client that acknowledges no data for this long is disconnected (TCP_USER_TIMEOUT).
     pub unacknowledged: Duration,
@@ -50,7 +50,7 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-impl Default for Limits {
+impl Default for ViewerLimits {
     /// Room for thousands of viewers: a player holds one or two connections with 2 buffers of at most 16 KiB each,
     /// and as much again with TLS. The idle time is above the longest target duration, so that players keep their
     /// connection between playlist requests. A low-latency player holds four concurrent requests (playlist and hinted
@@ -78,11 +78,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// connection.
 pub const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Serves `router` until `shutdown` resolves, then gives answers in progress [`Limits::drain`] to finish.
+/// Serves `router` until `shutdown` resolves, then gives answers in progress [`ViewerLimits::drain`] to finish.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,
-    limits: Limits,
+    limits: ViewerLimits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let listener = listener.into();
@@ -141,7 +141,7 @@ async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> Option<(TcpStre
 }
 
 /// Sets the socket options. Failures are ignored: no option is important enough to drop a viewer.
-fn set_options(stream: &TcpStream, limits: Limits) {
+fn set_options(stream: &TcpStream, limits: ViewerLimits) {
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limits.unacknowledged));
 }
@@ -152,7 +152,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// Serves one connection; its first bytes decide the version of HTTP.
-async fn connection<S>(stream: S, router: Router, limits: Limits, mut stopping: watch::Receiver<bool>)
+async fn connection<S>(stream: S, router: Router, limits: ViewerLimits, mut stopping: watch::Receiver<bool>)
 where
     TokioIo<S>: Read + Write + Unpin + Send + 'static,
 {
@@ -164,7 +164,7 @@ where
             let answer = router.call(request.map(Body::new));
             async move {
                 let answer: Response<Body> = answer.await?;
-                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, request_under_way)))
+                Ok::<_, Infallible>(answer.map(|body| CountedViewer::new(body, request_under_way)))
             }
         })
     };
@@ -192,7 +192,7 @@ where
     }
 }
 
-fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
+fn builder(limits: ViewerLimits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

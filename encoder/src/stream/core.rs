@@ -14,9 +14,9 @@ mod input;
 mod runs;
 
 use super::anchor::{AnchorTracker, Now};
-use super::delays::{Delays, Stage, Verdict};
+use super::delays::{BudgetVerdict, Delays, Stage};
 use super::gop::Gop;
-use super::probe::Probe;
+use super::probe::SourceProbe;
 use super::restart::{Restart, RestartPolicy};
 use super::run::{Run, RunId, WorkerState};
 use crate::stream::ladder::{Ladder, Plan, RungSpec, SourceVideo};
@@ -29,7 +29,7 @@ use rtmp::Metadata;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use transcode::wire::{Job, Progress, Request, Response, VideoSettings};
+use transcode::wire::{Job, Request, Response, VideoSettings, WorkerProgress};
 
 /// Maximum number of runs, and so of worker processes, that a stream has. A publisher that changes its format faster
 /// than workers flush waits for the workers.
@@ -40,7 +40,7 @@ const PUBLISHED: &str = "published";
 
 /// Settings of a stream. Streams of one process differ only in their latency and what follows from it.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct StreamSettings {
     /// The configured renditions.
     pub ladder: Ladder,
     /// Number of CPU cores available.
@@ -77,11 +77,11 @@ pub enum Effect {
 
 /// State of the publisher.
 #[derive(Debug)]
-enum Publisher {
+enum PublisherState {
     /// No publisher is connected, since this instant.
     Absent(Instant),
     /// A publisher is connected and its media is still being probed.
-    Probing(Box<Probe>),
+    Probing(Box<SourceProbe>),
     /// A publisher is connected and the last run receives its media.
     Flowing,
     /// The stream has ended; no publisher is accepted any more.
@@ -95,7 +95,7 @@ pub struct StreamOver;
 
 /// Counters over the life of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counters {
+pub struct StreamCounters {
     /// Workers that died or hung while they received published media.
     pub worker_restarts: u64,
     /// Access units dropped in the shed queue.
@@ -115,8 +115,8 @@ pub struct Counters {
 /// The state of one stream; see the module documentation.
 #[derive(Debug)]
 pub struct StreamCore {
-    settings: Settings,
-    publisher: Publisher,
+    settings: StreamSettings,
+    publisher: PublisherState,
     closing: bool,
     runs: VecDeque<Run>,
     next_run: u32,
@@ -140,20 +140,20 @@ pub struct StreamCore {
     epochs: u32,
     packaged_until: MediaTime,
     newest: MediaTime,
-    counters: Counters,
-    progress: Progress,
+    counters: StreamCounters,
+    progress: WorkerProgress,
     delays: Delays,
     effects: VecDeque<Effect>,
 }
 
 impl StreamCore {
     /// Creates a stream without a publisher. `first_sequence` is the media sequence number of its first segment.
-    pub fn new(settings: Settings, first_sequence: u64, now: Instant) -> Self {
+    pub fn new(settings: StreamSettings, first_sequence: u64, now: Instant) -> Self {
         let packager = Packager::new(settings.timing.clone(), first_sequence);
         let delays = Delays::new(&settings.timing);
         Self {
             settings,
-            publisher: Publisher::Absent(now),
+            publisher: PublisherState::Absent(now),
             closing: false,
             runs: VecDeque::new(),
             next_run: 0,
@@ -174,15 +174,15 @@ impl StreamCore {
             epochs: 0,
             packaged_until: MediaTime::ZERO,
             newest: MediaTime::ZERO,
-            counters: Counters::default(),
-            progress: Progress::default(),
+            counters: StreamCounters::default(),
+            progress: WorkerProgress::default(),
             delays,
             effects: VecDeque::new(),
         }
     }
 
     /// Creates a stream that continues after the segments that an earlier writer of the stream left in the store.
-    pub fn resume(settings: Settings, past: &Past, now: Instant) -> Self {
+    pub fn resume(settings: StreamSettings, past: &Past, now: Instant) -> Self {
         let packager = Packager::resume(settings.timing.clone(), past);
         Self { packager, ..Self::new(settings, past.next_sequence(), now) }
     }
@@ -208,14 +208,14 @@ impl StreamCore {
             Ladder::Rungs(specs) => specs.contains(&RungSpec::Source),
         };
         let source_gop = wants_source.then_some(self.settings.timing.max_source_gop);
-        self.publisher = Publisher::Probing(Box::new(Probe::new(source_gop, now.instant)));
+        self.publisher = PublisherState::Probing(Box::new(SourceProbe::new(source_gop, now.instant)));
         self.anchors = AnchorTracker::default();
         Ok((self.counters.publishes > 1).then_some(self.newest))
     }
 
     /// The publisher sent its metadata.
     pub fn metadata(&mut self, metadata: Metadata) {
-        if let Publisher::Probing(probe) = &mut self.publisher {
+        if let PublisherState::Probing(probe) = &mut self.publisher {
             probe.metadata(metadata);
         }
     }
@@ -231,26 +231,26 @@ impl StreamCore {
             self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall: arrived, ..now });
         }
         match &mut self.publisher {
-            Publisher::Probing(probe) => {
+            PublisherState::Probing(probe) => {
                 probe.push(media);
                 self.judge(now);
             }
-            Publisher::Flowing => {
+            PublisherState::Flowing => {
                 self.gop.push(&media);
                 self.flow(media, now);
             }
-            Publisher::Absent(_) | Publisher::Over => {}
+            PublisherState::Absent(_) | PublisherState::Over => {}
         }
         self.pump(now);
     }
 
     /// The publisher disconnected, for any reason.
     pub fn publisher_gone(&mut self, now: Now) {
-        if matches!(self.publisher, Publisher::Over) {
+        if matches!(self.publisher, PublisherState::Over) {
             return;
         }
         // A short clip may end while it is still being probed: its held media is enough for a verdict, if there is any.
-        if let Publisher::Probing(probe) = &self.publisher
+        if let PublisherState::Probing(probe) = &self.publisher
             && let Some(findings) = probe.verdict(now.instant + Duration::from_secs(60))
         {
             self.settle(findings, now);
@@ -262,7 +262,7 @@ impl StreamCore {
         self.next_video = None;
         self.gop.clear();
         self.last_source_key = None;
-        self.publisher = Publisher::Absent(now.instant);
+        self.publisher = PublisherState::Absent(now.instant);
         self.pump(now);
         self.tick(now);
     }
@@ -283,9 +283,9 @@ impl StreamCore {
     /// A worker sent a response.
     pub fn worker_said(&mut self, id: RunId, response: Response, now: Now) {
         let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
-        if let WorkerState::Running { heard, owing_since, .. } = &mut run.worker {
-            *heard = now.instant;
-            *owing_since = if run.queue.is_empty() { None } else { Some(now.instant) };
+        if let WorkerState::Running { last_response_at, overdue_since, .. } = &mut run.worker {
+            *last_response_at = now.instant;
+            *overdue_since = if run.queue.is_empty() { None } else { Some(now.instant) };
         }
         match response {
             Response::Opened(tracks) => {
@@ -338,18 +338,18 @@ impl StreamCore {
 
     /// Time has passed. To be called at least ten times a second.
     pub fn tick(&mut self, now: Now) {
-        if matches!(self.publisher, Publisher::Probing(_)) {
+        if matches!(self.publisher, PublisherState::Probing(_)) {
             self.judge(now);
         }
         self.watch_workers(now);
         self.restart_if_due(now);
         self.pump(now);
-        if let Publisher::Absent(since) = self.publisher
+        if let PublisherState::Absent(since) = self.publisher
             && self.runs.is_empty()
             && (self.closing
                 || now.instant.saturating_duration_since(since) >= self.settings.reconnect_window)
         {
-            self.publisher = Publisher::Over;
+            self.publisher = PublisherState::Over;
             self.effects.push_back(Effect::Ended);
         }
     }
@@ -370,8 +370,8 @@ impl StreamCore {
     pub fn next_request(&mut self, id: RunId, now: Instant) -> Option<Request> {
         let run = self.runs.iter_mut().find(|run| run.id == id)?;
         let request = run.queue.pop()?;
-        if let WorkerState::Running { owing_since, .. } = &mut run.worker {
-            owing_since.get_or_insert(now);
+        if let WorkerState::Running { overdue_since, .. } = &mut run.worker {
+            overdue_since.get_or_insert(now);
         }
         Some(request)
     }
@@ -403,7 +403,7 @@ impl StreamCore {
         let age = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
         match self.delays.passed(stage, rung, age, now.instant) {
             None => {}
-            Some(Verdict::Broken { stage, rung, worst, budget }) => warn!(
+            Some(BudgetVerdict::Broken { stage, rung, worst, budget }) => warn!(
                 stage = stage.name(),
                 rung,
                 worst = ?worst,
@@ -411,13 +411,13 @@ impl StreamCore {
                 suspect = stage.suspect(),
                 "media is late for ten seconds: viewers are further from live than the latency says, or about to stall"
             ),
-            Some(Verdict::Kept) => info!("media is in time again"),
+            Some(BudgetVerdict::Kept) => info!("media is in time again"),
         }
     }
 
     /// Whether the stream has ended for good.
     pub fn is_over(&self) -> bool {
-        matches!(self.publisher, Publisher::Over)
+        matches!(self.publisher, PublisherState::Over)
     }
 
     /// Whether segments are published in parts.
@@ -427,21 +427,21 @@ impl StreamCore {
 
     /// Whether a publisher is connected.
     pub fn is_published(&self) -> bool {
-        matches!(self.publisher, Publisher::Probing(_) | Publisher::Flowing)
+        matches!(self.publisher, PublisherState::Probing(_) | PublisherState::Flowing)
     }
 
     /// Counters so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> StreamCounters {
         self.counters
     }
 
     /// The newest progress report of a worker.
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> WorkerProgress {
         self.progress.clone()
     }
 
     /// The packager's counters.
-    pub fn packager_counters(&self) -> hls::packager::Counters {
+    pub fn packager_counters(&self) -> hls::packager::PackagerCounters {
         self.packager.counters()
     }
 

@@ -1,7 +1,7 @@
 //! The core against a fake worker and a fake clock: hours of stream in milliseconds.
 
 use super::anchor::Now;
-use super::core::{Counters, Effect, Settings, StreamCore};
+use super::core::{Effect, StreamCore, StreamCounters, StreamSettings};
 use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
 use crate::stream::ladder::Ladder;
@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use transcode::wire::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
 
-pub(crate) fn settings(ladder: &str) -> Settings {
+pub(crate) fn settings(ladder: &str) -> StreamSettings {
     let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap());
-    Settings {
+    StreamSettings {
         ladder: ladder.parse::<Ladder>().unwrap(),
         cores: 2,
         video: VideoSettings {
@@ -222,7 +222,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> StreamCounters {
         self.core.counters()
     }
 
@@ -635,7 +635,7 @@ fn a_worker_that_flushes_slowly_is_waited_for() {
     for _ in 0..10 {
         stage.wait(2_000);
         let now = stage.now();
-        stage.core.worker_said(id, Response::Progress(transcode::wire::Progress::default()), now);
+        stage.core.worker_said(id, Response::Progress(transcode::wire::WorkerProgress::default()), now);
     }
     assert!(stage.workers.contains_key(&id));
     stage.wait(6_000);

@@ -32,7 +32,7 @@ pub enum Stage {
 
 /// Whether the stages keep their budgets.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum BudgetVerdict {
     /// Most media of the last [`SUSTAINED`] was too old.
     Broken {
         /// The first stage over its budget.
@@ -121,7 +121,7 @@ impl Delays {
     }
 
     /// Media of a rendition has passed a stage at this age. Returns the verdict when it has changed.
-    pub fn passed(&mut self, stage: Stage, rung: &str, age: Duration, now: Instant) -> Option<Verdict> {
+    pub fn passed(&mut self, stage: Stage, rung: &str, age: Duration, now: Instant) -> Option<BudgetVerdict> {
         let budget = self.budgets[stage as usize];
         let meters = &mut self.meters[stage as usize];
         if !meters.contains_key(rung) {
@@ -173,7 +173,7 @@ impl Delays {
         Stage::ALL.map(stage).to_vec().into()
     }
 
-    fn judge(&mut self) -> Option<Verdict> {
+    fn judge(&mut self) -> Option<BudgetVerdict> {
         for meter in self.meters.iter_mut().flat_map(BTreeMap::values_mut) {
             meter.judge();
         }
@@ -186,7 +186,7 @@ impl Delays {
             return None;
         }
         self.broken = broken;
-        Some(worst.map_or(Verdict::Kept, |(stage, rung, meter)| Verdict::Broken {
+        Some(worst.map_or(BudgetVerdict::Kept, |(stage, rung, meter)| BudgetVerdict::Broken {
             stage,
             rung: rung.clone(),
             worst: meter.former_worst,
@@ -241,7 +241,7 @@ mod tests {
             Self { delays: Delays::new(&Timing::new(latency)), now: Instant::now() }
         }
 
-        fn run(&mut self, seconds: u32, ages: &[(Stage, &str, u64)]) -> Vec<Verdict> {
+        fn run(&mut self, seconds: u32, ages: &[(Stage, &str, u64)]) -> Vec<BudgetVerdict> {
             let mut verdicts = Vec::new();
             for _ in 0..seconds * 10 {
                 self.now += Duration::from_millis(100);
@@ -290,13 +290,13 @@ mod tests {
         assert_eq!(show.run(3, &slow), []);
         assert_eq!(show.run(17, &GOOD), []);
         let told = show.run(60, &slow);
-        let [Verdict::Broken { stage: Stage::Encoded, rung, worst, budget }] = &told[..] else {
+        let [BudgetVerdict::Broken { stage: Stage::Encoded, rung, worst, budget }] = &told[..] else {
             panic!("{told:?}");
         };
         assert_eq!((rung.as_str(), worst.as_millis()), ("720p", 1_500));
         assert!(*budget < *worst);
         assert_eq!(show.delays.status()[1]["broken"], true);
-        assert_eq!(show.run(60, &GOOD), [Verdict::Kept]);
+        assert_eq!(show.run(60, &GOOD), [BudgetVerdict::Kept]);
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         let mut show = Show::new(4.0);
         let jammed = [(Stage::Arrived, "published", 900), (Stage::Encoded, "720p", 1_250)];
         let told = show.run(15, &jammed);
-        assert!(matches!(told[..], [Verdict::Broken { stage: Stage::Arrived, .. }]), "{told:?}");
+        assert!(matches!(told[..], [BudgetVerdict::Broken { stage: Stage::Arrived, .. }]), "{told:?}");
     }
 
     #[test]

@@ -5,9 +5,9 @@ use super::anchor::Now;
 use super::core::{Effect, StreamCore};
 use super::delays::Stage;
 use super::measured::Measured;
-use super::report::Report;
+use super::report::MetricsReport;
 use super::run::RunId;
-use crate::delivery::outputs::{Acknowledged, Outlet};
+use crate::delivery::outputs::{Acknowledged, Outputs};
 use crate::stream::worker::{Worker, WorkerEvent, WorkerOptions};
 use hls::RungName;
 use hls::packager::Output;
@@ -85,7 +85,7 @@ impl SharedCore {
         }
     }
 
-    fn report(&self, report: &mut Report) {
+    fn report(&self, report: &mut MetricsReport) {
         let (stream, packager) = self.look(|core| (core.counters(), core.packager_counters()));
         report.bring_up(stream, packager);
     }
@@ -129,7 +129,7 @@ pub fn now() -> Now {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StreamEnding {
     /// The stream is over.
     Ended,
     /// Another encoder writes the stream's playlists: the stream continues there.
@@ -137,14 +137,14 @@ pub enum Ending {
 }
 
 /// Runs a stream until it has ended and everything is written, or until another encoder has taken it over.
-pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerOptions) -> Ending {
+pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outputs, workers: WorkerOptions) -> StreamEnding {
     // Dropping this set kills the workers, however this function ends.
     let mut tasks = JoinSet::new();
     let mut running: HashMap<RunId, AbortHandle> = HashMap::new();
     let has_parts = shared.look(StreamCore::has_parts);
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut report = Report::default();
+    let mut report = MetricsReport::default();
     'stream: loop {
         if shared.core.is_poisoned() {
             error!("a decision failed: the stream is given up");
@@ -203,7 +203,7 @@ pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outlet, workers: WorkerO
         if outlet.is_fenced() {
             drop(tasks);
             outlet.taken_over();
-            return Ending::TakenOver;
+            return StreamEnding::TakenOver;
         }
         running.retain(|_, task| !task.is_finished());
         while tasks.try_join_next().is_some() {}

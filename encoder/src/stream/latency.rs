@@ -4,7 +4,7 @@
 //! A stream keeps its latency for its whole life, reconnects included: players stop for good when target or part
 //! durations change. So a latency that is set here applies from the next publish that starts a stream.
 
-use super::core::Settings;
+use super::core::StreamSettings;
 use crate::origin::StreamPath;
 use hls::timing::Latency;
 use hls::{Timing, TimingError};
@@ -92,7 +92,7 @@ pub struct Chosen {
 /// What became of a publisher's requested latency. A publisher is never refused because of its request: a show on air
 /// with another latency is better than no show, and OBS would not display the reason.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wish {
+pub enum RequestedLatency {
     /// No latency was requested.
     None,
     /// The requested latency applies.
@@ -223,17 +223,17 @@ impl LatencyTable {
     /// Chooses the latency of a stream that begins; `query` is the query after its publisher's stream key. In order of
     /// precedence: the publisher's request where allowed, the latency set for the stream, the latency configured for
     /// its application, the default.
-    pub fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, Wish) {
+    pub fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, RequestedLatency) {
         let without = self.next(stream);
         let wished = query.split('&').find_map(|parameter| parameter.strip_prefix("latency="));
-        let Some(wished) = wished else { return (without, Wish::None) };
-        let Some(bounds) = self.configured.bounds else { return (without, Wish::NotAllowed) };
+        let Some(wished) = wished else { return (without, RequestedLatency::None) };
+        let Some(bounds) = self.configured.bounds else { return (without, RequestedLatency::NotAllowed) };
         let Some(wished) = wished.parse().ok().filter(|seconds: &f64| seconds.is_finite()) else {
-            return (without, Wish::NotANumber);
+            return (without, RequestedLatency::NotANumber);
         };
         let chosen = Chosen { latency: bounds.nearest(wished), from: Origin::Publisher };
         let is_outside = wished < bounds.least.as_secs_f64() || wished > bounds.most.as_secs_f64();
-        (chosen, if is_outside { Wish::Bounded { wished } } else { Wish::Granted })
+        (chosen, if is_outside { RequestedLatency::Bounded { wished } } else { RequestedLatency::Granted })
     }
 
     /// The latency of a stream's next start, if its publisher requests none.
@@ -288,7 +288,7 @@ pub fn video_settings(encoder: String, preset: String, timing: &Timing) -> Video
 
 // === impl Settings ===
 
-impl Settings {
+impl StreamSettings {
     /// The same settings for another latency: everything that follows from the latency is recomputed.
     pub fn at(&self, latency: Latency) -> Self {
         let timing = Timing::new(latency);
@@ -352,15 +352,15 @@ mod tests {
             let (Chosen { latency, from }, wish) = table.choose(stream, query);
             (latency.as_secs_f64(), from, wish)
         };
-        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));
-        assert_eq!(chosen(&show, "token=x"), (5.0, Origin::App, Wish::None));
+        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, RequestedLatency::None));
+        assert_eq!(chosen(&show, "token=x"), (5.0, Origin::App, RequestedLatency::None));
         // The bounds apply to publishers, not to operators.
         table.set(&show, seconds(15.0)).unwrap();
-        assert_eq!(chosen(&show, ""), (15.0, Origin::Set, Wish::None));
-        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, Wish::None));
-        assert_eq!(chosen(&show, "a=b&latency=3.5&c"), (3.5, Origin::Publisher, Wish::Granted));
+        assert_eq!(chosen(&show, ""), (15.0, Origin::Set, RequestedLatency::None));
+        assert_eq!(chosen(&other, ""), (6.0, Origin::Default, RequestedLatency::None));
+        assert_eq!(chosen(&show, "a=b&latency=3.5&c"), (3.5, Origin::Publisher, RequestedLatency::Granted));
         table.unset(&show);
-        assert_eq!(chosen(&show, ""), (5.0, Origin::App, Wish::None));
+        assert_eq!(chosen(&show, ""), (5.0, Origin::App, RequestedLatency::None));
     }
 
     #[test]
@@ -369,26 +369,26 @@ mod tests {
         let table = LatencyTable::new(Latencies::parse("6", bounds).unwrap());
         let show = stream("live", "show");
         for (query, latency, wish) in [
-            ("latency=3", 3.0, Wish::Granted),
-            ("latency=10", 10.0, Wish::Granted),
-            ("latency=2.9", 3.0, Wish::Bounded { wished: 2.9 }),
-            ("latency=-1", 3.0, Wish::Bounded { wished: -1.0 }),
-            ("latency=10.1", 10.0, Wish::Bounded { wished: 10.1 }),
-            ("latency=1e300", 10.0, Wish::Bounded { wished: 1e300 }),
-            ("latency=", 6.0, Wish::NotANumber),
-            ("latency=NaN", 6.0, Wish::NotANumber),
-            ("latency=inf", 6.0, Wish::NotANumber),
-            ("latency=5s", 6.0, Wish::NotANumber),
-            ("latencyx=5", 6.0, Wish::None),
-            ("latency", 6.0, Wish::None),
-            ("latency=4&latency=5", 4.0, Wish::Granted),
+            ("latency=3", 3.0, RequestedLatency::Granted),
+            ("latency=10", 10.0, RequestedLatency::Granted),
+            ("latency=2.9", 3.0, RequestedLatency::Bounded { wished: 2.9 }),
+            ("latency=-1", 3.0, RequestedLatency::Bounded { wished: -1.0 }),
+            ("latency=10.1", 10.0, RequestedLatency::Bounded { wished: 10.1 }),
+            ("latency=1e300", 10.0, RequestedLatency::Bounded { wished: 1e300 }),
+            ("latency=", 6.0, RequestedLatency::NotANumber),
+            ("latency=NaN", 6.0, RequestedLatency::NotANumber),
+            ("latency=inf", 6.0, RequestedLatency::NotANumber),
+            ("latency=5s", 6.0, RequestedLatency::NotANumber),
+            ("latencyx=5", 6.0, RequestedLatency::None),
+            ("latency", 6.0, RequestedLatency::None),
+            ("latency=4&latency=5", 4.0, RequestedLatency::Granted),
         ] {
             let (chosen, became) = table.choose(&show, query);
             assert_eq!((chosen.latency.as_secs_f64(), became), (latency, wish), "{query}");
         }
         let strict = LatencyTable::new(Latencies::parse("6", None).unwrap());
         let (chosen, wish) = strict.choose(&show, "latency=5");
-        assert_eq!((chosen.from, wish), (Origin::Default, Wish::NotAllowed));
+        assert_eq!((chosen.from, wish), (Origin::Default, RequestedLatency::NotAllowed));
     }
 
     #[test]

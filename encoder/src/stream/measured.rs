@@ -2,7 +2,7 @@
 //! on them.
 
 use super::run::RunId;
-use crate::delivery::Counters;
+use crate::delivery::DeliveryCounters;
 use hls::packager::Segment;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -15,15 +15,15 @@ const STORED_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Measured {
     /// By rendition.
-    rungs: BTreeMap<String, Rung>,
-    stored: Option<(Instant, Counters)>,
+    rungs: BTreeMap<String, RungStatistics>,
+    stored: Option<(Instant, DeliveryCounters)>,
     /// Resident bytes of each running worker.
     workers: BTreeMap<RunId, u64>,
 }
 
 /// Statistics of one rendition; bitrate and duration are those of the newest segment.
 #[derive(Clone, Copy, Debug, Default)]
-struct Rung {
+struct RungStatistics {
     bits_per_second: f64,
     seconds: f64,
     segments: u64,
@@ -46,7 +46,7 @@ impl Measured {
     }
 
     /// Copies the store's counters if the last copy is too old.
-    pub fn stored(&mut self, counters: impl FnOnce() -> Counters) {
+    pub fn stored(&mut self, counters: impl FnOnce() -> DeliveryCounters) {
         if self.stored.as_ref().is_none_or(|(at, _)| at.elapsed() >= STORED_EVERY) {
             self.stored = Some((Instant::now(), counters()));
         }
@@ -73,7 +73,7 @@ impl Measured {
             .rungs
             .iter()
             .map(|(name, rung)| {
-                let Rung { bits_per_second, seconds, segments, gaps } = *rung;
+                let RungStatistics { bits_per_second, seconds, segments, gaps } = *rung;
                 let told = json!({
                     "bits_per_second": bits_per_second.round(),
                     "segment_seconds": seconds,

@@ -20,7 +20,7 @@ mod silence;
 pub mod worker;
 
 pub use anchor::Now;
-pub use core::{Settings, StreamCore};
+pub use core::{StreamCore, StreamSettings};
 
 #[cfg(test)]
 mod core_properties;

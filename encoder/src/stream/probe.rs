@@ -43,7 +43,7 @@ pub struct Findings {
 
 /// Gathers media until there is a verdict.
 #[derive(Debug)]
-pub struct Probe {
+pub struct SourceProbe {
     /// Longest keyframe distance with which a rung `source` is passed through; `None` when no such rung is wanted.
     /// Otherwise keyframe distances have to be measured.
     source_gop: Option<MediaSpan>,
@@ -55,7 +55,7 @@ pub struct Probe {
     bytes: usize,
 }
 
-impl Probe {
+impl SourceProbe {
     /// Starts probing. `source_gop` is the longest allowed keyframe distance, given when a rung `source` is wanted.
     pub fn new(source_gop: Option<MediaSpan>, now: Instant) -> Self {
         Self {
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn both_kinds_and_a_measured_rate_are_enough() {
         let now = Instant::now();
-        let mut probe = Probe::new(None, now);
+        let mut probe = SourceProbe::new(None, now);
         probe.push(Media::VideoConfig(video_config(1280, 720)));
         probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
         for frame in 0..12 {
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn absent_audio_is_waited_for_and_then_not() {
         let now = Instant::now();
-        let mut probe = Probe::new(None, now);
+        let mut probe = SourceProbe::new(None, now);
         probe.push(Media::VideoConfig(video_config(1280, 720)));
         for frame in 0..=24 {
             probe.push(video(frame * 40, frame == 0));
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn audio_alone_is_a_stream_after_a_while() {
         let now = Instant::now();
-        let mut probe = Probe::new(None, now);
+        let mut probe = SourceProbe::new(None, now);
         probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
         probe.push(audio(0));
         assert_eq!(probe.verdict(now + Duration::from_secs(2)), None);
@@ -293,7 +293,7 @@ mod tests {
     fn a_source_rung_needs_a_second_keyframe_within_the_bound() {
         let now = Instant::now();
         let verdict = |gop_ms: i64, until_ms: i64| {
-            let mut probe = Probe::new(Some(MediaSpan::from_millis(2000)), now);
+            let mut probe = SourceProbe::new(Some(MediaSpan::from_millis(2000)), now);
             probe.push(Media::VideoConfig(video_config(1280, 720)));
             probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
             for ms in (0..=until_ms).step_by(40) {
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_lying_frame_rate_is_not_believed() {
         let now = Instant::now();
-        let mut probe = Probe::new(None, now);
+        let mut probe = SourceProbe::new(None, now);
         probe.metadata(Metadata { frame_rate: Some(1000.0), has_audio: Some(false), ..Metadata::default() });
         probe.push(Media::VideoConfig(VideoConfig { frame_rate: Some((60, 1)), ..video_config(1280, 720) }));
         for frame in 0..30 {
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_by_an_early_verdict() {
         let now = Instant::now();
-        let mut probe = Probe::new(Some(MediaSpan::from_millis(2000)), now);
+        let mut probe = SourceProbe::new(Some(MediaSpan::from_millis(2000)), now);
         probe.push(Media::VideoConfig(video_config(1280, 720)));
         let mut big = unit_at(0, true);
         big.data = vec![0; MAX_BYTES].into();
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn announcements_without_media_do_not_pile_up() {
         let now = Instant::now();
-        let mut probe = Probe::new(None, now);
+        let mut probe = SourceProbe::new(None, now);
         for step in 0..1000 {
             probe.push(Media::VideoConfig(video_config(640 + 16 * (step % 2), 480)));
             probe.push(Media::AudioConfig(audio_config(2, 48_000, 1 + (step % 2) as u8)));

@@ -5,12 +5,12 @@ mod publisher;
 
 pub use self::publisher::Publisher;
 
-use super::core::{Settings, StreamCore, StreamOver};
-use super::driver::{Ending, SharedCore, drive, now};
-use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, TableFull, Wish};
+use super::core::{StreamCore, StreamOver, StreamSettings};
+use super::driver::{SharedCore, StreamEnding, drive, now};
+use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedLatency, TableFull};
 use super::report::packaging;
-use crate::delivery::outputs::{Outlet, OutletOptions, THUMBNAIL};
-use crate::delivery::takeover::{Beginning, Claimant, Owner, Taken};
+use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
+use crate::delivery::takeover::{AlreadyOwned, Lease, LeaseClient, StreamStart};
 use crate::ingest::Admission;
 use crate::origin::StreamPath;
 use crate::stream::worker::WorkerOptions;
@@ -43,13 +43,13 @@ pub struct Registry {
     /// Weak reference to this registry, for the tasks that attend to streams.
     me: Weak<Self>,
     /// Settings with some latency; each stream replaces the latency by its own.
-    settings: Settings,
+    settings: StreamSettings,
     latencies: LatencyTable,
-    outlet: OutletOptions,
+    outlet: OutputOptions,
     workers: WorkerOptions,
     probe: Arc<Probe>,
-    streams: Mutex<HashMap<StreamPath, Arc<Entry>>>,
-    claimant: Claimant,
+    streams: Mutex<HashMap<StreamPath, Arc<StreamEntry>>>,
+    claimant: LeaseClient,
     /// Streams that have not begun: the store is being read to find out how they begin.
     beginning: Mutex<HashSet<StreamPath>>,
     /// Whether the process is draining: streams that have not begun must not begin.
@@ -71,7 +71,7 @@ pub enum WhenFull {
 }
 
 /// One stream.
-struct Entry {
+struct StreamEntry {
     core: Arc<SharedCore>,
     /// Fixed for the life of the stream, even if another latency is set or requested meanwhile.
     latency: Chosen,
@@ -84,16 +84,16 @@ struct Entry {
 struct Present {
     /// Grows with every publisher, so that a replaced publisher cannot end its successor's stream.
     number: u64,
-    heard: Instant,
+    last_message_at: Instant,
     send_off: watch::Sender<Option<Refusal>>,
 }
 
 impl Registry {
     /// Creates a registry without streams.
     pub fn new(
-        settings: Settings,
+        settings: StreamSettings,
         latencies: Latencies,
-        outlet: OutletOptions,
+        outlet: OutputOptions,
         workers: WorkerOptions,
         probe: Arc<Probe>,
         when_full: WhenFull,
@@ -111,7 +111,7 @@ impl Registry {
             workers,
             probe,
             streams: Mutex::new(HashMap::new()),
-            claimant: Claimant::default(),
+            claimant: LeaseClient::default(),
             beginning: Mutex::default(),
             leaving: AtomicBool::new(false),
             count,
@@ -121,7 +121,7 @@ impl Registry {
 
     /// Liveness check: takes every lock that a stream needs, and returns once it got them. Also updates the lag
     /// metrics, and the listener gate: a publisher may have gone silent, so that another publisher may take its place.
-    pub fn pulse(&self) {
+    pub fn check_locks(&self) {
         let lags = self.entries().into_iter().map(|entry| {
             let (lag, budget) = (entry.core.look(StreamCore::lag), lag_budget(&entry.timing));
             (lag - budget, lag, budget)
@@ -131,12 +131,12 @@ impl Registry {
         metrics::gauge!("encoder_lag_seconds").set(lag.as_secs_f64());
         metrics::gauge!("encoder_lag_budget_seconds").set(budget.as_secs_f64());
         metrics::gauge!("encoder_origin_bytes").set(self.outlet.library.total_bytes() as f64);
-        self.review_door();
+        self.review_gate();
     }
 
     /// Shuts the listener gate when every publisher that could connect would be refused, and opens it otherwise. A
     /// publisher that is absent or silent may come back, so its stream keeps the gate open.
-    fn review_door(&self) {
+    fn review_gate(&self) {
         let Some(open) = &self.open else { return };
         // Evaluated inside the channel's lock, so that of concurrent calls the last evaluation takes effect.
         open.send_if_modified(|open| {
@@ -146,7 +146,7 @@ impl Registry {
         });
     }
 
-    fn entries(&self) -> Vec<Arc<Entry>> {
+    fn entries(&self) -> Vec<Arc<StreamEntry>> {
         self.lock().values().cloned().collect()
     }
 
@@ -174,7 +174,7 @@ impl Registry {
 
     /// State of every stream, for operators.
     pub fn status(&self) -> Value {
-        let entries: Vec<(StreamPath, Arc<Entry>)> =
+        let entries: Vec<(StreamPath, Arc<StreamEntry>)> =
             self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
         let streams: Vec<Value> = entries
             .iter()
@@ -243,7 +243,7 @@ impl Registry {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StreamPath, Arc<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StreamPath, Arc<StreamEntry>>> {
         self.streams.lock().expect("nothing panics while it holds the map")
     }
 
@@ -251,18 +251,18 @@ impl Registry {
     /// that the publisher sent after its stream key. For a new stream the store is read first, for a bounded time.
     async fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
         let reserved = match self.enter_or_reserve(path)? {
-            Found::Stream(publisher) => return Ok(*publisher),
-            Found::Place(reserved) => reserved,
+            Placement::Stream(publisher) => return Ok(*publisher),
+            Placement::Place(reserved) => reserved,
         };
-        self.review_door();
-        let (chosen, wish) = self.latencies.choose(path, query);
+        self.review_gate();
+        let (chosen, requested) = self.latencies.choose(path, query);
         let (store, window) = (&self.outlet.store, self.settings.reconnect_window);
         let claimed = self.claimant.claim(store, &path.to_string(), chosen.latency, window, now().wall).await;
-        let (beginning, owner) = claimed.map_err(|Taken| {
+        let (beginning, owner) = claimed.map_err(|AlreadyOwned| {
             warn!(stream = %path, "another encoder has just taken this stream: its publisher is turned away here");
             Refusal::AlreadyPublishing
         })?;
-        tell(path, wish, self.latencies.bounds());
+        tell(path, requested, self.latencies.bounds());
         let mut streams = self.lock();
         if self.leaving.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
@@ -276,13 +276,15 @@ impl Registry {
 
     /// Gives the publisher its place if the stream exists and waits for a publisher; otherwise reserves a place for a
     /// new stream.
-    fn enter_or_reserve(&self, path: &StreamPath) -> Result<Found, Refusal> {
+    fn enter_or_reserve(&self, path: &StreamPath) -> Result<Placement, Refusal> {
         // Held until the publisher has entered, so that of two simultaneous publishers only one takes a free place.
         let streams = self.lock();
         match streams.get(path).cloned() {
             // The stream's last writes are still in progress; a new stream's playlists must be written after them.
             Some(entry) if entry.core.look(StreamCore::is_over) => Err(Refusal::Busy),
-            Some(entry) if entry.awaits_publisher() => Ok(Found::Stream(Box::new(self.enter(path, entry)?))),
+            Some(entry) if entry.awaits_publisher() => {
+                Ok(Placement::Stream(Box::new(self.enter(path, entry)?)))
+            }
             Some(_) => Err(Refusal::AlreadyPublishing),
             None if self.beginning().contains(path) => Err(Refusal::AlreadyPublishing),
             None => {
@@ -292,7 +294,7 @@ impl Registry {
                     Denied::Leaving => Refusal::Draining,
                 })?;
                 self.beginning().insert(path.clone());
-                Ok(Found::Place(Reserved {
+                Ok(Placement::Place(Reserved {
                     path: path.clone(),
                     registry: self.me.clone(),
                     permit: Some(permit),
@@ -307,7 +309,7 @@ impl Registry {
     }
 
     /// Gives a publisher its place in a stream.
-    fn enter(&self, path: &StreamPath, entry: Arc<Entry>) -> Result<Publisher, Refusal> {
+    fn enter(&self, path: &StreamPath, entry: Arc<StreamEntry>) -> Result<Publisher, Refusal> {
         if entry.core.look(StreamCore::is_published) {
             warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
             entry.present().send_off.send_replace(Some(Refusal::AlreadyPublishing));
@@ -320,7 +322,7 @@ impl Registry {
             // The stream may have ended since it was looked up.
             let resume = entry.core.with(StreamCore::publisher_came).map_err(|StreamOver| Refusal::Busy)?;
             present.number += 1;
-            present.heard = Instant::now();
+            present.last_message_at = Instant::now();
             present.send_off = send_off;
             (present.number, resume)
         };
@@ -338,35 +340,35 @@ impl Registry {
         })
     }
 
-    fn start(&self, path: &StreamPath, chosen: Chosen, beginning: &Beginning) -> Arc<Entry> {
+    fn start(&self, path: &StreamPath, chosen: Chosen, beginning: &StreamStart) -> Arc<StreamEntry> {
         let latency = match beginning {
-            Beginning::Anew { .. } => chosen,
-            Beginning::TakenOver(inheritance) => {
+            StreamStart::Fresh { .. } => chosen,
+            StreamStart::TakenOver(inheritance) => {
                 Chosen { latency: inheritance.latency, from: Origin::TakenOver }
             }
         };
         let settings = self.settings.at(latency.latency);
         let timing = settings.timing.clone();
         let core = match beginning {
-            Beginning::Anew { above, .. } => {
+            StreamStart::Fresh { above, .. } => {
                 // Start at the Unix time in seconds. Segments last a second at least, so the numbers never decrease,
                 // neither at the next publish under this name nor after a restart of this process, regardless of what
                 // the store says. Players stall when numbers decrease.
                 let seconds = u64::try_from(now().wall.unix_micros() / 1_000_000).unwrap_or(0);
                 StreamCore::new(settings, seconds.max(*above), Instant::now())
             }
-            Beginning::TakenOver(inheritance) => {
+            StreamStart::TakenOver(inheritance) => {
                 StreamCore::resume(settings, &inheritance.past, Instant::now())
             }
         };
         info!(stream = %path, latency = %latency.latency, from = ?latency.from, "stream begins");
         let (send_off, _) = watch::channel(None);
-        Arc::new(Entry {
+        Arc::new(StreamEntry {
             core: SharedCore::new(core),
             latency,
             timing,
             started: Instant::now(),
-            publisher: Mutex::new(Present { number: 0, heard: Instant::now(), send_off }),
+            publisher: Mutex::new(Present { number: 0, last_message_at: Instant::now(), send_off }),
         })
     }
 
@@ -374,15 +376,15 @@ impl Registry {
     fn attend(
         &self,
         path: StreamPath,
-        entry: Arc<Entry>,
+        entry: Arc<StreamEntry>,
         permit: Option<probes::StreamPermit>,
-        beginning: Beginning,
-        owner: Option<Owner>,
+        beginning: StreamStart,
+        owner: Option<Lease>,
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
         // Tasks that the outputs start log with this stream's span.
         let outlet =
-            span.in_scope(|| Outlet::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
+            span.in_scope(|| Outputs::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
         let store = self.outlet.store.clone();
         let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
@@ -390,16 +392,16 @@ impl Registry {
             // Spawned, so that a panic in the driver does not keep the place occupied.
             let ending = tokio::spawn(driver).await;
             let reason = match &ending {
-                Ok(Ending::TakenOver) => Refusal::TakenOver,
-                Ok(Ending::Ended) | Err(_) => Refusal::Internal,
+                Ok(StreamEnding::TakenOver) => Refusal::TakenOver,
+                Ok(StreamEnding::Ended) | Err(_) => Refusal::Internal,
             };
             match &ending {
-                Ok(Ending::Ended) => {
+                Ok(StreamEnding::Ended) => {
                     if let Some(owner) = owner {
                         owner.release(&store).await;
                     }
                 }
-                Ok(Ending::TakenOver) => metrics::counter!("encoder_fenced_total").increment(1),
+                Ok(StreamEnding::TakenOver) => metrics::counter!("encoder_fenced_total").increment(1),
                 Err(error) => tracing::error!(%error, "stream's driver failed: the stream is given up"),
             }
             let Some(registry) = registry.upgrade() else { return };
@@ -413,7 +415,7 @@ impl Registry {
             // Dropping the permit frees the place. If the process restarts once its places are free, the permit is kept
             // until all archives are complete.
             let last = permit.filter(|_| registry.probe.restarts_when_done());
-            registry.review_door();
+            registry.review_gate();
             registry.count.send_replace(count);
             // Without its driver the core handles no events: refuse and disconnect publishers. After an orderly end
             // there is no publisher.
@@ -433,7 +435,7 @@ impl Registry {
 }
 
 /// Result of looking for a place for a publisher.
-enum Found {
+enum Placement {
     /// A place in a stream that waited for its publisher.
     Stream(Box<Publisher>),
     /// A reservation for a new stream.
@@ -460,22 +462,22 @@ impl Drop for Reserved {
         registry.beginning().remove(&self.path);
         if let Some(permit) = self.permit.take() {
             drop(permit);
-            registry.review_door();
+            registry.review_gate();
         }
     }
 }
 
 /// Logs a requested latency that is not granted as requested.
-fn tell(path: &StreamPath, wish: Wish, bounds: Option<Bounds>) {
-    match (wish, bounds) {
-        (Wish::None | Wish::Granted, _) => {}
-        (Wish::Bounded { wished }, Some(Bounds { least, most })) => {
+fn tell(path: &StreamPath, requested: RequestedLatency, bounds: Option<Bounds>) {
+    match (requested, bounds) {
+        (RequestedLatency::None | RequestedLatency::Granted, _) => {}
+        (RequestedLatency::Bounded { wished }, Some(Bounds { least, most })) => {
             warn!(stream = %path, wished, %least, %most, "publisher wishes a latency outside --latency-bounds");
         }
-        (Wish::NotANumber, _) => {
+        (RequestedLatency::NotANumber, _) => {
             warn!(stream = %path, "publisher's wish for a latency is not a number: it is ignored");
         }
-        (Wish::NotAllowed, _) | (Wish::Bounded { .. }, None) => {
+        (RequestedLatency::NotAllowed, _) | (RequestedLatency::Bounded { .. }, None) => {
             info!(stream = %path, "publisher's wish for a latency is ignored: --latency-bounds is not set");
         }
     }
@@ -487,7 +489,7 @@ fn lag_budget(timing: &Timing) -> MediaSpan {
     timing.max_segment + timing.shed_queue
 }
 
-impl Entry {
+impl StreamEntry {
     fn present(&self) -> MutexGuard<'_, Present> {
         // A number and a time are consistent even after a panic.
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
@@ -497,7 +499,7 @@ impl Entry {
     /// publisher has gone silent.
     fn awaits_publisher(&self) -> bool {
         let (over, published) = self.core.look(|core| (core.is_over(), core.is_published()));
-        !over && (!published || self.present().heard.elapsed() >= STALE_AFTER)
+        !over && (!published || self.present().last_message_at.elapsed() >= STALE_AFTER)
     }
 }
 
@@ -517,7 +519,7 @@ impl Admission for Registry {
             return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         };
         let taken = self.take_place(&path, &request.query).await;
-        self.review_door();
+        self.review_gate();
         let result = if taken.is_ok() { "accepted" } else { "refused" };
         metrics::counter!("encoder_publish_total", "result" => result).increment(1);
         if let Err(refusal) = &taken {

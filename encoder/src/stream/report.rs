@@ -1,21 +1,21 @@
 //! Brings the process's metrics up to a stream's counters. The state machines count without I/O; the metrics recorder
 //! is told here.
 
-use super::core::Counters;
+use super::core::StreamCounters;
 use metrics::counter;
 use serde_json::{Value, json};
 
 /// What was already added to the process's metrics for one stream.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Report {
-    stream: Counters,
-    packager: hls::packager::Counters,
+pub struct MetricsReport {
+    stream: StreamCounters,
+    packager: hls::packager::PackagerCounters,
 }
 
-impl Report {
+impl MetricsReport {
     /// Adds what was counted since the last call. The first call of a process makes every series appear, also those
     /// that are zero.
-    pub fn bring_up(&mut self, stream: Counters, packager: hls::packager::Counters) {
+    pub fn bring_up(&mut self, stream: StreamCounters, packager: hls::packager::PackagerCounters) {
         let (old, was) = (self.stream, self.packager);
         counter!("encoder_misaligned_cuts_total").increment(packager.misaligned - was.misaligned);
         counter!("encoder_forced_cuts_total").increment(packager.forced_cuts - was.forced_cuts);
@@ -23,7 +23,7 @@ impl Report {
         counter!("encoder_audio_resyncs_total").increment(packager.audio_resyncs - was.audio_resyncs);
         counter!("encoder_silent_frames_total").increment(stream.silent_frames - old.silent_frames);
         counter!("encoder_decode_errors_total").increment(stream.decode_errors - old.decode_errors);
-        let late = |stream: &Counters, packager: &hls::packager::Counters| {
+        let late = |stream: &StreamCounters, packager: &hls::packager::PackagerCounters| {
             stream.late_audio_frames + packager.late_samples
         };
         dropped("late", late(&stream, &packager) - late(&old, &was));
@@ -39,7 +39,7 @@ fn dropped(reason: &'static str, count: u64) {
 }
 
 /// The packager's counters as they stand in `/status`.
-pub fn packaging(counters: &hls::packager::Counters) -> Value {
+pub fn packaging(counters: &hls::packager::PackagerCounters) -> Value {
     json!({
         "misaligned_cuts": counters.misaligned,
         "forced_cuts": counters.forced_cuts,
@@ -65,7 +65,7 @@ mod tests {
         stage.come();
         stage.configs();
         stage.publish(0, 10_000, true, true);
-        let mut report = Report::default();
+        let mut report = MetricsReport::default();
         let mut bring_up = |stage: &Stage| {
             metrics::with_local_recorder(&recorder, || {
                 report.bring_up(stage.core.counters(), stage.core.packager_counters());

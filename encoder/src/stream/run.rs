@@ -2,7 +2,7 @@
 //! which come from a worker, and which samples are held until the tracks are known. Decisions about runs are in
 //! [`super::core`].
 
-use super::core::Settings;
+use super::core::StreamSettings;
 use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
@@ -12,8 +12,8 @@ use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVER
 use std::collections::VecDeque;
 use std::time::Instant;
 use transcode::wire::{
-    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, Progress, WireUnit,
-    rate_of,
+    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, WireUnit,
+    WorkerProgress, rate_of,
 };
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
@@ -82,9 +82,9 @@ pub enum WorkerState {
         /// When it was started.
         started: Instant,
         /// When its last response came; at first the time of its start.
-        heard: Instant,
+        last_response_at: Instant,
         /// Since when it owes a response; `None` while it has no work.
-        owing_since: Option<Instant>,
+        overdue_since: Option<Instant>,
     },
     /// The worker flushed and reported that it has finished.
     Finished,
@@ -146,7 +146,7 @@ pub struct RunSetup {
 
 impl Run {
     /// Decode errors of the run's worker since its last progress report.
-    pub fn new_decode_errors(&mut self, progress: &Progress) -> u64 {
+    pub fn new_decode_errors(&mut self, progress: &WorkerProgress) -> u64 {
         let before = std::mem::replace(&mut self.decode_errors, progress.decode_errors);
         progress.decode_errors.saturating_sub(before)
     }
@@ -164,7 +164,7 @@ impl Run {
         }
         let needs_worker = encodes_video || matches!(audio, AudioSource::Transcode(_));
         let worker = if needs_worker {
-            WorkerState::Running { started: now, heard: now, owing_since: Some(now) }
+            WorkerState::Running { started: now, last_response_at: now, overdue_since: Some(now) }
         } else {
             WorkerState::None
         };
@@ -196,7 +196,7 @@ impl Run {
 
     /// The worker's job; `None` when everything is passed through. Pictures before `encode_from` are already packaged
     /// and are not encoded again.
-    pub fn job(&self, settings: &Settings, encode_from: MediaTime) -> Option<Job> {
+    pub fn job(&self, settings: &StreamSettings, encode_from: MediaTime) -> Option<Job> {
         if self.worker == WorkerState::None {
             return None;
         }

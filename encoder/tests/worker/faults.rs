@@ -2,7 +2,7 @@
 
 use crate::support::{SECOND, Source, drive, job, options, rung, transcode};
 use bytes::Bytes;
-use encoder::testing::stream::{Ending, Worker, WorkerEvent, WorkerExit, WorkerFault};
+use encoder::testing::stream::{ProcessEnding, Worker, WorkerEvent, WorkerExit, WorkerFault};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -78,7 +78,7 @@ async fn a_useless_configuration_says_whose_fault_it_is() {
         Request::VideoConfig { codec, record },
         Request::Finish,
     ];
-    assert_eq!(drive(requests).await.exit.ending, Ending::Code(65));
+    assert_eq!(drive(requests).await.exit.ending, ProcessEnding::Code(65));
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn an_unknown_encoder_says_that_a_setting_is_wrong() {
     let mut job = job(vec![rung(320, 180, 30, 300_000)]);
     job.video.encoder = "no-such-encoder".into();
     let outcome = transcode(job, Source::video("320x180", "30", 1, "")).await;
-    assert_eq!(outcome.exit.ending, Ending::Code(64));
+    assert_eq!(outcome.exit.ending, ProcessEnding::Code(64));
     assert!(!outcome.exit.finished);
 }
 
@@ -96,7 +96,7 @@ async fn a_killed_worker_is_reported() {
     let pid = rustix::process::Pid::from_raw(worker.pid().unwrap() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let exit = exit_of(worker).await;
-    assert_eq!(exit.ending, Ending::Signal(9));
+    assert_eq!(exit.ending, ProcessEnding::Signal(9));
     assert!(exit.fault.is_none() && !exit.finished);
 }
 
@@ -107,7 +107,7 @@ async fn requests_fail_once_the_worker_is_gone() {
     worker.kill();
     let exit = exit_of(worker).await;
     assert!(matches!(exit.fault, Some(WorkerFault::Killed)), "{exit:?}");
-    assert_eq!(exit.ending, Ending::Signal(9));
+    assert_eq!(exit.ending, ProcessEnding::Signal(9));
     assert!(requests.send(Request::Finish).await.is_err());
 }
 
@@ -117,7 +117,7 @@ async fn the_end_of_its_input_ends_a_worker() {
     let (closed, _) = tokio::sync::mpsc::channel(1);
     worker.requests = closed;
     let exit = exit_of(worker).await;
-    assert_eq!(exit.ending, Ending::Code(0));
+    assert_eq!(exit.ending, ProcessEnding::Code(0));
     assert!(!exit.finished, "nobody asked it to finish");
 }
 
@@ -139,7 +139,7 @@ async fn another_program_is_told_by_its_output() {
     .unwrap();
     let exit = exit_of(worker).await;
     assert!(matches!(exit.fault, Some(WorkerFault::Protocol(_))), "{exit:?}");
-    assert_eq!(exit.ending, Ending::Signal(9));
+    assert_eq!(exit.ending, ProcessEnding::Signal(9));
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn a_worker_that_closes_its_input_and_stays_is_killed() {
     while worker.requests.send(Request::Finish).await.is_ok() {}
     let exit = exit_of(worker).await;
     assert!(matches!(exit.fault, Some(WorkerFault::Input(_))), "{exit:?}");
-    assert_eq!(exit.ending, Ending::Signal(9));
+    assert_eq!(exit.ending, ProcessEnding::Signal(9));
 }
 
 #[tokio::test]

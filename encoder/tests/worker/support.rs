@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use transcode::wire::{
-    AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Progress, Request, Response, VideoRung,
-    VideoSettings, WireUnit,
+    AUDIO_TRACK, AudioRung, Job, Keyframes, OpenedTrack, Request, Response, VideoRung, VideoSettings,
+    WireUnit, WorkerProgress,
 };
 
 pub(crate) const SECOND: i64 = 90_000;
@@ -169,7 +169,7 @@ pub(crate) struct Outcome {
     /// The openings of each track, in order.
     pub(crate) tracks: BTreeMap<u8, Vec<Opening>>,
     pub(crate) thumbnails: Vec<Bytes>,
-    pub(crate) progress: Progress,
+    pub(crate) progress: WorkerProgress,
     pub(crate) exit: WorkerExit,
 }
 
@@ -211,7 +211,7 @@ pub(crate) async fn drive(requests: Vec<Request>) -> Outcome {
     });
     let mut tracks: BTreeMap<u8, Vec<Opening>> = BTreeMap::new();
     let mut thumbnails = Vec::new();
-    let mut last = Progress::default();
+    let mut last = WorkerProgress::default();
     let exit = loop {
         match worker.next().await.expect("an exit comes before the end") {
             WorkerEvent::Response(Response::Opened(opened)) => {

@@ -10,7 +10,7 @@
 //! A part can be made as soon as the times of its samples and of the following sample are certain: no picture arrives
 //! any more that is shown before the newest decode time.
 
-use super::{Counters, PushError};
+use super::{PackagerCounters, PushError};
 use crate::fmp4::{FragmentKind, FragmentSample, VIDEO_TIMESCALE};
 use crate::names::RungName;
 use crate::timing::Timing;
@@ -59,7 +59,7 @@ pub(super) struct Chunk {
 
 /// What a rendition puts into a slot: a segment or a gap.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenSamples {
     pub(super) start: MediaTime,
     pub(super) end: MediaTime,
     /// End of the last part; `start` where there are no parts.
@@ -70,7 +70,7 @@ pub(super) struct Taken {
 
 /// State of a slot for which the next part is requested.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct LaneProgress {
     pub(super) start: MediaTime,
     pub(super) end: Option<MediaTime>,
     /// Cuts before this time are final.
@@ -220,7 +220,7 @@ impl Lane {
     pub(super) fn push(
         &mut self,
         sample: Sample,
-        counters: &mut Counters,
+        counters: &mut PackagerCounters,
     ) -> Result<Option<(MediaTime, bool)>, PushError> {
         if self.last_dts.is_some_and(|last| sample.dts <= last) {
             return Err(PushError::NotGrowing);
@@ -272,7 +272,7 @@ impl Lane {
     }
 
     /// The next part of the next slot to fill, once all its samples have arrived.
-    pub(super) fn next_part(&mut self, slot: Progress, timing: &Timing) -> Option<Chunk> {
+    pub(super) fn next_part(&mut self, slot: LaneProgress, timing: &Timing) -> Option<Chunk> {
         let parts = timing.parts?;
         let (first, behind) = match slot.end {
             Some(end) => self.find(slot.start, end, slot.no_more),
@@ -330,8 +330,8 @@ impl Lane {
         force: bool,
         last: bool,
         timing: &Timing,
-        counters: &mut Counters,
-    ) -> Option<Taken> {
+        counters: &mut PackagerCounters,
+    ) -> Option<TakenSamples> {
         let (first, behind) = self.find(slot_start, slot_end, force)?;
         let mut misaligned = false;
         for dropped in self.queue.drain(..first) {
@@ -362,7 +362,7 @@ impl Lane {
         self.bytes -= self.queue.drain(..count).map(|s| s.data.len()).sum::<usize>();
         self.next_sequence += 1;
         self.parted = None;
-        Some(Taken { start, end, from, rest })
+        Some(TakenSamples { start, end, from, rest })
     }
 
     /// Queue indices of the slot's first sample and of the first sample after the slot; equal for a gap. `None` while
@@ -482,7 +482,7 @@ impl Lane {
 impl AudioClock {
     /// Start of the frame with this timestamp, in samples: the end of the previous frame, unless the timestamp deviates
     /// by more than half a frame. Timestamps in milliseconds would make holes and overlaps of one tick.
-    fn place(&mut self, pts: MediaTime, counters: &mut Counters) -> i64 {
+    fn place(&mut self, pts: MediaTime, counters: &mut PackagerCounters) -> i64 {
         let stamped = pts.to_scaled(self.rate);
         let place = match self.next {
             Some(next) if (stamped - next).abs() <= i64::from(self.frame / 2) => next,

@@ -33,7 +33,7 @@ fn video_and_audio_are_cut_at_the_same_times() {
     assert_eq!(run.spans("360p"), run.spans("720p"));
     // Frames of 21.33 ms: the first frame at or after 11 s begins at 11.002 s.
     assert_eq!(run.spans("audio"), [(10_000, 1_002), (11_002, 1_002), (12_005, 1_002)]);
-    assert_eq!(run.packager.counters(), Counters::default());
+    assert_eq!(run.packager.counters(), PackagerCounters::default());
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn source_keys_cut_all_renditions() {
     run.end(None);
     run.check();
     assert_eq!(run.spans("360p"), [(10_133, 1_200), (11_333, 1_200), (12_533, 1_200), (13_733, 1_200)]);
-    assert_eq!(run.packager.counters(), Counters::default());
+    assert_eq!(run.packager.counters(), PackagerCounters::default());
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_published_gop_at_the_limit_passes_and_extinf_stays_in_bounds() {
         ]);
         run.end(None);
         run.check();
-        assert_eq!(run.packager.counters(), Counters::default(), "at {latency}");
+        assert_eq!(run.packager.counters(), PackagerCounters::default(), "at {latency}");
     }
 }
 

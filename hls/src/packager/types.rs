@@ -163,7 +163,7 @@ pub enum PushError {
 
 /// Counts of irregularities since the packager was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct PackagerCounters {
     /// Slots in which a video rendition had no keyframe at the common cut.
     pub misaligned: u64,
     /// Cuts made because no keyframe came within the longest allowed segment.

@@ -33,11 +33,11 @@ pub(crate) struct LowLatency<'a> {
     /// Name of the next part.
     pub(crate) hint: Option<String>,
     /// The ends of the other renditions' playlists.
-    pub(crate) reports: Vec<Report<'a>>,
+    pub(crate) reports: Vec<RenditionReport<'a>>,
 }
 
 /// EXT-X-RENDITION-REPORT.
-pub(crate) struct Report<'a> {
+pub(crate) struct RenditionReport<'a> {
     pub(crate) rung: &'a RungName,
     pub(crate) sequence: u64,
     /// `None` where the last segment has no parts.
@@ -94,7 +94,7 @@ impl MediaPlaylist<'_> {
         if let Some(hint) = &low.hint {
             writeln!(out, "#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{hint}\"")?;
         }
-        for Report { rung, sequence, last_part } in &low.reports {
+        for RenditionReport { rung, sequence, last_part } in &low.reports {
             write!(out, "#EXT-X-RENDITION-REPORT:URI=\"../{rung}/index.m3u8\",LAST-MSN={sequence}")?;
             match last_part {
                 Some(part) => writeln!(out, ",LAST-PART={part}")?,

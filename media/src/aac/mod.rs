@@ -245,8 +245,8 @@ fn specific_config(object_type: u8, rate_index: u8, channel_config: u8) -> [u8; 
     (u16::from(object_type) << 11 | u16::from(rate_index) << 7 | u16::from(channel_config) << 3).to_be_bytes()
 }
 
-/// The CODECS entry (RFC 6381) `mp4a.40.N`: N is the object type with which the AudioSpecificConfig begins, that is, the
-/// extension's where it is signalled hierarchically. `None` when the record is too short.
+/// The CODECS entry (RFC 6381) `mp4a.40.N`: N is the object type with which the AudioSpecificConfig begins, that is,
+/// the extension's where it is signalled hierarchically. `None` when the record is too short.
 pub fn codecs_string(record: &[u8]) -> Option<String> {
     Some(format!("mp4a.40.{}", Bits::new(record).object_type()?))
 }

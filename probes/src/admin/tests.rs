@@ -1,6 +1,6 @@
 use super::*;
 use crate::Probe;
-use crate::busy::Settings;
+use crate::busy::ProbeSettings;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU32;
@@ -11,7 +11,7 @@ struct Running {
 }
 
 fn start(patience: Duration) -> Running {
-    let settings = Settings { capacity: NonZeroU32::MIN, recycle_after: None };
+    let settings = ProbeSettings { capacity: NonZeroU32::MIN, recycle_after: None };
     let probe = Probe::new(settings, patience);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let status: Arc<dyn StatusSource> = Arc::new(|| json!({"streams": ["<script>"]}));

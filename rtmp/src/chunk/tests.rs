@@ -4,15 +4,15 @@ use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::messages::MessagePayload;
 use rml_rtmp::time::RtmpTimestamp;
 
-fn message(type_id: u8, timestamp_ms: u32, payload: &[u8]) -> Message {
-    Message { type_id, stream_id: 1, timestamp_ms, payload: Bytes::copy_from_slice(payload) }
+fn message(type_id: u8, timestamp_ms: u32, payload: &[u8]) -> ChunkMessage {
+    ChunkMessage { type_id, stream_id: 1, timestamp_ms, payload: Bytes::copy_from_slice(payload) }
 }
 
 fn reader() -> ChunkReader {
-    ChunkReader::new(Limits::PUBLISHING)
+    ChunkReader::new(ChunkLimits::PUBLISHING)
 }
 
-fn read_all(reader: &mut ChunkReader, mut bytes: &[u8]) -> Result<Vec<Message>, ChunkError> {
+fn read_all(reader: &mut ChunkReader, mut bytes: &[u8]) -> Result<Vec<ChunkMessage>, ChunkError> {
     let mut messages = Vec::new();
     while let Some(message) = reader.read(&mut bytes)? {
         messages.push(message);
@@ -44,7 +44,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn begin(&mut self, csid: u32, message: &Message, compress: bool) -> Vec<u8> {
+    fn begin(&mut self, csid: u32, message: &ChunkMessage, compress: bool) -> Vec<u8> {
         let length = message.payload.len() as u32;
         let (type_id, stream_id, time) = (message.type_id, message.stream_id, message.timestamp_ms);
         let mut field = time;
@@ -168,14 +168,14 @@ fn abort_forgets_the_message_under_way() {
 #[test]
 fn lengths_are_refused_before_a_byte_is_buffered() {
     for (limits, type_id, limit) in [
-        (Limits::BEFORE_PUBLISH, 9, 0),
-        (Limits::BEFORE_PUBLISH, 8, 0),
-        (Limits::BEFORE_PUBLISH, 20, 16 << 10),
-        (Limits::BEFORE_PUBLISH, 77, 16 << 10),
-        (Limits::PUBLISHING, 9, 8 << 20),
-        (Limits::PUBLISHING, 22, 8 << 20),
-        (Limits::PUBLISHING, 8, 256 << 10),
-        (Limits::PUBLISHING, 18, 16 << 10),
+        (ChunkLimits::BEFORE_PUBLISH, 9, 0),
+        (ChunkLimits::BEFORE_PUBLISH, 8, 0),
+        (ChunkLimits::BEFORE_PUBLISH, 20, 16 << 10),
+        (ChunkLimits::BEFORE_PUBLISH, 77, 16 << 10),
+        (ChunkLimits::PUBLISHING, 9, 8 << 20),
+        (ChunkLimits::PUBLISHING, 22, 8 << 20),
+        (ChunkLimits::PUBLISHING, 8, 256 << 10),
+        (ChunkLimits::PUBLISHING, 18, 16 << 10),
     ] {
         let mut reader = ChunkReader::new(limits);
         let length = limit + 1;
@@ -194,7 +194,7 @@ fn unfinished_messages_are_bounded_in_number_and_bytes() {
     assert_eq!(reader.buffered_bytes(), 8000);
     assert_eq!(read_all(&mut reader, &full(11, 0, 1000, 9)), Err(ChunkError::TooManyPartialMessages(8)));
 
-    let mut reader = ChunkReader::new(Limits::PUBLISHING);
+    let mut reader = ChunkReader::new(ChunkLimits::PUBLISHING);
     let big = [full(4, 0, 8 << 20, 9), vec![0; 128]].concat();
     assert_eq!(read_all(&mut reader, &big), Ok(vec![]));
     let error = Err(ChunkError::TooManyPartialBytes(12 << 20));
@@ -221,7 +221,7 @@ fn headers_out_of_place() {
     }
     // librtmp sometimes begins a chunk stream with type 1.
     let bytes = [0x45, 0, 0, 7, 0, 0, 1, 9, 0xaa];
-    let expected = Message { stream_id: 0, ..message(9, 7, &[0xaa]) };
+    let expected = ChunkMessage { stream_id: 0, ..message(9, 7, &[0xaa]) };
     assert_eq!(read_all(&mut reader(), &bytes), Ok(vec![expected]));
     let bytes = [full(4, 0, 200, 9), vec![0; 128], full(4, 0, 200, 9)].concat();
     assert_eq!(read_all(&mut reader(), &bytes), Err(ChunkError::HeaderInsideMessage(4)));
@@ -276,11 +276,11 @@ fn empty_messages_are_messages() {
     assert_eq!(read_all(&mut reader(), &bytes).unwrap(), expected);
 }
 
-fn any_message() -> impl Strategy<Value = Message> {
+fn any_message() -> impl Strategy<Value = ChunkMessage> {
     let time = prop_oneof![0u32..5_000, any::<u32>(), 0xff_fff0u32..0x100_0010];
     let length = prop_oneof![Just(0usize), 1usize..400, Just(64), Just(1), 1usize..6];
     (prop_oneof![Just(8u8), Just(9), Just(18), Just(20)], 0u32..3, time, length, any::<u8>()).prop_map(
-        |(type_id, stream_id, timestamp_ms, length, seed)| Message {
+        |(type_id, stream_id, timestamp_ms, length, seed)| ChunkMessage {
             type_id,
             stream_id,
             timestamp_ms,
@@ -339,11 +339,11 @@ proptest! {
         const CSIDS: [u32; 4] = [3, 63, 200, 4000];
         let mut bytes = chunk_size(size);
         let mut writer = Writer::default();
-        let mut queues: [std::collections::VecDeque<(Message, bool)>; 4] = Default::default();
+        let mut queues: [std::collections::VecDeque<(ChunkMessage, bool)>; 4] = Default::default();
         for (message, queue, compress) in messages {
             queues[queue].push_back((message, compress));
         }
-        let mut under_way: [Option<(Message, usize)>; 4] = Default::default();
+        let mut under_way: [Option<(ChunkMessage, usize)>; 4] = Default::default();
         let mut sent = Vec::new();
         for &turn in order.iter().cycle() {
             if queues.iter().all(|queue| queue.is_empty()) && under_way.iter().all(Option::is_none) {
@@ -384,7 +384,7 @@ proptest! {
     /// Any bytes: no panic, and the buffered bytes stay within their bound.
     #[test]
     fn any_bytes_are_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), limits: bool) {
-        let limits = if limits { Limits::PUBLISHING } else { Limits::BEFORE_PUBLISH };
+        let limits = if limits { ChunkLimits::PUBLISHING } else { ChunkLimits::BEFORE_PUBLISH };
         let mut reader = ChunkReader::new(limits);
         for piece in bytes.chunks(7) {
             let result = read_all(&mut reader, piece);

@@ -1,10 +1,10 @@
 use super::*;
-use crate::session::{Event as ServerEvent, Session as ServerSession};
+use crate::session::{ServerEvent, ServerSession};
 use crate::{EndReason, Refusal};
 use std::time::Instant;
 
-fn client() -> Session {
-    Session::new("rtmp://localhost/live/secret".parse().unwrap()).unwrap()
+fn client() -> ClientSession {
+    ClientSession::new("rtmp://localhost/live/secret".parse().unwrap()).unwrap()
 }
 
 fn server() -> ServerSession {
@@ -14,11 +14,11 @@ fn server() -> ServerSession {
 /// Carries bytes both ways in pieces of `piece` bytes until neither side has output. Answers a publish request with
 /// `refusal`, or accepts it.
 fn converse(
-    client: &mut Session,
+    client: &mut ClientSession,
     server: &mut ServerSession,
     refusal: Option<&Refusal>,
     piece: usize,
-) -> (Vec<Event>, Vec<ServerEvent>) {
+) -> (Vec<ClientEvent>, Vec<ServerEvent>) {
     let (mut heard, mut seen) = (Vec::new(), Vec::new());
     loop {
         let up = client.take_output();
@@ -51,7 +51,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
     for piece in [1, 7, 100_000] {
         let (mut client, mut server) = (client(), server());
         let (heard, seen) = converse(&mut client, &mut server, None, piece);
-        assert_eq!(heard, [Event::Publishing]);
+        assert_eq!(heard, [ClientEvent::Publishing]);
         let [ServerEvent::Publish(request)] = &seen[..] else { panic!("{seen:?}") };
         assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
 
@@ -60,9 +60,9 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
         client.metadata(crate::flv::write::metadata(None, None)).unwrap();
         for timestamp_ms in times {
             let body = Bytes::from(vec![timestamp_ms as u8; 150_000]);
-            client.media(Tag { kind: MessageKind::Video, timestamp_ms, body }).unwrap();
+            client.media(OutgoingTag { kind: MessageKind::Video, timestamp_ms, body }).unwrap();
             let body = Bytes::from(vec![1, 2, 3]);
-            client.media(Tag { kind: MessageKind::Audio, timestamp_ms, body }).unwrap();
+            client.media(OutgoingTag { kind: MessageKind::Audio, timestamp_ms, body }).unwrap();
         }
         client.finish().unwrap();
         let (_, seen) = converse(&mut client, &mut server, None, piece);
@@ -87,7 +87,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
 fn a_refusal_is_heard_in_the_servers_words() {
     let refusal = Refusal::BadName("no such stream".into());
     let (heard, _) = converse(&mut client(), &mut server(), Some(&refusal), 100_000);
-    assert_eq!(heard, [Event::Refused("no such stream".into())]);
+    assert_eq!(heard, [ClientEvent::Refused("no such stream".into())]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn being_sent_off_is_heard_too() {
     converse(&mut client, &mut server, None, 100_000);
     server.refuse(&Refusal::Draining).unwrap();
     let (heard, _) = converse(&mut client, &mut server, None, 100_000);
-    assert_eq!(heard, [Event::SentOff(Refusal::Draining.to_string())]);
+    assert_eq!(heard, [ClientEvent::SentOff(Refusal::Draining.to_string())]);
 }
 
 #[test]
@@ -121,14 +121,14 @@ fn what_follows_an_event_in_the_same_read_is_heard_too() {
             heard.push(event);
         }
     }
-    assert_eq!(heard, [Event::Publishing, Event::SentOff(Refusal::Draining.to_string())]);
+    assert_eq!(heard, [ClientEvent::Publishing, ClientEvent::SentOff(Refusal::Draining.to_string())]);
 }
 
 #[test]
 fn nothing_is_sent_before_the_server_agrees_or_after_the_end() {
     let mut client = client();
     client.take_output();
-    let tag = || Tag { kind: MessageKind::Audio, timestamp_ms: 0, body: Bytes::from_static(&[1]) };
+    let tag = || OutgoingTag { kind: MessageKind::Audio, timestamp_ms: 0, body: Bytes::from_static(&[1]) };
     client.media(tag()).unwrap();
     client.finish().unwrap();
     client.media(tag()).unwrap();

@@ -1,7 +1,8 @@
 //! From FLV tag bodies, as RTMP carries them, to configurations and access units.
 //!
 //! What belongs here: tag headers (FLV annex E, and Enhanced RTMP), and checks that a payload is what its header says;
-//! the codecs themselves are in [`media::h264`] and [`media::aac`]. Timestamps are repaired in [`crate::timeline`]; [`crate::ingest`] combines both.
+//! the codecs themselves are in [`media::h264`] and [`media::aac`]. Timestamps are repaired in [`crate::timeline`];
+//! [`crate::ingest`] combines both.
 //!
 //! To add a codec, add a match arm for its FourCC next to the one for H.264 or AAC.
 
@@ -55,7 +56,7 @@ pub enum Tag {
     /// A decoder configuration.
     AudioConfig(AudioConfig),
     /// A coded picture.
-    Video(Picture),
+    Video(CodedPicture),
     /// A coded audio frame.
     Audio(Bytes),
     /// The publisher signals the end of this kind of media; some publishers send more afterwards.
@@ -66,7 +67,7 @@ pub enum Tag {
 
 /// A coded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub struct CodedPicture {
     /// Composition offset (presentation minus decode time) in milliseconds; 24 bits, signed.
     pub composition_ms: i32,
     /// Whether decoding can start here, that is, whether the picture has an IDR slice; the tag's frame type is not
@@ -84,7 +85,7 @@ pub struct Picture {
 
 /// Reads the tags of one publisher, and keeps the state that later tags depend on.
 #[derive(Clone, Debug, Default)]
-pub struct Demuxer {
+pub struct FlvDemuxer {
     /// Size of a NAL unit's length field, from the configuration.
     nal_length_size: Option<LengthSize>,
     /// Picture size in pixels, from the current configuration.
@@ -97,7 +98,7 @@ pub struct Demuxer {
 /// The end of every refusal of a codec.
 const TAKEN: &str = "this encoder takes H.264 video and AAC audio";
 
-impl Demuxer {
+impl FlvDemuxer {
     /// A demuxer that has read no tag yet.
     pub fn new() -> Self {
         Self::default()
@@ -191,7 +192,7 @@ impl Demuxer {
         };
         let h264::Unit { idr: key, data, sets } = h264::read_unit(payload, size)?;
         let config = if key { self.another_size(&sets) } else { None };
-        Ok(Tag::Video(Picture { composition_ms, key, flagged_key, data, config }))
+        Ok(Tag::Video(CodedPicture { composition_ms, key, flagged_key, data, config }))
     }
 
     /// Returns a configuration only if the picture size changes. Some encoders send parameter sets with every IDR

@@ -13,16 +13,16 @@ fn tag(head: &str, data: &[u8]) -> Bytes {
     [&bytes(head)[..], data].concat().into()
 }
 
-fn video(demuxer: &mut Demuxer, head: &str, data: &[u8]) -> Result<Tag, FlvError> {
+fn video(demuxer: &mut FlvDemuxer, head: &str, data: &[u8]) -> Result<Tag, FlvError> {
     demuxer.read(MessageKind::Video, &tag(head, data))
 }
 
-fn audio(demuxer: &mut Demuxer, head: &str, data: &[u8]) -> Result<Tag, FlvError> {
+fn audio(demuxer: &mut FlvDemuxer, head: &str, data: &[u8]) -> Result<Tag, FlvError> {
     demuxer.read(MessageKind::Audio, &tag(head, data))
 }
 
-fn configured() -> Demuxer {
-    let mut demuxer = Demuxer::new();
+fn configured() -> FlvDemuxer {
+    let mut demuxer = FlvDemuxer::new();
     video(&mut demuxer, "17 00 000000", &bytes(AVCC)).unwrap();
     demuxer
 }
@@ -102,7 +102,7 @@ fn what_cannot_be_encoded_is_called_by_its_name() {
         (MessageKind::Audio, "95 00 6d703461", "multitrack"),
     ];
     for (kind, body, name) in table {
-        match Demuxer::new().read(kind, &bytes(body)) {
+        match FlvDemuxer::new().read(kind, &bytes(body)) {
             Err(FlvError::Unsupported(text)) => {
                 assert!(text.contains(name) && text.contains("takes H.264"), "{body}: {text}");
             }
@@ -141,14 +141,14 @@ fn broken_messages_are_malformed_and_the_next_one_is_read() {
         assert!(matches!(read, Err(FlvError::Malformed(_))), "{body}: {read:?}");
     }
     assert!(matches!(video(&mut demuxer, "17 01 000000", &bytes("00000001 65")), Ok(Tag::Video(_))));
-    let before = video(&mut Demuxer::new(), "17 01 000000", &bytes("00000001 65"));
+    let before = video(&mut FlvDemuxer::new(), "17 01 000000", &bytes("00000001 65"));
     assert_eq!(before, Err(FlvError::Malformed("picture before its configuration")));
 }
 
 #[test]
 fn lengths_become_four_bytes_in_record_and_units() {
     for (size, unit) in [(1u8, "02 09f0 00 03 650102"), (2, "0002 09f0 0000 0003 650102")] {
-        let mut demuxer = Demuxer::new();
+        let mut demuxer = FlvDemuxer::new();
         let mut record = bytes(AVCC).to_vec();
         record[4] = 0xfc | (size - 1);
         let Tag::VideoConfig(config) = video(&mut demuxer, "17 00 000000", &record).unwrap() else {
@@ -197,7 +197,7 @@ fn audio_configurations() {
         ("17805dc010", 2, 48_000, 2, 1024),
     ];
     for (record, core_type, sample_rate, channels, frame_samples) in table {
-        let mut demuxer = Demuxer::new();
+        let mut demuxer = FlvDemuxer::new();
         for head in ["af 00", "90 6d703461"] {
             let Tag::AudioConfig(config) = audio(&mut demuxer, head, &bytes(record)).unwrap() else {
                 panic!()
@@ -211,7 +211,7 @@ fn audio_configurations() {
         assert_eq!(audio(&mut demuxer, "af 01", &[]).unwrap(), Tag::Nothing);
     }
     for broken in ["11", "ff", "ffffff", "1780000010", "17ffffff90", "1680"] {
-        assert!(audio(&mut Demuxer::new(), "af 00", &bytes(broken)).is_err(), "{broken}");
+        assert!(audio(&mut FlvDemuxer::new(), "af 00", &bytes(broken)).is_err(), "{broken}");
     }
 }
 

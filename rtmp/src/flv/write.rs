@@ -23,7 +23,7 @@ const MAX_OFFSET_MS: i64 = 0x7f_ffff;
 
 /// A message ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tag {
+pub struct OutgoingTag {
     /// Audio or video.
     pub kind: MessageKind,
     /// RTMP time in milliseconds.
@@ -34,13 +34,13 @@ pub struct Tag {
 
 /// The RTMP clock of a broadcast: milliseconds from a chosen start, wrapping at 32 bits.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub struct RtmpClock {
     /// The media time that maps to `start_ms`.
     origin: MediaTime,
     start_ms: u32,
 }
 
-impl Clock {
+impl RtmpClock {
     /// A clock that shows `start_ms` at `origin`.
     pub fn new(origin: MediaTime, start_ms: u32) -> Self {
         Self { origin, start_ms }
@@ -71,24 +71,24 @@ const fn audio_id(codec: AudioCodec) -> u8 {
 }
 
 /// Makes a tag from a configuration or an access unit. Configurations have no time of their own and get `now`.
-pub fn tag(media: &Media, clock: &Clock, now: MediaTime) -> Tag {
+pub fn tag(media: &Media, clock: &RtmpClock, now: MediaTime) -> OutgoingTag {
     match media {
         Media::VideoConfig(config) => {
             let body = video_body(KEY_FRAME, SEQUENCE_HEADER, 0, &config.record);
-            Tag { kind: MessageKind::Video, timestamp_ms: clock.timestamp(now), body }
+            OutgoingTag { kind: MessageKind::Video, timestamp_ms: clock.timestamp(now), body }
         }
         Media::AudioConfig(config) => {
             let body = audio_body(SEQUENCE_HEADER, &config.record);
-            Tag { kind: MessageKind::Audio, timestamp_ms: clock.timestamp(now), body }
+            OutgoingTag { kind: MessageKind::Audio, timestamp_ms: clock.timestamp(now), body }
         }
         Media::Video(AccessUnit { pts, dts, key, data, .. }) => {
             // Computed from rounded times, so that the offset adds no rounding of its own.
             let offset = (clock.millis(*pts) - clock.millis(*dts)).clamp(-MAX_OFFSET_MS, MAX_OFFSET_MS);
             let frame_type = if *key { KEY_FRAME } else { INTER_FRAME };
             let body = video_body(frame_type, CODED, offset as i32, data);
-            Tag { kind: MessageKind::Video, timestamp_ms: clock.timestamp(*dts), body }
+            OutgoingTag { kind: MessageKind::Video, timestamp_ms: clock.timestamp(*dts), body }
         }
-        Media::Audio(AccessUnit { dts, data, .. }) => Tag {
+        Media::Audio(AccessUnit { dts, data, .. }) => OutgoingTag {
             kind: MessageKind::Audio,
             timestamp_ms: clock.timestamp(*dts),
             body: audio_body(CODED, data),
@@ -153,8 +153,8 @@ mod tests {
         }
     }
 
-    fn clock(start_ms: u32) -> Clock {
-        Clock::new(MediaTime::ZERO + MediaSpan::from_millis(10_000), start_ms)
+    fn clock(start_ms: u32) -> RtmpClock {
+        RtmpClock::new(MediaTime::ZERO + MediaSpan::from_millis(10_000), start_ms)
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Aggregate {
 }
 
 /// An audio or video tag of an aggregate message, as if it had been sent in its own message.
-pub(super) struct Tag {
+pub(super) struct SubMessage {
     pub(super) kind: MessageKind,
     pub(super) timestamp_ms: u32,
     pub(super) payload: Bytes,
@@ -31,9 +31,9 @@ impl Aggregate {
 }
 
 impl Iterator for Aggregate {
-    type Item = Tag;
+    type Item = SubMessage;
 
-    fn next(&mut self) -> Option<Tag> {
+    fn next(&mut self) -> Option<SubMessage> {
         loop {
             let tag = &self.rest;
             if tag.len() < TAG_HEADER {
@@ -56,7 +56,7 @@ impl Iterator for Aggregate {
                 message_type::VIDEO => MessageKind::Video,
                 _ => continue,
             };
-            return Some(Tag { kind, timestamp_ms, payload });
+            return Some(SubMessage { kind, timestamp_ms, payload });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Writes this server's messages: answers to commands, refusals, acknowledgements and pongs, and bounds the unsent
 //! output. When to send a message is decided in [`super`].
 
-use super::{Session, SessionError, State};
+use super::{ServerError, ServerSession, SessionState};
 use crate::{Refusal, metadata};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
@@ -17,7 +17,7 @@ const OUR_CHUNK_SIZE: u32 = 4096;
 /// limit.
 pub(super) const MAX_OUTPUT: usize = 64 << 10;
 
-impl Session {
+impl ServerSession {
     /// Refuses in the sequence that ffmpeg, rtmp2sink and librtmp all understand: a new serializer, so that headers are
     /// full ones, and the chunk size first. After `_error`, rtmp2sink and librtmp would hang.
     pub(super) fn refuse_with(
@@ -25,15 +25,15 @@ impl Session {
         stream_id: u32,
         code: &str,
         reason: &str,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), ServerError> {
         self.serializer = ChunkSerializer::new();
         self.send_chunk_size()?;
         self.send(on_status("error", code, reason), stream_id)?;
-        self.state = State::Ended;
+        self.state = SessionState::Ended;
         Ok(())
     }
 
-    pub(super) fn user_control(&mut self, payload: &[u8]) -> Result<(), SessionError> {
+    pub(super) fn user_control(&mut self, payload: &[u8]) -> Result<(), ServerError> {
         // PingRequest (RTMP 1.0, 7.1.7). All other events are for players, and unknown ones must not end a publish.
         if let [0, 6, a, b, c, d, ..] = *payload {
             self.send(
@@ -50,7 +50,7 @@ impl Session {
     }
 
     /// Sends an Acknowledgement with the total of received bytes each time the peer's window is used up.
-    pub(super) fn acknowledge(&mut self) -> Result<(), SessionError> {
+    pub(super) fn acknowledge(&mut self) -> Result<(), ServerError> {
         let Some(window) = self.ack_window else { return Ok(()) };
         if self.received.wrapping_sub(self.acknowledged) < window {
             return Ok(());
@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// Answers `connect`.
-    pub(super) fn send_connected(&mut self, transaction: f64) -> Result<(), SessionError> {
+    pub(super) fn send_connected(&mut self, transaction: f64) -> Result<(), ServerError> {
         self.send(RtmpMessage::WindowAcknowledgement { size: OUR_WINDOW }, 0)?;
         self.send(
             RtmpMessage::SetPeerBandwidth { size: OUR_WINDOW, limit_type: PeerBandwidthLimitType::Dynamic },
@@ -85,21 +85,21 @@ impl Session {
         )
     }
 
-    fn send_chunk_size(&mut self) -> Result<(), SessionError> {
+    fn send_chunk_size(&mut self) -> Result<(), ServerError> {
         let packet = self.serializer.set_max_chunk_size(OUR_CHUNK_SIZE, RtmpTimestamp::new(0));
-        self.output.extend_from_slice(&packet.map_err(|_| SessionError::Internal)?.bytes);
+        self.output.extend_from_slice(&packet.map_err(|_| ServerError::Internal)?.bytes);
         Ok(())
     }
 
-    pub(super) fn send(&mut self, message: RtmpMessage, stream_id: u32) -> Result<(), SessionError> {
+    pub(super) fn send(&mut self, message: RtmpMessage, stream_id: u32) -> Result<(), ServerError> {
         let payload = message
             .into_message_payload(RtmpTimestamp::new(0), stream_id)
-            .map_err(|_| SessionError::Internal)?;
+            .map_err(|_| ServerError::Internal)?;
         // Full headers for all messages: some clients require them, and the server sends only a few hundred bytes in
         // total.
-        let packet = self.serializer.serialize(&payload, true, false).map_err(|_| SessionError::Internal)?;
+        let packet = self.serializer.serialize(&payload, true, false).map_err(|_| ServerError::Internal)?;
         if self.output.len() + packet.bytes.len() > MAX_OUTPUT {
-            return Err(SessionError::OutputOverflow);
+            return Err(ServerError::OutputOverflow);
         }
         self.output.extend_from_slice(&packet.bytes);
         Ok(())

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// A parsed command.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum RtmpCommand {
     Connect {
         transaction: f64,
         app: Option<String>,
@@ -30,7 +30,7 @@ pub(super) enum Command {
     Other,
 }
 
-pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<Command, AmfError> {
+pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<RtmpCommand, AmfError> {
     let (name, transaction, arguments) = amf::command(payload)?;
     let mut arguments = arguments.into_iter();
     Ok(match name.as_str() {
@@ -40,13 +40,15 @@ pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<Command, AmfError>
             let mut string = |key| properties.remove(key).and_then(Amf0Value::get_string);
             let app = string("app");
             let client = metadata::printable(&string("flashVer").unwrap_or_default(), 64);
-            Command::Connect { transaction, app, client }
+            RtmpCommand::Connect { transaction, app, client }
         }
-        "createStream" => Command::CreateStream { transaction },
-        "publish" => Command::Publish { stream_id, name: arguments.nth(1).and_then(Amf0Value::get_string) },
-        "play" | "play2" => Command::Play { stream_id },
-        "FCUnpublish" | "deleteStream" | "closeStream" => Command::Unpublish,
-        _ => Command::Other,
+        "createStream" => RtmpCommand::CreateStream { transaction },
+        "publish" => {
+            RtmpCommand::Publish { stream_id, name: arguments.nth(1).and_then(Amf0Value::get_string) }
+        }
+        "play" | "play2" => RtmpCommand::Play { stream_id },
+        "FCUnpublish" | "deleteStream" | "closeStream" => RtmpCommand::Unpublish,
+        _ => RtmpCommand::Other,
     })
 }
 

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use rml_rtmp::messages::MessagePayload;
 use rml_rtmp::time::RtmpTimestamp;
 
-fn session() -> (Session, Instant) {
-    let mut session = Session::new(([127, 0, 0, 1], 9).into());
+fn session() -> (ServerSession, Instant) {
+    let mut session = ServerSession::new(([127, 0, 0, 1], 9).into());
     let now = Instant::now();
     let mut c0c1: &[u8] = &[&[3][..], &[0; 1536]].concat();
     assert!(session.handle(&mut c0c1, now).unwrap().is_none());
     let s1 = session.output()[1..1537].to_vec();
     session.output().clear();
     assert!(session.handle(&mut &s1[..], now).unwrap().is_none());
-    assert!(session.is_shaken());
+    assert!(session.handshake_done());
     (session, now)
 }
 
@@ -32,20 +32,20 @@ fn command(name: &str, arguments: Vec<Amf0Value>) -> Vec<u8> {
     rml_amf0::serialize(&values).unwrap()
 }
 
-fn publishing() -> (Session, ChunkSerializer, Instant) {
+fn publishing() -> (ServerSession, ChunkSerializer, Instant) {
     let (mut session, now) = session();
     let mut serializer = ChunkSerializer::new();
     let connect = write(&mut serializer, 20, 0, &command("connect", vec![object([("app", text("live"))])]));
     assert!(session.handle(&mut &connect[..], now).unwrap().is_none());
     let publish = write(&mut serializer, 20, 0, &command("publish", vec![Amf0Value::Null, text("key")]));
-    assert!(matches!(session.handle(&mut &publish[..], now), Ok(Some(Event::Publish(_)))));
+    assert!(matches!(session.handle(&mut &publish[..], now), Ok(Some(ServerEvent::Publish(_)))));
     session.accept().unwrap();
     session.output().clear();
     (session, serializer, now)
 }
 
-fn replies(session: &mut Session) -> Vec<Message> {
-    let mut reader = ChunkReader::new(Limits::BEFORE_PUBLISH);
+fn replies(session: &mut ServerSession) -> Vec<ChunkMessage> {
+    let mut reader = ChunkReader::new(ChunkLimits::BEFORE_PUBLISH);
     // The server's chunk size is 4096 since its answer to `connect`.
     let mut size: &[u8] = &[2, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 16, 0];
     assert_eq!(reader.read(&mut size), Ok(None));
@@ -56,11 +56,11 @@ fn replies(session: &mut Session) -> Vec<Message> {
 
 #[test]
 fn the_handshake_takes_version_3_only_and_nothing_that_follows_it() {
-    let mut session = Session::new(([127, 0, 0, 1], 9).into());
+    let mut session = ServerSession::new(([127, 0, 0, 1], 9).into());
     let result = session.handle(&mut &[6u8, 0, 0][..], Instant::now());
-    assert!(matches!(result, Err(SessionError::Handshake)));
+    assert!(matches!(result, Err(ServerError::Handshake)));
     // The first command arrives in the same read as the last bytes of the handshake.
-    let mut session = Session::new(([127, 0, 0, 1], 9).into());
+    let mut session = ServerSession::new(([127, 0, 0, 1], 9).into());
     let mut bytes = vec![3];
     bytes.extend([0; 2 * 1536]);
     let connect = command("connect", vec![object([("app", text("live"))])]);
@@ -112,7 +112,7 @@ fn an_aggregate_is_taken_apart() {
     let mut input = &bytes[..];
     let mut media = Vec::new();
     while let Some(event) = session.handle(&mut input, now).unwrap() {
-        let Event::Media(message) = event else { panic!("{event:?}") };
+        let ServerEvent::Media(message) = event else { panic!("{event:?}") };
         media.push((message.kind, message.timestamp_ms, message.payload));
     }
     let expected = [
@@ -129,7 +129,7 @@ fn nothing_is_heard_behind_the_end() {
     bytes.extend(write(&mut serializer, 9, 0, b"video"));
     bytes.extend(write(&mut serializer, 20, 0, &command("connect", vec![Amf0Value::Null])));
     let mut input = &bytes[..];
-    assert!(matches!(session.handle(&mut input, now), Ok(Some(Event::Ended(EndReason::Unpublished)))));
+    assert!(matches!(session.handle(&mut input, now), Ok(Some(ServerEvent::Ended(EndReason::Unpublished)))));
     assert!(matches!(session.handle(&mut input, now), Ok(None)));
     assert!(input.is_empty());
 }
@@ -139,7 +139,7 @@ fn answers_that_nobody_reads_are_bounded() {
     let (mut session, mut serializer, now) = publishing();
     let ping = write(&mut serializer, 4, 0, &[0, 6, 0, 0, 0, 1]);
     let result = (0..100_000).find_map(|_| session.handle(&mut &ping[..], now).err());
-    assert!(matches!(result, Some(SessionError::OutputOverflow)));
+    assert!(matches!(result, Some(ServerError::OutputOverflow)));
     assert!(session.output().len() <= MAX_OUTPUT);
 }
 

@@ -113,7 +113,7 @@ pub struct Stamp {
 /// Maps one track's clock to the axis. All arithmetic wraps modulo 2^64: the sums are correct as long as the result
 /// fits the axis, even if a hostile clock makes intermediate sums overflow.
 #[derive(Clone, Copy, Debug)]
-struct Track {
+struct TimelineTrack {
     /// The last time in milliseconds, extended beyond 32 bits.
     raw_ms: i64,
     /// Axis minus clock in ticks, at the track's start.
@@ -126,14 +126,14 @@ struct Track {
     arrived: Instant,
 }
 
-impl Track {
+impl TimelineTrack {
     fn place(&self, raw_ms: i64, correction: i64) -> i64 {
         raw_ms.wrapping_mul(TICKS_PER_MS).wrapping_add(self.base).wrapping_add(correction)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum TimelineKind {
     Video,
     Audio,
 }
@@ -151,8 +151,8 @@ pub struct Timeline {
     begin: i64,
     /// Everything is placed strictly after this time, in ticks.
     floor: i64,
-    video: Option<Track>,
-    audio: Option<Track>,
+    video: Option<TimelineTrack>,
+    audio: Option<TimelineTrack>,
     /// The latest sum of corrections; a track with another sum has not jumped yet.
     correction: i64,
     /// The newest media of both tracks in ticks, and when it arrived.
@@ -213,7 +213,7 @@ impl Timeline {
 
     /// Places a picture. `None` if the picture is dropped.
     pub fn video(&mut self, dts_ms: u32, composition_ms: i32, arrived: Instant) -> Option<Stamp> {
-        let placed = self.place(Kind::Video, dts_ms, arrived);
+        let placed = self.place(TimelineKind::Video, dts_ms, arrived);
         if placed.broken {
             self.grid.restart();
         }
@@ -243,7 +243,7 @@ impl Timeline {
 
     /// Places an audio frame. `None` if the frame is dropped.
     pub fn audio(&mut self, timestamp_ms: u32, arrived: Instant) -> Option<MediaTime> {
-        let placed = self.place(Kind::Audio, timestamp_ms, arrived);
+        let placed = self.place(TimelineKind::Audio, timestamp_ms, arrived);
         if placed.broken {
             self.samples.restart();
         }
@@ -255,10 +255,10 @@ impl Timeline {
     }
 
     /// Steps 1 to 4 of the module's description.
-    fn place(&mut self, kind: Kind, timestamp_ms: u32, arrived: Instant) -> Placed {
+    fn place(&mut self, kind: TimelineKind, timestamp_ms: u32, arrived: Instant) -> Placed {
         let (own, other) = match kind {
-            Kind::Video => (self.video, self.audio),
-            Kind::Audio => (self.audio, self.video),
+            TimelineKind::Video => (self.video, self.audio),
+            TimelineKind::Audio => (self.audio, self.video),
         };
         let (track, broken) = match (own, other) {
             (Some(own), other) => self.go_on(own, other, timestamp_ms, arrived),
@@ -266,12 +266,12 @@ impl Timeline {
             (None, None) => {
                 let raw_ms = i64::from(timestamp_ms);
                 let base = self.begin - raw_ms * TICKS_PER_MS;
-                (Track { raw_ms, base, correction: 0, axis: self.begin, arrived }, true)
+                (TimelineTrack { raw_ms, base, correction: 0, axis: self.begin, arrived }, true)
             }
         };
         match kind {
-            Kind::Video => self.video = Some(track),
-            Kind::Audio => self.audio = Some(track),
+            TimelineKind::Video => self.video = Some(track),
+            TimelineKind::Audio => self.audio = Some(track),
         }
         if self.head.is_none_or(|(head, _)| track.axis >= head) {
             self.head = Some((track.axis, arrived));
@@ -280,11 +280,11 @@ impl Timeline {
     }
 
     /// Places the first message of the second track.
-    fn join(&mut self, other: Track, timestamp_ms: u32, arrived: Instant) -> Track {
+    fn join(&mut self, other: TimelineTrack, timestamp_ms: u32, arrived: Instant) -> TimelineTrack {
         let raw_ms = nearest(other.raw_ms, timestamp_ms);
-        let Track { base, correction, .. } = other;
+        let TimelineTrack { base, correction, .. } = other;
         let axis = other.place(raw_ms, correction);
-        let track = Track { raw_ms, base, correction, axis, arrived };
+        let track = TimelineTrack { raw_ms, base, correction, axis, arrived };
         let behind_other = axis.wrapping_sub(other.axis);
         let expected = other.axis + elapsed(other.arrived, arrived);
         let apart = MAX_START_APART.ticks_90k();
@@ -292,21 +292,21 @@ impl Timeline {
             return track;
         }
         self.repairs.separated_starts += 1;
-        Track { base: base.wrapping_add(expected.wrapping_sub(axis)), axis: expected, ..track }
+        TimelineTrack { base: base.wrapping_add(expected.wrapping_sub(axis)), axis: expected, ..track }
     }
 
     /// Places a message that follows another one of its track. The flag is `true` if it does not continue that message.
     fn go_on(
         &mut self,
-        own: Track,
-        other: Option<Track>,
+        own: TimelineTrack,
+        other: Option<TimelineTrack>,
         timestamp_ms: u32,
         arrived: Instant,
-    ) -> (Track, bool) {
+    ) -> (TimelineTrack, bool) {
         let raw_ms = nearest(own.raw_ms, timestamp_ms);
         self.repairs.wraps += u64::from(raw_ms >> 32 > own.raw_ms >> 32);
         let silence = elapsed(own.arrived, arrived);
-        let here = Track { raw_ms, arrived, ..own };
+        let here = TimelineTrack { raw_ms, arrived, ..own };
 
         let as_before = own.place(raw_ms, own.correction);
         let step = as_before.wrapping_sub(own.axis);
@@ -318,7 +318,7 @@ impl Timeline {
                 && (-FORWARD_JUMP.ticks_90k()..=FORWARD_JUMP.ticks_90k() + silence).contains(&followed_step)
             {
                 self.repairs.jumps_followed += 1;
-                return (Track { correction: self.correction, axis: followed, ..here }, true);
+                return (TimelineTrack { correction: self.correction, axis: followed, ..here }, true);
             }
         }
 
@@ -335,15 +335,15 @@ impl Timeline {
             }
             self.repairs.gaps += 1;
         }
-        (Track { axis: as_before, ..here }, false)
+        (TimelineTrack { axis: as_before, ..here }, false)
     }
 
     /// Makes a new correction that puts `track` after the newest media.
-    fn rebase(&mut self, track: Track, arrived: Instant) -> Track {
+    fn rebase(&mut self, track: TimelineTrack, arrived: Instant) -> TimelineTrack {
         let (head, head_arrived) = self.head.unwrap_or((track.axis, track.arrived));
         let axis = head + elapsed(head_arrived, arrived).max(REBASE_STEP);
         self.correction = axis.wrapping_sub(track.place(track.raw_ms, 0));
-        Track { correction: self.correction, axis, ..track }
+        TimelineTrack { correction: self.correction, axis, ..track }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! Reading and judging are separate: [`look`] reads the [`Facts`] from the bucket, [`judge`] is pure.
 
-use super::error::{Kind, kind, text};
+use super::error::{ErrorKind, kind, text};
 use super::open::patiently;
 use super::{GcsStore, Location, OpenError};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
@@ -94,16 +94,18 @@ pub async fn look(location: Location, endpoint: Option<&str>) -> Result<Facts, O
         store.control.get_bucket().set_name(&store.resource).with_retry_policy(NeverRetry).send().await
     };
     let bucket = patiently(deadline, get).await.map_err(|error| match kind(&error) {
-        Kind::Missing => OpenError::NoBucket(bucket_name.clone()),
-        Kind::Unauthenticated => OpenError::Credentials(text(&error)),
-        Kind::Forbidden => OpenError::Forbidden {
+        ErrorKind::Missing => OpenError::NoBucket(bucket_name.clone()),
+        ErrorKind::Unauthenticated => OpenError::Credentials(text(&error)),
+        ErrorKind::Forbidden => OpenError::Forbidden {
             bucket: bucket_name.clone(),
             permissions: "storage.buckets.get".into(),
             role: "roles/storage.bucketViewer",
             said: text(&error),
         },
-        Kind::Passing => OpenError::Unreachable(text(&error)),
-        Kind::BadRequest | Kind::Precondition | Kind::Lasting => OpenError::Refused(text(&error)),
+        ErrorKind::Passing => OpenError::Unreachable(text(&error)),
+        ErrorKind::BadRequest | ErrorKind::Precondition | ErrorKind::Lasting => {
+            OpenError::Refused(text(&error))
+        }
     })?;
     let policy = async || {
         store

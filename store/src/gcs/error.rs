@@ -6,7 +6,7 @@ use google_cloud_storage::Error;
 
 /// What an error means, independent of the protocol (HTTP or gRPC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ErrorKind {
     /// The same call may succeed later.
     Passing,
     /// The bucket or the object does not exist.
@@ -24,30 +24,30 @@ pub(super) enum Kind {
 }
 
 /// Classifies an error of either protocol: HTTP (uploads, reads) or gRPC (everything else).
-pub(super) fn kind(error: &Error) -> Kind {
+pub(super) fn kind(error: &Error) -> ErrorKind {
     if let Some(status) = error.http_status_code() {
         return match status {
-            401 => Kind::Unauthenticated,
-            403 => Kind::Forbidden,
-            404 => Kind::Missing,
-            412 => Kind::Precondition,
-            408 | 429 | 500..=599 => Kind::Passing,
-            400 => Kind::BadRequest,
-            _ => Kind::Lasting,
+            401 => ErrorKind::Unauthenticated,
+            403 => ErrorKind::Forbidden,
+            404 => ErrorKind::Missing,
+            412 => ErrorKind::Precondition,
+            408 | 429 | 500..=599 => ErrorKind::Passing,
+            400 => ErrorKind::BadRequest,
+            _ => ErrorKind::Lasting,
         };
     }
     match error.status().map(|status| status.code) {
-        Some(Code::NotFound) => Kind::Missing,
-        Some(Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists) => Kind::Precondition,
-        Some(Code::PermissionDenied) => Kind::Forbidden,
-        Some(Code::Unauthenticated) => Kind::Unauthenticated,
-        Some(Code::InvalidArgument | Code::OutOfRange) => Kind::BadRequest,
-        Some(Code::Unimplemented) => Kind::Lasting,
-        Some(_) => Kind::Passing,
+        Some(Code::NotFound) => ErrorKind::Missing,
+        Some(Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists) => ErrorKind::Precondition,
+        Some(Code::PermissionDenied) => ErrorKind::Forbidden,
+        Some(Code::Unauthenticated) => ErrorKind::Unauthenticated,
+        Some(Code::InvalidArgument | Code::OutOfRange) => ErrorKind::BadRequest,
+        Some(Code::Unimplemented) => ErrorKind::Lasting,
+        Some(_) => ErrorKind::Passing,
         // A name that cannot be sent or an answer that cannot be parsed fails again next time. Any other error
         // without a status is a fault of the network.
-        None if error.is_binding() || error.is_serialization() => Kind::Lasting,
-        None => Kind::Passing,
+        None if error.is_binding() || error.is_serialization() => ErrorKind::Lasting,
+        None => ErrorKind::Passing,
     }
 }
 
@@ -56,9 +56,11 @@ pub(super) fn store_error(error: &Error) -> StoreError {
     match kind(error) {
         // An expired token is replaced in the background, so an unauthenticated call may succeed later. Opening the
         // bucket has proved that the requests are valid, so a bad request was damaged in transit.
-        Kind::Passing | Kind::Unauthenticated | Kind::BadRequest => StoreError::Unavailable(text(error)),
-        Kind::Precondition => StoreError::Changed,
-        Kind::Missing | Kind::Forbidden | Kind::Lasting => StoreError::Refused(text(error)),
+        ErrorKind::Passing | ErrorKind::Unauthenticated | ErrorKind::BadRequest => {
+            StoreError::Unavailable(text(error))
+        }
+        ErrorKind::Precondition => StoreError::Changed,
+        ErrorKind::Missing | ErrorKind::Forbidden | ErrorKind::Lasting => StoreError::Refused(text(error)),
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     Stored, Version, within,
 };
 use bytes::{Bytes, BytesMut};
-use error::{Kind, kind, store_error};
+use error::{ErrorKind, kind, store_error};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
@@ -93,7 +93,7 @@ impl GcsStore {
                 Ok(found.size == body.len() as i64 && checksum == Some(crc32c::crc32c(body)))
             }
             // The object was removed in the meantime: the name is probably free again, so the caller may retry.
-            Err(error) if kind(&error) == Kind::Missing => {
+            Err(error) if kind(&error) == ErrorKind::Missing => {
                 Err(StoreError::Unavailable("the object went away while it was looked at".into()))
             }
             Err(error) => Err(store_error(&error)),
@@ -108,7 +108,7 @@ impl GcsStore {
             .with_retry_policy(NeverRetry)
             .with_read_resume_policy(NeverResume);
         let mut answer = match read.send().await {
-            Err(error) if kind(&error) == Kind::Missing => return Ok(None),
+            Err(error) if kind(&error) == ErrorKind::Missing => return Ok(None),
             answer => answer.map_err(|error| store_error(&error))?,
         };
         let version = Version::from_number(answer.object().generation);
@@ -160,7 +160,7 @@ impl Store for GcsStore {
             let body = object.body.clone();
             match self.write(name, object, Some(0)).await {
                 Ok(_) => Ok(()),
-                Err(error) if kind(&error) == Kind::Precondition => {
+                Err(error) if kind(&error) == ErrorKind::Precondition => {
                     if self.has(name, &body).await? {
                         Ok(())
                     } else {
@@ -242,7 +242,7 @@ impl Store for GcsStore {
                 .with_retry_policy(NeverRetry);
             match limited(compose.send()).await {
                 Ok(_) => Ok(()),
-                Err(error) if kind(&error) == Kind::Missing => Err(StoreError::Missing),
+                Err(error) if kind(&error) == ErrorKind::Missing => Err(StoreError::Missing),
                 Err(error) => Err(store_error(&error)),
             }
         })
@@ -257,7 +257,7 @@ impl Store for GcsStore {
                 .set_object(self.location.object(name.as_str()))
                 .with_retry_policy(NeverRetry);
             match limited(delete.send()).await {
-                Err(error) if kind(&error) == Kind::Missing => Ok(()),
+                Err(error) if kind(&error) == ErrorKind::Missing => Ok(()),
                 result => result.map_err(|error| store_error(&error)),
             }
         })

@@ -1,7 +1,7 @@
 //! How a bucket is opened: get credentials, then prove every permission that a broadcast needs by using it once. The
 //! bucket's own settings are judged in [`super::check`].
 
-use super::error::{Kind, kind, text};
+use super::error::{ErrorKind, kind, text};
 use super::{GcsStore, Location};
 use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
@@ -157,22 +157,22 @@ impl GcsStore {
         let mut judge = |permission: &'static str, result: Result<(), Error>| match result {
             Ok(()) => Ok(()),
             Err(error) => match kind(&error) {
-                Kind::Forbidden => {
+                ErrorKind::Forbidden => {
                     lacking.push(permission);
                     if said.is_empty() {
                         said = text(&error);
                     }
                     Ok(())
                 }
-                Kind::Missing if permission == CREATE => {
+                ErrorKind::Missing if permission == CREATE => {
                     Err(OpenError::NoBucket(self.location.bucket().to_owned()))
                 }
                 // After the create step a missing object is no error: either creating the object was forbidden, or an
                 // earlier attempt of the delete step removed it.
-                Kind::Missing => Ok(()),
-                Kind::Unauthenticated => Err(OpenError::Credentials(text(&error))),
-                Kind::Passing => Err(OpenError::Unreachable(text(&error))),
-                Kind::Precondition | Kind::BadRequest | Kind::Lasting => {
+                ErrorKind::Missing => Ok(()),
+                ErrorKind::Unauthenticated => Err(OpenError::Credentials(text(&error))),
+                ErrorKind::Passing => Err(OpenError::Unreachable(text(&error))),
+                ErrorKind::Precondition | ErrorKind::BadRequest | ErrorKind::Lasting => {
                     Err(OpenError::Refused(text(&error)))
                 }
             },
@@ -222,7 +222,7 @@ pub(super) async fn patiently<T>(
         let result =
             tokio::time::timeout(ATTEMPT, call()).await.unwrap_or_else(|late| Err(Error::timeout(late)));
         match result {
-            Err(error) if kind(&error) == Kind::Passing && Instant::now() + pause < deadline => {
+            Err(error) if kind(&error) == ErrorKind::Passing && Instant::now() + pause < deadline => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

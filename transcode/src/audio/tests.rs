@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn small_differences_are_jitter() {
-    let mut clock = Clock::new(48_000);
+    let mut clock = SampleClock::new(48_000);
     assert_eq!(clock.fix(1000), Fix::Resync);
     clock.origin = Some(1000);
     clock.taken = 48_000;
@@ -13,7 +13,7 @@ fn small_differences_are_jitter() {
 
 #[test]
 fn holes_are_filled_and_overlaps_left_out_up_to_a_bound() {
-    let clock = Clock { rate: 48_000, origin: Some(0), taken: 0 };
+    let clock = SampleClock { rate: 48_000, origin: Some(0), taken: 0 };
     assert_eq!(clock.fix(90_000), Fix::Silence(48_000));
     assert_eq!(clock.fix(-9000), Fix::Skip(4800));
     assert_eq!(clock.fix(LONGEST_SILENCE_TICKS + 1), Fix::Resync);

@@ -5,7 +5,7 @@ use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
 use super::{DemuxError, TrackInfo};
 use crate::av;
-use crate::contribution::VideoSettings;
+use crate::contribution::ContributionSettings;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
@@ -17,7 +17,7 @@ pub(super) enum VideoPath {
     /// H.264, passed through.
     Copy {
         framing: Framing,
-        shape: Shape,
+        shape: SourceShape,
         announced: bool,
     },
     Recode(Box<VideoRecoder>),
@@ -38,7 +38,7 @@ pub(super) enum AudioPath {
 
 /// Properties of a video configuration that its record does not state.
 #[derive(Clone, Debug)]
-pub(super) struct Shape {
+pub(super) struct SourceShape {
     width: u16,
     height: u16,
     sample_aspect: (u16, u16),
@@ -58,10 +58,10 @@ impl VideoPath {
             .and_then(|context| context.decoder().video())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
         let rate = stream.avg_frame_rate();
-        let shape = Shape::new(decoder.width(), decoder.height(), decoder.aspect_ratio(), rate)?;
+        let shape = SourceShape::new(decoder.width(), decoder.height(), decoder.aspect_ratio(), rate)?;
         let recoded = id != codec::Id::H264;
         let path = if recoded {
-            let settings = VideoSettings {
+            let settings = ContributionSettings {
                 width: shape.width & !1,
                 height: shape.height & !1,
                 sample_aspect: shape.sample_aspect,
@@ -104,7 +104,7 @@ impl AudioPath {
     }
 }
 
-impl Shape {
+impl SourceShape {
     fn new(width: u32, height: u32, aspect: Rational, rate: Rational) -> Result<Self, DemuxError> {
         let size = |pixels: u32| u16::try_from(pixels).ok().filter(|pixels| *pixels >= 2);
         let (Some(w), Some(h)) = (size(width), size(height)) else {

@@ -1,7 +1,8 @@
 //! Decodes codecs that publishers do not send, and encodes the result again as H.264 and AAC.
 
 use super::super::contribution::{
-    AudioEncoder, EncodeError, FRAME_SAMPLES, SAMPLE_RATE, VideoEncoder, VideoSettings, received,
+    ContributionAudio, ContributionSettings, ContributionVideo, EncodeError, FRAME_SAMPLES, SAMPLE_RATE,
+    received,
 };
 use super::DemuxError;
 use ff::format::{Pixel, Sample, sample};
@@ -23,14 +24,17 @@ const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
 pub(super) struct VideoRecoder {
     decoder: codec::decoder::Video,
     scaler: Option<software::scaling::Context>,
-    encoder: VideoEncoder,
-    settings: VideoSettings,
+    encoder: ContributionVideo,
+    settings: ContributionSettings,
     last: Option<MediaTime>,
 }
 
 impl VideoRecoder {
-    pub(super) fn open(decoder: codec::decoder::Video, settings: VideoSettings) -> Result<Self, EncodeError> {
-        let encoder = VideoEncoder::open(settings.clone())?;
+    pub(super) fn open(
+        decoder: codec::decoder::Video,
+        settings: ContributionSettings,
+    ) -> Result<Self, EncodeError> {
+        let encoder = ContributionVideo::open(settings.clone())?;
         Ok(Self { decoder, scaler: None, encoder, settings, last: None })
     }
 
@@ -107,7 +111,7 @@ impl VideoRecoder {
 pub(super) struct AudioRecoder {
     decoder: codec::decoder::Audio,
     resampler: Option<software::resampling::Context>,
-    encoder: AudioEncoder,
+    encoder: ContributionAudio,
     /// Resampled samples that do not fill a frame yet, per channel.
     waiting: [Vec<f32>; 2],
     /// Index of the sample after the last encoded one, counted from the origin of the media axis.
@@ -116,7 +120,7 @@ pub(super) struct AudioRecoder {
 
 impl AudioRecoder {
     pub(super) fn open(decoder: codec::decoder::Audio) -> Result<Self, EncodeError> {
-        let encoder = AudioEncoder::open(AUDIO_BITRATE)?;
+        let encoder = ContributionAudio::open(AUDIO_BITRATE)?;
         Ok(Self { decoder, resampler: None, encoder, waiting: [Vec::new(), Vec::new()], next: None })
     }
 

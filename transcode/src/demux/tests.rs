@@ -27,7 +27,7 @@ struct Read {
 }
 
 fn read(file: &Path) -> Read {
-    let media: Vec<Media> = Demuxer::open(file).unwrap().map(Result::unwrap).collect();
+    let media: Vec<Media> = FileDemuxer::open(file).unwrap().map(Result::unwrap).collect();
     let units = |video: bool| {
         let units = media.iter().filter_map(|media| match media {
             Media::Video(unit) if video => Some(unit.clone()),
@@ -47,7 +47,7 @@ fn all_containers_give_the_same_media() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a.mp4", "a.ts", "a.mkv", "a.flv", "a.mov"] {
         let file = made(dir.path(), name, &B_FRAMES);
-        let info = Demuxer::open(&file).unwrap().info();
+        let info = FileDemuxer::open(&file).unwrap().info();
         assert_eq!(info.video, Some(TrackInfo { codec: "h264", recoded: false }), "{name}");
         assert_eq!(info.audio, Some(TrackInfo { codec: "aac", recoded: false }), "{name}");
         let duration = info.duration.unwrap().as_secs_f64();
@@ -112,7 +112,7 @@ fn all_containers_give_the_same_media() {
 fn other_codecs_become_h264_and_aac_and_stay_together() {
     let dir = tempfile::tempdir().unwrap();
     let file = made(dir.path(), "a.mkv", &["-c:v", "mpeg4", "-c:a", "pcm_s16le"]);
-    let info = Demuxer::open(&file).unwrap().info();
+    let info = FileDemuxer::open(&file).unwrap().info();
     assert_eq!(info.video, Some(TrackInfo { codec: "mpeg4", recoded: true }));
     let Read { video, audio, .. } = read(&file);
     assert_eq!(video.len(), 50);
@@ -142,12 +142,12 @@ fn one_track_may_be_left_out_and_one_alone_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let file = made(dir.path(), "a.mp4", &B_FRAMES);
     let options = DemuxOptions { audio: false, ..DemuxOptions::default() };
-    let media = Demuxer::open_with(&file, &options).unwrap();
+    let media = FileDemuxer::open_with(&file, &options).unwrap();
     assert!(media.map(Result::unwrap).all(|m| matches!(m, Media::VideoConfig(_) | Media::Video(_))));
     let sound = made(dir.path(), "a.m4a", &["-vn", "-c:a", "aac"]);
-    assert!(Demuxer::open(&sound).unwrap().info().video.is_none());
+    assert!(FileDemuxer::open(&sound).unwrap().info().video.is_none());
     let neither = DemuxOptions { video: true, audio: false, ..DemuxOptions::default() };
-    assert!(matches!(Demuxer::open_with(&sound, &neither), Err(DemuxError::NoMedia { .. })));
+    assert!(matches!(FileDemuxer::open_with(&sound, &neither), Err(DemuxError::NoMedia { .. })));
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn a_file_cut_short_ends_and_garbage_does_not_open() {
     let file = made(dir.path(), "a.ts", &B_FRAMES);
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-    assert!(Demuxer::open(&file).unwrap().filter_map(Result::ok).count() > 20);
+    assert!(FileDemuxer::open(&file).unwrap().filter_map(Result::ok).count() > 20);
     std::fs::write(&file, b"nothing of the kind").unwrap();
-    assert!(matches!(Demuxer::open(&file), Err(DemuxError::Open { .. })));
-    assert!(matches!(Demuxer::open(dir.path().join("absent")), Err(DemuxError::Open { .. })));
+    assert!(matches!(FileDemuxer::open(&file), Err(DemuxError::Open { .. })));
+    assert!(matches!(FileDemuxer::open(dir.path().join("absent")), Err(DemuxError::Open { .. })));
 }

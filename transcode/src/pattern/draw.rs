@@ -11,7 +11,7 @@ use super::{FrameRate, noise};
 
 /// A picture in 8-bit YUV 4:2:0, lines packed. Both dimensions are even.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Picture {
+pub(super) struct Canvas {
     pub(super) width: usize,
     pub(super) height: usize,
     /// The luma plane, then both chroma planes of half the width and height.
@@ -46,7 +46,7 @@ const NOISE_END: usize = 62;
 /// Time in milliseconds in which the ball crosses the picture and returns.
 const BALL_PERIOD_MS: u64 = 6_000;
 
-impl Picture {
+impl Canvas {
     fn black(width: usize, height: usize) -> Self {
         let chroma = vec![128; (width / 2) * (height / 2)];
         Self { width, height, planes: [vec![16; width * height], chroma.clone(), chroma] }
@@ -71,7 +71,7 @@ impl Picture {
 
 /// Paints frames of one size and rate.
 pub(super) struct Painter {
-    background: Picture,
+    background: Canvas,
     noise: noise::Tile,
     dial: Dial,
     frame_rate: FrameRate,
@@ -80,7 +80,7 @@ pub(super) struct Painter {
 impl Painter {
     /// Creates a painter. Both dimensions must be even and at least 16 (far below any useful size).
     pub(super) fn new(width: usize, height: usize, frame_rate: FrameRate) -> Self {
-        let mut background = Picture::black(width, height);
+        let mut background = Canvas::black(width, height);
         let line = |units: usize| units * height / UNITS;
         for (at, colour) in BARS.into_iter().enumerate() {
             let edge = |bar: usize| even(bar * width / BARS.len());
@@ -101,13 +101,13 @@ impl Painter {
     }
 
     /// An empty picture of the right size to paint on.
-    pub(super) fn canvas(&self) -> Picture {
+    pub(super) fn canvas(&self) -> Canvas {
         self.background.clone()
     }
 
     /// Paints the frame with number `frame` since the start, with the wall clock `unix_ms` (Unix time in
     /// milliseconds).
-    pub(super) fn paint(&self, picture: &mut Picture, frame: u64, unix_ms: u64) {
+    pub(super) fn paint(&self, picture: &mut Canvas, frame: u64, unix_ms: u64) {
         for (to, from) in picture.planes.iter_mut().zip(&self.background.planes) {
             to.copy_from_slice(from);
         }
@@ -118,7 +118,7 @@ impl Painter {
         draw_clock(picture.planes.each_mut().map(Vec::as_mut_slice), width, height, unix_ms);
     }
 
-    fn paint_clock(&self, picture: &mut Picture, frame: u64, unix_ms: u64) {
+    fn paint_clock(&self, picture: &mut Canvas, frame: u64, unix_ms: u64) {
         let (width, height) = (picture.width, picture.height);
         let line = |units: usize| units * height / UNITS;
         let seconds = unix_ms / 1000;
@@ -152,7 +152,7 @@ impl Painter {
         }
     }
 
-    fn paint_noise(&self, picture: &mut Picture, frame: u64) {
+    fn paint_noise(&self, picture: &mut Canvas, frame: u64) {
         let (width, height) = (picture.width, picture.height);
         let (top, bottom) = (CLOCK_END * height / UNITS, NOISE_END * height / UNITS);
         for y in top..bottom {
@@ -175,7 +175,7 @@ fn even(pixels: usize) -> usize {
 }
 
 /// Draws a filled circle as spans, clipped to the picture.
-fn disc(picture: &mut Picture, cx: usize, cy: usize, radius: usize, colour: Colour) {
+fn disc(picture: &mut Canvas, cx: usize, cy: usize, radius: usize, colour: Colour) {
     for y in (even(cy.saturating_sub(radius))..cy + radius).step_by(2) {
         let dy = y.abs_diff(cy);
         let half = (radius * radius).saturating_sub(dy * dy).isqrt();
@@ -215,7 +215,7 @@ impl Dial {
     }
 
     /// Paints the dial. `phase` is the position within the current second, 0 to 1.
-    fn paint(&self, picture: &mut Picture, phase: f64, mark: bool) {
+    fn paint(&self, picture: &mut Canvas, phase: f64, mark: bool) {
         let filled = (phase * FULL_TURN) as u8;
         let (width, half_width) = (picture.width, picture.width / 2);
         let [luma, u, v] = &mut picture.planes;

@@ -1,11 +1,11 @@
-use super::draw::{Painter, Picture};
+use super::draw::{Canvas, Painter};
 use super::*;
 
 const THIRTY: FrameRate = FrameRate { num: 30, den: 1 };
 /// 2026-11-22T18:04:05.678Z
 const NOW_MS: u64 = 1_795_370_645_678;
 
-fn painted(width: usize, height: usize, frame: u64, unix_ms: u64) -> Picture {
+fn painted(width: usize, height: usize, frame: u64, unix_ms: u64) -> Canvas {
     let painter = Painter::new(width, height, THIRTY);
     let mut picture = painter.canvas();
     painter.paint(&mut picture, frame, unix_ms);
@@ -98,7 +98,7 @@ fn the_dial_flashes_on_marks_only() {
 
 #[test]
 fn every_frame_differs_from_the_one_before() {
-    let frames: Vec<Picture> = (0..4).map(|frame| painted(640, 360, frame, NOW_MS)).collect();
+    let frames: Vec<Canvas> = (0..4).map(|frame| painted(640, 360, frame, NOW_MS)).collect();
     assert!(frames.windows(2).all(|pair| pair[0] != pair[1]));
 }
 

@@ -6,7 +6,7 @@
 //! little-endian. Media has a binary layout; job, tracks and counters, which are rare, are JSON. Neither side trusts
 //! the other: lengths are checked before memory is reserved, and no input panics.
 
-use super::{Job, OpenedTrack, Progress, Request, Response, WireUnit};
+use super::{Job, OpenedTrack, Request, Response, WireUnit, WorkerProgress};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::{AudioCodec, MediaTime, VideoCodec};
 use std::marker::PhantomData;
@@ -56,7 +56,7 @@ pub enum ProtocolError {
 }
 
 /// One direction of the protocol: [`Request`] or [`Response`].
-pub trait Message: Sized {
+pub trait WireMessage: Sized {
     #[doc(hidden)]
     const DIRECTION: u8;
     #[doc(hidden)]
@@ -69,18 +69,18 @@ pub trait Message: Sized {
 
 /// Serialises the messages of one direction.
 #[derive(Debug)]
-pub struct Encoder<M> {
+pub struct FrameWriter<M> {
     greeted: bool,
     message: PhantomData<fn(M)>,
 }
 
-impl<M> Default for Encoder<M> {
+impl<M> Default for FrameWriter<M> {
     fn default() -> Self {
         Self { greeted: false, message: PhantomData }
     }
 }
 
-impl<M: Message> Encoder<M> {
+impl<M: WireMessage> FrameWriter<M> {
     /// An encoder at the start of its direction.
     pub fn new() -> Self {
         Self::default()
@@ -121,20 +121,20 @@ impl<M: Message> Encoder<M> {
 /// Parses the messages of one direction. Buffers at most one frame and the bytes read after it; payloads are slices of
 /// the read buffer, not copies.
 #[derive(Debug)]
-pub struct Decoder<M> {
+pub struct FrameReader<M> {
     buffer: BytesMut,
     greeted: bool,
     failed: Option<ProtocolError>,
     message: PhantomData<fn() -> M>,
 }
 
-impl<M> Default for Decoder<M> {
+impl<M> Default for FrameReader<M> {
     fn default() -> Self {
         Self { buffer: BytesMut::new(), greeted: false, failed: None, message: PhantomData }
     }
 }
 
-impl<M: Message> Decoder<M> {
+impl<M: WireMessage> FrameReader<M> {
     /// A decoder at the start of its direction.
     pub fn new() -> Self {
         Self::default()
@@ -233,7 +233,7 @@ mod kind {
     pub(super) const FINISHED: u8 = 0x14;
 }
 
-impl Message for Request {
+impl WireMessage for Request {
     const DIRECTION: u8 = b'>';
 
     fn max_body(kind: u8) -> Option<usize> {
@@ -286,7 +286,7 @@ impl Message for Request {
     }
 }
 
-impl Message for Response {
+impl WireMessage for Response {
     const DIRECTION: u8 = b'<';
 
     fn max_body(kind: u8) -> Option<usize> {
@@ -318,7 +318,7 @@ impl Message for Response {
             kind::OPENED => Ok(Self::Opened(read_json::<Vec<OpenedTrack>>(&body, "tracks")?)),
             kind::UNIT => read_unit(body).map(Self::Unit),
             kind::THUMBNAIL => Ok(Self::Thumbnail(body)),
-            kind::PROGRESS => Ok(Self::Progress(read_json::<Progress>(&body, "progress")?)),
+            kind::PROGRESS => Ok(Self::Progress(read_json::<WorkerProgress>(&body, "progress")?)),
             kind::FINISHED => Ok(Self::Finished),
             other => Err(ProtocolError::UnknownType(other)),
         }
@@ -363,15 +363,15 @@ fn read_json<T: serde::de::DeserializeOwned>(body: &[u8], what: &'static str) ->
 /// Entry point of the fuzz target `worker_protocol`: the first byte selects the direction and the read size for the
 /// rest. Every message that decodes must encode, and decode again to the same message.
 pub fn fuzz_worker_protocol(data: &[u8]) {
-    fn run<M: Message + PartialEq + std::fmt::Debug>(data: &[u8], read: usize) {
-        let mut decoder = Decoder::<M>::new();
+    fn run<M: WireMessage + PartialEq + std::fmt::Debug>(data: &[u8], read: usize) {
+        let mut decoder = FrameReader::<M>::new();
         for chunk in data.chunks(read) {
             decoder.push(chunk);
             while let Ok(Some(message)) = decoder.next() {
                 let mut bytes = BytesMut::new();
-                let encoded = Encoder::<M>::new().encode(&message, &mut bytes);
+                let encoded = FrameWriter::<M>::new().encode(&message, &mut bytes);
                 assert!(encoded.is_ok(), "what was read can be written");
-                let mut again = Decoder::<M>::new();
+                let mut again = FrameReader::<M>::new();
                 again.push(&bytes);
                 assert_eq!(again.next(), Ok(Some(message)));
             }

@@ -2,13 +2,13 @@
 //! those that are.
 
 use super::super::contents::{Slots, gap_between};
-use super::super::page::Entry;
+use super::super::page::PageEntry;
 use hls::{ArchivePlaylist, SegmentInfo};
 use std::collections::{HashSet, VecDeque};
 
 /// A rendition.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct RecordingLane {
     /// Segments that are not listed yet, in order.
     pub(super) waiting: VecDeque<Waiting>,
     /// Names of the stored init segments.
@@ -24,12 +24,12 @@ pub(super) struct Lane {
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) entry: Entry,
+    pub(super) entry: PageEntry,
     /// Whether the segment was stored; `None` until that is known.
     pub(super) stored: Option<bool>,
 }
 
-impl Lane {
+impl RecordingLane {
     /// Adds a segment to the playlist, after gaps for missing sequence numbers: an encoder that took over continues
     /// after the last sequence number that the former owner had listed. False for a segment that is listed already.
     pub(super) fn list(&mut self, info: &SegmentInfo, discontinuities: &HashSet<u64>) -> bool {

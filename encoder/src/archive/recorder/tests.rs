@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::archive::testing::Studio;
-use crate::delivery::Event;
+use crate::delivery::DeliveryEvent;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn settings() -> Settings {
-    Settings { target_duration: 1, ..Settings::default() }
+fn settings() -> ArchiveSettings {
+    ArchiveSettings { target_duration: 1, ..ArchiveSettings::default() }
 }
 
 /// A recorder's writes: name and text, in order.
@@ -19,7 +19,7 @@ impl Written {
     fn drain(&mut self, recorder: &mut Recorder, now: Duration) {
         while let Some(write) = recorder.poll(now) {
             let (Write::Create(name, object) | Write::Replace(name, object)) = write;
-            if Place::of_note(&name).is_some() {
+            if ArchivePlace::of_note(&name).is_some() {
                 assert!(self.0.is_empty(), "first of all, and once");
                 recorder.done(Ok(()), now);
                 continue;
@@ -40,18 +40,18 @@ impl Written {
 }
 
 /// Feeds a publisher's events to a recorder; `fate` gives each segment's outcome, `None` leaves the segment unsettled.
-fn tell(recorder: &mut Recorder, events: Vec<Event>, fate: impl Fn(&Segment) -> Option<bool>) {
+fn tell(recorder: &mut Recorder, events: Vec<DeliveryEvent>, fate: impl Fn(&Segment) -> Option<bool>) {
     for event in events {
         match event {
-            Event::Tracks(tracks) => recorder.tracks(&tracks),
-            Event::Init(init) => recorder.init_stored(&init.rung, &init.name),
-            Event::Segment(segment) => {
+            DeliveryEvent::Tracks(tracks) => recorder.tracks(&tracks),
+            DeliveryEvent::Init(init) => recorder.init_stored(&init.rung, &init.name),
+            DeliveryEvent::Segment(segment) => {
                 recorder.packaged(&segment);
                 if let Some(stored) = fate(&segment) {
                     recorder.settled(&segment.rung, segment.sequence, stored);
                 }
             }
-            Event::End => {}
+            DeliveryEvent::End => {}
         }
     }
 }
@@ -148,7 +148,7 @@ fn rungs_are_recorded_as_asked() {
     let asked = |recordings: Option<&[&str]>, mp4| {
         let recordings =
             recordings.map(|names| names.iter().map(|name| RungName::new(name).unwrap()).collect());
-        let settings = Settings { recordings, mp4, ..settings() };
+        let settings = ArchiveSettings { recordings, mp4, ..settings() };
         let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings));
         let mut written = Written::default();
         tell(&mut recorder, studio.begin(), STORED);

@@ -3,14 +3,14 @@
 use super::*;
 use crate::archive::page::Page;
 use crate::archive::testing::{self, Studio, contents};
-use crate::archive::{Keeper, Observed, Recording, Settings};
+use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle, Tee};
 use crate::delivery::outputs::StorePlaylists;
-use crate::delivery::{self, Event, Publisher};
+use crate::delivery::{self, Delivery, DeliveryEvent};
 use hls::SessionId;
 use hls::resume::{Past, StoredPlaylist};
 use media::WallTime;
 use std::time::Duration;
-use store::memory::{Call, Fault, MemoryStore, Operation};
+use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -19,34 +19,38 @@ const STREAM: &str = "live/demo";
 
 /// An encoder with one stream, reduced to publishing and archiving.
 struct OnAir {
-    keeper: Arc<Keeper>,
-    recording: Recording,
-    publisher: Publisher<Observed<StorePlaylists>>,
-    written: JoinHandle<delivery::Counters>,
+    keeper: Arc<ArchiveManager>,
+    recording: RecordingHandle,
+    publisher: Delivery<Tee<StorePlaylists>>,
+    written: JoinHandle<delivery::DeliveryCounters>,
 }
 
 impl OnAir {
     fn new(store: &MemoryStore) -> Self {
-        let settings = Settings { owner: "me".to_owned(), ..Settings::default() };
-        let keeper = Keeper::new(Arc::new(store.clone()), settings);
+        let settings = ArchiveSettings { owner: "me".to_owned(), ..ArchiveSettings::default() };
+        let keeper = ArchiveManager::new(Arc::new(store.clone()), settings);
         let recording =
             keeper.begin(STREAM, testing::timing().target_duration, WallTime::from_unix_micros(0));
         Self::with(store, keeper, recording)
     }
 
-    fn with(store: &MemoryStore, keeper: Arc<Keeper>, recording: Recording) -> Self {
-        let playlists = Observed {
+    fn with(store: &MemoryStore, keeper: Arc<ArchiveManager>, recording: RecordingHandle) -> Self {
+        let playlists = Tee {
             playlists: StorePlaylists::new(&testing::timing()).0,
             archive: Some(recording.archive.clone()),
         };
-        let (publisher, written) =
-            Publisher::start(Arc::new(store.clone()), STREAM, playlists, delivery::Settings::default());
+        let (publisher, written) = Delivery::start(
+            Arc::new(store.clone()),
+            STREAM,
+            playlists,
+            delivery::DeliverySettings::default(),
+        );
         Self { keeper, recording, publisher, written }
     }
 
-    fn tell(&self, events: Vec<Event>) {
+    fn tell(&self, events: Vec<DeliveryEvent>) {
         for event in events {
-            if let Event::Segment(segment) = &event {
+            if let DeliveryEvent::Segment(segment) = &event {
                 self.recording.archive.packaged(segment);
             }
             self.publisher.input(event);
@@ -63,7 +67,7 @@ impl OnAir {
     /// Ends the stream in the regular way.
     async fn end(self, studio: &mut Studio) {
         self.tell(studio.end());
-        self.publisher.input(Event::End);
+        self.publisher.input(DeliveryEvent::End);
         self.written.await.unwrap();
         self.keeper.finish(self.recording);
         self.keeper.idle().await;
@@ -81,13 +85,13 @@ fn shared(store: &MemoryStore) -> Arc<dyn Store> {
     Arc::new(store.clone())
 }
 
-async fn only_archive(store: &MemoryStore) -> Place {
+async fn only_archive(store: &MemoryStore) -> ArchivePlace {
     let mut places = crate::archive::load::archives(&shared(store), STREAM).await.unwrap();
     assert_eq!(places.len(), 1, "{places:?}");
     places.remove(0)
 }
 
-fn file(store: &MemoryStore, place: &Place, file: &str) -> String {
+fn file(store: &MemoryStore, place: &ArchivePlace, file: &str) -> String {
     store.text(&format!("{}/{file}", place.folder())).unwrap_or_default()
 }
 
@@ -101,7 +105,7 @@ fn listed(text: &str) -> Vec<String> {
 
 /// Checks that the archive lists everything that the store has of the broadcast, in order, and that the recording
 /// contains it.
-fn check_whole(store: &MemoryStore, place: &Place, gaps: usize) {
+fn check_whole(store: &MemoryStore, place: &ArchivePlace, gaps: usize) {
     let mut payload = 0;
     for rung in ["360p", "audio"] {
         let text = file(store, place, &format!("{rung}.m3u8"));
@@ -151,7 +155,7 @@ async fn a_broadcast_leaves_playlists_and_a_recording() {
     let calls = store.calls().len();
     let sealed = seal(&shared(&store), &place).await.unwrap();
     assert!(sealed.already && sealed.segments == 180 && sealed.duration.as_secs_f64() > 89.9, "{sealed:?}");
-    let changes = |call: &Call| !matches!(call.operation, Operation::Read | Operation::List);
+    let changes = |call: &RecordedCall| !matches!(call.operation, Operation::Read | Operation::List);
     assert!(!store.calls()[calls..].iter().any(changes), "sealing twice is harmless");
 }
 
@@ -210,7 +214,7 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let first = only_archive(&store).await;
-    let keeper = Keeper::new(shared(&store), Settings::default());
+    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
     // The unfinished rest of the first broadcast was lost with the process.
     studio.end();
     studio.now += 100;
@@ -236,7 +240,7 @@ async fn a_process_that_starts_again_seals_what_it_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let place = only_archive(&store).await;
-    let keeper = Keeper::new(shared(&store), Settings::default());
+    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
     keeper.seal_dead(|owner| owner == "somebody else");
     keeper.idle().await;
     assert_eq!(file(&store, &place, "sealed.json"), "");
@@ -270,7 +274,9 @@ async fn what_was_late_is_in_the_archive() {
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 10).await;
     let down = Instant::now();
-    store.set_faults(move |_| if down.elapsed() < 20 * SECOND { Fault::Unavailable } else { Fault::None });
+    store.set_faults(move |_| {
+        if down.elapsed() < 20 * SECOND { InjectedFault::Unavailable } else { InjectedFault::None }
+    });
     on_air.run(&mut studio, 60).await;
     assert!(store.text("live/demo/360p/index.m3u8").is_some());
     assert!(on_air.publisher.counters().late > 10, "{:?}", on_air.publisher.counters());
@@ -303,7 +309,10 @@ async fn another_encoder_goes_on_with_the_archive() {
     assert_eq!(pages(&store), 2, "one of them with numbers that are given again");
 
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let keeper = Keeper::new(shared(&store), Settings { owner: "another".to_owned(), ..Settings::default() });
+    let keeper = ArchiveManager::new(
+        shared(&store),
+        ArchiveSettings { owner: "another".to_owned(), ..ArchiveSettings::default() },
+    );
     let recording = keeper.go_on(STREAM, 1, past.clone());
     let after = OnAir::with(&store, keeper, recording);
     after.tell(studio.begin());
@@ -349,7 +358,7 @@ async fn what_has_no_archive_gets_one() {
         store.remove(&ObjectName::new(name.clone())).await.unwrap();
     }
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let keeper = Keeper::new(shared(&store), Settings::default());
+    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
     let recording = keeper.go_on(STREAM, 1, past);
     let after = OnAir::with(&store, keeper, recording);
     after.tell(studio.begin());
@@ -374,7 +383,7 @@ async fn sealing_goes_on_where_it_was_cut_off() {
         store.set_faults(move |call| {
             let writes = !matches!(call.operation, Operation::Read | Operation::List);
             left -= i32::from(writes);
-            if left < 0 { Fault::Refused } else { Fault::None }
+            if left < 0 { InjectedFault::Refused } else { InjectedFault::None }
         });
         if let Ok(sealed) = seal(&shared(&store), &place).await {
             break sealed;
@@ -385,7 +394,7 @@ async fn sealing_goes_on_where_it_was_cut_off() {
     let composed = store.calls().iter().filter(|call| call.operation == Operation::Compose).count();
     assert!(composed < 1_201 / 30 + 16 * attempts, "{composed} in {attempts} attempts");
     let whole = store.get(&format!("{}/recording.mp4", place.folder())).unwrap();
-    store.set_faults(|_| Fault::None);
+    store.set_faults(|_| InjectedFault::None);
     clean(&shared(&store), &place).await;
     store.remove(&place.sealed()).await.unwrap();
     seal(&shared(&store), &place).await.unwrap();
@@ -396,7 +405,7 @@ async fn sealing_goes_on_where_it_was_cut_off() {
 /// An archive with one index page a minute, whose segments have meaningless bytes.
 async fn made_up(rungs: &[&str], seconds: u64) -> MemoryStore {
     let store = MemoryStore::new();
-    let place = Place::new(STREAM, SessionId::new("a-0").unwrap());
+    let place = ArchivePlace::new(STREAM, SessionId::new("a-0").unwrap());
     let all = contents(rungs, seconds);
     let object = |body: Bytes| Object { body, content_type: content_type::MP4, caching: Caching::None };
     for rung in rungs {
@@ -431,7 +440,7 @@ async fn three_hours_are_sealed_within_a_minute() {
     let before = store.calls().len();
     store.set_faults(|call| {
         assert!(call.operation != Operation::Read || !call.name.as_str().ends_with(".m4s"), "media is read");
-        Fault::Slow(Duration::from_millis(60))
+        InjectedFault::Slow(Duration::from_millis(60))
     });
     let began = Instant::now();
     let sealed = seal(&shared(&store), &place).await.unwrap();
@@ -451,8 +460,8 @@ async fn three_hours_are_sealed_within_a_minute() {
 async fn an_archive_without_media_is_sealed_as_nothing() {
     let store = MemoryStore::new();
     store.set_faults(|call| match call.operation {
-        Operation::Create if call.name.as_str().contains("-init.mp4") => Fault::Refused,
-        _ => Fault::None,
+        Operation::Create if call.name.as_str().contains("-init.mp4") => InjectedFault::Refused,
+        _ => InjectedFault::None,
     });
     let (mut studio, on_air) = (Studio::new(), OnAir::new(&store));
     on_air.tell(studio.begin());

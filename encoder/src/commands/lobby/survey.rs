@@ -23,7 +23,7 @@ pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// The result of one survey round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Survey {
     /// Encoders that would accept a stream.
     pub free: usize,
     /// Encoders that answered that they would not accept a stream.
@@ -53,7 +53,7 @@ pub enum Standing {
     Leaving,
 }
 
-impl Found {
+impl Survey {
     /// An encoder that does not answer is not free, as for a kubelet. But if none answers, more likely the lobby
     /// itself is cut off from the network, and then it must not compete with free encoders.
     pub fn standing(self) -> Standing {
@@ -113,16 +113,16 @@ impl Surveyor {
 
     /// Runs one round; `None` if no encoders are configured. Takes a few seconds at most for a hundred encoders that
     /// do not answer, and ten seconds in any case.
-    pub async fn round(&mut self) -> Option<Found> {
+    pub async fn round(&mut self) -> Option<Survey> {
         if self.encoders.is_empty() {
             return None;
         }
         Some(bounded(self.ask_all()).await)
     }
 
-    async fn ask_all(&mut self) -> Found {
+    async fn ask_all(&mut self) -> Survey {
         let (addresses, nameless) = self.addresses().await;
-        let mut found = Found { nameless, ..Found::default() };
+        let mut found = Survey { nameless, ..Survey::default() };
         let mut asked = JoinSet::new();
         for address in addresses {
             if asked.len() >= AT_ONCE
@@ -164,13 +164,13 @@ impl Surveyor {
 }
 
 /// Ends a round after [`ROUND_WITHIN`]. Nothing is known then, because an encoder that was not asked may be free.
-async fn bounded(round: impl Future<Output = Found>) -> Found {
+async fn bounded(round: impl Future<Output = Survey>) -> Survey {
     timeout(ROUND_WITHIN, round).await.unwrap_or_else(|_| {
         warn!(
             limit_seconds = ROUND_WITHIN.as_secs(),
             "too many encoders do not answer: the round is cut short"
         );
-        Found::default()
+        Survey::default()
     })
 }
 
@@ -202,7 +202,7 @@ where
     found
 }
 
-impl Found {
+impl Survey {
     fn count(&mut self, status: Option<hyper::StatusCode>) {
         match status {
             Some(status) if status.is_success() => self.free += 1,
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn found(free: usize, taken: usize, silent: usize, nameless: usize) -> Standing {
-        Found { free, taken, silent, nameless }.standing()
+        Survey { free, taken, silent, nameless }.standing()
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let twice = vec![format!("127.0.0.1:{port}"), format!("127.0.0.1:{port}")];
         let found = Surveyor::new(twice).round().await.unwrap();
         asked.join().unwrap();
-        assert_eq!(found, Found { taken: 1, ..Found::default() });
+        assert_eq!(found, Survey { taken: 1, ..Survey::default() });
         assert_eq!(Surveyor::new(Vec::new()).round().await, None);
     }
 

@@ -4,30 +4,34 @@
 use super::*;
 use crate::delivery::Gap;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
-use store::memory::{Call, Fault, MemoryStore, Operation};
+use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RUNGS: [&str; 2] = ["480p", "720p"];
 
-fn settings() -> Settings {
-    Settings { segment_deadline: 2 * SECOND, playlist_interval: SECOND, ..Settings::default() }
+fn settings() -> DeliverySettings {
+    DeliverySettings {
+        segment_deadline: 2 * SECOND,
+        playlist_interval: SECOND,
+        ..DeliverySettings::default()
+    }
 }
 
 /// Publishes one segment a second in two rungs for `seconds`, then ends the stream.
 async fn broadcast(
     store: &MemoryStore,
     playlists: TextPlaylists,
-    settings: Settings,
+    settings: DeliverySettings,
     seconds: u64,
-) -> Counters {
-    let (publisher, task) = Publisher::start(Arc::new(store.clone()), "live/demo", playlists, settings);
-    publisher.input(Event::Tracks(tracks(&RUNGS)));
+) -> DeliveryCounters {
+    let (publisher, task) = Delivery::start(Arc::new(store.clone()), "live/demo", playlists, settings);
+    publisher.input(DeliveryEvent::Tracks(tracks(&RUNGS)));
     for rung in RUNGS {
-        publisher.input(Event::Init(init(rung, "s")));
+        publisher.input(DeliveryEvent::Init(init(rung, "s")));
     }
     for sequence in 0..seconds {
         for rung in RUNGS {
-            publisher.input(Event::Segment(segment(rung, "s", sequence, 1000)));
+            publisher.input(DeliveryEvent::Segment(segment(rung, "s", sequence, 1000)));
         }
         let before = Instant::now();
         tokio::time::sleep(SECOND).await;
@@ -63,7 +67,7 @@ fn listed(store: &MemoryStore, rung: &str) -> Vec<String> {
     text.split([' ', ',']).filter(|word| word.contains(".m")).map(str::to_owned).collect()
 }
 
-fn is_segment(call: &Call, name: &str) -> bool {
+fn is_segment(call: &RecordedCall, name: &str) -> bool {
     call.operation == Operation::Create && call.name.as_str().ends_with(name)
 }
 
@@ -88,7 +92,9 @@ async fn a_good_store_has_everything_and_the_end() {
 #[tokio::test(start_paused = true)]
 async fn one_late_segment_becomes_a_gap_and_the_stream_goes_on() {
     let store = MemoryStore::new();
-    store.set_faults(|call| if is_segment(call, "720p/s-3.m4s") { Fault::Hang } else { Fault::None });
+    store.set_faults(|call| {
+        if is_segment(call, "720p/s-3.m4s") { InjectedFault::Hang } else { InjectedFault::None }
+    });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
     assert_eq!(counters.gaps.get(&Gap::Deadline), Some(&1));
     let text = playlist(&store, "720p");
@@ -104,10 +110,10 @@ async fn passing_faults_are_retried_and_lost_answers_do_no_harm() {
     store.set_faults(move |_| {
         number += 1;
         match number % 5 {
-            0 => Fault::Unavailable,
-            1 => Fault::LostAnswer,
-            2 => Fault::Slow(Duration::from_millis(300)),
-            _ => Fault::None,
+            0 => InjectedFault::Unavailable,
+            1 => InjectedFault::LostAnswer,
+            2 => InjectedFault::Slow(Duration::from_millis(300)),
+            _ => InjectedFault::None,
         }
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 30).await;
@@ -122,7 +128,11 @@ async fn an_outage_leaves_gaps_and_is_recovered_from() {
     let store = MemoryStore::new();
     let began = Instant::now();
     store.set_faults(move |_| {
-        if (5 * SECOND..15 * SECOND).contains(&began.elapsed()) { Fault::Unavailable } else { Fault::None }
+        if (5 * SECOND..15 * SECOND).contains(&began.elapsed()) {
+            InjectedFault::Unavailable
+        } else {
+            InjectedFault::None
+        }
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 25).await;
     let gaps = counters.gaps[&Gap::Deadline];
@@ -136,7 +146,7 @@ async fn an_outage_leaves_gaps_and_is_recovered_from() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_does_not_stop_the_stream_and_ends_in_time() {
     let store = MemoryStore::new();
-    store.set_faults(|_| Fault::Refused);
+    store.set_faults(|_| InjectedFault::Refused);
     let began = Instant::now();
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
     assert_eq!(counters.gaps[&Gap::Refused], 20);
@@ -151,7 +161,7 @@ async fn a_late_init_segment_makes_gaps_of_what_needs_it() {
     let began = Instant::now();
     store.set_faults(move |call| {
         let init = is_segment(call, "720p/s-init.mp4");
-        if init && began.elapsed() < 4 * SECOND { Fault::Unavailable } else { Fault::None }
+        if init && began.elapsed() < 4 * SECOND { InjectedFault::Unavailable } else { InjectedFault::None }
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 10).await;
     assert!(counters.gaps[&Gap::NoInit] >= 2, "{counters:?}");
@@ -167,7 +177,11 @@ async fn the_last_playlist_is_written_through_an_outage_at_the_end() {
     store.set_faults(move |call| {
         let at = began.elapsed();
         let playlist = call.operation == Operation::Replace;
-        if playlist && (5 * SECOND..25 * SECOND).contains(&at) { Fault::Unavailable } else { Fault::None }
+        if playlist && (5 * SECOND..25 * SECOND).contains(&at) {
+            InjectedFault::Unavailable
+        } else {
+            InjectedFault::None
+        }
     });
     let counters = broadcast(&store, TextPlaylists::default(), settings(), 8).await;
     assert!(counters.sealed, "{counters:?}");
@@ -181,11 +195,11 @@ async fn what_left_the_playlists_is_removed_or_kept_as_told() {
     for archive in [false, true] {
         let store = MemoryStore::new();
         store.set_faults(|call| match call.operation {
-            Operation::Remove if call.name.as_str().ends_with("s-2.m4s") => Fault::Refused,
-            _ => Fault::None,
+            Operation::Remove if call.name.as_str().ends_with("s-2.m4s") => InjectedFault::Refused,
+            _ => InjectedFault::None,
         });
         let playlists = TextPlaylists::with_window(5);
-        let settings = Settings { archive, ..settings() };
+        let settings = DeliverySettings { archive, ..settings() };
         let counters = broadcast(&store, playlists, settings, 20).await;
         let kept = store.names().iter().filter(|name| name.ends_with(".m4s")).count();
         if !archive {
@@ -200,14 +214,14 @@ async fn what_left_the_playlists_is_removed_or_kept_as_told() {
 #[tokio::test(start_paused = true)]
 async fn input_never_waits_and_memory_stays_bounded_while_the_store_hangs() {
     let store = MemoryStore::new();
-    store.set_faults(|_| Fault::Hang);
-    let settings = Settings { max_waiting_bytes: 50_000, ..settings() };
+    store.set_faults(|_| InjectedFault::Hang);
+    let settings = DeliverySettings { max_waiting_bytes: 50_000, ..settings() };
     let (publisher, _task) =
-        Publisher::start(Arc::new(store), "live/demo", TextPlaylists::default(), settings);
-    publisher.input(Event::Tracks(tracks(&RUNGS)));
+        Delivery::start(Arc::new(store), "live/demo", TextPlaylists::default(), settings);
+    publisher.input(DeliveryEvent::Tracks(tracks(&RUNGS)));
     let before = Instant::now();
     for sequence in 0..1000 {
-        publisher.input(Event::Segment(segment("720p", "s", sequence, 1000)));
+        publisher.input(DeliveryEvent::Segment(segment("720p", "s", sequence, 1000)));
         assert!(publisher.waiting_bytes() <= 50_000);
     }
     assert_eq!(before.elapsed(), Duration::ZERO);
@@ -225,16 +239,16 @@ async fn gauges_add_up_over_streams_and_one_end_leaves_the_others() {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let store = MemoryStore::new();
-    store.set_faults(|_| Fault::Hang);
+    store.set_faults(|_| InjectedFault::Hang);
     let start = |name: &str, bytes| {
-        let (publisher, task) = Publisher::start(
+        let (publisher, task) = Delivery::start(
             Arc::new(store.clone()),
             format!("live/{name}"),
             TextPlaylists::default(),
-            Settings { seal_within: SECOND, segment_deadline: 100 * SECOND, ..settings() },
+            DeliverySettings { seal_within: SECOND, segment_deadline: 100 * SECOND, ..settings() },
         );
-        publisher.input(Event::Tracks(tracks(&RUNGS)));
-        publisher.input(Event::Segment(segment("720p", "s", 0, bytes)));
+        publisher.input(DeliveryEvent::Tracks(tracks(&RUNGS)));
+        publisher.input(DeliveryEvent::Segment(segment("720p", "s", 0, bytes)));
         (publisher, task)
     };
     let (first, first_ended) = start("first", 1000);

@@ -22,13 +22,13 @@ pub(super) enum Outcome {
 /// deadline, so a lane's length is bounded by the deadline's duration.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: BTreeMap<RungName, VecDeque<Slot>>,
+    lanes: BTreeMap<RungName, VecDeque<AwaitedSegment>>,
     /// Acknowledged init segments.
     inits: HashSet<(RungName, String)>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct AwaitedSegment {
     segment: Segment,
     deadline: Duration,
     outcome: Outcome,
@@ -38,7 +38,7 @@ impl Lanes {
     pub(super) fn push(&mut self, segment: Segment, deadline: Duration) {
         debug_assert!(segment.body.is_none());
         let lane = self.lanes.entry(segment.rung.clone()).or_default();
-        lane.push_back(Slot { segment, deadline, outcome: Outcome::Pending });
+        lane.push_back(AwaitedSegment { segment, deadline, outcome: Outcome::Pending });
     }
 
     /// An init segment is readable. Init segments of earlier epochs are forgotten when no segment waits for them.
@@ -71,8 +71,8 @@ impl Lanes {
 
     /// Segments that are past their deadline and not settled, with the reason.
     pub(super) fn late(&self, now: Duration) -> Vec<((RungName, u64), Gap)> {
-        let late = |slot: &&Slot| slot.deadline <= now && slot.outcome != Outcome::Gap;
-        let why = |slot: &Slot| match slot.outcome {
+        let late = |slot: &&AwaitedSegment| slot.deadline <= now && slot.outcome != Outcome::Gap;
+        let why = |slot: &AwaitedSegment| match slot.outcome {
             Outcome::Pending => Some(Gap::Deadline),
             Outcome::Stored(_) if !self.has_init(&slot.segment) => Some(Gap::NoInit),
             Outcome::Stored(_) | Outcome::Gap => None,
@@ -86,7 +86,7 @@ impl Lanes {
 
     /// The next segment to list, of any rendition: readable with its bytes, or a gap.
     pub(super) fn pop(&mut self) -> Option<(Segment, Option<u64>)> {
-        let settled = |slot: &Slot| match slot.outcome {
+        let settled = |slot: &AwaitedSegment| match slot.outcome {
             Outcome::Pending => None,
             Outcome::Stored(bytes) => self.inits.contains(&init_key(&slot.segment)).then_some(Some(bytes)),
             Outcome::Gap => Some(None),
@@ -101,7 +101,7 @@ impl Lanes {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        let unsettled = |slot: &&Slot| slot.outcome != Outcome::Gap;
+        let unsettled = |slot: &&AwaitedSegment| slot.outcome != Outcome::Gap;
         self.lanes.values().flatten().filter(unsettled).map(|slot| slot.deadline).min()
     }
 

@@ -16,7 +16,7 @@ const MAX_DOUBTFUL: usize = 256;
 
 /// A playlist's writes: one at a time, spaced, always with the newest text.
 #[derive(Debug, Default)]
-pub(super) struct Paced {
+pub(super) struct PlaylistWriter {
     /// The text may have changed since the last rendering.
     marked: bool,
     doing: Doing,
@@ -45,7 +45,7 @@ enum Doing {
 
 /// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum ReadBack {
     /// The stored text is no obstacle to writing.
     Ours,
     /// Another encoder writes this playlist.
@@ -56,7 +56,7 @@ fn print(text: &[u8]) -> (usize, u32) {
     (text.len(), crc32c::crc32c(text))
 }
 
-impl Paced {
+impl PlaylistWriter {
     /// A playlist that was taken over: the store has this text of another writer with this encoder's added comment,
     /// written just now in a known version. The same text without the comment counts as unchanged and must not be
     /// written: its first writer would take it for its own write.
@@ -106,7 +106,7 @@ impl Paced {
     }
 
     /// Takes the result of a read.
-    pub(super) fn read(&mut self, stored: Option<Stored>, interval: Duration) -> Found {
+    pub(super) fn read(&mut self, stored: Option<Stored>, interval: Duration) -> ReadBack {
         self.doing = Doing::Nothing;
         self.failures = 0;
         self.space(interval);
@@ -120,13 +120,13 @@ impl Paced {
                 let ours = self.doubtful.contains(&text)
                     || self.written.as_ref().is_some_and(|written| print(written.as_bytes()) == text);
                 if !first && !ours {
-                    return Found::Foreign;
+                    return ReadBack::Foreign;
                 }
                 self.expected = Some(Expected::Version(stored.version));
             }
         }
         self.doubtful.clear();
-        Found::Ours
+        ReadBack::Ours
     }
 
     /// The store acknowledged the write; true the first time.

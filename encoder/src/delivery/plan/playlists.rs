@@ -1,16 +1,16 @@
 //! Selects, renders and writes the next playlist. Each playlist's state and pacing are in [`super::paced`].
 
-use super::paced::{Found, Paced};
+use super::paced::{PlaylistWriter, ReadBack};
 use super::removals::Removal;
-use super::{Answer, Flight, Job, Plan, Work};
+use super::{Answer, DeliveryPlan, Flight, StoreJob, StoreWork};
 use crate::delivery::Playlists;
 use bytes::Bytes;
 use hls::RungName;
 use std::time::Duration;
 use store::{Caching, Object, StoreError, content_type};
 
-impl<P: Playlists> Plan<P> {
-    pub(super) fn start_playlist(&mut self, now: Duration) -> Option<Job> {
+impl<P: Playlists> DeliveryPlan<P> {
+    pub(super) fn start_playlist(&mut self, now: Duration) -> Option<StoreJob> {
         let key = self
             .paced
             .iter()
@@ -33,12 +33,12 @@ impl<P: Playlists> Plan<P> {
         let work = match paced.expected() {
             None => {
                 paced.start_reading();
-                Work::Read(name)
+                StoreWork::Read(name)
             }
             Some(expected) => {
                 paced.start(text.clone(), now);
                 let (body, content_type) = (Bytes::from(text), content_type::PLAYLIST);
-                Work::Replace(name, Object { body, content_type, caching: Caching::None }, expected)
+                StoreWork::Replace(name, Object { body, content_type, caching: Caching::None }, expected)
             }
         };
         let timeout = self.timeout(failures);
@@ -48,7 +48,8 @@ impl<P: Playlists> Plan<P> {
     /// The multivariant playlist waits until the store has every media playlist that has something to list.
     pub(super) fn may_write(&self, key: &Option<RungName>) -> bool {
         let is_there = |rung: &RungName| {
-            let acknowledged = self.paced.get(&Some(rung.clone())).is_some_and(Paced::is_acknowledged);
+            let acknowledged =
+                self.paced.get(&Some(rung.clone())).is_some_and(PlaylistWriter::is_acknowledged);
             acknowledged || self.playlists.media_playlist(rung).is_none()
         };
         let current = self.tracks.iter().map(|track| &track.rung);
@@ -72,8 +73,8 @@ impl<P: Playlists> Plan<P> {
                 }
             }
             Ok(Answer::Read(stored)) => match paced.read(stored, interval) {
-                Found::Ours => {}
-                Found::Foreign => self.fenced(),
+                ReadBack::Ours => {}
+                ReadBack::Foreign => self.fenced(),
             },
             Ok(Answer::Done | Answer::Body(_)) => debug_assert!(false, "not the answer to what was asked"),
             Err(StoreError::Changed) => paced.changed(now),
@@ -113,6 +114,6 @@ impl<P: Playlists> Plan<P> {
 
     /// A playlist whose text is unchanged when its time comes is not written.
     pub(super) fn mark_all(&mut self) {
-        self.paced.values_mut().for_each(Paced::mark);
+        self.paced.values_mut().for_each(PlaylistWriter::mark);
     }
 }

@@ -4,7 +4,7 @@
 //! Only the store's playlists count: while they cannot be rewritten, the old ones name objects that the newest text
 //! does not, and removals wait for the rewrite.
 
-use super::{Flight, Job, Plan, Work};
+use super::{DeliveryPlan, Flight, StoreJob, StoreWork};
 use crate::delivery::Playlists;
 use hls::RungName;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Removal {
     }
 }
 
-impl<P: Playlists> Plan<P> {
+impl<P: Playlists> DeliveryPlan<P> {
     pub(super) fn expire(&mut self, files: Vec<(RungName, String)>, now: Duration) {
         if self.settings.archive {
             return;
@@ -48,7 +48,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    pub(super) fn start_removal(&mut self, now: Duration) -> Option<Job> {
+    pub(super) fn start_removal(&mut self, now: Duration) -> Option<StoreJob> {
         if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
             return None;
         }
@@ -56,7 +56,7 @@ impl<P: Playlists> Plan<P> {
         let due = |removal: &Removal| removal.not_before <= now && removal.unnamed_since <= current;
         let index = self.removals.iter().position(due)?;
         let removal = self.removals.remove(index)?;
-        let work = Work::Remove(removal.name.clone());
+        let work = StoreWork::Remove(removal.name.clone());
         Some(self.job(Flight::Removal(removal), work, self.settings.attempt_timeout))
     }
 

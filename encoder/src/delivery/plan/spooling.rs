@@ -12,7 +12,7 @@
 //! waits for the disk.
 
 use super::uploads::{Upload, What};
-use super::{Flight, Job, Plan, Work};
+use super::{DeliveryPlan, Flight, StoreJob, StoreWork};
 use crate::delivery::{Gap, Playlists};
 use bytes::Bytes;
 use std::cmp::Reverse;
@@ -34,7 +34,7 @@ const REMOVALS: usize = 4;
 
 /// Where an upload's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum BodyPlace {
     /// In memory.
     Memory,
     /// In memory, and being written to the disk.
@@ -45,7 +45,7 @@ pub(super) enum Place {
     Returning(SpoolId),
 }
 
-impl Place {
+impl BodyPlace {
     pub(super) const fn is_memory(self) -> bool {
         match self {
             Self::Memory | Self::Leaving(_) => true,
@@ -84,13 +84,13 @@ pub(super) struct Spooling {
     orphans: Vec<SpoolId>,
 }
 
-impl<P: Playlists> Plan<P> {
+impl<P: Playlists> DeliveryPlan<P> {
     /// Bytes on disk.
     pub fn spooled_bytes(&self) -> u64 {
         self.spooling.bytes
     }
 
-    pub(super) fn start_spooling(&mut self, now: Duration) -> Option<Job> {
+    pub(super) fn start_spooling(&mut self, now: Duration) -> Option<StoreJob> {
         self.start_discard().or_else(|| self.start_return(now)).or_else(|| self.start_leaving(now))
     }
 
@@ -98,15 +98,15 @@ impl<P: Playlists> Plan<P> {
         self.in_flight.values().filter(|flight| wanted(flight)).count()
     }
 
-    fn start_discard(&mut self) -> Option<Job> {
+    fn start_discard(&mut self) -> Option<StoreJob> {
         if self.gave_up || self.flights(|flight| matches!(flight, Flight::Discard { .. })) >= REMOVALS {
             return None;
         }
         let (id, bytes) = self.spooling.unneeded.pop()?;
-        Some(self.job(Flight::Discard { bytes }, Work::Discard(id), TIMEOUT))
+        Some(self.job(Flight::Discard { bytes }, StoreWork::Discard(id), TIMEOUT))
     }
 
-    fn start_leaving(&mut self, now: Duration) -> Option<Job> {
+    fn start_leaving(&mut self, now: Duration) -> Option<StoreJob> {
         let due = self.settings.spool_bytes > 0
             && self.waiting_bytes > self.settings.max_waiting_bytes / 2
             && self.spooling.not_before <= now
@@ -143,10 +143,10 @@ impl<P: Playlists> Plan<P> {
         self.spooling.next += 1;
         // The indices may have changed: making room may have given up other uploads.
         let upload = self.uploads.iter_mut().find(|upload| upload.name == name)?;
-        upload.place = Place::Leaving(id);
+        upload.place = BodyPlace::Leaving(id);
         let (body, bytes) = (upload.object.body.clone(), upload.size as u64);
         self.spooling.bytes += bytes;
-        Some(self.job(Flight::Leaving { id, bytes }, Work::Spool(id, body), TIMEOUT))
+        Some(self.job(Flight::Leaving { id, bytes }, StoreWork::Spool(id, body), TIMEOUT))
     }
 
     fn has_spool_room(&self, size: usize) -> bool {
@@ -156,7 +156,7 @@ impl<P: Playlists> Plan<P> {
     /// Size of the largest rendition that has late segments in memory.
     fn largest_late_in_memory(&self) -> u64 {
         let late = self.uploads.iter().filter_map(|upload| match &upload.what {
-            What::Segment { rung, late: true, .. } if upload.place == Place::Memory => {
+            What::Segment { rung, late: true, .. } if upload.place == BodyPlace::Memory => {
                 Some(self.rung_size(rung))
             }
             What::Segment { .. } | What::Init(_) => None,
@@ -167,7 +167,7 @@ impl<P: Playlists> Plan<P> {
     /// The oldest segment of the largest rendition on disk: that rendition's size, and the segment's index.
     fn largest_on_disk(&self) -> Option<(u64, usize)> {
         let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
-            What::Segment { rung, .. } if matches!(upload.place, Place::Disk(_)) => {
+            What::Segment { rung, .. } if matches!(upload.place, BodyPlace::Disk(_)) => {
                 Some((self.rung_size(rung), Reverse(index)))
             }
             What::Segment { .. } | What::Init(_) => None,
@@ -211,13 +211,13 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    fn start_return(&mut self, now: Duration) -> Option<Job> {
+    fn start_return(&mut self, now: Duration) -> Option<StoreJob> {
         let index = self.next_to_return(now)?;
         let upload = &mut self.uploads[index];
-        let Place::Disk(id) = upload.place else { return None };
-        upload.place = Place::Returning(id);
+        let BodyPlace::Disk(id) = upload.place else { return None };
+        upload.place = BodyPlace::Returning(id);
         self.waiting_bytes += upload.size;
-        Some(self.job(Flight::Returning { id }, Work::Unspool(id), TIMEOUT))
+        Some(self.job(Flight::Returning { id }, StoreWork::Unspool(id), TIMEOUT))
     }
 
     /// The oldest upload on disk, if what is in memory will soon be uploaded.
@@ -230,7 +230,7 @@ impl<P: Playlists> Plan<P> {
         if waiting.count() >= if self.store_answers { self.settings.concurrency / 2 } else { 1 } {
             return None;
         }
-        let index = self.uploads.iter().position(|upload| matches!(upload.place, Place::Disk(_)))?;
+        let index = self.uploads.iter().position(|upload| matches!(upload.place, BodyPlace::Disk(_)))?;
         let fits = self.waiting_bytes + self.uploads[index].size <= self.settings.max_waiting_bytes / 2;
         fits.then_some(index)
     }
@@ -244,9 +244,11 @@ impl<P: Playlists> Plan<P> {
     /// An upload is stored or given up: its file is no longer needed.
     pub(super) fn leave_spool(&mut self, upload: &Upload) {
         match upload.place {
-            Place::Memory => {}
-            Place::Leaving(id) => self.spooling.orphans.push(id),
-            Place::Disk(id) | Place::Returning(id) => self.spooling.unneeded.push((id, upload.size as u64)),
+            BodyPlace::Memory => {}
+            BodyPlace::Leaving(id) => self.spooling.orphans.push(id),
+            BodyPlace::Disk(id) | BodyPlace::Returning(id) => {
+                self.spooling.unneeded.push((id, upload.size as u64))
+            }
         }
     }
 
@@ -265,7 +267,7 @@ impl<P: Playlists> Plan<P> {
         let Some(upload) = self.uploads.iter_mut().find(|upload| upload.place.id() == Some(id)) else {
             return;
         };
-        upload.place = Place::Memory;
+        upload.place = BodyPlace::Memory;
         if result.is_err() {
             return;
         }
@@ -273,21 +275,22 @@ impl<P: Playlists> Plan<P> {
             self.spooling.unneeded.push((id, bytes));
             return;
         }
-        upload.place = Place::Disk(id);
+        upload.place = BodyPlace::Disk(id);
         upload.object.body = Bytes::new();
         self.waiting_bytes -= upload.size;
         self.counters.spooled += 1;
     }
 
     pub(super) fn returned(&mut self, id: SpoolId, result: Result<Bytes, StoreError>, now: Duration) {
-        let Some(index) = self.uploads.iter().position(|upload| upload.place == Place::Returning(id)) else {
+        let Some(index) = self.uploads.iter().position(|upload| upload.place == BodyPlace::Returning(id))
+        else {
             return;
         };
         let upload = &mut self.uploads[index];
         match result {
             Ok(body) if body.len() == upload.size => {
                 upload.object.body = body;
-                upload.place = Place::Memory;
+                upload.place = BodyPlace::Memory;
                 upload.not_before = now;
                 let bytes = upload.size as u64;
                 self.spooling.unneeded.push((id, bytes));

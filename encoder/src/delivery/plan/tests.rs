@@ -5,25 +5,27 @@ use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn plan(settings: Settings) -> Plan<TextPlaylists> {
-    let mut plan = Plan::new("live/demo", TextPlaylists::default(), settings);
-    plan.input(Event::Tracks(tracks(&["720p"])), Duration::ZERO);
+fn plan(settings: DeliverySettings) -> DeliveryPlan<TextPlaylists> {
+    let mut plan = DeliveryPlan::new("live/demo", TextPlaylists::default(), settings);
+    plan.input(DeliveryEvent::Tracks(tracks(&["720p"])), Duration::ZERO);
     plan
 }
 
 /// All attempts that are due, by object name. Reads of playlists are answered immediately: no such object.
-fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
+fn due(plan: &mut DeliveryPlan<TextPlaylists>, now: Duration) -> Vec<(String, StoreJob)> {
     let mut jobs = Vec::new();
     while let Some(job) = plan.poll(now) {
         let name = match &job.work {
-            Work::Create(name, _) | Work::Replace(name, _, _) | Work::Remove(name) => {
+            StoreWork::Create(name, _) | StoreWork::Replace(name, _, _) | StoreWork::Remove(name) => {
                 name.as_str().to_owned()
             }
-            Work::Read(_) => {
+            StoreWork::Read(_) => {
                 plan.done(job.id, Ok(Answer::Read(None)), now);
                 continue;
             }
-            Work::Spool(..) | Work::Unspool(_) | Work::Discard(_) => panic!("there is no spool"),
+            StoreWork::Spool(..) | StoreWork::Unspool(_) | StoreWork::Discard(_) => {
+                panic!("there is no spool")
+            }
         };
         jobs.push((name, job));
     }
@@ -31,17 +33,19 @@ fn due(plan: &mut Plan<TextPlaylists>, now: Duration) -> Vec<(String, Job)> {
 }
 
 /// The answer of a store that did as asked.
-fn good(job: &Job) -> Result<Answer, StoreError> {
+fn good(job: &StoreJob) -> Result<Answer, StoreError> {
     Ok(match job.work {
-        Work::Create(..) | Work::Remove(_) | Work::Spool(..) | Work::Discard(_) => Answer::Done,
-        Work::Unspool(_) => panic!("nothing was spooled"),
-        Work::Read(_) => Answer::Read(None),
+        StoreWork::Create(..) | StoreWork::Remove(_) | StoreWork::Spool(..) | StoreWork::Discard(_) => {
+            Answer::Done
+        }
+        StoreWork::Unspool(_) => panic!("nothing was spooled"),
+        StoreWork::Read(_) => Answer::Read(None),
         // Any version that was not used before.
-        Work::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),
+        StoreWork::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),
     })
 }
 
-fn names(jobs: &[(String, Job)]) -> Vec<&str> {
+fn names(jobs: &[(String, StoreJob)]) -> Vec<&str> {
     jobs.iter().map(|(name, _)| name.strip_prefix("live/demo/").unwrap()).collect()
 }
 
@@ -51,10 +55,10 @@ fn unavailable() -> Result<Answer, StoreError> {
 
 #[test]
 fn segments_are_written_together_and_listed_in_order() {
-    let mut plan = plan(Settings::default());
-    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 0, 10)), Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 1, 10)), Duration::ZERO);
+    let mut plan = plan(DeliverySettings::default());
+    plan.input(DeliveryEvent::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 10)), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 1, 10)), Duration::ZERO);
     let jobs = due(&mut plan, Duration::ZERO);
     assert_eq!(names(&jobs), ["720p/s-init.mp4", "720p/s-0.m4s", "720p/s-1.m4s"]);
     // The second segment is stored first: nothing may be listed yet.
@@ -64,7 +68,7 @@ fn segments_are_written_together_and_listed_in_order() {
     plan.done(jobs[1].1.id, good(&jobs[1].1), Duration::ZERO);
     let jobs = due(&mut plan, Duration::ZERO);
     assert_eq!(names(&jobs), ["720p/index.m3u8"], "the multivariant playlist waits for those that it names");
-    let Work::Replace(_, object, _) = &jobs[0].1.work else { panic!("playlists are replaced") };
+    let StoreWork::Replace(_, object, _) = &jobs[0].1.work else { panic!("playlists are replaced") };
     assert_eq!(object.body, "720p: init s-init.mp4, s-0.m4s 10, s-1.m4s 10");
     plan.done(jobs[0].1.id, good(&jobs[0].1), Duration::ZERO);
     assert_eq!(names(&due(&mut plan, Duration::ZERO)), ["index.m3u8"]);
@@ -72,8 +76,8 @@ fn segments_are_written_together_and_listed_in_order() {
 
 #[test]
 fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
-    let mut plan = plan(Settings { playlist_interval: SECOND, ..Settings::default() });
-    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
+    let mut plan = plan(DeliverySettings { playlist_interval: SECOND, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Init(init("720p", "s")), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
         plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
@@ -83,7 +87,7 @@ fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
     for step in 0..50_u64 {
         let now = Duration::from_millis(100 * step);
         if step % 2 == 0 && step < 40 {
-            plan.input(Event::Segment(segment("720p", "s", step / 2, 1)), now);
+            plan.input(DeliveryEvent::Segment(segment("720p", "s", step / 2, 1)), now);
         }
         loop {
             let jobs = due(&mut plan, now);
@@ -91,7 +95,7 @@ fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
                 break;
             }
             for (name, job) in jobs {
-                if let ("live/demo/720p/index.m3u8", Work::Replace(_, object, _)) = (&*name, &job.work) {
+                if let ("live/demo/720p/index.m3u8", StoreWork::Replace(_, object, _)) = (&*name, &job.work) {
                     starts.push(now);
                     last = String::from_utf8(object.body.to_vec()).unwrap();
                 }
@@ -106,30 +110,31 @@ fn writes_of_one_playlist_keep_their_distance_and_the_newest_wins() {
 
 #[test]
 fn a_failed_playlist_is_never_written_again_as_it_was() {
-    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
-    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let mut plan =
+        plan(DeliverySettings { playlist_interval: Duration::ZERO, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
         plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
     let first = due(&mut plan, Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 1, 1)), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 1, 1)), Duration::ZERO);
     for job in due(&mut plan, Duration::ZERO) {
         plan.done(job.1.id, good(&job.1), Duration::ZERO);
     }
     plan.done(first[0].1.id, unavailable(), Duration::ZERO);
     let second = due(&mut plan, SECOND);
-    let Work::Replace(_, object, _) = &second[0].1.work else { panic!("{second:?}") };
+    let StoreWork::Replace(_, object, _) = &second[0].1.work else { panic!("{second:?}") };
     assert!(object.body.ends_with(b"s-1.m4s 1"));
 }
 
 #[test]
 fn when_too_much_waits_the_oldest_that_is_not_being_written_becomes_a_gap() {
-    let settings = Settings { concurrency: 1, max_waiting_bytes: 300, ..Settings::default() };
+    let settings = DeliverySettings { concurrency: 1, max_waiting_bytes: 300, ..DeliverySettings::default() };
     let mut plan = plan(settings);
     let mut flying = Vec::new();
     for sequence in 0..4 {
-        plan.input(Event::Segment(segment("720p", "s", sequence, 100)), Duration::ZERO);
+        plan.input(DeliveryEvent::Segment(segment("720p", "s", sequence, 100)), Duration::ZERO);
         flying.extend(due(&mut plan, Duration::ZERO));
         assert!(plan.waiting_bytes() <= 300);
     }
@@ -141,9 +146,9 @@ fn when_too_much_waits_the_oldest_that_is_not_being_written_becomes_a_gap() {
 
 #[test]
 fn when_too_many_init_segments_wait_the_oldest_is_given_up() {
-    let mut plan = plan(Settings { concurrency: 100, ..Settings::default() });
+    let mut plan = plan(DeliverySettings { concurrency: 100, ..DeliverySettings::default() });
     for epoch in 0..66 {
-        plan.input(Event::Init(init("720p", &format!("s{epoch}"))), Duration::ZERO);
+        plan.input(DeliveryEvent::Init(init("720p", &format!("s{epoch}"))), Duration::ZERO);
     }
     let jobs = due(&mut plan, Duration::ZERO);
     let expected: Vec<_> = (2..66).rev().map(|epoch| format!("720p/s{epoch}-init.mp4")).collect();
@@ -152,16 +157,16 @@ fn when_too_many_init_segments_wait_the_oldest_is_given_up() {
 
 #[test]
 fn a_segment_larger_than_all_room_is_a_gap() {
-    let mut plan = plan(Settings { max_waiting_bytes: 10, ..Settings::default() });
-    plan.input(Event::Segment(segment("720p", "s", 0, 11)), Duration::ZERO);
+    let mut plan = plan(DeliverySettings { max_waiting_bytes: 10, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 11)), Duration::ZERO);
     assert_eq!(plan.counters().gaps[&Gap::Overflow], 1);
     assert_eq!(plan.waiting_bytes(), 0);
 }
 
 #[test]
 fn a_name_that_is_taken_at_once_is_not_ours() {
-    let mut plan = plan(Settings::default());
-    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let mut plan = plan(DeliverySettings::default());
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
     let job = due(&mut plan, Duration::ZERO).remove(0).1;
     plan.done(job.id, Err(StoreError::Exists), Duration::ZERO);
     assert_eq!(plan.counters().gaps[&Gap::Refused], 1);
@@ -169,10 +174,11 @@ fn a_name_that_is_taken_at_once_is_not_ours() {
 
 #[test]
 fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
-    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
-    plan.input(Event::Tracks(tracks(&["720p", "480p"])), Duration::ZERO);
-    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    let mut plan =
+        plan(DeliverySettings { playlist_interval: Duration::ZERO, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Tracks(tracks(&["720p", "480p"])), Duration::ZERO);
+    plan.input(DeliveryEvent::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
     let mut written = Vec::new();
     loop {
         let jobs = due(&mut plan, Duration::ZERO);
@@ -190,10 +196,10 @@ fn a_rung_that_never_has_anything_to_list_does_not_hold_up_the_others() {
 #[test]
 fn waking_up_never_spins() {
     // After every kind of failure, the next wake-up lies in the future once everything that is due was started.
-    let mut plan = plan(Settings { seal_within: SECOND, ..Settings::default() });
-    plan.input(Event::Init(init("720p", "s")), Duration::ZERO);
-    plan.input(Event::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
-    plan.input(Event::End, Duration::ZERO);
+    let mut plan = plan(DeliverySettings { seal_within: SECOND, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Init(init("720p", "s")), Duration::ZERO);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1)), Duration::ZERO);
+    plan.input(DeliveryEvent::End, Duration::ZERO);
     let mut now = Duration::ZERO;
     for _ in 0..1000 {
         for (_, job) in due(&mut plan, now) {
@@ -213,11 +219,12 @@ fn waking_up_never_spins() {
 /// This stream's multivariant playlist has the same text at the end as before.
 #[test]
 fn a_playlist_without_news_at_the_end_needs_no_write_to_be_sealed() {
-    let mut plan = plan(Settings { playlist_interval: Duration::ZERO, ..Settings::default() });
+    let mut plan =
+        plan(DeliverySettings { playlist_interval: Duration::ZERO, ..DeliverySettings::default() });
     let now = Duration::ZERO;
-    plan.input(Event::Init(init("720p", "s")), now);
-    plan.input(Event::Segment(segment("720p", "s", 0, 10)), now);
-    plan.input(Event::End, now);
+    plan.input(DeliveryEvent::Init(init("720p", "s")), now);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 10)), now);
+    plan.input(DeliveryEvent::End, now);
     while !plan.is_finished() {
         for (_, job) in due(&mut plan, now) {
             plan.done(job.id, good(&job), now);

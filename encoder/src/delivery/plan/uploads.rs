@@ -9,22 +9,22 @@
 
 use super::lanes::Outcome;
 use super::removals::Removal;
-use super::spooling::Place;
-use super::{Flight, Job, JobId, Plan, Work};
-use crate::delivery::{Gap, Playlists, Settings};
+use super::spooling::BodyPlace;
+use super::{DeliveryPlan, Flight, StoreJob, StoreJobId, StoreWork};
+use crate::delivery::{DeliverySettings, Gap, Playlists};
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
 use std::time::Duration;
 use store::{Caching, Object, ObjectName, StoreError, content_type};
 
-/// Most init segments that wait; beyond it the oldest one is given up, and segments that need it become gaps. Enough for
-/// dozens of epochs while a store is away.
+/// Most init segments that wait; beyond it the oldest one is given up, and segments that need it become gaps. Enough
+/// for dozens of epochs while a store is away.
 const MAX_WAITING_INITS: usize = 64;
 /// An attempt at a segment that is on time may last this many deadlines: a slow store still receives every segment,
 /// and a store that hung is used again soon after it has recovered.
 const DEADLINES_OF_PATIENCE: u32 = 3;
 /// Most concurrent attempts at one upload (hedging).
-const ATTEMPTS_BESIDE: usize = 2;
+const MAX_PARALLEL_ATTEMPTS: usize = 2;
 
 /// A media or init segment that is not stored yet.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub(super) struct Upload {
     /// The object; its body is empty while the body is on disk.
     pub(super) object: Object,
     /// Where the body is; `size` is its number of bytes.
-    pub(super) place: Place,
+    pub(super) place: BodyPlace,
     pub(super) size: usize,
     /// Failed attempts.
     attempts: u32,
     pub(super) not_before: Duration,
     /// Attempts in flight.
-    flying: Vec<JobId>,
+    flying: Vec<StoreJobId>,
     /// Start of the newest attempt.
     started: Duration,
 }
@@ -69,7 +69,7 @@ impl Upload {
 
     /// Whether the body may go to the disk.
     pub(super) fn waits_in_memory_late(&self) -> bool {
-        self.is_late() && self.is_idle() && self.place == Place::Memory
+        self.is_late() && self.is_idle() && self.place == BodyPlace::Memory
     }
 
     /// Whether a first attempt can start: that needs the body in memory.
@@ -86,7 +86,7 @@ impl Upload {
     }
 }
 
-impl<P: Playlists> Plan<P> {
+impl<P: Playlists> DeliveryPlan<P> {
     pub(super) fn add_init(&mut self, init: InitSegment, now: Duration) {
         let is_idle_init = |upload: &Upload| matches!(upload.what, What::Init(_)) && upload.is_idle();
         if self.uploads.iter().filter(|upload| is_idle_init(upload)).count() >= MAX_WAITING_INITS
@@ -130,7 +130,7 @@ impl<P: Playlists> Plan<P> {
     }
 
     fn upload(what: What, name: ObjectName, object: Object, now: Duration) -> Upload {
-        let (size, place, flying) = (object.body.len(), Place::Memory, Vec::new());
+        let (size, place, flying) = (object.body.len(), BodyPlace::Memory, Vec::new());
         Upload { what, name, object, place, size, attempts: 0, not_before: now, flying, started: now }
     }
 
@@ -155,7 +155,7 @@ impl<P: Playlists> Plan<P> {
         }
     }
 
-    pub(super) fn start_upload(&mut self, now: Duration) -> Option<Job> {
+    pub(super) fn start_upload(&mut self, now: Duration) -> Option<StoreJob> {
         let index = self.next_upload(now)?;
         let upload = &self.uploads[index];
         let longest = self.settings.segment_deadline * DEADLINES_OF_PATIENCE;
@@ -168,7 +168,7 @@ impl<P: Playlists> Plan<P> {
             What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
             What::Segment { .. } => self.timeout(upload.attempts).max(self.patience),
         };
-        let work = Work::Create(upload.name.clone(), upload.object.clone());
+        let work = StoreWork::Create(upload.name.clone(), upload.object.clone());
         let job = self.job(Flight::Upload { started: now, timeout }, work, timeout);
         let upload = &mut self.uploads[index];
         upload.flying.push(job.id);
@@ -199,7 +199,7 @@ impl<P: Playlists> Plan<P> {
 
     /// When a slow attempt may be hedged.
     fn beside_at(&self, upload: &Upload) -> Option<Duration> {
-        let slow = !upload.is_late() && (1..ATTEMPTS_BESIDE).contains(&upload.flying.len());
+        let slow = !upload.is_late() && (1..MAX_PARALLEL_ATTEMPTS).contains(&upload.flying.len());
         slow.then_some(upload.started + self.settings.second_attempt_after)
     }
 
@@ -238,7 +238,7 @@ impl<P: Playlists> Plan<P> {
         idle.chain(beside).min()
     }
 
-    pub(super) fn upload_done(&mut self, id: JobId, result: Result<(), StoreError>, now: Duration) {
+    pub(super) fn upload_done(&mut self, id: StoreJobId, result: Result<(), StoreError>, now: Duration) {
         self.store_answers = matches!(result, Ok(()) | Err(StoreError::Exists));
         if !self.store_answers {
             self.late_not_before = now + self.settings.max_backoff;
@@ -366,7 +366,7 @@ impl<P: Playlists> Plan<P> {
 
     /// Adapts `patience` to how an attempt went.
     pub(super) fn learn(&mut self, good: bool, took: Duration, timeout: Duration) {
-        let Settings { attempt_timeout, longest_attempt, .. } = self.settings;
+        let DeliverySettings { attempt_timeout, longest_attempt, .. } = self.settings;
         if good {
             self.patience = (took * 2).max(attempt_timeout).min(longest_attempt);
         } else if took >= timeout {

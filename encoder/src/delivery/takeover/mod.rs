@@ -2,7 +2,7 @@
 //! earlier process) left.
 //!
 //! A busy encoder has left the load balancer, so a publisher that lost its connection reaches another encoder. Before a
-//! publisher is admitted, [`Claimant::claim`] reads what the store holds under the stream's name:
+//! publisher is admitted, [`LeaseClient::claim`] reads what the store holds under the stream's name:
 //!
 //! 1. `owner.json`, the stream's lease, is replaced with the version that was read as the precondition: of several
 //!    simultaneous claims exactly one wins, and the other encoders refuse their publishers. An encoder that finds a
@@ -57,14 +57,14 @@ const NOTE: &str = "# taken over by ";
 
 /// This process as a lease holder, towards other encoders that use the same store.
 #[derive(Debug)]
-pub struct Claimant {
+pub struct LeaseClient {
     encoder: String,
     claims: AtomicU64,
 }
 
 /// Why a stream begins as a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum FreshReason {
     /// The store holds nothing under that name.
     New,
     /// The stored stream has ended.
@@ -82,15 +82,15 @@ pub enum Why {
 
 /// How a stream begins.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Beginning {
+pub enum StreamStart {
     /// As a new stream.
-    Anew {
+    Fresh {
         /// Lowest media sequence number that the first segment may have.
         above: u64,
         /// Number of discontinuities in earlier streams of this name.
         discontinuities: u64,
         /// Why the stream is not continued.
-        why: Why,
+        why: FreshReason,
     },
     /// As the continuation of a stream that another encoder left.
     TakenOver(Box<Inheritance>),
@@ -109,7 +109,7 @@ pub struct Inheritance {
 
 /// The lease: the right to write a stream, as recorded in the store.
 #[derive(Debug)]
-pub struct Owner {
+pub struct Lease {
     name: ObjectName,
     record: Record,
     version: Version,
@@ -118,7 +118,7 @@ pub struct Owner {
 /// Another encoder claimed the stream at the same time and won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another encoder has just taken this stream")]
-pub struct Taken;
+pub struct AlreadyOwned;
 
 /// Why a look-up stopped.
 enum Stop {
@@ -138,13 +138,13 @@ struct LookUp<'a> {
     prefix: &'a str,
     terms: Terms,
     record: Record,
-    owner: Option<Owner>,
+    owner: Option<Lease>,
     above: u64,
     discontinuities: u64,
 }
 
 /// A stored playlist of the former lease holder.
-struct Found {
+struct FoundPlaylist {
     rung: RungName,
     name: ObjectName,
     version: Version,
@@ -155,7 +155,7 @@ struct Found {
 
 // === impl Why ===
 
-impl Why {
+impl FreshReason {
     /// The reason, for metric labels and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -171,11 +171,11 @@ impl Why {
 
 // === impl Beginning ===
 
-impl Beginning {
+impl StreamStart {
     /// Number of discontinuities before this encoder's first segment.
     pub fn discontinuities(&self) -> u64 {
         match self {
-            Self::Anew { discontinuities, .. } => *discontinuities,
+            Self::Fresh { discontinuities, .. } => *discontinuities,
             Self::TakenOver(inheritance) => inheritance.past.discontinuities(),
         }
     }
@@ -183,13 +183,13 @@ impl Beginning {
 
 // === impl Claimant ===
 
-impl Default for Claimant {
+impl Default for LeaseClient {
     fn default() -> Self {
         Self { encoder: format!("{:016x}", fastrand::u64(..)), claims: AtomicU64::new(0) }
     }
 }
 
-impl Claimant {
+impl LeaseClient {
     /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream. `latency` is the latency that
     /// a new stream would be run with, `reconnect_window` is how long a publisher may be absent.
     ///
@@ -202,7 +202,7 @@ impl Claimant {
         latency: Latency,
         reconnect_window: Duration,
         now: WallTime,
-    ) -> Result<(Beginning, Option<Owner>), Taken> {
+    ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
         let record = Record {
             encoder: self.encoder.clone(),
             claim: self.claims.fetch_add(1, Ordering::Relaxed),
@@ -233,10 +233,10 @@ impl Claimant {
                     renditions = inheritance.playlists.len(),
                     "takes over the stream where another encoder left it in the store"
                 );
-                Beginning::TakenOver(Box::new(inheritance))
+                StreamStart::TakenOver(Box::new(inheritance))
             }
             Ok(Err(why)) => look_up.anew(why),
-            Err(Stop::Taken) => return Err(Taken),
+            Err(Stop::Taken) => return Err(AlreadyOwned),
             Err(Stop::Store(error)) => {
                 warn!(
                     stream = prefix,
@@ -244,14 +244,16 @@ impl Claimant {
                     "the store did not say in time what it holds of this stream: it begins anew, and whoever else \
                      writes it is found out by its playlists"
                 );
-                look_up.anew(Why::StoreSilent)
+                look_up.anew(FreshReason::StoreSilent)
             }
         };
         let how = match &beginning {
-            Beginning::Anew { why, .. } => why.as_str(),
-            Beginning::TakenOver(_) => "taken_over",
+            StreamStart::Fresh { why, .. } => why.as_str(),
+            StreamStart::TakenOver(_) => "taken_over",
         };
-        if let Beginning::Anew { why: Why::Unreadable | Why::TargetDuration, .. } = &beginning {
+        if let StreamStart::Fresh { why: FreshReason::Unreadable | FreshReason::TargetDuration, .. } =
+            &beginning
+        {
             warn!(
                 stream = prefix,
                 why = how,
@@ -265,7 +267,7 @@ impl Claimant {
 
 // === impl Owner ===
 
-impl Owner {
+impl Lease {
     /// Releases the lease after the stream has ended in order, so that the next publisher need not wait. A failed
     /// release does no harm beyond that wait.
     pub async fn release(self, store: &Arc<dyn Store>) {
@@ -287,11 +289,11 @@ fn owner_object(record: &Record) -> Object {
 // === impl LookUp ===
 
 impl LookUp<'_> {
-    fn anew(&self, why: Why) -> Beginning {
-        Beginning::Anew { above: self.above, discontinuities: self.discontinuities, why }
+    fn anew(&self, why: FreshReason) -> StreamStart {
+        StreamStart::Fresh { above: self.above, discontinuities: self.discontinuities, why }
     }
 
-    async fn run(&mut self) -> Result<Result<Inheritance, Why>, Stop> {
+    async fn run(&mut self) -> Result<Result<Inheritance, FreshReason>, Stop> {
         let (owner_name, index_name) = (self.below(OWNER), self.below("index.m3u8"));
         let (owner, index) = tokio::try_join!(
             read(self.store.clone(), owner_name.clone()),
@@ -308,7 +310,7 @@ impl LookUp<'_> {
                 Err(error) => {
                     info!(stream = self.prefix, %error, "stored multivariant playlist");
                     self.own(owner_name, owner).await?;
-                    return Ok(Err(Why::Unreadable));
+                    return Ok(Err(FreshReason::Unreadable));
                 }
             },
         };
@@ -323,7 +325,7 @@ impl LookUp<'_> {
                 Err(why) => return Ok(Err(why)),
             };
             if found.iter().all(|playlist| playlist.fenced) {
-                let inherited = |found: Found| Inherited {
+                let inherited = |found: FoundPlaylist| Inherited {
                     text: without_note(&found.text),
                     rung: found.rung,
                     version: found.version,
@@ -337,16 +339,21 @@ impl LookUp<'_> {
         }
     }
 
-    fn judge(&mut self, found: &[Found], former: Option<&Record>) -> Result<(Latency, Past), Why> {
+    fn judge(
+        &mut self,
+        found: &[FoundPlaylist],
+        former: Option<&Record>,
+    ) -> Result<(Latency, Past), FreshReason> {
         if found.is_empty() {
-            return Err(Why::New);
+            return Err(FreshReason::New);
         }
-        let parse =
-            |found: &Found| Ok((found.rung.clone(), StoredPlaylist::parse(&found.rung, &found.text)?));
+        let parse = |found: &FoundPlaylist| {
+            Ok((found.rung.clone(), StoredPlaylist::parse(&found.rung, &found.text)?))
+        };
         let playlists: Result<Vec<_>, ResumeError> = found.iter().map(parse).collect();
         let past = playlists.and_then(Past::new).map_err(|error| {
             info!(stream = self.prefix, %error, "stored playlists");
-            Why::Unreadable
+            FreshReason::Unreadable
         })?;
         self.above = past.next_sequence();
         self.discontinuities = past.discontinuities();
@@ -378,12 +385,12 @@ impl LookUp<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.owner = Some(Owner { name, record: self.record.clone(), version });
+            self.owner = Some(Lease { name, record: self.record.clone(), version });
             return Ok(());
         }
     }
 
-    async fn read_all(&self, rungs: Vec<RungName>) -> Result<Vec<Found>, Stop> {
+    async fn read_all(&self, rungs: Vec<RungName>) -> Result<Vec<FoundPlaylist>, Stop> {
         let mut reads = JoinSet::new();
         for rung in rungs {
             let (store, name) = (self.store.clone(), self.below(&format!("{rung}/index.m3u8")));
@@ -395,7 +402,7 @@ impl LookUp<'_> {
                 let version = stored.version;
                 // An object that is not UTF-8 counts as an empty playlist, which the parser refuses later.
                 let text = text(&stored).unwrap_or_default();
-                found.push(Found { rung, name, version, text, fenced: false });
+                found.push(FoundPlaylist { rung, name, version, text, fenced: false });
             }
         }
         found.sort_by(|a, b| a.rung.cmp(&b.rung));
@@ -403,7 +410,7 @@ impl LookUp<'_> {
     }
 
     /// Tries once to fence each playlist that is not fenced yet. A playlist that was written meanwhile is read again.
-    async fn fence_all(&self, found: Vec<Found>) -> Result<Vec<Found>, Stop> {
+    async fn fence_all(&self, found: Vec<FoundPlaylist>) -> Result<Vec<FoundPlaylist>, Stop> {
         let mut writes = JoinSet::new();
         for playlist in found {
             let (store, note) = (self.store.clone(), format!("{NOTE}{}\n", self.record.encoder));
@@ -424,21 +431,25 @@ impl LookUp<'_> {
     }
 }
 
-async fn fence(store: Arc<dyn Store>, playlist: Found, note: &str) -> Result<Found, StoreError> {
-    let Found { rung, name, version, text: before, .. } = playlist;
+async fn fence(
+    store: Arc<dyn Store>,
+    playlist: FoundPlaylist,
+    note: &str,
+) -> Result<FoundPlaylist, StoreError> {
+    let FoundPlaylist { rung, name, version, text: before, .. } = playlist;
     let noted = without_note(&before) + note;
     loop {
         let (body, content_type) = (Bytes::from(noted.clone()), content_type::PLAYLIST);
         let object = Object { body, content_type, caching: Caching::None };
         match once(store.replace_if(&name, object, Expected::Version(version))).await {
-            Ok(version) => return Ok(Found { rung, name, version, text: noted, fenced: true }),
+            Ok(version) => return Ok(FoundPlaylist { rung, name, version, text: noted, fenced: true }),
             Err(StoreError::Changed) => {
                 let Some(stored) = read(store, name.clone()).await? else {
                     return Err(StoreError::Missing);
                 };
                 let text = text(&stored).unwrap_or_default();
                 let fenced = text == noted;
-                return Ok(Found { rung, name, version: stored.version, text, fenced });
+                return Ok(FoundPlaylist { rung, name, version: stored.version, text, fenced });
             }
             Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error),

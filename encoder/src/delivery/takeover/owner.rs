@@ -1,7 +1,7 @@
 //! A stream's lease: the record stored beside the playlists, and how an encoder judges a stream that it finds. Access
 //! to the store and the clock do not belong here.
 
-use super::Why;
+use super::FreshReason;
 use hls::Timing;
 use hls::resume::Past;
 use hls::timing::Latency;
@@ -71,19 +71,19 @@ impl Terms {
     /// Decides whether to continue the stream, and with which latency: the stream's own latency where it is known,
     /// because a change would move the hold-back that players were given; otherwise this encoder's latency, if it leads
     /// to the same target duration.
-    pub(super) fn judge(self, past: &Past, owner: Option<&Record>) -> Result<Latency, Why> {
+    pub(super) fn judge(self, past: &Past, owner: Option<&Record>) -> Result<Latency, FreshReason> {
         if past.ended() {
-            return Err(Why::Ended);
+            return Err(FreshReason::Ended);
         }
         // The last stored segment ended before the publisher left; the segment unfinished at that time is shorter than
         // the target duration.
         let window = MediaSpan::from(self.reconnect_window)
             + MediaSpan::from_millis(i64::from(past.target_duration()) * 1000);
         if self.now > past.ended_at() + window {
-            return Err(Why::WindowOver);
+            return Err(FreshReason::WindowOver);
         }
         let fits = |latency: &Latency| Timing::new(*latency).target_duration == past.target_duration();
         let own = owner.and_then(Record::latency).filter(fits);
-        own.or(Some(self.latency).filter(fits)).ok_or(Why::TargetDuration)
+        own.or(Some(self.latency).filter(fits)).ok_or(FreshReason::TargetDuration)
     }
 }

@@ -1,13 +1,13 @@
 use super::*;
 use crate::delivery::outputs::StorePlaylists;
-use crate::delivery::{Event, Publisher, Settings};
+use crate::delivery::{Delivery, DeliveryEvent, DeliverySettings};
 use hls::packager::{InitSegment, Segment};
 use hls::presentation::Presentation;
 use hls::track::Track;
 use hls::{SessionId, Timing};
 use media::{MediaSpan, MediaTime};
 use std::fmt::Write as _;
-use store::memory::{Call, Fault, MemoryStore, Operation};
+use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
 
 const WINDOW: Duration = Duration::from_secs(30);
 const NOW: WallTime = WallTime::from_unix_micros(1_795_348_800_000_000);
@@ -60,32 +60,35 @@ async fn left() -> MemoryStore {
     store
 }
 
-async fn claim(store: &MemoryStore, claimant: &Claimant) -> Result<(Beginning, Option<Owner>), Taken> {
+async fn claim(
+    store: &MemoryStore,
+    claimant: &LeaseClient,
+) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
     claim_at(store, claimant, 4.0, NOW).await
 }
 
 async fn claim_at(
     store: &MemoryStore,
-    claimant: &Claimant,
+    claimant: &LeaseClient,
     seconds: f64,
     now: WallTime,
-) -> Result<(Beginning, Option<Owner>), Taken> {
+) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
     let store: Arc<dyn Store> = Arc::new(store.clone());
     claimant.claim(&store, "live/show", latency(seconds), WINDOW, now).await
 }
 
 #[track_caller]
-fn taken_over(claimed: Result<(Beginning, Option<Owner>), Taken>) -> Inheritance {
+fn taken_over(claimed: Result<(StreamStart, Option<Lease>), AlreadyOwned>) -> Inheritance {
     match claimed {
-        Ok((Beginning::TakenOver(inheritance), Some(_))) => *inheritance,
+        Ok((StreamStart::TakenOver(inheritance), Some(_))) => *inheritance,
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn anew(claimed: Result<(Beginning, Option<Owner>), Taken>) -> (Why, u64, u64) {
+fn anew(claimed: Result<(StreamStart, Option<Lease>), AlreadyOwned>) -> (FreshReason, u64, u64) {
     match claimed {
-        Ok((Beginning::Anew { above, discontinuities, why }, _)) => (why, above, discontinuities),
+        Ok((StreamStart::Fresh { above, discontinuities, why }, _)) => (why, above, discontinuities),
         other => panic!("{other:?}"),
     }
 }
@@ -93,16 +96,16 @@ fn anew(claimed: Result<(Beginning, Option<Owner>), Taken>) -> (Why, u64, u64) {
 #[tokio::test]
 async fn a_name_without_a_past_begins_anew() {
     let store = MemoryStore::new();
-    let claimed = claim(&store, &Claimant::default()).await.unwrap();
+    let claimed = claim(&store, &LeaseClient::default()).await.unwrap();
     assert!(claimed.1.is_some());
-    assert_eq!(anew(Ok(claimed)), (Why::New, 0, 0));
+    assert_eq!(anew(Ok(claimed)), (FreshReason::New, 0, 0));
     assert_eq!(store.names(), ["live/show/owner.json"]);
 }
 
 #[tokio::test]
 async fn a_stream_that_was_left_goes_on() {
     let store = left().await;
-    let inheritance = taken_over(claim(&store, &Claimant::default()).await);
+    let inheritance = taken_over(claim(&store, &LeaseClient::default()).await);
     assert_eq!((inheritance.past.next_sequence(), inheritance.past.discontinuities()), (112, 3));
     assert_eq!(inheritance.past.ended_at(), at(-10));
     assert_eq!(inheritance.latency, latency(4.0));
@@ -113,7 +116,7 @@ async fn a_stream_that_was_left_goes_on() {
         assert!(stored.starts_with(text) && stored[text.len()..].starts_with(NOTE), "{stored}");
     }
     // A second takeover, before this encoder has written anything.
-    let again = taken_over(claim_at(&store, &Claimant::default(), 4.0, at(10)).await);
+    let again = taken_over(claim_at(&store, &LeaseClient::default(), 4.0, at(10)).await);
     assert_eq!(again.past, inheritance.past);
     assert_eq!(store.text("live/show/720p/index.m3u8").unwrap().matches(NOTE).count(), 1);
 }
@@ -121,13 +124,13 @@ async fn a_stream_that_was_left_goes_on() {
 #[tokio::test]
 async fn what_has_ended_or_is_too_old_begins_anew_behind_it() {
     let store = left().await;
-    let claimed = claim_at(&store, &Claimant::default(), 4.0, at(22)).await;
-    assert_eq!(anew(claimed), (Why::WindowOver, 112, 3));
+    let claimed = claim_at(&store, &LeaseClient::default(), 4.0, at(22)).await;
+    assert_eq!(anew(claimed), (FreshReason::WindowOver, 112, 3));
     for rung in ["720p", "audio"] {
         put(&store, &format!("{rung}/index.m3u8"), playlist(100, 12, 10) + "#EXT-X-ENDLIST\n").await;
     }
-    let claimed = claim_at(&store, &Claimant::default(), 4.0, at(1)).await;
-    assert_eq!(anew(claimed), (Why::Ended, 112, 3));
+    let claimed = claim_at(&store, &LeaseClient::default(), 4.0, at(1)).await;
+    assert_eq!(anew(claimed), (FreshReason::Ended, 112, 3));
     assert!(!store.text("live/show/720p/index.m3u8").unwrap().contains(NOTE), "nothing is written of it");
 }
 
@@ -141,8 +144,8 @@ async fn what_is_not_ours_begins_anew() {
     ] {
         let store = left().await;
         put(&store, path, text).await;
-        let (why, ..) = anew(claim(&store, &Claimant::default()).await);
-        assert_eq!(why, Why::Unreadable, "{path} {text:?}");
+        let (why, ..) = anew(claim(&store, &LeaseClient::default()).await);
+        assert_eq!(why, FreshReason::Unreadable, "{path} {text:?}");
         assert!(store.names().contains(&"live/show/owner.json".to_owned()));
     }
 }
@@ -152,12 +155,12 @@ async fn what_is_not_ours_begins_anew() {
 async fn a_stream_keeps_its_latency() {
     let store = left().await;
     // This encoder would make two-second segments, and no lease records the stream's latency.
-    let (why, above, _) = anew(claim_at(&store, &Claimant::default(), 10.0, NOW).await);
-    assert_eq!((why, above), (Why::TargetDuration, 112));
+    let (why, above, _) = anew(claim_at(&store, &LeaseClient::default(), 10.0, NOW).await);
+    assert_eq!((why, above), (FreshReason::TargetDuration, 112));
     let store = left().await;
-    let first = Claimant::default();
+    let first = LeaseClient::default();
     taken_over(claim_at(&store, &first, 3.5, NOW).await);
-    let inheritance = taken_over(claim_at(&store, &Claimant::default(), 10.0, at(5)).await);
+    let inheritance = taken_over(claim_at(&store, &LeaseClient::default(), 10.0, at(5)).await);
     assert_eq!(inheritance.latency, latency(3.5));
 }
 
@@ -166,8 +169,8 @@ async fn of_two_at_once_one_wins() {
     for seed in 0..20 {
         let store = if seed % 2 == 0 { MemoryStore::new() } else { left().await };
         let mut random = fastrand::Rng::with_seed(seed);
-        store.set_faults(move |_| Fault::Slow(Duration::from_millis(random.u64(1..100))));
-        let claimants: Vec<_> = std::iter::repeat_with(Claimant::default).take(3).collect();
+        store.set_faults(move |_| InjectedFault::Slow(Duration::from_millis(random.u64(1..100))));
+        let claimants: Vec<_> = std::iter::repeat_with(LeaseClient::default).take(3).collect();
         let (a, b, c) = tokio::join!(
             claim(&store, &claimants[0]),
             claim(&store, &claimants[1]),
@@ -178,7 +181,7 @@ async fn of_two_at_once_one_wins() {
         assert_eq!(won.len(), 1, "{results:?}");
         // A claim three seconds later is still a race; but the same process may end a stream and begin another.
         let winner = results.iter().position(Result::is_ok).unwrap();
-        assert_eq!(claim_at(&store, &Claimant::default(), 4.0, at(3)).await.err(), Some(Taken));
+        assert_eq!(claim_at(&store, &LeaseClient::default(), 4.0, at(3)).await.err(), Some(AlreadyOwned));
         assert!(claim_at(&store, &claimants[winner], 4.0, at(3)).await.is_ok());
     }
 }
@@ -186,39 +189,46 @@ async fn of_two_at_once_one_wins() {
 #[tokio::test]
 async fn a_stream_that_ended_in_order_keeps_nobody_waiting() {
     let store = MemoryStore::new();
-    let (_, owner) = claim(&store, &Claimant::default()).await.unwrap();
+    let (_, owner) = claim(&store, &LeaseClient::default()).await.unwrap();
     let shared: Arc<dyn Store> = Arc::new(store.clone());
     owner.unwrap().release(&shared).await;
-    assert!(claim_at(&store, &Claimant::default(), 4.0, at(1)).await.is_ok());
+    assert!(claim_at(&store, &LeaseClient::default(), 4.0, at(1)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_keeps_nobody_waiting_for_long() {
-    for fault in [Fault::Hang, Fault::Unavailable, Fault::Refused, Fault::Slow(Duration::from_secs(60))] {
+    for fault in [
+        InjectedFault::Hang,
+        InjectedFault::Unavailable,
+        InjectedFault::Refused,
+        InjectedFault::Slow(Duration::from_secs(60)),
+    ] {
         let store = left().await;
         store.set_faults(move |_| fault);
         let began = tokio::time::Instant::now();
-        let (why, ..) = anew(claim(&store, &Claimant::default()).await);
-        assert_eq!(why, Why::StoreSilent, "{fault:?}");
+        let (why, ..) = anew(claim(&store, &LeaseClient::default()).await);
+        assert_eq!(why, FreshReason::StoreSilent, "{fault:?}");
         assert!(began.elapsed() <= LOOK_UP_WITHIN + Duration::from_millis(10), "{fault:?}");
     }
     // Findings from before the store went silent count.
     let store = left().await;
-    store.set_faults(|call| if call.operation == Operation::Replace { Fault::Hang } else { Fault::None });
-    assert_eq!(anew(claim(&store, &Claimant::default()).await), (Why::StoreSilent, 112, 3));
+    store.set_faults(|call| {
+        if call.operation == Operation::Replace { InjectedFault::Hang } else { InjectedFault::None }
+    });
+    assert_eq!(anew(claim(&store, &LeaseClient::default()).await), (FreshReason::StoreSilent, 112, 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn lost_answers_and_passing_faults_are_outlived() {
-    for fault in [Fault::LostAnswer, Fault::Unavailable, Fault::Hang] {
+    for fault in [InjectedFault::LostAnswer, InjectedFault::Unavailable, InjectedFault::Hang] {
         for nth in 0..8 {
             let store = left().await;
             let mut calls = 0;
-            store.set_faults(move |_: &Call| {
+            store.set_faults(move |_: &RecordedCall| {
                 calls += 1;
-                if calls - 1 == nth { fault } else { Fault::Slow(Duration::from_millis(60)) }
+                if calls - 1 == nth { fault } else { InjectedFault::Slow(Duration::from_millis(60)) }
             });
-            let inheritance = taken_over(claim(&store, &Claimant::default()).await);
+            let inheritance = taken_over(claim(&store, &LeaseClient::default()).await);
             assert_eq!(inheritance.past.next_sequence(), 112, "{fault:?} at call {nth}");
         }
     }
@@ -244,9 +254,9 @@ fn segment(session: &str, sequence: u64, first: u64) -> Segment {
     }
 }
 
-fn init(session: &str) -> Event {
+fn init(session: &str) -> DeliveryEvent {
     let name = hls::names::init_name(&SessionId::new(session).unwrap());
-    Event::Init(InitSegment { rung: RungName::audio(), name, body: Bytes::from_static(b"init") })
+    DeliveryEvent::Init(InitSegment { rung: RungName::audio(), name, body: Bytes::from_static(b"init") })
 }
 
 /// The former lease holder is alive and keeps writing; its next playlist write fails and stops it.
@@ -255,44 +265,50 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     let store = MemoryStore::new();
     let shared: Arc<dyn Store> = Arc::new(store.clone());
     let timing = Timing::new(latency(4.0));
-    let (first, second) = (Claimant::default(), Claimant::default());
+    let (first, second) = (LeaseClient::default(), LeaseClient::default());
     claim_at(&store, &first, 4.0, at(-10)).await.unwrap();
     let (playlists, _old) = StorePlaylists::new(&timing);
-    let (old, old_task) = Publisher::start(
+    let (old, old_task) = Delivery::start(
         shared.clone(),
         "live/show",
         playlists,
-        Settings { archive: false, ..Settings::default() },
+        DeliverySettings { archive: false, ..DeliverySettings::default() },
     );
-    old.input(Event::Tracks(vec![audio()]));
+    old.input(DeliveryEvent::Tracks(vec![audio()]));
     old.input(init("a-0"));
     let second_long = Duration::from_secs(1);
     for sequence in 100..110 {
-        old.input(Event::Segment(segment("a-0", sequence, 100)));
+        old.input(DeliveryEvent::Segment(segment("a-0", sequence, 100)));
         tokio::time::sleep(second_long).await;
     }
     // A segment that is written while the successor looks up the stream.
     let mut calls = 0;
     store.set_faults(move |_| {
         calls += 1;
-        Fault::Slow(Duration::from_millis(if calls == 3 { 300 } else { 50 }))
+        InjectedFault::Slow(Duration::from_millis(if calls == 3 { 300 } else { 50 }))
     });
-    old.input(Event::Segment(segment("a-0", 110, 100)));
+    old.input(DeliveryEvent::Segment(segment("a-0", 110, 100)));
     let inheritance = taken_over(claim_at(&store, &second, 4.0, at(10)).await);
     let next = inheritance.past.next_sequence();
     assert!((110..=111).contains(&next));
     let (playlists, _new) = StorePlaylists::over(Presentation::resume(&timing, &inheritance.past));
-    let (new, new_task) =
-        Publisher::resume(shared, None, "live/show", playlists, Settings::default(), inheritance.playlists);
-    new.input(Event::Tracks(vec![audio()]));
+    let (new, new_task) = Delivery::resume(
+        shared,
+        None,
+        "live/show",
+        playlists,
+        DeliverySettings::default(),
+        inheritance.playlists,
+    );
+    new.input(DeliveryEvent::Tracks(vec![audio()]));
     new.input(init("b-0"));
     tokio::time::sleep(2 * second_long).await;
     // The comment stays: the stored playlist must differ from the former lease holder's last write even before the
     // successor writes a new one.
     assert!(store.text("live/show/audio/index.m3u8").unwrap().contains(NOTE));
     for (sequence, old_sequence) in (next..next + 5).zip(111..) {
-        old.input(Event::Segment(segment("a-0", old_sequence, 100)));
-        new.input(Event::Segment(segment("b-0", sequence, next)));
+        old.input(DeliveryEvent::Segment(segment("a-0", old_sequence, 100)));
+        new.input(DeliveryEvent::Segment(segment("b-0", sequence, next)));
         tokio::time::sleep(second_long).await;
     }
     assert!(old.is_fenced() && !new.is_fenced());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::origin::library::Reloadable;
-use crate::origin::serve::{Limits, serve};
+use crate::origin::serve::{ViewerLimits, serve};
 use axum::body::{Bytes, to_bytes};
 use axum::http::Request;
 use hls::presentation::Edge;
@@ -20,7 +20,7 @@ const PLAYLIST: &str = "720p/index.m3u8";
 const LAST: u64 = 7;
 
 struct Origin {
-    library: Arc<Library>,
+    library: Arc<ObjectCache>,
     stream: StreamPath,
 }
 
@@ -32,7 +32,7 @@ struct Answer {
 
 impl Origin {
     fn new() -> Self {
-        let origin = Self { library: Library::new(), stream: StreamPath::new("live", "demo").unwrap() };
+        let origin = Self { library: ObjectCache::new(), stream: StreamPath::new("live", "demo").unwrap() };
         origin.put(LAST);
         origin
     }
@@ -309,7 +309,7 @@ async fn a_dropped_connection_drops_its_wait() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = router(Arc::clone(&origin.library));
-    tokio::spawn(serve(listener, router, Limits::default(), std::future::pending()));
+    tokio::spawn(serve(listener, router, ViewerLimits::default(), std::future::pending()));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET /live/demo/{PLAYLIST}?_HLS_msn=8 HTTP/1.1\r\nHost: x\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();

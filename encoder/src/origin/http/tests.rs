@@ -1,7 +1,7 @@
 //! Tests over real sockets, from a client's view.
 
 use super::*;
-use crate::origin::serve::{Limits, serve};
+use crate::origin::serve::{ViewerLimits, serve};
 use axum::body::Bytes;
 use media::WallTime;
 use std::io::Read as _;
@@ -29,7 +29,7 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let library = Library::new();
+        let library = ObjectCache::new();
         let stream = StreamPath::new("live", "demo").unwrap();
         let put = |path: &str, body: &'static [u8], content_type, caching| {
             library.put(&stream, path, Object { body: Bytes::from_static(body), content_type, caching });
@@ -47,7 +47,7 @@ impl Server {
         library.set_info(&stream, info);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, router(library), Limits::default(), std::future::pending()));
+        tokio::spawn(serve(listener, router(library), ViewerLimits::default(), std::future::pending()));
         Self { address }
     }
 
@@ -179,7 +179,7 @@ async fn playlists_are_compressed_and_segments_are_not() {
 
 #[test]
 fn a_version_is_compressed_once() {
-    let library = Library::new();
+    let library = ObjectCache::new();
     let stream = StreamPath::new("live", "demo").unwrap();
     let put = |body: &'static str| {
         let content_type = content_type::PLAYLIST;

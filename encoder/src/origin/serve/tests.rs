@@ -9,13 +9,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+async fn start(limits: ViewerLimits) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     start_with(None, limits).await
 }
 
 async fn start_with(
     files: Option<&Files>,
-    limits: Limits,
+    limits: ViewerLimits,
 ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -57,7 +57,7 @@ async fn get_once(address: SocketAddr) -> String {
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_request_is_cut_off() {
-    let limits = Limits { header_read: Duration::from_millis(100), ..Limits::default() };
+    let limits = ViewerLimits { header_read: Duration::from_millis(100), ..ViewerLimits::default() };
     let (address, _stop, _server) = start(limits).await;
     let mut slow = TcpStream::connect(address).await.unwrap();
     slow.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
@@ -69,7 +69,8 @@ async fn a_client_that_never_finishes_its_request_is_cut_off() {
 
 #[tokio::test]
 async fn places_held_by_idle_clients_come_free_again() {
-    let limits = Limits { connections: 1, header_read: Duration::from_millis(100), ..Limits::default() };
+    let limits =
+        ViewerLimits { connections: 1, header_read: Duration::from_millis(100), ..ViewerLimits::default() };
     let (address, _stop, _server) = start(limits).await;
     let _idle = TcpStream::connect(address).await.unwrap();
     assert!(get_once(address).await.ends_with("hello"), "served once the idle one was cut off");
@@ -77,7 +78,7 @@ async fn places_held_by_idle_clients_come_free_again() {
 
 #[tokio::test]
 async fn heads_beyond_the_limit_are_refused() {
-    let (address, _stop, _server) = start(Limits::default()).await;
+    let (address, _stop, _server) = start(ViewerLimits::default()).await;
     let mut socket = TcpStream::connect(address).await.unwrap();
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 * 1024));
     // The server may answer and close before the client has written the whole head.
@@ -89,7 +90,7 @@ async fn heads_beyond_the_limit_are_refused() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_for_idle_clients() {
-    let (address, stop, server) = start(Limits::default()).await;
+    let (address, stop, server) = start(ViewerLimits::default()).await;
     assert!(get_once(address).await.ends_with("hello"));
     let mut kept = TcpStream::connect(address).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -103,7 +104,7 @@ async fn shutdown_does_not_wait_for_idle_clients() {
 
 #[tokio::test]
 async fn http_2_is_spoken_on_the_same_port_as_http_1() {
-    let (address, _stop, _server) = start(Limits::default()).await;
+    let (address, _stop, _server) = start(ViewerLimits::default()).await;
     let (mut handle, _connection) = h2(TcpStream::connect(address).await.unwrap()).await;
     let hello = (StatusCode::OK, b"hello".to_vec());
     // A held request does not delay the next request on the connection.
@@ -118,7 +119,7 @@ async fn http_2_is_spoken_on_the_same_port_as_http_1() {
 #[tokio::test]
 async fn tls_clients_choose_the_version_and_those_who_never_shake_hands_are_cut_off() {
     let files = Files::new();
-    let limits = Limits { handshake: Duration::from_millis(300), ..Limits::default() };
+    let limits = ViewerLimits { handshake: Duration::from_millis(300), ..ViewerLimits::default() };
     let (address, stop, server) = start_with(Some(&files), limits).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
 
@@ -145,7 +146,7 @@ async fn tls_clients_choose_the_version_and_those_who_never_shake_hands_are_cut_
 #[tokio::test]
 async fn handshakes_that_take_long_hold_up_nobody() {
     let files = Files::new();
-    let limits = Limits { connections: 100, ..Limits::default() };
+    let limits = ViewerLimits { connections: 100, ..ViewerLimits::default() };
     let (address, _stop, _server) = start_with(Some(&files), limits).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
@@ -157,7 +158,7 @@ async fn handshakes_that_take_long_hold_up_nobody() {
 
 #[tokio::test]
 async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
-    let limits = Limits { header_read: Duration::from_millis(200), ..Limits::default() };
+    let limits = ViewerLimits { header_read: Duration::from_millis(200), ..ViewerLimits::default() };
     let (address, _stop, _server) = start(limits).await;
     let (waiting, waits) = h2(TcpStream::connect(address).await.unwrap()).await;
     let held = tokio::spawn(async move {
@@ -173,11 +174,11 @@ async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
 
 #[tokio::test]
 async fn a_preface_that_never_ends_is_cut_off() {
-    let limits = Limits {
+    let limits = ViewerLimits {
         header_read: Duration::from_millis(200),
         // A client that has not sent its whole preface does not answer the ping of a graceful shutdown either.
         slow_answer: Duration::from_millis(200),
-        ..Limits::default()
+        ..ViewerLimits::default()
     };
     let (address, _stop, _server) = start(limits).await;
     for preface in [&b""[..], b"PRI * HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
@@ -191,10 +192,10 @@ async fn a_preface_that_never_ends_is_cut_off() {
 
 #[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_cut_off() {
-    let limits = Limits {
+    let limits = ViewerLimits {
         header_read: Duration::from_millis(200),
         slow_answer: Duration::from_millis(200),
-        ..Limits::default()
+        ..ViewerLimits::default()
     };
     let (address, stop, server) = start(limits).await;
     let mut socket = TcpStream::connect(address).await.unwrap();

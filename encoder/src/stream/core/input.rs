@@ -3,7 +3,7 @@
 //!
 //! How runs are appended and advanced is in [`super::runs`].
 
-use super::{MAX_RUNS, Now, Publisher, StreamCore};
+use super::{MAX_RUNS, Now, PublisherState, StreamCore};
 use crate::stream::ladder::{self, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
@@ -19,7 +19,7 @@ const MAX_HOLE: MediaSpan = MediaSpan::from_millis(10_000);
 
 impl StreamCore {
     pub(super) fn judge(&mut self, now: Now) {
-        if let Publisher::Probing(probe) = &self.publisher
+        if let PublisherState::Probing(probe) = &self.publisher
             && let Some(findings) = probe.verdict(now.instant)
         {
             self.settle(findings, now);
@@ -28,7 +28,8 @@ impl StreamCore {
 
     /// Acts on the probe's verdict: chooses renditions and feeds the held media.
     pub(super) fn settle(&mut self, findings: Findings, now: Now) {
-        let Publisher::Probing(probe) = std::mem::replace(&mut self.publisher, Publisher::Flowing) else {
+        let PublisherState::Probing(probe) = std::mem::replace(&mut self.publisher, PublisherState::Flowing)
+        else {
             return;
         };
         let held = probe.into_held();

@@ -3,7 +3,7 @@
 //! Which media is fed to the last run is decided in [`super::input`]; what one run does with the media is in
 //! [`crate::stream::run`].
 
-use super::{Effect, MAX_RUNS, Now, Publisher, StreamCore};
+use super::{Effect, MAX_RUNS, Now, PublisherState, StreamCore};
 use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
@@ -23,7 +23,7 @@ impl StreamCore {
     pub(super) fn restart_if_due(&mut self, now: Now) {
         let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
         let awaits_key = self.switch && self.video.is_some();
-        if !matches!(self.publisher, Publisher::Flowing) || awaits_key {
+        if !matches!(self.publisher, PublisherState::Flowing) || awaits_key {
             return;
         }
         let replayed: Vec<Media> =
@@ -109,13 +109,15 @@ impl StreamCore {
             .runs
             .iter()
             .filter_map(|run| {
-                let WorkerState::Running { started, heard, owing_since } = run.worker else { return None };
+                let WorkerState::Running { started, last_response_at, overdue_since } = run.worker else {
+                    return None;
+                };
                 let past = |since: Instant| now.instant.saturating_duration_since(since);
-                let silent = owing_since.map_or(Duration::ZERO, |since| past(since.max(heard)));
-                if run.input_ended.is_some_and(|since| past(since.max(heard)) > FLUSH_DEADLINE) {
+                let silent = overdue_since.map_or(Duration::ZERO, |since| past(since.max(last_response_at)));
+                if run.input_ended.is_some_and(|since| past(since.max(last_response_at)) > FLUSH_DEADLINE) {
                     return Some((run.id, "it does not finish"));
                 }
-                let patience = if heard == started { START_DEADLINE } else { silence };
+                let patience = if last_response_at == started { START_DEADLINE } else { silence };
                 (silent > patience).then_some((run.id, "it has gone silent"))
             })
             .collect();

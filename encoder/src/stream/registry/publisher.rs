@@ -1,6 +1,6 @@
 //! An admitted publisher: it feeds its stream until it leaves or another publisher takes its place.
 
-use super::{Entry, Registry, UNDERSTOOD_WITHIN};
+use super::{Registry, StreamEntry, UNDERSTOOD_WITHIN};
 use crate::ingest::MediaSink;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
@@ -14,7 +14,7 @@ use tracing::info;
 
 /// An admitted publisher.
 pub struct Publisher {
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Arc<StreamEntry>,
     pub(super) number: u64,
     pub(super) ingest: Ingest,
     /// Arrival of its first message.
@@ -35,7 +35,7 @@ impl MediaSink for Publisher {
             if present.number != self.number {
                 return Err(Refusal::AlreadyPublishing);
             }
-            present.heard = message.arrived;
+            present.last_message_at = message.arrived;
         }
         let arrived = message.arrived;
         let media = self.ingest.push(message)?;
@@ -94,7 +94,7 @@ impl Drop for Publisher {
             }
         }
         if let Some(registry) = self.registry.upgrade() {
-            registry.review_door();
+            registry.review_gate();
         }
     }
 }

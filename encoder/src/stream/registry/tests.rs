@@ -1,11 +1,11 @@
 use super::*;
-use crate::archive::{self, Keeper};
-use crate::origin::Library;
+use crate::archive::{self, ArchiveManager};
+use crate::origin::ObjectCache;
 use crate::stream::core_tests;
 use rtmp::StreamKey;
 use std::num::NonZeroU32;
 use store::Store;
-use store::memory::{Fault, MemoryStore, Operation};
+use store::memory::{InjectedFault, MemoryStore, Operation};
 
 fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
     fleet_registry(latencies, bounds, WhenFull::Tell).0
@@ -22,18 +22,20 @@ fn registry_over(
     bounds: Option<&str>,
     when_full: WhenFull,
 ) -> (Arc<Registry>, Arc<Probe>) {
-    let probe =
-        Probe::new(probes::Settings { capacity: NonZeroU32::MIN, recycle_after }, Duration::from_secs(60));
+    let probe = Probe::new(
+        probes::ProbeSettings { capacity: NonZeroU32::MIN, recycle_after },
+        Duration::from_secs(60),
+    );
     probe.ready();
     let store: Arc<dyn Store> = Arc::new(store);
     let registry = Registry::new(
         core_tests::settings("auto"),
         Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
-        OutletOptions {
-            library: Library::new(),
+        OutputOptions {
+            library: ObjectCache::new(),
             store: store.clone(),
             spool: None,
-            archives: Some(Keeper::new(store, archive::Settings::default())),
+            archives: Some(ArchiveManager::new(store, archive::ArchiveSettings::default())),
         },
         WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
         probe.clone(),
@@ -118,7 +120,7 @@ async fn a_stream_that_is_over_gives_its_place_and_the_door_back() {
     registry.end_all(&Refusal::Draining);
     assert!(!*open.borrow(), "its last writes are under way: nobody is awaited");
     drop(publisher);
-    let free = |state: &probes::State| matches!(state, probes::State::Free { .. });
+    let free = |state: &probes::BusyState| matches!(state, probes::BusyState::Free { .. });
     probe.subscribe().wait_for(free).await.unwrap();
     open.wait_for(|open| *open).await.unwrap();
 }
@@ -137,18 +139,18 @@ async fn the_last_place_is_given_back_when_archives_are_complete() {
     let silent = Arc::new(AtomicBool::new(true));
     let asked = silent.clone();
     store.set_faults(move |call| match call.operation {
-        Operation::List if asked.load(Ordering::Relaxed) => Fault::Unavailable,
-        _ => Fault::None,
+        Operation::List if asked.load(Ordering::Relaxed) => InjectedFault::Unavailable,
+        _ => InjectedFault::None,
     });
     let publisher = publish(&registry, "").await.unwrap();
     drop(publisher);
     registry.end_all(&Refusal::Draining);
     registry.count().wait_for(|count| *count == 0).await.unwrap();
-    assert_eq!(probe.state(), probes::State::Busy { streams: 1, taken: 1 });
+    assert_eq!(probe.state(), probes::BusyState::Busy { streams: 1, taken: 1 });
     assert_eq!(probe.liveness(), probes::Liveness::Alive);
     assert_eq!(publish(&registry, "").await.err(), Some(Refusal::Draining));
     silent.store(false, Ordering::Relaxed);
-    let spent = |state: &probes::State| matches!(state, probes::State::Spent { .. });
+    let spent = |state: &probes::BusyState| matches!(state, probes::BusyState::Spent { .. });
     probe.subscribe().wait_for(spent).await.unwrap();
     assert!(matches!(probe.liveness(), probes::Liveness::Restart(_)));
 }

@@ -6,7 +6,7 @@
 //! parent-death signal is not used: Linux ties it to the thread that started the child, and the runtime's threads are
 //! created and destroyed at any time.
 
-use super::stderr::{Lines, Logged};
+use super::stderr::{Lines, StderrLine};
 use crate::telemetry::GaugeShare;
 use bytes::BytesMut;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
-use transcode::wire::protocol::{Decoder, Encoder, ProtocolError};
+use transcode::wire::protocol::{FrameReader, FrameWriter, ProtocolError};
 use transcode::wire::{Request, Response};
 
 /// Capacity of the request queue between the caller and the pipe, in messages of up to 16 MiB each. Kept minimal:
@@ -72,7 +72,7 @@ pub enum WorkerEvent {
 
 /// How a worker process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ProcessEnding {
     /// It exited with this code; see [`transcode::TranscodeError::exit_code`].
     Code(i32),
     /// It was killed by this signal: 9 is also the kernel's out-of-memory killer, 11 and 6 are crashes.
@@ -118,7 +118,7 @@ pub enum WorkerFault {
 #[derive(Debug)]
 pub struct WorkerExit {
     /// How the process ended.
-    pub ending: Ending,
+    pub ending: ProcessEnding,
     /// The fault that the supervisor detected, if any.
     pub fault: Option<WorkerFault>,
     /// Whether the worker sent [`Response::Finished`]: all output for its input was sent.
@@ -128,7 +128,7 @@ pub struct WorkerExit {
 impl WorkerExit {
     /// Whether the worker finished, without a fault, and exited with code 0.
     pub fn is_clean(&self) -> bool {
-        self.finished && self.fault.is_none() && self.ending == Ending::Code(0)
+        self.finished && self.fault.is_none() && self.ending == ProcessEnding::Code(0)
     }
 }
 
@@ -140,12 +140,12 @@ pub struct Worker {
     pub requests: mpsc::Sender<Request>,
     events: mpsc::Receiver<WorkerEvent>,
     kill: watch::Sender<bool>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
     pid: Option<u32>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WorkerShared {
     resident: AtomicU64,
 }
 
@@ -179,7 +179,7 @@ impl Worker {
         else {
             return Err(std::io::Error::other("a pipe is missing"));
         };
-        let shared = Arc::new(Shared { resident: AtomicU64::new(0) });
+        let shared = Arc::new(WorkerShared { resident: AtomicU64::new(0) });
         let (requests, queue) = mpsc::channel(REQUESTS);
         let (event, events) = mpsc::channel(EVENTS);
         let (kill, killed) = watch::channel(false);
@@ -219,7 +219,7 @@ struct Watch {
     child: Child,
     pid: Option<u32>,
     limit: u64,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
     killed: watch::Receiver<bool>,
 }
 
@@ -326,11 +326,11 @@ async fn supervise(
     };
     let ending = match status {
         Some(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Ending::Code(code),
-            (None, Some(signal)) => Ending::Signal(signal),
-            (None, None) => Ending::Unknown,
+            (Some(code), _) => ProcessEnding::Code(code),
+            (None, Some(signal)) => ProcessEnding::Signal(signal),
+            (None, None) => ProcessEnding::Unknown,
         },
-        None => Ending::Unknown,
+        None => ProcessEnding::Unknown,
     };
     // Fails only when the `Worker` was dropped; no caller needs the exit then.
     let _ = events.send(WorkerEvent::Exited(WorkerExit { ending, fault, finished })).await;
@@ -338,7 +338,7 @@ async fn supervise(
 
 /// Reads until the end of the worker's output; returns whether it contained [`Response::Finished`].
 async fn read_responses(mut stdout: ChildStdout, events: mpsc::Sender<WorkerEvent>) -> Read {
-    let mut decoder = Decoder::<Response>::new();
+    let mut decoder = FrameReader::<Response>::new();
     let mut finished = false;
     loop {
         let read = stdout.read_buf(decoder.buffer(CHUNK)).await.map_err(WorkerFault::Pipe)?;
@@ -357,7 +357,7 @@ async fn read_responses(mut stdout: ChildStdout, events: mpsc::Sender<WorkerEven
 
 /// Writes until the queue or the worker's stdin is closed. Dropping `stdin` closes the worker's input.
 async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request>) -> Written {
-    let mut encoder = Encoder::<Request>::new();
+    let mut encoder = FrameWriter::<Request>::new();
     let mut buffer = BytesMut::new();
     while let Some(request) = queue.recv().await {
         encoder.encode(&request, &mut buffer).map_err(WorkerFault::Request)?;
@@ -370,8 +370,8 @@ async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request
 async fn forward_stderr(mut stderr: ChildStderr) {
     let mut lines = Lines::new(Instant::now());
     let log = |logged| match logged {
-        Logged::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
-        Logged::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
+        StderrLine::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
+        StderrLine::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
     loop {

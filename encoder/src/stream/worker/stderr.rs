@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// One item to log from a worker's stderr.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Logged {
+pub(super) enum StderrLine {
     /// A line, cut after its first [`LINE`] bytes.
     Line(String),
     /// This many lines were left out since the last logged line.
@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// Takes bytes and calls `log` for each line that they complete.
-    pub(super) fn push(&mut self, bytes: &[u8], now: Instant, mut log: impl FnMut(Logged)) {
+    pub(super) fn push(&mut self, bytes: &[u8], now: Instant, mut log: impl FnMut(StderrLine)) {
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
             let (text, ends) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
@@ -48,14 +48,14 @@ impl Lines {
     }
 
     /// The stream ended: logs an unfinished last line, and the number of lines left out.
-    pub(super) fn finish(&mut self, now: Instant, mut log: impl FnMut(Logged)) {
+    pub(super) fn finish(&mut self, now: Instant, mut log: impl FnMut(StderrLine)) {
         self.end_line(now, &mut log);
         if self.left_out > 0 {
-            log(Logged::LeftOut(std::mem::take(&mut self.left_out)));
+            log(StderrLine::LeftOut(std::mem::take(&mut self.left_out)));
         }
     }
 
-    fn end_line(&mut self, now: Instant, log: &mut impl FnMut(Logged)) {
+    fn end_line(&mut self, now: Instant, log: &mut impl FnMut(StderrLine)) {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim();
@@ -72,10 +72,10 @@ impl Lines {
         }
         self.let_through += 1;
         if self.left_out > 0 {
-            log(Logged::LeftOut(std::mem::take(&mut self.left_out)));
+            log(StderrLine::LeftOut(std::mem::take(&mut self.left_out)));
         }
         // libav prints metadata of the media, which may contain terminal control characters: keep them out of the log.
-        log(Logged::Line(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()));
+        log(StderrLine::Line(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()));
     }
 }
 
@@ -83,14 +83,14 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn all(lines: &mut Lines, bytes: &[u8], now: Instant) -> Vec<Logged> {
+    fn all(lines: &mut Lines, bytes: &[u8], now: Instant) -> Vec<StderrLine> {
         let mut got = Vec::new();
         lines.push(bytes, now, |l| got.push(l));
         got
     }
 
-    fn line(text: &str) -> Logged {
-        Logged::Line(text.into())
+    fn line(text: &str) -> StderrLine {
+        StderrLine::Line(text.into())
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         let got = all(&mut lines, &b"again\n".repeat(100), now);
         assert_eq!(got.len(), LINES as usize);
         let later = now + WINDOW;
-        assert_eq!(all(&mut lines, b"later\n", later), [Logged::LeftOut(80), line("later")]);
+        assert_eq!(all(&mut lines, b"later\n", later), [StderrLine::LeftOut(80), line("later")]);
     }
 
     #[test]

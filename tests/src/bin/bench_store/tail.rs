@@ -4,7 +4,9 @@
 use crate::delay::{Delays, first_named};
 use anyhow::ensure;
 use bytes::Bytes;
-use encoder::testing::delivery::{Counters, Event, Publisher, Settings, StorePlaylists};
+use encoder::testing::delivery::{
+    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, StorePlaylists,
+};
 use hls::packager::{InitSegment, Segment};
 use hls::timing::Timing;
 use hls::track::{Track, TrackKind, VideoTrack};
@@ -37,7 +39,7 @@ enum Tail {
 pub(crate) fn print(call: Duration) -> anyhow::Result<()> {
     println!("| `--latency` | slow may be | second attempt | segments | median | 99 % | longest | gaps |");
     println!("|---|---|---|---|---|---|---|---|");
-    let usual = Settings::default().second_attempt_after;
+    let usual = DeliverySettings::default().second_attempt_after;
     let attempts = [(NEVER, "never".to_owned()), (usual, format!("after {} ms", usual.as_millis()))];
     for latency in crate::LATENCIES {
         let timing = Timing::new(latency.parse()?);
@@ -71,12 +73,12 @@ fn run(
     call: Duration,
     tail: Tail,
     second_attempt_after: Duration,
-) -> anyhow::Result<(Delays, Counters)> {
+) -> anyhow::Result<(Delays, DeliveryCounters)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
-    let settings = Settings {
+    let settings = DeliverySettings {
         segment_deadline: timing.upload_deadline.to_duration(),
         second_attempt_after,
-        ..Settings::default()
+        ..DeliverySettings::default()
     };
     runtime.block_on(async {
         let store = DirectStore::new();
@@ -105,23 +107,23 @@ fn run(
 async fn publish(
     store: &DirectStore,
     timing: &Timing,
-    settings: Settings,
-) -> anyhow::Result<(Vec<Duration>, Counters)> {
+    settings: DeliverySettings,
+) -> anyhow::Result<(Vec<Duration>, DeliveryCounters)> {
     // The store's clock started at the same moment, because time is paused.
     let began = Instant::now();
     let (playlists, _acknowledged) = StorePlaylists::new(timing);
-    let (publisher, task) = Publisher::start(Arc::new(store.clone()), STREAM, playlists, settings);
-    publisher.input(Event::Tracks(RUNGS.iter().map(|rung| track(rung)).collect()));
+    let (publisher, task) = Delivery::start(Arc::new(store.clone()), STREAM, playlists, settings);
+    publisher.input(DeliveryEvent::Tracks(RUNGS.iter().map(|rung| track(rung)).collect()));
     for rung in RUNGS {
         let name = names::init_name(&session());
         let init = InitSegment { rung: RungName::new(rung)?, name, body: Bytes::from_static(b"init") };
-        publisher.input(Event::Init(init));
+        publisher.input(DeliveryEvent::Init(init));
     }
     let mut came = Vec::new();
     for number in 0..segments(timing) {
         came.push(began.elapsed());
         for rung in RUNGS {
-            publisher.input(Event::Segment(segment(rung, number, timing.segment)?));
+            publisher.input(DeliveryEvent::Segment(segment(rung, number, timing.segment)?));
         }
         tokio::time::sleep(timing.segment.to_duration()).await;
     }

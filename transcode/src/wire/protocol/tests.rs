@@ -58,7 +58,12 @@ fn response() -> impl Strategy<Value = Response> {
         quantiser_tenths,
     });
     let progress = (any::<(u64, u64, u64)>(), prop::collection::vec(rung, 0..4)).prop_map(
-        |((decoded, decode_errors, encoded), rungs)| Progress { decoded, decode_errors, encoded, rungs },
+        |((decoded, decode_errors, encoded), rungs)| WorkerProgress {
+            decoded,
+            decode_errors,
+            encoded,
+            rungs,
+        },
     );
     prop_oneof![
         prop::collection::vec(track, 0..4).prop_map(Response::Opened),
@@ -69,8 +74,8 @@ fn response() -> impl Strategy<Value = Response> {
     ]
 }
 
-fn write<M: Message>(messages: &[M]) -> BytesMut {
-    let mut encoder = Encoder::new();
+fn write<M: WireMessage>(messages: &[M]) -> BytesMut {
+    let mut encoder = FrameWriter::new();
     let mut out = BytesMut::new();
     for message in messages {
         encoder.encode(message, &mut out).unwrap();
@@ -79,8 +84,8 @@ fn write<M: Message>(messages: &[M]) -> BytesMut {
 }
 
 /// Decodes `bytes` in reads of the given sizes, cyclically.
-fn read<M: Message>(mut bytes: &[u8], sizes: &[usize]) -> Result<Vec<M>, ProtocolError> {
-    let mut decoder = Decoder::new();
+fn read<M: WireMessage>(mut bytes: &[u8], sizes: &[usize]) -> Result<Vec<M>, ProtocolError> {
+    let mut decoder = FrameReader::new();
     let mut got = Vec::new();
     for &size in sizes.iter().cycle() {
         let (now, later) = bytes.split_at(size.clamp(1, bytes.len().max(1)).min(bytes.len()));
@@ -121,7 +126,7 @@ proptest! {
         let mut bytes = write(&messages);
         let at = at.index(bytes.len());
         bytes[at] = value;
-        let mut decoder = Decoder::<Request>::new();
+        let mut decoder = FrameReader::<Request>::new();
         decoder.push(&bytes);
         while let Ok(Some(_)) = decoder.next() {}
     }
@@ -132,7 +137,7 @@ fn payload_is_a_slice_of_what_was_read() {
     let data = Bytes::from(vec![7; 100_000]);
     let unit = WireUnit { track: AUDIO_TRACK, pts: MediaTime::ZERO, dts: MediaTime::ZERO, key: true, data };
     let wire = write(&[Request::Unit(unit)]);
-    let mut decoder = Decoder::<Request>::new();
+    let mut decoder = FrameReader::<Request>::new();
     decoder.push(&wire);
     let range = decoder.buffer(0).as_ptr_range();
     let Ok(Some(Request::Unit(got))) = decoder.next() else { panic!() };
@@ -148,7 +153,7 @@ fn lengths_are_refused_before_anything_is_reserved() {
         (kind::START, MAX_CONTROL as u32 + 2),
         (kind::FINISH, 2),
     ] {
-        let mut decoder = Decoder::<Request>::new();
+        let mut decoder = FrameReader::<Request>::new();
         decoder.push(preamble);
         decoder.push(&length.to_le_bytes());
         decoder.push(&[kind]);
@@ -162,22 +167,22 @@ fn lengths_are_refused_before_anything_is_reserved() {
 fn what_the_other_side_would_refuse_is_not_written() {
     let data = Bytes::from(vec![0; MAX_UNIT + 1]);
     let mut out = BytesMut::from(&b"before"[..]);
-    let result = Encoder::new().encode(&Response::Thumbnail(data), &mut out);
+    let result = FrameWriter::new().encode(&Response::Thumbnail(data), &mut out);
     assert_eq!(result, Err(ProtocolError::TooLong { length: MAX_UNIT + 2 }));
     assert_eq!(&out[..], b"before");
 }
 
 #[test]
 fn other_versions_directions_and_programs_are_told_apart() {
-    let mut decoder = Decoder::<Request>::new();
+    let mut decoder = FrameReader::<Request>::new();
     decoder.push(b"ENCW\x09\x00>\x00");
     assert_eq!(decoder.next(), Err(ProtocolError::Version { theirs: 9 }));
 
-    let mut decoder = Decoder::<Response>::new();
+    let mut decoder = FrameReader::<Response>::new();
     decoder.push(&write(&[Request::Finish]));
     assert_eq!(decoder.next(), Err(ProtocolError::Preamble));
 
-    let mut decoder = Decoder::<Response>::new();
+    let mut decoder = FrameReader::<Response>::new();
     decoder.push(b"x");
     assert_eq!(decoder.next(), Err(ProtocolError::Preamble));
     decoder.push(b"more");
@@ -187,7 +192,7 @@ fn other_versions_directions_and_programs_are_told_apart() {
 #[test]
 fn a_cut_off_message_is_noticed() {
     let wire = write(&[Request::Start(job())]);
-    let mut decoder = Decoder::<Request>::new();
+    let mut decoder = FrameReader::<Request>::new();
     decoder.push(&wire[..wire.len() - 1]);
     assert_eq!(decoder.next(), Ok(None));
     assert!(decoder.is_mid_message());

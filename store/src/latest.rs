@@ -14,11 +14,11 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// Writes the newest version, one write at a time. Versions that arrive during a write are dropped when a newer one
 /// follows; failed writes are not retried. After a drop, the task still writes the last version it was given.
 #[derive(Debug)]
-pub struct Newest {
+pub struct LatestWriter {
     versions: watch::Sender<Option<Object>>,
 }
 
-impl Newest {
+impl LatestWriter {
     /// Starts a task that writes at most once per `pace`, and not more often than the store's rewrite interval
     /// allows.
     pub fn start(store: Arc<dyn Store>, name: ObjectName, pace: Duration) -> Self {
@@ -48,7 +48,7 @@ impl Newest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Fault, MemoryStore};
+    use crate::memory::{InjectedFault, MemoryStore};
     use crate::{Caching, content_type};
 
     fn picture(number: u8) -> Object {
@@ -59,7 +59,7 @@ mod tests {
     async fn the_newest_is_written_now_and_then_and_the_last_in_any_case() {
         let store = MemoryStore::new();
         let pace = Duration::from_secs(4);
-        let newest = Newest::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), pace);
+        let newest = LatestWriter::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), pace);
         for number in 0..40 {
             newest.put(picture(number));
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -78,9 +78,9 @@ mod tests {
         let mut calls = 0;
         store.set_faults(move |_| {
             calls += 1;
-            if calls == 1 { Fault::Hang } else { Fault::None }
+            if calls == 1 { InjectedFault::Hang } else { InjectedFault::None }
         });
-        let newest = Newest::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), ATTEMPT);
+        let newest = LatestWriter::start(Arc::new(store.clone()), ObjectName::new("a/b/thumb.jpg"), ATTEMPT);
         newest.put(picture(1));
         tokio::time::sleep(Duration::from_secs(1)).await;
         newest.put(picture(2));
