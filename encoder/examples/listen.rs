@@ -39,8 +39,10 @@ impl MediaSink for Report {
         }
         for media in self.ingest.push(message)? {
             match media {
-                Media::VideoConfig(config) => info!(?config, "video"),
-                Media::AudioConfig(config) => info!(?config, "audio"),
+                Media::VideoConfig(config) => info!(config.width, config.height, "video"),
+                Media::AudioConfig(config) => {
+                    info!(config.core_type, config.sample_rate, config.channels, "audio");
+                }
                 Media::Video(unit) => {
                     self.keys += u64::from(unit.key);
                     self.first_and_last = match self.first_and_last.take() {
@@ -56,7 +58,17 @@ impl MediaSink for Report {
 
     fn metadata(&mut self, metadata: Metadata) {
         if self.metadata.as_ref() != Some(&metadata) {
-            info!(?metadata, "metadata");
+            info!(
+                metadata.width,
+                metadata.height,
+                metadata.frame_rate,
+                metadata.video_kbps,
+                metadata.audio_kbps,
+                metadata.has_video,
+                metadata.has_audio,
+                metadata.encoder,
+                "metadata"
+            );
             self.metadata = Some(metadata);
         }
     }
@@ -67,11 +79,14 @@ impl MediaSink for Report {
 
     fn end(self, _: EndReason) {
         if let Some((first, last)) = self.first_and_last {
-            let (media, wall) =
-                ((last.dts - first.dts).as_secs_f64(), (last.arrived - first.arrived).as_secs_f64());
-            info!(media, wall, keys = self.keys, "seconds of video");
+            let media_seconds = (last.dts - first.dts).as_secs_f64();
+            let wall_seconds = (last.arrived - first.arrived).as_secs_f64();
+            info!(media_seconds, wall_seconds, keys = self.keys, "video ended");
         }
-        info!(repairs = ?self.ingest.repairs(), oddities = ?self.ingest.oddities(), "report");
+        let kinds = self.ingest.repairs().by_kind().chain(self.ingest.oddities().by_kind());
+        for (kind, count) in kinds.filter(|(_, count)| *count > 0) {
+            info!(kind, count, "repairs and oddities");
+        }
     }
 }
 

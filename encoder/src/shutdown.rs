@@ -19,6 +19,18 @@ pub enum ShutdownStage {
     Leaving,
 }
 
+impl ShutdownStage {
+    /// The stage's name in log lines.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Ending => "ending",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
 /// A handle for waiting on shutdown stages.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<ShutdownStage>);
@@ -41,8 +53,10 @@ impl Shutdown {
                 let next = next(*sender.borrow(), asked);
                 match next {
                     // A first SIGTERM is normal: platforms end every process that way.
-                    ShutdownStage::Running | ShutdownStage::Draining => info!(stage = ?next, "signal"),
-                    ShutdownStage::Ending | ShutdownStage::Leaving => warn!(stage = ?next, "signal"),
+                    ShutdownStage::Running | ShutdownStage::Draining => {
+                        info!(stage = next.as_str(), "signal")
+                    }
+                    ShutdownStage::Ending | ShutdownStage::Leaving => warn!(stage = next.as_str(), "signal"),
                 }
                 if sender.send(next).is_err() {
                     return;

@@ -80,6 +80,19 @@ pub enum BusyEvent {
     Fault(String),
 }
 
+impl BusyEvent {
+    /// The event's name in log lines.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::StreamAccepted => "stream accepted",
+            Self::StreamEnded => "stream ended",
+            Self::Drain => "drain",
+            Self::Fault(_) => "fault",
+        }
+    }
+}
+
 /// Why an event was refused. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {

@@ -132,8 +132,9 @@ impl Probe {
 
     /// Applies an event that is never refused.
     fn apply(&self, event: BusyEvent) {
-        if let Err(denied) = self.transition(event.clone()) {
-            warn!(?event, %denied, "busy state turned an event down");
+        let name = event.name();
+        if let Err(denied) = self.transition(event) {
+            warn!(event = name, %denied, "busy state turned an event down");
         }
     }
 

@@ -33,6 +33,18 @@ pub struct Oddities {
     pub repeated_configs: u64,
 }
 
+impl Oddities {
+    /// Kinds and counts, for logs.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("malformed", self.malformed),
+            ("false_keys", self.false_keys),
+            ("repeated_configs", self.repeated_configs),
+        ]
+        .into_iter()
+    }
+}
+
 /// Converts the messages of one publisher to [`Media`].
 #[derive(Clone, Debug, Default)]
 pub struct Ingest {

@@ -144,3 +144,16 @@ pub enum EndReason {
     /// The server ended the publish.
     SentOff,
 }
+
+impl EndReason {
+    /// The reason in log lines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpublished => "unpublished",
+            Self::Closed => "closed",
+            Self::TimedOut => "timed out",
+            Self::Violation => "violation",
+            Self::SentOff => "sent off",
+        }
+    }
+}

@@ -288,7 +288,7 @@ impl DirInner {
         if let Err(error) = fs::remove_file(&temporary)
             && error.kind() != ErrorKind::NotFound
         {
-            warn!(%error, file = %temporary.display(), "cannot remove a temporary file");
+            warn!(%error, file = %temporary.display(), "cannot remove a temporary file: the next start removes it");
         }
         let (version, must_last) = result?;
         if must_last {

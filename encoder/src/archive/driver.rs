@@ -7,6 +7,7 @@ use super::recorder::{ArchiveSettings, Recorder, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
 use crate::delivery::Playlists;
+use crate::logging::{nonzero, rounded};
 use crate::wake::until;
 use hls::packager::{InitSegment, Segment};
 use hls::resume::Past;
@@ -186,7 +187,9 @@ impl ArchiveManager {
         match recording.task.await {
             Ok(Some(place)) => self.seal(&place).await,
             Ok(None) => {}
-            Err(error) => error!(%error, "writing an archive failed"),
+            Err(error) => {
+                error!(%error, "writing an archive failed: `encoder archive seal` completes what is stored")
+            }
         }
     }
 
@@ -200,7 +203,7 @@ impl ArchiveManager {
                         keeper.seal(&place).await;
                     }
                 }
-                Err(error) => warn!(%error, "cannot look for unfinished archives"),
+                Err(error) => warn!(%error, "cannot look for unfinished archives: `encoder archive seal` completes them"),
             }
         });
     }
@@ -232,7 +235,7 @@ impl ArchiveManager {
                         }
                     }
                 }
-                Err(error) => warn!(%error, "cannot look for unfinished archives"),
+                Err(error) => warn!(%error, "cannot look for unfinished archives: `encoder archive seal` completes them"),
             }
             *keeper.begun() = None;
         });
@@ -253,7 +256,7 @@ impl ArchiveManager {
         let task = async move {
             // A panic in the work must not block callers of [`ArchiveManager::idle`] forever.
             if let Err(error) = tokio::spawn(work).await {
-                error!(%error, "finishing an archive failed");
+                error!(%error, "finishing an archive failed: `encoder archive seal` goes on with it");
             }
             keeper.unfinished.send_modify(|count| *count -= 1);
         };
@@ -277,11 +280,11 @@ impl ArchiveManager {
             Ok(sealed) => {
                 info!(
                     archive = %place.folder(),
-                    seconds = sealed.duration.as_secs_f64(),
+                    seconds = rounded(sealed.duration.as_secs_f64()),
                     segments = sealed.segments,
-                    gaps = sealed.gaps,
+                    gaps = nonzero(sealed.gaps as u64),
                     compositions = sealed.compositions,
-                    took_seconds = began.elapsed().as_secs_f64(),
+                    took_seconds = rounded(began.elapsed().as_secs_f64()),
                     "archive is complete"
                 );
                 "sealed"

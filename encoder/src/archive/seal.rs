@@ -207,7 +207,7 @@ async fn clean(store: &Arc<dyn Store>, place: &ArchivePlace) {
         .await
     };
     if let Err(error) = removed.await {
-        warn!(%error, "parts of a recording remain");
+        warn!(%error, "parts of a recording remain: they may be deleted by hand");
     }
 }
 

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use survey::{Standing, Surveyor};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -42,8 +43,10 @@ pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;
     let rtmp_listener = crate::commands::serve::bind_rtmp(config.rtmp_listen).await?;
     let admin_listener = crate::commands::serve::bind("--admin-listen", config.admin_listen).await?;
-    info!(listen = ?rtmp_listener.local_addr().ok(), "publishers: rtmp");
-    info!(listen = ?admin_listener.local_addr().ok(), encoders = ?config.encoders, "operators: admin");
+    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).ok();
+    info!(listen = address(&rtmp_listener), "publishers: rtmp");
+    let encoders = Some(config.encoders.join(", ")).filter(|encoders| !encoders.is_empty());
+    info!(listen = address(&admin_listener), encoders, "operators: admin");
 
     let always = config.encoders.is_empty();
     let lobby =

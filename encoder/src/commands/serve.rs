@@ -61,7 +61,11 @@ fn raise_open_files() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        warn!(allowed = ?limit.current, %error, "cannot raise the limit of open files: it bounds the number of viewers");
+        warn!(
+            allowed = limit.current,
+            %error,
+            "cannot raise the limit of open files: it bounds the number of viewers; raise it outside (ulimit -n)"
+        );
     }
 }
 
@@ -264,7 +268,7 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
     tokio::select! {
         () = none_left() => return,
         () = shutdown.reached(ShutdownStage::Ending) => {}
-        () = tokio::time::sleep(drain_timeout) => warn!("drain time-out: running streams are ended"),
+        () = tokio::time::sleep(drain_timeout) => warn!("drain time-out (--drain-timeout): running streams are ended"),
     }
     registry.end_all(&Refusal::Draining);
     tokio::select! {
@@ -349,7 +353,7 @@ struct Addresses {
 
 /// Logs one line per port, the settings, and the URLs to publish and to watch.
 fn announce(config: &ServeConfig, addresses: &Addresses, store: &str) {
-    info!(listen = %addresses.rtmp, capacity = %config.capacity.get(), "publishers: rtmp");
+    info!(listen = %addresses.rtmp, capacity = config.capacity.get(), "publishers: rtmp");
     if let Some(rtmps) = addresses.rtmps {
         info!(listen = %rtmps, "publishers: rtmps");
     }

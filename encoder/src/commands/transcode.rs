@@ -3,6 +3,7 @@
 
 use crate::delivery::outputs::Outputs;
 use crate::fault::Fault;
+use crate::logging::rounded;
 use crate::stream::driver::{SharedCore, drive};
 use crate::stream::worker::WorkerOptions;
 use crate::stream::{StreamCore, StreamSettings};
@@ -95,7 +96,7 @@ pub async fn transcode(
     }
     info!(
         playlist = %output.join("index.m3u8").display(),
-        seconds = started.elapsed().as_secs_f32(),
+        seconds = rounded(started.elapsed().as_secs_f64()),
         "encoded"
     );
     Ok(())

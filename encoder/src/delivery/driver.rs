@@ -6,6 +6,7 @@ use super::{
     Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, Playlists, Spool,
     StoreJob, StoreJobId, StoreWork,
 };
+use crate::logging::{counts, nonzero};
 use crate::telemetry::GaugeShare;
 use crate::wake::until;
 use metrics::{counter, histogram};
@@ -163,17 +164,31 @@ async fn drive<P: Playlists>(
         tokio::task::spawn_blocking(move || disk.clear());
     }
     let counters = shared.plan().counters().clone();
-    if counters.fenced {
-        error!(
-            location = store.location(),
-            "another encoder writes this stream's playlists: this one stores no more"
-        );
-    } else if counters.sealed {
-        info!(location = store.location(), ?counters, "stream is stored and sealed");
-    } else {
-        warn!(location = store.location(), ?counters, "stream is stored without its last playlists");
-    }
+    log_end(&counters, &store.location());
     counters
+}
+
+/// Logs how the stream was stored.
+fn log_end(counters: &DeliveryCounters, location: &str) {
+    let &DeliveryCounters { segments, bytes, playlists, .. } = counters;
+    let (gaps, troubles) = (counts(counters.gaps_by_reason()), counts(counters.troubles()));
+    let last_failure = counters.last_failure.as_deref();
+    if counters.fenced {
+        error!(location, "another encoder writes this stream's playlists: this one stores no more");
+    } else if counters.sealed {
+        info!(location, segments, bytes, playlists, gaps, troubles, "stream is stored and sealed");
+    } else {
+        warn!(
+            location,
+            segments,
+            bytes,
+            playlists,
+            gaps,
+            troubles,
+            last_failure,
+            "stream is stored without its last playlists: check the store and the encoder's rights there"
+        );
+    }
 }
 
 async fn attempt(
@@ -283,11 +298,11 @@ impl LoggedFailures {
             return;
         }
         warn!(
-            failures = now.failures - self.failures,
-            gaps = gaps - self.gaps,
-            causes = ?now.gaps,
-            last = now.last_failure.as_deref().unwrap_or_default(),
-            "segments are late or missing in the store"
+            failures = nonzero(now.failures - self.failures),
+            gaps = nonzero(gaps - self.gaps),
+            gaps_so_far = counts(now.gaps_by_reason()),
+            last_failure = now.last_failure.as_deref(),
+            "segments are late or missing in the store: check the store and the way to it"
         );
         (self.at, self.failures, self.gaps) = (Some(Instant::now()), now.failures, gaps);
     }
@@ -303,7 +318,10 @@ impl LoggedFailures {
         }
         if now.spool_full > self.spool_full {
             self.spool_full = now.spool_full;
-            warn!(bytes, "the spool is full: segments of the largest renditions are given up first");
+            warn!(
+                bytes,
+                "the spool is full: segments of the largest renditions are given up first; a larger --spool holds more"
+            );
         }
         if now.spool_failures > self.spool_failures
             && self.spool_failed_at.is_none_or(|at| at.elapsed() >= LOG_EVERY)
@@ -311,8 +329,8 @@ impl LoggedFailures {
             self.spool_failures = now.spool_failures;
             self.spool_failed_at = Some(Instant::now());
             warn!(
-                error = now.last_spool_failure.as_deref().unwrap_or_default(),
-                "the spool fails: segments wait in memory alone for a while"
+                error = now.last_spool_failure.as_deref(),
+                "the spool fails: segments wait in memory alone for a while; check the disk of --spool"
             );
         }
     }

@@ -5,6 +5,7 @@
 use crate::archive::{ArchiveManager, RecordingHandle, Tee};
 use crate::delivery::takeover::StreamStart;
 use crate::delivery::{Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Playlists, Spool};
+use crate::logging::{counts, nonzero};
 use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
 use crate::stream::Now;
 use crate::stream::driver::{self, StreamEnding};
@@ -258,11 +259,12 @@ impl Outputs {
                 }
             }
             Ok(counters) if is_sealed => {
-                info!(segments = counters.segments, bytes = counters.bytes, gaps = ?counters.gaps, "stored");
+                let gaps = counts(counters.gaps_by_reason());
+                info!(segments = counters.segments, bytes = counters.bytes, gaps, "stored");
             }
             Ok(counters) => warn!(
                 segments = counters.segments,
-                failures = counters.failures,
+                failures = nonzero(counters.failures),
                 last_failure = counters.last_failure,
                 "the store does not have the last playlists"
             ),

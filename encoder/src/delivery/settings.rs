@@ -128,3 +128,24 @@ pub struct DeliveryCounters {
     /// Whether every playlist's last version was acknowledged.
     pub sealed: bool,
 }
+
+impl DeliveryCounters {
+    /// Gaps by the name of their reason, for log lines.
+    pub(super) fn gaps_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.gaps.iter().map(|(reason, count)| (reason.as_str(), *count))
+    }
+
+    /// Counts of what an orderly stream does not have, for log lines.
+    pub(super) fn troubles(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("late", self.late),
+            ("lost", self.lost),
+            ("spooled", self.spooled),
+            ("spool_full", self.spool_full),
+            ("spool_failures", self.spool_failures),
+            ("failures", self.failures),
+            ("not_removed", self.not_removed),
+        ]
+        .into_iter()
+    }
+}

@@ -35,6 +35,18 @@ pub enum SidecarCall {
     Health,
 }
 
+impl SidecarCall {
+    /// The call's name in log lines.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Allocate => "allocate",
+            Self::Shutdown => "shutdown",
+            Self::Health => "health",
+        }
+    }
+}
+
 /// Decides which call is due. Calls are sent one at a time, because the sidecar handles concurrent calls in no
 /// particular order.
 #[derive(Debug)]
@@ -140,7 +152,7 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
         match told {
             Ok(None) => {}
             Ok(Some(call)) => {
-                debug!(?call, "agones");
+                debug!(call = call.as_str(), "agones");
                 if std::mem::take(&mut failing) {
                     info!("agones: the sidecar answers");
                 }
@@ -149,7 +161,7 @@ async fn run(probe: Arc<Probe>, address: SocketAddr) {
             Err(error) => {
                 // Logged once per outage.
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(%error, "agones: the sidecar does not answer");
+                    warn!(%error, "agones: the sidecar does not answer: check the pod's sidecar container");
                 }
                 sidecar = None;
                 lifecycle.failed(Instant::now());

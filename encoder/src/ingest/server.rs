@@ -7,6 +7,7 @@
 use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::tls::Listener;
+use crate::logging::{nonzero, rounded};
 use crate::wake::until;
 use rtmp::session::{ServerError, ServerEvent, ServerSession};
 use rtmp::{EndReason, MessageKind, PublishRequest, Refusal};
@@ -119,7 +120,11 @@ pub async fn serve<A: Admission>(
                         // Logged at powers of two only, so that a flood of connections does not become a flood of log
                         // lines.
                         if turned_away.is_power_of_two() {
-                            warn!(turned_away, limit = options.max_waiting, "too many connections wait to publish");
+                            warn!(
+                                turned_away,
+                                limit = options.max_waiting,
+                                "too many connections wait to publish: restrict who reaches the RTMP port"
+                            );
                         }
                         continue;
                     };
@@ -143,7 +148,8 @@ pub async fn serve<A: Admission>(
                     // Usually the process is out of file descriptors: a loop without a pause would use a whole core
                     // until some are free.
                     pause = (pause * 2).clamp(Duration::from_millis(10), MAX_ACCEPT_PAUSE);
-                    warn!(%error, ?pause, "accept failed");
+                    let pause_seconds = rounded(pause.as_secs_f64());
+                    warn!(%error, pause_seconds, "accept failed: check the limit of open files (ulimit -n)");
                 }
             },
         }
@@ -272,10 +278,20 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         let mut counters = PublishCounters::default();
         let (reason, cause) = self.publish(sink, &mut counters).await;
         let PublishCounters { bytes, video, audio, metadata } = counters;
-        let seconds = began.elapsed().as_secs_f64();
+        let seconds = rounded(began.elapsed().as_secs_f64());
         info!(
-            app, %peer, client, ?reason, cause, seconds, bytes, video, audio, metadata,
-            unreadable_metadata = self.session.unreadable_metadata(), "publish ended"
+            app,
+            %peer,
+            client,
+            reason = reason.as_str(),
+            cause,
+            seconds,
+            bytes,
+            video,
+            audio,
+            metadata,
+            unreadable_metadata = nonzero(self.session.unreadable_metadata()),
+            "publish ended"
         );
         match reason {
             EndReason::SentOff | EndReason::Unpublished => self.say_goodbye().await,

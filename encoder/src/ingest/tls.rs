@@ -225,7 +225,10 @@ impl Identity {
                     if !complaint.said {
                         complaint.said = true;
                         count("refused");
-                        error!(problem = found, "new certificate cannot be used: the old one stays in force");
+                        error!(
+                            problem = found,
+                            "new certificate cannot be used: the old one stays in force until the files are mended"
+                        );
                     }
                 }
                 complaint => *complaint = Some(Complaint { text: found, said: false }),

@@ -128,6 +128,7 @@ impl Visit for Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::{counts, nonzero, rounded};
     use std::io;
     use std::sync::{Arc, Mutex};
     use tracing_subscriber::prelude::*;
@@ -185,6 +186,19 @@ mod tests {
         assert!(
             entry["logging.googleapis.com/sourceLocation"]["file"].as_str().unwrap().ends_with("cloud.rs")
         );
+    }
+
+    #[test]
+    fn numbers_stay_numbers_and_a_field_without_a_value_is_left_out() {
+        let lines = logged(None, || {
+            let gaps = counts([("deadline", 2), ("refused", 0)].into_iter());
+            let (late, lost) = (nonzero(0), nonzero(7));
+            tracing::info!(gaps, late, lost, took_seconds = rounded(1.234_56), "stored");
+        });
+        let [entry] = lines.as_slice() else { panic!("one line each: {lines:?}") };
+        assert_eq!((&entry["gaps"], &entry["lost"]), (&json!("deadline=2"), &json!(7)));
+        assert_eq!(entry["took_seconds"], json!(1.235));
+        assert!(entry.get("late").is_none(), "{entry}");
     }
 
     #[test]

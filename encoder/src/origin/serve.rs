@@ -133,7 +133,7 @@ async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> Option<(TcpStre
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
         Err(error) => {
-            warn!(%error, "cannot accept a connection");
+            warn!(%error, "cannot accept a connection: check the limit of open files (ulimit -n)");
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }

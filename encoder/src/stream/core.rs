@@ -19,6 +19,7 @@ use super::gop::Gop;
 use super::probe::SourceProbe;
 use super::restart::{Restart, RestartPolicy};
 use super::run::{Run, RunId, WorkerState};
+use crate::logging::rounded;
 use crate::stream::ladder::{Ladder, Plan, RungSpec, SourceVideo};
 use bytes::Bytes;
 use hls::packager::{Output, Packager};
@@ -406,8 +407,8 @@ impl StreamCore {
             Some(BudgetVerdict::Broken { stage, rung, worst, budget }) => warn!(
                 stage = stage.name(),
                 rung,
-                worst = ?worst,
-                budget = ?budget,
+                worst_seconds = rounded(worst.as_secs_f64()),
+                budget_seconds = rounded(budget.as_secs_f64()),
                 suspect = stage.suspect(),
                 "media is late for ten seconds: viewers are further from live than the latency says, or about to stall"
             ),

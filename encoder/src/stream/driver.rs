@@ -236,7 +236,11 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
     let mut worker = match Worker::spawn(options) {
         Ok(worker) => worker,
         Err(error) => {
-            error!(worker = id.0, %error, "cannot start a worker");
+            error!(
+                worker = id.0,
+                %error,
+                "cannot start a worker: check the limits on processes and memory"
+            );
             shared.with(|core, now| core.worker_gone(id, now));
             return;
         }
@@ -283,7 +287,8 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
                 if exit.is_clean() {
                     info!(worker = id.0, "worker finished");
                 } else {
-                    warn!(worker = id.0, ending = ?exit.ending, fault = ?exit.fault, "worker died");
+                    let fault = exit.fault.as_ref().map(ToString::to_string);
+                    warn!(worker = id.0, ending = %exit.ending, fault, "worker died");
                 }
                 break;
             }

@@ -80,6 +80,19 @@ pub enum Origin {
     Default,
 }
 
+impl Origin {
+    /// The origin's name in log lines, as in `/status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publisher => "publisher",
+            Self::Set => "set",
+            Self::TakenOver => "taken_over",
+            Self::App => "app",
+            Self::Default => "default",
+        }
+    }
+}
+
 /// A stream's latency and its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {

@@ -12,6 +12,7 @@ use super::report::packaging;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
 use crate::delivery::takeover::{AlreadyOwned, Lease, LeaseClient, StreamStart};
 use crate::ingest::Admission;
+use crate::logging::rounded;
 use crate::origin::StreamPath;
 use crate::stream::worker::WorkerOptions;
 use hls::Timing;
@@ -239,7 +240,13 @@ impl Registry {
             Some(latency) => self.latencies.set(path, latency)?,
             None => self.latencies.unset(path),
         }
-        info!(stream = %path, latency = ?latency.map(Latency::as_secs_f64), "latency of its next beginning was set");
+        let latency_seconds = self.latencies.next(path).latency.as_secs_f64();
+        match latency {
+            Some(_) => info!(stream = %path, latency_seconds, "latency of its next beginning was set"),
+            None => {
+                info!(stream = %path, latency_seconds, "latency of its next beginning is the configured one")
+            }
+        }
         Ok(())
     }
 
@@ -361,7 +368,8 @@ impl Registry {
                 StreamCore::resume(settings, &inheritance.past, Instant::now())
             }
         };
-        info!(stream = %path, latency = %latency.latency, from = ?latency.from, "stream begins");
+        let latency_seconds = latency.latency.as_secs_f64();
+        info!(stream = %path, latency_seconds, latency_from = latency.from.as_str(), "stream begins");
         let (send_off, _) = watch::channel(None);
         Arc::new(StreamEntry {
             core: SharedCore::new(core),
@@ -472,10 +480,16 @@ fn tell(path: &StreamPath, requested: RequestedLatency, bounds: Option<Bounds>) 
     match (requested, bounds) {
         (RequestedLatency::None | RequestedLatency::Granted, _) => {}
         (RequestedLatency::Bounded { wished }, Some(Bounds { least, most })) => {
-            warn!(stream = %path, wished, %least, %most, "publisher wishes a latency outside --latency-bounds");
+            warn!(
+                stream = %path,
+                wished_seconds = rounded(wished),
+                least_seconds = least.as_secs_f64(),
+                most_seconds = most.as_secs_f64(),
+                "publisher wishes a latency outside --latency-bounds: the nearest bound applies"
+            );
         }
         (RequestedLatency::NotANumber, _) => {
-            warn!(stream = %path, "publisher's wish for a latency is not a number: it is ignored");
+            warn!(stream = %path, "publisher's wish for a latency is not a number, as in ?latency=5: it is ignored");
         }
         (RequestedLatency::NotAllowed, _) | (RequestedLatency::Bounded { .. }, None) => {
             info!(stream = %path, "publisher's wish for a latency is ignored: --latency-bounds is not set");

@@ -152,7 +152,7 @@ impl Surveyor {
                 Err(error) => {
                     nameless += 1;
                     if !self.lost {
-                        warn!(encoder, %error, "no address");
+                        warn!(encoder, %error, "cannot resolve an encoder's name: check --encoders");
                     }
                 }
             }

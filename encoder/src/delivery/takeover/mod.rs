@@ -229,7 +229,7 @@ impl LeaseClient {
                     stream = prefix,
                     encoder = self.encoder,
                     next_sequence = inheritance.past.next_sequence(),
-                    latency = %inheritance.latency,
+                    latency_seconds = inheritance.latency.as_secs_f64(),
                     renditions = inheritance.playlists.len(),
                     "takes over the stream where another encoder left it in the store"
                 );

@@ -4,6 +4,7 @@
 //! How runs are appended and advanced is in [`super::runs`].
 
 use super::{MAX_RUNS, Now, PublisherState, StreamCore};
+use crate::logging::rounded;
 use crate::stream::ladder::{self, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
@@ -72,7 +73,7 @@ impl StreamCore {
             .collect();
         info!(
             source = format!("{}x{}", source.width, source.height),
-            fps = source.fps(),
+            fps = rounded(source.fps()),
             passed_through = plan.source,
             rungs = rungs.join(", "),
             reasons = plan.reasons.join("; "),
@@ -221,8 +222,9 @@ impl StreamCore {
     fn encode_source(&mut self, now: Now) {
         let (Some(source), Some(config)) = (self.source, self.video.clone()) else { return };
         warn!(
-            bound = %self.settings.timing.max_source_gop,
-            "published keyframes have become too far apart to pass the video through"
+            bound_seconds = rounded(self.settings.timing.max_source_gop.as_secs_f64()),
+            "published keyframes have become too far apart to pass the video through: it is encoded; set a shorter \
+             keyframe interval in the publisher"
         );
         self.adopt(config, source, false);
         self.end_input(now.instant);

@@ -4,6 +4,7 @@
 //! [`crate::stream::run`].
 
 use super::{Effect, MAX_RUNS, Now, PublisherState, StreamCore};
+use crate::logging::rounded;
 use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
@@ -33,7 +34,11 @@ impl StreamCore {
             (_, Some(_)) => return, // until the next keyframe
             (_, None) => self.newest,
         };
-        info!(from = %start, replay = restart.replay, "starting the next worker");
+        info!(
+            from_seconds = rounded(start.as_secs_f64()),
+            replay = restart.replay,
+            "starting the next worker"
+        );
         self.append_run(start, now);
         self.expect_backlog(self.newest - start);
         for media in replayed {
@@ -172,7 +177,13 @@ impl StreamCore {
         let cuts = if run.follows_source() { CutRule::SourceKeys } else { CutRule::Grid };
         let held = run.take_held();
         self.epochs += 1;
-        info!(epoch = self.epochs, %session, at = %start, renditions = tracks.len(), "epoch begins");
+        info!(
+            epoch = self.epochs,
+            %session,
+            at_seconds = rounded(start.as_secs_f64()),
+            renditions = tracks.len(),
+            "epoch begins"
+        );
         if let Err(error) =
             self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts })
         {

@@ -2,6 +2,7 @@
 
 use super::{Registry, StreamEntry, UNDERSTOOD_WITHIN};
 use crate::ingest::MediaSink;
+use crate::logging::counts;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
 use rtmp::ingest::Ingest;
@@ -79,8 +80,9 @@ impl MediaSink for Publisher {
     }
 
     fn end(self, reason: EndReason) {
-        let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
-        info!(stream = %self.path, ?reason, ?repairs, ?oddities, "publisher is gone");
+        let repairs = counts(self.ingest.repairs().by_kind());
+        let oddities = counts(self.ingest.oddities().by_kind());
+        info!(stream = %self.path, reason = reason.as_str(), repairs, oddities, "publisher is gone");
     }
 }
 

@@ -10,6 +10,7 @@ use super::stderr::{Lines, StderrLine};
 use crate::telemetry::GaugeShare;
 use bytes::BytesMut;
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -79,6 +80,16 @@ pub enum ProcessEnding {
     Signal(i32),
     /// The system did not report a status.
     Unknown,
+}
+
+impl fmt::Display for ProcessEnding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(number) => write!(f, "signal {number}"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 /// A fault of a worker, or the reason why it was killed, as seen by the supervisor.
