@@ -38,8 +38,9 @@ demo: build ## watch a live stream of the test pattern in the browser
 
 test: setup-test web lint unit e2e deploy-check deny fuzz-build ## run all checks and tests, as CI does
 
-lint: ## check formatting, clippy and documentation; any warning fails
+lint: ## check formatting, log lines, clippy and documentation; any warning fails
 	@cargo fmt --all --check
+	@scripts/log-fields.sh
 	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 
