@@ -6,7 +6,7 @@ mod gate;
 pub mod server;
 pub mod tls;
 
-pub use server::{ServerOptions, serve};
+pub use server::{Publishers, ServerOptions, serve};
 
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::future::Future;

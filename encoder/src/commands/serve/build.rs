@@ -1,0 +1,294 @@
+//! Starts the parts of `encoder serve`: listeners, store, admin server, servers for viewers and publishers.
+
+use super::announce::Addresses;
+use super::{ServeParts, Status};
+use crate::archive::{self, ArchiveManager};
+use crate::config::{OutputLocation, ServeConfig, TlsConfig};
+use crate::delivery::Spool;
+use crate::delivery::outputs::OutputOptions;
+use crate::fault::Fault;
+use crate::fleet::Engine;
+use crate::fleet::agones::Agones;
+use crate::ingest::{self, tls::Listener};
+use crate::logging::Recent;
+use crate::origin::ObjectCache;
+use crate::shutdown::{Shutdown, ShutdownStage};
+use crate::stream::registry::Registry;
+use crate::stream::report::MetricsReport;
+use crate::stream::worker::WorkerOptions;
+use crate::{admin, origin, telemetry};
+use probes::{Admin, AdminHandle, Probe};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::Store;
+use store::dir::DirStore;
+use store::gcs::GcsStore;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+/// The supervisor counts as stuck after this long without a heartbeat. Its runtime never blocks, so even with every
+/// core busy encoding a heartbeat is late by milliseconds only.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Binds every listener, opens the store and starts all servers. A failure leaves nothing running.
+pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<ServeParts, Fault> {
+    info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
+    raise_open_files();
+    let shutdown = Shutdown::listen().map_err(|error| machine("cannot watch signals", &error))?;
+    let listeners = Listeners::bind(&config).await?;
+    let addresses = listeners.addresses(&config);
+    let store = open_store(&config.output).await?;
+    let spool = open_spool(&config)?;
+    let probe = Probe::new(
+        probes::ProbeSettings { capacity: config.capacity, recycle_after: config.recycle_after },
+        HEARTBEAT_PATIENCE,
+    );
+    let library = ObjectCache::new();
+    let archives = keep_archives(&config, &store);
+    let outlet =
+        OutputOptions { library: library.clone(), store: store.clone(), spool, archives: archives.clone() };
+    let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
+        .map_err(|error| machine("cannot find this program", &error))?;
+    let registry = Registry::new(
+        config.stream.clone(),
+        config.latencies.clone(),
+        outlet,
+        workers,
+        probe.clone(),
+        config.when_full,
+    );
+    let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings)?;
+    show_metrics();
+
+    let (stop_serving, serving_stopped) = watch::channel(false);
+    let viewers = serve_viewers([Some(listeners.http), listeners.https], library, &serving_stopped);
+    let publishers =
+        accept_publishers([Some(listeners.rtmp), listeners.rtmps], &config, &registry, &shutdown);
+    if let Some(tls) = &config.tls {
+        tokio::spawn(tls.identity.clone().follow_files());
+    }
+    tokio::spawn(beat(probe.clone(), registry.clone()));
+    let agones = match config.fleet {
+        Engine::None => None,
+        Engine::Agones(sidecar) => Some(Agones::start(probe.clone(), sidecar)),
+    };
+    let location = store.location();
+    Ok(ServeParts {
+        shutdown,
+        probe,
+        registry,
+        archives,
+        stop_serving,
+        viewers,
+        publishers,
+        agones,
+        admin,
+        config,
+        addresses,
+        location,
+    })
+}
+
+/// Raises the soft limit of open files to the hard limit: every viewer needs a file descriptor, and shells and
+/// service managers allow 1,024 by default. A higher limit would not help, because [`origin::ViewerLimits`] bounds the
+/// connections.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        warn!(
+            allowed = limit.current,
+            %error,
+            "cannot raise the limit of open files: it bounds the number of viewers; raise it outside (ulimit -n)"
+        );
+    }
+}
+
+/// The bound listeners.
+struct Listeners {
+    rtmp: Listener,
+    rtmps: Option<Listener>,
+    http: Listener,
+    https: Option<Listener>,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &ServeConfig) -> Result<Self, Fault> {
+        let rtmp = bind_rtmp(config.rtmp_listen).await?.into();
+        let http = bind("--http-listen", config.http_listen).await?.into();
+        let admin = bind("--admin-listen", config.admin_listen).await?;
+        let (rtmps, https) = match &config.tls {
+            Some(tls) => bind_tls(tls).await?,
+            None => (None, None),
+        };
+        Ok(Self { rtmp, rtmps, http, https, admin })
+    }
+
+    fn addresses(&self, config: &ServeConfig) -> Addresses {
+        let of = |listener: &Option<Listener>| listener.as_ref()?.socket.local_addr().ok();
+        Addresses {
+            rtmp: local(&self.rtmp.socket, config.rtmp_listen),
+            rtmps: of(&self.rtmps),
+            http: local(&self.http.socket, config.http_listen),
+            https: of(&self.https),
+            admin: local(&self.admin, config.admin_listen),
+        }
+    }
+}
+
+/// The machine does not provide a service.
+pub(super) fn machine(what: &'static str, why: &dyn fmt::Display) -> Fault {
+    Fault::Machine { what, why: why.to_string() }
+}
+
+/// Opens the spool, whose size is shared out evenly among the streams.
+fn open_spool(config: &ServeConfig) -> Result<Option<Arc<Spool>>, Fault> {
+    let Some((folder, bytes)) = &config.spool else { return Ok(None) };
+    let each = bytes / u64::from(config.capacity.get());
+    let opened = Spool::open(folder, each).map_err(|error| Fault::Machine {
+        what: "cannot use the spool's folder (--spool)",
+        why: format!("{}: {error}", folder.display()),
+    });
+    Ok(Some(opened?))
+}
+
+/// Starts to keep archives, and to complete those that an earlier process of this encoder left behind.
+fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>) -> Option<Arc<ArchiveManager>> {
+    let settings = archive::ArchiveSettings { owner: archive::owner(), ..config.archive.clone()? };
+    let keeper = ArchiveManager::new(store.clone(), settings);
+    keeper.seal_own(config.stream.reconnect_window, archive::is_dead);
+    Some(keeper)
+}
+
+fn start_admin(
+    listener: TcpListener,
+    config: &ServeConfig,
+    probe: &Arc<Probe>,
+    registry: &Arc<Registry>,
+    warnings: Recent,
+) -> Result<AdminHandle, Fault> {
+    const WHAT: &str = "cannot start the admin server";
+    let status = Arc::new(Status {
+        registry: registry.clone(),
+        started: Instant::now(),
+        ladder: config.stream.ladder.to_string(),
+        warnings,
+    });
+    let listener = listener.into_std().map_err(|error| machine(WHAT, &error))?;
+    Admin::start(listener, probe.clone(), status, admin::router(registry.clone()))
+        .map_err(|error| machine(WHAT, &error))
+}
+
+/// Describes the metrics, and shows every counter of a stream from the start, as zero.
+fn show_metrics() {
+    telemetry::describe();
+    MetricsReport::default().bring_up(Default::default(), Default::default());
+    probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
+}
+
+fn serve_viewers(
+    listeners: [Option<Listener>; 2],
+    library: Arc<ObjectCache>,
+    serving_stopped: &watch::Receiver<bool>,
+) -> JoinSet<()> {
+    let router = origin::router(library);
+    let mut viewers = JoinSet::new();
+    for listener in listeners.into_iter().flatten() {
+        let mut stopped = serving_stopped.clone();
+        viewers.spawn(origin::serve(listener, router.clone(), origin::ViewerLimits::default(), async move {
+            // A dropped sender stops serving as well.
+            let _ = stopped.changed().await;
+        }));
+    }
+    viewers
+}
+
+fn accept_publishers(
+    listeners: [Option<Listener>; 2],
+    config: &ServeConfig,
+    registry: &Arc<Registry>,
+    shutdown: &Shutdown,
+) -> JoinSet<ingest::Publishers> {
+    let mut publishers = JoinSet::new();
+    for listener in listeners.into_iter().flatten() {
+        let options = ingest::ServerOptions {
+            read_timeout: config.publish_timeout,
+            ..ingest::ServerOptions::default()
+        };
+        let shutdown = shutdown.clone();
+        publishers.spawn(ingest::serve(listener, registry.clone(), options, async move {
+            shutdown.reached(ShutdownStage::Draining).await
+        }));
+    }
+    publishers
+}
+
+pub(crate) async fn open_store(output: &OutputLocation) -> Result<Arc<dyn Store>, Fault> {
+    match output {
+        OutputLocation::Directory(path) => match DirStore::open(path).await {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(Fault::Store { place: output.to_string(), why: error.to_string() }),
+        },
+        OutputLocation::Bucket { location, endpoint } => {
+            match GcsStore::open(location.clone(), endpoint.as_deref()).await {
+                Ok(store) => Ok(Arc::new(store)),
+                Err(error) => Err(Fault::bucket("--output", location, &error)),
+            }
+        }
+    }
+}
+
+/// Sends heartbeats as long as the runtime runs tasks and the locks of every stream can be acquired.
+async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        registry.check_locks();
+        probe.heartbeat();
+    }
+}
+
+pub(crate) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address).await.map_err(|error| Fault::Listen { flag, address, error })
+}
+
+/// Like [`bind`] for the RTMP port. If the kernel chose the port (port 0), binds that port again explicitly: closing
+/// the listener gate for a while would lose a port that the kernel chose, but not one that was requested.
+pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault> {
+    let listener = bind("--rtmp-listen", address).await?;
+    let chosen = local(&listener, address);
+    if chosen == address {
+        return Ok(listener);
+    }
+    drop(listener);
+    bind("--rtmp-listen", chosen).await
+}
+
+/// Binds the listeners for RTMPS and HTTPS.
+async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>), Fault> {
+    let listener = async |flag, address: Option<SocketAddr>, protocols: &[&[u8]]| {
+        let Some(address) = address else { return Ok(None) };
+        let acceptor = tls
+            .identity
+            .acceptor(protocols)
+            .map_err(|error| Fault::Machine { what: "cannot set up TLS", why: error.to_string() })?;
+        Ok::<_, Fault>(Some(Listener { socket: bind(flag, address).await?, tls: Some(acceptor) }))
+    };
+    Ok((
+        listener("--rtmps-listen", tls.rtmps_listen, &[]).await?,
+        listener("--https-listen", tls.https_listen, &origin::PROTOCOLS).await?,
+    ))
+}
+
+/// The listener's actual address: for port 0 the kernel has chosen the port.
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
