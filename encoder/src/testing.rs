@@ -4,7 +4,8 @@
 pub mod archive {
     pub use crate::archive::names::ArchivePlace;
     pub use crate::archive::seal::{Sealed, seal};
-    pub use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle, Tee};
+    pub use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle};
+    pub use crate::delivery::Tee;
 }
 
 /// The way out of a stream, without sockets.

@@ -6,12 +6,12 @@ use super::names::ArchivePlace;
 use super::recorder::{ArchiveSettings, Recorder, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
-use crate::delivery::Playlists;
+use crate::delivery::Settled;
 use crate::logging::{nonzero, rounded};
 use crate::wake::until;
-use hls::packager::{InitSegment, Segment};
+use hls::packager::Segment;
 use hls::resume::Past;
-use hls::{RungName, SessionId, Track};
+use hls::{SessionId, Track};
 use media::WallTime;
 use metrics::counter;
 use std::collections::BTreeSet;
@@ -72,9 +72,8 @@ enum RecorderState {
 #[derive(Debug)]
 enum RecordingEvent {
     Tracks(Vec<Track>),
-    InitStored(RungName, String),
     Packaged(Box<Segment>),
-    Settled(RungName, u64, bool),
+    Settled(Settled),
     Fenced,
     End,
 }
@@ -87,15 +86,6 @@ pub struct RecordingHandle {
     pub archive: Archive,
     /// Ends after `Archive::end`.
     pub task: JoinHandle<Option<ArchivePlace>>,
-}
-
-/// A store's playlists, together with an archive that receives the same events.
-#[derive(Debug)]
-pub struct Tee<P> {
-    /// The playlists.
-    pub playlists: P,
-    /// The archive, if one is kept.
-    pub archive: Option<Archive>,
 }
 
 // === impl Keeper ===
@@ -306,6 +296,21 @@ impl Archive {
         self.tell(RecordingEvent::Packaged(Box::new(segment.clone())));
     }
 
+    /// See [`Recorder::tracks`].
+    pub fn tracks(&self, tracks: &[Track]) {
+        self.tell(RecordingEvent::Tracks(tracks.to_vec()));
+    }
+
+    /// See [`Recorder::settled`].
+    pub fn settled(&self, settled: Settled) {
+        self.tell(RecordingEvent::Settled(settled));
+    }
+
+    /// See [`Recorder::fenced`].
+    pub fn fenced(&self) {
+        self.tell(RecordingEvent::Fenced);
+    }
+
     /// See [`Recorder::end`].
     pub fn end(&self) {
         self.tell(RecordingEvent::End);
@@ -324,9 +329,8 @@ impl RecordingEvent {
     fn to(self, recorder: &mut Recorder) {
         match self {
             Self::Tracks(tracks) => recorder.tracks(&tracks),
-            Self::InitStored(rung, name) => recorder.init_stored(&rung, &name),
             Self::Packaged(segment) => recorder.packaged(&segment),
-            Self::Settled(rung, sequence, stored) => recorder.settled(&rung, sequence, stored),
+            Self::Settled(settled) => recorder.settled(&settled),
             Self::Fenced => recorder.fenced(),
             Self::End => recorder.end(),
         }
@@ -408,56 +412,4 @@ async fn attempt(store: &dyn Store, write: Write) -> Result<(), StoreError> {
         debug!(object = %name, %error, "archive");
     }
     result
-}
-
-// === impl Observed ===
-
-impl<P> Tee<P> {
-    fn tell(&self, told: impl FnOnce() -> RecordingEvent) {
-        if let Some(archive) = &self.archive {
-            archive.tell(told());
-        }
-    }
-}
-
-impl<P: Playlists> Playlists for Tee<P> {
-    fn set_tracks(&mut self, tracks: &[Track]) {
-        self.playlists.set_tracks(tracks);
-        self.tell(|| RecordingEvent::Tracks(tracks.to_vec()));
-    }
-
-    fn add_init(&mut self, init: &InitSegment) {
-        self.playlists.add_init(init);
-        self.tell(|| RecordingEvent::InitStored(init.rung.clone(), init.name.clone()));
-    }
-
-    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
-        self.playlists.add(segment, bytes);
-    }
-
-    fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
-        self.playlists.settled(rung, sequence, stored);
-        self.tell(|| RecordingEvent::Settled(rung.clone(), sequence, stored));
-    }
-
-    fn fenced(&mut self) {
-        self.playlists.fenced();
-        self.tell(|| RecordingEvent::Fenced);
-    }
-
-    fn end(&mut self) {
-        self.playlists.end();
-    }
-
-    fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        self.playlists.media_playlist(rung)
-    }
-
-    fn multivariant(&self) -> Option<String> {
-        self.playlists.multivariant()
-    }
-
-    fn take_expired(&mut self) -> Vec<(RungName, String)> {
-        self.playlists.take_expired()
-    }
 }

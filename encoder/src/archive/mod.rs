@@ -30,7 +30,7 @@ pub mod seal;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use driver::{ArchiveManager, RecordingHandle, Tee};
+pub use driver::{Archive, ArchiveManager, RecordingHandle};
 pub use recorder::ArchiveSettings;
 
 /// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.

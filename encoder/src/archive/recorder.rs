@@ -1,9 +1,9 @@
 //! Decides what is written of an archive while its broadcast runs: the sans-IO core. Segments from the packager and
 //! their outcomes go in, objects to be written come out, one at a time. Time is a span since any fixed start.
 //!
-//! - **Order.** Each rendition's segments are listed in the order of their sequence numbers once their outcome is
-//!   known: stored, however late, or lost. So the archive lags the live playlists while a store is slow, and lists
-//!   late segments that the live playlists lack.
+//! - **Order.** The archive cursor of the delivery's ledger ([`crate::delivery`]) gives it: each rendition's segments
+//!   are listed in order once their final fate is known, stored, however late, or lost. So the archive lags the live
+//!   playlists while a store is slow, and lists late segments that the live playlists lack.
 //! - **Pages** of the index ([`super::page`]) are created, never rewritten: an encoder that finds another encoder's
 //!   page under its next number is not the only writer and stops. A page is written every
 //!   [`ArchiveSettings::page_every`], and when an epoch begins.
@@ -21,11 +21,12 @@ mod lane;
 use super::contents::Contents;
 use super::names::ArchivePlace;
 use super::page::{ArchivedEpoch, Page, PageEntry};
+use crate::delivery::Settled;
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
 use hls::packager::Segment;
 use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
-use lane::{RecordingLane, Waiting};
+use lane::RecordingLane;
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -212,16 +213,9 @@ impl Recorder {
             let breaks =
                 infos().filter(|info| info.discontinuity && Some(info.sequence) != recorder.first_sequence);
             recorder.discontinuities.extend(breaks.map(|info| info.sequence));
-            let inits = infos().map(|info| info.init.clone()).collect();
             let last = entries.last().map(|entry| entry.info.clone());
-            let lane = RecordingLane {
-                waiting: VecDeque::new(),
-                inits,
-                playlist,
-                last,
-                changed: true,
-                written: false,
-            };
+            let lane =
+                RecordingLane { waiting: VecDeque::new(), playlist, last, changed: true, written: false };
             recorder.lanes.insert(rung, lane);
         }
         recorder
@@ -242,13 +236,7 @@ impl Recorder {
         self.tracks = tracks.to_vec();
     }
 
-    /// An init segment is stored.
-    pub fn init_stored(&mut self, rung: &RungName, name: &str) {
-        self.lane(rung).inits.insert(name.to_owned());
-        self.advance();
-    }
-
-    /// Takes a segment from the packager. Call it before [`Recorder::settled`], which reports the segment's outcome.
+    /// Takes a segment from the packager. Call it before [`Recorder::settled`], which reports the segment's fate.
     pub fn packaged(&mut self, segment: &Segment) {
         if self.phase != Phase::Open {
             return;
@@ -272,18 +260,18 @@ impl Recorder {
         }
         let picture = index.as_ref().filter(|_| shown).and_then(SegmentIndex::first_sample_end);
         let entry = PageEntry { info, index: index.filter(|_| recorded), picture };
-        let waiting = Waiting { entry, stored: None };
-        self.lane(&segment.rung).waiting.push_back(waiting);
+        self.lane(&segment.rung).waiting.push_back(entry);
     }
 
-    /// The final outcome of a segment: readable (`true`), however late, or never (`false`).
-    pub fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
-        let waiting =
-            self.lane(rung).waiting.iter_mut().find(|waiting| waiting.entry.info.sequence == sequence);
-        if let Some(waiting) = waiting {
-            waiting.stored.get_or_insert(stored);
+    /// Lists a segment, readable or as a gap. Call it in order within each rendition.
+    pub fn settled(&mut self, settled: &Settled) {
+        let Settled { rung, sequence, stored } = settled;
+        let Some(lane) = self.lanes.get_mut(rung) else { return };
+        while lane.waiting.front().is_some_and(|entry| entry.info.sequence <= *sequence) {
+            let Some(entry) = lane.waiting.pop_front() else { return };
+            let stored = *stored && entry.info.sequence == *sequence;
+            self.page.entries.extend(lane.list(entry, stored, &self.discontinuities));
         }
-        self.advance();
     }
 
     /// Ends the broadcast. Segments that are not settled by now count as lost.
@@ -293,12 +281,10 @@ impl Recorder {
         }
         self.phase = Phase::Ending;
         for lane in self.lanes.values_mut() {
-            for waiting in &mut lane.waiting {
-                let has_init = lane.inits.contains(&waiting.entry.info.init);
-                waiting.stored = Some(has_init && waiting.stored == Some(true));
+            for entry in std::mem::take(&mut lane.waiting) {
+                self.page.entries.extend(lane.list(entry, false, &self.discontinuities));
             }
         }
-        self.advance();
     }
 
     /// Another encoder continues the stream.
@@ -371,7 +357,6 @@ impl Recorder {
         let target_duration = self.settings.target_duration;
         self.lanes.entry(rung.clone()).or_insert_with(|| RecordingLane {
             waiting: VecDeque::new(),
-            inits: HashSet::new(),
             playlist: ArchivePlaylist::new(ArchivePlace::way_to_media(rung), target_duration),
             last: None,
             changed: false,
@@ -429,26 +414,6 @@ impl Recorder {
             tracks: self.tracks.clone(),
         });
         self.urgent = true;
-    }
-
-    /// Lists settled segments in order.
-    fn advance(&mut self) {
-        for lane in self.lanes.values_mut() {
-            while let Some(Waiting { entry, stored: Some(stored) }) = lane.waiting.front() {
-                if *stored && !lane.inits.contains(&entry.info.init) {
-                    break;
-                }
-                let stored = *stored;
-                let Some(Waiting { mut entry, .. }) = lane.waiting.pop_front() else { break };
-                if !stored {
-                    entry.info.bytes = None;
-                    (entry.index, entry.picture) = (None, None);
-                }
-                if lane.list(&entry.info, &self.discontinuities) {
-                    self.page.entries.push(entry);
-                }
-            }
-        }
     }
 
     fn has_news(&self) -> bool {

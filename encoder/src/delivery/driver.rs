@@ -1,17 +1,20 @@
 //! Runs a [`DeliveryPlan`] against a store on tokio. The plan makes every decision; the clock, the tasks and the
 //! metrics are here.
 
+use super::outputs::Acknowledged;
 use super::spool::StreamSpool;
 use super::{
-    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, Playlists, Spool,
-    StoreJob, StoreJobId, StoreWork,
+    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, Listed, Playlists,
+    Spool, StoreJob, StoreJobId, StoreWork,
 };
+use crate::archive::Archive;
 use crate::logging::{counts, nonzero};
+use crate::stream::driver::now;
 use crate::telemetry::GaugeShare;
 use crate::wake::until;
 use metrics::{counter, histogram};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 use store::{Store, StoreError, within};
 use tokio::sync::Notify;
@@ -22,31 +25,112 @@ use tracing::{Instrument, debug, error, info, warn};
 /// Shortest time between two log lines about failures and gaps: a full disk fails many times a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// Who reads a stream's ledger: the playlists in the store, and listeners.
+pub trait Readers {
+    /// The playlists.
+    type Playlists: Playlists;
+
+    /// Separates the playlists, which the [`DeliveryPlan`] renders, from the listeners, which the [`Delivery`] tells.
+    fn split(self) -> (Self::Playlists, Listeners);
+}
+
+/// What learns of the segments' fates besides the playlists.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Told which segments are listed as readable, and when.
+    acknowledged: Option<mpsc::SyncSender<Acknowledged>>,
+    /// Told each segment's final fate.
+    archive: Option<Archive>,
+    /// The archive knows that another encoder has taken the stream over.
+    told_of_fence: bool,
+}
+
+/// A store's playlists, and an archive that reads the same ledger.
+#[derive(Debug)]
+pub struct Tee<P> {
+    /// The playlists.
+    pub playlists: P,
+    /// The archive, if one is kept.
+    pub archive: Option<Archive>,
+}
+
 /// Publishes one stream. Dropping it ends the stream as [`DeliveryEvent::End`] does.
 #[derive(Debug)]
-pub struct Delivery<P: Playlists> {
-    shared: Arc<DeliveryShared<P>>,
+pub struct Delivery<R: Readers> {
+    shared: Arc<DeliveryShared<R::Playlists>>,
 }
 
 #[derive(Debug)]
 struct DeliveryShared<P> {
-    plan: Mutex<DeliveryPlan<P>>,
+    state: Mutex<State<P>>,
     changed: Notify,
     started: Instant,
 }
 
+#[derive(Debug)]
+struct State<P> {
+    plan: DeliveryPlan<P>,
+    listeners: Listeners,
+}
+
+// === impl Tee ===
+
+impl<R: Readers> Readers for Tee<R> {
+    type Playlists = R::Playlists;
+
+    fn split(self) -> (Self::Playlists, Listeners) {
+        let (playlists, listeners) = self.playlists.split();
+        (playlists, Listeners { archive: self.archive, ..listeners })
+    }
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// A listener to what is listed, without an archive.
+    pub(super) fn new(acknowledged: mpsc::SyncSender<Acknowledged>) -> Self {
+        Self { acknowledged: Some(acknowledged), ..Self::default() }
+    }
+
+    /// A new epoch begins.
+    fn tracks(&self, event: &DeliveryEvent) {
+        if let (DeliveryEvent::Tracks(tracks), Some(archive)) = (event, &self.archive) {
+            archive.tracks(tracks);
+        }
+    }
+
+    /// Passes on what the plan has decided.
+    fn update<P: Playlists>(&mut self, plan: &mut DeliveryPlan<P>) {
+        for Listed { rung, end } in plan.take_listed() {
+            if let Some(acknowledged) = &self.acknowledged {
+                // The receiver is gone once the stream is over. A full queue costs a sample of a statistic.
+                let _ = acknowledged.try_send(Acknowledged { rung, end, at: now() });
+            }
+        }
+        // Before the fates of what is not uploaded any more: the archive belongs to the other encoder.
+        if plan.counters().fenced && !std::mem::replace(&mut self.told_of_fence, true) {
+            self.archive.iter().for_each(Archive::fenced);
+        }
+        while let Some(settled) = plan.next_settled() {
+            if let Some(archive) = &self.archive {
+                archive.settled(settled);
+            }
+        }
+    }
+}
+
 // === impl Publisher ===
 
-impl<P: Playlists> Delivery<P> {
+impl<R: Readers> Delivery<R> {
     /// Starts publishing below `prefix` (`{app}/{name}`). The task ends after [`DeliveryEvent::End`], once everything
     /// is written or given up ([`DeliverySettings::seal_within`]), and returns the counters.
     pub fn start(
         store: Arc<dyn Store>,
         prefix: impl Into<String>,
-        playlists: P,
+        readers: R,
         settings: DeliverySettings,
     ) -> (Self, JoinHandle<DeliveryCounters>) {
-        Self::resume(store, None, prefix, playlists, settings, Vec::new())
+        Self::resume(store, None, prefix, readers, settings, Vec::new())
     }
 
     /// Like [`Delivery::start`], with a disk for late segments and with playlists that were taken over. If another
@@ -55,15 +139,17 @@ impl<P: Playlists> Delivery<P> {
         store: Arc<dyn Store>,
         spool: Option<&Spool>,
         prefix: impl Into<String>,
-        playlists: P,
+        readers: R,
         mut settings: DeliverySettings,
         inherited: Vec<Inherited>,
     ) -> (Self, JoinHandle<DeliveryCounters>) {
         settings.playlist_interval = settings.playlist_interval.max(store.rewrite_interval());
         settings.spool_bytes = spool.map_or(0, Spool::bytes);
         let disk = spool.map(|spool| Arc::new(spool.stream()));
+        let (playlists, listeners) = readers.split();
+        let plan = DeliveryPlan::resume(prefix, playlists, settings, inherited);
         let shared = Arc::new(DeliveryShared {
-            plan: Mutex::new(DeliveryPlan::resume(prefix, playlists, settings, inherited)),
+            state: Mutex::new(State { plan, listeners }),
             changed: Notify::new(),
             started: Instant::now(),
         });
@@ -73,29 +159,31 @@ impl<P: Playlists> Delivery<P> {
 
     /// Takes an event. Never waits for the store: holds a lock only for as long as a decision takes.
     pub fn input(&self, event: DeliveryEvent) {
-        let now = self.shared.now();
-        self.shared.plan().input(event, now);
+        self.shared.with(|State { plan, listeners }, now| {
+            listeners.tracks(&event);
+            plan.input(event, now);
+        });
         self.shared.changed.notify_one();
     }
 
     /// A copy of the counters.
     pub fn counters(&self) -> DeliveryCounters {
-        self.shared.plan().counters().clone()
+        self.shared.state().plan.counters().clone()
     }
 
     /// See [`DeliveryCounters::fenced`].
     pub fn is_fenced(&self) -> bool {
-        self.shared.plan().counters().fenced
+        self.shared.state().plan.counters().fenced
     }
 
     /// Bytes of segments that wait for the store or are being written.
     #[cfg(any(test, feature = "testing"))]
     pub fn waiting_bytes(&self) -> usize {
-        self.shared.plan().waiting_bytes()
+        self.shared.state().plan.waiting_bytes()
     }
 }
 
-impl<P: Playlists> Drop for Delivery<P> {
+impl<R: Readers> Drop for Delivery<R> {
     fn drop(&mut self) {
         self.input(DeliveryEvent::End);
     }
@@ -104,13 +192,18 @@ impl<P: Playlists> Drop for Delivery<P> {
 // === impl Shared ===
 
 impl<P: Playlists> DeliveryShared<P> {
-    fn plan(&self) -> MutexGuard<'_, DeliveryPlan<P>> {
+    fn state(&self) -> MutexGuard<'_, State<P>> {
         // A panic inside the plan is a bug that the driver's task reports; the live path continues without a store.
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    /// Calls the plan, and passes on what the listeners learn by that.
+    fn with<T>(&self, call: impl FnOnce(&mut State<P>, Duration) -> T) -> T {
+        let mut state = self.state();
+        let result = call(&mut state, self.started.elapsed());
+        let State { plan, listeners } = &mut *state;
+        listeners.update(plan);
+        result
     }
 }
 
@@ -126,9 +219,7 @@ async fn drive<P: Playlists>(
     let mut waiting = GaugeShare::new("encoder_store_waiting_bytes");
     let mut spooled = GaugeShare::new("encoder_spool_bytes");
     loop {
-        let (wake_at, finished) = {
-            let mut plan = shared.plan();
-            let now = shared.now();
+        let (wake_at, finished) = shared.with(|State { plan, .. }, now| {
             while let Some(job) = plan.poll(now) {
                 let id = job.id;
                 let attempt = attempts.spawn(attempt(Arc::clone(&store), disk.clone(), job));
@@ -140,7 +231,7 @@ async fn drive<P: Playlists>(
             spooled.set(plan.spooled_bytes() as f64);
             logged.spooling(plan.counters(), plan.spooled_bytes());
             (plan.wake_at(), plan.is_finished())
-        };
+        });
         if finished {
             break;
         }
@@ -154,8 +245,7 @@ async fn drive<P: Playlists>(
                     Err(error) => (error.id(), Err(StoreError::Unavailable(error.to_string()))),
                 };
                 if let Some(id) = jobs.remove(&task) {
-                    let now = shared.now();
-                    shared.plan().done(id, result, now);
+                    shared.with(|state, now| state.plan.done(id, result, now));
                 }
             }
         }
@@ -163,7 +253,10 @@ async fn drive<P: Playlists>(
     if let Some(disk) = disk {
         tokio::task::spawn_blocking(move || disk.clear());
     }
-    let counters = shared.plan().counters().clone();
+    let counters = shared.with(|State { plan, .. }, _| {
+        plan.close();
+        plan.counters().clone()
+    });
     log_end(&counters, &store.location());
     counters
 }

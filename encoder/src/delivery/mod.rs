@@ -6,10 +6,10 @@
 //!
 //! The rules, decided by the sans-IO [`DeliveryPlan`] and carried out by [`Delivery`]:
 //!
-//! - A playlist names only what the store acknowledged. Several segments are written at a time and listed in order; a
-//!   segment that is not acknowledged by its deadline becomes a gap (EXT-X-GAP), and so does a segment whose init
-//!   segment is not acknowledged by then. Where an archive is kept, the late segment is still uploaded, with lower
-//!   priority than segments that are on time.
+//! - A playlist names only what the store acknowledged; what becomes of each segment stands in the [`ledger`]. Several
+//!   segments are written at a time and listed in order; a segment that is not acknowledged by its deadline becomes a
+//!   gap (EXT-X-GAP), and so does a segment whose init segment is not acknowledged by then. Where an archive is kept,
+//!   the late segment is still uploaded, with lower priority than segments that are on time.
 //! - The multivariant playlist appears once every media playlist that it names was acknowledged.
 //! - A playlist is rendered when its write starts, so the newest text wins; two writes of one playlist start at least
 //!   [`DeliverySettings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is retried until
@@ -21,6 +21,7 @@
 //!   that.
 
 mod driver;
+pub(crate) mod ledger;
 pub mod outputs;
 mod plan;
 mod settings;
@@ -29,13 +30,15 @@ pub mod takeover;
 #[cfg(test)]
 mod testing;
 
-pub use driver::Delivery;
-pub use plan::{Answer, DeliveryPlan, SpoolId, StoreJob, StoreJobId, StoreWork};
+pub use driver::{Delivery, Listeners, Readers, Tee};
+pub use ledger::Settled;
+pub use plan::{Answer, DeliveryPlan, Listed, SpoolId, StoreJob, StoreJobId, StoreWork};
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;
 
 use hls::RungName;
 use hls::packager::{InitSegment, Segment};
+use hls::presentation::{Presentation, SegmentInfo};
 use hls::track::Track;
 use store::Version;
 
@@ -64,7 +67,7 @@ pub struct Inherited {
     pub version: Version,
 }
 
-/// A stream's playlists as text, made from what the store acknowledged. Implemented by `hls::Presentation`'s adapter.
+/// A stream's playlists as text: [`Presentation`], or short texts in tests.
 pub trait Playlists: Send + 'static {
     /// Sets the renditions of a new epoch.
     fn set_tracks(&mut self, tracks: &[Track]);
@@ -72,16 +75,9 @@ pub trait Playlists: Send + 'static {
     /// An init segment is readable.
     fn add_init(&mut self, init: &InitSegment);
 
-    /// The next segment of its rendition is settled: readable with that many bytes, or (`None`) a gap. `segment.body`
-    /// is always `None` here: bodies are dropped as soon as they are no longer needed.
+    /// Lists the next segment of its rendition: readable with that many bytes, or (`None`) a gap. `segment.body` is
+    /// always `None` here: bodies are dropped as soon as they are no longer needed.
     fn add(&mut self, segment: &Segment, bytes: Option<u64>);
-
-    /// The final outcome of a segment, for implementers that keep more than playlists list: readable (`true`), however
-    /// late, or never (`false`). Called once for each segment, in any order.
-    fn settled(&mut self, _rung: &RungName, _sequence: u64, _stored: bool) {}
-
-    /// Another encoder has taken the stream over: nothing more will be written.
-    fn fenced(&mut self) {}
 
     /// The stream has ended.
     fn end(&mut self);
@@ -95,4 +91,34 @@ pub trait Playlists: Send + 'static {
     /// Names of files that left the playlists long enough ago that no player requests them. Each name is returned
     /// once.
     fn take_expired(&mut self) -> Vec<(RungName, String)>;
+}
+
+impl Playlists for Presentation {
+    fn set_tracks(&mut self, tracks: &[Track]) {
+        self.set_tracks(tracks);
+    }
+
+    fn add_init(&mut self, init: &InitSegment) {
+        self.add_init(init);
+    }
+
+    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
+        self.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
+    }
+
+    fn end(&mut self) {
+        self.end();
+    }
+
+    fn media_playlist(&self, rung: &RungName) -> Option<String> {
+        self.media_playlist(rung)
+    }
+
+    fn multivariant(&self) -> Option<String> {
+        self.multivariant()
+    }
+
+    fn take_expired(&mut self) -> Vec<(RungName, String)> {
+        self.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
+    }
 }

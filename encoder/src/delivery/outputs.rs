@@ -2,15 +2,17 @@
 //! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
 //! segments.
 
-use crate::archive::{ArchiveManager, RecordingHandle, Tee};
+use crate::archive::{ArchiveManager, RecordingHandle};
 use crate::delivery::takeover::StreamStart;
-use crate::delivery::{Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Playlists, Spool};
+use crate::delivery::{
+    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Listeners, Readers, Spool, Tee,
+};
 use crate::logging::{counts, nonzero};
 use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
 use crate::stream::Now;
-use crate::stream::driver::{self, StreamEnding};
+use crate::stream::driver::StreamEnding;
 use bytes::Bytes;
-use hls::packager::{InitSegment, Output, Part, Segment};
+use hls::packager::{InitSegment, Output, Part};
 use hls::presentation::{PartInfo, Presentation, SegmentInfo};
 use hls::{RungName, Timing, Track, TrackKind};
 use media::{MediaTime, WallTime};
@@ -395,7 +397,7 @@ fn playlist(text: String) -> Object {
 /// statistics. The stream's driver takes them several times a second.
 const MAX_ACKNOWLEDGED: usize = 1024;
 
-/// The store's playlists: a presentation of the acknowledged segments.
+/// The store's playlists: a presentation of the acknowledged segments, and the sender of acknowledgements.
 pub struct StorePlaylists {
     presentation: Presentation,
     acknowledged: mpsc::SyncSender<Acknowledged>,
@@ -414,41 +416,10 @@ impl StorePlaylists {
     }
 }
 
-impl Playlists for StorePlaylists {
-    fn set_tracks(&mut self, tracks: &[Track]) {
-        self.presentation.set_tracks(tracks);
-    }
+impl Readers for StorePlaylists {
+    type Playlists = Presentation;
 
-    fn add_init(&mut self, init: &InitSegment) {
-        self.presentation.add_init(init);
-    }
-
-    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
-        if bytes.is_some() {
-            let end = segment.start + segment.duration;
-            // The receiver is gone once the stream is over. A full queue costs a sample of a statistic.
-            let _ = self.acknowledged.try_send(Acknowledged {
-                rung: segment.rung.clone(),
-                end,
-                at: driver::now(),
-            });
-        }
-        self.presentation.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
-    }
-
-    fn end(&mut self) {
-        self.presentation.end();
-    }
-
-    fn media_playlist(&self, rung: &RungName) -> Option<String> {
-        self.presentation.media_playlist(rung)
-    }
-
-    fn multivariant(&self) -> Option<String> {
-        self.presentation.multivariant()
-    }
-
-    fn take_expired(&mut self) -> Vec<(RungName, String)> {
-        self.presentation.take_expired().into_iter().map(|expired| (expired.rung, expired.name)).collect()
+    fn split(self) -> (Presentation, Listeners) {
+        (self.presentation, Listeners::new(self.acknowledged))
     }
 }

@@ -2,24 +2,27 @@
 //! There is no store, no runtime and no clock here; those are in [`super::driver`].
 //!
 //! Contract: after every [`DeliveryPlan::input`] or [`DeliveryPlan::done`], and at [`DeliveryPlan::wake_at`], call
-//! [`DeliveryPlan::poll`] until it returns `None`. Time is a span since any fixed start and never goes backwards.
+//! [`DeliveryPlan::poll`] until it returns `None`, then take what the readers of the ledger learn:
+//! [`DeliveryPlan::take_listed`], [`DeliveryPlan::next_settled`]. Time is a span since any fixed start and never goes
+//! backwards.
 //!
 //! What belongs here: the state, and the decisions that all kinds of objects share. Each kind has its own file:
-//! [`uploads`] (init and media segments), [`playlists`], [`removals`].
+//! [`uploads`] (init and media segments), [`playlists`], [`removals`]. What becomes of each segment stands in the
+//! [`Ledger`].
 
-mod lanes;
 mod paced;
 mod playlists;
 mod removals;
 mod spooling;
 mod uploads;
 
+use super::ledger::{Ledger, Settled};
 use super::settings::{DeliveryCounters, DeliverySettings, Gap};
 use super::{DeliveryEvent, Inherited, Playlists};
 use bytes::Bytes;
 use hls::RungName;
 use hls::track::Track;
-use lanes::Lanes;
+use media::MediaTime;
 use paced::PlaylistWriter;
 use removals::Removal;
 pub use spooling::SpoolId;
@@ -76,6 +79,15 @@ pub enum Answer {
     Written(Version),
 }
 
+/// A segment that the store's playlists list as readable from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The rendition.
+    pub rung: RungName,
+    /// End time of the segment.
+    pub end: MediaTime,
+}
+
 /// Decides what is written when.
 #[derive(Debug)]
 pub struct DeliveryPlan<P> {
@@ -86,7 +98,9 @@ pub struct DeliveryPlan<P> {
     tracks: Vec<Track>,
     /// Renditions that were taken over, until the first tracks tell which of these renditions continue.
     inherited: Vec<RungName>,
-    lanes: Lanes,
+    ledger: Ledger,
+    /// Segments that were listed as readable since [`DeliveryPlan::take_listed`].
+    listed: Vec<Listed>,
     /// Init and media segments that are not stored yet, including those that are being written: init segments in
     /// front, then media segments, oldest first.
     uploads: Vec<Upload>,
@@ -144,7 +158,8 @@ impl<P: Playlists> DeliveryPlan<P> {
             playlists,
             tracks: Vec::new(),
             inherited: Vec::new(),
-            lanes: Lanes::default(),
+            ledger: Ledger::default(),
+            listed: Vec::new(),
             uploads: Vec::new(),
             orphans: HashMap::new(),
             overtaken: HashSet::new(),
@@ -257,7 +272,7 @@ impl<P: Playlists> DeliveryPlan<P> {
         let uploads = self.uploads_wake_at();
         let removals = self.removals_wake_at();
         let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
-        let deadline = self.lanes.next_deadline();
+        let deadline = self.ledger.next_deadline();
         let give_up = self.give_up_at.filter(|_| !self.gave_up);
         let spooling = self.spooling_wake_at();
         playlists.chain(uploads).chain(removals).chain(deadline).chain(give_up).chain(spooling).min()
@@ -278,6 +293,21 @@ impl<P: Playlists> DeliveryPlan<P> {
         &self.counters
     }
 
+    /// Segments that were listed as readable since the last call.
+    pub fn take_listed(&mut self) -> Vec<Listed> {
+        std::mem::take(&mut self.listed)
+    }
+
+    /// The next segment with its final fate, for an archive: in order within its rendition.
+    pub fn next_settled(&mut self) -> Option<Settled> {
+        self.ledger.next_archived()
+    }
+
+    /// Nothing is uploaded any more: [`DeliveryPlan::next_settled`] then returns all remaining segments.
+    pub fn close(&mut self) {
+        self.ledger.close();
+    }
+
     /// Bytes of segments that wait in memory or are being written.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
@@ -288,9 +318,8 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Turns segments past their deadline into gaps, whether they wait, are being written or lack their init segment.
     fn expire_deadlines(&mut self, now: Duration) {
         self.expire_uploads(now);
-        for (late, reason) in self.lanes.late(now) {
-            let (rung, sequence) = late;
-            self.give_up(&rung, sequence, reason);
+        for (rung, sequence, reason) in self.ledger.overdue(now) {
+            self.late(&rung, sequence, reason);
         }
         if !self.gave_up && self.give_up_at.is_some_and(|at| at <= now) {
             self.stop();
@@ -311,11 +340,13 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Lists settled segments in order, and ends the playlists when every segment is settled.
     fn settle(&mut self, now: Duration) {
         let mut changed = false;
-        while let Some((segment, bytes)) = self.lanes.pop() {
+        while let Some((segment, bytes)) = self.ledger.next_live() {
             self.playlists.add(&segment, bytes);
             if let Some(bytes) = bytes {
                 self.counters.segments += 1;
                 self.counters.bytes += bytes;
+                let end = segment.start + segment.duration;
+                self.listed.push(Listed { rung: segment.rung.clone(), end });
             }
             self.mark(Some(segment.rung));
             changed = true;
@@ -327,7 +358,7 @@ impl<P: Playlists> DeliveryPlan<P> {
         }
         let expired = self.playlists.take_expired();
         self.expire(expired, now);
-        if self.give_up_at.is_some() && !self.ended && self.lanes.is_empty() {
+        if self.give_up_at.is_some() && !self.ended && self.ledger.is_listed() {
             self.ended = true;
             self.playlists.end();
             self.mark_all();

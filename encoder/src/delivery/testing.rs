@@ -1,6 +1,6 @@
 //! Human-readable playlists, and segments without media, for the tests of publishing.
 
-use super::Playlists;
+use super::{Listeners, Playlists, Readers};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Segment};
 use hls::track::{Track, TrackKind, VideoTrack};
@@ -61,6 +61,14 @@ impl Playlists for TextPlaylists {
 
     fn take_expired(&mut self) -> Vec<(RungName, String)> {
         std::mem::take(&mut self.expired)
+    }
+}
+
+impl Readers for TextPlaylists {
+    type Playlists = Self;
+
+    fn split(self) -> (Self, Listeners) {
+        (self, Listeners::default())
     }
 }
 

@@ -1,5 +1,5 @@
-//! One rendition of an archive while its broadcast runs: the segments that are not settled yet, and the playlist of
-//! those that are.
+//! One rendition of an archive while its broadcast runs: the segments whose final fate is not known yet, and the
+//! playlist of the others.
 
 use super::super::contents::{Slots, gap_between};
 use super::super::page::PageEntry;
@@ -9,10 +9,8 @@ use std::collections::{HashSet, VecDeque};
 /// A rendition.
 #[derive(Debug)]
 pub(super) struct RecordingLane {
-    /// Segments that are not listed yet, in order.
-    pub(super) waiting: VecDeque<Waiting>,
-    /// Names of the stored init segments.
-    pub(super) inits: HashSet<String>,
+    /// Segments whose final fate is not known yet, in order.
+    pub(super) waiting: VecDeque<PageEntry>,
     pub(super) playlist: ArchivePlaylist,
     /// The last listed segment.
     pub(super) last: Option<SegmentInfo>,
@@ -22,17 +20,25 @@ pub(super) struct RecordingLane {
     pub(super) written: bool,
 }
 
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) entry: PageEntry,
-    /// Whether the segment was stored; `None` until that is known.
-    pub(super) stored: Option<bool>,
-}
-
 impl RecordingLane {
+    /// Adds a segment to the playlist, readable or as a gap, and returns its entry for the index; `None` for a segment
+    /// that is listed already.
+    pub(super) fn list(
+        &mut self,
+        mut entry: PageEntry,
+        stored: bool,
+        discontinuities: &HashSet<u64>,
+    ) -> Option<PageEntry> {
+        if !stored {
+            entry.info.bytes = None;
+            (entry.index, entry.picture) = (None, None);
+        }
+        self.push(&entry.info, discontinuities).then_some(entry)
+    }
+
     /// Adds a segment to the playlist, after gaps for missing sequence numbers: an encoder that took over continues
     /// after the last sequence number that the former owner had listed. False for a segment that is listed already.
-    pub(super) fn list(&mut self, info: &SegmentInfo, discontinuities: &HashSet<u64>) -> bool {
+    fn push(&mut self, info: &SegmentInfo, discontinuities: &HashSet<u64>) -> bool {
         match self.playlist.next_sequence() {
             Some(next) if info.sequence < next => return false,
             Some(_) => {}

@@ -3,6 +3,8 @@
 use super::*;
 use crate::archive::testing::Studio;
 use crate::delivery::DeliveryEvent;
+use crate::delivery::ledger::Ledger;
+use std::ops::{Deref, DerefMut};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,16 +41,63 @@ impl Written {
     }
 }
 
+/// A recorder with the ledger that it reads.
+struct Desk {
+    recorder: Recorder,
+    ledger: Ledger,
+}
+
+impl Desk {
+    fn new(settings: ArchiveSettings) -> Self {
+        Self { recorder: Recorder::new("live/demo", settings), ledger: Ledger::default() }
+    }
+
+    /// The outcome of a segment becomes known.
+    fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
+        if stored {
+            self.ledger.readable(rung, sequence, 1);
+        } else {
+            self.ledger.never(rung, sequence);
+        }
+        self.read();
+    }
+
+    fn read(&mut self) {
+        while self.ledger.next_live().is_some() {}
+        while let Some(settled) = self.ledger.next_archived() {
+            self.recorder.settled(&settled);
+        }
+    }
+}
+
+impl Deref for Desk {
+    type Target = Recorder;
+
+    fn deref(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
+impl DerefMut for Desk {
+    fn deref_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+}
+
 /// Feeds a publisher's events to a recorder; `fate` gives each segment's outcome, `None` leaves the segment unsettled.
-fn tell(recorder: &mut Recorder, events: Vec<DeliveryEvent>, fate: impl Fn(&Segment) -> Option<bool>) {
+fn tell(desk: &mut Desk, events: Vec<DeliveryEvent>, fate: impl Fn(&Segment) -> Option<bool>) {
     for event in events {
         match event {
-            DeliveryEvent::Tracks(tracks) => recorder.tracks(&tracks),
-            DeliveryEvent::Init(init) => recorder.init_stored(&init.rung, &init.name),
+            DeliveryEvent::Tracks(tracks) => desk.tracks(&tracks),
+            DeliveryEvent::Init(init) => {
+                desk.ledger.init_readable(&init);
+                desk.read();
+            }
             DeliveryEvent::Segment(segment) => {
-                recorder.packaged(&segment);
+                desk.packaged(&segment);
+                desk.ledger.enter(Segment { body: None, ..segment.clone() }, SECOND);
                 if let Some(stored) = fate(&segment) {
-                    recorder.settled(&segment.rung, segment.sequence, stored);
+                    desk.settled(&segment.rung, segment.sequence, stored);
                 }
             }
             DeliveryEvent::End => {}
@@ -60,7 +109,7 @@ const STORED: fn(&Segment) -> Option<bool> = |_| Some(true);
 
 #[test]
 fn a_page_is_written_when_an_epoch_begins_and_every_minute() {
-    let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings()));
+    let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings()));
     let mut written = Written::default();
     tell(&mut recorder, studio.begin(), STORED);
     assert_eq!((recorder.poll(SECOND), recorder.wake_at()), (None, None), "nothing is known of it yet");
@@ -87,7 +136,7 @@ fn a_page_is_written_when_an_epoch_begins_and_every_minute() {
 /// The recorder waits for late segments: an EVENT playlist can only grow at its end.
 #[test]
 fn segments_are_listed_in_order_whenever_they_come() {
-    let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings()));
+    let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings()));
     let mut written = Written::default();
     tell(&mut recorder, studio.begin(), STORED);
     let first = 1_795_348_800;
@@ -111,7 +160,7 @@ fn segments_are_listed_in_order_whenever_they_come() {
 
 #[test]
 fn a_failed_page_is_written_again_as_it_was_and_a_taken_one_ends_it() {
-    let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings()));
+    let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings()));
     tell(&mut recorder, studio.begin(), STORED);
     tell(&mut recorder, studio.run(3), STORED);
     assert!(recorder.poll(SECOND).is_some());
@@ -130,7 +179,7 @@ fn a_failed_page_is_written_again_as_it_was_and_a_taken_one_ends_it() {
 
 #[test]
 fn the_end_settles_what_nobody_settled() {
-    let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings()));
+    let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings()));
     let mut written = Written::default();
     tell(&mut recorder, studio.begin(), STORED);
     tell(&mut recorder, studio.run(5), |_| None);
@@ -149,7 +198,7 @@ fn rungs_are_recorded_as_asked() {
         let recordings =
             recordings.map(|names| names.iter().map(|name| RungName::new(name).unwrap()).collect());
         let settings = ArchiveSettings { recordings, mp4, ..settings() };
-        let (mut studio, mut recorder) = (Studio::new(), Recorder::new("live/demo", settings));
+        let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings));
         let mut written = Written::default();
         tell(&mut recorder, studio.begin(), STORED);
         tell(&mut recorder, studio.run(3), STORED);

@@ -3,9 +3,9 @@
 use super::*;
 use crate::archive::page::Page;
 use crate::archive::testing::{self, Studio, contents};
-use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle, Tee};
+use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle};
 use crate::delivery::outputs::StorePlaylists;
-use crate::delivery::{self, Delivery, DeliveryEvent};
+use crate::delivery::{self, Delivery, DeliveryEvent, Tee};
 use hls::SessionId;
 use hls::resume::{Past, StoredPlaylist};
 use media::WallTime;

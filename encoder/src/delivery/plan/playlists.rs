@@ -93,7 +93,6 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Another encoder has taken the stream over in the store: this encoder writes no more objects of the stream.
     fn fenced(&mut self) {
         self.counters.fenced = true;
-        self.playlists.fenced();
         self.stop();
     }
 

@@ -1,5 +1,5 @@
 //! Uploads of init and media segments: order, memory, attempts, and what becomes of an upload when time or room runs
-//! out. The order in which stored segments are listed is in [`super::lanes`].
+//! out. The order in which stored segments are listed is in [`crate::delivery::ledger`].
 //!
 //! A segment is **on time** until its deadline, then **late**: a gap in the playlists, whose upload continues where an
 //! archive needs it. Uploads that are on time go first, and half of all attempts are reserved for their first
@@ -7,7 +7,6 @@
 //! observed to be slow. A slow attempt is hedged by a second one, and the first answer counts. Both write the same
 //! bytes under a name that no other object uses.
 
-use super::lanes::Outcome;
 use super::removals::Removal;
 use super::spooling::BodyPlace;
 use super::{DeliveryPlan, Flight, StoreJob, StoreJobId, StoreWork};
@@ -107,18 +106,16 @@ impl<P: Playlists> DeliveryPlan<P> {
         let (rung, sequence) = (segment.rung.clone(), segment.sequence);
         let body = segment.body.take();
         let name = self.object_name(&rung, &segment.name);
-        self.lanes.push(segment, deadline);
+        self.ledger.enter(segment, deadline);
         let Some(body) = body else {
-            self.give_up(&rung, sequence, Gap::Packager);
-            self.playlists.settled(&rung, sequence, false);
+            self.never(&rung, sequence, Gap::Packager);
             return;
         };
         *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
         self.make_room(body.len());
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
             // Every waiting segment is being written right now and cannot be given up.
-            self.give_up(&rung, sequence, Gap::Overflow);
-            self.playlists.settled(&rung, sequence, false);
+            self.never(&rung, sequence, Gap::Overflow);
             self.counters.lost += 1;
             return;
         }
@@ -308,7 +305,7 @@ impl<P: Playlists> DeliveryPlan<P> {
             && !std::mem::replace(late, true)
         {
             let (rung, sequence) = (rung.clone(), *sequence);
-            self.give_up(&rung, sequence, reason);
+            self.late(&rung, sequence, reason);
         }
     }
 
@@ -318,8 +315,7 @@ impl<P: Playlists> DeliveryPlan<P> {
         self.waiting_bytes -= upload.bytes();
         self.leave_spool(&upload);
         if let What::Segment { rung, sequence, .. } = upload.what {
-            self.give_up(&rung, sequence, reason);
-            self.playlists.settled(&rung, sequence, false);
+            self.never(&rung, sequence, reason);
             self.counters.lost += 1;
         }
         self.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
@@ -333,12 +329,10 @@ impl<P: Playlists> DeliveryPlan<P> {
             What::Init(init) => {
                 self.playlists.add_init(&init);
                 self.mark_all();
-                self.lanes.init_stored(&init);
+                self.ledger.init_readable(&init);
             }
             What::Segment { rung, sequence, late, .. } => {
-                self.playlists.settled(&rung, sequence, true);
-                let listed = self.lanes.set(&rung, sequence, Outcome::Stored(upload.size as u64));
-                if listed {
+                if self.ledger.readable(&rung, sequence, upload.size as u64) {
                     return;
                 }
                 debug_assert!(late || self.gave_up, "on time and not awaited");
@@ -358,8 +352,16 @@ impl<P: Playlists> DeliveryPlan<P> {
         }
     }
 
-    pub(super) fn give_up(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
-        if self.lanes.set(rung, sequence, Outcome::Gap) {
+    /// The segment is a gap for viewers, and may still be stored.
+    pub(super) fn late(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
+        if self.ledger.late(rung, sequence) {
+            *self.counters.gaps.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// The segment is never stored.
+    fn never(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
+        if self.ledger.never(rung, sequence) {
             *self.counters.gaps.entry(reason).or_default() += 1;
         }
     }

@@ -1,0 +1,316 @@
+//! What becomes of each segment of a stream: one ledger per rendition, from the packager's segment to its final fate.
+//! Everything that lists segments reads it, with one of two cursors:
+//!
+//! - The **live cursor** ([`Ledger::next_live`]) moves at the deadline: a segment that is not acknowledged by then, or
+//!   whose init segment is not, is passed as a gap.
+//! - The **archive cursor** ([`Ledger::next_archived`]) follows, and moves at the final fate: it waits for a late
+//!   segment until the segment is readable or given up for good.
+//!
+//! Both pass each rendition's segments in the packager's order, and a readable segment only once its init segment is
+//! readable. Sans-IO: times come in as arguments, as spans since any fixed start.
+//!
+//! Bounds: the ledger holds no bodies. The live cursor passes a segment by its deadline; the archive cursor waits for
+//! uploads, which the uploader bounds by their bytes.
+
+use super::Gap;
+use hls::RungName;
+use hls::packager::{InitSegment, Segment};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// The ledgers of all renditions of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    renditions: BTreeMap<RungName, Rendition>,
+}
+
+/// What the archive cursor passed: a segment with its final fate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The rendition.
+    pub rung: RungName,
+    /// Media sequence number.
+    pub sequence: u64,
+    /// Whether the segment is readable, however late that was; otherwise it never will be.
+    pub stored: bool,
+}
+
+/// What is known about a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Not acknowledged, and on time.
+    Waiting,
+    /// Acknowledged on time, with that many bytes.
+    Readable(u64),
+    /// A gap for viewers, and not acknowledged: the upload continues.
+    Late,
+    /// A gap for viewers, and readable: the segment or its init segment was acknowledged too late.
+    ReadableLate,
+    /// Given up for good.
+    Never,
+}
+
+/// A rendition's segments in the packager's order, from the archive cursor on.
+#[derive(Debug, Default)]
+struct Rendition {
+    entries: VecDeque<Entry>,
+    /// The live cursor: number of entries that it has passed.
+    live: usize,
+    /// Names of the readable init segments.
+    inits: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    segment: Segment,
+    deadline: Duration,
+    fate: Fate,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Enters the next segment of its rendition, without its body.
+    pub(crate) fn enter(&mut self, segment: Segment, deadline: Duration) {
+        debug_assert!(segment.body.is_none());
+        let rendition = self.renditions.entry(segment.rung.clone()).or_default();
+        rendition.entries.push_back(Entry { segment, deadline, fate: Fate::Waiting });
+    }
+
+    /// An init segment is readable. Earlier init segments are forgotten when no entry needs them.
+    pub(crate) fn init_readable(&mut self, init: &InitSegment) {
+        let Rendition { entries, inits, .. } = self.renditions.entry(init.rung.clone()).or_default();
+        inits.retain(|name| entries.iter().any(|entry| entry.segment.init == *name));
+        inits.insert(init.name.clone());
+    }
+
+    /// A segment is readable. False if it is a gap for viewers all the same.
+    pub(crate) fn readable(&mut self, rung: &RungName, sequence: u64, bytes: u64) -> bool {
+        let Some(entry) = self.entry(rung, sequence) else { return false };
+        let (fate, on_time) = match entry.fate {
+            Fate::Waiting => (Fate::Readable(bytes), true),
+            Fate::Late => (Fate::ReadableLate, false),
+            Fate::Readable(_) | Fate::ReadableLate | Fate::Never => (entry.fate, false),
+        };
+        entry.fate = fate;
+        on_time
+    }
+
+    /// A segment, or its init segment, is not acknowledged in time. True if the segment becomes a gap by this call.
+    pub(crate) fn late(&mut self, rung: &RungName, sequence: u64) -> bool {
+        self.gap(rung, sequence, Fate::Late)
+    }
+
+    /// A segment that is not readable is given up for good. True if it becomes a gap by this call.
+    pub(crate) fn never(&mut self, rung: &RungName, sequence: u64) -> bool {
+        self.gap(rung, sequence, Fate::Never)
+    }
+
+    fn gap(&mut self, rung: &RungName, sequence: u64, unreadable: Fate) -> bool {
+        let Some(entry) = self.entry(rung, sequence) else { return false };
+        let (fate, is_new) = match entry.fate {
+            Fate::Waiting => (unreadable, true),
+            Fate::Readable(_) => (Fate::ReadableLate, true),
+            Fate::Late => (unreadable, false),
+            Fate::ReadableLate | Fate::Never => (entry.fate, false),
+        };
+        entry.fate = fate;
+        is_new
+    }
+
+    /// Segments that must become gaps now, with the reason.
+    pub(crate) fn overdue(&self, now: Duration) -> Vec<(RungName, u64, Gap)> {
+        let overdue = self.renditions.values().flat_map(|rendition| {
+            let due = rendition.unlisted().filter(|entry| entry.deadline <= now);
+            due.filter_map(|entry| Some((entry, rendition.obstacle(entry)?)))
+        });
+        overdue.map(|(entry, why)| (entry.segment.rung.clone(), entry.segment.sequence, why)).collect()
+    }
+
+    /// The earliest deadline at which a segment may become a gap.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let unlisted = self.renditions.values().flat_map(Rendition::unlisted);
+        let open = unlisted.filter(|entry| match entry.fate {
+            Fate::Waiting | Fate::Readable(_) => true,
+            Fate::Late | Fate::ReadableLate | Fate::Never => false,
+        });
+        open.map(|entry| entry.deadline).min()
+    }
+
+    /// Moves the live cursor past a segment of any rendition: readable with its bytes, or a gap.
+    pub(crate) fn next_live(&mut self) -> Option<(Segment, Option<u64>)> {
+        self.renditions.values_mut().find_map(Rendition::next_live)
+    }
+
+    /// Whether the live cursor has passed every segment.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.renditions.values().all(|rendition| rendition.unlisted().next().is_none())
+    }
+
+    /// Moves the archive cursor past a segment of any rendition. It stays behind the live cursor.
+    pub(crate) fn next_archived(&mut self) -> Option<Settled> {
+        self.renditions.values_mut().find_map(Rendition::next_archived)
+    }
+
+    /// Nothing is uploaded any more: segments that cannot be read by now never will be. The live cursor passes
+    /// everything.
+    pub(crate) fn close(&mut self) {
+        for Rendition { entries, live, inits } in self.renditions.values_mut() {
+            for entry in entries.iter_mut() {
+                let has_init = inits.contains(&entry.segment.init);
+                entry.fate = match entry.fate {
+                    Fate::Readable(_) | Fate::ReadableLate if has_init => entry.fate,
+                    Fate::Readable(_) | Fate::ReadableLate => Fate::Never,
+                    Fate::Waiting | Fate::Late | Fate::Never => Fate::Never,
+                };
+            }
+            *live = entries.len();
+        }
+    }
+
+    fn entry(&mut self, rung: &RungName, sequence: u64) -> Option<&mut Entry> {
+        let mut entries = self.renditions.get_mut(rung)?.entries.iter_mut();
+        entries.find(|entry| entry.segment.sequence == sequence)
+    }
+}
+
+// === impl Rendition ===
+
+impl Rendition {
+    /// Entries that the live cursor has not passed.
+    fn unlisted(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.range(self.live..)
+    }
+
+    /// Why a segment cannot be listed as readable, unless it is a gap already.
+    fn obstacle(&self, entry: &Entry) -> Option<Gap> {
+        match entry.fate {
+            Fate::Waiting => Some(Gap::Deadline),
+            Fate::Readable(_) => (!self.inits.contains(&entry.segment.init)).then_some(Gap::NoInit),
+            Fate::Late | Fate::ReadableLate | Fate::Never => None,
+        }
+    }
+
+    fn next_live(&mut self) -> Option<(Segment, Option<u64>)> {
+        let entry = self.entries.get(self.live)?;
+        if self.obstacle(entry).is_some() {
+            return None;
+        }
+        let bytes = match entry.fate {
+            Fate::Readable(bytes) => Some(bytes),
+            Fate::Waiting | Fate::Late | Fate::ReadableLate | Fate::Never => None,
+        };
+        let segment = entry.segment.clone();
+        self.live += 1;
+        Some((segment, bytes))
+    }
+
+    fn next_archived(&mut self) -> Option<Settled> {
+        let entry = self.entries.front().filter(|_| self.live > 0)?;
+        let stored = match entry.fate {
+            Fate::Waiting | Fate::Late => return None,
+            Fate::Readable(_) | Fate::ReadableLate if self.inits.contains(&entry.segment.init) => true,
+            Fate::Readable(_) | Fate::ReadableLate => return None,
+            Fate::Never => false,
+        };
+        let Segment { rung, sequence, .. } = self.entries.pop_front()?.segment;
+        self.live -= 1;
+        Some(Settled { rung, sequence, stored })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::testing;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn rung() -> RungName {
+        RungName::new("720p").unwrap()
+    }
+
+    /// A ledger with segments from number 0 on, with deadlines one second apart.
+    fn ledger(segments: u64) -> Ledger {
+        let mut ledger = Ledger::default();
+        for sequence in 0..segments {
+            let segment = Segment { body: None, ..testing::segment("720p", "s", sequence, 0) };
+            ledger.enter(segment, SECOND * (sequence as u32 + 1));
+        }
+        ledger
+    }
+
+    fn live(ledger: &mut Ledger) -> Vec<(u64, Option<u64>)> {
+        let next = std::iter::from_fn(|| ledger.next_live());
+        next.map(|(segment, bytes)| (segment.sequence, bytes)).collect()
+    }
+
+    fn archived(ledger: &mut Ledger) -> Vec<(u64, bool)> {
+        let next = std::iter::from_fn(|| ledger.next_archived());
+        next.map(|settled| (settled.sequence, settled.stored)).collect()
+    }
+
+    #[test]
+    fn the_live_cursor_moves_at_the_deadline_and_the_archive_cursor_at_the_final_fate() {
+        let mut ledger = ledger(4);
+        ledger.init_readable(&testing::init("720p", "s"));
+        assert!(ledger.readable(&rung(), 0, 10) && ledger.readable(&rung(), 2, 12));
+        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(0, Some(10))], vec![(0, true)]));
+        assert_eq!(ledger.next_deadline(), Some(SECOND * 2));
+        assert_eq!(ledger.overdue(SECOND * 2), [(rung(), 1, Gap::Deadline)]);
+        assert!(ledger.late(&rung(), 1), "a gap now");
+        assert!(!ledger.late(&rung(), 1), "and only once");
+        assert_eq!(live(&mut ledger), [(1, None), (2, Some(12))]);
+        assert_eq!(archived(&mut ledger), [], "its upload continues");
+        assert!(!ledger.readable(&rung(), 1, 11), "too late for viewers");
+        assert_eq!(archived(&mut ledger), [(1, true), (2, true)]);
+        assert!(ledger.never(&rung(), 3));
+        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(3, None)], vec![(3, false)]));
+        assert!(ledger.is_listed() && ledger.next_deadline().is_none());
+    }
+
+    #[test]
+    fn a_readable_segment_waits_for_its_init_segment() {
+        let mut ledger = ledger(2);
+        assert!(ledger.readable(&rung(), 0, 10) && ledger.readable(&rung(), 1, 11));
+        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![], vec![]));
+        assert_eq!(ledger.overdue(SECOND), [(rung(), 0, Gap::NoInit)]);
+        assert!(ledger.late(&rung(), 0));
+        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(0, None)], vec![]));
+        ledger.init_readable(&testing::init("720p", "s"));
+        assert_eq!(
+            (live(&mut ledger), archived(&mut ledger)),
+            (vec![(1, Some(11))], vec![(0, true), (1, true)])
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_the_end_never_will_be() {
+        let mut ledger = ledger(4);
+        ledger.init_readable(&testing::init("720p", "s"));
+        ledger.late(&rung(), 0);
+        ledger.readable(&rung(), 1, 11);
+        let other = Segment { body: None, ..testing::segment("720p", "t", 4, 0) };
+        ledger.enter(other, SECOND);
+        ledger.readable(&rung(), 4, 14);
+        ledger.close();
+        assert_eq!(archived(&mut ledger), [(0, false), (1, true), (2, false), (3, false), (4, false)]);
+        assert!(ledger.is_listed());
+    }
+
+    #[test]
+    fn an_init_segment_is_known_as_long_as_either_cursor_needs_it() {
+        let mut ledger = ledger(2);
+        ledger.init_readable(&testing::init("720p", "s"));
+        ledger.late(&rung(), 0);
+        ledger.never(&rung(), 1);
+        assert_eq!(live(&mut ledger).len(), 2);
+        for session in ["t", "u"] {
+            ledger.init_readable(&testing::init("720p", session));
+        }
+        ledger.readable(&rung(), 0, 10);
+        assert_eq!(archived(&mut ledger), [(0, true), (1, false)]);
+        ledger.init_readable(&testing::init("720p", "v"));
+        assert_eq!(ledger.renditions[&rung()].inits.len(), 1, "earlier ones are forgotten");
+    }
+}
