@@ -1,12 +1,14 @@
 //! Decides which bodies wait on a local disk while the store is slow, and in which order. File operations are in
 //! [`crate::delivery::spool`].
 //!
-//! Only late segments go to the disk, for the archive: viewers no longer need them, and segments that are on time are
-//! uploaded now or never. Spooling begins when half of the memory for segments is taken, so that the disk has time
-//! while the other half fills. Newest segments go first, because the oldest are uploaded first. When the disk has no
-//! room either, memory fills up; shortly before memory is full, segments of the largest rendition on disk are given up
-//! for those of smaller renditions, unless segments of still larger renditions wait in memory: those are given up
-//! first, by the memory's own bound, which works as if there were no disk.
+//! Three rules:
+//!
+//! 1. Late segments go to the disk, for the archive, while more than half of the memory for segments is taken: viewers
+//!    no longer need them, and segments that are on time are uploaded now or never. The newest goes first, because the
+//!    oldest is uploaded first.
+//! 2. The oldest comes out first, as soon as its upload may start.
+//! 3. When the disk is full, and memory too but for an eighth, the largest rendition's oldest late segment goes: from
+//!    the disk here, from memory by the memory's own bound ([`DeliveryPlan::make_room`]).
 //!
 //! After a failure the disk is not used for [`REST`]; segments that would have gone there stay in memory. Nothing
 //! waits for the disk.
@@ -80,8 +82,18 @@ pub(super) struct Spooling {
     not_before: Duration,
     /// Files to be removed, with their bytes.
     unneeded: Vec<(SpoolId, u64)>,
+    /// Bytes of the files that are being removed or will be.
+    freeing: u64,
     /// Files being written whose upload is already stored or given up.
     orphans: Vec<SpoolId>,
+}
+
+impl Spooling {
+    /// A file is no longer needed.
+    fn remove(&mut self, id: SpoolId, bytes: u64) {
+        self.unneeded.push((id, bytes));
+        self.freeing += bytes;
+    }
 }
 
 impl<P: Playlists> DeliveryPlan<P> {
@@ -106,109 +118,65 @@ impl<P: Playlists> DeliveryPlan<P> {
         Some(self.job(Flight::Discard { bytes }, StoreWork::Discard(id), TIMEOUT))
     }
 
+    /// The newest late segment in memory goes to the disk, where there is room.
     fn start_leaving(&mut self, now: Duration) -> Option<StoreJob> {
-        let due = self.settings.spool_bytes > 0
+        if !self.may_leave(now) {
+            return None;
+        }
+        // A larger segment would never find enough memory to be read back.
+        let largest = (self.settings.max_waiting_bytes as u64 / 2).min(self.settings.spool_bytes);
+        let leaves = |upload: &Upload| upload.waits_in_memory_late() && upload.size as u64 <= largest;
+        let index = self.uploads.iter().rposition(leaves)?;
+        let size = self.uploads[index].size as u64;
+        if self.spooling.bytes + size > self.settings.spool_bytes {
+            self.make_spool_room(size);
+            return self.start_discard();
+        }
+        self.spooling.full &= self.spooling.bytes > self.settings.spool_bytes / 2;
+        let id = SpoolId(self.spooling.next);
+        self.spooling.next += 1;
+        self.spooling.bytes += size;
+        let upload = &mut self.uploads[index];
+        upload.place = BodyPlace::Leaving(id);
+        let body = upload.object.body.clone();
+        Some(self.job(Flight::Leaving { id, bytes: size }, StoreWork::Spool(id, body), TIMEOUT))
+    }
+
+    fn may_leave(&self, now: Duration) -> bool {
+        self.settings.spool_bytes > 0
             && self.waiting_bytes > self.settings.max_waiting_bytes / 2
             && self.spooling.not_before <= now
             && !self.gave_up
-            && self.flights(|flight| matches!(flight, Flight::Leaving { .. })) < AT_A_TIME;
-        if !due {
-            return None;
+            && self.flights(|flight| matches!(flight, Flight::Leaving { .. })) < AT_A_TIME
+    }
+
+    /// The disk is full: gives up the largest rendition's oldest late segment if that is on the disk, and if memory is
+    /// nearly full. Its file is removed first, and what wants to leave memory is considered again afterwards.
+    fn make_spool_room(&mut self, size: u64) {
+        if !std::mem::replace(&mut self.spooling.full, true) {
+            self.counters.spool_full += 1;
         }
-        // As long as there is room in memory, nothing on disk is given up for another segment.
         let limit = self.settings.max_waiting_bytes;
-        let crowded = self.waiting_bytes >= limit - limit / 8;
-        // Nothing on disk is given up either while memory holds segments of larger renditions: those are given up in
-        // memory.
-        let in_memory = self.largest_late_in_memory();
-        let largest = self.largest_on_disk().filter(|(size, _)| crowded && *size >= in_memory);
-        let largest = largest.map_or(0, |(size, _)| size);
-        let index = self.uploads.iter().rposition(|upload| match &upload.what {
-            What::Segment { rung, .. } if upload.waits_in_memory_late() => {
-                let room = self.has_spool_room(upload.size) || self.rung_size(rung) < largest;
-                // A larger segment would never find enough memory to be read back.
-                room && upload.size <= limit / 2
-            }
-            What::Segment { .. } | What::Init(_) => false,
-        });
-        let Some(index) = index else {
-            self.spool_is_full();
-            return None;
-        };
-        let name = self.uploads[index].name.clone();
-        if !self.make_spool_room(index) {
-            return self.start_discard();
+        let is_crowded = self.waiting_bytes >= limit - limit / 8;
+        let will_fit = self.spooling.bytes + size <= self.settings.spool_bytes + self.spooling.freeing;
+        if is_crowded
+            && !will_fit
+            && let Some(oldest) = self.oldest_late_of_largest()
+            && matches!(self.uploads[oldest].place, BodyPlace::Disk(_))
+        {
+            self.forget(oldest, Gap::Overflow);
         }
-        let id = SpoolId(self.spooling.next);
-        self.spooling.next += 1;
-        // The indices may have changed: making room may have given up other uploads.
-        let upload = self.uploads.iter_mut().find(|upload| upload.name == name)?;
-        upload.place = BodyPlace::Leaving(id);
-        let (body, bytes) = (upload.object.body.clone(), upload.size as u64);
-        self.spooling.bytes += bytes;
-        Some(self.job(Flight::Leaving { id, bytes }, StoreWork::Spool(id, body), TIMEOUT))
     }
 
-    fn has_spool_room(&self, size: usize) -> bool {
-        self.spooling.bytes + size as u64 <= self.settings.spool_bytes
-    }
-
-    /// Size of the largest rendition that has late segments in memory.
-    fn largest_late_in_memory(&self) -> u64 {
-        let late = self.uploads.iter().filter_map(|upload| match &upload.what {
-            What::Segment { rung, late: true, .. } if upload.place == BodyPlace::Memory => {
-                Some(self.rung_size(rung))
-            }
-            What::Segment { .. } | What::Init(_) => None,
-        });
-        late.max().unwrap_or(0)
-    }
-
-    /// The oldest segment of the largest rendition on disk: that rendition's size, and the segment's index.
-    fn largest_on_disk(&self) -> Option<(u64, usize)> {
-        let on_disk = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
-            What::Segment { rung, .. } if matches!(upload.place, BodyPlace::Disk(_)) => {
+    /// The oldest late segment, in memory or on disk, of the largest rendition that has any.
+    fn oldest_late_of_largest(&self) -> Option<usize> {
+        let late = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
+            What::Segment { rung, late: true, .. } if upload.may_be_given_up() => {
                 Some((self.rung_size(rung), Reverse(index)))
             }
             What::Segment { .. } | What::Init(_) => None,
         });
-        on_disk.max().map(|(size, Reverse(index))| (size, index))
-    }
-
-    /// Makes room on the disk for an upload, if needed by giving up a segment of the largest rendition there. True if
-    /// there is room now.
-    fn make_spool_room(&mut self, index: usize) -> bool {
-        let size = self.uploads[index].size;
-        if self.has_spool_room(size) {
-            self.spooling.full &= self.spooling.bytes > self.settings.spool_bytes / 2;
-            return true;
-        }
-        self.spool_is_full();
-        let being_removed = self.in_flight.values().map(|flight| match flight {
-            Flight::Discard { bytes } => *bytes,
-            Flight::Upload { .. }
-            | Flight::Playlist(_)
-            | Flight::Removal(_)
-            | Flight::Leaving { .. }
-            | Flight::Returning { .. } => 0,
-        });
-        let to_be_removed = self.spooling.unneeded.iter().map(|(_, bytes)| *bytes);
-        let being_freed: u64 = to_be_removed.chain(being_removed).sum();
-        let soon = self.spooling.bytes + size as u64 <= self.settings.spool_bytes + being_freed;
-        if !soon && let Some((_, victim)) = self.largest_on_disk() {
-            // The victim's file is removed first; this upload is considered again afterwards.
-            self.forget(victim, Gap::Overflow);
-        }
-        false
-    }
-
-    /// Marks the spool as full and counts that, if late segments wait in memory without room on the disk.
-    fn spool_is_full(&mut self) {
-        if self.uploads.iter().any(Upload::waits_in_memory_late)
-            && !std::mem::replace(&mut self.spooling.full, true)
-        {
-            self.counters.spool_full += 1;
-        }
+        late.max().map(|(_, Reverse(index))| index)
     }
 
     fn start_return(&mut self, now: Duration) -> Option<StoreJob> {
@@ -246,9 +214,7 @@ impl<P: Playlists> DeliveryPlan<P> {
         match upload.place {
             BodyPlace::Memory => {}
             BodyPlace::Leaving(id) => self.spooling.orphans.push(id),
-            BodyPlace::Disk(id) | BodyPlace::Returning(id) => {
-                self.spooling.unneeded.push((id, upload.size as u64))
-            }
+            BodyPlace::Disk(id) | BodyPlace::Returning(id) => self.spooling.remove(id, upload.size as u64),
         }
     }
 
@@ -260,7 +226,7 @@ impl<P: Playlists> DeliveryPlan<P> {
         if let Some(index) = self.spooling.orphans.iter().position(|orphan| *orphan == id) {
             self.spooling.orphans.swap_remove(index);
             if result.is_ok() {
-                self.spooling.unneeded.push((id, bytes));
+                self.spooling.remove(id, bytes);
             }
             return;
         }
@@ -272,7 +238,7 @@ impl<P: Playlists> DeliveryPlan<P> {
             return;
         }
         if !upload.is_idle() {
-            self.spooling.unneeded.push((id, bytes));
+            self.spooling.remove(id, bytes);
             return;
         }
         upload.place = BodyPlace::Disk(id);
@@ -292,8 +258,7 @@ impl<P: Playlists> DeliveryPlan<P> {
                 upload.object.body = body;
                 upload.place = BodyPlace::Memory;
                 upload.not_before = now;
-                let bytes = upload.size as u64;
-                self.spooling.unneeded.push((id, bytes));
+                self.spooling.remove(id, upload.size as u64);
             }
             Ok(_) => {
                 self.spool_failed(
@@ -312,6 +277,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     pub(super) fn discarded(&mut self, bytes: u64) {
         // A file that could not be removed is removed with the folder at the stream's end.
         self.spooling.bytes -= bytes;
+        self.spooling.freeing -= bytes;
     }
 
     fn spool_failed(&mut self, error: &StoreError, now: Duration) {
@@ -325,3 +291,6 @@ impl<P: Playlists> DeliveryPlan<P> {
 pub(super) fn is_spool_job(flight: &Flight) -> bool {
     matches!(flight, Flight::Leaving { .. } | Flight::Returning { .. } | Flight::Discard { .. })
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,11 @@ impl Upload {
         self.is_late() && self.is_idle() && self.place == BodyPlace::Memory
     }
 
+    /// Whether nothing is being done with the segment.
+    pub(super) fn may_be_given_up(&self) -> bool {
+        self.is_idle() && matches!(self.place, BodyPlace::Memory | BodyPlace::Disk(_))
+    }
+
     /// Whether a first attempt can start: that needs the body in memory.
     fn is_ready(&self) -> bool {
         self.is_idle() && self.place.is_memory()
