@@ -22,7 +22,7 @@ pub mod fuzzing {
     };
 }
 
-/// Listeners for publishers.
+/// FateListeners for publishers.
 pub mod ingest {
     pub use crate::ingest::tls::{Chain, Identity, Key, Listener};
     pub use crate::ingest::{Admission, MediaSink, ServerOptions, serve};

@@ -1,6 +1,6 @@
 //! The command line of `encoder publish`.
 
-use super::StreamSettings;
+use super::PublishSettings;
 use super::source::Input;
 use media::MediaSpan;
 use rtmp::url::{BadUrl, RtmpUrl};
@@ -106,9 +106,9 @@ pub struct PublishArgs {
 
 impl PublishArgs {
     /// Checks the settings and returns what to publish, and where.
-    pub(super) fn plan(&self) -> Result<(RtmpUrl, Input, StreamSettings), String> {
+    pub(super) fn plan(&self) -> Result<(RtmpUrl, Input, PublishSettings), String> {
         let url = self.url.0.clone().map_err(|error| error.to_string())?;
-        let settings = StreamSettings {
+        let settings = PublishSettings {
             video: !self.no_video,
             audio: !self.no_audio,
             bitrate: self.bitrate,

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Which media of the source is published.
 #[derive(Clone, Copy, Debug)]
-struct StreamSettings {
+struct PublishSettings {
     video: bool,
     audio: bool,
     /// Video bit rate in bit/s, if video is encoded.

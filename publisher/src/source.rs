@@ -4,7 +4,7 @@
 //! The queue to the sender is bounded in access units. When it is full, a file waits. The test pattern does not wait,
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
-use super::StreamSettings;
+use super::PublishSettings;
 use media::{AccessUnit, Media, MediaSpan, MediaTime, WallTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Starts the thread, which opens a file before it delivers the first media.
-    pub(super) fn start(input: Input, settings: StreamSettings) -> Result<Self, SourceError> {
+    pub(super) fn start(input: Input, settings: PublishSettings) -> Result<Self, SourceError> {
         let (sender, media) = mpsc::channel(QUEUE_UNITS);
         let (stop, stopped) = std::sync::mpsc::sync_channel(0);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -101,7 +101,7 @@ impl Source {
 fn play(
     path: &Path,
     looped: bool,
-    settings: &StreamSettings,
+    settings: &PublishSettings,
     sender: &mpsc::Sender<Result<Media, SourceError>>,
 ) -> Result<(), SourceError> {
     let options = DemuxOptions { video: settings.video, audio: settings.audio, bitrate: settings.bitrate };
@@ -125,7 +125,7 @@ fn play(
 /// Generates the test pattern in real time; returns when it was stopped or has run for the wanted duration.
 fn generate(
     pattern: &PatternSettings,
-    settings: &StreamSettings,
+    settings: &PublishSettings,
     sender: &mpsc::Sender<Result<Media, SourceError>>,
     stopped: &Receiver<()>,
     dropped: &AtomicU64,

@@ -4,8 +4,8 @@
 use super::outputs::Acknowledged;
 use super::spool::StreamSpool;
 use super::{
-    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, Listed, Playlists,
-    Spool, StoreJob, StoreJobId, StoreWork,
+    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, ListedSegment,
+    Playlists, Spool, StoreJob, StoreJobId, StoreWork,
 };
 use crate::archive::Archive;
 use crate::logging::{counts, nonzero};
@@ -31,12 +31,12 @@ pub trait Readers {
     type Playlists: Playlists;
 
     /// Separates the playlists, which the [`DeliveryPlan`] renders, from the listeners, which the [`Delivery`] tells.
-    fn split(self) -> (Self::Playlists, Listeners);
+    fn split(self) -> (Self::Playlists, FateListeners);
 }
 
 /// What learns of the segments' fates besides the playlists.
 #[derive(Debug, Default)]
-pub struct Listeners {
+pub struct FateListeners {
     /// Told which segments are listed as readable, and when.
     acknowledged: Option<mpsc::SyncSender<Acknowledged>>,
     /// Told each segment's final fate.
@@ -70,7 +70,7 @@ struct DeliveryShared<P> {
 #[derive(Debug)]
 struct State<P> {
     plan: DeliveryPlan<P>,
-    listeners: Listeners,
+    listeners: FateListeners,
 }
 
 // === impl Tee ===
@@ -78,15 +78,15 @@ struct State<P> {
 impl<R: Readers> Readers for Tee<R> {
     type Playlists = R::Playlists;
 
-    fn split(self) -> (Self::Playlists, Listeners) {
+    fn split(self) -> (Self::Playlists, FateListeners) {
         let (playlists, listeners) = self.playlists.split();
-        (playlists, Listeners { archive: self.archive, ..listeners })
+        (playlists, FateListeners { archive: self.archive, ..listeners })
     }
 }
 
-// === impl Listeners ===
+// === impl FateListeners ===
 
-impl Listeners {
+impl FateListeners {
     /// A listener to what is listed, without an archive.
     pub(super) fn new(acknowledged: mpsc::SyncSender<Acknowledged>) -> Self {
         Self { acknowledged: Some(acknowledged), ..Self::default() }
@@ -101,7 +101,7 @@ impl Listeners {
 
     /// Passes on what the plan has decided.
     fn update<P: Playlists>(&mut self, plan: &mut DeliveryPlan<P>) {
-        for Listed { rung, end } in plan.take_listed() {
+        for ListedSegment { rung, end } in plan.take_listed() {
             if let Some(acknowledged) = &self.acknowledged {
                 // The receiver is gone once the stream is over. A full queue costs a sample of a statistic.
                 let _ = acknowledged.try_send(Acknowledged { rung, end, at: now() });

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// The ledgers of all renditions of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    renditions: BTreeMap<RungName, Rendition>,
+    renditions: BTreeMap<RungName, LedgerRendition>,
 }
 
 /// What the archive cursor passed: a segment with its final fate.
@@ -52,7 +52,7 @@ enum Fate {
 
 /// A rendition's segments in the packager's order, from the archive cursor on.
 #[derive(Debug, Default)]
-struct Rendition {
+struct LedgerRendition {
     entries: VecDeque<Entry>,
     /// The live cursor: number of entries that it has passed.
     live: usize,
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// An init segment is readable. Earlier init segments are forgotten when no entry needs them.
     pub(crate) fn init_readable(&mut self, init: &InitSegment) {
-        let Rendition { entries, inits, .. } = self.renditions.entry(init.rung.clone()).or_default();
+        let LedgerRendition { entries, inits, .. } = self.renditions.entry(init.rung.clone()).or_default();
         inits.retain(|name| entries.iter().any(|entry| entry.segment.init == *name));
         inits.insert(init.name.clone());
     }
@@ -129,7 +129,7 @@ impl Ledger {
 
     /// The earliest deadline at which a segment may become a gap.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        let unlisted = self.renditions.values().flat_map(Rendition::unlisted);
+        let unlisted = self.renditions.values().flat_map(LedgerRendition::unlisted);
         let open = unlisted.filter(|entry| match entry.fate {
             Fate::Waiting | Fate::Readable(_) => true,
             Fate::Late | Fate::ReadableLate | Fate::Never => false,
@@ -139,7 +139,7 @@ impl Ledger {
 
     /// Moves the live cursor past a segment of any rendition: readable with its bytes, or a gap.
     pub(crate) fn next_live(&mut self) -> Option<(Segment, Option<u64>)> {
-        self.renditions.values_mut().find_map(Rendition::next_live)
+        self.renditions.values_mut().find_map(LedgerRendition::next_live)
     }
 
     /// Whether the live cursor has passed every segment.
@@ -149,13 +149,13 @@ impl Ledger {
 
     /// Moves the archive cursor past a segment of any rendition. It stays behind the live cursor.
     pub(crate) fn next_archived(&mut self) -> Option<Settled> {
-        self.renditions.values_mut().find_map(Rendition::next_archived)
+        self.renditions.values_mut().find_map(LedgerRendition::next_archived)
     }
 
     /// Nothing is uploaded any more: segments that cannot be read by now never will be. The live cursor passes
     /// everything.
     pub(crate) fn close(&mut self) {
-        for Rendition { entries, live, inits } in self.renditions.values_mut() {
+        for LedgerRendition { entries, live, inits } in self.renditions.values_mut() {
             for entry in entries.iter_mut() {
                 let has_init = inits.contains(&entry.segment.init);
                 entry.fate = match entry.fate {
@@ -174,9 +174,9 @@ impl Ledger {
     }
 }
 
-// === impl Rendition ===
+// === impl LedgerRendition ===
 
-impl Rendition {
+impl LedgerRendition {
     /// Entries that the live cursor has not passed.
     fn unlisted(&self) -> impl Iterator<Item = &Entry> {
         self.entries.range(self.live..)

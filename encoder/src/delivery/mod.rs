@@ -30,9 +30,9 @@ pub mod takeover;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Delivery, Listeners, Readers, Tee};
+pub use driver::{Delivery, FateListeners, Readers, Tee};
 pub use ledger::Settled;
-pub use plan::{Answer, DeliveryPlan, Listed, SpoolId, StoreJob, StoreJobId, StoreWork};
+pub use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, StoreJobId, StoreWork};
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;
 

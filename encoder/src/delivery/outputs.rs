@@ -5,7 +5,7 @@
 use crate::archive::{ArchiveManager, RecordingHandle};
 use crate::delivery::takeover::StreamStart;
 use crate::delivery::{
-    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Listeners, Readers, Spool, Tee,
+    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, FateListeners, Readers, Spool, Tee,
 };
 use crate::logging::{counts, nonzero};
 use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
@@ -419,7 +419,7 @@ impl StorePlaylists {
 impl Readers for StorePlaylists {
     type Playlists = Presentation;
 
-    fn split(self) -> (Presentation, Listeners) {
-        (self.presentation, Listeners::new(self.acknowledged))
+    fn split(self) -> (Presentation, FateListeners) {
+        (self.presentation, FateListeners::new(self.acknowledged))
     }
 }

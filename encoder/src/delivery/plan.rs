@@ -81,7 +81,7 @@ pub enum Answer {
 
 /// A segment that the store's playlists list as readable from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedSegment {
     /// The rendition.
     pub rung: RungName,
     /// End time of the segment.
@@ -100,7 +100,7 @@ pub struct DeliveryPlan<P> {
     inherited: Vec<RungName>,
     ledger: Ledger,
     /// Segments that were listed as readable since [`DeliveryPlan::take_listed`].
-    listed: Vec<Listed>,
+    listed: Vec<ListedSegment>,
     /// Init and media segments that are not stored yet, including those that are being written: init segments in
     /// front, then media segments, oldest first.
     uploads: Vec<Upload>,
@@ -294,7 +294,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// Segments that were listed as readable since the last call.
-    pub fn take_listed(&mut self) -> Vec<Listed> {
+    pub fn take_listed(&mut self) -> Vec<ListedSegment> {
         std::mem::take(&mut self.listed)
     }
 
@@ -346,7 +346,7 @@ impl<P: Playlists> DeliveryPlan<P> {
                 self.counters.segments += 1;
                 self.counters.bytes += bytes;
                 let end = segment.start + segment.duration;
-                self.listed.push(Listed { rung: segment.rung.clone(), end });
+                self.listed.push(ListedSegment { rung: segment.rung.clone(), end });
             }
             self.mark(Some(segment.rung));
             changed = true;

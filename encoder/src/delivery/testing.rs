@@ -1,6 +1,6 @@
 //! Human-readable playlists, and segments without media, for the tests of publishing.
 
-use super::{Listeners, Playlists, Readers};
+use super::{FateListeners, Playlists, Readers};
 use bytes::Bytes;
 use hls::packager::{InitSegment, Segment};
 use hls::track::{Track, TrackKind, VideoTrack};
@@ -67,8 +67,8 @@ impl Playlists for TextPlaylists {
 impl Readers for TextPlaylists {
     type Playlists = Self;
 
-    fn split(self) -> (Self, Listeners) {
-        (self, Listeners::default())
+    fn split(self) -> (Self, FateListeners) {
+        (self, FateListeners::default())
     }
 }
 

@@ -62,7 +62,8 @@ struct ServeParts {
 /// # Errors
 /// A port cannot be bound, the store or the spool cannot be opened, or the machine does not provide a service.
 pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
-    let parts = build::build(config, warnings).await?;
+    // On the heap: everything that is opened here makes a large future.
+    let parts = Box::pin(build::build(config, warnings)).await?;
     parts.run().await;
     parts.drain().await
 }

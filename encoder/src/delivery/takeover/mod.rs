@@ -32,7 +32,7 @@ use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
 use media::WallTime;
 use metrics::counter;
-use owner::{OWNER, Record, Terms};
+use owner::{OWNER, OwnerRecord, Terms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,7 +111,7 @@ pub struct Inheritance {
 #[derive(Debug)]
 pub struct Lease {
     name: ObjectName,
-    record: Record,
+    record: OwnerRecord,
     version: Version,
 }
 
@@ -137,7 +137,7 @@ struct LookUp<'a> {
     store: &'a Arc<dyn Store>,
     prefix: &'a str,
     terms: Terms,
-    record: Record,
+    record: OwnerRecord,
     owner: Option<Lease>,
     above: u64,
     discontinuities: u64,
@@ -203,7 +203,7 @@ impl LeaseClient {
         reconnect_window: Duration,
         now: WallTime,
     ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
-        let record = Record {
+        let record = OwnerRecord {
             encoder: self.encoder.clone(),
             claim: self.claims.fetch_add(1, Ordering::Relaxed),
             since_ms: now.unix_micros() / 1000,
@@ -272,7 +272,7 @@ impl Lease {
     /// release does no harm beyond that wait.
     pub async fn release(self, store: &Arc<dyn Store>) {
         let Self { name, record, version } = self;
-        let object = owner_object(&Record { released: true, ..record });
+        let object = owner_object(&OwnerRecord { released: true, ..record });
         let write = store.replace_if(&name, object, Expected::Version(version));
         match tokio::time::timeout(RELEASE_WITHIN, write).await {
             Ok(Ok(_)) => {}
@@ -282,7 +282,7 @@ impl Lease {
     }
 }
 
-fn owner_object(record: &Record) -> Object {
+fn owner_object(record: &OwnerRecord) -> Object {
     Object { body: record.body().into(), content_type: content_type::JSON, caching: Caching::None }
 }
 
@@ -299,7 +299,7 @@ impl LookUp<'_> {
             read(self.store.clone(), owner_name.clone()),
             read(self.store.clone(), index_name)
         )?;
-        let former = owner.as_ref().and_then(|stored| Record::parse(&stored.body));
+        let former = owner.as_ref().and_then(|stored| OwnerRecord::parse(&stored.body));
         if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.terms.now)) {
             return Err(Stop::Taken);
         }
@@ -342,7 +342,7 @@ impl LookUp<'_> {
     fn judge(
         &mut self,
         found: &[FoundPlaylist],
-        former: Option<&Record>,
+        former: Option<&OwnerRecord>,
     ) -> Result<(Latency, Past), FreshReason> {
         if found.is_empty() {
             return Err(FreshReason::New);
@@ -370,7 +370,7 @@ impl LookUp<'_> {
                 Ok(version) => version,
                 Err(StoreError::Changed) => match read(self.store.clone(), name.clone()).await? {
                     // An earlier attempt succeeded, and its answer was lost.
-                    Some(stored) if Record::parse(&stored.body).as_ref() == Some(&self.record) => {
+                    Some(stored) if OwnerRecord::parse(&stored.body).as_ref() == Some(&self.record) => {
                         stored.version
                     }
                     Some(_) => return Err(Stop::Taken),

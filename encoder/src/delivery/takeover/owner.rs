@@ -19,7 +19,7 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// The lease record. It names its encoder by a random number only, because buckets may be public.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct OwnerRecord {
     /// Random identifier of the process.
     pub(super) encoder: String,
     /// Number of the claim within the process.
@@ -34,7 +34,7 @@ pub(super) struct Record {
     pub(super) released: bool,
 }
 
-impl Record {
+impl OwnerRecord {
     /// Parses a record; `None` if it is unreadable, which counts as no lease.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
@@ -71,7 +71,7 @@ impl Terms {
     /// Decides whether to continue the stream, and with which latency: the stream's own latency where it is known,
     /// because a change would move the hold-back that players were given; otherwise this encoder's latency, if it leads
     /// to the same target duration.
-    pub(super) fn judge(self, past: &Past, owner: Option<&Record>) -> Result<Latency, FreshReason> {
+    pub(super) fn judge(self, past: &Past, owner: Option<&OwnerRecord>) -> Result<Latency, FreshReason> {
         if past.ended() {
             return Err(FreshReason::Ended);
         }
@@ -83,7 +83,7 @@ impl Terms {
             return Err(FreshReason::WindowOver);
         }
         let fits = |latency: &Latency| Timing::new(*latency).target_duration == past.target_duration();
-        let own = owner.and_then(Record::latency).filter(fits);
+        let own = owner.and_then(OwnerRecord::latency).filter(fits);
         own.or(Some(self.latency).filter(fits)).ok_or(FreshReason::TargetDuration)
     }
 }
