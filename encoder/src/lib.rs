@@ -14,6 +14,7 @@ mod ingest;
 mod logging;
 mod origin;
 mod shutdown;
+mod status;
 mod stream;
 mod telemetry;
 #[cfg(feature = "testing")]

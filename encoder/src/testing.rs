@@ -33,6 +33,12 @@ pub mod origin {
     pub use crate::origin::{ObjectCache, StreamPath};
 }
 
+/// The document `/status`.
+pub mod status {
+    pub use crate::status::{EncoderStatus, StreamStatus};
+    pub use crate::stream::latency::Origin;
+}
+
 /// One stream as a state machine, and workers seen from outside.
 pub mod stream {
     pub use crate::stream::core::{Effect, StreamCore};

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
+use encoder::testing::status::EncoderStatus;
 use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -79,9 +80,8 @@ impl Lobby {
 
 /// Names of the streams on an encoder.
 fn carried(encoder: &Encoder) -> Vec<String> {
-    let status: serde_json::Value = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();
-    let streams = status["streams"].as_array().unwrap();
-    streams.iter().map(|stream| stream["name"].as_str().unwrap().to_owned()).collect()
+    let status: EncoderStatus = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();
+    status.streams.into_iter().map(|stream| stream.name).collect()
 }
 
 /// Waits until every encoder has exactly one stream; returns the streams' names, sorted.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use serde_json::Value;
+use encoder::testing::status::EncoderStatus;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::encoder_process::{Encoder, Options, STREAM};
@@ -26,15 +26,13 @@ const COUNTERS: [&str; 7] = [
     "encoder_dropped_units_total",
 ];
 
-fn status(encoder: &Encoder) -> Value {
+fn status(encoder: &Encoder) -> EncoderStatus {
     serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap()
 }
 
-/// The sum of a number over all streams of `/status`.
-fn over_streams(encoder: &Encoder, field: &str) -> f64 {
-    let status = status(encoder);
-    let streams = status["streams"].as_array().unwrap();
-    streams.iter().map(|stream| stream[field].as_f64().unwrap()).sum()
+/// Resident bytes of all streams' workers in `/status`.
+fn worker_memory_bytes(encoder: &Encoder) -> f64 {
+    status(encoder).streams.iter().map(|stream| stream.worker_memory_bytes as f64).sum()
 }
 
 /// A copy of an FLV file in which the slices of the keyframe number `which` cannot be decoded. Its NAL unit type and
@@ -86,8 +84,8 @@ fn a_misaligned_cut_is_counted_where_operators_look() {
         Some(encoder.metric("encoder_misaligned_cuts_total", &[])).filter(|count| *count >= 1.0)
     });
     let status = status(&encoder);
-    let packager = &status["streams"][0]["packager"];
-    assert!(packager["misaligned_cuts"].as_f64().unwrap() >= seen, "{packager}");
+    let packager = status.streams[0].packager;
+    assert!(packager.misaligned_cuts as f64 >= seen, "{packager:?}");
     assert!(encoder.metric("encoder_decode_errors_total", &[]) >= 1.0);
     encoder.stop();
 }
@@ -108,12 +106,9 @@ fn gauges_are_sums_over_streams_and_one_end_leaves_the_other() {
     let origin = || encoder.metric("encoder_origin_bytes", &[]);
     // Both numbers are a second old at most, and workers still grow.
     let is_sum_of = |streams: usize| {
-        let (gauge, sum) = (
-            encoder.metric("encoder_worker_memory_bytes", &[]),
-            over_streams(&encoder, "worker_memory_bytes"),
-        );
-        let all = status(&encoder)["streams"].as_array().unwrap().len() == streams
-            && encoder.workers().len() == streams;
+        let (gauge, sum) =
+            (encoder.metric("encoder_worker_memory_bytes", &[]), worker_memory_bytes(&encoder));
+        let all = status(&encoder).streams.len() == streams && encoder.workers().len() == streams;
         (all && sum > 0.0 && (gauge - sum).abs() < 0.1 * sum).then_some(())
     };
     eventually("the gauge to be the sum of both workers", Duration::from_secs(20), || is_sum_of(2));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use encoder::testing::status::EncoderStatus;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
@@ -28,7 +29,7 @@ fn listed_latency(encoder: &Encoder) -> Option<f64> {
     stream["latency_secs"].as_f64()
 }
 
-fn status(encoder: &Encoder) -> Value {
+fn status(encoder: &Encoder) -> EncoderStatus {
     serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap()
 }
 
@@ -44,7 +45,7 @@ fn latency_of_a_publish(encoder: &Encoder, query: &str) -> f64 {
 fn end(encoder: &Encoder, publisher: &mut Program) {
     publisher.stop(Duration::from_secs(5));
     eventually("the stream's end", Duration::from_secs(20), || {
-        status(encoder)["streams"].as_array().unwrap().is_empty().then_some(())
+        status(encoder).streams.is_empty().then_some(())
     });
 }
 
@@ -72,9 +73,9 @@ fn an_application_has_its_own_and_an_operator_sets_the_next() {
     assert_eq!(told["in_force"], json!({ "latency": 3.0, "from": "app" }));
     assert_eq!(told["next"], json!({ "latency": 12.0, "from": "set" }));
     let status = status(&encoder);
-    let stream = &status["streams"][0];
-    assert_eq!((&stream["name"], &stream["latency"]), (&json!(STREAM), &json!(3.0)));
-    assert_eq!(stream["next_latency"], 12.0);
+    let stream = &status.streams[0];
+    assert_eq!((stream.name.as_str(), stream.latency), (STREAM, 3.0));
+    assert_eq!(stream.next_latency, 12.0);
     assert_eq!(listed_latency(&encoder), Some(3.0), "a running stream keeps its own");
 
     end(&encoder, &mut running);

@@ -1,7 +1,8 @@
 //! Keeps the last warnings and errors for the operator's page. The log contains them as well.
 
 use super::cloud::Fields;
-use serde_json::{Map, Value, json};
+use crate::status::LoggedWarning;
+use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,15 +17,15 @@ const MAX_CHARS: usize = 400;
 
 /// The last warnings and errors of the process; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Recent(Arc<Mutex<VecDeque<Value>>>);
+pub struct Recent(Arc<Mutex<VecDeque<LoggedWarning>>>);
 
 impl Recent {
-    /// Returns the entries, newest first: `at` (Unix seconds), `level`, `text`.
-    pub fn list(&self) -> Vec<Value> {
+    /// Returns the entries, newest first.
+    pub fn list(&self) -> Vec<LoggedWarning> {
         self.lock().iter().rev().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Value>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<LoggedWarning>> {
         // Entries are added whole, so a panic elsewhere leaves the list consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,7 +53,7 @@ impl<S: Subscriber> Layer<S> for Recent {
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(json!({"at": at, "level": level.as_str().to_lowercase(), "text": text}));
+        kept.push_back(LoggedWarning { at, level: level.as_str().to_lowercase(), text });
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
         });
         let list = recent.list();
         assert_eq!(list.len(), KEPT);
-        assert!(list[0]["text"].as_str().unwrap().len() <= MAX_CHARS);
-        assert_eq!((&list[1]["text"], &list[1]["level"]), (&json!("late number=29"), &json!("warn")));
+        assert!(list[0].text.len() <= MAX_CHARS);
+        assert_eq!((list[1].text.as_str(), list[1].level.as_str()), ("late number=29", "warn"));
     }
 }

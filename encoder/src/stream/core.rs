@@ -95,7 +95,7 @@ enum PublisherState {
 pub struct StreamOver;
 
 /// Counters over the life of a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StreamCounters {
     /// Workers that died or hung while they received published media.
     pub worker_restarts: u64,

@@ -5,6 +5,7 @@
 //! part of the delay before the encoder is not included, variations of that delay are. Ages add up from stage to stage,
 //! and so do budgets ([`hls::Timing`]), so the first stage that breaks its own budget is the one to look at.
 
+use crate::status::{RungDelays, StageDelays};
 use hls::Timing;
 use metrics::Histogram;
 use std::collections::BTreeMap;
@@ -150,27 +151,21 @@ impl Delays {
     }
 
     /// Budget and ages by rendition of every stage, for `/status`.
-    pub fn status(&self) -> serde_json::Value {
+    pub fn status(&self) -> Vec<StageDelays> {
+        let ages = |meter: &Meter| RungDelays {
+            last_seconds: meter.last.as_secs_f64(),
+            worst_seconds: meter.worst.max(meter.former_worst).as_secs_f64(),
+        };
         let stage = |stage: Stage| {
             let meters = &self.meters[stage as usize];
-            let rungs: serde_json::Map<_, _> = (meters.iter())
-                .map(|(rung, meter)| {
-                    let worst = meter.worst.max(meter.former_worst);
-                    let ages = serde_json::json!({
-                        "last_seconds": meter.last.as_secs_f64(),
-                        "worst_seconds": worst.as_secs_f64(),
-                    });
-                    (rung.clone(), ages)
-                })
-                .collect();
-            serde_json::json!({
-                "stage": stage.name(),
-                "budget_seconds": self.budgets[stage as usize].as_secs_f64(),
-                "broken": meters.values().any(|meter| meter.breaks),
-                "rungs": rungs,
-            })
+            StageDelays {
+                stage: stage.name().to_owned(),
+                budget_seconds: self.budgets[stage as usize].as_secs_f64(),
+                broken: meters.values().any(|meter| meter.breaks),
+                rungs: meters.iter().map(|(rung, meter)| (rung.clone(), ages(meter))).collect(),
+            }
         };
-        Stage::ALL.map(stage).to_vec().into()
+        Stage::ALL.map(stage).to_vec()
     }
 
     fn judge(&mut self) -> Option<BudgetVerdict> {
@@ -295,7 +290,7 @@ mod tests {
         };
         assert_eq!((rung.as_str(), worst.as_millis()), ("720p", 1_500));
         assert!(*budget < *worst);
-        assert_eq!(show.delays.status()[1]["broken"], true);
+        assert!(show.delays.status()[1].broken);
         assert_eq!(show.run(60, &GOOD), [BudgetVerdict::Kept]);
     }
 
@@ -332,7 +327,7 @@ mod tests {
         let mut show = Show::new(2.0);
         show.run(12, &GOOD);
         show.run(1, &[(Stage::Encoded, "720p", 400)]);
-        let status = show.delays.status();
+        let status = serde_json::to_value(show.delays.status()).unwrap();
         assert_eq!(status.as_array().unwrap().len(), 5);
         assert_eq!(status[1]["stage"], "encoded");
         assert_eq!(status[1]["rungs"]["720p"]["last_seconds"], 0.4);

@@ -3,8 +3,8 @@
 
 use super::run::RunId;
 use crate::delivery::DeliveryCounters;
+use crate::status::{RungOutput, StoredStatus};
 use hls::packager::Segment;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -68,31 +68,22 @@ impl Measured {
     }
 
     /// Statistics of the renditions and of the store, for `/status`.
-    pub fn status(&self) -> (Value, Value) {
-        let rungs: serde_json::Map<String, Value> = self
-            .rungs
-            .iter()
-            .map(|(name, rung)| {
-                let RungStatistics { bits_per_second, seconds, segments, gaps } = *rung;
-                let told = json!({
-                    "bits_per_second": bits_per_second.round(),
-                    "segment_seconds": seconds,
-                    "segments": segments,
-                    "gaps": gaps,
-                });
-                (name.clone(), told)
-            })
-            .collect();
-        let stored = self.stored.as_ref().map(|(_, stored)| {
-            json!({
-                "segments": stored.segments,
-                "bytes": stored.bytes,
-                "playlists": stored.playlists,
-                "failures": stored.failures,
-                "gaps": stored.gaps.values().sum::<u64>(),
-                "last_failure": stored.last_failure,
-            })
+    pub fn status(&self) -> (BTreeMap<String, RungOutput>, Option<StoredStatus>) {
+        let output = |rung: &RungStatistics| RungOutput {
+            bits_per_second: rung.bits_per_second.round(),
+            segment_seconds: rung.seconds,
+            segments: rung.segments,
+            gaps: rung.gaps,
+        };
+        let rungs = self.rungs.iter().map(|(name, rung)| (name.clone(), output(rung))).collect();
+        let stored = self.stored.as_ref().map(|(_, stored)| StoredStatus {
+            segments: stored.segments,
+            bytes: stored.bytes,
+            playlists: stored.playlists,
+            failures: stored.failures,
+            gaps: stored.gaps.values().sum(),
+            last_failure: stored.last_failure.clone(),
         });
-        (rungs.into(), stored.into())
+        (rungs, stored)
     }
 }

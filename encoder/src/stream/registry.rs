@@ -8,12 +8,12 @@ pub use self::publisher::Publisher;
 use super::core::{StreamCore, StreamOver, StreamSettings};
 use super::driver::{SharedCore, StreamEnding, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedLatency, TableFull};
-use super::report::packaging;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
 use crate::delivery::takeover::{AlreadyOwned, Lease, LeaseClient, StreamStart};
 use crate::ingest::Admission;
 use crate::logging::rounded;
 use crate::origin::StreamPath;
+use crate::status::{LatencySet, SourceStatus, StreamStatus};
 use crate::stream::worker::WorkerOptions;
 use hls::Timing;
 use hls::timing::Latency;
@@ -22,7 +22,6 @@ use probes::{Denied, Probe};
 use rtmp::ingest::Ingest;
 use rtmp::timeline::Repairs;
 use rtmp::{PublishRequest, Refusal};
-use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -174,50 +173,57 @@ impl Registry {
     }
 
     /// State of every stream, for operators.
-    pub fn status(&self) -> Value {
+    pub fn status(&self) -> Vec<StreamStatus> {
         let entries: Vec<(StreamPath, Arc<StreamEntry>)> =
             self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
-        let streams: Vec<Value> = entries
-            .iter()
-            .map(|(path, entry)| {
-                let (output, stored) = entry.core.output().status();
-                let worker_memory = entry.core.output().worker_memory_bytes();
-                entry.core.look(|core| {
-                    json!({
-                        "app": &*path.app,
-                        "name": &*path.name,
-                        "latency": entry.latency.latency.as_secs_f64(),
-                        "latency_from": entry.latency.from,
-                        "next_latency": self.latencies.next(path).latency.as_secs_f64(),
-                        "published": core.is_published(),
-                        "age_seconds": entry.started.elapsed().as_secs(),
-                        "source": core.source().map(|source| json!({
-                            "width": source.width,
-                            "height": source.height,
-                            "frame_rate": source.fps(),
-                        })),
-                        "passed_through": core.plan().is_some_and(|plan| plan.source),
-                        "rungs": core.plan().map(|plan| &plan.rungs),
-                        "counters": core.counters(),
-                        "packager": packaging(&core.packager_counters()),
-                        "worker_memory_bytes": worker_memory,
-                        "worker": core.progress(),
-                        "lag_seconds": core.lag().as_secs_f64(),
-                        "lag_budget_seconds": lag_budget(&entry.timing).as_secs_f64(),
-                        "delays": core.delays().status(),
-                        "output": output,
-                        "stored": stored,
-                        "picture": self.picture(path).is_some(),
-                    })
-                })
+        entries.iter().map(|(path, entry)| self.stream_status(path, entry)).collect()
+    }
+
+    fn stream_status(&self, path: &StreamPath, entry: &StreamEntry) -> StreamStatus {
+        let (output, stored) = entry.core.output().status();
+        let worker_memory_bytes = entry.core.output().worker_memory_bytes();
+        entry.core.look(|core| StreamStatus {
+            app: path.app.to_string(),
+            name: path.name.to_string(),
+            latency: entry.latency.latency.as_secs_f64(),
+            latency_from: entry.latency.from,
+            next_latency: self.latencies.next(path).latency.as_secs_f64(),
+            published: core.is_published(),
+            age_seconds: entry.started.elapsed().as_secs(),
+            source: core.source().map(|source| SourceStatus {
+                width: source.width,
+                height: source.height,
+                frame_rate: source.fps(),
+            }),
+            passed_through: core.plan().is_some_and(|plan| plan.source),
+            rungs: core.plan().map(|plan| plan.rungs.clone()),
+            counters: core.counters(),
+            packager: core.packager_counters().into(),
+            worker_memory_bytes,
+            worker: core.progress(),
+            lag_seconds: core.lag().as_secs_f64(),
+            lag_budget_seconds: lag_budget(&entry.timing).as_secs_f64(),
+            delays: core.delays().status(),
+            output,
+            stored,
+            picture: self.picture(path).is_some(),
+        })
+    }
+
+    /// The latencies that are set for single streams.
+    pub fn latencies_set(&self) -> Vec<LatencySet> {
+        (self.latencies.all_set().iter())
+            .map(|(path, latency)| LatencySet {
+                app: path.app.to_string(),
+                name: path.name.to_string(),
+                latency: latency.as_secs_f64(),
             })
-            .collect();
-        let set: Vec<Value> = (self.latencies.all_set().iter())
-            .map(|(path, latency)| {
-                json!({ "app": &*path.app, "name": &*path.name, "latency": latency.as_secs_f64() })
-            })
-            .collect();
-        json!({ "streams": streams, "latencies_set": set, "origin_bytes": self.outlet.library.total_bytes() })
+            .collect()
+    }
+
+    /// Bytes of all objects in the origin's memory.
+    pub fn origin_bytes(&self) -> u64 {
+        self.outlet.library.total_bytes()
     }
 
     /// A stream's newest thumbnail, a JPEG.

@@ -3,7 +3,6 @@
 
 use super::core::StreamCounters;
 use metrics::counter;
-use serde_json::{Value, json};
 
 /// What was already added to the process's metrics for one stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,23 +37,10 @@ fn dropped(reason: &'static str, count: u64) {
     counter!("encoder_dropped_units_total", "reason" => reason).increment(count);
 }
 
-/// The packager's counters as they stand in `/status`.
-pub fn packaging(counters: &hls::packager::PackagerCounters) -> Value {
-    json!({
-        "misaligned_cuts": counters.misaligned,
-        "forced_cuts": counters.forced_cuts,
-        "gaps": counters.gaps,
-        "rejected_samples": counters.rejected_samples,
-        "late_samples": counters.late_samples,
-        "undecodable_samples": counters.undecodable_samples,
-        "surplus_samples": counters.surplus_samples,
-        "audio_resyncs": counters.audio_resyncs,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::PackagerStatus;
     use crate::stream::core_tests::Stage;
 
     #[test]
@@ -78,7 +64,7 @@ mod tests {
         stage.workers.values_mut().for_each(|worker| worker.keyless = None);
         stage.publish(13_000, 20_000, true, true);
         bring_up(&stage);
-        let counted = packaging(&stage.core.packager_counters())["misaligned_cuts"].as_u64().unwrap();
+        let counted = PackagerStatus::from(stage.core.packager_counters()).misaligned_cuts;
         assert!(counted > 0);
         assert!(handle.render().contains(&format!("encoder_misaligned_cuts_total {counted}")));
         bring_up(&stage);

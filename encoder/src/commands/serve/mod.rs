@@ -19,10 +19,11 @@ use crate::ingest;
 use crate::logging::Recent;
 use crate::origin::StreamPath;
 use crate::shutdown::{Shutdown, ShutdownStage};
+use crate::status::EncoderStatus;
 use crate::stream::registry::Registry;
 use announce::Addresses;
 use probes::{AdminHandle, Probe, StatusSource};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -87,13 +88,18 @@ struct Status {
 
 impl StatusSource for Status {
     fn status(&self) -> Value {
-        let mut status = self.registry.status();
-        status["version"] = json!(env!("CARGO_PKG_VERSION"));
-        status["revision"] = json!(crate::REVISION);
-        status["uptime_seconds"] = json!(self.started.elapsed().as_secs());
-        status["ladder"] = json!(self.ladder);
-        status["warnings"] = json!(self.warnings.list());
-        status
+        let status = EncoderStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: crate::REVISION.to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ladder: self.ladder.clone(),
+            warnings: self.warnings.list(),
+            streams: self.registry.status(),
+            latencies_set: self.registry.latencies_set(),
+            origin_bytes: self.registry.origin_bytes(),
+        };
+        // Only a map with keys that are not text could fail.
+        serde_json::to_value(status).unwrap_or_default()
     }
 
     fn picture(&self, app: &str, name: &str) -> Option<Vec<u8>> {

@@ -3,6 +3,7 @@ use crate::archive::{self, ArchiveManager};
 use crate::origin::ObjectCache;
 use crate::stream::core_tests;
 use rtmp::StreamKey;
+use serde_json::json;
 use std::num::NonZeroU32;
 use store::Store;
 use store::memory::{InjectedFault, MemoryStore, Operation};
@@ -79,8 +80,8 @@ async fn a_stream_keeps_its_latency_until_it_has_ended() {
     registry.set_latency(&path, Some(Latency::from_secs_f64(8.0).unwrap())).unwrap();
     let publisher = publish(&registry, "latency=9").await.unwrap();
     assert_eq!(in_force(&registry), Some(5.0));
-    let status = registry.status();
-    let stream = &status["streams"][0];
+    let status = serde_json::to_value(registry.status()).unwrap();
+    let stream = &status[0];
     assert_eq!(stream["name"], "show");
     assert_eq!((&stream["latency"], &stream["latency_from"]), (&json!(5.0), &json!("publisher")));
     assert_eq!(stream["next_latency"], 8.0);
