@@ -76,7 +76,7 @@ impl StreamCore {
             fps = rounded(source.fps()),
             passed_through = plan.source,
             rungs = rungs.join(", "),
-            reasons = plan.reasons.join("; "),
+            reasons = Some(plan.reasons.join("; ")).filter(|reasons| !reasons.is_empty()),
             "renditions chosen"
         );
         self.plan = Some(plan);
