@@ -2,7 +2,7 @@
 
 use crate::config::BadSetting;
 use std::fmt;
-use store::gcs::{Location, OpenError};
+use store::{Location, OpenError};
 
 /// Exit code for wrong usage or settings: a retry does not help.
 pub const EXIT_USAGE: u8 = 64;
@@ -58,13 +58,15 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The fault for a bucket that cannot be opened: a passing error is a fault of the store; an error that an
-    /// operator must correct counts as an invalid setting.
-    pub fn bucket(flag: &'static str, location: &Location, error: &OpenError) -> Self {
-        if error.is_retryable() {
-            return Self::Store { place: location.to_string(), why: error.to_string() };
+    /// The fault for a store that cannot be opened: what an operator must correct counts as an invalid setting, anything
+    /// else is a fault of the store.
+    pub fn store(flag: &'static str, location: &Location, error: &OpenError) -> Self {
+        let (place, why) = (location.to_string(), error.to_string());
+        if error.is_setting() {
+            Self::Settings(vec![BadSetting { flag, value: place, problem: why }])
+        } else {
+            Self::Store { place, why }
         }
-        Self::Settings(vec![BadSetting { flag, value: location.to_string(), problem: error.to_string() }])
     }
 
     /// The exit code of the process.

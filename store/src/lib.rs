@@ -17,8 +17,11 @@ pub mod contract;
 pub mod dir;
 pub mod gcs;
 pub mod latest;
+mod location;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+
+pub use location::{Location, OpenError, StoreFinding};
 
 /// Most sources of one [`Store::compose`] (Cloud Storage's limit; larger objects are composed from composites).
 pub const MAX_SOURCES: usize = 32;

@@ -2,22 +2,19 @@
 
 use crate::archive::load::archives;
 use crate::archive::seal::{Sealed, seal};
-use crate::commands::serve::open_store;
-use crate::config::OutputLocation;
 use crate::fault::Fault;
 use std::io::{self, Write};
-use std::sync::Arc;
-use store::Store;
+use store::Location;
 
 /// Seals all archives of the stream `{app}/{name}`. Returns true if there is an archive and all are complete.
-pub async fn run(output: &OutputLocation, stream: &str) -> Result<bool, Fault> {
+pub async fn run(output: &Location, stream: &str) -> Result<bool, Fault> {
     // Opening a store creates a missing directory: a mistyped path must not create one.
-    if let OutputLocation::Directory(path) = output
+    if let Some(path) = output.as_directory()
         && !path.is_dir()
     {
         return Err(Fault::Store { place: output.to_string(), why: "there is no such directory".to_owned() });
     }
-    let store: Arc<dyn Store> = open_store(output).await?;
+    let store = output.open().await.map_err(|error| Fault::store("--output", output, &error))?;
     let failed = |why: String| Fault::Machine { what: "cannot seal", why };
     let print = |line: String| -> Result<(), Fault> {
         writeln!(io::stdout(), "{line}")

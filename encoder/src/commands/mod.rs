@@ -64,10 +64,10 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         Command::Bucket(BucketCommand::Check(args)) => {
             logging::start(LogFormat::Text);
-            let (location, endpoint) = config::bucket(&args).map_err(Fault::Settings)?;
+            let location = config::bucket(&args).map_err(Fault::Settings)?;
             let mut good = false;
             on_runtime(async {
-                good = bucket::check(location, endpoint).await?;
+                good = bucket::check(location).await?;
                 Ok(())
             })?;
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });

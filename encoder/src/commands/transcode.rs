@@ -10,10 +10,8 @@ use crate::stream::{StreamCore, StreamSettings};
 use indicatif::{ProgressBar, ProgressStyle};
 use media::{Media, MediaSpan, MediaTime};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
-use store::Store;
-use store::dir::DirStore;
+use store::Location;
 use tokio::sync::mpsc;
 use tracing::info;
 use transcode::demux::FileDemuxer;
@@ -42,11 +40,8 @@ pub async fn transcode(
         Some(Err(why)) => return Err(unreadable(why)),
         Some(Ok(Read::Media(_))) | None => return Err(unreadable("reading it failed".to_owned())),
     };
-    let store: Arc<dyn Store> = Arc::new(
-        DirStore::open(&output)
-            .await
-            .map_err(|error| Fault::Store { place: output.display().to_string(), why: error.to_string() })?,
-    );
+    let location = Location::directory(&output);
+    let store = location.open().await.map_err(|error| Fault::store("OUTDIR", &location, &error))?;
 
     let mut settings = StreamSettings { live: false, ..settings };
     settings.timing = settings.timing.without_parts();

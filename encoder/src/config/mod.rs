@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use store::gcs;
+use store::Location;
 
 /// The x264 presets that make sense for live encoding, fastest first.
 const PRESETS: [&str; 9] =
@@ -38,29 +38,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The location of the store for segments and playlists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutputLocation {
-    /// A directory.
-    Directory(PathBuf),
-    /// A Cloud Storage bucket.
-    Bucket {
-        /// The bucket and the prefix within it.
-        location: gcs::Location,
-        /// An emulator's URL; `None` means Google's endpoint.
-        endpoint: Option<String>,
-    },
-}
-
-impl fmt::Display for OutputLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(path) => path.display().fmt(f),
-            Self::Bucket { location, .. } => location.fmt(f),
-        }
-    }
-}
-
 /// The validated settings of `serve`.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -73,7 +50,7 @@ pub struct ServeConfig {
     /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
     /// The location of the store.
-    pub output: OutputLocation,
+    pub output: Location,
     /// The archive settings; `None` if no archive is kept.
     pub archive: Option<archive::ArchiveSettings>,
     /// The number of concurrent streams.
@@ -292,11 +269,15 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<BadSetting>> {
+pub fn bucket(args: &BucketArgs) -> Result<Location, Vec<BadSetting>> {
     let mut validator = Validator::default();
     let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut validator);
-    match validator.take("bucket", &args.location, args.location.parse()) {
-        Some(location) if validator.bad.is_empty() => Ok((location, endpoint)),
+    let location = match args.location.strip_prefix("gs://") {
+        Some(_) => Location::parse(&args.location, endpoint),
+        None => Err("must begin with gs://"),
+    };
+    match validator.take("bucket", &args.location, location) {
+        Some(location) if validator.bad.is_empty() => Ok(location),
         _ => Err(validator.bad),
     }
 }
@@ -305,7 +286,7 @@ pub fn bucket(args: &BucketArgs) -> Result<(gcs::Location, Option<String>), Vec<
 ///
 /// # Errors
 /// All invalid settings.
-pub fn archived(args: &ArchiveArgs) -> Result<(OutputLocation, String), Vec<BadSetting>> {
+pub fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<BadSetting>> {
     let mut validator = Validator::default();
     let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
     let (name, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -356,21 +337,10 @@ fn check_log_format(given: &str, validator: &mut Validator) {
     }
 }
 
-fn output(output: &str, endpoint: Option<&str>, validator: &mut Validator) -> Option<OutputLocation> {
+fn output(output: &str, endpoint: Option<&str>, validator: &mut Validator) -> Option<Location> {
     let endpoint = gcs_endpoint(endpoint, validator);
-    if output.is_empty() {
-        validator.reject("--output", "''", "must name a directory or a bucket");
-        return None;
-    }
-    if output.starts_with("gs://") {
-        let location = validator.take("--output", output, output.parse::<gcs::Location>());
-        return Some(OutputLocation::Bucket { location: location?, endpoint });
-    }
-    if output.contains("://") {
-        validator.reject("--output", output, "must be a directory or gs://BUCKET/PREFIX");
-        return None;
-    }
-    Some(OutputLocation::Directory(output.into()))
+    let shown = if output.is_empty() { "''" } else { output };
+    validator.take("--output", shown, Location::parse(output, endpoint))
 }
 
 fn gcs_endpoint(endpoint: Option<&str>, validator: &mut Validator) -> Option<String> {
@@ -541,11 +511,11 @@ mod tests {
     #[test]
     fn an_output_is_a_directory_or_a_bucket() {
         let directory = serve(&args(&["--output=/srv/media"])).unwrap().output;
-        assert_eq!(directory, OutputLocation::Directory("/srv/media".into()));
+        assert_eq!(directory, Location::directory("/srv/media"));
         let more = ["--output=gs://live/tv", "--gcs-endpoint=http://127.0.0.1:9/"];
         let bucket = serve(&args(&more)).unwrap().output;
-        let location = "gs://live/tv".parse().unwrap();
-        assert_eq!(bucket, OutputLocation::Bucket { location, endpoint: Some("http://127.0.0.1:9".into()) });
+        let endpoint = Some("http://127.0.0.1:9".into());
+        assert_eq!(bucket, Location::parse("gs://live/tv", endpoint).unwrap());
         assert_eq!(serve(&args(&["--output=gs://NO"])).unwrap_err()[0].flag, "--output");
     }
 

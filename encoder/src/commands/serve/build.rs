@@ -3,7 +3,7 @@
 use super::announce::Addresses;
 use super::{ServeParts, Status};
 use crate::archive::{self, ArchiveManager};
-use crate::config::{OutputLocation, ServeConfig, TlsConfig};
+use crate::config::{ServeConfig, TlsConfig};
 use crate::delivery::Spool;
 use crate::delivery::outputs::OutputOptions;
 use crate::fault::Fault;
@@ -23,8 +23,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store::Store;
-use store::dir::DirStore;
-use store::gcs::GcsStore;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,7 +39,8 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     let shutdown = Shutdown::listen().map_err(|error| machine("cannot watch signals", &error))?;
     let listeners = Listeners::bind(&config).await?;
     let addresses = listeners.addresses(&config);
-    let store = open_store(&config.output).await?;
+    let store =
+        config.output.open().await.map_err(|error| Fault::store("--output", &config.output, &error))?;
     let spool = open_spool(&config)?;
     let probe = Probe::new(
         probes::ProbeSettings { capacity: config.capacity, recycle_after: config.recycle_after },
@@ -229,21 +228,6 @@ fn accept_publishers(
         }));
     }
     publishers
-}
-
-pub(crate) async fn open_store(output: &OutputLocation) -> Result<Arc<dyn Store>, Fault> {
-    match output {
-        OutputLocation::Directory(path) => match DirStore::open(path).await {
-            Ok(store) => Ok(Arc::new(store)),
-            Err(error) => Err(Fault::Store { place: output.to_string(), why: error.to_string() }),
-        },
-        OutputLocation::Bucket { location, endpoint } => {
-            match GcsStore::open(location.clone(), endpoint.as_deref()).await {
-                Ok(store) => Ok(Arc::new(store)),
-                Err(error) => Err(Fault::bucket("--output", location, &error)),
-            }
-        }
-    }
 }
 
 /// Sends heartbeats as long as the runtime runs tasks and the locks of every stream can be acquired.

@@ -9,7 +9,7 @@ mod announce;
 mod build;
 mod drain;
 
-pub(crate) use build::{bind, bind_rtmp, open_store};
+pub(crate) use build::{bind, bind_rtmp};
 
 use crate::archive::ArchiveManager;
 use crate::config::ServeConfig;
