@@ -6,10 +6,11 @@
 //!
 //! The rules, decided by the sans-IO [`DeliveryPlan`] and carried out by [`Delivery`]:
 //!
-//! - A playlist names only what the store acknowledged; what becomes of each segment stands in the [`ledger`]. Several
-//!   segments are written at a time and listed in order; a segment that is not acknowledged by its deadline becomes a
-//!   gap (EXT-X-GAP), and so does a segment whose init segment is not acknowledged by then. Where an archive is kept,
-//!   the late segment is still uploaded, with lower priority than segments that are on time.
+//! - A playlist names only what the store acknowledged. Several segments are written at a time and listed in order; a
+//!   segment that is not acknowledged by its deadline becomes a gap (EXT-X-GAP), and so does a segment whose init
+//!   segment is not acknowledged by then. Where an archive is kept, the late segment is still uploaded, with lower
+//!   priority than segments that are on time. What becomes of each segment stands in the [`ledger`], which the
+//!   playlists and the archive read.
 //! - The multivariant playlist appears once every media playlist that it names was acknowledged.
 //! - A playlist is rendered when its write starts, so the newest text wins; two writes of one playlist start at least
 //!   [`DeliverySettings::playlist_interval`] apart; the last one (EXT-X-ENDLIST) is retried until
