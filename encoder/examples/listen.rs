@@ -2,10 +2,11 @@
 //! A publish with the stream key `refuse` is refused; one with `off` is ended by the server after 300 media messages.
 
 use encoder::testing::ingest::{Admission, MediaSink, ServerOptions, serve};
-use media::{AccessUnit, Media};
+use media::{Media, MediaTime};
 use rtmp::ingest::Ingest;
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::info;
 
 struct Everybody;
@@ -14,7 +15,8 @@ struct Everybody;
 struct Report {
     ingest: Ingest,
     metadata: Option<Metadata>,
-    first_and_last: Option<(AccessUnit, AccessUnit)>,
+    /// Decode time and arrival.
+    first_and_last: Option<[(MediaTime, Instant); 2]>,
     keys: u64,
     messages_left: Option<u64>,
 }
@@ -37,6 +39,7 @@ impl MediaSink for Report {
         if let Some(left) = &mut self.messages_left {
             *left = left.checked_sub(1).ok_or(Refusal::Draining)?;
         }
+        let arrived = message.arrived;
         for media in self.ingest.push(message)? {
             match media {
                 Media::VideoConfig(config) => info!(config.width, config.height, "video"),
@@ -45,10 +48,9 @@ impl MediaSink for Report {
                 }
                 Media::Video(unit) => {
                     self.keys += u64::from(unit.key);
-                    self.first_and_last = match self.first_and_last.take() {
-                        None => Some((unit.clone(), unit)),
-                        Some((first, _)) => Some((first, unit)),
-                    };
+                    let last = (unit.dts, arrived);
+                    let first = self.first_and_last.map_or(last, |[first, _]| first);
+                    self.first_and_last = Some([first, last]);
                 }
                 Media::Audio(_) => {}
             }
@@ -78,9 +80,9 @@ impl MediaSink for Report {
     }
 
     fn end(self, _: EndReason) {
-        if let Some((first, last)) = self.first_and_last {
-            let media_seconds = (last.dts - first.dts).as_secs_f64();
-            let wall_seconds = (last.arrived - first.arrived).as_secs_f64();
+        if let Some([first, last]) = self.first_and_last {
+            let media_seconds = (last.0 - first.0).as_secs_f64();
+            let wall_seconds = (last.1 - first.1).as_secs_f64();
             info!(media_seconds, wall_seconds, keys = self.keys, "video ended");
         }
         let kinds = self.ingest.repairs().by_kind().chain(self.ingest.oddities().by_kind());

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use encoder::testing::stream::{Worker, WorkerEvent, WorkerOptions};
 use media::h264::{LengthSize, Record, annex_b, length_prefixed_units};
-use media::{AudioCodec, MediaTime, VideoCodec};
+use media::{AudioCodec, MediaTime, Unit, VideoCodec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -87,9 +87,9 @@ async fn main() -> anyhow::Result<()> {
                     files.insert(track.track, file);
                 }
             }
-            WorkerEvent::Response(Response::Unit(unit)) => {
-                *bytes.entry(unit.track).or_default() += unit.data.len();
-                if let Some(file) = files.get_mut(&unit.track).filter(|_| unit.track != AUDIO_TRACK) {
+            WorkerEvent::Response(Response::Unit(WireUnit { track, unit })) => {
+                *bytes.entry(track).or_default() += unit.data.len();
+                if let Some(file) = files.get_mut(&track).filter(|_| track != AUDIO_TRACK) {
                     let units = length_prefixed_units(&unit.data, LengthSize::Four);
                     file.write_all(&annex_b(units.filter_map(Result::ok)))?;
                 }
@@ -120,7 +120,8 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
         rest = &rest[11 + size + 4..];
         let unit = |track, offset: i64, key, data: &[u8]| {
             let (dts, pts) = (MediaTime::from_ticks_90k(time), MediaTime::from_ticks_90k(time + offset));
-            Request::Unit(WireUnit { track, pts, dts, key, data: Bytes::copy_from_slice(data) })
+            let unit = Unit { pts, dts, key, data: Bytes::copy_from_slice(data) };
+            Request::Unit(WireUnit { track, unit })
         };
         match (kind, body.get(1)) {
             (9, Some(0)) => requests.push(Request::VideoConfig {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use encoder::testing::fuzzing::flv_file;
-use media::{AccessUnit, AudioConfig, Media, VideoConfig};
+use media::{AudioConfig, Media, Unit, VideoConfig};
 use rtmp::ingest::Ingest;
 use rtmp::timeline::Repairs;
 use std::path::Path;
@@ -13,8 +13,8 @@ use std::process::Command;
 struct Read {
     video_config: VideoConfig,
     audio_config: AudioConfig,
-    video: Vec<AccessUnit>,
-    audio: Vec<AccessUnit>,
+    video: Vec<Unit>,
+    audio: Vec<Unit>,
     repairs: Repairs,
 }
 

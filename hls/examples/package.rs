@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 use hls::{
-    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, SegmentInfo,
-    SessionId, Timing, Track, TrackKind, VideoTrack,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, SegmentInfo, SessionId,
+    Timing, Track, TrackKind, VideoTrack,
 };
-use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 use mp4_atom::{Any, Atom, DecodeMaybe, Moov};
 use std::error::Error;
 use std::path::Path;
@@ -74,7 +74,7 @@ fn write(packager: &mut Packager, presentation: &mut Presentation, out: &Path) -
     Ok(())
 }
 
-fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Sample>), Box<dyn Error>> {
+fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Unit>), Box<dyn Error>> {
     let mut rest = file;
     let mut moov: Option<Moov> = None;
     let mut samples = Vec::new();
@@ -97,7 +97,7 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Sample>), Box<dyn Err
                         data = behind;
                         let time =
                             |count| START + (MediaTime::from_scaled(count, timescale) - MediaTime::ZERO);
-                        samples.push(Sample {
+                        samples.push(Unit {
                             pts: time(at + entry.cts.unwrap_or(0)),
                             dts: time(at),
                             key: i == 0 || audio,

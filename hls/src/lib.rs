@@ -27,4 +27,4 @@ pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
 pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
 pub use resume::{Past, ResumeError, StoredPlaylist};
 pub use timing::{Latency, Parts, Timing, TimingError};
-pub use track::{AudioTrack, Sample, Track, TrackKind, VideoTrack};
+pub use track::{AudioTrack, Track, TrackKind, VideoTrack};

@@ -29,10 +29,10 @@ use crate::fmp4;
 use crate::names::{self, RungName};
 use crate::resume::Past;
 use crate::timing::Timing;
-use crate::track::{Sample, TrackKind};
+use crate::track::TrackKind;
 use bytes::Bytes;
 use lane::{Chunk, Lane, LaneProgress};
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, MediaSpan, MediaTime, Unit, WallTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -184,7 +184,7 @@ impl Packager {
     ///
     /// # Errors
     /// See [`PushError`]; the refused sample is dropped and counted.
-    pub fn push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+    pub fn push(&mut self, rung: &RungName, sample: Unit) -> Result<(), PushError> {
         let pushed = self.try_push(rung, sample);
         if pushed.is_err() {
             self.counters.rejected_samples += 1;
@@ -192,7 +192,7 @@ impl Packager {
         pushed
     }
 
-    fn try_push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+    fn try_push(&mut self, rung: &RungName, sample: Unit) -> Result<(), PushError> {
         let open = self.open.as_mut().ok_or(PushError::NoEpoch)?;
         let index = open.lanes.iter().position(|l| l.rung() == rung).ok_or(PushError::UnknownRung)?;
         if sample.data.is_empty() {

@@ -2,11 +2,11 @@
 
 use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
 use crate::timing::{Latency, Timing};
-use crate::track::{AudioTrack, Sample, Track, TrackKind, VideoTrack};
+use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
 use crate::{RungName, SessionId};
 use bytes::Bytes;
 use media::time::rescale;
-use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 use mp4_atom::{Any, DecodeMaybe, Moof, Moov};
 use std::collections::BTreeMap;
 
@@ -83,13 +83,7 @@ pub(crate) fn epoch(number: u32, start_ms: i64, tracks: &[Track], cuts: CutRule)
 
 /// Frames at `fps` from `start_ms` on, with an IDR every `gop` frames; with B-frames, decode times start one frame
 /// early.
-pub(crate) fn frames(
-    start_ms: i64,
-    fps: (i64, i64),
-    gop: usize,
-    count: usize,
-    b_frames: bool,
-) -> Vec<Sample> {
+pub(crate) fn frames(start_ms: i64, fps: (i64, i64), gop: usize, count: usize, b_frames: bool) -> Vec<Unit> {
     let at = |n: i64| ms(start_ms) + MediaSpan::from_ticks_90k(rescale(n, fps.0, fps.1 * 90_000));
     let mut order: Vec<usize> = (0..count).collect();
     if b_frames {
@@ -99,7 +93,7 @@ pub(crate) fn frames(
         }
     }
     let lead = if b_frames { 1 } else { 0 };
-    let sample = |(decoded, shown): (usize, usize)| Sample {
+    let sample = |(decoded, shown): (usize, usize)| Unit {
         pts: at(shown as i64),
         dts: at(decoded as i64 - lead),
         key: shown % gop == 0,
@@ -109,11 +103,11 @@ pub(crate) fn frames(
 }
 
 /// AAC frames from `start_ms` on, with timestamps in whole milliseconds as in FLV.
-pub(crate) fn sound(start_ms: i64, rate: i64, count: usize) -> Vec<Sample> {
+pub(crate) fn sound(start_ms: i64, rate: i64, count: usize) -> Vec<Unit> {
     (0..count as i64)
         .map(|n| {
             let at = ms(start_ms + rescale(n * 1024, rate, 1000));
-            Sample { pts: at, dts: at, key: true, data: Bytes::from(vec![n as u8; 40]) }
+            Unit { pts: at, dts: at, key: true, data: Bytes::from(vec![n as u8; 40]) }
         })
         .collect()
 }
@@ -243,14 +237,14 @@ impl Run {
         self.drain();
     }
 
-    pub(crate) fn push(&mut self, rung: &RungName, sample: Sample) -> Result<(), PushError> {
+    pub(crate) fn push(&mut self, rung: &RungName, sample: Unit) -> Result<(), PushError> {
         let pushed = self.packager.push(rung, sample);
         self.drain();
         pushed
     }
 
     /// Pushes the samples of several renditions in decode order.
-    pub(crate) fn push_all(&mut self, tracks: &[(&str, Vec<Sample>)]) {
+    pub(crate) fn push_all(&mut self, tracks: &[(&str, Vec<Unit>)]) {
         let mut all: Vec<_> = tracks
             .iter()
             .flat_map(|(name, samples)| samples.iter().map(|s| (rung(name), s.clone())))

@@ -1,9 +1,9 @@
-//! Input types of the packager: tracks and their samples. No packaging here.
+//! Tracks: the renditions of an epoch, as the packager takes them. No packaging here.
 
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use bytes::Bytes;
-use media::{AudioCodec, MediaTime, VideoCodec, aac, h264};
+use media::{AudioCodec, VideoCodec, aac, h264};
 
 /// One rendition of an epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,17 +92,4 @@ impl Track {
             TrackKind::Audio(audio) => audio.sample_rate,
         }
     }
-}
-
-/// One encoded access unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Presentation time.
-    pub pts: MediaTime,
-    /// Decode time; grows strictly within a track.
-    pub dts: MediaTime,
-    /// Whether decoding can start here (IDR; every audio frame).
-    pub key: bool,
-    /// The access unit: length-prefixed NAL units for H.264, a raw frame for AAC.
-    pub data: Bytes,
 }

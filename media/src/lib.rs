@@ -16,6 +16,4 @@ mod unit;
 
 pub use name::{MAX_NAME_LEN, is_valid_name};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
-pub use unit::{
-    AacExtension, AccessUnit, AudioCodec, AudioConfig, Media, UNIT_OVERHEAD, VideoCodec, VideoConfig,
-};
+pub use unit::{AacExtension, AudioCodec, AudioConfig, Media, UNIT_OVERHEAD, Unit, VideoCodec, VideoConfig};

@@ -3,7 +3,6 @@
 
 use crate::MediaTime;
 use bytes::Bytes;
-use std::time::Instant;
 
 /// Bytes that an access unit counts in addition to its coded data, where a bound is in bytes: this also bounds a flood
 /// of tiny access units.
@@ -73,19 +72,18 @@ pub struct AudioConfig {
     pub frame_samples: u32,
 }
 
-/// One access unit on the stream's media axis.
+/// One coded access unit on the stream's media axis: the same type from the publisher, through the worker, to the
+/// packager.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessUnit {
+pub struct Unit {
     /// Presentation time.
     pub pts: MediaTime,
     /// Decode time.
     pub dts: MediaTime,
-    /// Whether decoding can start here.
+    /// Whether decoding can start here (IDR; every audio frame).
     pub key: bool,
     /// The coded data: length-prefixed NAL units for H.264, a raw frame for AAC.
     pub data: Bytes,
-    /// When the last byte was read from the socket.
-    pub arrived: Instant,
 }
 
 /// Media from a publisher's messages.
@@ -96,7 +94,7 @@ pub enum Media {
     /// The configuration of the audio that follows.
     AudioConfig(AudioConfig),
     /// A picture.
-    Video(AccessUnit),
+    Video(Unit),
     /// An audio frame.
-    Audio(AccessUnit),
+    Audio(Unit),
 }

@@ -5,7 +5,7 @@
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
 use super::PublishSettings;
-use media::{AccessUnit, Media, MediaSpan, MediaTime, WallTime};
+use media::{Media, MediaSpan, MediaTime, Unit, WallTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -176,7 +176,7 @@ impl Gate {
     pub(super) fn admits(&mut self, media: &Media) -> bool {
         match media {
             Media::VideoConfig(_) | Media::AudioConfig(_) => true,
-            Media::Video(AccessUnit { key: true, .. }) => {
+            Media::Video(Unit { key: true, .. }) => {
                 self.closed = false;
                 true
             }
@@ -241,9 +241,9 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn unit(dts_ms: i64, key: bool) -> AccessUnit {
+    fn unit(dts_ms: i64, key: bool) -> Unit {
         let dts = MediaTime::ZERO + MediaSpan::from_millis(10_000 + dts_ms);
-        AccessUnit { pts: dts, dts, key, data: Bytes::new(), arrived: Instant::now() }
+        Unit { pts: dts, dts, key, data: Bytes::new() }
     }
 
     fn placed(axis: &mut LoopAxis, media: Media) -> i64 {

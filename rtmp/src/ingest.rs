@@ -6,7 +6,7 @@
 use crate::flv::{FlvDemuxer, FlvError, Tag};
 use crate::timeline::{Repairs, Timeline};
 use crate::{MediaMessage, Metadata, Refusal};
-use media::{AccessUnit, AudioConfig, Media, MediaTime, VideoConfig};
+use media::{AudioConfig, Media, MediaTime, Unit, VideoConfig};
 
 /// The publisher sends media that cannot be encoded, now or later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,19 +114,18 @@ impl Ingest {
                 let config = picture.config.and_then(|config| self.video_config(config));
                 let stamp = self.timeline.video(timestamp_ms, picture.composition_ms, arrived);
                 let unit = stamp.map(|stamp| {
-                    Media::Video(AccessUnit {
+                    Media::Video(Unit {
                         pts: stamp.pts,
                         dts: stamp.dts,
                         key: picture.key,
                         data: picture.data,
-                        arrived,
                     })
                 });
                 (config, unit)
             }
             Tag::Audio(data) => {
                 let time = self.timeline.audio(timestamp_ms, arrived);
-                let unit = |time| Media::Audio(AccessUnit { pts: time, dts: time, key: true, data, arrived });
+                let unit = |time| Media::Audio(Unit { pts: time, dts: time, key: true, data });
                 (None, time.map(unit))
             }
             Tag::EndOfSequence(_) | Tag::Nothing => NOTHING,

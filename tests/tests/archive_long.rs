@@ -211,7 +211,7 @@ impl Stream {
         let message =
             MediaMessage { kind, timestamp_ms: u32::try_from(at).unwrap(), payload, arrived: now.instant };
         for media in self.ingest.push(message).unwrap() {
-            self.core.media(media, now);
+            self.core.media(media, now.instant, now);
         }
     }
 

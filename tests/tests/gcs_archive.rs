@@ -9,10 +9,10 @@ use encoder::testing::archive::{
 };
 use encoder::testing::delivery::{self, Delivery, DeliveryCounters, DeliveryEvent, Spool, StorePlaylists};
 use hls::{
-    AudioTrack, CutRule, Epoch, Latency, Output, Packager, RungName, Sample, SessionId, Timing, Track,
-    TrackKind, VideoTrack,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, RungName, SessionId, Timing, Track, TrackKind,
+    VideoTrack,
 };
-use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -141,14 +141,14 @@ impl OnAir {
                     // Every frame's content is unique.
                     let data =
                         format!("{name} {frame} ").into_bytes().into_iter().cycle().take(bytes).collect();
-                    self.push(&rung(name), Sample { pts: at, dts: at, key: frame == begin, data });
+                    self.push(&rung(name), Unit { pts: at, dts: at, key: frame == begin, data });
                 }
             }
             let first_frame = |second: i64| (second * 48_000 + 1023) / 1024;
             for frame in first_frame(self.now)..first_frame(self.now + 1) {
                 let at = MediaTime::from_scaled(frame * 1024, 48_000);
                 let data = format!("audio {frame}").into();
-                self.push(&RungName::audio(), Sample { pts: at, dts: at, key: true, data });
+                self.push(&RungName::audio(), Unit { pts: at, dts: at, key: true, data });
             }
             self.tell();
             self.now += 1;
@@ -156,7 +156,7 @@ impl OnAir {
         }
     }
 
-    fn push(&mut self, rung: &RungName, sample: Sample) {
+    fn push(&mut self, rung: &RungName, sample: Unit) {
         self.packager.push(rung, sample).unwrap();
     }
 

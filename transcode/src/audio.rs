@@ -10,7 +10,7 @@ use ffmpeg_next::{
     ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame,
 };
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{AudioCodec, MediaTime};
+use media::{AudioCodec, MediaTime, Unit};
 use std::collections::VecDeque;
 
 /// The source's times and the sample count may differ by this much (40 ms) before silence is inserted or samples are
@@ -140,7 +140,7 @@ impl AudioTranscoder {
     }
 
     /// Decodes one access unit and passes the encoded units that are ready to `out`.
-    pub(super) fn submit(&mut self, unit: &WireUnit, out: Out<'_>) -> Result<(), TranscodeError> {
+    pub(super) fn submit(&mut self, unit: &Unit, out: Out<'_>) -> Result<(), TranscodeError> {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.pts.ticks_90k()));
@@ -318,13 +318,8 @@ impl AudioTranscoder {
             }
             self.last_pts = Some(pts);
             let pts = MediaTime::from_ticks_90k(pts);
-            out(WireUnit {
-                track: AUDIO_TRACK,
-                pts,
-                dts: pts,
-                key: true,
-                data: Bytes::copy_from_slice(data),
-            })?;
+            let unit = Unit { pts, dts: pts, key: true, data: Bytes::copy_from_slice(data) };
+            out(WireUnit { track: AUDIO_TRACK, unit })?;
         }
     }
 }

@@ -9,8 +9,7 @@ use ff::{ChannelLayout, Dictionary, Rational, codec, color, frame, picture};
 use ffmpeg_next as ff;
 use media::h264::H264Error;
 use media::time::TICKS_PER_SECOND;
-use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, VideoCodec, VideoConfig, aac};
-use std::time::Instant;
+use media::{AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoCodec, VideoConfig, aac};
 
 /// Sample rate of encoded audio, in Hz.
 pub(super) const SAMPLE_RATE: u32 = 48_000;
@@ -139,12 +138,11 @@ impl ContributionVideo {
                     frame_rate: Some(self.settings.frame_rate),
                 }));
             }
-            out.push(Media::Video(AccessUnit {
+            out.push(Media::Video(Unit {
                 pts: MediaTime::from_ticks_90k(pts),
                 dts: MediaTime::from_ticks_90k(packet.dts().unwrap_or(pts)),
                 key: packet.is_key(),
                 data: converted.data,
-                arrived: Instant::now(),
             }));
         }
         Ok(())
@@ -203,7 +201,7 @@ impl ContributionAudio {
             out.extend(self.config.take().map(Media::AudioConfig));
             let pts = MediaTime::from_scaled(pts, SAMPLE_RATE);
             let data = Bytes::copy_from_slice(data);
-            out.push(Media::Audio(AccessUnit { pts, dts: pts, key: true, data, arrived: Instant::now() }));
+            out.push(Media::Audio(Unit { pts, dts: pts, key: true, data }));
         }
         Ok(())
     }

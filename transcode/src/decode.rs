@@ -3,11 +3,10 @@
 
 use super::av;
 use super::error::TranscodeError;
-use crate::wire::WireUnit;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::{Error, Packet, decoder, frame};
 use media::h264::Record;
-use media::{MediaTime, VideoCodec};
+use media::{MediaTime, Unit, VideoCodec};
 
 /// A decoded picture.
 pub(super) struct DecodedPicture {
@@ -50,7 +49,7 @@ impl VideoDecoder {
     }
 
     /// Submits one access unit. Fetch the pictures with [`Self::receive`] until it returns `None`.
-    pub(super) fn submit(&mut self, unit: &WireUnit) {
+    pub(super) fn submit(&mut self, unit: &Unit) {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.dts.ticks_90k()));

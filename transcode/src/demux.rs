@@ -20,10 +20,9 @@ use interleave::Interleaver;
 use media::aac::{self, AacError};
 use media::h264::H264Error;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{AccessUnit, Media, MediaSpan, MediaTime};
+use media::{Media, MediaSpan, MediaTime, Unit};
 use path::{AudioPath, VideoPath};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use times::{dated, start_of, times};
 
 /// Consecutive packets that cannot be decoded before a file counts as broken.
@@ -135,7 +134,7 @@ pub struct FileDemuxer {
     video: Option<DemuxedTrack<VideoPath>>,
     audio: Option<DemuxedTrack<AudioPath>>,
     /// Pictures from the start of the file whose dts the container does not state.
-    undated: Vec<AccessUnit>,
+    undated: Vec<Unit>,
     ready: Interleaver,
     state: ReadState,
 }
@@ -266,7 +265,7 @@ impl FileDemuxer {
                     // Without a configuration nothing can be decoded; parameter sets alone are not a picture.
                     if *announced && !converted.data.is_empty() {
                         let (key, data) = (packet.is_key(), converted.data);
-                        let unit = AccessUnit { pts, dts, key, data, arrived: Instant::now() };
+                        let unit = Unit { pts, dts, key, data };
                         if packet.dts().is_none() && self.undated.len() < MAX_UNDATED {
                             self.undated.push(unit);
                         } else {
@@ -292,13 +291,7 @@ impl FileDemuxer {
                             out.push(Media::AudioConfig(config));
                         }
                         let data = Bytes::copy_from_slice(frame.data);
-                        out.push(Media::Audio(AccessUnit {
-                            pts: at,
-                            dts: at,
-                            key: true,
-                            data,
-                            arrived: Instant::now(),
-                        }));
+                        out.push(Media::Audio(Unit { pts: at, dts: at, key: true, data }));
                         at += step - MediaTime::ZERO;
                     }
                 }
@@ -308,13 +301,7 @@ impl FileDemuxer {
                         out.push(Media::AudioConfig(aac::read_config(record, Some(*output_rate))?));
                     }
                     let data = Bytes::copy_from_slice(data);
-                    out.push(Media::Audio(AccessUnit {
-                        pts: dts,
-                        dts,
-                        key: true,
-                        data,
-                        arrived: Instant::now(),
-                    }));
+                    out.push(Media::Audio(Unit { pts: dts, dts, key: true, data }));
                 }
                 AudioPath::Recode(recoder) => recoder.packet(packet, dts, &mut out)?,
             }

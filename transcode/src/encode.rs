@@ -8,9 +8,9 @@ use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, format, frame, picture};
-use media::MediaTime;
 use media::h264::{self, ParameterSets};
 use media::time::TICKS_PER_SECOND;
+use media::{MediaTime, Unit};
 
 /// Rungs whose shorter side has at most this many pixels get Main profile: such rungs exist for old devices, and the
 /// 8x8 transform of High profile gains least at their size.
@@ -172,13 +172,13 @@ impl VideoEncoder {
             self.last_dts = Some(dts);
             self.work.pictures += 1;
             self.work.quantisers += quantiser(&self.packet).unwrap_or(0);
-            out(WireUnit {
-                track: self.track,
+            let unit = Unit {
                 pts: MediaTime::from_ticks_90k(pts),
                 dts: MediaTime::from_ticks_90k(dts),
                 key: self.packet.is_key(),
                 data: h264::annex_b_to_length_prefixed(data),
-            })?;
+            };
+            out(WireUnit { track: self.track, unit })?;
         }
     }
 }

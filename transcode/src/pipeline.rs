@@ -24,7 +24,7 @@ use super::{av, log};
 use crate::wire::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::frame;
-use media::{AudioCodec, MediaTime, VideoCodec};
+use media::{AudioCodec, MediaTime, Unit, VideoCodec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -58,12 +58,12 @@ impl Context {
 
 enum VideoInput {
     Config(VideoCodec, Bytes),
-    Unit(WireUnit),
+    Unit(Unit),
 }
 
 enum AudioInput {
     Config(AudioCodec, Bytes),
-    Unit(WireUnit),
+    Unit(Unit),
 }
 
 type Stage = JoinHandle<Result<(), TranscodeError>>;
@@ -118,10 +118,10 @@ impl Pipeline {
             Request::AudioConfig { codec, record } => {
                 self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Config(codec, record)).is_ok())
             }
-            Request::Unit(unit) if unit.track == AUDIO_TRACK => {
+            Request::Unit(WireUnit { track: AUDIO_TRACK, unit }) => {
                 self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Unit(unit)).is_ok())
             }
-            Request::Unit(unit) => {
+            Request::Unit(WireUnit { unit, .. }) => {
                 self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Unit(unit)).is_ok())
             }
             Request::Start(_) => return Err(TranscodeError::Unexpected("a second job")),

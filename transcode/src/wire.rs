@@ -3,7 +3,7 @@
 
 pub mod protocol;
 
-use media::{AudioCodec, MediaTime, VideoCodec};
+use media::{AudioCodec, Unit, VideoCodec};
 use serde::{Deserialize, Serialize};
 
 /// The transcoding job, sent to the worker once at its start.
@@ -108,14 +108,8 @@ pub const AUDIO_TRACK: u8 = 255;
 pub struct WireUnit {
     /// To the worker: 0 for video, [`AUDIO_TRACK`] for audio. From the worker: as in [`OpenedTrack::track`].
     pub track: u8,
-    /// Presentation time.
-    pub pts: MediaTime,
-    /// Decode time.
-    pub dts: MediaTime,
-    /// Whether decoding can start at this access unit.
-    pub key: bool,
-    /// Coded data.
-    pub data: bytes::Bytes,
+    /// The access unit.
+    pub unit: Unit,
 }
 
 /// A message from the supervisor to the worker.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::timing::Latency;
 use hls::{
-    AudioTrack, CutRule, Output, Packager, RungName, Sample, SegmentInfo, SessionId, Timing, Track,
-    TrackKind, VideoTrack, names,
+    AudioTrack, CutRule, Output, Packager, RungName, SegmentInfo, SessionId, Timing, Track, TrackKind,
+    VideoTrack, names,
 };
-use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 
 const AVCC: &[u8] = &[
     0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f,
@@ -154,14 +154,14 @@ impl Studio {
         for second in self.now..self.now + seconds {
             for n in 0..25 {
                 let at = MediaTime::from_ticks_90k(second * 90_000 + n * 3_600);
-                let sample = Sample { pts: at, dts: at, key: n == 0, data: vec![second as u8; 100].into() };
+                let sample = Unit { pts: at, dts: at, key: n == 0, data: vec![second as u8; 100].into() };
                 self.packager.push(&RungName::new("360p").unwrap(), sample).unwrap();
                 for frame in (second * 48_000 + n * 1_920 + 1_023) / 1024.. {
                     if frame * 1024 >= second * 48_000 + (n + 1) * 1_920 {
                         break;
                     }
                     let at = MediaTime::from_scaled(frame * 1024, 48_000);
-                    let sample = Sample { pts: at, dts: at, key: true, data: vec![7; 20].into() };
+                    let sample = Unit { pts: at, dts: at, key: true, data: vec![7; 20].into() };
                     self.packager.push(&RungName::audio(), sample).unwrap();
                 }
             }

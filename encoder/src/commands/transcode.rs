@@ -38,7 +38,7 @@ pub async fn transcode(
     let duration = match reader.recv().await {
         Some(Ok(Read::Opened(duration))) => duration,
         Some(Err(why)) => return Err(unreadable(why)),
-        Some(Ok(Read::Media(_))) | None => return Err(unreadable("reading it failed".to_owned())),
+        Some(Ok(Read::Media(..))) | None => return Err(unreadable("reading it failed".to_owned())),
     };
     let location = Location::directory(&output);
     let store = location.open().await.map_err(|error| Fault::store("OUTDIR", &location, &error))?;
@@ -60,7 +60,7 @@ pub async fn transcode(
     let bar = progress_bar(duration);
     let mut first: Option<MediaTime> = None;
     while let Some(next) = reader.recv().await {
-        let Read::Media(next) = next.map_err(unreadable)? else { continue };
+        let Read::Media(next, read_at) = next.map_err(unreadable)? else { continue };
         if let Media::Video(unit) | Media::Audio(unit) = &next {
             let first = *first.get_or_insert(unit.dts);
             bar.set_position((unit.dts - first).to_duration().as_millis() as u64);
@@ -71,7 +71,7 @@ pub async fn transcode(
         if core.look(|core| core.counters().worker_restarts) > 0 {
             break;
         }
-        core.with(|core, now| core.media(next, now));
+        core.with(|core, now| core.media(next, read_at, now));
     }
     core.with(StreamCore::close);
     driver.await.map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
@@ -101,8 +101,8 @@ pub async fn transcode(
 enum Read {
     /// Sent first: the file is open; its duration if the file states one.
     Opened(Option<MediaSpan>),
-    /// Sent afterwards: the content of the file.
-    Media(Media),
+    /// Sent afterwards: the content of the file, and when it was read.
+    Media(Media, Instant),
 }
 
 /// Reads on a separate thread, because file reads block and libav's contexts must stay on the thread that made them.
@@ -123,9 +123,8 @@ fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
         }
         for media in demuxer {
             let failed = media.is_err();
-            if sender.blocking_send(media.map(Read::Media).map_err(|error| error.to_string())).is_err()
-                || failed
-            {
+            let read = media.map(|media| Read::Media(media, Instant::now()));
+            if sender.blocking_send(read.map_err(|error| error.to_string())).is_err() || failed {
                 return;
             }
         }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use hls::packager::MAX_BUFFERED_BYTES;
 use hls::{
-    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Sample, Segment,
-    SessionId, Timing, Track, TrackKind, VideoTrack,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Segment, SessionId,
+    Timing, Track, TrackKind, VideoTrack,
 };
-use media::{Anchor, AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -169,7 +169,7 @@ impl Run {
     fn push(&mut self, byte: u8, what: u8, pts: i64, dts: i64) {
         let rung = rung(what);
         let size = if byte == u8::MAX { MAX_SAMPLE } else { byte.into() };
-        let sample = Sample {
+        let sample = Unit {
             pts: MediaTime::from_ticks_90k(pts),
             dts: MediaTime::from_ticks_90k(dts),
             key: what & 0x80 != 0,

@@ -221,15 +221,15 @@ impl StreamCore {
         }
     }
 
-    /// The publisher sent an access unit or a configuration.
-    pub fn media(&mut self, media: Media, now: Now) {
+    /// The publisher sent an access unit or a configuration, whose last byte arrived at `arrived`.
+    pub fn media(&mut self, media: Media, arrived: Instant, now: Now) {
         if let Media::Video(unit) | Media::Audio(unit) = &media {
             self.newest = self.newest.max(unit.pts);
-            if let Some(anchor) = self.anchors.arrived(unit.pts, now.wall_of(unit.arrived)) {
+            let (pts, wall) = (unit.pts, now.wall_of(arrived));
+            if let Some(anchor) = self.anchors.arrived(pts, wall) {
                 self.packager.re_anchor(anchor);
             }
-            let (pts, arrived) = (unit.pts, now.wall_of(unit.arrived));
-            self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall: arrived, ..now });
+            self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall, ..now });
         }
         match &mut self.publisher {
             PublisherState::Probing(probe) => {

@@ -5,7 +5,7 @@ use super::run::RunId;
 use super::tests::{audio_config, unit_at, video_config};
 use hls::RungName;
 use hls::packager::Segment;
-use media::{AccessUnit, Media, MediaSpan};
+use media::{Media, MediaSpan};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -123,17 +123,16 @@ impl Publisher {
             self.stage.elapsed += Duration::from_millis(40);
             self.at_ms += 40;
             let at = self.at_ms;
-            let arrived = self.stage.now().instant;
             if video {
                 let key = self.last_key_ms.is_none_or(|last| at - last >= self.key_every_ms);
                 if key {
                     self.last_key_ms = Some(at);
                 }
-                self.stage.send(Media::Video(AccessUnit { arrived, ..unit_at(at, key) }));
+                self.stage.send(Media::Video(unit_at(at, key)));
             }
             if audio {
                 for part in [0, 20] {
-                    self.stage.send(Media::Audio(AccessUnit { arrived, ..unit_at(at + part, true) }));
+                    self.stage.send(Media::Audio(unit_at(at + part, true)));
                 }
             }
             let now = self.stage.now();

@@ -8,7 +8,7 @@ use crate::stream::ladder::Ladder;
 use hls::packager::{Output, Segment};
 use hls::timing::Latency;
 use hls::{Timing, Track};
-use media::{Media, WallTime};
+use media::{Media, Unit, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use transcode::wire::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
@@ -47,7 +47,7 @@ impl FakeWorker {
         match request {
             Request::Start(_) | Request::VideoConfig { .. } | Request::AudioConfig { .. } => Vec::new(),
             Request::Finish => vec![Response::Finished],
-            Request::Unit(unit) => {
+            Request::Unit(WireUnit { track, unit }) => {
                 let mut answers = Vec::new();
                 if !self.opened {
                     self.opened = true;
@@ -60,8 +60,8 @@ impl FakeWorker {
                         .map(|_| OpenedTrack { track: AUDIO_TRACK, config: vec![0x11, 0x90] });
                     answers.push(Response::Opened(rungs.chain(audio).collect()));
                 }
-                if unit.track == AUDIO_TRACK {
-                    answers.push(Response::Unit(unit));
+                if track == AUDIO_TRACK {
+                    answers.push(Response::Unit(WireUnit { track, unit }));
                     return answers;
                 }
                 if unit.pts.ticks_90k() < self.job.encode_from_90k {
@@ -81,7 +81,9 @@ impl FakeWorker {
                     (0..self.job.rungs.len())
                         .map(|rung| rung as u8)
                         .map(|track| (track, key && self.keyless != Some(track)))
-                        .map(|(track, key)| Response::Unit(WireUnit { track, key, ..unit.clone() })),
+                        .map(|(track, key)| {
+                            Response::Unit(WireUnit { track, unit: Unit { key, ..unit.clone() } })
+                        }),
                 );
                 answers
             }
@@ -173,7 +175,7 @@ impl Stage {
 
     pub(super) fn send(&mut self, media: Media) {
         let now = self.now();
-        self.core.media(media, now);
+        self.core.media(media, now.instant, now);
         self.settle();
     }
 
@@ -206,14 +208,12 @@ impl Stage {
     pub(super) fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
         for ms in (from_ms..to_ms).step_by(40) {
             self.elapsed += Duration::from_millis(40);
-            let arrived = self.now().instant;
-            let at = |key| media::AccessUnit { arrived, ..unit_at(ms, key) };
             if video {
-                self.send(Media::Video(at(ms % self.gop_ms == 0)));
+                self.send(Media::Video(unit_at(ms, ms % self.gop_ms == 0)));
             }
             if audio {
                 for part in [0, 20] {
-                    self.send(Media::Audio(media::AccessUnit { arrived, ..unit_at(ms + part, true) }));
+                    self.send(Media::Audio(unit_at(ms + part, true)));
                 }
             }
             let now = self.now();

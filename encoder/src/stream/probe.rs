@@ -2,7 +2,7 @@
 //! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
 use crate::stream::ladder::SourceVideo;
-use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig};
+use media::{AudioConfig, Media, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig};
 use rtmp::Metadata;
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,7 @@ impl SourceProbe {
 
     /// The findings; `None` until the held media is enough.
     pub fn verdict(&self, now: Instant) -> Option<Findings> {
-        let video_units: Vec<&AccessUnit> = self.units(true).collect();
+        let video_units: Vec<&Unit> = self.units(true).collect();
         let has_video = self.video.is_some() && !video_units.is_empty();
         let has_audio = self.audio.is_some() && self.units(false).next().is_some();
         if !has_video && !has_audio {
@@ -166,7 +166,7 @@ impl SourceProbe {
         now.saturating_duration_since(self.since)
     }
 
-    fn units(&self, video: bool) -> impl Iterator<Item = &AccessUnit> {
+    fn units(&self, video: bool) -> impl Iterator<Item = &Unit> {
         self.held.iter().filter_map(move |media| match media {
             Media::Video(unit) if video => Some(unit),
             Media::Audio(unit) if !video => Some(unit),
@@ -184,7 +184,7 @@ impl SourceProbe {
 
     /// The announced frame rate if the measured rate confirms it (ratio 0.8 to 1.25) or is missing, otherwise the
     /// measured rate.
-    fn frame_rate(&self, config: &VideoConfig, units: &[&AccessUnit]) -> (u32, u32) {
+    fn frame_rate(&self, config: &VideoConfig, units: &[&Unit]) -> (u32, u32) {
         let said = config.frame_rate.or_else(|| self.metadata.frame_rate.and_then(snap));
         let measured = measured_rate(units);
         match (said, measured) {
@@ -214,12 +214,12 @@ fn cost(media: &Media) -> usize {
 }
 
 /// The longest distance between consecutive keyframes; `None` until there are two.
-fn keyframe_distance(units: &[&AccessUnit]) -> Option<MediaSpan> {
+fn keyframe_distance(units: &[&Unit]) -> Option<MediaSpan> {
     let keys: Vec<MediaTime> = units.iter().filter(|unit| unit.key).map(|unit| unit.pts).collect();
     keys.windows(2).map(|pair| pair[1] - pair[0]).max()
 }
 
-fn measured_rate(units: &[&AccessUnit]) -> Option<f64> {
+fn measured_rate(units: &[&Unit]) -> Option<f64> {
     if units.len() < MEASURED_FRAMES {
         return None;
     }

@@ -7,8 +7,8 @@ use super::shed::ShedQueue;
 use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
-use hls::{AudioTrack, RungName, Sample, Track, TrackKind, VideoTrack};
-use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, VideoConfig, aac};
+use hls::{AudioTrack, RungName, Track, TrackKind, VideoTrack};
+use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig, aac};
 use std::collections::VecDeque;
 use std::time::Instant;
 use transcode::wire::{
@@ -117,7 +117,7 @@ pub struct Run {
     pub input_ended: Option<Instant>,
     /// Presentation time of the first video frame (without video: audio frame) that is fed.
     pub first_pts: MediaTime,
-    held: VecDeque<(RungName, Sample)>,
+    held: VecDeque<(RungName, Unit)>,
     held_bytes: usize,
     opened: Vec<OpenedTrack>,
     encodes_video: bool,
@@ -222,32 +222,32 @@ impl Run {
 
     /// Takes a published video frame: queues it for the worker, and appends the samples that need no worker to `out`
     /// (passed-through video and silent audio).
-    pub fn video(&mut self, unit: &AccessUnit, out: &mut Vec<(RungName, Sample)>) {
+    pub fn video(&mut self, unit: &Unit, out: &mut Vec<(RungName, Unit)>) {
         if self.encodes_video {
             self.queue.video(unit);
         }
         if self.plan.source {
-            out.push((RungName::source(), sample(unit)));
+            out.push((RungName::source(), unit.clone()));
         }
         if let Some(filler) = &mut self.filler {
             let has_audio = matches!(self.audio, AudioSource::Copy(_));
             let mut silence = Vec::new();
             filler.video_at(self.first_pts, unit.pts, has_audio, &mut silence);
-            out.extend(silence.iter().map(|unit| (RungName::audio(), sample(unit))));
+            out.extend(silence.into_iter().map(|unit| (RungName::audio(), unit)));
         }
     }
 
     /// Takes a published audio frame: queues it for the worker if audio is transcoded, otherwise appends the resulting
     /// samples to `out`.
-    pub fn audio(&mut self, unit: AccessUnit, out: &mut Vec<(RungName, Sample)>) {
+    pub fn audio(&mut self, unit: Unit, out: &mut Vec<(RungName, Unit)>) {
         match (&self.audio, &mut self.filler) {
             (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
             (AudioSource::Copy(_), Some(filler)) => {
                 let mut units = Vec::new();
                 filler.audio(self.first_pts, unit, &mut units);
-                out.extend(units.iter().map(|unit| (RungName::audio(), sample(unit))));
+                out.extend(units.into_iter().map(|unit| (RungName::audio(), unit)));
             }
-            (AudioSource::Copy(_), None) => out.push((RungName::audio(), sample(&unit))),
+            (AudioSource::Copy(_), None) => out.push((RungName::audio(), unit)),
             // Audio without a configuration cannot be packaged.
             (AudioSource::Silence, _) => {}
         }
@@ -275,20 +275,19 @@ impl Run {
         self.tracks.is_some()
     }
 
-    /// Converts an encoded unit to a sample of its rendition; `None` for a track that was not requested.
-    pub fn encoded(&self, unit: WireUnit) -> Option<(RungName, Sample)> {
-        let rung = if unit.track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
+    /// Pairs an encoded unit with its rendition; `None` for a track that was not requested.
+    pub fn encoded(&self, WireUnit { track, unit }: WireUnit) -> Option<(RungName, Unit)> {
+        let rung = if track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
             RungName::audio()
         } else {
-            RungName::new(&self.plan.rungs.get(usize::from(unit.track))?.name).ok()?
+            RungName::new(&self.plan.rungs.get(usize::from(track))?.name).ok()?
         };
-        let WireUnit { pts, dts, key, data, .. } = unit;
-        Some((rung, Sample { pts, dts, key, data }))
+        Some((rung, unit))
     }
 
     /// Holds a sample until the epoch can begin. Beyond the byte bound the oldest samples are dropped, so that there is
     /// room for the keyframe to begin with even if it comes late. Returns the number of dropped samples.
-    pub fn hold(&mut self, rung: RungName, sample: Sample) -> u64 {
+    pub fn hold(&mut self, rung: RungName, sample: Unit) -> u64 {
         self.held_bytes += size(&sample);
         self.held.push_back((rung, sample));
         let mut dropped = 0;
@@ -312,7 +311,7 @@ impl Run {
     }
 
     /// Takes all held samples, in order.
-    pub fn take_held(&mut self) -> VecDeque<(RungName, Sample)> {
+    pub fn take_held(&mut self) -> VecDeque<(RungName, Unit)> {
         self.held_bytes = 0;
         std::mem::take(&mut self.held)
     }
@@ -375,7 +374,7 @@ impl Run {
     }
 }
 
-fn size(sample: &Sample) -> usize {
+fn size(sample: &Unit) -> usize {
     sample.data.len() + UNIT_OVERHEAD
 }
 
@@ -390,10 +389,6 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
         nominal_bitrate,
     });
     Track { rung: RungName::source(), kind }
-}
-
-fn sample(unit: &AccessUnit) -> Sample {
-    Sample { pts: unit.pts, dts: unit.dts, key: unit.key, data: unit.data.clone() }
 }
 
 #[cfg(test)]
@@ -435,11 +430,11 @@ mod tests {
     #[test]
     fn the_keyframe_to_begin_with_finds_room_among_what_is_held() {
         let mut run = copied_audio();
-        let mut big = sample(&unit_at(0, false));
+        let mut big = unit_at(0, false);
         big.data = vec![0; 1 << 20].into();
         let dropped: u64 = (0..100).map(|_| run.hold(RungName::audio(), big.clone())).sum();
         assert!(dropped > 50 && run.held_bytes <= MAX_HELD_BYTES);
-        let key = sample(&unit_at(5000, true));
+        let key = unit_at(5000, true);
         run.hold(RungName::audio(), key.clone());
         assert_eq!(run.start_at_or_after(MediaTime::ZERO), Some(key.pts));
     }
@@ -449,8 +444,8 @@ mod tests {
         let run = copied_audio();
         for track in [0, 7, AUDIO_TRACK] {
             let at = MediaTime::ZERO;
-            let unit = WireUnit { track, pts: at, dts: at, key: true, data: Bytes::from_static(&[1]) };
-            assert_eq!(run.encoded(unit), None);
+            let unit = Unit { pts: at, dts: at, key: true, data: Bytes::from_static(&[1]) };
+            assert_eq!(run.encoded(WireUnit { track, unit }), None);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
-use media::{AccessUnit, AudioConfig, MediaSpan, UNIT_OVERHEAD, VideoConfig};
+use media::{AudioConfig, MediaSpan, UNIT_OVERHEAD, Unit, VideoConfig};
 use std::collections::VecDeque;
 use transcode::wire::protocol::MAX_UNIT;
 use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
@@ -63,7 +63,7 @@ impl ShedQueue {
     }
 
     /// Appends a video unit, and sheds video if the queue is over a bound.
-    pub fn video(&mut self, unit: &AccessUnit) {
+    pub fn video(&mut self, unit: &Unit) {
         if unit.data.len() > MAX_UNIT {
             self.shed_units += 1;
             self.until_key = true;
@@ -76,7 +76,7 @@ impl ShedQueue {
     }
 
     /// Appends an audio unit, or drops it at the byte bound.
-    pub fn audio(&mut self, unit: &AccessUnit) {
+    pub fn audio(&mut self, unit: &Unit) {
         if self.bytes + unit.data.len() + UNIT_OVERHEAD > MAX_BYTES {
             self.shed_units += 1;
             return;
@@ -84,7 +84,7 @@ impl ShedQueue {
         self.push(unit, AUDIO_TRACK);
     }
 
-    fn push(&mut self, unit: &AccessUnit, track: u8) {
+    fn push(&mut self, unit: &Unit, track: u8) {
         if track == 0 {
             if unit.key {
                 self.until_key = false;
@@ -94,14 +94,13 @@ impl ShedQueue {
             }
         }
         self.bytes += unit.data.len() + UNIT_OVERHEAD;
-        let AccessUnit { pts, dts, key, ref data, .. } = *unit;
-        self.items.push_back(Request::Unit(WireUnit { track, pts, dts, key, data: data.clone() }));
+        self.items.push_back(Request::Unit(WireUnit { track, unit: unit.clone() }));
     }
 
     /// Takes the next request for the worker.
     pub fn pop(&mut self) -> Option<Request> {
         let request = self.items.pop_front()?;
-        if let Request::Unit(unit) = &request {
+        if let Request::Unit(WireUnit { unit, .. }) = &request {
             self.bytes -= unit.data.len() + UNIT_OVERHEAD;
             if self.backlog > MediaSpan::ZERO && self.video_span() <= self.budget {
                 self.backlog = MediaSpan::ZERO;
@@ -128,7 +127,7 @@ impl ShedQueue {
     /// Decode time from the oldest to the newest queued video unit.
     pub fn video_span(&self) -> MediaSpan {
         let mut video = self.items.iter().filter_map(|request| match request {
-            Request::Unit(unit) if unit.track == 0 => Some(unit.dts),
+            Request::Unit(WireUnit { track: 0, unit }) => Some(unit.dts),
             _ => None,
         });
         match (video.next(), video.next_back()) {
@@ -141,7 +140,7 @@ impl ShedQueue {
         let newest_key = self
             .items
             .iter()
-            .rposition(|request| matches!(request, Request::Unit(unit) if unit.track == 0 && unit.key));
+            .rposition(|request| matches!(request, Request::Unit(WireUnit { track: 0, unit }) if unit.key));
         // If the newest keyframe is the oldest queued video unit, nothing older can be dropped: the keyframe is dropped
         // as well.
         let keep_from = match newest_key {
@@ -156,7 +155,7 @@ impl ShedQueue {
         self.items.retain(|request| {
             let drop = index < keep_from && is_video(request);
             index += 1;
-            if let (true, Request::Unit(unit)) = (drop, request) {
+            if let (true, Request::Unit(WireUnit { unit, .. })) = (drop, request) {
                 *bytes -= unit.data.len() + UNIT_OVERHEAD;
                 *shed += 1;
             }
@@ -166,7 +165,7 @@ impl ShedQueue {
 }
 
 fn is_video(request: &Request) -> bool {
-    matches!(request, Request::Unit(unit) if unit.track == 0)
+    matches!(request, Request::Unit(WireUnit { track: 0, .. }))
 }
 
 #[cfg(test)]
@@ -174,17 +173,16 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use media::MediaTime;
-    use std::time::Instant;
 
-    fn unit(ms: i64, key: bool, size: usize) -> AccessUnit {
+    fn unit(ms: i64, key: bool, size: usize) -> Unit {
         let at = MediaTime::from_ticks_90k(ms * 90);
-        AccessUnit { pts: at, dts: at, key, data: Bytes::from(vec![0; size]), arrived: Instant::now() }
+        Unit { pts: at, dts: at, key, data: Bytes::from(vec![0; size]) }
     }
 
     fn waiting(queue: &mut ShedQueue) -> Vec<(i64, bool)> {
         std::iter::from_fn(|| queue.pop())
             .filter_map(|request| match request {
-                Request::Unit(unit) if unit.track == 0 => Some((unit.dts.ticks_90k() / 90, unit.key)),
+                Request::Unit(WireUnit { track: 0, unit }) => Some((unit.dts.ticks_90k() / 90, unit.key)),
                 _ => None,
             })
             .collect()

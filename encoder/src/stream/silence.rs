@@ -3,8 +3,7 @@
 //! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
 
 use bytes::Bytes;
-use media::{AccessUnit, AudioCodec, AudioConfig, MediaSpan, MediaTime, aac};
-use std::time::Instant;
+use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, Unit, aac};
 
 /// A raw_data_block of one channel element whose spectrum is all zero, then ID_END (ISO 14496-3 4.4.2.1). `max_sfb` is
 /// 0, so the same bits are silence at every sample rate.
@@ -73,18 +72,12 @@ impl AudioFiller {
 
     /// Appends silent frames for a hole that ends at `until` (exclusive). The hole begins at the next expected frame
     /// or, before the first frame, at `start`.
-    fn fill(&mut self, start: MediaTime, until: MediaTime, out: &mut Vec<AccessUnit>) {
+    fn fill(&mut self, start: MediaTime, until: MediaTime, out: &mut Vec<Unit>) {
         let Some(frame) = self.frame.clone() else { return };
         let mut position = self.next.unwrap_or(Position { origin: start, frames: 0 });
         while self.time(Position { frames: position.frames + 1, ..position }) <= until {
             let at = self.time(position);
-            out.push(AccessUnit {
-                pts: at,
-                dts: at,
-                key: true,
-                data: frame.clone(),
-                arrived: Instant::now(),
-            });
+            out.push(Unit { pts: at, dts: at, key: true, data: frame.clone() });
             position.frames += 1;
             self.filled_frames += 1;
         }
@@ -93,7 +86,7 @@ impl AudioFiller {
 
     /// Takes a published audio frame, and appends the frames to be packaged to `out`. If the first frame comes later
     /// than `start`, silence fills the time between.
-    pub fn audio(&mut self, start: MediaTime, unit: AccessUnit, out: &mut Vec<AccessUnit>) {
+    pub fn audio(&mut self, start: MediaTime, unit: Unit, out: &mut Vec<Unit>) {
         let expected = self.next.map_or(start, |next| self.time(next));
         // Silence or an earlier frame already occupies this time.
         let half = MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2);
@@ -111,7 +104,7 @@ impl AudioFiller {
     /// A video frame with the time `pts` arrived. Where audio has been missing for longer than `PATIENCE`, appends
     /// silence up to `PATIENCE` before `pts`; where no audio is published (`has_audio` is false), up to `pts`. If there
     /// was no audio frame yet, the silence starts at `start`.
-    pub fn video_at(&mut self, start: MediaTime, pts: MediaTime, has_audio: bool, out: &mut Vec<AccessUnit>) {
+    pub fn video_at(&mut self, start: MediaTime, pts: MediaTime, has_audio: bool, out: &mut Vec<Unit>) {
         // Without published audio there is nothing to wait for.
         let until = if has_audio { pts - PATIENCE } else { pts };
         let from = self.next.map_or(start, |next| self.time(next));
@@ -139,11 +132,11 @@ mod tests {
         MediaTime::from_ticks_90k(ms * 90)
     }
 
-    fn unit(pts: MediaTime) -> AccessUnit {
-        AccessUnit { pts, dts: pts, key: true, data: Bytes::from_static(b"x"), arrived: Instant::now() }
+    fn unit(pts: MediaTime) -> Unit {
+        Unit { pts, dts: pts, key: true, data: Bytes::from_static(b"x") }
     }
 
-    fn gaps(units: &[AccessUnit]) -> Vec<i64> {
+    fn gaps(units: &[Unit]) -> Vec<i64> {
         units.windows(2).map(|pair| (pair[1].pts - pair[0].pts).ticks_90k()).collect()
     }
 

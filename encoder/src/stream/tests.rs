@@ -1,8 +1,7 @@
 //! Synthetic media for this module's tests.
 
 use bytes::Bytes;
-use media::{AccessUnit, AudioCodec, AudioConfig, MediaTime, VideoCodec, VideoConfig};
-use std::time::Instant;
+use media::{AudioCodec, AudioConfig, MediaTime, Unit, VideoCodec, VideoConfig};
 
 /// A configuration whose record differs by the last byte of its PPS.
 pub(crate) fn video_config(width: u16, height: u16) -> VideoConfig {
@@ -46,13 +45,7 @@ pub(crate) fn audio_config(core_type: u8, sample_rate: u32, channels: u8) -> Aud
 }
 
 /// An access unit `ms` milliseconds after the media axis' usual start of ten seconds.
-pub(crate) fn unit_at(ms: i64, key: bool) -> AccessUnit {
+pub(crate) fn unit_at(ms: i64, key: bool) -> Unit {
     let at = MediaTime::from_ticks_90k(900_000 + ms * 90);
-    AccessUnit {
-        pts: at,
-        dts: at,
-        key,
-        data: Bytes::from_static(&[0, 0, 0, 1, 0x65]),
-        arrived: Instant::now(),
-    }
+    Unit { pts: at, dts: at, key, data: Bytes::from_static(&[0, 0, 0, 1, 0x65]) }
 }

@@ -1,7 +1,7 @@
 //! The audio rendition: timestamps, synchronisation with video, holes in the input.
 
 use crate::support::{Opening, Outcome, SECOND, Source, job, rung, stereo, transcode};
-use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Request};
+use transcode::wire::{AUDIO_TRACK, AudioRung, Job, Request, WireUnit};
 
 /// Duration of one AAC frame, 1024 samples at 48 kHz, in 1/90000 s.
 const FRAME: i64 = 1920;
@@ -88,7 +88,7 @@ async fn a_hole_becomes_silence_and_step_is_kept() {
     let mut source = beep(48_000, "stereo");
     // Half a second of audio is lost before the beep.
     source.requests.retain(|r| match r {
-        Request::Unit(unit) => !(SECOND / 4..SECOND * 3 / 4).contains(&unit.pts.ticks_90k()),
+        Request::Unit(WireUnit { unit, .. }) => !(SECOND / 4..SECOND * 3 / 4).contains(&unit.pts.ticks_90k()),
         _ => true,
     });
     let outcome = only_audio(source, stereo()).await;

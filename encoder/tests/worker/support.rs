@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use encoder::testing::stream::{Worker, WorkerEvent, WorkerExit, WorkerOptions};
 use media::h264::{Record, annex_b, length_prefixed_units};
-use media::{AudioCodec, MediaTime, VideoCodec};
+use media::{AudioCodec, MediaTime, Unit, VideoCodec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -61,20 +61,20 @@ impl Source {
         self
     }
 
-    pub(crate) fn units_mut(&mut self) -> impl Iterator<Item = &mut WireUnit> {
+    pub(crate) fn units_mut(&mut self) -> impl Iterator<Item = &mut Unit> {
         self.requests.iter_mut().filter_map(|r| match r {
-            Request::Unit(unit) => Some(unit),
+            Request::Unit(WireUnit { unit, .. }) => Some(unit),
             _ => None,
         })
     }
 
-    pub(crate) fn units(&self, track: u8) -> Vec<&WireUnit> {
+    pub(crate) fn units(&self, track: u8) -> Vec<&Unit> {
         let mut units = Vec::new();
         for request in &self.requests {
-            if let Request::Unit(unit) = request
-                && unit.track == track
+            if let Request::Unit(wire) = request
+                && wire.track == track
             {
-                units.push(unit);
+                units.push(&wire.unit);
             }
         }
         units
@@ -108,10 +108,12 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
                 let offset = i64::from(i32::from_be_bytes([body[2], body[3], body[4], 0]) >> 8) * 90;
                 requests.push(Request::Unit(WireUnit {
                     track: 0,
-                    pts: ticks(time + offset),
-                    dts: ticks(time),
-                    key: body[0] >> 4 == 1,
-                    data: Bytes::copy_from_slice(&body[5..]),
+                    unit: Unit {
+                        pts: ticks(time + offset),
+                        dts: ticks(time),
+                        key: body[0] >> 4 == 1,
+                        data: Bytes::copy_from_slice(&body[5..]),
+                    },
                 }));
             }
             (8, Some(0)) => {
@@ -120,10 +122,12 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
             }
             (8, Some(1)) => requests.push(Request::Unit(WireUnit {
                 track: AUDIO_TRACK,
-                pts: ticks(time),
-                dts: ticks(time),
-                key: true,
-                data: Bytes::copy_from_slice(&body[2..]),
+                unit: Unit {
+                    pts: ticks(time),
+                    dts: ticks(time),
+                    key: true,
+                    data: Bytes::copy_from_slice(&body[2..]),
+                },
             })),
             _ => {}
         }
@@ -160,7 +164,7 @@ pub(crate) fn stereo() -> AudioRung {
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
     pub(crate) config: Vec<u8>,
-    pub(crate) units: Vec<WireUnit>,
+    pub(crate) units: Vec<Unit>,
 }
 
 /// Everything that a worker sent, and how it exited.
@@ -219,8 +223,8 @@ pub(crate) async fn drive(requests: Vec<Request>) -> Outcome {
                     tracks.entry(track).or_default().push(Opening { config, units: Vec::new() });
                 }
             }
-            WorkerEvent::Response(Response::Unit(unit)) => {
-                let openings = tracks.get_mut(&unit.track).expect("opened before its first unit");
+            WorkerEvent::Response(Response::Unit(WireUnit { track, unit })) => {
+                let openings = tracks.get_mut(&track).expect("opened before its first unit");
                 openings.last_mut().unwrap().units.push(unit);
             }
             WorkerEvent::Response(Response::Thumbnail(jpeg)) => thumbnails.push(jpeg),

@@ -14,10 +14,10 @@ use super::{PackagerCounters, PushError};
 use crate::fmp4::{FragmentKind, FragmentSample, VIDEO_TIMESCALE};
 use crate::names::RungName;
 use crate::timing::Timing;
-use crate::track::{Sample, Track, TrackKind};
+use crate::track::{Track, TrackKind};
 use bytes::Bytes;
 use media::time::TICKS_PER_SECOND;
-use media::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime, Unit};
 use std::collections::VecDeque;
 
 /// Keyframes of two renditions that are at most this far apart count as simultaneous: their times were rounded
@@ -219,7 +219,7 @@ impl Lane {
     /// sample; `None` when the sample was dropped while waiting for a keyframe.
     pub(super) fn push(
         &mut self,
-        sample: Sample,
+        sample: Unit,
         counters: &mut PackagerCounters,
     ) -> Result<Option<(MediaTime, bool)>, PushError> {
         if self.last_dts.is_some_and(|last| sample.dts <= last) {

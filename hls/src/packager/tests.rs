@@ -354,10 +354,10 @@ fn negative_and_absurd_times_are_errors_not_panics() {
         (ms(10_000), ms(100_000)),
         (ms(100_000), ms(10_000)),
     ] {
-        let bad = Sample { pts, dts, ..good.clone() };
+        let bad = Unit { pts, dts, ..good.clone() };
         assert_eq!(run.push(&rung("v"), bad), Err(PushError::OutOfRange), "{pts:?} {dts:?}");
     }
-    let empty = Sample { data: Bytes::new(), ..good.clone() };
+    let empty = Unit { data: Bytes::new(), ..good.clone() };
     assert_eq!(run.push(&rung("v"), empty), Err(PushError::Empty));
     assert_eq!(run.push(&rung("w"), good.clone()), Err(PushError::UnknownRung));
     run.push(&rung("v"), good.clone()).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{AccessUnit, AudioCodec, AudioConfig, Media, MediaTime, VideoCodec, VideoConfig};
+use media::{AudioCodec, AudioConfig, Media, MediaTime, Unit, VideoCodec, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
@@ -81,14 +81,14 @@ pub fn tag(media: &Media, clock: &RtmpClock, now: MediaTime) -> OutgoingTag {
             let body = audio_body(SEQUENCE_HEADER, &config.record);
             OutgoingTag { kind: MessageKind::Audio, timestamp_ms: clock.timestamp(now), body }
         }
-        Media::Video(AccessUnit { pts, dts, key, data, .. }) => {
+        Media::Video(Unit { pts, dts, key, data }) => {
             // Computed from rounded times, so that the offset adds no rounding of its own.
             let offset = (clock.millis(*pts) - clock.millis(*dts)).clamp(-MAX_OFFSET_MS, MAX_OFFSET_MS);
             let frame_type = if *key { KEY_FRAME } else { INTER_FRAME };
             let body = video_body(frame_type, CODED, offset as i32, data);
             OutgoingTag { kind: MessageKind::Video, timestamp_ms: clock.timestamp(*dts), body }
         }
-        Media::Audio(AccessUnit { dts, data, .. }) => OutgoingTag {
+        Media::Audio(Unit { dts, data, .. }) => OutgoingTag {
             kind: MessageKind::Audio,
             timestamp_ms: clock.timestamp(*dts),
             body: audio_body(CODED, data),
@@ -140,17 +140,10 @@ pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf
 mod tests {
     use super::*;
     use media::MediaSpan;
-    use std::time::Instant;
 
-    fn unit(pts_ms: i64, dts_ms: i64, key: bool) -> AccessUnit {
+    fn unit(pts_ms: i64, dts_ms: i64, key: bool) -> Unit {
         let at = |ms| MediaTime::ZERO + MediaSpan::from_millis(ms);
-        AccessUnit {
-            pts: at(pts_ms),
-            dts: at(dts_ms),
-            key,
-            data: Bytes::from_static(&[9]),
-            arrived: Instant::now(),
-        }
+        Unit { pts: at(pts_ms), dts: at(dts_ms), key, data: Bytes::from_static(&[9]) }
     }
 
     fn clock(start_ms: u32) -> RtmpClock {

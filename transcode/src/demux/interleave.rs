@@ -63,12 +63,11 @@ fn order(media: &Media) -> Option<MediaTime> {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use media::AccessUnit;
-    use std::time::Instant;
+    use media::Unit;
 
-    fn unit(ticks: i64) -> AccessUnit {
+    fn unit(ticks: i64) -> Unit {
         let dts = MediaTime::from_ticks_90k(ticks);
-        AccessUnit { pts: dts, dts, key: true, data: Bytes::new(), arrived: Instant::now() }
+        Unit { pts: dts, dts, key: true, data: Bytes::new() }
     }
 
     fn drained(ready: &mut Interleaver) -> Vec<i64> {

@@ -21,8 +21,8 @@ fn made(dir: &Path, name: &str, arguments: &[&str]) -> PathBuf {
 }
 
 struct Read {
-    video: Vec<AccessUnit>,
-    audio: Vec<AccessUnit>,
+    video: Vec<Unit>,
+    audio: Vec<Unit>,
     media: Vec<Media>,
 }
 

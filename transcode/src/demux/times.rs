@@ -3,7 +3,7 @@
 use ff::{Rational, format};
 use ffmpeg_next as ff;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{AccessUnit, MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime, Unit};
 
 /// Start of a file's media axis, in 1/90000 s (10 s). It is not zero, so that pictures with a dts before the start
 /// have a place on the axis.
@@ -24,10 +24,10 @@ fn ticks_90k(count: i64, time_base: Rational) -> i64 {
 /// Sets the dts of `undated` pictures, counted back in steps of `step` from the first known dts. Matroska stores no
 /// dts, and libav knows the reordering depth only after the first few pictures.
 pub(super) fn dated(
-    undated: &mut Vec<AccessUnit>,
+    undated: &mut Vec<Unit>,
     known: MediaTime,
     step: MediaSpan,
-) -> impl Iterator<Item = AccessUnit> {
+) -> impl Iterator<Item = Unit> {
     let count = undated.len() as i64;
     undated.drain(..).zip(0..).map(move |(mut unit, at)| {
         let back = MediaSpan::from_ticks_90k(step.ticks_90k() * (count - at));

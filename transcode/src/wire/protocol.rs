@@ -8,7 +8,7 @@
 
 use super::{Job, OpenedTrack, Request, Response, WireUnit, WorkerProgress};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use media::{AudioCodec, MediaTime, VideoCodec};
+use media::{AudioCodec, MediaTime, Unit, VideoCodec};
 use std::marker::PhantomData;
 
 /// Protocol version, incremented with every change of the layout. Supervisor and worker are the same binary, so a
@@ -325,10 +325,10 @@ impl WireMessage for Response {
     }
 }
 
-fn write_unit(unit: &WireUnit, out: &mut BytesMut) {
+fn write_unit(WireUnit { track, unit }: &WireUnit, out: &mut BytesMut) {
     out.reserve(1 + UNIT_HEAD + unit.data.len());
     out.put_u8(kind::UNIT);
-    out.put_u8(unit.track);
+    out.put_u8(*track);
     out.put_u8(if unit.key { KEY } else { 0 });
     out.put_i64_le(unit.pts.ticks_90k());
     out.put_i64_le(unit.dts.ticks_90k());
@@ -348,7 +348,7 @@ fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
     if flags & !KEY != 0 || !sane(pts) || !sane(dts) {
         return Err(ProtocolError::Malformed("unit"));
     }
-    Ok(WireUnit { track, pts, dts, key: flags & KEY != 0, data: body })
+    Ok(WireUnit { track, unit: Unit { pts, dts, key: flags & KEY != 0, data: body } })
 }
 
 fn write_json<T: serde::Serialize>(kind: u8, value: &T, out: &mut BytesMut) -> Result<(), ProtocolError> {

@@ -10,7 +10,7 @@ use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
 use crate::stream::run::AudioSource;
 use crate::stream::silence;
-use media::{AccessUnit, AudioConfig, Media, MediaSpan, MediaTime, VideoConfig};
+use media::{AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoConfig};
 use tracing::{info, warn};
 
 /// A hole in the published media longer than this ends the epoch: viewers skip the hole instead of waiting through
@@ -176,7 +176,7 @@ impl StreamCore {
         self.switch = true;
     }
 
-    fn video(&mut self, unit: AccessUnit, now: Now) {
+    fn video(&mut self, unit: Unit, now: Now) {
         if self.switch {
             if !unit.key || self.runs.len() >= MAX_RUNS {
                 return;
@@ -194,7 +194,7 @@ impl StreamCore {
         self.restart_if_due(now);
     }
 
-    fn audio(&mut self, unit: AccessUnit, now: Now) {
+    fn audio(&mut self, unit: Unit, now: Now) {
         if self.switch {
             // While announced video has not arrived yet, audio continues alone.
             let wanted = AudioSource::of(self.audio.clone());
@@ -212,7 +212,7 @@ impl StreamCore {
     }
 
     /// Whether segments are cut at published keyframes and the next of these keyframes is overdue.
-    fn stopped_fitting(&self, unit: &AccessUnit) -> bool {
+    fn stopped_fitting(&self, unit: &Unit) -> bool {
         let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
         let bound = self.settings.timing.max_source_gop;
         follows && self.last_source_key.is_some_and(|key| unit.pts - key > bound)

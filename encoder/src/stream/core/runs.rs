@@ -8,8 +8,8 @@ use crate::logging::rounded;
 use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
 use hls::packager::{BeginError, CutRule, Epoch, Output};
-use hls::{RungName, Sample, SessionId};
-use media::{Anchor, Media, MediaSpan, MediaTime};
+use hls::{RungName, SessionId};
+use media::{Anchor, Media, MediaSpan, MediaTime, Unit};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -135,7 +135,7 @@ impl StreamCore {
     }
 
     /// Passes a sample to the packager, or holds the sample until its epoch has begun.
-    pub(super) fn package(&mut self, id: RunId, rung: RungName, sample: Sample) {
+    pub(super) fn package(&mut self, id: RunId, rung: RungName, sample: Unit) {
         let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
         if !run.begun {
             self.counters.refused_samples += run.hold(rung, sample);

@@ -58,7 +58,7 @@ impl MediaSink for Publisher {
             if present.number != self.number {
                 return Err(Refusal::AlreadyPublishing);
             }
-            self.entry.core.with(|core, now| core.media(media, now));
+            self.entry.core.with(|core, now| core.media(media, arrived, now));
         }
         Ok(())
     }

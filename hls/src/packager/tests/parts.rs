@@ -1,7 +1,7 @@
 //! Tests of parts of segments.
 
 use super::*;
-use media::MediaSpan;
+use media::{MediaSpan, Unit};
 
 /// Durations in milliseconds of a rendition's parts, by segment.
 fn durations(run: &Run, name: &str) -> Vec<Vec<i64>> {
@@ -13,7 +13,7 @@ fn durations(run: &Run, name: &str) -> Vec<Vec<i64>> {
     by_segment.into_values().collect()
 }
 
-fn live(latency: f64, tracks: &[Track], media: &[(&str, Vec<Sample>)]) -> Run {
+fn live(latency: f64, tracks: &[Track], media: &[(&str, Vec<Unit>)]) -> Run {
     let mut run = Run::with_parts(latency);
     run.begin(grid(tracks));
     run.push_all(media);

@@ -130,7 +130,7 @@ proptest! {
                 1 => (raw, raw.wrapping_add(step)),
                 _ => { now += step; (now, now - step % 9_000) }
             };
-            let sample = Sample {
+            let sample = Unit {
                 pts: MediaTime::from_ticks_90k(pts),
                 dts: MediaTime::from_ticks_90k(dts),
                 key,

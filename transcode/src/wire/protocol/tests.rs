@@ -31,13 +31,8 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 
 fn unit() -> impl Strategy<Value = WireUnit> {
     let time = || (-(1i64 << 50)..1 << 50).prop_map(MediaTime::from_ticks_90k);
-    (any::<u8>(), time(), time(), any::<bool>(), bytes()).prop_map(|(track, pts, dts, key, data)| WireUnit {
-        track,
-        pts,
-        dts,
-        key,
-        data,
-    })
+    (any::<u8>(), time(), time(), any::<bool>(), bytes())
+        .prop_map(|(track, pts, dts, key, data)| WireUnit { track, unit: Unit { pts, dts, key, data } })
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -135,13 +130,26 @@ proptest! {
 #[test]
 fn payload_is_a_slice_of_what_was_read() {
     let data = Bytes::from(vec![7; 100_000]);
-    let unit = WireUnit { track: AUDIO_TRACK, pts: MediaTime::ZERO, dts: MediaTime::ZERO, key: true, data };
-    let wire = write(&[Request::Unit(unit)]);
+    let unit = Unit { pts: MediaTime::ZERO, dts: MediaTime::ZERO, key: true, data };
+    let wire = write(&[Request::Unit(WireUnit { track: AUDIO_TRACK, unit })]);
     let mut decoder = FrameReader::<Request>::new();
     decoder.push(&wire);
     let range = decoder.buffer(0).as_ptr_range();
     let Ok(Some(Request::Unit(got))) = decoder.next() else { panic!() };
-    assert!(range.contains(&got.data.as_ptr()));
+    assert!(range.contains(&got.unit.data.as_ptr()));
+}
+
+/// A change of this layout needs another protocol version.
+#[test]
+fn a_unit_has_these_bytes() {
+    let (pts, dts) = (MediaTime::from_ticks_90k(0x0102_0304), MediaTime::from_ticks_90k(-2));
+    let unit = Unit { pts, dts, key: true, data: Bytes::from_static(b"data") };
+    let wire = write(&[Request::Unit(WireUnit { track: 7, unit })]);
+    let mut expected = vec![23, 0, 0, 0, kind::UNIT, 7, KEY];
+    expected.extend([4, 3, 2, 1, 0, 0, 0, 0]);
+    expected.extend([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    expected.extend(b"data");
+    assert_eq!(wire[PREAMBLE..], expected);
 }
 
 #[test]
