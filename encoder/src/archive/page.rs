@@ -402,6 +402,69 @@ mod tests {
         assert!(text.len() < 3_000, "{}", String::from_utf8_lossy(&text));
     }
 
+    /// Archives last for years: a change of this text makes the pages of earlier versions unreadable.
+    const STORED: &str = concat!(
+        r#"{"version":1,"target_duration":2,"recordings":["720p"],"epochs":["#,
+        r#"{"session":"a-0","start_90k":7,"wall_us":9,"tracks":[]},"#,
+        r#"{"session":"b-0","start_90k":8,"wall_us":10,"shift_90k":-11,"tracks":["#,
+        r#"{"rung":"720p","config":"0164ff","nominal_bitrate":800000,"codec":"h264","#,
+        r#""width":640,"height":360,"sample_aspect":[4,3],"frame_rate":29.97},"#,
+        r#"{"rung":"audio","config":"1190","nominal_bitrate":96000,"codec":"aac","#,
+        r#""sample_rate":48000,"channels":2,"frame_samples":1024}]}],"#,
+        r#""claimed_by":"pod/7","segments":["#,
+        r#"{"rung":"720p","session":"a-0","sequence":11,"start_90k":990000,"duration_90k":90000,"#,
+        r#""wall_us":1795348811000000,"init":"a-0-init.mp4","bytes":1000,"picture":110,"fragments":["#,
+        r#"{"at":100,"time":990000,"sizes":[5,6,7],"durations":[[2,3000],[1,3001]],"#,
+        r#""offsets":[[1,0],[2,-3000]],"keys":[0]}]},"#,
+        r#"{"rung":"720p","session":"b-0","sequence":12,"discontinuity":true,"start_90k":1080000,"#,
+        r#""duration_90k":90000,"wall_us":1795348812000000,"init":"b-0-init.mp4"},"#,
+        r#"{"rung":"audio","session":"a-0","sequence":11,"start_90k":990000,"duration_90k":90000,"#,
+        r#""wall_us":1795348811000000,"init":"a-0-init.mp4","bytes":70,"fragments":["#,
+        r#"{"at":7,"time":528000,"sizes":[8,9],"durations":[[2,1024]]}]}]}"#,
+    );
+
+    fn stored_page() -> Page {
+        let sample =
+            |size, duration, composition_offset, key| SampleIndex { size, duration, composition_offset, key };
+        let with_samples = |rung, bytes, samples| {
+            let mut entry = entry(rung, "a-0", 11, Some(bytes));
+            entry.index.as_mut().unwrap().fragments[0].samples = samples;
+            entry
+        };
+        let picture = |size, duration, offset| sample(size, duration, offset, false);
+        let video = vec![sample(5, 3000, 0, true), picture(6, 3000, -3000), picture(7, 3001, -3000)];
+        let audio = vec![sample(8, 1024, 0, true), sample(9, 1024, 0, true)];
+        let mut gap = entry("720p", "b-0", 12, None);
+        gap.info.discontinuity = true;
+        let mut tracks = tracks(&["720p", "audio"]);
+        if let TrackKind::Video(video) = &mut tracks[0].kind {
+            video.config = Bytes::from_static(&[1, 0x64, 0xff]);
+            (video.sample_aspect, video.frame_rate) = ((4, 3), 29.97);
+        }
+        let epoch = |session, start, wall, shift, tracks| ArchivedEpoch {
+            session: SessionId::new(session).unwrap(),
+            start: MediaTime::from_ticks_90k(start),
+            wall: WallTime::from_unix_micros(wall),
+            shift: MediaSpan::from_ticks_90k(shift),
+            tracks,
+        };
+        Page {
+            target_duration: 2,
+            recordings: vec![RungName::new("720p").unwrap()],
+            epochs: vec![epoch("a-0", 7, 9, 0, Vec::new()), epoch("b-0", 8, 10, -11, tracks)],
+            entries: vec![with_samples("720p", 1000, video), gap, with_samples("audio", 70, audio)],
+            claimed_by: Some("pod/7".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_page_is_stored_as_this_text() {
+        assert_eq!(String::from_utf8_lossy(&stored_page().to_json()), STORED);
+        assert_eq!(Page::from_json(STORED.as_bytes()).unwrap(), stored_page());
+        let empty = r#"{"version":1,"target_duration":0,"recordings":[],"epochs":[],"segments":[]}"#;
+        assert_eq!(String::from_utf8_lossy(&Page::default().to_json()), empty);
+    }
+
     #[test]
     fn other_text_is_refused() {
         let good = Page { entries: vec![entry("720p", "a-0", 11, Some(1000))], ..Page::default() };
