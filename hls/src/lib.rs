@@ -8,6 +8,7 @@
 
 mod cut;
 pub mod fmp4;
+mod hex;
 pub mod names;
 pub mod packager;
 mod playlist;

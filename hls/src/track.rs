@@ -1,21 +1,27 @@
 //! Tracks: the renditions of an epoch, as the packager takes them. No packaging here.
+//!
+//! Archives store tracks as JSON, in the order of the fields: a field that is moved or renamed changes the stored form.
 
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use bytes::Bytes;
 use media::{AudioCodec, VideoCodec, aac, h264};
+use serde::{Deserialize, Serialize};
 
 /// One rendition of an epoch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Track {
     /// The rendition's folder and its name in playlists.
     pub rung: RungName,
     /// Video or audio, with its parameters.
+    #[serde(flatten)]
     pub kind: TrackKind,
 }
 
-/// Video or audio, with everything that the sample entry and the multivariant playlist need.
-#[derive(Clone, Debug, PartialEq)]
+/// Video or audio, with everything that the sample entry and the multivariant playlist need. In the serialised form the
+/// codec tells them apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a track with a known codec and all parameters of that codec")]
 pub enum TrackKind {
     /// A video rendition.
     Video(VideoTrack),
@@ -24,12 +30,15 @@ pub enum TrackKind {
 }
 
 /// Parameters of a video track.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VideoTrack {
+    /// The codec's configuration record; for H.264 an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1).
+    #[serde(with = "crate::hex")]
+    pub config: Bytes,
+    /// The encoder's target bit rate in bits per second: BANDWIDTH until a bit rate is measured.
+    pub nominal_bitrate: u32,
     /// Codec: H.264 is packaged as `avc1`, with the parameter sets in the sample entry.
     pub codec: VideoCodec,
-    /// The codec's configuration record; for H.264 an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1).
-    pub config: Bytes,
     /// Coded width in pixels after cropping.
     pub width: u16,
     /// Coded height in pixels after cropping.
@@ -38,25 +47,24 @@ pub struct VideoTrack {
     pub sample_aspect: (u16, u16),
     /// Frames per second, as in FRAME-RATE; the highest rate for variable sources.
     pub frame_rate: f64,
-    /// The encoder's target bit rate in bits per second: BANDWIDTH until a bit rate is measured.
-    pub nominal_bitrate: u32,
 }
 
 /// Parameters of an audio track.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AudioTrack {
+    /// AudioSpecificConfig (ISO 14496-3 1.6.2.1).
+    #[serde(with = "crate::hex")]
+    pub config: Bytes,
+    /// Bits per second: BANDWIDTH until a bit rate is measured.
+    pub nominal_bitrate: u32,
     /// Codec: AAC of any object type is packaged as `mp4a`.
     pub codec: AudioCodec,
-    /// AudioSpecificConfig (ISO 14496-3 1.6.2.1).
-    pub config: Bytes,
     /// Samples per second.
     pub sample_rate: u32,
     /// Number of channels.
     pub channels: u8,
     /// PCM samples in one access unit: 1024 for AAC-LC, 2048 for HE-AAC at its output rate.
     pub frame_samples: u32,
-    /// Bits per second: BANDWIDTH until a bit rate is measured.
-    pub nominal_bitrate: u32,
 }
 
 impl Track {

@@ -4,6 +4,7 @@
 //! life. [`WallTime`] is UTC and enters once per epoch, as data, through an [`Anchor`]. Monotonic time
 //! (`std::time::Instant`) does not belong in this module: delays are measured by its callers.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::{Add, AddAssign, Neg, Sub};
 use std::time::Duration;
@@ -14,12 +15,14 @@ pub const TICKS_PER_SECOND: i64 = 90_000;
 /// A point on the stream's media axis, in 1/90000 s.
 ///
 /// At 90 kHz a frame lasts a whole number of ticks at every common frame rate except 24000/1001 and 60000/1001; MPEG
-/// clocks use the same rate. 63 bits last three million years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// clocks use the same rate. 63 bits last three million years. Serialised as the number of ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct MediaTime(i64);
 
-/// A difference of two [`MediaTime`]s, in 1/90000 s; may be negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A difference of two [`MediaTime`]s, in 1/90000 s; may be negative. Serialised as the number of ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct MediaSpan(i64);
 
 impl MediaTime {
@@ -175,7 +178,8 @@ pub fn rescale(count: i64, from_per_second: i64, to_per_second: i64) -> i64 {
 }
 
 /// UTC in microseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct WallTime(i64);
 
 impl WallTime {

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
-use hls::{AudioTrack, RungName, SegmentInfo, SessionId, Track, TrackKind, VideoTrack, names};
-use media::{AudioCodec, MediaSpan, MediaTime, VideoCodec, WallTime};
+use hls::{RungName, SegmentInfo, SessionId, Track, names};
+use media::{MediaSpan, MediaTime, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// Format version; pages of other versions are refused.
@@ -25,17 +25,20 @@ pub struct PageEntry {
     pub picture: Option<u64>,
 }
 
-/// An epoch of an archive.
-#[derive(Clone, Debug, PartialEq)]
+/// An epoch of an archive, as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArchivedEpoch {
     /// The session in the names of the epoch's segments.
     pub session: SessionId,
     /// Start of the first segment that was packaged; `wall` is its wall clock.
+    #[serde(rename = "start_90k")]
     pub start: MediaTime,
     /// Wall clock at `start`.
+    #[serde(rename = "wall_us")]
     pub wall: WallTime,
     /// Offset from the times in the epoch's segments to the archive's own time axis, on which interruptions are as
     /// long as the wall clock says.
+    #[serde(rename = "shift_90k", default, skip_serializing_if = "is_zero")]
     pub shift: MediaSpan,
     /// The epoch's renditions, in the order of the multivariant playlist.
     pub tracks: Vec<Track>,
@@ -67,8 +70,8 @@ impl Page {
         let stored = StoredPage {
             version: VERSION,
             target_duration: self.target_duration,
-            recordings: self.recordings.iter().map(RungName::to_string).collect(),
-            epochs: self.epochs.iter().map(StoredEpoch::from).collect(),
+            recordings: self.recordings.clone(),
+            epochs: self.epochs.clone(),
             claimed_by: self.claimed_by.clone(),
             segments: self.entries.iter().map(StoredSegment::from).collect(),
         };
@@ -86,74 +89,44 @@ impl Page {
         }
         Ok(Self {
             target_duration: stored.target_duration,
-            recordings: stored.recordings.iter().map(|name| rung(name)).collect::<Result<_, _>>()?,
-            epochs: stored.epochs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            recordings: stored.recordings,
+            epochs: stored.epochs,
             entries: stored.segments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             claimed_by: stored.claimed_by,
         })
     }
 }
 
-fn rung(name: &str) -> Result<RungName, BadPage> {
-    RungName::new(name).map_err(|error| BadPage(format!("{name}: {error}")))
+fn is_zero(span: &MediaSpan) -> bool {
+    *span == MediaSpan::ZERO
 }
 
-fn session(name: &str) -> Result<SessionId, BadPage> {
-    SessionId::new(name).map_err(|error| BadPage(format!("{name}: {error}")))
-}
-
+/// Differs from [`Page`] by the version, and by the form of the segments.
 #[derive(Serialize, Deserialize)]
 struct StoredPage {
     version: u32,
     target_duration: u32,
-    recordings: Vec<String>,
-    epochs: Vec<StoredEpoch>,
+    recordings: Vec<RungName>,
+    epochs: Vec<ArchivedEpoch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claimed_by: Option<String>,
     segments: Vec<StoredSegment>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredEpoch {
-    session: String,
-    start_90k: i64,
-    wall_us: i64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    shift_90k: i64,
-    tracks: Vec<StoredTrack>,
-}
-
-fn is_zero(ticks: &i64) -> bool {
-    *ticks == 0
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredTrack {
-    rung: String,
-    /// Configuration record in hexadecimal.
-    config: String,
-    nominal_bitrate: u32,
-    #[serde(flatten)]
-    kind: StoredKind,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "codec")]
-enum StoredKind {
-    H264 { width: u16, height: u16, sample_aspect: (u16, u16), frame_rate: f64 },
-    Aac { sample_rate: u32, channels: u8, frame_samples: u32 },
-}
-
+/// Differs from [`PageEntry`] by what its own fields imply: the segment's name, and an index without fragments.
 #[derive(Serialize, Deserialize)]
 struct StoredSegment {
-    rung: String,
-    session: String,
+    rung: RungName,
+    session: SessionId,
     sequence: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     discontinuity: bool,
-    start_90k: i64,
-    duration_90k: i64,
-    wall_us: i64,
+    #[serde(rename = "start_90k")]
+    start: MediaTime,
+    #[serde(rename = "duration_90k")]
+    duration: MediaSpan,
+    #[serde(rename = "wall_us")]
+    wall: WallTime,
     init: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
@@ -163,7 +136,8 @@ struct StoredSegment {
     fragments: Vec<StoredFragment>,
 }
 
-/// A fragment's sample table. Runs are pairs of a count and a value.
+/// A fragment's sample table. Differs from [`FragmentIndex`], which has a structure for each sample: a page holds
+/// thousands of samples, and columns of values and of runs (pairs of a count and a value) are far smaller.
 #[derive(Serialize, Deserialize)]
 struct StoredFragment {
     at: u64,
@@ -180,100 +154,16 @@ struct StoredFragment {
 
 // --- conversions from and to the stored form ---
 
-impl From<&ArchivedEpoch> for StoredEpoch {
-    fn from(epoch: &ArchivedEpoch) -> Self {
-        Self {
-            session: epoch.session.to_string(),
-            start_90k: epoch.start.ticks_90k(),
-            wall_us: epoch.wall.unix_micros(),
-            shift_90k: epoch.shift.ticks_90k(),
-            tracks: epoch.tracks.iter().map(StoredTrack::from).collect(),
-        }
-    }
-}
-
-impl TryFrom<StoredEpoch> for ArchivedEpoch {
-    type Error = BadPage;
-
-    fn try_from(stored: StoredEpoch) -> Result<Self, BadPage> {
-        Ok(Self {
-            session: session(&stored.session)?,
-            start: MediaTime::from_ticks_90k(stored.start_90k),
-            wall: WallTime::from_unix_micros(stored.wall_us),
-            shift: MediaSpan::from_ticks_90k(stored.shift_90k),
-            tracks: stored.tracks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-impl From<&Track> for StoredTrack {
-    fn from(track: &Track) -> Self {
-        let (config, nominal_bitrate, kind) = match &track.kind {
-            TrackKind::Video(video) => {
-                let &VideoTrack { width, height, sample_aspect, frame_rate, .. } = video;
-                let kind = match video.codec {
-                    VideoCodec::H264 => StoredKind::H264 { width, height, sample_aspect, frame_rate },
-                };
-                (&video.config, video.nominal_bitrate, kind)
-            }
-            TrackKind::Audio(audio) => {
-                let &AudioTrack { sample_rate, channels, frame_samples, .. } = audio;
-                let kind = match audio.codec {
-                    AudioCodec::Aac => StoredKind::Aac { sample_rate, channels, frame_samples },
-                };
-                (&audio.config, audio.nominal_bitrate, kind)
-            }
-        };
-        let config = config.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { rung: track.rung.to_string(), config, nominal_bitrate, kind }
-    }
-}
-
-impl TryFrom<StoredTrack> for Track {
-    type Error = BadPage;
-
-    fn try_from(stored: StoredTrack) -> Result<Self, BadPage> {
-        let StoredTrack { config, nominal_bitrate, .. } = stored;
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let byte = |pair: &[u8]| match pair {
-            [high, low] => u8::try_from((digit(*high)? << 4) | digit(*low)?).ok(),
-            _ => None,
-        };
-        let config: Option<Vec<u8>> = config.as_bytes().chunks(2).map(byte).collect();
-        let config = Bytes::from(config.ok_or_else(|| BadPage("a configuration is not hexadecimal".into()))?);
-        let kind = match stored.kind {
-            StoredKind::H264 { width, height, sample_aspect, frame_rate } => TrackKind::Video(VideoTrack {
-                codec: VideoCodec::H264,
-                config,
-                width,
-                height,
-                sample_aspect,
-                frame_rate,
-                nominal_bitrate,
-            }),
-            StoredKind::Aac { sample_rate, channels, frame_samples } => TrackKind::Audio(AudioTrack {
-                codec: AudioCodec::Aac,
-                config,
-                sample_rate,
-                channels,
-                frame_samples,
-                nominal_bitrate,
-            }),
-        };
-        Ok(Self { rung: rung(&stored.rung)?, kind })
-    }
-}
-
 impl From<&PageEntry> for StoredSegment {
     fn from(PageEntry { info, index, picture }: &PageEntry) -> Self {
         Self {
-            rung: info.rung.to_string(),
-            session: info.session.to_string(),
+            rung: info.rung.clone(),
+            session: info.session.clone(),
             sequence: info.sequence,
             discontinuity: info.discontinuity,
-            start_90k: info.start.ticks_90k(),
-            duration_90k: info.duration.ticks_90k(),
-            wall_us: info.wall.unix_micros(),
+            start: info.start,
+            duration: info.duration,
+            wall: info.wall,
             init: info.init.clone(),
             bytes: info.bytes,
             picture: *picture,
@@ -286,7 +176,6 @@ impl TryFrom<StoredSegment> for PageEntry {
     type Error = BadPage;
 
     fn try_from(stored: StoredSegment) -> Result<Self, BadPage> {
-        let session = session(&stored.session)?;
         let fragments: Vec<FragmentIndex> =
             stored.fragments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         // The name becomes part of an object's name.
@@ -294,15 +183,15 @@ impl TryFrom<StoredSegment> for PageEntry {
             return Err(BadPage(format!("{} is no init segment", stored.init)));
         }
         let info = SegmentInfo {
-            rung: rung(&stored.rung)?,
+            rung: stored.rung,
             sequence: stored.sequence,
             discontinuity: stored.discontinuity,
-            start: MediaTime::from_ticks_90k(stored.start_90k),
-            duration: MediaSpan::from_ticks_90k(stored.duration_90k.max(1)),
-            wall: WallTime::from_unix_micros(stored.wall_us),
-            name: names::segment_name(&session, stored.sequence),
+            start: stored.start,
+            duration: stored.duration.max(MediaSpan::from_ticks_90k(1)),
+            wall: stored.wall,
+            name: names::segment_name(&stored.session, stored.sequence),
             init: stored.init,
-            session,
+            session: stored.session,
             bytes: stored.bytes,
         };
         let index = (!fragments.is_empty()).then_some(SegmentIndex { fragments });
@@ -374,6 +263,7 @@ impl TryFrom<StoredFragment> for FragmentIndex {
 mod tests {
     use super::*;
     use crate::archive::testing::{entry, tracks};
+    use hls::TrackKind;
 
     #[test]
     fn what_was_written_is_read() {
@@ -463,6 +353,21 @@ mod tests {
         assert_eq!(Page::from_json(STORED.as_bytes()).unwrap(), stored_page());
         let empty = r#"{"version":1,"target_duration":0,"recordings":[],"epochs":[],"segments":[]}"#;
         assert_eq!(String::from_utf8_lossy(&Page::default().to_json()), empty);
+    }
+
+    #[test]
+    fn a_track_that_is_not_whole_is_refused() {
+        for (from, to) in [
+            ("\"0164ff\"", "\"0164f\""),
+            ("\"0164ff\"", "\"0164fg\""),
+            ("\"h264\"", "\"h266\""),
+            ("\"aac\"", "\"h264\""),
+            ("\"width\":640,", ""),
+            ("\"rung\":\"audio\",\"config\"", "\"rung\":\"../x\",\"config\""),
+        ] {
+            assert!(STORED.contains(from), "{from}");
+            assert!(Page::from_json(STORED.replace(from, to).as_bytes()).is_err(), "{to}");
+        }
     }
 
     #[test]
