@@ -26,7 +26,7 @@ use std::sync::Arc;
 const MAX_BODY_BYTES: usize = 1024;
 
 /// The routes of this module.
-pub fn router(registry: Arc<Registry>) -> Router {
+pub(crate) fn router(registry: Arc<Registry>) -> Router {
     Router::new()
         .route("/streams/{app}/{name}/latency", get(latency).put(set_latency).delete(unset_latency))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -5,15 +5,15 @@ use std::fmt;
 use store::{Location, OpenError};
 
 /// Exit code for wrong usage or settings: a retry does not help.
-pub const EXIT_USAGE: u8 = 64;
+pub(crate) const EXIT_USAGE: u8 = 64;
 /// Exit code for an input file that cannot be used.
-pub const EXIT_INPUT: u8 = 66;
+pub(crate) const EXIT_INPUT: u8 = 66;
 /// Exit code for a missing service of the machine: a port, a folder, memory. A retry may help.
-pub const EXIT_MACHINE: u8 = 71;
+pub(crate) const EXIT_MACHINE: u8 = 71;
 
 /// An error that ends the process.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// All invalid settings.
     #[error("{}", list(.0))]
     Settings(Vec<BadSetting>),
@@ -60,7 +60,7 @@ pub enum Fault {
 impl Fault {
     /// The fault for a store that cannot be opened: what an operator must correct counts as an invalid setting, anything
     /// else is a fault of the store.
-    pub fn store(flag: &'static str, location: &Location, error: &OpenError) -> Self {
+    pub(crate) fn store(flag: &'static str, location: &Location, error: &OpenError) -> Self {
         let (place, why) = (location.to_string(), error.to_string());
         if error.is_setting() {
             Self::Settings(vec![BadSetting { flag, value: place, problem: why }])
@@ -70,7 +70,7 @@ impl Fault {
     }
 
     /// The exit code of the process.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => EXIT_USAGE,
             Self::Input { .. } => EXIT_INPUT,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 
 /// The function of a target.
-pub type Target = fn(&[u8]);
+pub(crate) type Target = fn(&[u8]);
 
 /// Name and function of every target; the name is also that of its folder of seeds.
 pub const TARGETS: [(&str, Target); 6] = [

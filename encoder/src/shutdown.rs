@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 /// The progress of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ShutdownStage {
+pub(crate) enum ShutdownStage {
     /// No shutdown was requested.
     Running,
     /// No new streams; running streams end with their publishers (SIGTERM, as sent by a platform).
@@ -33,14 +33,14 @@ impl ShutdownStage {
 
 /// A handle for waiting on shutdown stages.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<ShutdownStage>);
+pub(crate) struct Shutdown(watch::Receiver<ShutdownStage>);
 
 impl Shutdown {
     /// Listens for SIGTERM and SIGINT from now on.
     ///
     /// # Errors
     /// The signal handlers cannot be installed.
-    pub fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (sender, receiver) = watch::channel(ShutdownStage::Running);
@@ -67,7 +67,7 @@ impl Shutdown {
     }
 
     /// Waits until the shutdown has reached at least `stage`.
-    pub async fn reached(&self, stage: ShutdownStage) {
+    pub(crate) async fn reached(&self, stage: ShutdownStage) {
         // The sender lives as long as the process; if it were gone, no stage could ever be reached.
         if self.0.clone().wait_for(|now| *now >= stage).await.is_err() {
             std::future::pending::<()>().await;

@@ -7,19 +7,19 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge}
 /// One stream's or one worker's share of a gauge that is the sum over all of them. Setting the gauge itself would let
 /// streams overwrite one another. Dropping the share takes it out of the sum.
 #[derive(Debug)]
-pub struct GaugeShare {
+pub(crate) struct GaugeShare {
     name: &'static str,
     value: f64,
 }
 
 impl GaugeShare {
     /// A share of zero.
-    pub const fn new(name: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str) -> Self {
         Self { name, value: 0.0 }
     }
 
     /// Replaces the share's value.
-    pub fn set(&mut self, value: f64) {
+    pub(crate) fn set(&mut self, value: f64) {
         if value != self.value {
             gauge!(self.name).increment(value - self.value);
             self.value = value;
@@ -34,7 +34,7 @@ impl Drop for GaugeShare {
 }
 
 /// Registers the descriptions. Call this after the recorder is installed.
-pub fn describe() {
+pub(crate) fn describe() {
     let counters = [
         ("encoder_publish_total", "Publishers that asked for a place, by result: accepted or refused"),
         ("encoder_rejected_total", "Publishers refused, by reason"),

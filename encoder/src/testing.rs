@@ -2,17 +2,19 @@
 
 /// Archives.
 pub mod archive {
+    pub use crate::archive::driver::{ArchiveManager, RecordingHandle};
     pub use crate::archive::names::ArchivePlace;
+    pub use crate::archive::recorder::ArchiveSettings;
     pub use crate::archive::seal::{Sealed, seal};
-    pub use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle};
-    pub use crate::delivery::Tee;
+    pub use crate::delivery::driver::Tee;
 }
 
 /// The way out of a stream, without sockets.
 pub mod delivery {
+    pub use crate::delivery::driver::Delivery;
     pub use crate::delivery::outputs::{OutputOptions, Outputs, StorePlaylists};
     pub use crate::delivery::takeover::{FreshReason, StreamStart};
-    pub use crate::delivery::{Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool};
+    pub use crate::delivery::{DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool};
 }
 
 /// The targets of the fuzzers.
@@ -24,13 +26,14 @@ pub mod fuzzing {
 
 /// FateListeners for publishers.
 pub mod ingest {
+    pub use crate::ingest::server::{ServerOptions, serve};
     pub use crate::ingest::tls::{Chain, Identity, Key, Listener};
-    pub use crate::ingest::{Admission, MediaSink, ServerOptions, serve};
+    pub use crate::ingest::{Admission, MediaSink};
 }
 
 /// The origin's objects.
 pub mod origin {
-    pub use crate::origin::{ObjectCache, StreamPath};
+    pub use crate::origin::cache::{ObjectCache, StreamPath};
 }
 
 /// The document `/status`.
@@ -41,10 +44,10 @@ pub mod status {
 
 /// One stream as a state machine, and workers seen from outside.
 pub mod stream {
-    pub use crate::stream::core::{Effect, StreamCore};
+    pub use crate::stream::Now;
+    pub use crate::stream::core::{Effect, StreamCore, StreamSettings};
     pub use crate::stream::latency::video_settings;
     pub use crate::stream::worker::child::{
         ProcessEnding, Worker, WorkerEvent, WorkerExit, WorkerFault, WorkerOptions,
     };
-    pub use crate::stream::{Now, StreamSettings};
 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 /// Waits until `deadline`; never returns without one.
-pub async fn until(deadline: Option<Instant>) {
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -12,7 +12,7 @@ const AT_A_TIME: usize = 16;
 
 /// An object and its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// The object's name.
     pub name: ObjectName,
     /// The object's size in bytes.
@@ -21,7 +21,7 @@ pub struct Piece {
 
 /// One call of [`Store::compose`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// The object to be made.
     pub target: Piece,
     /// The source objects, in order.
@@ -31,7 +31,7 @@ pub struct Step {
 /// The steps that make one object of `sources`, level by level; each level needs the results of the level before. At
 /// most one step for each 31 sources, and one more for each level. `part` names the intermediate objects, by level and
 /// index.
-pub fn plan(
+pub(crate) fn plan(
     sources: Vec<Piece>,
     target: ObjectName,
     part: impl Fn(usize, usize) -> ObjectName,
@@ -58,7 +58,7 @@ pub fn plan(
 }
 
 /// Drops steps whose targets exist already, and steps that only those needed. `there` are the existing objects.
-pub fn missing(mut levels: Vec<Vec<Step>>, there: &[Listed]) -> Vec<Vec<Step>> {
+pub(crate) fn missing(mut levels: Vec<Vec<Step>>, there: &[Listed]) -> Vec<Vec<Step>> {
     let there: BTreeMap<_, _> = there.iter().map(|listed| (&listed.name, listed.size)).collect();
     let mut needed: Option<HashSet<ObjectName>> = None;
     for level in levels.iter_mut().rev() {
@@ -74,7 +74,7 @@ pub fn missing(mut levels: Vec<Vec<Step>>, there: &[Listed]) -> Vec<Vec<Step>> {
 }
 
 /// Executes the steps; returns their number.
-pub async fn carry_out(
+pub(crate) async fn carry_out(
     store: &Arc<dyn Store>,
     levels: Vec<Vec<Step>>,
     content_type: &'static str,

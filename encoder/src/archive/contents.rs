@@ -12,7 +12,7 @@ use store::ObjectName;
 
 /// Everything that is known about an archive.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// EXT-X-TARGETDURATION in seconds.
     pub target_duration: u32,
     /// Rungs that get an MP4, the most important first.
@@ -42,7 +42,7 @@ pub(super) type Slots = BTreeMap<u64, ListedSlot>;
 
 /// The parts that a recording is composed of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordingParts {
+pub(crate) struct RecordingParts {
     /// `ftyp`, `moov` and the beginning of `mdat`.
     pub header: Bytes,
     /// Segments in their order, with their sizes in bytes.
@@ -53,7 +53,7 @@ pub struct RecordingParts {
 
 impl Contents {
     /// Adds the next page.
-    pub fn take(&mut self, page: Page) {
+    pub(crate) fn take(&mut self, page: Page) {
         self.target_duration = self.target_duration.max(page.target_duration);
         for rung in page.recordings {
             if !self.recordings.contains(&rung) {
@@ -72,7 +72,7 @@ impl Contents {
     /// Adds a segment after those that its rendition has; older segments are known already. The first segment of a
     /// newer session removes segments of earlier sessions with its sequence number or a higher one: the encoder that
     /// took the stream over had not seen them listed, and has reused their sequence numbers.
-    pub fn push(&mut self, entry: PageEntry) {
+    pub(crate) fn push(&mut self, entry: PageEntry) {
         let epoch = self.epoch_of(&entry);
         if epoch > self.newest {
             self.newest = epoch;
@@ -85,7 +85,7 @@ impl Contents {
     }
 
     /// Removes segments with this sequence number or a higher one.
-    pub fn cut(&mut self, sequence: u64) {
+    pub(crate) fn cut(&mut self, sequence: u64) {
         for lane in self.lanes.values_mut() {
             lane.truncate(lane.partition_point(|entry| entry.info.sequence < sequence));
         }
@@ -98,13 +98,13 @@ impl Contents {
     }
 
     /// Whether segments of this session belong to the archive.
-    pub fn has_session(&self, session: &SessionId) -> bool {
+    pub(crate) fn has_session(&self, session: &SessionId) -> bool {
         self.epochs.iter().any(|epoch| epoch.session == *session)
     }
 
     /// All renditions of the archive, each as the last epoch with this rendition describes it: video from largest to
     /// smallest, then audio.
-    pub fn tracks(&self) -> Vec<&Track> {
+    pub(crate) fn tracks(&self) -> Vec<&Track> {
         let mut seen = BTreeSet::new();
         let newest_first = self.epochs.iter().rev().flat_map(|epoch| &epoch.tracks);
         let mut tracks: Vec<_> = newest_first.filter(|track| seen.insert(&track.rung)).collect();
@@ -113,17 +113,17 @@ impl Contents {
     }
 
     /// Whether a rendition is audio.
-    pub fn is_audio(&self, rung: &RungName) -> bool {
+    pub(crate) fn is_audio(&self, rung: &RungName) -> bool {
         self.tracks().iter().any(|track| track.rung == *rung && track.is_audio())
     }
 
     /// Whether the archive has no readable segment.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.lanes.values().flatten().any(|entry| entry.info.bytes.is_some())
     }
 
     /// Media time from the first segment's start to the last one's end.
-    pub fn duration(&self) -> MediaSpan {
+    pub(crate) fn duration(&self) -> MediaSpan {
         let entries = || self.lanes.values().flatten().map(|entry| &entry.info);
         let start = entries().map(|info| info.start).min();
         let end = entries().map(|info| info.start + info.duration).max();
@@ -132,7 +132,7 @@ impl Contents {
 
     /// Adds a gap for each missing sequence number within a rendition, with the times that the other renditions have
     /// there.
-    pub fn fill_gaps(&mut self) {
+    pub(crate) fn fill_gaps(&mut self) {
         let slots = self.slots();
         for lane in self.lanes.values_mut() {
             let mut filled: Vec<PageEntry> = Vec::with_capacity(lane.len());
@@ -165,7 +165,7 @@ impl Contents {
     }
 
     /// Every rendition's playlist so far. Sequence numbers must be contiguous: see [`Contents::fill_gaps`].
-    pub fn playlists(&self) -> BTreeMap<RungName, ArchivePlaylist> {
+    pub(crate) fn playlists(&self) -> BTreeMap<RungName, ArchivePlaylist> {
         let discontinuities: BTreeSet<u64> = self
             .slots()
             .into_iter()
@@ -184,7 +184,7 @@ impl Contents {
     }
 
     /// The I-frame playlist for seek bars, with its rung: the smallest rung that has first pictures noted.
-    pub fn pictures(&self) -> Option<(RungName, ArchivePlaylist)> {
+    pub(crate) fn pictures(&self) -> Option<(RungName, ArchivePlaylist)> {
         let tracks = self.tracks();
         let videos = tracks.iter().filter(|track| !track.is_audio());
         let mut lanes = videos.rev().filter_map(|track| Some((&track.rung, self.lanes.get(&track.rung)?)));
@@ -196,7 +196,7 @@ impl Contents {
     }
 
     /// Init segments that a recording of a rung needs.
-    pub fn recording_inits(&self, rung: &RungName) -> BTreeSet<(RungName, String)> {
+    pub(crate) fn recording_inits(&self, rung: &RungName) -> BTreeSet<(RungName, String)> {
         self.recorded(rung)
             .into_iter()
             .map(|(entry, _)| (entry.info.rung.clone(), entry.info.init.clone()))
@@ -222,7 +222,7 @@ impl Contents {
     ///
     /// # Errors
     /// See [`RecordingError`].
-    pub fn recording(
+    pub(crate) fn recording(
         &self,
         place: &ArchivePlace,
         rung: &RungName,
@@ -259,7 +259,7 @@ impl Contents {
     }
 
     /// A fingerprint that changes with every segment, and with the set of recordings.
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let mut text = String::new();
         for rung in &self.recordings {
             text.push_str(rung.as_str());
@@ -273,7 +273,7 @@ impl Contents {
 }
 
 /// The multivariant playlist over some renditions' playlists, and optionally an I-frame playlist.
-pub fn multivariant(
+pub(crate) fn multivariant(
     tracks: &[&Track],
     playlists: &BTreeMap<RungName, ArchivePlaylist>,
     pictures: Option<&(RungName, ArchivePlaylist)>,

@@ -24,7 +24,7 @@ pub struct Failure {
 
 /// Retries a call while the error is retryable: up to half a minute of pauses in total. An attempt without an answer
 /// is a retryable error too.
-pub async fn persist<'a, T>(
+pub(super) async fn persist<'a, T>(
     object: &ObjectName,
     mut call: impl FnMut() -> StoreFuture<'a, T>,
 ) -> Result<T, Failure> {
@@ -47,7 +47,11 @@ fn failure(object: &ObjectName, error: StoreError) -> Failure {
 
 /// Works on all items, `at_a_time` of them concurrently; returns the results in the items' order, or the first
 /// failure.
-pub async fn each<I, T, E, W>(items: Vec<I>, at_a_time: usize, work: impl Fn(I) -> W) -> Result<Vec<T>, E>
+pub(super) async fn each<I, T, E, W>(
+    items: Vec<I>,
+    at_a_time: usize,
+    work: impl Fn(I) -> W,
+) -> Result<Vec<T>, E>
 where
     W: Future<Output = Result<T, E>> + Send + 'static,
     T: Send + 'static,

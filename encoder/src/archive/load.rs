@@ -36,7 +36,7 @@ pub enum LoadError {
 
 /// An archive as it is stored.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// Contents of the pages.
     pub pages: Contents,
     /// Stored segments that no page names, each rendition's in order.
@@ -46,7 +46,7 @@ pub struct Loaded {
 }
 
 /// All objects below a folder.
-pub async fn list_all(store: &Arc<dyn Store>, folder: &ObjectName) -> Result<Vec<Listed>, Failure> {
+pub(crate) async fn list_all(store: &Arc<dyn Store>, folder: &ObjectName) -> Result<Vec<Listed>, Failure> {
     list_behind(store, folder, None).await
 }
 
@@ -65,7 +65,7 @@ async fn list_behind(
 }
 
 /// The archives of the stream `{app}/{name}`, oldest first.
-pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
+pub(crate) async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
     let objects = list_all(store, &ArchivePlace::all(stream)).await?;
     let mut seen = BTreeSet::new();
     let places = objects.iter().filter_map(|listed| ArchivePlace::of_object(stream, &listed.name));
@@ -73,7 +73,7 @@ pub async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Archiv
 }
 
 /// The stream's archives that are not complete, oldest first.
-pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
+pub(crate) async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<ArchivePlace>, Failure> {
     let objects = list_all(store, &ArchivePlace::all(stream)).await?;
     let names: BTreeSet<_> = objects.iter().map(|listed| &listed.name).collect();
     let mut seen = BTreeSet::new();
@@ -83,7 +83,7 @@ pub async fn unsealed(store: &Arc<dyn Store>, stream: &str) -> Result<Vec<Archiv
 }
 
 /// Archives of all streams with a note that they are not complete, each with its owner.
-pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(ArchivePlace, String)>, Failure> {
+pub(crate) async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(ArchivePlace, String)>, Failure> {
     let notes = list_all(store, &ArchivePlace::notes()).await?;
     let places = notes.iter().filter_map(|listed| ArchivePlace::of_note(&listed.name)).collect();
     let read = each(places, AT_A_TIME, |place| {
@@ -100,7 +100,7 @@ pub async fn noted(store: &Arc<dyn Store>) -> Result<Vec<(ArchivePlace, String)>
 ///
 /// # Errors
 /// See [`LoadError`]. A segment that cannot be read is left out and becomes a gap.
-pub async fn load(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Loaded, LoadError> {
+pub(crate) async fn load(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Loaded, LoadError> {
     let objects = list_all(store, &place.folder()).await?;
     let mut pages = Contents::default();
     // Page numbers are contiguous; pages after a missing one are ignored.

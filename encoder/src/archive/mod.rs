@@ -17,30 +17,30 @@
 //! encoder that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are
 //! buffered meanwhile.
 
-pub mod compose;
-pub mod contents;
-pub mod driver;
+pub(crate) mod compose;
+pub(crate) mod contents;
+pub(crate) mod driver;
 mod each;
-pub mod load;
-pub mod names;
-pub mod page;
-pub mod recorder;
-pub mod resume;
-pub mod seal;
+pub(crate) mod load;
+pub(crate) mod names;
+pub(crate) mod page;
+pub(crate) mod recorder;
+pub(crate) mod resume;
+pub(crate) mod seal;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use driver::{Archive, ArchiveManager, RecordingHandle};
-pub use recorder::ArchiveSettings;
+pub(crate) use driver::{Archive, ArchiveManager, RecordingHandle};
+pub(crate) use recorder::ArchiveSettings;
 
 /// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.
-pub fn owner() -> String {
+pub(crate) fn owner() -> String {
     format!("{}/{}", host(), std::process::id())
 }
 
 /// Whether an owner was a process of this machine that is gone. A restarted container gets the same process ID, so
 /// this process's own ID counts as gone.
-pub fn is_dead(owner: &str) -> bool {
+pub(crate) fn is_dead(owner: &str) -> bool {
     let Some((machine, process)) = owner.rsplit_once('/') else { return false };
     let Ok(process) = process.parse::<u32>() else { return false };
     let gone = process == std::process::id() || !std::path::Path::new(&format!("/proc/{process}")).exists();

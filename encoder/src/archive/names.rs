@@ -153,7 +153,7 @@ impl ArchivePlace {
 }
 
 /// Session and sequence number in a segment's file name.
-pub fn parse_segment(file: &str) -> Option<(SessionId, u64)> {
+pub(crate) fn parse_segment(file: &str) -> Option<(SessionId, u64)> {
     let (session, sequence) = file.strip_suffix(".m4s")?.rsplit_once('-')?;
     let parsed = (SessionId::new(session).ok()?, sequence.parse().ok()?);
     (hls::names::segment_name(&parsed.0, parsed.1) == file).then_some(parsed)

@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 
 /// A segment of an archive.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PageEntry {
+pub(crate) struct PageEntry {
     /// The segment's playlist entry; without `bytes` it is a gap.
     pub info: SegmentInfo,
     /// Where the samples are; `None` for gaps and for rungs without a recording.
@@ -27,7 +27,7 @@ pub struct PageEntry {
 
 /// An epoch of an archive, as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ArchivedEpoch {
+pub(crate) struct ArchivedEpoch {
     /// The session in the names of the epoch's segments.
     pub session: SessionId,
     /// Start of the first segment that was packaged; `wall` is its wall clock.
@@ -46,7 +46,7 @@ pub struct ArchivedEpoch {
 
 /// A page of the index.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Page {
+pub(crate) struct Page {
     /// EXT-X-TARGETDURATION in seconds, the same in all pages.
     pub target_duration: u32,
     /// Rungs that get an MP4.
@@ -66,7 +66,7 @@ pub struct BadPage(String);
 
 impl Page {
     /// The stored form.
-    pub fn to_json(&self) -> Bytes {
+    pub(crate) fn to_json(&self) -> Bytes {
         let stored = StoredPage {
             version: VERSION,
             target_duration: self.target_duration,
@@ -82,7 +82,7 @@ impl Page {
     ///
     /// # Errors
     /// See [`BadPage`].
-    pub fn from_json(text: &[u8]) -> Result<Self, BadPage> {
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, BadPage> {
         let stored: StoredPage = serde_json::from_slice(text).map_err(|error| BadPage(error.to_string()))?;
         if stored.version != VERSION {
             return Err(BadPage(format!("its version is {}, not {VERSION}", stored.version)));

@@ -74,7 +74,7 @@ impl Default for ArchiveSettings {
 
 /// An object to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Write {
+pub(crate) enum Write {
     /// [`store::Store::create`]
     Create(ObjectName, Object),
     /// [`store::Store::replace`]
@@ -102,7 +102,7 @@ enum Flying {
 
 /// Decides what is written of one archive. See the module's documentation.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     settings: ArchiveSettings,
     /// `{app}/{name}`
     stream: String,
@@ -147,7 +147,7 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder for a new archive of the stream `{app}/{name}`. The first segment's session becomes the archive's
     /// name.
-    pub fn new(stream: impl Into<String>, settings: ArchiveSettings) -> Self {
+    pub(crate) fn new(stream: impl Into<String>, settings: ArchiveSettings) -> Self {
         Self {
             settings,
             stream: stream.into(),
@@ -179,7 +179,7 @@ impl Recorder {
 
     /// Continues an archive of another process: `pages` are the stored pages, `rest` the stored segments that no page
     /// names, in order. Pages, playlists, numbers and times continue from there.
-    pub fn resume(
+    pub(crate) fn resume(
         stream: impl Into<String>,
         settings: ArchiveSettings,
         place: ArchivePlace,
@@ -222,22 +222,22 @@ impl Recorder {
     }
 
     /// The archive's place in the store; `None` before the first segment.
-    pub fn place(&self) -> Option<&ArchivePlace> {
+    pub(crate) fn place(&self) -> Option<&ArchivePlace> {
         self.place.as_ref()
     }
 
     /// Whether another encoder was found to continue the archive: nothing is written any more.
-    pub fn is_fenced(&self) -> bool {
+    pub(crate) fn is_fenced(&self) -> bool {
         self.phase == Phase::Fenced
     }
 
     /// Sets the renditions from the next epoch on.
-    pub fn tracks(&mut self, tracks: &[Track]) {
+    pub(crate) fn tracks(&mut self, tracks: &[Track]) {
         self.tracks = tracks.to_vec();
     }
 
     /// Takes a segment from the packager. Call it before [`Recorder::settled`], which reports the segment's fate.
-    pub fn packaged(&mut self, segment: &Segment) {
+    pub(crate) fn packaged(&mut self, segment: &Segment) {
         if self.phase != Phase::Open {
             return;
         }
@@ -264,7 +264,7 @@ impl Recorder {
     }
 
     /// Lists a segment, readable or as a gap. Call it in order within each rendition.
-    pub fn settled(&mut self, settled: &Settled) {
+    pub(crate) fn settled(&mut self, settled: &Settled) {
         let Settled { rung, sequence, stored } = settled;
         let Some(lane) = self.lanes.get_mut(rung) else { return };
         while lane.waiting.front().is_some_and(|entry| entry.info.sequence <= *sequence) {
@@ -275,7 +275,7 @@ impl Recorder {
     }
 
     /// Ends the broadcast. Segments that are not settled by now count as lost.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if self.phase != Phase::Open {
             return;
         }
@@ -288,17 +288,17 @@ impl Recorder {
     }
 
     /// Another encoder continues the stream.
-    pub fn fenced(&mut self) {
+    pub(crate) fn fenced(&mut self) {
         self.phase = Phase::Fenced;
     }
 
     /// Whether [`Recorder::end`] was called.
-    pub fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.phase == Phase::Ending
     }
 
     /// The next write, if one is due. Returns nothing more until [`Recorder::done`] reports that write's result.
-    pub fn poll(&mut self, now: Duration) -> Option<Write> {
+    pub(crate) fn poll(&mut self, now: Duration) -> Option<Write> {
         if self.flying.is_some() || self.phase == Phase::Fenced || now < self.not_before {
             return None;
         }
@@ -306,7 +306,7 @@ impl Recorder {
     }
 
     /// Takes the result of a write.
-    pub fn done(&mut self, result: Result<(), StoreError>, now: Duration) {
+    pub(crate) fn done(&mut self, result: Result<(), StoreError>, now: Duration) {
         let Some(flying) = self.flying.take() else { return };
         match (flying, result) {
             (Flying::Note, Ok(())) => self.noted = true,
@@ -332,7 +332,7 @@ impl Recorder {
     }
 
     /// When [`Recorder::poll`] may return a write without further input.
-    pub fn wake_at(&self) -> Option<Duration> {
+    pub(crate) fn wake_at(&self) -> Option<Duration> {
         if self.flying.is_some() || self.phase == Phase::Fenced {
             return None;
         }
@@ -346,7 +346,7 @@ impl Recorder {
     }
 
     /// Whether the broadcast is over and the store has the whole index, or another encoder continues the archive.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let all = self.phase == Phase::Ending && self.frozen.is_none() && !self.has_news();
         self.flying.is_none() && (all || self.phase == Phase::Fenced)
     }

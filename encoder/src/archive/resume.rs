@@ -16,7 +16,7 @@ const CLAIMS: u32 = 5;
 
 /// Why an archive cannot be continued.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveResumeError {
+pub(crate) enum ArchiveResumeError {
     /// The archive cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -29,7 +29,7 @@ pub enum ArchiveResumeError {
 ///
 /// # Errors
 /// See [`ArchiveResumeError`].
-pub async fn go_on(
+pub(crate) async fn go_on(
     store: &Arc<dyn Store>,
     stream: &str,
     settings: ArchiveSettings,

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use store::Location;
 
 /// Seals all archives of the stream `{app}/{name}`. Returns true if there is an archive and all are complete.
-pub async fn run(output: &Location, stream: &str) -> Result<bool, Fault> {
+pub(super) async fn run(output: &Location, stream: &str) -> Result<bool, Fault> {
     // Opening a store creates a missing directory: a mistyped path must not create one.
     if let Some(path) = output.as_directory()
         && !path.is_dir()

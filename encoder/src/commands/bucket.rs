@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use store::{Location, StoreFinding};
 
 /// Checks a bucket's settings and the account's permissions there. Returns whether nothing is wrong.
-pub async fn check(location: Location) -> Result<bool, Fault> {
+pub(super) async fn check(location: Location) -> Result<bool, Fault> {
     let findings = location.check().await.map_err(|error| Fault::store("bucket", &location, &error))?;
     print(&location, &findings)
         .map_err(|error| Fault::Machine { what: "cannot print", why: error.to_string() })?;

@@ -7,7 +7,7 @@
 //! older than one survey round. A balancer that itself knows when no other server is left (HAProxy's `backup`) needs
 //! none of this: without `--encoders` the lobby is always ready.
 
-pub mod survey;
+pub(super) mod survey;
 
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
@@ -37,7 +37,7 @@ const GOODBYES: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// A port that cannot be bound, or a service that the machine does not provide.
-pub async fn run(config: LobbyConfig) -> Result<(), Fault> {
+pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "lobby");
     let shutdown = Shutdown::listen()
         .map_err(|error| Fault::Machine { what: "cannot watch signals", why: error.to_string() })?;

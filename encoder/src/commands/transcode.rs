@@ -27,7 +27,7 @@ const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or the worker died.
-pub async fn transcode(
+pub(super) async fn transcode(
     input: PathBuf,
     output: PathBuf,
     settings: StreamSettings,

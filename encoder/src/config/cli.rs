@@ -10,7 +10,7 @@ use std::path::Path;
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
 #[command(name = "encoder", version, about, long_about = None, max_term_width = 100, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
@@ -18,7 +18,7 @@ pub struct Cli {
 
 /// The commands of `encoder`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the encoder: take RTMP streams, encode them, serve and store them as HLS
     Serve(Box<ServeArgs>),
     /// Answer publishers while all encoders are busy: an RTMP status tells them to try again
@@ -41,14 +41,14 @@ pub enum Command {
 
 /// The commands for a bucket.
 #[derive(Debug, Subcommand)]
-pub enum BucketCommand {
+pub(crate) enum BucketCommand {
     /// Report which settings of a bucket are wrong for live streams, and print the commands that correct them
     Check(BucketArgs),
 }
 
 /// The bucket to inspect.
 #[derive(Clone, Debug, Args)]
-pub struct BucketArgs {
+pub(crate) struct BucketArgs {
     /// The location that `--output` will name
     #[arg(value_name = "gs://BUCKET/PREFIX")]
     pub location: String,
@@ -59,7 +59,7 @@ pub struct BucketArgs {
 
 /// The commands for archives.
 #[derive(Debug, Subcommand)]
-pub enum ArchiveCommand {
+pub(crate) enum ArchiveCommand {
     /// Complete the archives of a stream whose encoder died: playlists and recordings of everything in the store.
     /// Harmless if nothing is left to do
     Seal(ArchiveArgs),
@@ -67,7 +67,7 @@ pub enum ArchiveCommand {
 
 /// The stream whose archives are meant.
 #[derive(Clone, Debug, Args)]
-pub struct ArchiveArgs {
+pub(crate) struct ArchiveArgs {
     /// The stream, below the location that `--output` named
     #[arg(value_name = "DIR|gs://…/APP/NAME")]
     pub stream: String,
@@ -78,7 +78,7 @@ pub struct ArchiveArgs {
 
 /// The settings of `serve`. All are text here, so that every mistake can be reported in one run.
 #[derive(Clone, Debug, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// A file with settings in TOML, named like these flags; flags and environment variables override it
     #[arg(long, env = "ENCODER_CONFIG", value_name = "FILE")]
     pub config: Option<String>,
@@ -166,7 +166,7 @@ pub struct ServeArgs {
 
 /// The settings of `lobby`.
 #[derive(Clone, Debug, Args)]
-pub struct LobbyArgs {
+pub(crate) struct LobbyArgs {
     /// Where publishers connect (RTMP)
     #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_listen: String,
@@ -184,7 +184,7 @@ pub struct LobbyArgs {
 
 /// The settings of `transcode`.
 #[derive(Clone, Debug, Args)]
-pub struct TranscodeArgs {
+pub(crate) struct TranscodeArgs {
     /// The media file to encode
     #[arg(value_name = "INPUT")]
     pub input: std::path::PathBuf,
@@ -201,7 +201,7 @@ pub struct TranscodeArgs {
 
 /// Settings of the encoding.
 #[derive(Clone, Debug, Args)]
-pub struct EncodingArgs {
+pub(crate) struct EncodingArgs {
     /// `auto`, or rungs by their shorter side: `source,720p@2800k,480p@1400k`; `720p60@4500k` sets a frame rate;
     /// `source` passes the published video through
     #[arg(long, env = "ENCODER_LADDER", value_name = "RUNGS", default_value = "auto")]
@@ -223,7 +223,7 @@ impl Cli {
     ///
     /// # Errors
     /// clap's errors; the output of `--help` and `--version` arrives as an error too.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments: Vec<_> = arguments.into_iter().collect();
         let (command, from_file) = with_file(&Self::command().try_get_matches_from(&arguments)?);
         let mut cli = Self::from_arg_matches(&command.try_get_matches_from(&arguments)?)?;

@@ -14,7 +14,7 @@ const ALL_OTHERS: &str = "*";
 
 /// The values in a file, as they would be typed on the command line, and the mistakes in the file.
 #[derive(Debug, Default, PartialEq)]
-pub struct FromFile {
+pub(crate) struct FromFile {
     /// Names of flags, without leading dashes, and their values.
     pub values: Vec<(String, String)>,
     /// All mistakes in the file.
@@ -22,7 +22,7 @@ pub struct FromFile {
 }
 
 /// Reads a file. `is_flag` returns whether a flag of that name exists.
-pub fn read(file: &Path, is_flag: impl Fn(&str) -> bool) -> FromFile {
+pub(crate) fn read(file: &Path, is_flag: impl Fn(&str) -> bool) -> FromFile {
     let mut text = String::new();
     let opened = std::fs::File::open(file);
     match opened.and_then(|open| open.take(MAX_FILE_BYTES).read_to_string(&mut text)) {

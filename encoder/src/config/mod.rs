@@ -1,8 +1,8 @@
 //! Validates settings: takes text from [`crate::config::cli`] and returns typed values or *all* mistakes. No port is
 //! bound here, and the only files read are those that settings name: certificates and keys.
 
-pub mod cli;
-pub mod file;
+pub(crate) mod cli;
+pub(crate) mod file;
 
 use crate::archive;
 use crate::config::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
@@ -31,7 +31,7 @@ const THUMBNAIL_EVERY_MS: u32 = 4_000;
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text for people.
     Text,
     /// One JSON object per line, with the field names that Google Cloud Logging knows.
@@ -40,7 +40,7 @@ pub enum LogFormat {
 
 /// The validated settings of `serve`.
 #[derive(Clone, Debug)]
-pub struct ServeConfig {
+pub(crate) struct ServeConfig {
     /// Address of the RTMP listener.
     pub rtmp_listen: SocketAddr,
     /// Address of the public HTTP listener.
@@ -78,7 +78,7 @@ pub struct ServeConfig {
 
 /// The validated settings of `lobby`.
 #[derive(Clone, Debug)]
-pub struct LobbyConfig {
+pub(crate) struct LobbyConfig {
     /// Address of the RTMP listener.
     pub rtmp_listen: SocketAddr,
     /// Address of the internal HTTP listener.
@@ -89,7 +89,7 @@ pub struct LobbyConfig {
 
 /// The listeners with TLS, at least one of the two, and their certificate.
 #[derive(Clone, Debug)]
-pub struct TlsConfig {
+pub(crate) struct TlsConfig {
     /// Address of the RTMPS listener.
     pub rtmps_listen: Option<SocketAddr>,
     /// Address of the public HTTPS listener.
@@ -100,7 +100,7 @@ pub struct TlsConfig {
 
 /// One invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadSetting {
+pub(crate) struct BadSetting {
     /// The flag.
     pub flag: &'static str,
     /// The value given.
@@ -158,7 +158,7 @@ impl Validator {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
+pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let mut validator = Validator { bad: args.config_complaints.clone() };
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
     let http_listen = validator.address("--http-listen", &args.http_listen);
@@ -245,7 +245,7 @@ pub fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
+pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     let mut validator = Validator::default();
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
@@ -269,7 +269,7 @@ pub fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn bucket(args: &BucketArgs) -> Result<Location, Vec<BadSetting>> {
+pub(crate) fn bucket(args: &BucketArgs) -> Result<Location, Vec<BadSetting>> {
     let mut validator = Validator::default();
     let endpoint = gcs_endpoint(args.gcs_endpoint.as_deref(), &mut validator);
     let location = match args.location.strip_prefix("gs://") {
@@ -286,7 +286,7 @@ pub fn bucket(args: &BucketArgs) -> Result<Location, Vec<BadSetting>> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<BadSetting>> {
+pub(crate) fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<BadSetting>> {
     let mut validator = Validator::default();
     let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
     let (name, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -402,7 +402,7 @@ fn latencies(args: &ServeArgs, validator: &mut Validator) -> Option<Latencies> {
 ///
 /// # Errors
 /// All invalid settings.
-pub fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, u64), Vec<BadSetting>> {
+pub(crate) fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, u64), Vec<BadSetting>> {
     let mut validator = Validator::default();
     let latency = validator.take("--latency", &args.latency, args.latency.parse::<Latency>());
     match encoding(&args.encoding, latency, Duration::ZERO, &mut validator) {

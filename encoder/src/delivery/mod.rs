@@ -21,19 +21,19 @@
 //!   first, the largest rendition's first, the oldest first. With a [`Spool`], late segments go to a local disk before
 //!   that.
 
-mod driver;
+pub(crate) mod driver;
 pub(crate) mod ledger;
-pub mod outputs;
+pub(crate) mod outputs;
 mod plan;
 mod settings;
 mod spool;
-pub mod takeover;
+pub(crate) mod takeover;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Delivery, FateListeners, Readers, Tee};
-pub use ledger::Settled;
-pub use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, StoreJobId, StoreWork};
+pub(crate) use driver::{Delivery, FateListeners, Readers, Tee};
+pub(crate) use ledger::Settled;
+pub(crate) use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, StoreJobId, StoreWork};
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;
 

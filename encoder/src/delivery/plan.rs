@@ -25,7 +25,7 @@ use hls::track::Track;
 use media::MediaTime;
 use paced::PlaylistWriter;
 use removals::Removal;
-pub use spooling::SpoolId;
+pub(crate) use spooling::SpoolId;
 use spooling::{Spooling, is_spool_job};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -34,11 +34,11 @@ use uploads::Upload;
 
 /// Identifies a job between [`DeliveryPlan::poll`] and [`DeliveryPlan::done`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StoreJobId(u64);
+pub(crate) struct StoreJobId(u64);
 
 /// One attempt to make now.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StoreJob {
+pub(crate) struct StoreJob {
     /// To be passed to [`DeliveryPlan::done`] with the result.
     pub id: StoreJobId,
     /// The operation.
@@ -49,7 +49,7 @@ pub struct StoreJob {
 
 /// The operation of an attempt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum StoreWork {
+pub(crate) enum StoreWork {
     /// [`store::Store::create`]
     Create(ObjectName, Object),
     /// [`store::Store::read`]
@@ -68,7 +68,7 @@ pub enum StoreWork {
 
 /// What a successful attempt returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Answer to [`StoreWork::Create`], [`StoreWork::Remove`], [`StoreWork::Spool`] and [`StoreWork::Discard`].
     Done,
     /// Answer to [`StoreWork::Unspool`].
@@ -81,7 +81,7 @@ pub enum Answer {
 
 /// A segment that the store's playlists list as readable from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedSegment {
+pub(crate) struct ListedSegment {
     /// The rendition.
     pub rung: RungName,
     /// End time of the segment.
@@ -90,7 +90,7 @@ pub struct ListedSegment {
 
 /// Decides what is written when.
 #[derive(Debug)]
-pub struct DeliveryPlan<P> {
+pub(crate) struct DeliveryPlan<P> {
     settings: DeliverySettings,
     /// `{app}/{name}`, the prefix of every object's name.
     prefix: String,
@@ -149,7 +149,7 @@ enum Flight {
 
 impl<P: Playlists> DeliveryPlan<P> {
     /// A plan without any events yet. `prefix` is `{app}/{name}`; an empty prefix is the root of the store.
-    pub fn new(prefix: impl Into<String>, playlists: P, settings: DeliverySettings) -> Self {
+    pub(crate) fn new(prefix: impl Into<String>, playlists: P, settings: DeliverySettings) -> Self {
         Self {
             random: fastrand::Rng::with_seed(settings.seed),
             patience: settings.attempt_timeout,
@@ -180,7 +180,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// Like [`DeliveryPlan::new`], with playlists that were taken over.
-    pub fn resume(
+    pub(crate) fn resume(
         prefix: impl Into<String>,
         playlists: P,
         settings: DeliverySettings,
@@ -201,7 +201,7 @@ impl<P: Playlists> DeliveryPlan<P> {
 
     /// Takes an event. Never waits. Events after [`DeliveryEvent::End`] are ignored, and so is every event once another
     /// encoder has taken over.
-    pub fn input(&mut self, event: DeliveryEvent, now: Duration) {
+    pub(crate) fn input(&mut self, event: DeliveryEvent, now: Duration) {
         if self.give_up_at.is_some() || self.gave_up {
             return;
         }
@@ -220,7 +220,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// The next attempt to make, if one is due.
-    pub fn poll(&mut self, now: Duration) -> Option<StoreJob> {
+    pub(crate) fn poll(&mut self, now: Duration) -> Option<StoreJob> {
         self.expire_deadlines(now);
         self.settle(now);
         let next = self
@@ -234,7 +234,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// Takes the result of an attempt.
-    pub fn done(&mut self, id: StoreJobId, result: Result<Answer, StoreError>, now: Duration) {
+    pub(crate) fn done(&mut self, id: StoreJobId, result: Result<Answer, StoreError>, now: Duration) {
         let Some(flight) = self.in_flight.remove(&id) else {
             debug_assert!(false, "a result for a job that was never given out");
             return;
@@ -268,7 +268,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// When [`DeliveryPlan::poll`] may return a job again without further input.
-    pub fn wake_at(&self) -> Option<Duration> {
+    pub(crate) fn wake_at(&self) -> Option<Duration> {
         let uploads = self.uploads_wake_at();
         let removals = self.removals_wake_at();
         let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
@@ -279,7 +279,7 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// Whether the stream ended and nothing is left to do; only disk jobs may still be in flight then.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let nothing_left = self.ended
             && self.removals.is_empty()
             && self.uploads.is_empty()
@@ -289,27 +289,27 @@ impl<P: Playlists> DeliveryPlan<P> {
     }
 
     /// The counters so far.
-    pub fn counters(&self) -> &DeliveryCounters {
+    pub(crate) fn counters(&self) -> &DeliveryCounters {
         &self.counters
     }
 
     /// Segments that were listed as readable since the last call.
-    pub fn take_listed(&mut self) -> Vec<ListedSegment> {
+    pub(crate) fn take_listed(&mut self) -> Vec<ListedSegment> {
         std::mem::take(&mut self.listed)
     }
 
     /// The next segment with its final fate, for an archive: in order within its rendition.
-    pub fn next_settled(&mut self) -> Option<Settled> {
+    pub(crate) fn next_settled(&mut self) -> Option<Settled> {
         self.ledger.next_archived()
     }
 
     /// Nothing is uploaded any more: [`DeliveryPlan::next_settled`] then returns all remaining segments.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.ledger.close();
     }
 
     /// Bytes of segments that wait in memory or are being written.
-    pub fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 

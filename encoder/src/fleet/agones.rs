@@ -24,7 +24,7 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// The calls to the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SidecarCall {
+pub(crate) enum SidecarCall {
     /// The encoder is free: Agones counts it among the ready ones.
     Ready,
     /// The encoder is in use: Agones leaves it alone and keeps another one ready.
@@ -50,7 +50,7 @@ impl SidecarCall {
 /// Decides which call is due. Calls are sent one at a time, because the sidecar handles concurrent calls in no
 /// particular order.
 #[derive(Debug)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     /// The last state call that the sidecar accepted; `None` if the sidecar may have lost it.
     said: Option<SidecarCall>,
     ping_at: Instant,
@@ -61,12 +61,12 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// The start state: no call has been sent.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { said: None, ping_at: now, pause_until: now, pause: RETRY.0 }
     }
 
     /// The call that is due, if any. A change of state takes precedence over a ping.
-    pub fn due(&self, state: &BusyState, alive: bool, now: Instant) -> Option<SidecarCall> {
+    pub(crate) fn due(&self, state: &BusyState, alive: bool, now: Instant) -> Option<SidecarCall> {
         if now < self.pause_until {
             return None;
         }
@@ -84,12 +84,12 @@ impl Lifecycle {
     }
 
     /// When to ask again if nothing happens earlier.
-    pub fn wake_at(&self, now: Instant) -> Instant {
+    pub(crate) fn wake_at(&self, now: Instant) -> Instant {
         if now < self.pause_until { self.pause_until } else { self.ping_at }
     }
 
     /// Records that the sidecar accepted the call.
-    pub fn taken(&mut self, call: SidecarCall, now: Instant) {
+    pub(crate) fn taken(&mut self, call: SidecarCall, now: Instant) {
         match call {
             SidecarCall::Health => self.ping_at = now + PING,
             SidecarCall::Ready | SidecarCall::Allocate | SidecarCall::Shutdown => self.said = Some(call),
@@ -98,32 +98,32 @@ impl Lifecycle {
     }
 
     /// Records that the call failed. The sidecar may have restarted, so the state is sent again after the backoff.
-    pub fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.said = None;
         self.pause_until = now + self.pause;
         self.pause = (self.pause * 2).min(RETRY.1);
     }
 
     /// Whether the sidecar has accepted the Shutdown call.
-    pub fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.said == Some(SidecarCall::Shutdown)
     }
 }
 
 /// The task that talks to the sidecar.
 #[derive(Debug)]
-pub struct Agones {
+pub(crate) struct Agones {
     task: JoinHandle<()>,
 }
 
 impl Agones {
     /// Starts the task, which reports the probe's state from now on.
-    pub fn start(probe: Arc<Probe>, sidecar: SocketAddr) -> Self {
+    pub(crate) fn start(probe: Arc<Probe>, sidecar: SocketAddr) -> Self {
         Self { task: tokio::spawn(run(probe, sidecar)) }
     }
 
     /// Waits up to half a second for the final Shutdown call. Call this once the probe is spent.
-    pub async fn leave(self) {
+    pub(crate) async fn leave(self) {
         if tokio::time::timeout(LAST_WORD, self.task).await.is_err() {
             warn!("left without telling Agones");
         }

@@ -19,7 +19,7 @@ const MAX_HEAD: usize = 16 << 10;
 
 /// Why there was no answer. The fault is the neighbour's or the network's; a later attempt may succeed.
 #[derive(Debug, thiserror::Error)]
-pub enum NeighbourError {
+pub(crate) enum NeighbourError {
     /// The address refuses connections, or the connection broke.
     #[error("{0}")]
     Socket(#[from] io::Error),
@@ -32,7 +32,7 @@ pub enum NeighbourError {
 }
 
 /// Sends a GET and returns the status of the answer, waiting at most `patience`.
-pub async fn get(
+pub(crate) async fn get(
     address: SocketAddr,
     path: &'static str,
     patience: Duration,

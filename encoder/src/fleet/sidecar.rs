@@ -19,14 +19,14 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 /// The sidecar's default gRPC port.
-pub const DEFAULT_PORT: u16 = 9357;
+pub(crate) const DEFAULT_PORT: u16 = 9357;
 
 /// Time-out of a call: the sidecar only records it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a call failed. The sidecar is at fault or absent; a later attempt may succeed.
 #[derive(Debug, thiserror::Error)]
-pub enum SidecarError {
+pub(crate) enum SidecarError {
     /// The port refuses connections, or the server does not speak gRPC.
     #[error("no connection: {}", cause(.0))]
     Connection(#[from] tonic::transport::Error),
@@ -43,7 +43,7 @@ pub enum SidecarError {
 
 /// A connection to the sidecar with its stream of pings.
 #[derive(Debug)]
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     grpc: Grpc<Channel>,
     /// Holds one ping that waits for the stream. A second waiting ping means that the sidecar no longer reads.
     pings: mpsc::Sender<()>,
@@ -54,7 +54,7 @@ pub struct Sidecar {
 
 impl Sidecar {
     /// Connects to the sidecar.
-    pub async fn connect(address: SocketAddr) -> Result<Self, SidecarError> {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self, SidecarError> {
         // No HTTP/2 keep-alive pings: gRPC servers in Go close connections that send pings more often than every five
         // minutes.
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE);
@@ -65,7 +65,7 @@ impl Sidecar {
     }
 
     /// Sends a call. A ping has no answer; a sidecar that no longer reads pings shows in [`Sidecar::lost`].
-    pub async fn tell(&mut self, call: SidecarCall) -> Result<(), SidecarError> {
+    pub(crate) async fn tell(&mut self, call: SidecarCall) -> Result<(), SidecarError> {
         let path = match call {
             SidecarCall::Ready => "/agones.dev.sdk.SDK/Ready",
             SidecarCall::Allocate => "/agones.dev.sdk.SDK/Allocate",
@@ -83,7 +83,7 @@ impl Sidecar {
 
     /// Waits until the connection is gone, for example because the sidecar restarts: a new sidecar may not know the
     /// state. The future may be dropped and the method called again, but not after it has returned.
-    pub async fn lost(&mut self) -> SidecarError {
+    pub(crate) async fn lost(&mut self) -> SidecarError {
         // The way the stream ended makes no difference.
         let _ = (&mut self.health).await;
         SidecarError::Gone

@@ -3,10 +3,10 @@
 //! decides whether a publisher is admitted.
 
 mod gate;
-pub mod server;
-pub mod tls;
+pub(crate) mod server;
+pub(crate) mod tls;
 
-pub use server::{Publishers, ServerOptions, serve};
+pub(crate) use server::{Publishers, ServerOptions, serve};
 
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::future::Future;

@@ -12,7 +12,7 @@
 mod cloud;
 mod recent;
 
-pub use recent::Recent;
+pub(crate) use recent::Recent;
 
 use crate::config::LogFormat;
 use std::io::{self, IsTerminal};
@@ -38,7 +38,7 @@ pub(crate) fn counts(kinds: impl Iterator<Item = (&'static str, u64)>) -> Option
 
 /// Logs to standard error from now on. `RUST_LOG` sets the filter; the default is `info` and above. Returns the list
 /// of the last warnings.
-pub fn start(format: LogFormat) -> Recent {
+pub(crate) fn start(format: LogFormat) -> Recent {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let recent = Recent::default();
     let registry = tracing_subscriber::registry().with(filter).with(recent.clone());

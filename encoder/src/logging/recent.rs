@@ -17,11 +17,11 @@ const MAX_CHARS: usize = 400;
 
 /// The last warnings and errors of the process; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Recent(Arc<Mutex<VecDeque<LoggedWarning>>>);
+pub(crate) struct Recent(Arc<Mutex<VecDeque<LoggedWarning>>>);
 
 impl Recent {
     /// Returns the entries, newest first.
-    pub fn list(&self) -> Vec<LoggedWarning> {
+    pub(crate) fn list(&self) -> Vec<LoggedWarning> {
         self.lock().iter().rev().cloned().collect()
     }
 

@@ -1,7 +1,7 @@
 //! Compresses playlists once per version, however many waiting requests the version answers (Apple's authoring
 //! specification, rule 10.1, requires gzip).
 
-use super::library::CachedObject;
+use super::cache::CachedObject;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use flate2::Compression;

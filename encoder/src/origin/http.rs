@@ -2,7 +2,7 @@
 //! playlist version a request waits for is decided in [`super::reload`], playlists are compressed in [`super::gzip`],
 //! and sockets with their limits belong in [`super::serve`].
 
-use super::library::{
+use super::cache::{
     CachedObject, MEDIA_PLAYLIST, MULTIVARIANT, ObjectCache, StreamInfo, StreamPath, THUMBNAIL,
 };
 use super::reload::{self, Reload, RequestedVersion};
@@ -42,7 +42,7 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// | `/{app}/{name}/…` | an object of the object cache: GET, HEAD, one byte range, `If-None-Match` |
 /// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, held until it lists part P of segment N |
 /// | `…/{session}-{seq}.{part}.m4s` | a part; if a playlist hints at the part, held until the part is complete |
-pub fn router(library: Arc<ObjectCache>) -> Router {
+pub(crate) fn router(library: Arc<ObjectCache>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])

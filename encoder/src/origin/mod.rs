@@ -5,13 +5,13 @@
 //! file: a request can only reach objects that were added to the object cache or embedded in the binary.
 
 mod activity;
+pub(crate) mod cache;
 mod gzip;
 mod http;
-mod library;
 mod page;
 mod reload;
 mod serve;
 
-pub use http::router;
-pub use library::{ObjectCache, Reloadable, StreamInfo, StreamPath};
-pub use serve::{PROTOCOLS, ViewerLimits, serve};
+pub(crate) use cache::{ObjectCache, Reloadable, StreamInfo, StreamPath};
+pub(crate) use http::router;
+pub(crate) use serve::{PROTOCOLS, ViewerLimits, serve};

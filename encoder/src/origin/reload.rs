@@ -4,7 +4,7 @@
 //! If segments have no parts, a request for a part is answered when its segment is listed, because viewers get the
 //! part's media only then.
 
-use super::library::Reloadable;
+use super::cache::Reloadable;
 use hls::presentation::Edge;
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 /// Limits on the resources of one client and of all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ViewerLimits {
+pub(crate) struct ViewerLimits {
     /// Concurrent connections per port; further ones wait in the listener's backlog.
     pub connections: usize,
     /// Time-out of a TLS handshake.
@@ -76,10 +76,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Protocols for TLS handshakes (ALPN), most preferred first: with HTTP/2, held playlist requests share one
 /// connection.
-pub const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+pub(crate) const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Serves `router` until `shutdown` resolves, then gives answers in progress [`ViewerLimits::drain`] to finish.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: impl Into<Listener>,
     router: Router,
     limits: ViewerLimits,

@@ -31,7 +31,7 @@ impl Now {
 
 /// Keeps the least delayed arrival of the current and of the previous window.
 #[derive(Debug, Default)]
-pub struct AnchorTracker {
+pub(super) struct AnchorTracker {
     window_start: Option<MediaTime>,
     former: Option<Anchor>,
     /// The mapping that was returned last.
@@ -41,7 +41,7 @@ pub struct AnchorTracker {
 
 impl AnchorTracker {
     /// A unit arrived. Returns a new mapping at the end of every window.
-    pub fn arrived(&mut self, media: MediaTime, wall: WallTime) -> Option<Anchor> {
+    pub(super) fn arrived(&mut self, media: MediaTime, wall: WallTime) -> Option<Anchor> {
         let arrival = Anchor { media, wall };
         let start = *self.window_start.get_or_insert(media);
         let mut renewed = None;
@@ -57,13 +57,13 @@ impl AnchorTracker {
     }
 
     /// The mapping to start an epoch with; `None` before the first arrival.
-    pub fn best(&mut self) -> Option<Anchor> {
+    pub(super) fn best(&mut self) -> Option<Anchor> {
         self.given = self.least_delayed();
         self.given
     }
 
     /// The least delayed arrival: ages of media are measured against it.
-    pub fn least_delayed(&self) -> Option<Anchor> {
+    pub(super) fn least_delayed(&self) -> Option<Anchor> {
         match (self.former, self.current) {
             (Some(a), Some(b)) => Some(if offset(a) < offset(b) { a } else { b }),
             (a, b) => a.or(b),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long a budget has to be broken before a line is logged, and kept before the breach is over.
-pub const SUSTAINED: Duration = Duration::from_secs(10);
+pub(super) const SUSTAINED: Duration = Duration::from_secs(10);
 /// Minimum number of observations in that time for a verdict; segments of 3 s give only three.
 const ENOUGH: u32 = 2;
 

@@ -27,7 +27,7 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A stream's state, shared by its publisher's connection, its workers and its driver. The lock is held for one
 /// decision, never across an await.
-pub struct SharedCore {
+pub(crate) struct SharedCore {
     core: Mutex<StreamCore>,
     /// Wakes the driver: there may be effects.
     wake: Notify,
@@ -41,7 +41,7 @@ pub struct SharedCore {
 
 impl SharedCore {
     /// Shares a core.
-    pub fn new(core: StreamCore) -> Arc<Self> {
+    pub(crate) fn new(core: StreamCore) -> Arc<Self> {
         Arc::new(Self {
             core: Mutex::new(core),
             wake: Notify::new(),
@@ -53,7 +53,7 @@ impl SharedCore {
 
     /// Passes an event to the core, then wakes the feeders and, if the event had effects, the driver. Most published
     /// media only joins a segment and has no effect: the driver sleeps through it.
-    pub fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
+    pub(crate) fn with<T>(&self, tell: impl FnOnce(&mut StreamCore, Now) -> T) -> T {
         let (result, wanted) = {
             let mut core = self.lock();
             let result = tell(&mut core, now());
@@ -67,18 +67,18 @@ impl SharedCore {
     }
 
     /// Reads the core without changing it.
-    pub fn look<T>(&self, look: impl FnOnce(&StreamCore) -> T) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&StreamCore) -> T) -> T {
         look(&self.lock())
     }
 
     /// Output statistics so far.
-    pub fn output(&self) -> MutexGuard<'_, Measured> {
+    pub(crate) fn output(&self) -> MutexGuard<'_, Measured> {
         // Statistics only: they remain usable after a panic in any holder of the lock.
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until fewer than `limit` requests are queued for workers; for callers that feed faster than live.
-    pub async fn room(&self, limit: usize) {
+    pub(crate) async fn room(&self, limit: usize) {
         while self.look(StreamCore::waiting_requests) >= limit {
             // When a worker dies, its queued requests disappear without a notification: check again after a while.
             let _ = tokio::time::timeout(TICK, self.taken.notified()).await;
@@ -119,7 +119,7 @@ impl SharedCore {
 }
 
 /// Reads the monotonic and the wall clock together.
-pub fn now() -> Now {
+pub(crate) fn now() -> Now {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     Now {
         instant: Instant::now(),
@@ -137,7 +137,11 @@ pub enum StreamEnding {
 }
 
 /// Runs a stream until it has ended and everything is written, or until another encoder has taken it over.
-pub async fn drive(shared: Arc<SharedCore>, mut outlet: Outputs, workers: WorkerOptions) -> StreamEnding {
+pub(crate) async fn drive(
+    shared: Arc<SharedCore>,
+    mut outlet: Outputs,
+    workers: WorkerOptions,
+) -> StreamEnding {
     // Dropping this set kills the workers, however this function ends.
     let mut tasks = JoinSet::new();
     let mut running: HashMap<RunId, AbortHandle> = HashMap::new();

@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 15 << 20;
 
 /// Media since the last video keyframe, including that keyframe.
 #[derive(Debug, Default)]
-pub struct Gop {
+pub(super) struct Gop {
     media: Vec<Media>,
     bytes: usize,
     overflowed: bool,
@@ -17,7 +17,7 @@ pub struct Gop {
 
 impl Gop {
     /// Adds published media. A video keyframe replaces everything kept so far.
-    pub fn push(&mut self, media: &Media) {
+    pub(super) fn push(&mut self, media: &Media) {
         let size = match media {
             Media::VideoConfig(_) | Media::AudioConfig(_) => return,
             Media::Video(unit) => {
@@ -42,14 +42,14 @@ impl Gop {
     }
 
     /// Discards everything kept; keeping resumes at the next keyframe.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.media.clear();
         self.bytes = 0;
         self.overflowed = false;
     }
 
     /// Discards the kept audio, because its format is no longer in force.
-    pub fn forget_audio(&mut self) {
+    pub(super) fn forget_audio(&mut self) {
         let bytes = &mut self.bytes;
         self.media.retain(|media| match media {
             Media::Audio(unit) => {
@@ -61,7 +61,7 @@ impl Gop {
     }
 
     /// The kept media, starting with the keyframe; empty when no keyframe is kept.
-    pub fn since_keyframe(&self) -> &[Media] {
+    pub(super) fn since_keyframe(&self) -> &[Media] {
         &self.media
     }
 }

@@ -228,7 +228,7 @@ pub struct Plan {
 
 /// Chooses the rungs for a source. `source_fits` says whether the published keyframes can serve as the keyframe grid;
 /// if not, the rung `source` is encoded at the source's size under the same name.
-pub fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usize) -> Plan {
+pub(crate) fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usize) -> Plan {
     match ladder {
         Ladder::Auto => plan_auto(source, cores),
         Ladder::Rungs(specs) => plan_listed(specs, source, source_fits),
@@ -237,7 +237,7 @@ pub fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usi
 
 /// Adapts the rungs of `former` to a source that has changed. The names stay, so that the multivariant playlist does
 /// not change; the sizes follow the new source and never exceed it.
-pub fn replan(former: &Plan, source: &SourceVideo, source_fits: bool) -> Plan {
+pub(crate) fn replan(former: &Plan, source: &SourceVideo, source_fits: bool) -> Plan {
     let mut reasons = Vec::new();
     let mut rungs = Vec::new();
     if former.source && !source_fits {

@@ -16,13 +16,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use transcode::wire::{Keyframes, VideoSettings};
 
 /// Default latency in seconds, used where none is configured.
-pub const DEFAULT_SECONDS: f64 = 4.0;
+pub(crate) const DEFAULT_SECONDS: f64 = 4.0;
 /// Maximum number of streams with a latency of their own. An entry takes about 200 bytes.
-pub const MAX_SET: usize = 1_000;
+pub(crate) const MAX_SET: usize = 1_000;
 
 /// The configured latencies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Latencies {
+pub(crate) struct Latencies {
     /// For applications that are not listed.
     pub default: Latency,
     /// By application name.
@@ -33,7 +33,7 @@ pub struct Latencies {
 
 /// The lowest and the highest latency that publishers may request, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// The lowest latency.
     pub least: Latency,
     /// The highest latency; not below `least`.
@@ -43,7 +43,7 @@ pub struct Bounds {
 /// An unusable item of a list of latencies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct BadItem {
+pub(crate) struct BadItem {
     /// The item as it was given.
     pub item: String,
     /// What is wrong with it.
@@ -52,7 +52,7 @@ pub struct BadItem {
 
 /// Why bounds are unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadBounds {
+pub(crate) enum BadBounds {
     /// The text is not two values.
     #[error("must be the least and the most, as in 3-10")]
     NotAPair,
@@ -95,7 +95,7 @@ impl Origin {
 
 /// A stream's latency and its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// The latency.
     pub latency: Latency,
     /// Where it comes from.
@@ -105,7 +105,7 @@ pub struct Chosen {
 /// What became of a publisher's requested latency. A publisher is never refused because of its request: a show on air
 /// with another latency is better than no show, and OBS would not display the reason.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RequestedLatency {
+pub(crate) enum RequestedLatency {
     /// No latency was requested.
     None,
     /// The requested latency applies.
@@ -124,11 +124,11 @@ pub enum RequestedLatency {
 /// [`MAX_SET`] streams have a latency of their own already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_SET} streams have a latency of their own already: remove one first")]
-pub struct TableFull;
+pub(crate) struct TableFull;
 
 /// The configured latencies, and those set for single streams since this process started.
 #[derive(Debug)]
-pub struct LatencyTable {
+pub(crate) struct LatencyTable {
     configured: Latencies,
     set: Mutex<BTreeMap<StreamPath, Latency>>,
 }
@@ -141,7 +141,7 @@ impl Latencies {
     ///
     /// # Errors
     /// All unusable items.
-    pub fn parse(text: &str, bounds: Option<Bounds>) -> Result<Self, Vec<BadItem>> {
+    pub(crate) fn parse(text: &str, bounds: Option<Bounds>) -> Result<Self, Vec<BadItem>> {
         let (mut default, mut apps, mut bad) = (None, BTreeMap::new(), Vec::new());
         for item in text.split(',').map(str::trim) {
             let mut reject = |problem: String| bad.push(BadItem { item: item.to_owned(), problem });
@@ -183,7 +183,7 @@ impl Latencies {
     }
 
     /// All configured latencies with their application's name; `None` stands for the default.
-    pub fn each(&self) -> impl Iterator<Item = (Option<&str>, Latency)> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Option<&str>, Latency)> {
         let apps = self.apps.iter().map(|(app, latency)| (Some(app.as_str()), *latency));
         std::iter::once((None, self.default)).chain(apps)
     }
@@ -224,19 +224,19 @@ impl Bounds {
 
 impl LatencyTable {
     /// Creates a table in which no latency is set.
-    pub fn new(configured: Latencies) -> Self {
+    pub(crate) fn new(configured: Latencies) -> Self {
         Self { configured, set: Mutex::default() }
     }
 
     /// Range of latencies that publishers may request.
-    pub fn bounds(&self) -> Option<Bounds> {
+    pub(crate) fn bounds(&self) -> Option<Bounds> {
         self.configured.bounds
     }
 
     /// Chooses the latency of a stream that begins; `query` is the query after its publisher's stream key. In order of
     /// precedence: the publisher's request where allowed, the latency set for the stream, the latency configured for
     /// its application, the default.
-    pub fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, RequestedLatency) {
+    pub(crate) fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, RequestedLatency) {
         let without = self.next(stream);
         let wished = query.split('&').find_map(|parameter| parameter.strip_prefix("latency="));
         let Some(wished) = wished else { return (without, RequestedLatency::None) };
@@ -250,7 +250,7 @@ impl LatencyTable {
     }
 
     /// The latency of a stream's next start, if its publisher requests none.
-    pub fn next(&self, stream: &StreamPath) -> Chosen {
+    pub(crate) fn next(&self, stream: &StreamPath) -> Chosen {
         match self.lock().get(stream) {
             Some(&latency) => Chosen { latency, from: Origin::Set },
             None => self.configured.configured_for(&stream.app),
@@ -261,7 +261,7 @@ impl LatencyTable {
     ///
     /// # Errors
     /// Too many other streams have a latency set.
-    pub fn set(&self, stream: &StreamPath, latency: Latency) -> Result<(), TableFull> {
+    pub(crate) fn set(&self, stream: &StreamPath, latency: Latency) -> Result<(), TableFull> {
         let mut set = self.lock();
         if set.len() >= MAX_SET && !set.contains_key(stream) {
             return Err(TableFull);
@@ -271,12 +271,12 @@ impl LatencyTable {
     }
 
     /// Removes the latency set for a stream.
-    pub fn unset(&self, stream: &StreamPath) {
+    pub(crate) fn unset(&self, stream: &StreamPath) {
         self.lock().remove(stream);
     }
 
     /// All latencies that were set and not removed, by stream.
-    pub fn all_set(&self) -> Vec<(StreamPath, Latency)> {
+    pub(crate) fn all_set(&self) -> Vec<(StreamPath, Latency)> {
         self.lock().iter().map(|(stream, latency)| (stream.clone(), *latency)).collect()
     }
 

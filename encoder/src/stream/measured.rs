@@ -13,7 +13,7 @@ const STORED_EVERY: Duration = Duration::from_millis(500);
 
 /// Output statistics of one stream.
 #[derive(Debug, Default)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// By rendition.
     rungs: BTreeMap<String, RungStatistics>,
     stored: Option<(Instant, DeliveryCounters)>,
@@ -32,7 +32,7 @@ struct RungStatistics {
 
 impl Measured {
     /// Counts a finished segment.
-    pub fn packaged(&mut self, segment: &Segment) {
+    pub(crate) fn packaged(&mut self, segment: &Segment) {
         let rung = self.rungs.entry(segment.rung.to_string()).or_default();
         let seconds = segment.duration.as_secs_f64();
         rung.segments += 1;
@@ -46,29 +46,29 @@ impl Measured {
     }
 
     /// Copies the store's counters if the last copy is too old.
-    pub fn stored(&mut self, counters: impl FnOnce() -> DeliveryCounters) {
+    pub(crate) fn stored(&mut self, counters: impl FnOnce() -> DeliveryCounters) {
         if self.stored.as_ref().is_none_or(|(at, _)| at.elapsed() >= STORED_EVERY) {
             self.stored = Some((Instant::now(), counters()));
         }
     }
 
     /// Notes a worker's resident memory in bytes.
-    pub fn worker_memory(&mut self, id: RunId, resident: u64) {
+    pub(crate) fn worker_memory(&mut self, id: RunId, resident: u64) {
         self.workers.insert(id, resident);
     }
 
     /// Forgets a worker that ended.
-    pub fn worker_gone(&mut self, id: RunId) {
+    pub(crate) fn worker_gone(&mut self, id: RunId) {
         self.workers.remove(&id);
     }
 
     /// Resident bytes of the stream's workers.
-    pub fn worker_memory_bytes(&self) -> u64 {
+    pub(crate) fn worker_memory_bytes(&self) -> u64 {
         self.workers.values().sum()
     }
 
     /// Statistics of the renditions and of the store, for `/status`.
-    pub fn status(&self) -> (BTreeMap<String, RungOutput>, Option<StoredStatus>) {
+    pub(crate) fn status(&self) -> (BTreeMap<String, RungOutput>, Option<StoredStatus>) {
         let output = |rung: &RungStatistics| RungOutput {
             bits_per_second: rung.bits_per_second.round(),
             segment_seconds: rung.seconds,

@@ -3,24 +3,24 @@
 //! processes and clocks are in [`driver`], admission of publishers is in [`registry`].
 
 mod anchor;
-pub mod core;
+pub(crate) mod core;
 mod delays;
-pub mod driver;
+pub(crate) mod driver;
 mod gop;
-pub mod ladder;
-pub mod latency;
+pub(crate) mod ladder;
+pub(crate) mod latency;
 mod measured;
 mod probe;
-pub mod registry;
-pub mod report;
+pub(crate) mod registry;
+pub(crate) mod report;
 mod restart;
 mod run;
 mod shed;
 mod silence;
-pub mod worker;
+pub(crate) mod worker;
 
 pub use anchor::Now;
-pub use core::{StreamCore, StreamSettings};
+pub(crate) use core::{StreamCore, StreamSettings};
 
 #[cfg(test)]
 mod core_properties;

@@ -33,7 +33,7 @@ const COMMON_RATES: [(u32, u32); 13] = [
 
 /// The result of probing.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Findings {
+pub(super) struct Findings {
     /// Video configuration, the properties that the ladder needs, and whether keyframes are close enough together to be
     /// the segment grid.
     pub video: Option<(VideoConfig, SourceVideo, bool)>,
@@ -43,7 +43,7 @@ pub struct Findings {
 
 /// Gathers media until there is a verdict.
 #[derive(Debug)]
-pub struct SourceProbe {
+pub(super) struct SourceProbe {
     /// Longest keyframe distance with which a rung `source` is passed through; `None` when no such rung is wanted.
     /// Otherwise keyframe distances have to be measured.
     source_gop: Option<MediaSpan>,
@@ -57,7 +57,7 @@ pub struct SourceProbe {
 
 impl SourceProbe {
     /// Starts probing. `source_gop` is the longest allowed keyframe distance, given when a rung `source` is wanted.
-    pub fn new(source_gop: Option<MediaSpan>, now: Instant) -> Self {
+    pub(super) fn new(source_gop: Option<MediaSpan>, now: Instant) -> Self {
         Self {
             source_gop,
             since: now,
@@ -70,13 +70,13 @@ impl SourceProbe {
     }
 
     /// Takes the publisher's metadata.
-    pub fn metadata(&mut self, metadata: Metadata) {
+    pub(super) fn metadata(&mut self, metadata: Metadata) {
         self.metadata = metadata;
     }
 
     /// Takes media. When a new configuration arrives, media held in the previous format is discarded: the stream begins
     /// with the new format.
-    pub fn push(&mut self, media: Media) {
+    pub(super) fn push(&mut self, media: Media) {
         match &media {
             Media::VideoConfig(config) => {
                 self.video = Some(config.clone());
@@ -109,7 +109,7 @@ impl SourceProbe {
     }
 
     /// The findings; `None` until the held media is enough.
-    pub fn verdict(&self, now: Instant) -> Option<Findings> {
+    pub(super) fn verdict(&self, now: Instant) -> Option<Findings> {
         let video_units: Vec<&Unit> = self.units(true).collect();
         let has_video = self.video.is_some() && !video_units.is_empty();
         let has_audio = self.audio.is_some() && self.units(false).next().is_some();
@@ -158,7 +158,7 @@ impl SourceProbe {
     }
 
     /// Takes the held media, in order of arrival.
-    pub fn into_held(self) -> Vec<Media> {
+    pub(super) fn into_held(self) -> Vec<Media> {
         self.held
     }
 

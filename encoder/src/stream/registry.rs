@@ -3,7 +3,7 @@
 
 mod publisher;
 
-pub use self::publisher::Publisher;
+pub(crate) use self::publisher::Publisher;
 
 use super::core::{StreamCore, StreamOver, StreamSettings};
 use super::driver::{SharedCore, StreamEnding, drive, now};
@@ -39,7 +39,7 @@ const STALE_AFTER: Duration = Duration::from_secs(4);
 const UNDERSTOOD_WITHIN: Duration = Duration::from_secs(10);
 
 /// The streams of a process.
-pub struct Registry {
+pub(crate) struct Registry {
     /// Weak reference to this registry, for the tasks that attend to streams.
     me: Weak<Self>,
     /// Settings with some latency; each stream replaces the latency by its own.
@@ -62,7 +62,7 @@ pub struct Registry {
 
 /// How publishers are refused when the encoder is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
+pub(crate) enum WhenFull {
     /// Their connections are accepted, and refused with a reason.
     Tell,
     /// Their TCP connections are refused, so that a load balancer or the publisher itself tries another encoder
@@ -90,7 +90,7 @@ struct Present {
 
 impl Registry {
     /// Creates a registry without streams.
-    pub fn new(
+    pub(crate) fn new(
         settings: StreamSettings,
         latencies: Latencies,
         outlet: OutputOptions,
@@ -121,7 +121,7 @@ impl Registry {
 
     /// Liveness check: takes every lock that a stream needs, and returns once it got them. Also updates the lag
     /// metrics, and the listener gate: a publisher may have gone silent, so that another publisher may take its place.
-    pub fn check_locks(&self) {
+    pub(crate) fn check_locks(&self) {
         let lags = self.entries().into_iter().map(|entry| {
             let (lag, budget) = (entry.core.look(StreamCore::lag), lag_budget(&entry.timing));
             (lag - budget, lag, budget)
@@ -151,13 +151,13 @@ impl Registry {
     }
 
     /// The number of streams, including streams in their reconnect window.
-    pub fn count(&self) -> watch::Receiver<usize> {
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
         self.count.subscribe()
     }
 
     /// Ends all streams: publishers get the reason and are disconnected, received media is flushed, and playlists get
     /// EXT-X-ENDLIST.
-    pub fn end_all(&self, reason: &Refusal) {
+    pub(crate) fn end_all(&self, reason: &Refusal) {
         for entry in self.entries() {
             entry.present().send_off.send_replace(Some(reason.clone()));
             entry.core.with(|core, now| core.close(now));
@@ -165,7 +165,7 @@ impl Registry {
     }
 
     /// Admits no further publishers: streams end when their publishers leave, and streams without a publisher end now.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         for entry in self.entries() {
             entry.core.with(StreamCore::close_after_publisher);
@@ -173,7 +173,7 @@ impl Registry {
     }
 
     /// State of every stream, for operators.
-    pub fn status(&self) -> Vec<StreamStatus> {
+    pub(crate) fn status(&self) -> Vec<StreamStatus> {
         let entries: Vec<(StreamPath, Arc<StreamEntry>)> =
             self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
         entries.iter().map(|(path, entry)| self.stream_status(path, entry)).collect()
@@ -211,7 +211,7 @@ impl Registry {
     }
 
     /// The latencies that are set for single streams.
-    pub fn latencies_set(&self) -> Vec<LatencySet> {
+    pub(crate) fn latencies_set(&self) -> Vec<LatencySet> {
         (self.latencies.all_set().iter())
             .map(|(path, latency)| LatencySet {
                 app: path.app.to_string(),
@@ -222,18 +222,18 @@ impl Registry {
     }
 
     /// Bytes of all objects in the origin's memory.
-    pub fn origin_bytes(&self) -> u64 {
+    pub(crate) fn origin_bytes(&self) -> u64 {
         self.outlet.library.total_bytes()
     }
 
     /// A stream's newest thumbnail, a JPEG.
-    pub fn picture(&self, stream: &StreamPath) -> Option<bytes::Bytes> {
+    pub(crate) fn picture(&self, stream: &StreamPath) -> Option<bytes::Bytes> {
         Some(self.outlet.library.get(stream, THUMBNAIL)?.object.body.clone())
     }
 
     /// A stream's latency in force (`None` if there is no such stream), and the latency that its next start will have
     /// unless its publisher requests another.
-    pub fn latency(&self, path: &StreamPath) -> (Option<Chosen>, Chosen) {
+    pub(crate) fn latency(&self, path: &StreamPath) -> (Option<Chosen>, Chosen) {
         (self.lock().get(path).map(|entry| entry.latency), self.latencies.next(path))
     }
 
@@ -241,7 +241,7 @@ impl Registry {
     ///
     /// # Errors
     /// Too many other streams have a latency set.
-    pub fn set_latency(&self, path: &StreamPath, latency: Option<Latency>) -> Result<(), TableFull> {
+    pub(crate) fn set_latency(&self, path: &StreamPath, latency: Option<Latency>) -> Result<(), TableFull> {
         match latency {
             Some(latency) => self.latencies.set(path, latency)?,
             None => self.latencies.unset(path),

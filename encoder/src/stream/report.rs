@@ -6,7 +6,7 @@ use metrics::counter;
 
 /// What was already added to the process's metrics for one stream.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct MetricsReport {
+pub(crate) struct MetricsReport {
     stream: StreamCounters,
     packager: hls::packager::PackagerCounters,
 }
@@ -14,7 +14,7 @@ pub struct MetricsReport {
 impl MetricsReport {
     /// Adds what was counted since the last call. The first call of a process makes every series appear, also those
     /// that are zero.
-    pub fn bring_up(&mut self, stream: StreamCounters, packager: hls::packager::PackagerCounters) {
+    pub(crate) fn bring_up(&mut self, stream: StreamCounters, packager: hls::packager::PackagerCounters) {
         let (old, was) = (self.stream, self.packager);
         counter!("encoder_misaligned_cuts_total").increment(packager.misaligned - was.misaligned);
         counter!("encoder_forced_cuts_total").increment(packager.forced_cuts - was.forced_cuts);

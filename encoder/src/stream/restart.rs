@@ -15,7 +15,7 @@ const DELAYS: [Duration; 5] = [
 
 /// How the next worker is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Restart {
+pub(super) struct Restart {
     /// Earliest time of the start.
     pub at: Instant,
     /// Whether the media since the last keyframe is replayed. From the second death in a row on it is not, because this
@@ -25,13 +25,13 @@ pub struct Restart {
 
 /// Counts worker deaths in a row.
 #[derive(Debug, Default)]
-pub struct RestartPolicy {
+pub(super) struct RestartPolicy {
     deaths_in_a_row: usize,
 }
 
 impl RestartPolicy {
     /// A worker that was started at `started` died at `now`. Returns how its successor starts.
-    pub fn died(&mut self, started: Instant, now: Instant) -> Restart {
+    pub(super) fn died(&mut self, started: Instant, now: Instant) -> Restart {
         if now.saturating_duration_since(started) >= HEALTHY_AFTER {
             self.deaths_in_a_row = 0;
         }

@@ -30,7 +30,7 @@ pub struct RunId(pub u32);
 
 /// Source of the audio rendition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AudioSource {
+pub(super) enum AudioSource {
     /// Published AAC-LC that every player accepts: passed through.
     Copy(AudioConfig),
     /// Any other published audio: transcoded once, in the worker.
@@ -41,7 +41,7 @@ pub enum AudioSource {
 
 impl AudioSource {
     /// How audio of this configuration is handled; `None` if no audio was published.
-    pub fn of(config: Option<AudioConfig>) -> Self {
+    pub(super) fn of(config: Option<AudioConfig>) -> Self {
         match config {
             None => Self::Silence,
             Some(config) if fits(&config) => Self::Copy(config),
@@ -74,7 +74,7 @@ fn fits(config: &AudioConfig) -> bool {
 
 /// State of a run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkerState {
+pub(super) enum WorkerState {
     /// There is no worker: everything is passed through.
     None,
     /// The worker is running.
@@ -94,7 +94,7 @@ pub enum WorkerState {
 
 /// The state of one run.
 #[derive(Debug)]
-pub struct Run {
+pub(super) struct Run {
     /// Number of the run.
     pub id: RunId,
     /// Video configuration, if the run has video.
@@ -127,7 +127,7 @@ pub struct Run {
 }
 
 /// Parameters of a run.
-pub struct RunSetup {
+pub(super) struct RunSetup {
     /// Number of the run.
     pub id: RunId,
     /// Video configuration, if the run has video.
@@ -146,13 +146,13 @@ pub struct RunSetup {
 
 impl Run {
     /// Decode errors of the run's worker since its last progress report.
-    pub fn new_decode_errors(&mut self, progress: &WorkerProgress) -> u64 {
+    pub(super) fn new_decode_errors(&mut self, progress: &WorkerProgress) -> u64 {
         let before = std::mem::replace(&mut self.decode_errors, progress.decode_errors);
         progress.decode_errors.saturating_sub(before)
     }
 
     /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
-    pub fn new(setup: RunSetup, now: Instant) -> Self {
+    pub(super) fn new(setup: RunSetup, now: Instant) -> Self {
         let RunSetup { id, video, frame_rate, audio, plan, first_pts, shed_budget } = setup;
         let mut queue = ShedQueue::new(shed_budget);
         let encodes_video = video.is_some() && !plan.rungs.is_empty();
@@ -196,7 +196,7 @@ impl Run {
 
     /// The worker's job; `None` when everything is passed through. Pictures before `encode_from` are already packaged
     /// and are not encoded again.
-    pub fn job(&self, settings: &StreamSettings, encode_from: MediaTime) -> Option<Job> {
+    pub(super) fn job(&self, settings: &StreamSettings, encode_from: MediaTime) -> Option<Job> {
         if self.worker == WorkerState::None {
             return None;
         }
@@ -216,13 +216,13 @@ impl Run {
     }
 
     /// Whether segments are cut at published keyframes.
-    pub fn follows_source(&self) -> bool {
+    pub(super) fn follows_source(&self) -> bool {
         self.plan.source && self.video.is_some()
     }
 
     /// Takes a published video frame: queues it for the worker, and appends the samples that need no worker to `out`
     /// (passed-through video and silent audio).
-    pub fn video(&mut self, unit: &Unit, out: &mut Vec<(RungName, Unit)>) {
+    pub(super) fn video(&mut self, unit: &Unit, out: &mut Vec<(RungName, Unit)>) {
         if self.encodes_video {
             self.queue.video(unit);
         }
@@ -239,7 +239,7 @@ impl Run {
 
     /// Takes a published audio frame: queues it for the worker if audio is transcoded, otherwise appends the resulting
     /// samples to `out`.
-    pub fn audio(&mut self, unit: Unit, out: &mut Vec<(RungName, Unit)>) {
+    pub(super) fn audio(&mut self, unit: Unit, out: &mut Vec<(RungName, Unit)>) {
         match (&self.audio, &mut self.filler) {
             (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
             (AudioSource::Copy(_), Some(filler)) => {
@@ -254,17 +254,17 @@ impl Run {
     }
 
     /// Published audio starts, in exactly the format of the silent frames: it replaces them within the same epoch.
-    pub fn unmute(&mut self, config: AudioConfig) {
+    pub(super) fn unmute(&mut self, config: AudioConfig) {
         self.audio = AudioSource::Copy(config);
     }
 
     /// Number of silent frames inserted, and of published frames dropped as late, since the last call.
-    pub fn take_audio_repairs(&mut self) -> (u64, u64) {
+    pub(super) fn take_audio_repairs(&mut self) -> (u64, u64) {
         self.filler.as_mut().map_or((0, 0), |filler| (filler.take_filled(), filler.take_late()))
     }
 
     /// The worker opened encoders. Returns true once all renditions are known.
-    pub fn opened(&mut self, tracks: Vec<OpenedTrack>) -> bool {
+    pub(super) fn opened(&mut self, tracks: Vec<OpenedTrack>) -> bool {
         if self.tracks.is_none() {
             for track in tracks {
                 self.opened.retain(|known| known.track != track.track);
@@ -276,7 +276,7 @@ impl Run {
     }
 
     /// Pairs an encoded unit with its rendition; `None` for a track that was not requested.
-    pub fn encoded(&self, WireUnit { track, unit }: WireUnit) -> Option<(RungName, Unit)> {
+    pub(super) fn encoded(&self, WireUnit { track, unit }: WireUnit) -> Option<(RungName, Unit)> {
         let rung = if track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
             RungName::audio()
         } else {
@@ -287,7 +287,7 @@ impl Run {
 
     /// Holds a sample until the epoch can begin. Beyond the byte bound the oldest samples are dropped, so that there is
     /// room for the keyframe to begin with even if it comes late. Returns the number of dropped samples.
-    pub fn hold(&mut self, rung: RungName, sample: Unit) -> u64 {
+    pub(super) fn hold(&mut self, rung: RungName, sample: Unit) -> u64 {
         self.held_bytes += size(&sample);
         self.held.push_back((rung, sample));
         let mut dropped = 0;
@@ -302,7 +302,7 @@ impl Run {
 
     /// Presentation time of the first held keyframe of the leading rendition at or after `floor`: the epoch can start
     /// there.
-    pub fn start_at_or_after(&self, floor: MediaTime) -> Option<MediaTime> {
+    pub(super) fn start_at_or_after(&self, floor: MediaTime) -> Option<MediaTime> {
         let leading = &self.tracks.as_ref()?.first()?.rung;
         self.held
             .iter()
@@ -311,13 +311,13 @@ impl Run {
     }
 
     /// Takes all held samples, in order.
-    pub fn take_held(&mut self) -> VecDeque<(RungName, Unit)> {
+    pub(super) fn take_held(&mut self) -> VecDeque<(RungName, Unit)> {
         self.held_bytes = 0;
         std::mem::take(&mut self.held)
     }
 
     /// Whether the run will produce no more samples.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         match self.worker {
             WorkerState::None => self.input_ended.is_some(),
             WorkerState::Running { .. } => false,

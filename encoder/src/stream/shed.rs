@@ -19,7 +19,7 @@ const _: () = assert!(MAX_BYTES <= MAX_UNIT);
 /// above [`MAX_UNIT`], which no worker can be sent, is dropped with the video up to the next keyframe.
 /// Configurations and the end are never dropped. Every dropped unit is counted.
 #[derive(Debug)]
-pub struct ShedQueue {
+pub(super) struct ShedQueue {
     items: VecDeque<Request>,
     bytes: usize,
     budget: MediaSpan,
@@ -31,7 +31,7 @@ pub struct ShedQueue {
 
 impl ShedQueue {
     /// Creates a queue that may hold `budget` of video, in media time.
-    pub fn new(budget: MediaSpan) -> Self {
+    pub(super) fn new(budget: MediaSpan) -> Self {
         Self {
             items: VecDeque::new(),
             bytes: 0,
@@ -43,27 +43,27 @@ impl ShedQueue {
     }
 
     /// Allows `span` on top of the budget until the worker has caught up: media from before its start.
-    pub fn expect_backlog(&mut self, span: MediaSpan) {
+    pub(super) fn expect_backlog(&mut self, span: MediaSpan) {
         self.backlog = span;
     }
 
     /// Appends a decoder configuration for video.
-    pub fn video_config(&mut self, config: &VideoConfig) {
+    pub(super) fn video_config(&mut self, config: &VideoConfig) {
         self.items.push_back(Request::VideoConfig { codec: config.codec, record: config.record.clone() });
     }
 
     /// Appends a decoder configuration for audio.
-    pub fn audio_config(&mut self, config: &AudioConfig) {
+    pub(super) fn audio_config(&mut self, config: &AudioConfig) {
         self.items.push_back(Request::AudioConfig { codec: config.codec, record: config.record.clone() });
     }
 
     /// Appends the end of the input.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.items.push_back(Request::Finish);
     }
 
     /// Appends a video unit, and sheds video if the queue is over a bound.
-    pub fn video(&mut self, unit: &Unit) {
+    pub(super) fn video(&mut self, unit: &Unit) {
         if unit.data.len() > MAX_UNIT {
             self.shed_units += 1;
             self.until_key = true;
@@ -76,7 +76,7 @@ impl ShedQueue {
     }
 
     /// Appends an audio unit, or drops it at the byte bound.
-    pub fn audio(&mut self, unit: &Unit) {
+    pub(super) fn audio(&mut self, unit: &Unit) {
         if self.bytes + unit.data.len() + UNIT_OVERHEAD > MAX_BYTES {
             self.shed_units += 1;
             return;
@@ -98,7 +98,7 @@ impl ShedQueue {
     }
 
     /// Takes the next request for the worker.
-    pub fn pop(&mut self) -> Option<Request> {
+    pub(super) fn pop(&mut self) -> Option<Request> {
         let request = self.items.pop_front()?;
         if let Request::Unit(WireUnit { unit, .. }) = &request {
             self.bytes -= unit.data.len() + UNIT_OVERHEAD;
@@ -110,22 +110,22 @@ impl ShedQueue {
     }
 
     /// Number of queued requests.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 
     /// Whether the queue is empty.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
     /// Units dropped since the last call.
-    pub fn take_shed(&mut self) -> u64 {
+    pub(super) fn take_shed(&mut self) -> u64 {
         std::mem::take(&mut self.shed_units)
     }
 
     /// Decode time from the oldest to the newest queued video unit.
-    pub fn video_span(&self) -> MediaSpan {
+    pub(super) fn video_span(&self) -> MediaSpan {
         let mut video = self.items.iter().filter_map(|request| match request {
             Request::Unit(WireUnit { track: 0, unit }) => Some(unit.dts),
             _ => None,

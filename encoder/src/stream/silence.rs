@@ -15,12 +15,12 @@ const SILENT_STEREO: &[u8] = &[0x21, 0x00, 0x00, 0x00, 0x00, 0x1c];
 const PATIENCE: MediaSpan = MediaSpan::from_millis(1000);
 
 /// Audio configuration of a stream without published audio: AAC-LC, 48 kHz, stereo.
-pub fn silent_config() -> AudioConfig {
+pub(super) fn silent_config() -> AudioConfig {
     aac::lc_config(48_000, 2).expect("48 kHz has an index")
 }
 
 /// A silent access unit for this codec and number of channels; `None` for other numbers than one and two.
-pub fn silent_frame(codec: AudioCodec, channels: u8) -> Option<Bytes> {
+pub(super) fn silent_frame(codec: AudioCodec, channels: u8) -> Option<Bytes> {
     match (codec, channels) {
         (AudioCodec::Aac, 1) => Some(Bytes::from_static(SILENT_MONO)),
         (AudioCodec::Aac, 2) => Some(Bytes::from_static(SILENT_STEREO)),
@@ -30,7 +30,7 @@ pub fn silent_frame(codec: AudioCodec, channels: u8) -> Option<Bytes> {
 
 /// Keeps a copied audio rendition free of holes.
 #[derive(Debug)]
-pub struct AudioFiller {
+pub(super) struct AudioFiller {
     frame: Option<Bytes>,
     sample_rate: u32,
     frame_samples: u32,
@@ -50,7 +50,7 @@ struct Position {
 
 impl AudioFiller {
     /// Creates a filler for audio of this configuration.
-    pub fn new(config: &AudioConfig) -> Self {
+    pub(super) fn new(config: &AudioConfig) -> Self {
         Self {
             frame: silent_frame(config.codec, config.channels),
             sample_rate: config.sample_rate,
@@ -86,7 +86,7 @@ impl AudioFiller {
 
     /// Takes a published audio frame, and appends the frames to be packaged to `out`. If the first frame comes later
     /// than `start`, silence fills the time between.
-    pub fn audio(&mut self, start: MediaTime, unit: Unit, out: &mut Vec<Unit>) {
+    pub(super) fn audio(&mut self, start: MediaTime, unit: Unit, out: &mut Vec<Unit>) {
         let expected = self.next.map_or(start, |next| self.time(next));
         // Silence or an earlier frame already occupies this time.
         let half = MediaSpan::from_ticks_90k(self.frame_span().ticks_90k() / 2);
@@ -104,7 +104,13 @@ impl AudioFiller {
     /// A video frame with the time `pts` arrived. Where audio has been missing for longer than `PATIENCE`, appends
     /// silence up to `PATIENCE` before `pts`; where no audio is published (`has_audio` is false), up to `pts`. If there
     /// was no audio frame yet, the silence starts at `start`.
-    pub fn video_at(&mut self, start: MediaTime, pts: MediaTime, has_audio: bool, out: &mut Vec<Unit>) {
+    pub(super) fn video_at(
+        &mut self,
+        start: MediaTime,
+        pts: MediaTime,
+        has_audio: bool,
+        out: &mut Vec<Unit>,
+    ) {
         // Without published audio there is nothing to wait for.
         let until = if has_audio { pts - PATIENCE } else { pts };
         let from = self.next.map_or(start, |next| self.time(next));
@@ -114,12 +120,12 @@ impl AudioFiller {
     }
 
     /// Number of silent frames inserted since the last call.
-    pub fn take_filled(&mut self) -> u64 {
+    pub(super) fn take_filled(&mut self) -> u64 {
         std::mem::take(&mut self.filled_frames)
     }
 
     /// Number of published frames dropped since the last call, because silence had taken their place.
-    pub fn take_late(&mut self) -> u64 {
+    pub(super) fn take_late(&mut self) -> u64 {
         std::mem::take(&mut self.late_frames)
     }
 }

@@ -23,7 +23,7 @@ pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// The result of one survey round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// Encoders that would accept a stream.
     pub free: usize,
     /// Encoders that answered that they would not accept a stream.
@@ -36,7 +36,7 @@ pub struct Survey {
 
 /// What the result of a round means for the lobby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Nothing is known: no encoder has answered, or one may be free at an address that did not resolve.
     Unknown,
     /// Encoders are free to take publishers.
@@ -56,7 +56,7 @@ pub enum Standing {
 impl Survey {
     /// An encoder that does not answer is not free, as for a kubelet. But if none answers, more likely the lobby
     /// itself is cut off from the network, and then it must not compete with free encoders.
-    pub fn standing(self) -> Standing {
+    pub(crate) fn standing(self) -> Standing {
         match self {
             Self { free: 1.., .. } => Standing::SomeFree { free: self.free },
             Self { taken: 0, .. } => Standing::Unknown,
@@ -69,7 +69,7 @@ impl Survey {
 
 impl Standing {
     /// Whether the lobby should answer publishers.
-    pub fn wants_lobby(self) -> bool {
+    pub(crate) fn wants_lobby(self) -> bool {
         match self {
             Self::AllBusy { .. } => true,
             Self::Unknown | Self::SomeFree { .. } | Self::Leaving => false,
@@ -77,7 +77,7 @@ impl Standing {
     }
 
     /// The number of free encoders, if known.
-    pub fn free(self) -> Option<usize> {
+    pub(crate) fn free(self) -> Option<usize> {
         match self {
             Self::SomeFree { free } => Some(free),
             Self::AllBusy { encoders: 1.. } => Some(0),
@@ -100,20 +100,20 @@ impl fmt::Display for Standing {
 
 /// Asks all encoders, one round at a time.
 #[derive(Debug)]
-pub struct Surveyor {
+pub(crate) struct Surveyor {
     encoders: Vec<String>,
     lost: bool,
 }
 
 impl Surveyor {
     /// For encoders' admin ports as `HOST:PORT`; a host name stands for all its addresses.
-    pub fn new(encoders: Vec<String>) -> Self {
+    pub(crate) fn new(encoders: Vec<String>) -> Self {
         Self { encoders, lost: false }
     }
 
     /// Runs one round; `None` if no encoders are configured. Takes a few seconds at most for a hundred encoders that
     /// do not answer, and ten seconds in any case.
-    pub async fn round(&mut self) -> Option<Survey> {
+    pub(crate) async fn round(&mut self) -> Option<Survey> {
         if self.encoders.is_empty() {
             return None;
         }

@@ -62,7 +62,7 @@ struct ServeParts {
 ///
 /// # Errors
 /// A port cannot be bound, the store or the spool cannot be opened, or the machine does not provide a service.
-pub async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
+pub(super) async fn serve(config: ServeConfig, warnings: Recent) -> Result<(), Fault> {
     // On the heap: everything that is opened here makes a large future.
     let parts = Box::pin(build::build(config, warnings)).await?;
     parts.run().await;

@@ -23,7 +23,7 @@ use store::StoreError;
 
 /// Identifies a spooled body within its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SpoolId(pub u64);
+pub(crate) struct SpoolId(pub u64);
 
 /// Concurrent disk writes, and concurrent disk reads.
 const AT_A_TIME: usize = 2;
@@ -98,7 +98,7 @@ impl Spooling {
 
 impl<P: Playlists> DeliveryPlan<P> {
     /// Bytes on disk.
-    pub fn spooled_bytes(&self) -> u64 {
+    pub(crate) fn spooled_bytes(&self) -> u64 {
         self.spooling.bytes
     }
 

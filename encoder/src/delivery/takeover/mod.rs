@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 /// Maximum time that a publisher waits for the store.
-pub const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
 /// Time-out of one read or write: a second attempt is worth more than waiting longer.
 const ATTEMPT: Duration = Duration::from_millis(700);
 /// Pause between two attempts. An object that was written within the last second refuses writes until that second is
@@ -57,7 +57,7 @@ const NOTE: &str = "# taken over by ";
 
 /// This process as a lease holder, towards other encoders that use the same store.
 #[derive(Debug)]
-pub struct LeaseClient {
+pub(crate) struct LeaseClient {
     encoder: String,
     claims: AtomicU64,
 }
@@ -109,7 +109,7 @@ pub struct Inheritance {
 
 /// The lease: the right to write a stream, as recorded in the store.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     name: ObjectName,
     record: OwnerRecord,
     version: Version,
@@ -118,7 +118,7 @@ pub struct Lease {
 /// Another encoder claimed the stream at the same time and won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another encoder has just taken this stream")]
-pub struct AlreadyOwned;
+pub(crate) struct AlreadyOwned;
 
 /// Why a look-up stopped.
 enum Stop {
@@ -195,7 +195,7 @@ impl LeaseClient {
     ///
     /// # Errors
     /// Another encoder has just claimed the stream.
-    pub async fn claim(
+    pub(crate) async fn claim(
         &self,
         store: &Arc<dyn Store>,
         prefix: &str,
@@ -270,7 +270,7 @@ impl LeaseClient {
 impl Lease {
     /// Releases the lease after the stream has ended in order, so that the next publisher need not wait. A failed
     /// release does no harm beyond that wait.
-    pub async fn release(self, store: &Arc<dyn Store>) {
+    pub(crate) async fn release(self, store: &Arc<dyn Store>) {
         let Self { name, record, version } = self;
         let object = owner_object(&OwnerRecord { released: true, ..record });
         let write = store.replace_if(&name, object, Expected::Version(version));

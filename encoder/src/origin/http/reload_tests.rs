@@ -1,7 +1,7 @@
 //! Tests of blocking reload against the router with a paused clock; only the test about sockets uses one.
 
 use super::*;
-use crate::origin::library::Reloadable;
+use crate::origin::cache::Reloadable;
 use crate::origin::serve::{ViewerLimits, serve};
 use axum::body::{Bytes, to_bytes};
 use axum::http::Request;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 /// An admitted publisher.
-pub struct Publisher {
+pub(crate) struct Publisher {
     pub(super) entry: Arc<StreamEntry>,
     pub(super) number: u64,
     pub(super) ingest: Ingest,
