@@ -137,7 +137,7 @@ mod tests {
             crate::stream::core_tests::settings("auto"),
             Latencies::parse("6,live=3", None).unwrap(),
             OutputOptions {
-                library: ObjectCache::new(),
+                cache: ObjectCache::new(),
                 store: Arc::new(MemoryStore::new()),
                 spool: None,
                 archives: None,

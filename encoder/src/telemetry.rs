@@ -65,6 +65,11 @@ pub(crate) fn describe() {
         ("encoder_silent_frames_total", "Silent audio frames that were inserted into holes"),
         ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
         (
+            "encoder_odd_messages_total",
+            "Published messages that were dropped or corrected, by kind: malformed, false_keys (no decoding can start \
+             there), repeated_configs",
+        ),
+        (
             "encoder_certificate_changes_total",
             "TLS files that were seen to have changed, by what became of it",
         ),

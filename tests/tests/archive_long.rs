@@ -239,7 +239,7 @@ async fn record(material: &Material) -> Bytes {
     let shared: Arc<dyn Store> = store.clone();
     let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
     let options = OutputOptions {
-        library: ObjectCache::new(),
+        cache: ObjectCache::new(),
         store: shared,
         spool: None,
         archives: Some(keeper.clone()),

@@ -126,10 +126,10 @@ impl ArchiveManager {
         let shared = RecordingShared::new(RecorderState::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
         self.begins(stream);
-        let (keeper, stream) = (self.clone(), stream.to_owned());
+        let (manager, stream) = (self.clone(), stream.to_owned());
         let task = async move {
-            let settings = keeper.settings(target_duration);
-            let read = go_on(&keeper.store, &stream, settings.clone(), &past);
+            let settings = manager.settings(target_duration);
+            let read = go_on(&manager.store, &stream, settings.clone(), &past);
             let recorder = match tokio::time::timeout(READ_WITHIN, read).await {
                 Ok(Ok(recorder)) => recorder,
                 Ok(Err(error)) => {
@@ -145,7 +145,7 @@ impl ArchiveManager {
                 info!(archive = %place.folder(), "goes on with the archive that another encoder began");
             }
             shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
-            drive(shared, keeper.store.clone()).await
+            drive(shared, manager.store.clone()).await
         };
         RecordingHandle { archive, task: tokio::spawn(task.in_current_span()) }
     }
@@ -185,12 +185,12 @@ impl ArchiveManager {
 
     /// Finishes a stream's archives that began before `before` and whose encoder died.
     pub fn seal_earlier(self: &Arc<Self>, stream: &str, before: SessionId) {
-        let (keeper, stream) = (self.clone(), stream.to_owned());
+        let (manager, stream) = (self.clone(), stream.to_owned());
         self.in_background(async move {
-            match unsealed(&keeper.store, &stream).await {
+            match unsealed(&manager.store, &stream).await {
                 Ok(places) => {
                     for place in places.into_iter().filter(|place| *place.session() < before) {
-                        keeper.seal(&place).await;
+                        manager.seal(&place).await;
                     }
                 }
                 Err(error) => warn!(%error, "cannot look for unfinished archives: `encoder archive seal` completes them"),
@@ -202,32 +202,32 @@ impl ArchiveManager {
     /// keeps its name. `is_dead` says whether an owner was such a process. The search begins after the delay `after`,
     /// because a publisher may come back to this encoder or to another one and continue.
     pub fn seal_own(self: &Arc<Self>, after: Duration, is_dead: impl Fn(&str) -> bool + Send + 'static) {
-        let keeper = self.clone();
+        let manager = self.clone();
         tokio::spawn(async move {
             // [`ArchiveManager::idle`] does not wait for this delay: the next process searches too.
             tokio::time::sleep(after).await;
-            keeper.seal_dead(is_dead);
+            manager.seal_dead(is_dead);
         });
     }
 
     /// Like [`ArchiveManager::seal_own`] without a delay; [`ArchiveManager::idle`] waits for it.
     pub(super) fn seal_dead(self: &Arc<Self>, is_dead: impl Fn(&str) -> bool + Send + 'static) {
-        let keeper = self.clone();
+        let manager = self.clone();
         self.in_background(async move {
-            match noted(&keeper.store).await {
+            match noted(&manager.store).await {
                 Ok(noted) => {
                     let places =
                         noted.into_iter().filter(|(_, owner)| is_dead(owner)).map(|(place, _)| place);
                     for place in places.collect::<Vec<_>>() {
                         let is_own = |begun: &BTreeSet<String>| begun.contains(place.stream());
-                        if !keeper.begun().as_ref().is_some_and(is_own) {
-                            keeper.seal(&place).await;
+                        if !manager.begun().as_ref().is_some_and(is_own) {
+                            manager.seal(&place).await;
                         }
                     }
                 }
                 Err(error) => warn!(%error, "cannot look for unfinished archives: `encoder archive seal` completes them"),
             }
-            *keeper.begun() = None;
+            *manager.begun() = None;
         });
     }
 
@@ -240,15 +240,15 @@ impl ArchiveManager {
 
     /// Runs work in the background. It is counted before this call returns, so [`ArchiveManager::idle`] misses nothing.
     fn in_background(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let keeper = self.clone();
-        keeper.unfinished.send_modify(|count| *count += 1);
+        let manager = self.clone();
+        manager.unfinished.send_modify(|count| *count += 1);
         let work = work.in_current_span();
         let task = async move {
             // A panic in the work must not block callers of [`ArchiveManager::idle`] forever.
             if let Err(error) = tokio::spawn(work).await {
                 error!(%error, "finishing an archive failed: `encoder archive seal` goes on with it");
             }
-            keeper.unfinished.send_modify(|count| *count -= 1);
+            manager.unfinished.send_modify(|count| *count -= 1);
         };
         tokio::spawn(task.in_current_span());
     }

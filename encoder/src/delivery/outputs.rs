@@ -34,7 +34,7 @@ const PICTURE_EVERY: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct OutputOptions {
     /// The origin's object cache.
-    pub library: Arc<ObjectCache>,
+    pub cache: Arc<ObjectCache>,
     /// The store.
     pub store: Arc<dyn Store>,
     /// Space on a local disk for objects that the store accepts too slowly.
@@ -66,7 +66,7 @@ pub struct Acknowledged {
 
 /// A stream's output to the origin.
 struct OriginSide {
-    library: Arc<ObjectCache>,
+    cache: Arc<ObjectCache>,
     path: StreamPath,
     presentation: Presentation,
     target_duration: Duration,
@@ -103,14 +103,14 @@ impl Outputs {
             archive: options.archives.is_some(),
             ..DeliverySettings::default()
         };
-        let archive = options.archives.as_ref().map(|keeper| {
+        let archive = options.archives.as_ref().map(|manager| {
             let recording = match beginning {
-                StreamStart::Fresh { .. } => keeper.begin(&prefix, timing.target_duration, started),
+                StreamStart::Fresh { .. } => manager.begin(&prefix, timing.target_duration, started),
                 StreamStart::TakenOver(inheritance) => {
-                    keeper.go_on(&prefix, timing.target_duration, inheritance.past.clone())
+                    manager.go_on(&prefix, timing.target_duration, inheritance.past.clone())
                 }
             };
-            (keeper.clone(), recording)
+            (manager.clone(), recording)
         });
         let discontinuities = beginning.discontinuities();
         let (presentation, inherited) = match beginning {
@@ -141,7 +141,7 @@ impl Outputs {
             hold_back_secs: timing.parts.map_or(timing.hold_back, |parts| parts.hold_back).as_secs_f64(),
         };
         let origin = OriginSide {
-            library: options.library.clone(),
+            cache: options.cache.clone(),
             path,
             presentation: Presentation::for_origin(timing).with_past_discontinuities(discontinuities),
             target_duration: Duration::from_secs(timing.target_duration.into()),
@@ -208,7 +208,7 @@ impl Outputs {
             newest.put(object.clone());
         }
         if let Some(origin) = &self.origin {
-            origin.library.put(&origin.path, THUMBNAIL, object);
+            origin.cache.put(&origin.path, THUMBNAIL, object);
         }
     }
 
@@ -239,14 +239,14 @@ impl Outputs {
     /// EXT-X-ENDLIST, because the stream has not ended.
     pub fn taken_over(mut self) {
         if let Some(origin) = self.origin.take() {
-            origin.library.remove_stream(&origin.path);
+            origin.cache.remove_stream(&origin.path);
         }
     }
 
     /// Ends the playlists and waits until everything is written. That another encoder has taken the stream over may be
     /// detected only now; the stream then has not ended, and is removed from the origin.
     pub async fn ended(mut self) -> StreamEnding {
-        let shown = self.origin.as_ref().map(|origin| (origin.library.clone(), origin.path.clone()));
+        let shown = self.origin.as_ref().map(|origin| (origin.cache.clone(), origin.path.clone()));
         if let Some(origin) = self.origin.take() {
             origin.end();
         }
@@ -256,8 +256,8 @@ impl Outputs {
         let is_fenced = stored.as_ref().is_ok_and(|counters| counters.fenced);
         match stored {
             Ok(_) if is_fenced => {
-                if let Some((library, path)) = shown {
-                    library.remove_stream(&path);
+                if let Some((cache, path)) = shown {
+                    cache.remove_stream(&path);
                 }
             }
             Ok(counters) if is_sealed => {
@@ -273,8 +273,8 @@ impl Outputs {
             Err(error) => error!(%error, "writing to the store failed"),
         }
         match self.archive {
-            Some((keeper, recording)) if is_sealed => keeper.finish(recording),
-            Some((keeper, recording)) => keeper.finish_in_background(recording),
+            Some((manager, recording)) if is_sealed => manager.finish(recording),
+            Some((manager, recording)) => manager.finish_in_background(recording),
             None => {}
         }
         if is_fenced { StreamEnding::TakenOver } else { StreamEnding::Ended }
@@ -285,7 +285,7 @@ impl OriginSide {
     fn epoch(&mut self, tracks: &[Track]) {
         if !self.cleared {
             // Remove an earlier stream of this name, which was kept for its last viewers.
-            self.library.remove_stream(&self.path);
+            self.cache.remove_stream(&self.path);
             self.cleared = true;
         }
         self.presentation.set_tracks(tracks);
@@ -299,7 +299,7 @@ impl OriginSide {
             self.types.insert(track.rung.clone(), types);
         }
         self.info.rungs = tracks.iter().map(|track| track.rung.to_string()).collect();
-        self.library.set_info(&self.path, self.info.clone());
+        self.cache.set_info(&self.path, self.info.clone());
     }
 
     fn packaged(&mut self, output: &Output) {
@@ -332,7 +332,7 @@ impl OriginSide {
 
     fn put_media(&self, rung: &RungName, name: &str, body: Bytes, content_type: &'static str) {
         let object = Object { body, content_type, caching: Caching::Immutable };
-        self.library.put(&self.path, &format!("{rung}/{name}"), object);
+        self.cache.put(&self.path, &format!("{rung}/{name}"), object);
     }
 
     fn refresh(&mut self) {
@@ -356,16 +356,16 @@ impl OriginSide {
                     part_target: self.part_target,
                     hint: self.presentation.hint(&rung).map(Into::into),
                 };
-                self.library.put_playlist(&self.path, &path, playlist(text), reload);
+                self.cache.put_playlist(&self.path, &path, playlist(text), reload);
             }
         }
         // Written last, so that the multivariant playlist never names a rendition without a media playlist.
         if let Some(text) = multivariant {
-            self.library.put(&self.path, "index.m3u8", playlist(text.clone()));
+            self.cache.put(&self.path, "index.m3u8", playlist(text.clone()));
             self.multivariant = Some(text);
         }
         for expired in self.presentation.take_expired() {
-            self.library.remove(&self.path, &format!("{}/{}", expired.rung, expired.name));
+            self.cache.remove(&self.path, &format!("{}/{}", expired.rung, expired.name));
         }
     }
 
@@ -375,15 +375,15 @@ impl OriginSide {
         self.touched.extend(self.types.keys().cloned());
         self.refresh();
         self.info.live = false;
-        let Self { library, path, info, retention, .. } = self;
-        if library.info(&path).is_none_or(|shown| shown.started != info.started) {
+        let Self { cache, path, info, retention, .. } = self;
+        if cache.info(&path).is_none_or(|shown| shown.started != info.started) {
             return;
         }
-        library.set_info(&path, info.clone());
+        cache.set_info(&path, info.clone());
         tokio::spawn(async move {
             tokio::time::sleep(retention).await;
-            if library.info(&path).is_some_and(|shown| shown.started == info.started) {
-                library.remove_stream(&path);
+            if cache.info(&path).is_some_and(|shown| shown.started == info.started) {
+                cache.remove_stream(&path);
             }
         });
     }

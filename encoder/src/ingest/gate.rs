@@ -118,35 +118,35 @@ mod tests {
     use tokio::time::timeout;
 
     /// A gate on an explicit port number, as every encoder has that runs with a load balancer in front.
-    async fn door(wanted: Option<watch::Receiver<bool>>) -> (ListenerGate, SocketAddr) {
+    async fn gate(wanted: Option<watch::Receiver<bool>>) -> (ListenerGate, SocketAddr) {
         let chosen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         (ListenerGate::new(TcpListener::bind(chosen).await.unwrap(), wanted), chosen)
     }
 
     #[tokio::test]
     async fn shut_means_refused_and_open_means_the_same_port() {
-        let (mut door, address) = door(None).await;
+        let (mut gate, address) = gate(None).await;
         // Both connections are in the backlog: the kernel has completed their handshakes.
         let first = Client::connect(address).unwrap();
         let mut second = Client::connect(address).unwrap();
-        let (accepted, peer) = door.accept().await.unwrap();
+        let (accepted, peer) = gate.accept().await.unwrap();
         assert_eq!(peer, first.local_addr().unwrap());
 
-        door.set(false);
+        gate.set(false);
         let reset = second.read(&mut [0]).unwrap_err();
         assert_eq!(reset.kind(), ErrorKind::ConnectionReset, "whoever waits is not kept waiting");
         assert_eq!(Client::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         accepted.try_write(b"still there").unwrap();
 
         for _ in 0..3 {
-            door.set(true);
+            gate.set(true);
             // Awaiting the next connection must yield: a listener that is always reported as ready would spin here.
-            assert!(timeout(Duration::from_millis(20), door.accept()).await.is_err());
+            assert!(timeout(Duration::from_millis(20), gate.accept()).await.is_err());
             let (accepted, again) =
-                tokio::join!(door.accept(), tokio::task::spawn_blocking(move || Client::connect(address)));
+                tokio::join!(gate.accept(), tokio::task::spawn_blocking(move || Client::connect(address)));
             assert_eq!(accepted.unwrap().1, again.unwrap().unwrap().local_addr().unwrap());
-            door.set(false);
-            assert!(timeout(Duration::from_millis(20), door.accept()).await.is_err());
+            gate.set(false);
+            assert!(timeout(Duration::from_millis(20), gate.accept()).await.is_err());
             assert_eq!(Client::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         }
     }
@@ -154,11 +154,11 @@ mod tests {
     #[tokio::test]
     async fn it_is_asked_only_for_what_it_is_not() {
         let (want, wanted) = watch::channel(true);
-        let (mut door, _) = door(Some(wanted)).await;
+        let (mut gate, _) = gate(Some(wanted)).await;
         want.send_replace(false);
-        assert!(!door.asked().await);
-        door.set(false);
+        assert!(!gate.asked().await);
+        gate.set(false);
         want.send_replace(true);
-        assert!(door.asked().await);
+        assert!(gate.asked().await);
     }
 }

@@ -105,14 +105,14 @@ pub async fn serve<A: Admission>(
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
-    let mut door = ListenerGate::new(socket, admission.open());
+    let mut gate = ListenerGate::new(socket, admission.open());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Publishers { tasks },
-            open = door.asked() => door.set(open),
+            open = gate.asked() => gate.set(open),
             Some(joined) = tasks.join_next() => log_panic(joined),
-            accepted = accept(&door, pause) => match accepted {
+            accepted = accept(&gate, pause) => match accepted {
                 Ok((socket, peer)) => {
                     pause = Duration::ZERO;
                     let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
@@ -156,11 +156,11 @@ pub async fn serve<A: Admission>(
     }
 }
 
-async fn accept(door: &ListenerGate, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(gate: &ListenerGate, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     if !pause.is_zero() {
         sleep(pause).await;
     }
-    door.accept().await
+    gate.accept().await
 }
 
 /// Sets TCP_NODELAY and keepalive. Failures are only logged: they cost latency or delay the detection of a dead peer,

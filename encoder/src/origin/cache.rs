@@ -271,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_follows_a_playlist_sees_its_versions_alone_and_its_end() {
-        let library = ObjectCache::new();
+        let cache = ObjectCache::new();
         let stream = StreamPath::new("live", "demo").unwrap();
         let put = |rung: &str, last_sequence, text| {
             let reload = Reloadable {
@@ -280,29 +280,29 @@ mod tests {
                 part_target: None,
                 hint: None,
             };
-            library.put_playlist(&stream, rung, playlist(text), reload);
+            cache.put_playlist(&stream, rung, playlist(text), reload);
         };
-        assert!(library.follow(&stream, "720p").is_none());
-        library.put(&stream, MULTIVARIANT, playlist("m"));
-        assert!(library.follow(&stream, MULTIVARIANT).is_none(), "nothing to wait for");
+        assert!(cache.follow(&stream, "720p").is_none());
+        cache.put(&stream, MULTIVARIANT, playlist("m"));
+        assert!(cache.follow(&stream, MULTIVARIANT).is_none(), "nothing to wait for");
         put("720p", 1, "1");
-        let mut versions = library.follow(&stream, "720p").unwrap();
+        let mut versions = cache.follow(&stream, "720p").unwrap();
         assert_eq!(&versions.borrow_and_update().object.body[..], b"1");
         put("360p", 1, "other");
-        library.put(&stream, "720p/1.m4s", playlist("media"));
+        cache.put(&stream, "720p/1.m4s", playlist("media"));
         assert!(!versions.has_changed().unwrap(), "woken for nothing");
         put("720p", 2, "2");
         versions.changed().await.unwrap();
         assert_eq!(versions.borrow_and_update().reload.as_ref().unwrap().edge.last_sequence, 2);
-        assert_eq!(&library.get(&stream, "720p").unwrap().object.body[..], b"2");
-        library.remove_stream(&stream);
+        assert_eq!(&cache.get(&stream, "720p").unwrap().object.body[..], b"2");
+        cache.remove_stream(&stream);
         assert!(versions.changed().await.is_err(), "closed");
-        assert!(library.get(&stream, "720p").is_none());
+        assert!(cache.get(&stream, "720p").is_none());
     }
 
     #[test]
     fn only_streams_with_a_playlist_and_media_to_come_are_live() {
-        let library = ObjectCache::new();
+        let cache = ObjectCache::new();
         let info = StreamInfo {
             live: true,
             started: WallTime::from_unix_micros(0),
@@ -311,12 +311,12 @@ mod tests {
             hold_back_secs: 3.0,
         };
         let path = StreamPath::new("live", "demo").unwrap();
-        library.set_info(&path, info.clone());
-        assert_eq!(library.live(), [], "nothing to play yet");
-        library.put(&path, MULTIVARIANT, playlist("1"));
-        assert_eq!(library.live(), [(path.clone(), info.clone())]);
-        library.set_info(&path, StreamInfo { live: false, ..info });
-        assert_eq!(library.live(), [], "ended");
-        assert!(library.get(&path, MULTIVARIANT).is_some(), "and still readable");
+        cache.set_info(&path, info.clone());
+        assert_eq!(cache.live(), [], "nothing to play yet");
+        cache.put(&path, MULTIVARIANT, playlist("1"));
+        assert_eq!(cache.live(), [(path.clone(), info.clone())]);
+        cache.set_info(&path, StreamInfo { live: false, ..info });
+        assert_eq!(cache.live(), [], "ended");
+        assert!(cache.get(&path, MULTIVARIANT).is_some(), "and still readable");
     }
 }

@@ -1,4 +1,4 @@
-//! Turns requests into answers. The content of answers comes from [`super::library`] and [`super::page`]; which
+//! Turns requests into answers. The content of answers comes from [`super::cache`] and [`super::page`]; which
 //! playlist version a request waits for is decided in [`super::reload`], playlists are compressed in [`super::gzip`],
 //! and sockets with their limits belong in [`super::serve`].
 
@@ -42,7 +42,7 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 /// | `/{app}/{name}/…` | an object of the object cache: GET, HEAD, one byte range, `If-None-Match` |
 /// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, held until it lists part P of segment N |
 /// | `…/{session}-{seq}.{part}.m4s` | a part; if a playlist hints at the part, held until the part is complete |
-pub(crate) fn router(library: Arc<ObjectCache>) -> Router {
+pub(crate) fn router(cache: Arc<ObjectCache>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
@@ -62,11 +62,11 @@ pub(crate) fn router(library: Arc<ObjectCache>) -> Router {
         .route("/", get(page::index))
         .route("/assets/{file}", get(page::asset))
         .route("/streams.json", get(streams))
-        .with_state(Arc::clone(&library))
+        .with_state(Arc::clone(&cache))
         .layer(compression)
         // Not a route with captures: those decode percent-encoding, which no object name needs. Added after the
         // compression layer, so that the layer does not apply: it would compress a playlist again for each viewer.
-        .fallback_service(get(object).with_state(library))
+        .fallback_service(get(object).with_state(cache))
         .layer(cors)
 }
 
@@ -103,10 +103,10 @@ struct ListedStream {
     rungs: Vec<String>,
 }
 
-async fn streams(State(library): State<Arc<ObjectCache>>) -> Response {
+async fn streams(State(cache): State<Arc<ObjectCache>>) -> Response {
     let list = |(path, info): (StreamPath, StreamInfo)| ListedStream {
         playlist: format!("/{path}/{MULTIVARIANT}"),
-        thumbnail: library.get(&path, THUMBNAIL).map(|_| format!("/{path}/{THUMBNAIL}")),
+        thumbnail: cache.get(&path, THUMBNAIL).map(|_| format!("/{path}/{THUMBNAIL}")),
         app: path.app.to_string(),
         name: path.name.to_string(),
         since_unix_ms: info.started.unix_micros() / 1000,
@@ -114,16 +114,16 @@ async fn streams(State(library): State<Arc<ObjectCache>>) -> Response {
         hold_back_secs: info.hold_back_secs,
         rungs: info.rungs,
     };
-    let listing = Listing { streams: library.live().into_iter().map(list).collect() };
+    let listing = Listing { streams: cache.live().into_iter().map(list).collect() };
     ([NO_STORE], Json(listing)).into_response()
 }
 
 // === objects ===
 
-async fn object(State(library): State<Arc<ObjectCache>>, uri: Uri, headers: HeaderMap) -> Response {
+async fn object(State(cache): State<Arc<ObjectCache>>, uri: Uri, headers: HeaderMap) -> Response {
     let Some((stream, path)) = split(uri.path()) else { return not_found() };
-    let Some(stored) = library.get(&stream, path) else {
-        return match hinted(&library, &stream, path).await {
+    let Some(stored) = cache.get(&stream, path) else {
+        return match hinted(&cache, &stream, path).await {
             Some(part) => answer(&part, &headers),
             None => not_found(),
         };
@@ -132,10 +132,10 @@ async fn object(State(library): State<Arc<ObjectCache>>, uri: Uri, headers: Head
     match reload::decide(uri.query(), reloadable) {
         Ok(Reload::Now) => answer(&stored, &headers),
         Ok(Reload::Until(wanted)) => {
-            let Some(versions) = library.follow(&stream, path) else { return not_found() };
+            let Some(versions) = cache.follow(&stream, path) else { return not_found() };
             let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
             // Free everything that is not needed while the request is held: thousands may be held at the same time.
-            drop((stored, library));
+            drop((stored, cache));
             match tokio::time::timeout(longest, listed(versions, wanted)).await {
                 Ok(Some(stored)) => answer(&stored, &headers),
                 Ok(None) => not_found(),
@@ -151,9 +151,9 @@ async fn object(State(library): State<Arc<ObjectCache>>, uri: Uri, headers: Head
 /// sent earlier, so that the client measures the bandwidth of its network and not the speed of the encoder. `None` if
 /// the playlist does not hint at the part, if the segment ended before the part was made, or if the part is not
 /// complete within three target durations.
-async fn hinted(library: &ObjectCache, stream: &StreamPath, path: &str) -> Option<Arc<CachedObject>> {
+async fn hinted(cache: &ObjectCache, stream: &StreamPath, path: &str) -> Option<Arc<CachedObject>> {
     let (rung, file) = path.split_once('/')?;
-    let mut versions = library.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
+    let mut versions = cache.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
     let is_hinted = |stored: &CachedObject| {
         stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file))
     };
@@ -162,7 +162,7 @@ async fn hinted(library: &ObjectCache, stream: &StreamPath, path: &str) -> Optio
     // part either exists or will never exist.
     let moved_on = versions.wait_for(|stored| !is_hinted(stored));
     let _ = tokio::time::timeout(HOLD_TARGET_DURATIONS * target_duration, moved_on).await.ok()?.ok()?;
-    library.get(stream, path)
+    cache.get(stream, path)
 }
 
 /// Waits for the first version of a playlist that satisfies the request, or for its final version; `None` if the

@@ -1,5 +1,5 @@
 //! Blocking playlist reload (rfc8216bis 6.2.5.2): decides which version of a media playlist a request waits for.
-//! Pure: the waiting is in [`super::http`], the playlist versions are in [`super::library`].
+//! Pure: the waiting is in [`super::http`], the playlist versions are in [`super::cache`].
 //!
 //! If segments have no parts, a request for a part is answered when its segment is listed, because viewers get the
 //! part's media only then.

@@ -139,7 +139,7 @@ pub enum StreamEnding {
 /// Runs a stream until it has ended and everything is written, or until another encoder has taken it over.
 pub(crate) async fn drive(
     shared: Arc<SharedCore>,
-    mut outlet: Outputs,
+    mut outputs: Outputs,
     workers: WorkerOptions,
 ) -> StreamEnding {
     // Dropping this set kills the workers, however this function ends.
@@ -186,14 +186,14 @@ pub(crate) async fn drive(
                         task.abort();
                     }
                 }
-                Effect::Epoch(tracks) => outlet.epoch(tracks),
-                Effect::Packaged(output) => outlet.packaged(output),
-                Effect::Thumbnail(picture) => outlet.thumbnail(picture),
+                Effect::Epoch(tracks) => outputs.epoch(tracks),
+                Effect::Packaged(output) => outputs.packaged(output),
+                Effect::Thumbnail(picture) => outputs.thumbnail(picture),
                 Effect::Ended => break 'stream,
             }
         }
-        outlet.refresh();
-        let stored = outlet.acknowledged();
+        outputs.refresh();
+        let stored = outputs.acknowledged();
         if !fresh.is_empty() || !stored.is_empty() {
             let (mut core, now) = (shared.lock(), now());
             for (rung, end) in &fresh {
@@ -203,10 +203,10 @@ pub(crate) async fn drive(
                 core.passed(Stage::Stored, rung.as_str(), end, at);
             }
         }
-        shared.output().stored(|| outlet.stored());
-        if outlet.is_fenced() {
+        shared.output().stored(|| outputs.stored());
+        if outputs.is_fenced() {
             drop(tasks);
-            outlet.taken_over();
+            outputs.taken_over();
             return StreamEnding::TakenOver;
         }
         running.retain(|_, task| !task.is_finished());
@@ -218,7 +218,7 @@ pub(crate) async fn drive(
     }
     drop(tasks);
     shared.report(&mut report);
-    outlet.ended().await
+    outputs.ended().await
 }
 
 /// Rendition and end time of media that became available: a part, or a segment if no parts are made. A gap has no body

@@ -362,8 +362,8 @@ mod tests {
         let table = LatencyTable::new(Latencies::parse("6,live=5", bounds).unwrap());
         let (show, other) = (stream("live", "show"), stream("test", "show"));
         let chosen = |stream, query| {
-            let (Chosen { latency, from }, wish) = table.choose(stream, query);
-            (latency.as_secs_f64(), from, wish)
+            let (Chosen { latency, from }, requested) = table.choose(stream, query);
+            (latency.as_secs_f64(), from, requested)
         };
         assert_eq!(chosen(&other, ""), (6.0, Origin::Default, RequestedLatency::None));
         assert_eq!(chosen(&show, "token=x"), (5.0, Origin::App, RequestedLatency::None));
@@ -381,7 +381,7 @@ mod tests {
         let bounds = Some("3-10".parse().unwrap());
         let table = LatencyTable::new(Latencies::parse("6", bounds).unwrap());
         let show = stream("live", "show");
-        for (query, latency, wish) in [
+        for (query, latency, requested) in [
             ("latency=3", 3.0, RequestedLatency::Granted),
             ("latency=10", 10.0, RequestedLatency::Granted),
             ("latency=2.9", 3.0, RequestedLatency::Bounded { wished: 2.9 }),
@@ -397,11 +397,11 @@ mod tests {
             ("latency=4&latency=5", 4.0, RequestedLatency::Granted),
         ] {
             let (chosen, became) = table.choose(&show, query);
-            assert_eq!((chosen.latency.as_secs_f64(), became), (latency, wish), "{query}");
+            assert_eq!((chosen.latency.as_secs_f64(), became), (latency, requested), "{query}");
         }
         let strict = LatencyTable::new(Latencies::parse("6", None).unwrap());
-        let (chosen, wish) = strict.choose(&show, "latency=5");
-        assert_eq!((chosen.from, wish), (Origin::Default, RequestedLatency::NotAllowed));
+        let (chosen, requested) = strict.choose(&show, "latency=5");
+        assert_eq!((chosen.from, requested), (Origin::Default, RequestedLatency::NotAllowed));
     }
 
     #[test]

@@ -20,7 +20,6 @@ use hls::timing::Latency;
 use media::{MediaSpan, is_valid_name};
 use probes::{Denied, Probe};
 use rtmp::ingest::Ingest;
-use rtmp::timeline::Repairs;
 use rtmp::{PublishRequest, Refusal};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,11 +44,11 @@ pub(crate) struct Registry {
     /// Settings with some latency; each stream replaces the latency by its own.
     settings: StreamSettings,
     latencies: LatencyTable,
-    outlet: OutputOptions,
+    outputs: OutputOptions,
     workers: WorkerOptions,
     probe: Arc<Probe>,
     streams: Mutex<HashMap<StreamPath, Arc<StreamEntry>>>,
-    claimant: LeaseClient,
+    lease_client: LeaseClient,
     /// Streams that have not begun: the store is being read to find out how they begin.
     beginning: Mutex<HashSet<StreamPath>>,
     /// Whether the process is draining: streams that have not begun must not begin.
@@ -93,7 +92,7 @@ impl Registry {
     pub(crate) fn new(
         settings: StreamSettings,
         latencies: Latencies,
-        outlet: OutputOptions,
+        outputs: OutputOptions,
         workers: WorkerOptions,
         probe: Arc<Probe>,
         when_full: WhenFull,
@@ -107,11 +106,11 @@ impl Registry {
             me: me.clone(),
             settings,
             latencies: LatencyTable::new(latencies),
-            outlet,
+            outputs,
             workers,
             probe,
             streams: Mutex::new(HashMap::new()),
-            claimant: LeaseClient::default(),
+            lease_client: LeaseClient::default(),
             beginning: Mutex::default(),
             leaving: AtomicBool::new(false),
             count,
@@ -130,7 +129,7 @@ impl Registry {
         let (_, lag, budget) = lags.max().unwrap_or_else(idle);
         metrics::gauge!("encoder_lag_seconds").set(lag.as_secs_f64());
         metrics::gauge!("encoder_lag_budget_seconds").set(budget.as_secs_f64());
-        metrics::gauge!("encoder_origin_bytes").set(self.outlet.library.total_bytes() as f64);
+        metrics::gauge!("encoder_origin_bytes").set(self.outputs.cache.total_bytes() as f64);
         self.review_gate();
     }
 
@@ -223,12 +222,12 @@ impl Registry {
 
     /// Bytes of all objects in the origin's memory.
     pub(crate) fn origin_bytes(&self) -> u64 {
-        self.outlet.library.total_bytes()
+        self.outputs.cache.total_bytes()
     }
 
     /// A stream's newest thumbnail, a JPEG.
     pub(crate) fn picture(&self, stream: &StreamPath) -> Option<bytes::Bytes> {
-        Some(self.outlet.library.get(stream, THUMBNAIL)?.object.body.clone())
+        Some(self.outputs.cache.get(stream, THUMBNAIL)?.object.body.clone())
     }
 
     /// A stream's latency in force (`None` if there is no such stream), and the latency that its next start will have
@@ -269,8 +268,9 @@ impl Registry {
         };
         self.review_gate();
         let (chosen, requested) = self.latencies.choose(path, query);
-        let (store, window) = (&self.outlet.store, self.settings.reconnect_window);
-        let claimed = self.claimant.claim(store, &path.to_string(), chosen.latency, window, now().wall).await;
+        let (store, window) = (&self.outputs.store, self.settings.reconnect_window);
+        let claimed =
+            self.lease_client.claim(store, &path.to_string(), chosen.latency, window, now().wall).await;
         let (beginning, owner) = claimed.map_err(|AlreadyOwned| {
             warn!(stream = %path, "another encoder has just taken this stream: its publisher is turned away here");
             Refusal::AlreadyPublishing
@@ -346,7 +346,7 @@ impl Registry {
             ingest,
             since: None,
             understood: false,
-            counted: Repairs::default(),
+            counted: Default::default(),
             sent_off,
             path: path.clone(),
             registry: self.me.clone(),
@@ -397,10 +397,10 @@ impl Registry {
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
         // Tasks that the outputs start log with this stream's span.
-        let outlet =
-            span.in_scope(|| Outputs::new(&self.outlet, path.clone(), &entry.timing, now().wall, &beginning));
-        let store = self.outlet.store.clone();
-        let driver = drive(entry.core.clone(), outlet, self.workers.clone()).instrument(span.clone());
+        let outputs = span
+            .in_scope(|| Outputs::new(&self.outputs, path.clone(), &entry.timing, now().wall, &beginning));
+        let store = self.outputs.store.clone();
+        let driver = drive(entry.core.clone(), outputs, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
             // Spawned, so that a panic in the driver does not keep the place occupied.
@@ -440,7 +440,7 @@ impl Registry {
                 untold
             });
             info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
-            if let (Some(_place), Some(archives)) = (last, &registry.outlet.archives) {
+            if let (Some(_place), Some(archives)) = (last, &registry.outputs.archives) {
                 archives.idle().await;
             }
         };
@@ -495,10 +495,10 @@ fn tell(path: &StreamPath, requested: RequestedLatency, bounds: Option<Bounds>) 
             );
         }
         (RequestedLatency::NotANumber, _) => {
-            warn!(stream = %path, "publisher's wish for a latency is not a number, as in ?latency=5: it is ignored");
+            warn!(stream = %path, "publisher's requested for a latency is not a number, as in ?latency=5: it is ignored");
         }
         (RequestedLatency::NotAllowed, _) | (RequestedLatency::Bounded { .. }, None) => {
-            info!(stream = %path, "publisher's wish for a latency is ignored: --latency-bounds is not set");
+            info!(stream = %path, "publisher's requested for a latency is ignored: --latency-bounds is not set");
         }
     }
 }

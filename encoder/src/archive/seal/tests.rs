@@ -19,7 +19,7 @@ const STREAM: &str = "live/demo";
 
 /// An encoder with one stream, reduced to publishing and archiving.
 struct OnAir {
-    keeper: Arc<ArchiveManager>,
+    manager: Arc<ArchiveManager>,
     recording: RecordingHandle,
     publisher: Delivery<Tee<StorePlaylists>>,
     written: JoinHandle<delivery::DeliveryCounters>,
@@ -28,13 +28,13 @@ struct OnAir {
 impl OnAir {
     fn new(store: &MemoryStore) -> Self {
         let settings = ArchiveSettings { owner: "me".to_owned(), ..ArchiveSettings::default() };
-        let keeper = ArchiveManager::new(Arc::new(store.clone()), settings);
+        let manager = ArchiveManager::new(Arc::new(store.clone()), settings);
         let recording =
-            keeper.begin(STREAM, testing::timing().target_duration, WallTime::from_unix_micros(0));
-        Self::with(store, keeper, recording)
+            manager.begin(STREAM, testing::timing().target_duration, WallTime::from_unix_micros(0));
+        Self::with(store, manager, recording)
     }
 
-    fn with(store: &MemoryStore, keeper: Arc<ArchiveManager>, recording: RecordingHandle) -> Self {
+    fn with(store: &MemoryStore, manager: Arc<ArchiveManager>, recording: RecordingHandle) -> Self {
         let playlists = Tee {
             playlists: StorePlaylists::new(&testing::timing()).0,
             archive: Some(recording.archive.clone()),
@@ -45,7 +45,7 @@ impl OnAir {
             playlists,
             delivery::DeliverySettings::default(),
         );
-        Self { keeper, recording, publisher, written }
+        Self { manager, recording, publisher, written }
     }
 
     fn tell(&self, events: Vec<DeliveryEvent>) {
@@ -69,8 +69,8 @@ impl OnAir {
         self.tell(studio.end());
         self.publisher.input(DeliveryEvent::End);
         self.written.await.unwrap();
-        self.keeper.finish(self.recording);
-        self.keeper.idle().await;
+        self.manager.finish(self.recording);
+        self.manager.idle().await;
     }
 
     /// Kills the process: aborts its tasks.
@@ -214,13 +214,13 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let first = only_archive(&store).await;
-    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
+    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
     // The unfinished rest of the first broadcast was lost with the process.
     studio.end();
     studio.now += 100;
     let later = WallTime::from_unix_micros(1_795_348_800_000_000 + 1_000_000 * studio.now);
-    let recording = keeper.begin(STREAM, 1, later);
-    let on_air = OnAir::with(&store, keeper, recording);
+    let recording = manager.begin(STREAM, 1, later);
+    let on_air = OnAir::with(&store, manager, recording);
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 20).await;
     let text = file(&store, &first, "360p.m3u8");
@@ -240,12 +240,12 @@ async fn a_process_that_starts_again_seals_what_it_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let place = only_archive(&store).await;
-    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
-    keeper.seal_dead(|owner| owner == "somebody else");
-    keeper.idle().await;
+    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
+    manager.seal_dead(|owner| owner == "somebody else");
+    manager.idle().await;
     assert_eq!(file(&store, &place, "sealed.json"), "");
-    keeper.seal_dead(|owner| owner == "me");
-    keeper.idle().await;
+    manager.seal_dead(|owner| owner == "me");
+    manager.idle().await;
     check_whole(&store, &place, 0);
 }
 
@@ -256,11 +256,11 @@ async fn what_began_here_is_not_taken_for_what_a_dead_process_left() {
     let (mut studio, on_air) = (Studio::new(), OnAir::new(&store));
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 20).await;
-    let keeper = on_air.keeper.clone();
+    let manager = on_air.manager.clone();
     // The broadcast is over here, and may continue on another encoder.
     on_air.kill().await;
-    keeper.seal_dead(|owner| owner == "me");
-    keeper.idle().await;
+    manager.seal_dead(|owner| owner == "me");
+    manager.idle().await;
     let place = only_archive(&store).await;
     assert_eq!(file(&store, &place, "sealed.json"), "");
     assert!(file(&store, &place, "360p.m3u8").contains("PLAYLIST-TYPE:EVENT"));
@@ -309,12 +309,12 @@ async fn another_encoder_goes_on_with_the_archive() {
     assert_eq!(pages(&store), 2, "one of them with numbers that are given again");
 
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let keeper = ArchiveManager::new(
+    let manager = ArchiveManager::new(
         shared(&store),
         ArchiveSettings { owner: "another".to_owned(), ..ArchiveSettings::default() },
     );
-    let recording = keeper.go_on(STREAM, 1, past.clone());
-    let after = OnAir::with(&store, keeper, recording);
+    let recording = manager.go_on(STREAM, 1, past.clone());
+    let after = OnAir::with(&store, manager, recording);
     after.tell(studio.begin());
     after.run(&mut studio, 30).await;
     // Time for the former encoder's next page.
@@ -358,9 +358,9 @@ async fn what_has_no_archive_gets_one() {
         store.remove(&ObjectName::new(name.clone())).await.unwrap();
     }
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let keeper = ArchiveManager::new(shared(&store), ArchiveSettings::default());
-    let recording = keeper.go_on(STREAM, 1, past);
-    let after = OnAir::with(&store, keeper, recording);
+    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
+    let recording = manager.go_on(STREAM, 1, past);
+    let after = OnAir::with(&store, manager, recording);
     after.tell(studio.begin());
     after.run(&mut studio, 10).await;
     after.end(&mut studio).await;

@@ -46,16 +46,16 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         probes::ProbeSettings { capacity: config.capacity, recycle_after: config.recycle_after },
         HEARTBEAT_PATIENCE,
     );
-    let library = ObjectCache::new();
+    let cache = ObjectCache::new();
     let archives = keep_archives(&config, &store);
-    let outlet =
-        OutputOptions { library: library.clone(), store: store.clone(), spool, archives: archives.clone() };
+    let outputs =
+        OutputOptions { cache: cache.clone(), store: store.clone(), spool, archives: archives.clone() };
     let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
         .map_err(|error| machine("cannot find this program", &error))?;
     let registry = Registry::new(
         config.stream.clone(),
         config.latencies.clone(),
-        outlet,
+        outputs,
         workers,
         probe.clone(),
         config.when_full,
@@ -64,7 +64,7 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     show_metrics();
 
     let (stop_serving, serving_stopped) = watch::channel(false);
-    let viewers = serve_viewers([Some(listeners.http), listeners.https], library, &serving_stopped);
+    let viewers = serve_viewers([Some(listeners.http), listeners.https], cache, &serving_stopped);
     let publishers =
         accept_publishers([Some(listeners.rtmp), listeners.rtmps], &config, &registry, &shutdown);
     if let Some(tls) = &config.tls {
@@ -162,9 +162,9 @@ fn open_spool(config: &ServeConfig) -> Result<Option<Arc<Spool>>, Fault> {
 /// Starts to keep archives, and to complete those that an earlier process of this encoder left behind.
 fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>) -> Option<Arc<ArchiveManager>> {
     let settings = archive::ArchiveSettings { owner: archive::owner(), ..config.archive.clone()? };
-    let keeper = ArchiveManager::new(store.clone(), settings);
-    keeper.seal_own(config.stream.reconnect_window, archive::is_dead);
-    Some(keeper)
+    let manager = ArchiveManager::new(store.clone(), settings);
+    manager.seal_own(config.stream.reconnect_window, archive::is_dead);
+    Some(manager)
 }
 
 fn start_admin(
@@ -195,10 +195,10 @@ fn show_metrics() {
 
 fn serve_viewers(
     listeners: [Option<Listener>; 2],
-    library: Arc<ObjectCache>,
+    cache: Arc<ObjectCache>,
     serving_stopped: &watch::Receiver<bool>,
 ) -> JoinSet<()> {
-    let router = origin::router(library);
+    let router = origin::router(cache);
     let mut viewers = JoinSet::new();
     for listener in listeners.into_iter().flatten() {
         let mut stopped = serving_stopped.clone();

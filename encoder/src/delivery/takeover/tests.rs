@@ -62,19 +62,19 @@ async fn left() -> MemoryStore {
 
 async fn claim(
     store: &MemoryStore,
-    claimant: &LeaseClient,
+    lease_client: &LeaseClient,
 ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
-    claim_at(store, claimant, 4.0, NOW).await
+    claim_at(store, lease_client, 4.0, NOW).await
 }
 
 async fn claim_at(
     store: &MemoryStore,
-    claimant: &LeaseClient,
+    lease_client: &LeaseClient,
     seconds: f64,
     now: WallTime,
 ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
     let store: Arc<dyn Store> = Arc::new(store.clone());
-    claimant.claim(&store, "live/show", latency(seconds), WINDOW, now).await
+    lease_client.claim(&store, "live/show", latency(seconds), WINDOW, now).await
 }
 
 #[track_caller]

@@ -20,7 +20,7 @@ const PLAYLIST: &str = "720p/index.m3u8";
 const LAST: u64 = 7;
 
 struct Origin {
-    library: Arc<ObjectCache>,
+    cache: Arc<ObjectCache>,
     stream: StreamPath,
 }
 
@@ -32,7 +32,7 @@ struct Answer {
 
 impl Origin {
     fn new() -> Self {
-        let origin = Self { library: ObjectCache::new(), stream: StreamPath::new("live", "demo").unwrap() };
+        let origin = Self { cache: ObjectCache::new(), stream: StreamPath::new("live", "demo").unwrap() };
         origin.put(LAST);
         origin
     }
@@ -59,7 +59,7 @@ impl Origin {
     fn put_part(&self, name: &str) {
         let body = Bytes::from_static(b"a part");
         let object = Object { body, content_type: content_type::VIDEO_SEGMENT, caching: Caching::Immutable };
-        self.library.put(&self.stream, &format!("720p/{name}"), object);
+        self.cache.put(&self.stream, &format!("720p/{name}"), object);
     }
 
     fn get_part(&self, name: &str) -> JoinHandle<Answer> {
@@ -73,11 +73,11 @@ impl Origin {
             content_type: content_type::PLAYLIST,
             caching: Caching::None,
         };
-        self.library.put_playlist(&self.stream, PLAYLIST, object, reload);
+        self.cache.put_playlist(&self.stream, PLAYLIST, object, reload);
     }
 
     fn request(&self, request: Request<Body>) -> JoinHandle<Answer> {
-        let answer = TowerToHyperService::new(router(Arc::clone(&self.library))).call(request);
+        let answer = TowerToHyperService::new(router(Arc::clone(&self.cache))).call(request);
         tokio::spawn(async move {
             let (head, body) = answer.await.unwrap().into_parts();
             let body = to_bytes(body, usize::MAX).await.unwrap();
@@ -91,7 +91,7 @@ impl Origin {
     }
 
     async fn until_followed_by(&self, count: usize) {
-        while self.library.followers(&self.stream, PLAYLIST) != count {
+        while self.cache.followers(&self.stream, PLAYLIST) != count {
             tokio::task::yield_now().await;
         }
     }
@@ -192,9 +192,9 @@ async fn a_stream_removed_meanwhile_is_not_found() {
         let held = origin.get("_HLS_msn=8");
         origin.until_followed_by(1).await;
         if one {
-            origin.library.remove(&origin.stream, PLAYLIST);
+            origin.cache.remove(&origin.stream, PLAYLIST);
         } else {
-            origin.library.remove_stream(&origin.stream);
+            origin.cache.remove_stream(&origin.stream);
         }
         assert_eq!(assert_at_once(held).await.code, 404);
         assert_eq!(assert_at_once(origin.get("_HLS_msn=8")).await.code, 404);
@@ -273,7 +273,7 @@ async fn a_hint_that_does_not_come_true_is_not_found() {
     assert!(asked.elapsed() >= 3 * TARGET_DURATION);
     let held = origin.get_part("s-9.0.m4s");
     origin.until_followed_by(1).await;
-    origin.library.remove_stream(&origin.stream);
+    origin.cache.remove_stream(&origin.stream);
     assert_eq!(assert_at_once(held).await.code, 404);
 }
 
@@ -282,7 +282,7 @@ async fn other_objects_have_no_directives() {
     let origin = Origin::new();
     let body = Bytes::from_static(b"#EXTM3U\n");
     let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
-    origin.library.put(&origin.stream, MULTIVARIANT, object);
+    origin.cache.put(&origin.stream, MULTIVARIANT, object);
     let uri = format!("/live/demo/{MULTIVARIANT}?_HLS_msn=x");
     let answer = assert_at_once(origin.request(Request::get(uri).body(Body::empty()).unwrap())).await;
     assert_eq!(answer.code, 200);
@@ -294,13 +294,13 @@ async fn one_put_answers_a_thousand_with_the_same_bytes() {
     let held: Vec<_> = (0..1000).map(|_| origin.get("_HLS_msn=8")).collect();
     origin.until_followed_by(1000).await;
     origin.put(8);
-    let stored = origin.library.get(&origin.stream, PLAYLIST).unwrap();
+    let stored = origin.cache.get(&origin.stream, PLAYLIST).unwrap();
     for request in held {
         let answer = assert_at_once(request).await;
         assert_eq!((answer.code, &answer.body), (200, &stored.object.body));
         assert_eq!(answer.body.as_ptr(), stored.object.body.as_ptr(), "copied");
     }
-    assert_eq!(origin.library.followers(&origin.stream, PLAYLIST), 0);
+    assert_eq!(origin.cache.followers(&origin.stream, PLAYLIST), 0);
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_dropped_connection_drops_its_wait() {
     let origin = Origin::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(Arc::clone(&origin.library));
+    let router = router(Arc::clone(&origin.cache));
     tokio::spawn(serve(listener, router, ViewerLimits::default(), std::future::pending()));
     let mut socket = TcpStream::connect(address).await.unwrap();
     let request = format!("GET /live/demo/{PLAYLIST}?_HLS_msn=8 HTTP/1.1\r\nHost: x\r\n\r\n");

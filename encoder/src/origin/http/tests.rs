@@ -29,10 +29,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let library = ObjectCache::new();
+        let cache = ObjectCache::new();
         let stream = StreamPath::new("live", "demo").unwrap();
         let put = |path: &str, body: &'static [u8], content_type, caching| {
-            library.put(&stream, path, Object { body: Bytes::from_static(body), content_type, caching });
+            cache.put(&stream, path, Object { body: Bytes::from_static(body), content_type, caching });
         };
         put("index.m3u8", b"#EXTM3U\n", content_type::PLAYLIST, Caching::None);
         put("720p/s-1.m4s", b"0123456789", content_type::VIDEO_SEGMENT, Caching::Immutable);
@@ -44,10 +44,10 @@ impl Server {
             latency_secs: 4.0,
             hold_back_secs: 3.0,
         };
-        library.set_info(&stream, info);
+        cache.set_info(&stream, info);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, router(library), ViewerLimits::default(), std::future::pending()));
+        tokio::spawn(serve(listener, router(cache), ViewerLimits::default(), std::future::pending()));
         Self { address }
     }
 
@@ -179,18 +179,14 @@ async fn playlists_are_compressed_and_segments_are_not() {
 
 #[test]
 fn a_version_is_compressed_once() {
-    let library = ObjectCache::new();
+    let cache = ObjectCache::new();
     let stream = StreamPath::new("live", "demo").unwrap();
     let put = |body: &'static str| {
         let content_type = content_type::PLAYLIST;
-        library.put(
-            &stream,
-            MULTIVARIANT,
-            Object { body: body.into(), content_type, caching: Caching::None },
-        );
+        cache.put(&stream, MULTIVARIANT, Object { body: body.into(), content_type, caching: Caching::None });
     };
     put("#EXTM3U\n");
-    let asked = || gzip::of(&library.get(&stream, MULTIVARIANT).unwrap());
+    let asked = || gzip::of(&cache.get(&stream, MULTIVARIANT).unwrap());
     let first = asked();
     assert_eq!(asked().as_ptr(), first.as_ptr(), "the same bytes, not equal ones");
     put("#EXTM3U\n#EXT-X-VERSION:6\n");

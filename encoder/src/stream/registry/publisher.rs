@@ -5,7 +5,7 @@ use crate::ingest::MediaSink;
 use crate::logging::counts;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
-use rtmp::ingest::Ingest;
+use rtmp::ingest::{Ingest, Oddities};
 use rtmp::timeline::Repairs;
 use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
 use std::sync::{Arc, Weak};
@@ -22,8 +22,8 @@ pub(crate) struct Publisher {
     pub(super) since: Option<Instant>,
     /// Whether any of its messages could be read as media.
     pub(super) understood: bool,
-    /// Repairs that are already counted in the metrics.
-    pub(super) counted: Repairs,
+    /// Repairs and odd messages that are already counted in the metrics.
+    pub(super) counted: (Repairs, Oddities),
     pub(super) sent_off: watch::Receiver<Option<Refusal>>,
     pub(super) path: StreamPath,
     pub(super) registry: Weak<Registry>,
@@ -46,13 +46,7 @@ impl MediaSink for Publisher {
         if !self.understood && waited > UNDERSTOOD_WITHIN {
             return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
         }
-        let repairs = self.ingest.repairs();
-        if repairs != self.counted {
-            for (kind, count) in repairs.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
-                metrics::counter!("encoder_timestamp_repairs_total", "kind" => kind).increment(count);
-            }
-            self.counted = repairs;
-        }
+        self.count();
         for media in media {
             let present = self.entry.present();
             if present.number != self.number {
@@ -83,6 +77,25 @@ impl MediaSink for Publisher {
         let repairs = counts(self.ingest.repairs().by_kind());
         let oddities = counts(self.ingest.oddities().by_kind());
         info!(stream = %self.path, reason = reason.as_str(), repairs, oddities, "publisher is gone");
+    }
+}
+
+impl Publisher {
+    /// Brings the metrics up to what the ingest has counted.
+    fn count(&mut self) {
+        let now = (self.ingest.repairs(), self.ingest.oddities());
+        let before = std::mem::replace(&mut self.counted, now);
+        if now == before {
+            return;
+        }
+        for (kind, count) in now.0.since(&before.0).by_kind().filter(|(_, count)| *count > 0) {
+            metrics::counter!("encoder_timestamp_repairs_total", "kind" => kind).increment(count);
+        }
+        for ((kind, count), (_, counted)) in now.1.by_kind().zip(before.1.by_kind()) {
+            if count > counted {
+                metrics::counter!("encoder_odd_messages_total", "kind" => kind).increment(count - counted);
+            }
+        }
     }
 }
 

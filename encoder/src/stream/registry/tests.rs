@@ -1,8 +1,9 @@
 use super::*;
 use crate::archive::{self, ArchiveManager};
+use crate::ingest::MediaSink;
 use crate::origin::ObjectCache;
 use crate::stream::core_tests;
-use rtmp::StreamKey;
+use rtmp::{MediaMessage, StreamKey};
 use serde_json::json;
 use std::num::NonZeroU32;
 use store::Store;
@@ -33,7 +34,7 @@ fn registry_over(
         core_tests::settings("auto"),
         Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
         OutputOptions {
-            library: ObjectCache::new(),
+            cache: ObjectCache::new(),
             store: store.clone(),
             spool: None,
             archives: Some(ArchiveManager::new(store, archive::ArchiveSettings::default())),
@@ -154,4 +155,24 @@ async fn the_last_place_is_given_back_when_archives_are_complete() {
     let spent = |state: &probes::BusyState| matches!(state, probes::BusyState::Spent { .. });
     probe.subscribe().wait_for(spent).await.unwrap();
     assert!(matches!(probe.liveness(), probes::Liveness::Restart(_)));
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_are_counted_where_operators_look() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _local = metrics::set_default_local_recorder(&recorder);
+    let registry = registry("4", None);
+    let mut publisher = publish(&registry, "").await.unwrap();
+    for _ in 0..3 {
+        let message = MediaMessage {
+            kind: rtmp::MessageKind::Video,
+            timestamp_ms: 0,
+            payload: bytes::Bytes::from_static(&[0x17]),
+            arrived: Instant::now(),
+        };
+        publisher.media(message).unwrap();
+    }
+    let counted = "encoder_odd_messages_total{kind=\"malformed\"} 3";
+    assert!(handle.render().contains(counted), "{}", handle.render());
 }
