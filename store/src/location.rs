@@ -17,7 +17,7 @@ pub struct Location(Kind);
 enum Kind {
     Directory(PathBuf),
     Bucket {
-        bucket: gcs::Location,
+        bucket: gcs::BucketLocation,
         /// An emulator's URL; `None` means Google's endpoint.
         endpoint: Option<String>,
     },
@@ -31,7 +31,7 @@ pub enum OpenError {
     Directory(#[from] StoreError),
     /// The bucket cannot be used.
     #[error(transparent)]
-    Bucket(#[from] gcs::OpenError),
+    Bucket(#[from] gcs::BucketError),
 }
 
 impl OpenError {
@@ -111,7 +111,7 @@ impl Location {
         let mut findings = Vec::new();
         match GcsStore::open(bucket.clone(), endpoint.as_deref()).await {
             Ok(_) => {}
-            Err(error @ gcs::OpenError::Forbidden { .. }) => {
+            Err(error @ gcs::BucketError::Forbidden { .. }) => {
                 findings.push(StoreFinding { wrong: true, what: error.to_string(), commands: Vec::new() });
             }
             Err(error) => return Err(error.into()),

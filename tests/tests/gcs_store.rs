@@ -6,7 +6,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 use store::gcs::check::{Weight, judge, look};
-use store::gcs::{GcsStore, Location, OpenError};
+use store::gcs::{BucketError, BucketLocation, GcsStore};
 use store::{Caching, Object, ObjectName, Store, StoreError, content_type, contract};
 use tests::encoder_process::binary;
 use tests::gcs::objects::{DEFAULT_CACHE_CONTROL, Permission, Settings};
@@ -14,11 +14,11 @@ use tests::gcs::{FakeGcs, Fault, Operation};
 
 const BUCKET: &str = "live";
 
-fn location() -> Location {
+fn location() -> BucketLocation {
     "gs://live/tv/one".parse().unwrap()
 }
 
-async fn open(fake: &FakeGcs) -> Result<GcsStore, OpenError> {
+async fn open(fake: &FakeGcs) -> Result<GcsStore, BucketError> {
     GcsStore::open(location(), Some(&fake.endpoint())).await
 }
 
@@ -114,7 +114,7 @@ async fn after_a_lost_answer_the_same_bytes_are_a_success() {
 async fn what_is_missing_at_the_start_is_said_by_name() {
     let fake = FakeGcs::start("other");
     let error = open(&fake).await.unwrap_err();
-    assert!(matches!(&error, OpenError::NoBucket(bucket) if bucket == BUCKET), "{error}");
+    assert!(matches!(&error, BucketError::NoBucket(bucket) if bucket == BUCKET), "{error}");
     assert!(!error.is_retryable());
 
     let fake = FakeGcs::start(BUCKET);
@@ -122,7 +122,7 @@ async fn what_is_missing_at_the_start_is_said_by_name() {
     for denied in all {
         fake.state().objects.deny(BUCKET, &[denied]);
         let error = open(&fake).await.unwrap_err();
-        let OpenError::Forbidden { permissions, .. } = &error else { panic!("{denied:?}: {error}") };
+        let BucketError::Forbidden { permissions, .. } = &error else { panic!("{denied:?}: {error}") };
         assert_eq!(permissions, denied.name());
         assert!(error.to_string().contains("roles/storage.objectUser"), "{error}");
     }

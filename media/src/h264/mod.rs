@@ -11,7 +11,7 @@ mod record;
 mod tests;
 
 pub use nal::{
-    LengthPrefixedUnits, LengthSize, Unit, annex_b, annex_b_to_length_prefixed, annex_b_units,
+    CodedUnit, LengthPrefixedUnits, LengthSize, annex_b, annex_b_to_length_prefixed, annex_b_units,
     length_prefixed_units, nal_type, read_unit, relength,
 };
 pub use record::{DIMENSIONS, MAX_RECORD, ParameterSets, Record, codecs_string, in_band_config, read_config};

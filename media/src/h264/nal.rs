@@ -179,7 +179,7 @@ pub fn relength(unit: &[u8], size: LengthSize) -> Result<Bytes, H264Error> {
 
 /// An access unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
+pub struct CodedUnit {
     /// Whether the access unit has an IDR slice. The I picture with a recovery point that begins an open GOP does not
     /// count, because later pictures may refer to pictures before it.
     pub idr: bool,
@@ -194,7 +194,7 @@ pub struct Unit {
 ///
 /// # Errors
 /// [`H264Error::UnitLengths`] when a length reaches beyond the end; [`H264Error::NoPicture`] without a slice.
-pub fn read_unit(payload: &Bytes, size: LengthSize) -> Result<Unit, H264Error> {
+pub fn read_unit(payload: &Bytes, size: LengthSize) -> Result<CodedUnit, H264Error> {
     let (mut idr, mut slices, mut as_is) = (false, false, size == LengthSize::Four);
     let mut sets = Vec::new();
     for nal in length_prefixed_units(payload, size) {
@@ -213,5 +213,5 @@ pub fn read_unit(payload: &Bytes, size: LengthSize) -> Result<Unit, H264Error> {
         return Err(H264Error::NoPicture);
     }
     let data = if as_is { payload.clone() } else { relength(payload, size)? };
-    Ok(Unit { idr, data, sets })
+    Ok(CodedUnit { idr, data, sets })
 }

@@ -190,7 +190,7 @@ impl FlvDemuxer {
         let Some(size) = self.nal_length_size else {
             return Err(FlvError::Malformed("picture before its configuration"));
         };
-        let h264::Unit { idr: key, data, sets } = h264::read_unit(payload, size)?;
+        let h264::CodedUnit { idr: key, data, sets } = h264::read_unit(payload, size)?;
         let config = if key { self.another_size(&sets) } else { None };
         Ok(Tag::Video(CodedPicture { composition_ms, key, flagged_key, data, config }))
     }

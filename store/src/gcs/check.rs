@@ -6,7 +6,7 @@
 
 use super::error::{ErrorKind, kind, text};
 use super::open::patiently;
-use super::{GcsStore, Location, OpenError};
+use super::{BucketError, BucketLocation, GcsStore};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::model::Bucket;
@@ -86,7 +86,7 @@ pub struct Finding {
 
 /// Reads a bucket's settings. Requires storage.buckets.get, and storage.buckets.getIamPolicy to find out whether the
 /// bucket is public.
-pub async fn look(location: Location, endpoint: Option<&str>) -> Result<Facts, OpenError> {
+pub async fn look(location: BucketLocation, endpoint: Option<&str>) -> Result<Facts, BucketError> {
     let deadline = Instant::now() + CHECK_WITHIN;
     let bucket_name = location.bucket().to_owned();
     let store = GcsStore::connect(location, endpoint, deadline).await?;
@@ -94,17 +94,17 @@ pub async fn look(location: Location, endpoint: Option<&str>) -> Result<Facts, O
         store.control.get_bucket().set_name(&store.resource).with_retry_policy(NeverRetry).send().await
     };
     let bucket = patiently(deadline, get).await.map_err(|error| match kind(&error) {
-        ErrorKind::Missing => OpenError::NoBucket(bucket_name.clone()),
-        ErrorKind::Unauthenticated => OpenError::Credentials(text(&error)),
-        ErrorKind::Forbidden => OpenError::Forbidden {
+        ErrorKind::Missing => BucketError::NoBucket(bucket_name.clone()),
+        ErrorKind::Unauthenticated => BucketError::Credentials(text(&error)),
+        ErrorKind::Forbidden => BucketError::Forbidden {
             bucket: bucket_name.clone(),
             permissions: "storage.buckets.get".into(),
             role: "roles/storage.bucketViewer",
             said: text(&error),
         },
-        ErrorKind::Passing => OpenError::Unreachable(text(&error)),
+        ErrorKind::Passing => BucketError::Unreachable(text(&error)),
         ErrorKind::BadRequest | ErrorKind::Precondition | ErrorKind::Lasting => {
-            OpenError::Refused(text(&error))
+            BucketError::Refused(text(&error))
         }
     })?;
     let policy = async || {

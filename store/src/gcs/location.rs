@@ -8,13 +8,13 @@ const MAX_PREFIX: usize = 512;
 
 /// A bucket and a prefix within it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
+pub struct BucketLocation {
     bucket: String,
     /// Without leading or trailing slashes; empty means the bucket's root.
     prefix: String,
 }
 
-impl Location {
+impl BucketLocation {
     /// The bucket's name.
     pub fn bucket(&self) -> &str {
         &self.bucket
@@ -39,14 +39,14 @@ impl Location {
     }
 }
 
-impl fmt::Display for Location {
+impl fmt::Display for BucketLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slash = if self.prefix.is_empty() { "" } else { "/" };
         write!(f, "gs://{}{slash}{}", self.bucket, self.prefix)
     }
 }
 
-impl FromStr for Location {
+impl FromStr for BucketLocation {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -113,12 +113,12 @@ mod tests {
             ("gs://live/tv/one", "live", "tv/one/a/b.m4s"),
             ("gs://my.site_1-x/tv/", "my.site_1-x", "tv/a/b.m4s"),
         ] {
-            let location: Location = text.parse().unwrap();
+            let location: BucketLocation = text.parse().unwrap();
             assert_eq!((location.bucket(), &*location.object("a/b.m4s")), (bucket, object), "{text}");
             assert_eq!(location.path(object), Some("a/b.m4s"), "{text}");
             assert_eq!(location.to_string(), text.trim_end_matches('/'));
         }
-        let location: Location = "gs://live/tv".parse().unwrap();
+        let location: BucketLocation = "gs://live/tv".parse().unwrap();
         assert_eq!(location.path("tv2/a"), None);
     }
 
@@ -141,7 +141,7 @@ mod tests {
             "gs://live/a\nb",
             &long,
         ] {
-            assert!(text.parse::<Location>().is_err(), "{text}");
+            assert!(text.parse::<BucketLocation>().is_err(), "{text}");
         }
     }
 }

@@ -20,8 +20,8 @@ mod error;
 mod location;
 mod open;
 
-pub use location::Location;
-pub use open::OpenError;
+pub use location::BucketLocation;
+pub use open::BucketError;
 
 use super::{
     Caching, Expected, Listed, MAX_LISTED, MAX_SOURCES, Object, ObjectName, Store, StoreError, StoreFuture,
@@ -50,7 +50,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// A bucket, or the part of a bucket below a prefix.
 #[derive(Clone, Debug)]
 pub struct GcsStore {
-    location: Location,
+    location: BucketLocation,
     resource: String,
     storage: Storage,
     control: StorageControl,

@@ -2,7 +2,7 @@
 //! bucket's own settings are judged in [`super::check`].
 
 use super::error::{ErrorKind, kind, text};
-use super::{GcsStore, Location};
+use super::{BucketLocation, GcsStore};
 use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
@@ -24,7 +24,7 @@ const NEVER_SPLIT: usize = usize::MAX;
 
 /// Why a bucket cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum BucketError {
     /// There are no usable credentials: a retry does not help.
     #[error(
         "no Google Cloud credentials: {0}; on GKE give the pod's service account Workload Identity, elsewhere run \
@@ -62,7 +62,7 @@ pub enum OpenError {
     Unreachable(String),
 }
 
-impl OpenError {
+impl BucketError {
     /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -79,7 +79,7 @@ impl OpenError {
 impl GcsStore {
     /// Opens a location in a bucket: gets a token, then writes, reads, lists and removes a small object below the
     /// prefix. With `endpoint` (the URL of an emulator) the calls are anonymous. Takes at most half a minute.
-    pub async fn open(location: Location, endpoint: Option<&str>) -> Result<Self, OpenError> {
+    pub async fn open(location: BucketLocation, endpoint: Option<&str>) -> Result<Self, BucketError> {
         let deadline = Instant::now() + OPEN_WITHIN;
         let store = Self::connect(location, endpoint, deadline).await?;
         store.prove(deadline).await?;
@@ -88,14 +88,16 @@ impl GcsStore {
 
     /// Makes clients with a token. Sends no request to the bucket yet.
     pub(super) async fn connect(
-        location: Location,
+        location: BucketLocation,
         endpoint: Option<&str>,
         deadline: Instant,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, BucketError> {
         install_cryptography();
         let credentials = match endpoint {
             Some(_) => anonymous::Builder::new().build(),
-            None => Builder::default().build().map_err(|error| OpenError::Credentials(error.to_string()))?,
+            None => {
+                Builder::default().build().map_err(|error| BucketError::Credentials(error.to_string()))?
+            }
         };
         token(&credentials, deadline).await?;
         let mut storage = Storage::builder()
@@ -110,7 +112,7 @@ impl GcsStore {
             storage = storage.with_endpoint(endpoint);
             control = control.with_endpoint(endpoint);
         }
-        let client = |error: &dyn std::fmt::Display| OpenError::Client(error.to_string());
+        let client = |error: &dyn std::fmt::Display| BucketError::Client(error.to_string());
         Ok(Self {
             resource: location.resource(),
             location,
@@ -121,7 +123,7 @@ impl GcsStore {
 
     /// Does once everything that a broadcast does. Asking for permissions (testIamPermissions) is no substitute: that
     /// call ignores grants limited to a prefix.
-    async fn prove(&self, deadline: Instant) -> Result<(), OpenError> {
+    async fn prove(&self, deadline: Instant) -> Result<(), BucketError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let name = self.location.object(&format!(".encoder/{}-{now}", std::process::id()));
         let create = async || {
@@ -165,15 +167,15 @@ impl GcsStore {
                     Ok(())
                 }
                 ErrorKind::Missing if permission == CREATE => {
-                    Err(OpenError::NoBucket(self.location.bucket().to_owned()))
+                    Err(BucketError::NoBucket(self.location.bucket().to_owned()))
                 }
                 // After the create step a missing object is no error: either creating the object was forbidden, or an
                 // earlier attempt of the delete step removed it.
                 ErrorKind::Missing => Ok(()),
-                ErrorKind::Unauthenticated => Err(OpenError::Credentials(text(&error))),
-                ErrorKind::Passing => Err(OpenError::Unreachable(text(&error))),
+                ErrorKind::Unauthenticated => Err(BucketError::Credentials(text(&error))),
+                ErrorKind::Passing => Err(BucketError::Unreachable(text(&error))),
                 ErrorKind::Precondition | ErrorKind::BadRequest | ErrorKind::Lasting => {
-                    Err(OpenError::Refused(text(&error)))
+                    Err(BucketError::Refused(text(&error)))
                 }
             },
         };
@@ -187,25 +189,27 @@ impl GcsStore {
         }
         let bucket = self.location.bucket().to_owned();
         let role = "roles/storage.objectUser";
-        Err(OpenError::Forbidden { bucket, permissions: lacking.join(", "), role, said })
+        Err(BucketError::Forbidden { bucket, permissions: lacking.join(", "), role, said })
     }
 }
 
 const CREATE: &str = "storage.objects.create";
 
 /// Waits for the first token. A failure is only retried if the crate calls it transient.
-async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), OpenError> {
+async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), BucketError> {
     let mut pause = FIRST_PAUSE;
     loop {
         let attempt = tokio::time::timeout(ATTEMPT, credentials.headers(Default::default())).await;
         let why = match attempt {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) if !error.is_transient() => return Err(OpenError::Credentials(error.to_string())),
+            Ok(Err(error)) if !error.is_transient() => {
+                return Err(BucketError::Credentials(error.to_string()));
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
         if Instant::now() + pause >= deadline {
-            return Err(OpenError::Unreachable(format!("no token: {why}")));
+            return Err(BucketError::Unreachable(format!("no token: {why}")));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
