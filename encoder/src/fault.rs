@@ -58,8 +58,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The fault for a store that cannot be opened: what an operator must correct counts as an invalid setting, anything
-    /// else is a fault of the store.
+    /// The fault for a store that cannot be opened: what an operator must correct counts as an invalid setting,
+    /// anything else is a fault of the store.
     pub(crate) fn store(flag: &'static str, location: &Location, error: &OpenError) -> Self {
         let (place, why) = (location.to_string(), error.to_string());
         if error.is_setting() {

@@ -1,5 +1,5 @@
-//! A stream that continues on another encoder: readers of the store see one stream, whatever happened to the encoder
-//! that started it.
+//! A stream that continues on another encoder: readers of the store see one stream, even if the encoder that started
+//! the stream crashed.
 
 #![allow(
     clippy::unwrap_used,

@@ -87,7 +87,9 @@ impl SharedCore {
 
     fn report(&self, report: &mut MetricsReport) {
         let (stream, packager) = self.look(|core| (core.counters(), core.packager_counters()));
-        report.bring_up(stream, packager);
+        if !report.is_current(&stream, &packager) {
+            report.bring_up(stream, packager);
+        }
     }
 
     /// A panic in a decision poisons the lock. The driver then gives the stream up; until then all other callers still

@@ -12,6 +12,15 @@ pub(crate) struct MetricsReport {
 }
 
 impl MetricsReport {
+    /// Whether the metrics show these counters already: the driver asks at each wake, and most wakes count nothing.
+    pub(crate) fn is_current(
+        &self,
+        stream: &StreamCounters,
+        packager: &hls::packager::PackagerCounters,
+    ) -> bool {
+        self.stream == *stream && self.packager == *packager
+    }
+
     /// Adds what was counted since the last call. The first call of a process makes every series appear, also those
     /// that are zero.
     pub(crate) fn bring_up(&mut self, stream: StreamCounters, packager: hls::packager::PackagerCounters) {

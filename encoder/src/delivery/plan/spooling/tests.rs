@@ -145,7 +145,7 @@ fn late_segments_wait_on_disk_and_the_oldest_comes_out_first() {
     }
 }
 
-/// Whatever the order of the answers: nothing is given up while memory has room, memory and disk stay within their
+/// In every order of the answers, nothing is given up while memory has room, memory and disk stay within their
 /// bounds, and the largest rendition gives way to the others.
 #[test]
 fn when_memory_and_disk_are_full_the_largest_rendition_s_oldest_goes() {
