@@ -64,6 +64,8 @@ pub struct Delivery<R: Readers> {
 struct DeliveryShared<P> {
     state: Mutex<State<P>>,
     changed: Notify,
+    /// Notified when segments were listed, and when another encoder was found to write the playlists.
+    news: Notify,
     started: Instant,
 }
 
@@ -99,9 +101,12 @@ impl FateListeners {
         }
     }
 
-    /// Passes on what the plan has decided.
-    fn update<P: Playlists>(&mut self, plan: &mut DeliveryPlan<P>) {
-        for ListedSegment { rung, end } in plan.take_listed() {
+    /// Passes on what the plan has decided. Returns whether segments were listed, or another encoder was found to
+    /// write the playlists.
+    fn update<P: Playlists>(&mut self, plan: &mut DeliveryPlan<P>) -> bool {
+        let listed = plan.take_listed();
+        let mut has_news = !listed.is_empty();
+        for ListedSegment { rung, end } in listed {
             if let Some(acknowledged) = &self.acknowledged {
                 // The receiver is gone once the stream is over. A full queue costs a sample of a statistic.
                 let _ = acknowledged.try_send(Acknowledged { rung, end, at: now() });
@@ -110,12 +115,14 @@ impl FateListeners {
         // Before the fates of what is not uploaded any more: the archive belongs to the other encoder.
         if plan.counters().fenced && !std::mem::replace(&mut self.told_of_fence, true) {
             self.archive.iter().for_each(Archive::fenced);
+            has_news = true;
         }
         while let Some(settled) = plan.next_settled() {
             if let Some(archive) = &self.archive {
                 archive.settled(settled);
             }
         }
+        has_news
     }
 }
 
@@ -151,6 +158,7 @@ impl<R: Readers> Delivery<R> {
         let shared = Arc::new(DeliveryShared {
             state: Mutex::new(State { plan, listeners }),
             changed: Notify::new(),
+            news: Notify::new(),
             started: Instant::now(),
         });
         let task = tokio::spawn(drive(Arc::clone(&shared), store, disk).in_current_span());
@@ -169,6 +177,12 @@ impl<R: Readers> Delivery<R> {
     /// A copy of the counters.
     pub fn counters(&self) -> DeliveryCounters {
         self.shared.state().plan.counters().clone()
+    }
+
+    /// Waits until segments were listed, or another encoder was found to write the playlists, since the last call
+    /// returned. For one caller at a time.
+    pub async fn news(&self) {
+        self.shared.news.notified().await;
     }
 
     /// See [`DeliveryCounters::fenced`].
@@ -202,7 +216,9 @@ impl<P: Playlists> DeliveryShared<P> {
         let mut state = self.state();
         let result = call(&mut state, self.started.elapsed());
         let State { plan, listeners } = &mut *state;
-        listeners.update(plan);
+        if listeners.update(plan) {
+            self.news.notify_one();
+        }
         result
     }
 }

@@ -219,13 +219,18 @@ impl Outputs {
         }
     }
 
+    /// Waits until [`Self::acknowledged`] or [`Self::is_fenced`] may have something new since the last call returned.
+    pub async fn news(&mut self) {
+        self.store.news().await;
+    }
+
     /// Whether another encoder was found to write the same playlists in the store.
     pub fn is_fenced(&self) -> bool {
         self.store.is_fenced()
     }
 
-    /// Segments that the store has acknowledged since the last call. To be called often, because they accumulate
-    /// between calls.
+    /// Segments that the store has acknowledged since the last call. To be called after [`Self::news`], because they
+    /// accumulate between calls.
     pub fn acknowledged(&self) -> Vec<Acknowledged> {
         self.acknowledged.try_iter().collect()
     }
@@ -394,7 +399,7 @@ fn playlist(text: String) -> Object {
 }
 
 /// Most acknowledged segments that wait to be counted in the delay statistics; further ones are left out of the
-/// statistics. The stream's driver takes them several times a second.
+/// statistics. The stream's driver takes them as soon as there are any.
 const MAX_ACKNOWLEDGED: usize = 1024;
 
 /// The store's playlists: a presentation of the acknowledged segments, and the sender of acknowledgements.

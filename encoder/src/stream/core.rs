@@ -337,7 +337,7 @@ impl StreamCore {
         self.tick(now);
     }
 
-    /// Time has passed. To be called at least ten times a second.
+    /// Time has passed. To be called at [`Self::wake_at`]; calls at other times change nothing.
     pub fn tick(&mut self, now: Now) {
         if matches!(self.publisher, PublisherState::Probing(_)) {
             self.judge(now);
@@ -345,13 +345,34 @@ impl StreamCore {
         self.watch_workers(now);
         self.restart_if_due(now);
         self.pump(now);
-        if let PublisherState::Absent(since) = self.publisher
-            && self.runs.is_empty()
-            && (self.closing
-                || now.instant.saturating_duration_since(since) >= self.settings.reconnect_window)
-        {
+        if self.ends_at().is_some_and(|at| at <= now.instant) {
             self.publisher = PublisherState::Over;
             self.effects.push_back(Effect::Ended);
+        }
+    }
+
+    /// The earliest time at which [`Self::tick`] changes anything if no event comes before; `None` if it never does. A
+    /// time in the past means that a tick is due now. Every event may change this time.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let verdict = match &self.publisher {
+            PublisherState::Probing(probe) => probe.verdict_at(),
+            PublisherState::Absent(_) | PublisherState::Flowing | PublisherState::Over => None,
+        };
+        let times = [verdict, self.hang_at(), self.restart_at(), self.ends_at()];
+        times.into_iter().flatten().min()
+    }
+
+    /// When the stream ends unless a publisher comes; `None` while there is one, or media to be flushed.
+    fn ends_at(&self) -> Option<Instant> {
+        match self.publisher {
+            PublisherState::Absent(since) if self.runs.is_empty() && self.closing => Some(since),
+            PublisherState::Absent(since) if self.runs.is_empty() => {
+                since.checked_add(self.settings.reconnect_window)
+            }
+            PublisherState::Absent(_)
+            | PublisherState::Probing(_)
+            | PublisherState::Flowing
+            | PublisherState::Over => None,
         }
     }
 

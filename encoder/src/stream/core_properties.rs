@@ -1,6 +1,6 @@
 //! Properties that hold for the core in any order of events: random publishers, workers and clocks.
 
-use super::core_tests::Stage;
+use super::core_tests::{Stage, Ticks, settings};
 use super::run::RunId;
 use super::tests::{audio_config, unit_at, video_config};
 use hls::RungName;
@@ -73,15 +73,11 @@ struct Publisher {
 
 impl Publisher {
     fn new(ladder: &str) -> Self {
-        Self {
-            stage: Stage::new(ladder),
-            published: false,
-            at_ms: 0,
-            last_key_ms: None,
-            key_every_ms: 1000,
-            video: 0,
-            audio: 0,
-        }
+        Self::on(Stage::new(ladder))
+    }
+
+    fn on(stage: Stage) -> Self {
+        Self { stage, published: false, at_ms: 0, last_key_ms: None, key_every_ms: 1000, video: 0, audio: 0 }
     }
 
     fn send_video_config(&mut self) {
@@ -120,7 +116,7 @@ impl Publisher {
             return self.stage.wait(ms);
         }
         for _ in 0..ms / 40 {
-            self.stage.elapsed += Duration::from_millis(40);
+            self.stage.pass(Duration::from_millis(40));
             self.at_ms += 40;
             let at = self.at_ms;
             if video {
@@ -135,9 +131,7 @@ impl Publisher {
                     self.stage.send(Media::Audio(unit_at(at + part, true)));
                 }
             }
-            let now = self.stage.now();
-            self.stage.core.tick(now);
-            self.stage.settle();
+            self.stage.step();
         }
     }
 
@@ -271,5 +265,40 @@ proptest! {
         prop_assert!(publisher.stage.ended, "closed, and it does not end");
         prop_assert!(publisher.stage.workers.is_empty());
         check_segments(&publisher.stage.segments);
+    }
+}
+
+/// A stream's whole life, and what it came to.
+fn life(ladder: &str, ticks: Ticks, events: Vec<Event>) -> Stage {
+    let mut settings = settings(ladder);
+    // On the grid of the constant ticks, like all other durations.
+    settings.timing.worker_silence = MediaSpan::from_millis(2150);
+    let mut publisher = Publisher::on(Stage::ticked(settings, ticks));
+    publisher.play(Event::Come);
+    for event in events {
+        publisher.play(event);
+    }
+    publisher.go();
+    publisher.stage.wait(60_000);
+    publisher.stage
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 500, max_shrink_time: 15_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ticks_at_other_times_than_the_core_wants_change_nothing(
+        ladder in prop::sample::select(vec!["720p,360p", "source,360p", "source"]),
+        events in prop::collection::vec(event(), 1..40),
+    ) {
+        let often = life(ladder, Ticks::Constant, events.clone());
+        let seldom = life(ladder, Ticks::WakeAt, events);
+        prop_assert!(seldom.ended, "nothing woke it to end");
+        for (one, other) in often.effects.iter().zip(&seldom.effects) {
+            prop_assert_eq!(one, other);
+        }
+        prop_assert_eq!(often.effects.len(), seldom.effects.len());
+        prop_assert_eq!(often.core.counters(), seldom.core.counters());
+        prop_assert!(often.segments == seldom.segments);
     }
 }

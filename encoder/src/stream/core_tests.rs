@@ -91,6 +91,20 @@ impl FakeWorker {
     }
 }
 
+/// When the core is told that time has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ticks {
+    /// After every step of the test.
+    Steps,
+    /// After every event and every ten milliseconds.
+    Constant,
+    /// When the core wants it, and at no other time.
+    WakeAt,
+}
+
+/// Interval of [`Ticks::Constant`].
+const CONSTANT: Duration = Duration::from_millis(10);
+
 /// A core, its fake workers and the fake clock.
 pub(super) struct Stage {
     pub(super) core: StreamCore,
@@ -103,13 +117,20 @@ pub(super) struct Stage {
     pub(super) segments: Vec<Segment>,
     pub(super) ended: bool,
     gop_ms: i64,
+    ticks: Ticks,
+    /// Every effect and when it came; only where the effects of two stages are compared.
+    pub(super) effects: Vec<(Duration, String)>,
 }
 
 impl Stage {
     pub(super) fn new(ladder: &str) -> Self {
+        Self::ticked(settings(ladder), Ticks::Steps)
+    }
+
+    pub(super) fn ticked(settings: StreamSettings, ticks: Ticks) -> Self {
         let origin = Instant::now();
         Self {
-            core: StreamCore::new(settings(ladder), 100, origin),
+            core: StreamCore::new(settings, 100, origin),
             origin,
             elapsed: Duration::ZERO,
             workers: BTreeMap::new(),
@@ -119,6 +140,8 @@ impl Stage {
             segments: Vec::new(),
             ended: false,
             gop_ms: 2000,
+            ticks,
+            effects: Vec::new(),
         }
     }
 
@@ -127,12 +150,64 @@ impl Stage {
         Now { instant: self.origin + self.elapsed, wall: WallTime::from_unix_micros(micros) }
     }
 
+    /// Lets time pass, with the ticks that are due meanwhile.
+    pub(super) fn pass(&mut self, span: Duration) {
+        let end = self.elapsed + span;
+        match self.ticks {
+            Ticks::Steps => {}
+            Ticks::Constant => {
+                while self.elapsed + CONSTANT <= end {
+                    self.elapsed += CONSTANT;
+                    self.settle();
+                }
+            }
+            Ticks::WakeAt => {
+                while let Some(at) = self.core.wake_at().filter(|at| *at <= self.origin + end) {
+                    self.elapsed = self.elapsed.max(at - self.origin);
+                    self.settle();
+                }
+            }
+        }
+        self.elapsed = end;
+    }
+
+    /// The end of a step of the test.
+    pub(super) fn step(&mut self) {
+        if self.ticks == Ticks::Steps {
+            let now = self.now();
+            self.core.tick(now);
+        }
+        self.settle();
+    }
+
+    /// Ticks the core as far as a tick is due now.
+    fn tick_if_due(&mut self) {
+        let now = self.now();
+        match self.ticks {
+            Ticks::Steps => {}
+            Ticks::Constant => self.core.tick(now),
+            Ticks::WakeAt => {
+                let is_due = |core: &StreamCore| core.wake_at().is_some_and(|at| at <= now.instant);
+                for _ in 0..4 {
+                    if is_due(&self.core) {
+                        self.core.tick(now);
+                    }
+                }
+                assert!(!is_due(&self.core), "ticks change nothing, and another one is due");
+            }
+        }
+    }
+
     pub(super) fn settle(&mut self) {
         loop {
+            self.tick_if_due();
             let now = self.now();
             let mut moved = false;
             while let Some(effect) = self.core.poll() {
                 moved = true;
+                if self.ticks != Ticks::Steps {
+                    self.effects.push((self.elapsed, summary(&effect)));
+                }
                 match effect {
                     Effect::StartWorker(id, job) => {
                         self.jobs.push((*job).clone());
@@ -181,10 +256,8 @@ impl Stage {
 
     pub(super) fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
-            self.elapsed += Duration::from_millis(50);
-            let now = self.now();
-            self.core.tick(now);
-            self.settle();
+            self.pass(Duration::from_millis(50));
+            self.step();
         }
     }
 
@@ -207,7 +280,7 @@ impl Stage {
     /// Publishes from `from_ms` to `to_ms`, advancing the clock: 25 video frames a second, and audio beside them.
     pub(super) fn publish(&mut self, from_ms: i64, to_ms: i64, video: bool, audio: bool) {
         for ms in (from_ms..to_ms).step_by(40) {
-            self.elapsed += Duration::from_millis(40);
+            self.pass(Duration::from_millis(40));
             if video {
                 self.send(Media::Video(unit_at(ms, ms % self.gop_ms == 0)));
             }
@@ -216,9 +289,7 @@ impl Stage {
                     self.send(Media::Audio(unit_at(ms + part, true)));
                 }
             }
-            let now = self.now();
-            self.core.tick(now);
-            self.settle();
+            self.step();
         }
     }
 
@@ -253,6 +324,26 @@ impl Stage {
     fn discontinuities(&self) -> usize {
         // The first segment is a discontinuity too, for players that still have an earlier stream of this name.
         self.rung("audio").iter().skip(1).filter(|segment| segment.discontinuity).count()
+    }
+}
+
+/// An effect in one line, without media.
+fn summary(effect: &Effect) -> String {
+    let size = |body: &Option<bytes::Bytes>| body.as_ref().map(bytes::Bytes::len);
+    match effect {
+        Effect::Packaged(Output::Init(init)) => format!("init {} {}", init.rung, init.name),
+        Effect::Packaged(Output::Part(part)) => {
+            format!("part {} {} {:?}", part.rung, part.name, size(&part.body))
+        }
+        Effect::Packaged(Output::Segment(segment)) => {
+            let body = size(&segment.body);
+            format!("{:?} {body:?}", Segment { body: None, ..segment.clone() })
+        }
+        Effect::StartWorker(..)
+        | Effect::StopWorker(_)
+        | Effect::Epoch(_)
+        | Effect::Thumbnail(_)
+        | Effect::Ended => format!("{effect:?}"),
     }
 }
 

@@ -110,51 +110,65 @@ impl SourceProbe {
 
     /// The findings; `None` until the held media is enough.
     pub(super) fn verdict(&self, now: Instant) -> Option<Findings> {
-        let video_units: Vec<&Unit> = self.units(true).collect();
-        let has_video = self.video.is_some() && !video_units.is_empty();
-        let has_audio = self.audio.is_some() && self.units(false).next().is_some();
-        if !has_video && !has_audio {
+        self.verdict_at().is_some_and(|at| at <= now).then(|| self.findings())
+    }
+
+    /// When the held media is enough if no more media comes; `None` until there is any. Live media arrives in real
+    /// time, a file as fast as it can be read: the clock that is ahead counts.
+    pub(super) fn verdict_at(&self) -> Option<Instant> {
+        if !self.has_video() && !self.has_audio() {
             return None;
         }
-        // Live media arrives in real time, a file as fast as it can be read: the clock that is ahead counts.
-        let waited = self.span().max(MediaSpan::from(self.waited(now)));
-        let full = self.bytes >= MAX_BYTES;
-        if !full {
-            let no_audio_said = self.metadata.has_audio == Some(false);
-            let no_video_said = self.metadata.has_video == Some(false);
-            let quarter = |span: MediaSpan| MediaSpan::from_ticks_90k(span.ticks_90k() / 4);
-            let audio_patience = if no_audio_said { quarter(WAIT_FOR_AUDIO) } else { WAIT_FOR_AUDIO };
-            let video_patience = if no_video_said { quarter(WAIT_FOR_VIDEO) } else { WAIT_FOR_VIDEO };
-            if (!has_audio && waited < audio_patience) || (!has_video && waited < video_patience) {
-                return None;
-            }
-            if has_video && video_units.len() < MEASURED_FRAMES && waited < WAIT_FOR_AUDIO {
-                return None;
-            }
-            if has_video
-                && let Some(bound) = self.source_gop
-                && keyframe_distance(&video_units).is_none()
-                && self.span() <= bound
-                && self.waited(now) <= bound.to_duration() + Duration::from_secs(1)
-            {
-                return None;
-            }
+        if self.bytes >= MAX_BYTES {
+            return Some(self.since);
         }
-        let video = self.video.clone().filter(|_| has_video).map(|config| {
+        let patience = self.patience();
+        let waits = if self.span() >= patience { Duration::ZERO } else { patience.to_duration() };
+        Some(self.since + waits.max(self.keyframe_patience()))
+    }
+
+    /// How long to wait for the other kind of media, and for enough pictures to measure the frame rate.
+    fn patience(&self) -> MediaSpan {
+        let quarter = |span: MediaSpan| MediaSpan::from_ticks_90k(span.ticks_90k() / 4);
+        let wait = |said: Option<bool>, span| if said == Some(false) { quarter(span) } else { span };
+        let mut patience = MediaSpan::ZERO;
+        if !self.has_audio() {
+            patience = patience.max(wait(self.metadata.has_audio, WAIT_FOR_AUDIO));
+        }
+        if !self.has_video() {
+            patience = patience.max(wait(self.metadata.has_video, WAIT_FOR_VIDEO));
+        } else if self.units(true).count() < MEASURED_FRAMES {
+            patience = patience.max(WAIT_FOR_AUDIO);
+        }
+        patience
+    }
+
+    /// How long to wait for a second keyframe, where keyframe distances have to be measured.
+    fn keyframe_patience(&self) -> Duration {
+        match self.source_gop {
+            Some(bound) if self.has_video() && self.span() <= bound && self.keyframe_distance().is_none() => {
+                bound.to_duration() + Duration::from_secs(1)
+            }
+            Some(_) | None => Duration::ZERO,
+        }
+    }
+
+    fn findings(&self) -> Findings {
+        let video = self.video.clone().filter(|_| self.has_video()).map(|config| {
             let source = SourceVideo {
                 width: config.width,
                 height: config.height,
                 sample_aspect: config.sample_aspect,
-                frame_rate: self.frame_rate(&config, &video_units),
+                frame_rate: self.frame_rate(&config),
                 bitrate: self.bitrate(),
             };
-            let fits = match (self.source_gop, keyframe_distance(&video_units)) {
+            let fits = match (self.source_gop, self.keyframe_distance()) {
                 (Some(bound), Some(distance)) => distance <= bound,
                 _ => false,
             };
             (config, source, fits)
         });
-        Some(Findings { video, audio: self.audio.clone().filter(|_| has_audio) })
+        Findings { video, audio: self.audio.clone().filter(|_| self.has_audio()) }
     }
 
     /// Takes the held media, in order of arrival.
@@ -162,8 +176,12 @@ impl SourceProbe {
         self.held
     }
 
-    fn waited(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.since)
+    fn has_video(&self) -> bool {
+        self.video.is_some() && self.units(true).next().is_some()
+    }
+
+    fn has_audio(&self) -> bool {
+        self.audio.is_some() && self.units(false).next().is_some()
     }
 
     fn units(&self, video: bool) -> impl Iterator<Item = &Unit> {
@@ -184,9 +202,9 @@ impl SourceProbe {
 
     /// The announced frame rate if the measured rate confirms it (ratio 0.8 to 1.25) or is missing, otherwise the
     /// measured rate.
-    fn frame_rate(&self, config: &VideoConfig, units: &[&Unit]) -> (u32, u32) {
+    fn frame_rate(&self, config: &VideoConfig) -> (u32, u32) {
         let said = config.frame_rate.or_else(|| self.metadata.frame_rate.and_then(snap));
-        let measured = measured_rate(units);
+        let measured = self.measured_rate();
         match (said, measured) {
             (Some(said), Some(measured)) => {
                 let ratio = f64::from(said.0) / f64::from(said.1) / measured;
@@ -196,6 +214,22 @@ impl SourceProbe {
             (None, Some(measured)) => snap(measured).unwrap_or((30, 1)),
             (None, None) => (30, 1),
         }
+    }
+
+    /// The longest distance between consecutive keyframes; `None` until there are two.
+    fn keyframe_distance(&self) -> Option<MediaSpan> {
+        let keys: Vec<MediaTime> = self.units(true).filter(|unit| unit.key).map(|unit| unit.pts).collect();
+        keys.windows(2).map(|pair| pair[1] - pair[0]).max()
+    }
+
+    /// Frames per second; `None` until there are enough frames.
+    fn measured_rate(&self) -> Option<f64> {
+        let times: Vec<MediaTime> = self.units(true).map(|unit| unit.dts).collect();
+        if times.len() < MEASURED_FRAMES {
+            return None;
+        }
+        let span = (*times.last()? - *times.first()?).as_secs_f64();
+        (span > 0.0).then(|| (times.len() - 1) as f64 / span)
     }
 
     fn bitrate(&self) -> Option<u32> {
@@ -211,20 +245,6 @@ fn cost(media: &Media) -> usize {
             Media::AudioConfig(config) => config.record.len(),
             Media::Video(unit) | Media::Audio(unit) => unit.data.len(),
         }
-}
-
-/// The longest distance between consecutive keyframes; `None` until there are two.
-fn keyframe_distance(units: &[&Unit]) -> Option<MediaSpan> {
-    let keys: Vec<MediaTime> = units.iter().filter(|unit| unit.key).map(|unit| unit.pts).collect();
-    keys.windows(2).map(|pair| pair[1] - pair[0]).max()
-}
-
-fn measured_rate(units: &[&Unit]) -> Option<f64> {
-    if units.len() < MEASURED_FRAMES {
-        return None;
-    }
-    let span = (units.last()?.dts - units.first()?.dts).as_secs_f64();
-    (span > 0.0).then(|| (units.len() - 1) as f64 / span)
 }
 
 fn snap(rate: f64) -> Option<(u32, u32)> {

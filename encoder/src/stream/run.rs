@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hls::{AudioTrack, RungName, Track, TrackKind, VideoTrack};
 use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig, aac};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use transcode::wire::{
     AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, WireUnit,
     WorkerProgress, rate_of,
@@ -23,6 +23,12 @@ const MAX_HELD_BYTES: usize = 48 << 20;
 const TRANSCODED_AUDIO: AudioRung = AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 };
 /// Bit/s assumed for AAC-LC that is passed through, until its bitrate is measured.
 const NOMINAL_AUDIO_BITRATE: u32 = 128_000;
+
+/// How long a worker may be silent after the end of its input. A slow encoder takes longer to flush, but sends
+/// responses meanwhile.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a worker may take to start, including loading libav from a cold disk.
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Number of a run within its stream; it also identifies the run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -323,6 +329,19 @@ impl Run {
             WorkerState::Running { .. } => false,
             WorkerState::Finished | WorkerState::Dead => true,
         }
+    }
+
+    /// When the worker counts as hung unless it responds before, and why; `None` while it owes no response. Once it
+    /// has started, it may be silent for `silence` while it has work.
+    pub(super) fn hang_at(&self, silence: Duration) -> Option<(Instant, &'static str)> {
+        let WorkerState::Running { started, last_response_at, overdue_since } = self.worker else {
+            return None;
+        };
+        let after = |since: Instant, patience| since.max(last_response_at) + patience;
+        let patience = if last_response_at == started { START_DEADLINE } else { silence };
+        let flush = self.input_ended.map(|since| (after(since, FLUSH_DEADLINE), "it does not finish"));
+        let silent = overdue_since.map(|since| (after(since, patience), "it has gone silent"));
+        flush.into_iter().chain(silent).min_by_key(|(at, _)| *at)
     }
 
     /// All renditions; `None` until every encoder has reported its configuration.

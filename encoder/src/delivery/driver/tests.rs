@@ -5,6 +5,7 @@ use super::*;
 use crate::delivery::Gap;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
+use store::{Expected, Object, ObjectName};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RUNGS: [&str; 2] = ["480p", "720p"];
@@ -258,4 +259,28 @@ async fn gauges_add_up_over_streams_and_one_end_leaves_the_others() {
     drop(first);
     first_ended.await.unwrap();
     assert_eq!(waiting(), 300.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_comes_when_segments_are_listed_and_when_another_encoder_writes() {
+    let store = MemoryStore::new();
+    let playlists = TextPlaylists::default();
+    let (delivery, _written) = Delivery::start(Arc::new(store.clone()), "live/demo", playlists, settings());
+    let has_news = async || tokio::time::timeout(5 * SECOND, delivery.news()).await.is_ok();
+    delivery.input(DeliveryEvent::Tracks(tracks(&["720p"])));
+    delivery.input(DeliveryEvent::Init(init("720p", "s")));
+    assert!(!has_news().await);
+    delivery.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1000)));
+    assert!(has_news().await);
+    assert!(!has_news().await, "only once");
+    let name = ObjectName::new("live/demo/720p/index.m3u8");
+    let version = store.read(&name).await.unwrap().unwrap().version;
+    let object = store.get("live/demo/720p/index.m3u8").unwrap();
+    let foreign = Object { body: "not ours".into(), ..object };
+    store.replace_if(&name, foreign, Expected::Version(version)).await.unwrap();
+    delivery.input(DeliveryEvent::Segment(segment("720p", "s", 1, 1000)));
+    assert!(has_news().await, "the segment is listed");
+    while !delivery.is_fenced() {
+        assert!(has_news().await, "and then the other encoder is found");
+    }
 }

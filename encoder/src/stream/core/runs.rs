@@ -13,27 +13,13 @@ use media::{Anchor, Media, MediaSpan, MediaTime, Unit};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// How long a worker may be silent after the end of its input. A slow encoder takes longer to flush, but sends
-/// responses meanwhile.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a worker may take to start, including loading libav from a cold disk.
-const START_DEADLINE: Duration = Duration::from_secs(10);
-
 impl StreamCore {
     /// Starts the run that follows a dead one, once its backoff has passed and there is media to start from.
     pub(super) fn restart_if_due(&mut self, now: Now) {
         let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
-        let awaits_key = self.switch && self.video.is_some();
-        if !matches!(self.publisher, PublisherState::Flowing) || awaits_key {
-            return;
-        }
+        let Some(start) = self.restart_from() else { return };
         let replayed: Vec<Media> =
             if self.video.is_some() { self.gop.since_keyframe().to_vec() } else { Vec::new() };
-        let start = match (replayed.first(), &self.video) {
-            (Some(Media::Video(unit)), Some(_)) => unit.pts,
-            (_, Some(_)) => return, // until the next keyframe
-            (_, None) => self.newest,
-        };
         info!(
             from_seconds = rounded(start.as_secs_f64()),
             replay = restart.replay,
@@ -43,6 +29,27 @@ impl StreamCore {
         self.expect_backlog(self.newest - start);
         for media in replayed {
             self.feed(media);
+        }
+    }
+
+    /// When the run that follows a dead one starts; `None` if no such run is due, or if there is no media to start from.
+    pub(super) fn restart_at(&self) -> Option<Instant> {
+        self.restart.filter(|_| self.restart_from().is_some()).map(|restart| restart.at)
+    }
+
+    /// The media time from which a run could be started now. With video that is the last published keyframe; `None`
+    /// until the next one if it is not kept.
+    fn restart_from(&self) -> Option<MediaTime> {
+        let awaits_key = self.switch && self.video.is_some();
+        if !matches!(self.publisher, PublisherState::Flowing) || awaits_key {
+            return None;
+        }
+        if self.video.is_none() {
+            return Some(self.newest);
+        }
+        match self.gop.since_keyframe().first()? {
+            Media::Video(unit) => Some(unit.pts),
+            Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
         }
     }
 
@@ -110,28 +117,23 @@ impl StreamCore {
     /// Kills workers that hang. A killed worker is handled like one that died.
     pub(super) fn watch_workers(&mut self, now: Now) {
         let silence = self.settings.timing.worker_silence.to_duration();
-        let hung: Vec<(RunId, &str)> = self
-            .runs
-            .iter()
-            .filter_map(|run| {
-                let WorkerState::Running { started, last_response_at, overdue_since } = run.worker else {
-                    return None;
-                };
-                let past = |since: Instant| now.instant.saturating_duration_since(since);
-                let silent = overdue_since.map_or(Duration::ZERO, |since| past(since.max(last_response_at)));
-                if run.input_ended.is_some_and(|since| past(since.max(last_response_at)) > FLUSH_DEADLINE) {
-                    return Some((run.id, "it does not finish"));
-                }
-                let patience = if last_response_at == started { START_DEADLINE } else { silence };
-                (silent > patience).then_some((run.id, "it has gone silent"))
-            })
-            .collect();
+        let hangs = |run: &Run| {
+            let (at, why) = run.hang_at(silence)?;
+            (at <= now.instant).then_some((run.id, why))
+        };
+        let hung: Vec<(RunId, &str)> = self.runs.iter().filter_map(hangs).collect();
         for (id, why) in hung {
             warn!(worker = id.0, why, "worker hangs: it is killed");
             metrics::counter!("encoder_worker_hangs_total").increment(1);
             self.effects.push_back(Effect::StopWorker(id));
             self.worker_gone(id, now);
         }
+    }
+
+    /// When the first worker counts as hung unless it responds; `None` while no worker owes a response.
+    pub(super) fn hang_at(&self) -> Option<Instant> {
+        let silence = self.settings.timing.worker_silence.to_duration();
+        self.runs.iter().filter_map(|run| run.hang_at(silence)).map(|(at, _)| at).min()
     }
 
     /// Passes a sample to the packager, or holds the sample until its epoch has begun.
