@@ -12,12 +12,13 @@
 
 mod input;
 mod runs;
+mod state;
 
+use self::state::{Intake, StreamState};
 use super::anchor::{AnchorTracker, Now};
 use super::delays::{BudgetVerdict, Delays, Stage};
-use super::gop::Gop;
 use super::probe::SourceProbe;
-use super::restart::{Restart, RestartPolicy};
+use super::restart::RestartPolicy;
 use super::run::{Run, RunId, WorkerState};
 use crate::logging::rounded;
 use crate::stream::ladder::{Ladder, Plan, RungSpec, SourceVideo};
@@ -76,19 +77,6 @@ pub enum Effect {
     Ended,
 }
 
-/// State of the publisher.
-#[derive(Debug)]
-enum PublisherState {
-    /// No publisher is connected, since this instant.
-    Absent(Instant),
-    /// A publisher is connected and its media is still being probed.
-    Probing(Box<SourceProbe>),
-    /// A publisher is connected and the last run receives its media.
-    Flowing,
-    /// The stream has ended; no publisher is accepted any more.
-    Over,
-}
-
 /// The stream has ended or is about to end: it accepts no publisher any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the stream has ended")]
@@ -117,8 +105,7 @@ pub struct StreamCounters {
 #[derive(Debug)]
 pub struct StreamCore {
     settings: StreamSettings,
-    publisher: PublisherState,
-    closing: bool,
+    state: StreamState,
     runs: VecDeque<Run>,
     next_run: u32,
     plan: Option<Plan>,
@@ -126,16 +113,9 @@ pub struct StreamCore {
     source_fits: bool,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
-    /// Published media does not continue as before: the next keyframe starts a new run.
-    switch: bool,
-    /// A newly announced video configuration; it takes effect at the next keyframe.
-    next_video: Option<VideoConfig>,
     /// Newest presentation time that a run was fed.
     fed_until: MediaTime,
-    restart: Option<Restart>,
     restarts: RestartPolicy,
-    gop: Gop,
-    last_source_key: Option<MediaTime>,
     anchors: AnchorTracker,
     packager: Packager,
     epochs: u32,
@@ -154,8 +134,7 @@ impl StreamCore {
         let delays = Delays::new(&settings.timing);
         Self {
             settings,
-            publisher: PublisherState::Absent(now),
-            closing: false,
+            state: StreamState::Absent { since: now },
             runs: VecDeque::new(),
             next_run: 0,
             plan: None,
@@ -163,13 +142,8 @@ impl StreamCore {
             source_fits: false,
             video: None,
             audio: None,
-            switch: false,
-            next_video: None,
             fed_until: MediaTime::ZERO,
-            restart: None,
             restarts: RestartPolicy::default(),
-            gop: Gop::default(),
-            last_source_key: None,
             anchors: AnchorTracker::default(),
             packager,
             epochs: 0,
@@ -197,7 +171,7 @@ impl StreamCore {
     /// # Errors
     /// When the stream has ended, or is closing and accepts no further publisher: the caller has to make a new stream.
     pub fn publisher_came(&mut self, now: Now) -> Result<Option<MediaTime>, StreamOver> {
-        if self.closing || self.is_over() {
+        if !self.state.accepts_publisher() {
             return Err(StreamOver);
         }
         if self.is_published() {
@@ -209,14 +183,14 @@ impl StreamCore {
             Ladder::Rungs(specs) => specs.contains(&RungSpec::Source),
         };
         let source_gop = wants_source.then_some(self.settings.timing.max_source_gop);
-        self.publisher = PublisherState::Probing(Box::new(SourceProbe::new(source_gop, now.instant)));
+        self.state = StreamState::published(SourceProbe::new(source_gop, now.instant));
         self.anchors = AnchorTracker::default();
         Ok((self.counters.publishes > 1).then_some(self.newest))
     }
 
     /// The publisher sent its metadata.
     pub fn metadata(&mut self, metadata: Metadata) {
-        if let PublisherState::Probing(probe) = &mut self.publisher {
+        if let Some(probe) = self.state.probe_mut() {
             probe.metadata(metadata);
         }
     }
@@ -231,53 +205,47 @@ impl StreamCore {
             }
             self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall, ..now });
         }
-        match &mut self.publisher {
-            PublisherState::Probing(probe) => {
+        match &mut self.state {
+            StreamState::Published { intake: Intake::Probing(probe), .. } => {
                 probe.push(media);
                 self.judge(now);
             }
-            PublisherState::Flowing => {
-                self.gop.push(&media);
+            StreamState::Published { intake: Intake::Flowing(flow), .. } => {
+                flow.gop.push(&media);
                 self.flow(media, now);
             }
-            PublisherState::Absent(_) | PublisherState::Over => {}
+            StreamState::Absent { .. } | StreamState::Flushing { .. } | StreamState::Over => {}
         }
         self.pump(now);
     }
 
     /// The publisher disconnected, for any reason.
     pub fn publisher_gone(&mut self, now: Now) {
-        if matches!(self.publisher, PublisherState::Over) {
+        if self.is_over() {
             return;
         }
         // A short clip may end while it is still being probed: its held media is enough for a verdict, if there is any.
-        if let PublisherState::Probing(probe) = &self.publisher
-            && let Some(findings) = probe.verdict(now.instant + Duration::from_secs(60))
-        {
+        let late = now.instant + Duration::from_secs(60);
+        if let Some(findings) = self.state.probe().and_then(|probe| probe.verdict(late)) {
             self.settle(findings, now);
         }
         self.end_input(now.instant);
         self.delays.paused();
-        self.restart = None;
-        self.switch = false;
-        self.next_video = None;
-        self.gop.clear();
-        self.last_source_key = None;
-        self.publisher = PublisherState::Absent(now.instant);
+        self.state.publisher_leaves(now.instant);
         self.pump(now);
         self.tick(now);
     }
 
     /// Accepts no further publishers: the stream ends once all received media is flushed.
     pub fn close(&mut self, now: Now) {
-        self.closing = true;
+        self.state.accept_no_further();
         self.publisher_gone(now);
     }
 
     /// Accepts no further publishers after the present one: the stream ends when that publisher leaves or, if none is
     /// connected, once all received media is flushed.
     pub fn close_after_publisher(&mut self, now: Now) {
-        self.closing = true;
+        self.state.accept_no_further();
         self.tick(now);
     }
 
@@ -327,9 +295,11 @@ impl StreamCore {
             let restart = self.restarts.died(started, now.instant);
             self.counters.worker_restarts += 1;
             metrics::counter!("encoder_worker_restarts_total").increment(1);
-            self.restart = Some(restart);
-            if !restart.replay {
-                self.gop.clear();
+            if let Some(flow) = self.state.flow_mut() {
+                flow.restart = Some(restart);
+                if !restart.replay {
+                    flow.gop.clear();
+                }
             }
         }
         // Package this worker's output before its successor starts: the successor does not encode that time again.
@@ -339,14 +309,12 @@ impl StreamCore {
 
     /// Time has passed. To be called at [`Self::wake_at`]; calls at other times change nothing.
     pub fn tick(&mut self, now: Now) {
-        if matches!(self.publisher, PublisherState::Probing(_)) {
-            self.judge(now);
-        }
+        self.judge(now);
         self.watch_workers(now);
         self.restart_if_due(now);
         self.pump(now);
         if self.ends_at().is_some_and(|at| at <= now.instant) {
-            self.publisher = PublisherState::Over;
+            self.state = StreamState::Over;
             self.effects.push_back(Effect::Ended);
         }
     }
@@ -354,26 +322,15 @@ impl StreamCore {
     /// The earliest time at which [`Self::tick`] changes anything if no event comes before; `None` if it never does. A
     /// time in the past means that a tick is due now. Every event may change this time.
     pub fn wake_at(&self) -> Option<Instant> {
-        let verdict = match &self.publisher {
-            PublisherState::Probing(probe) => probe.verdict_at(),
-            PublisherState::Absent(_) | PublisherState::Flowing | PublisherState::Over => None,
-        };
+        let verdict = self.state.probe().and_then(SourceProbe::verdict_at);
         let times = [verdict, self.hang_at(), self.restart_at(), self.ends_at()];
         times.into_iter().flatten().min()
     }
 
     /// When the stream ends unless a publisher comes; `None` while there is one, or media to be flushed.
     fn ends_at(&self) -> Option<Instant> {
-        match self.publisher {
-            PublisherState::Absent(since) if self.runs.is_empty() && self.closing => Some(since),
-            PublisherState::Absent(since) if self.runs.is_empty() => {
-                since.checked_add(self.settings.reconnect_window)
-            }
-            PublisherState::Absent(_)
-            | PublisherState::Probing(_)
-            | PublisherState::Flowing
-            | PublisherState::Over => None,
-        }
+        let at = self.state.ends_at(self.settings.reconnect_window)?;
+        self.runs.is_empty().then_some(at)
     }
 
     // --- effects and state ---
@@ -439,7 +396,7 @@ impl StreamCore {
 
     /// Whether the stream has ended for good.
     pub fn is_over(&self) -> bool {
-        matches!(self.publisher, PublisherState::Over)
+        self.state.is_over()
     }
 
     /// Whether segments are published in parts.
@@ -449,7 +406,7 @@ impl StreamCore {
 
     /// Whether a publisher is connected.
     pub fn is_published(&self) -> bool {
-        matches!(self.publisher, PublisherState::Probing(_) | PublisherState::Flowing)
+        self.state.is_published()
     }
 
     /// Counters so far.

@@ -3,7 +3,8 @@
 //!
 //! How runs are appended and advanced is in [`super::runs`].
 
-use super::{MAX_RUNS, Now, PublisherState, StreamCore};
+use super::state::Flow;
+use super::{MAX_RUNS, Now, StreamCore};
 use crate::logging::rounded;
 use crate::stream::ladder::{self, SourceVideo};
 use crate::stream::probe::Findings;
@@ -19,21 +20,16 @@ use tracing::{info, warn};
 const MAX_HOLE: MediaSpan = MediaSpan::from_millis(10_000);
 
 impl StreamCore {
+    /// Acts on the probe's verdict, if media is probed and there is a verdict.
     pub(super) fn judge(&mut self, now: Now) {
-        if let PublisherState::Probing(probe) = &self.publisher
-            && let Some(findings) = probe.verdict(now.instant)
-        {
+        if let Some(findings) = self.state.probe().and_then(|probe| probe.verdict(now.instant)) {
             self.settle(findings, now);
         }
     }
 
     /// Acts on the probe's verdict: chooses renditions and feeds the held media.
     pub(super) fn settle(&mut self, findings: Findings, now: Now) {
-        let PublisherState::Probing(probe) = std::mem::replace(&mut self.publisher, PublisherState::Flowing)
-        else {
-            return;
-        };
-        let held = probe.into_held();
+        let Some(held) = self.state.start_flowing() else { return };
         let video_start = held.iter().find_map(|media| match media {
             Media::Video(unit) if unit.key => Some(unit.pts),
             _ => None,
@@ -50,9 +46,10 @@ impl StreamCore {
         let Some(start) = (if self.video.is_some() { video_start } else { audio_start }) else { return };
         self.append_run(start, now);
         self.expect_backlog(self.newest - start);
-        self.last_source_key = None;
         for media in held {
-            self.gop.push(&media);
+            if let Some(flow) = self.state.flow_mut() {
+                flow.gop.push(&media);
+            }
             self.flow(media, now);
         }
     }
@@ -101,41 +98,37 @@ impl StreamCore {
     }
 
     fn video_config(&mut self, config: VideoConfig) {
-        if self.next_video.as_ref().or(self.video.as_ref()) == Some(&config) {
+        let Some(flow) = self.state.flow_mut() else { return };
+        if flow.announced().or(self.video.as_ref()) == Some(&config) {
             return;
         }
         info!(width = config.width, height = config.height, "published video changes its format");
-        self.next_video = Some(config);
-        self.gop.clear();
-        self.last_source_key = None;
-        self.switch = true;
+        flow.announce(config);
     }
 
     /// Nothing was published for a long time, or timestamps jumped: the media that follows becomes a run of its own.
     fn skip_hole(&mut self, media: &Media, now: Now) {
+        let (has_video, has_run) = (self.video.is_some(), self.live_run().is_some());
+        let Some(flow) = self.state.flow_mut() else { return };
         match media {
             Media::Video(unit) => {
                 if !unit.key {
-                    self.gop.clear();
+                    flow.gop.clear();
                 }
-                self.switch = true;
+                flow.change_at_keyframe();
             }
-            Media::Audio(_) if self.video.is_some() => {
-                self.gop.clear();
-                self.switch = true;
+            Media::Audio(_) if has_video => {
+                flow.gop.clear();
+                flow.change_at_keyframe();
             }
-            Media::Audio(unit) => {
-                if self.live_run().is_some() {
-                    self.append_run(unit.pts, now);
-                }
-            }
-            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+            Media::Audio(unit) if has_run => self.append_run(unit.pts, now),
+            Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => {}
         }
     }
 
     /// Starts the pending run, in the announced video format if there is one.
     fn switch_run(&mut self, start: MediaTime, now: Now) {
-        if let Some(config) = self.next_video.take() {
+        if let Some(config) = self.state.flow_mut().and_then(Flow::take_change) {
             self.adopt_changed(config);
         }
         self.append_run(start, now);
@@ -158,8 +151,9 @@ impl StreamCore {
             return;
         }
         self.audio = Some(config.clone());
-        let Some(run) = self.live_run() else {
-            self.gop.forget_audio();
+        let Some(flow) = self.state.flow_mut() else { return };
+        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else {
+            flow.gop.forget_audio();
             return;
         };
         if run.audio == AudioSource::Silence && config == silence::silent_config() {
@@ -172,19 +166,21 @@ impl StreamCore {
             channels = config.channels,
             "published audio changes its format"
         );
-        self.gop.forget_audio();
-        self.switch = true;
+        flow.gop.forget_audio();
+        flow.change_at_keyframe();
     }
 
     fn video(&mut self, unit: Unit, now: Now) {
-        if self.switch {
+        if self.changes() {
             if !unit.key || self.runs.len() >= MAX_RUNS {
                 return;
             }
             self.switch_run(unit.pts, now);
         }
-        if unit.key {
-            self.last_source_key = Some(unit.pts);
+        if unit.key
+            && let Some(flow) = self.state.flow_mut()
+        {
+            flow.last_key = Some(unit.pts);
         } else if self.stopped_fitting(&unit) {
             // The next run is fed everything since the last keyframe, this unit included.
             self.encode_source(now);
@@ -195,7 +191,7 @@ impl StreamCore {
     }
 
     fn audio(&mut self, unit: Unit, now: Now) {
-        if self.switch {
+        if self.changes() {
             // While announced video has not arrived yet, audio continues alone.
             let wanted = AudioSource::of(self.audio.clone());
             let changed =
@@ -211,11 +207,17 @@ impl StreamCore {
         self.restart_if_due(now);
     }
 
+    /// Whether the next keyframe starts a new run.
+    fn changes(&self) -> bool {
+        self.state.flow().is_some_and(Flow::changes)
+    }
+
     /// Whether segments are cut at published keyframes and the next of these keyframes is overdue.
     fn stopped_fitting(&self, unit: &Unit) -> bool {
         let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
         let bound = self.settings.timing.max_source_gop;
-        follows && self.last_source_key.is_some_and(|key| unit.pts - key > bound)
+        let last_key = self.state.flow().and_then(|flow| flow.last_key);
+        follows && last_key.is_some_and(|key| unit.pts - key > bound)
     }
 
     /// Stops passing the video through: the rung `source` is encoded from the last published keyframe on.
@@ -228,7 +230,9 @@ impl StreamCore {
         );
         self.adopt(config, source, false);
         self.end_input(now.instant);
-        self.restart = Some(Restart { at: now.instant, replay: true });
+        if let Some(flow) = self.state.flow_mut() {
+            flow.restart = Some(Restart { at: now.instant, replay: true });
+        }
         self.restart_if_due(now);
     }
 

@@ -3,7 +3,8 @@
 //! Which media is fed to the last run is decided in [`super::input`]; what one run does with the media is in
 //! [`crate::stream::run`].
 
-use super::{Effect, MAX_RUNS, Now, PublisherState, StreamCore};
+use super::state::Flow;
+use super::{Effect, MAX_RUNS, Now, StreamCore};
 use crate::logging::rounded;
 use crate::stream::ladder::Plan;
 use crate::stream::run::{AudioSource, Run, RunId, RunSetup, WorkerState};
@@ -16,10 +17,11 @@ use tracing::{info, warn};
 impl StreamCore {
     /// Starts the run that follows a dead one, once its backoff has passed and there is media to start from.
     pub(super) fn restart_if_due(&mut self, now: Now) {
-        let Some(restart) = self.restart.filter(|restart| restart.at <= now.instant) else { return };
-        let Some(start) = self.restart_from() else { return };
+        let Some(flow) = self.state.flow() else { return };
+        let Some(restart) = flow.restart.filter(|restart| restart.at <= now.instant) else { return };
+        let Some(start) = self.restart_from(flow) else { return };
         let replayed: Vec<Media> =
-            if self.video.is_some() { self.gop.since_keyframe().to_vec() } else { Vec::new() };
+            if self.video.is_some() { flow.gop.since_keyframe().to_vec() } else { Vec::new() };
         info!(
             from_seconds = rounded(start.as_secs_f64()),
             replay = restart.replay,
@@ -34,20 +36,17 @@ impl StreamCore {
 
     /// When the run that follows a dead one starts; `None` if no such run is due, or if there is no media to start from.
     pub(super) fn restart_at(&self) -> Option<Instant> {
-        self.restart.filter(|_| self.restart_from().is_some()).map(|restart| restart.at)
+        let flow = self.state.flow()?;
+        flow.restart.filter(|_| self.restart_from(flow).is_some()).map(|restart| restart.at)
     }
 
     /// The media time from which a run could be started now. With video that is the last published keyframe; `None`
-    /// until the next one if it is not kept.
-    fn restart_from(&self) -> Option<MediaTime> {
-        let awaits_key = self.switch && self.video.is_some();
-        if !matches!(self.publisher, PublisherState::Flowing) || awaits_key {
-            return None;
-        }
+    /// until the next one if it is not kept, and until a pending change.
+    fn restart_from(&self, flow: &Flow) -> Option<MediaTime> {
         if self.video.is_none() {
             return Some(self.newest);
         }
-        match self.gop.since_keyframe().first()? {
+        match flow.gop.since_keyframe().first().filter(|_| !flow.changes())? {
             Media::Video(unit) => Some(unit.pts),
             Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
         }
@@ -60,8 +59,9 @@ impl StreamCore {
         while self.runs.len() >= MAX_RUNS {
             self.hurry_front(now);
         }
-        self.restart = None;
-        self.switch = self.next_video.is_some();
+        if let Some(flow) = self.state.flow_mut() {
+            flow.run_begins();
+        }
         self.fed_until = first_pts;
         let id = RunId(self.next_run);
         self.next_run += 1;
@@ -223,7 +223,9 @@ impl StreamCore {
         }
         let mut restart = self.restarts.died(now.instant, now.instant);
         restart.at = restart.at.max(now.instant + Duration::from_millis(100));
-        self.restart = Some(restart);
+        if let Some(flow) = self.state.flow_mut() {
+            flow.restart = Some(restart);
+        }
     }
 
     fn drain_packager(&mut self) {

@@ -1,0 +1,229 @@
+//! What a stream's publisher is doing, with everything that is known only in that state. Pure.
+//!
+//! How the states follow one another is here; what each change of state does to the runs is in [`super`].
+
+use crate::stream::gop::Gop;
+use crate::stream::probe::SourceProbe;
+use crate::stream::restart::Restart;
+use media::{Media, MediaTime, VideoConfig};
+use std::time::{Duration, Instant};
+
+/// State of a stream, by its publisher.
+#[derive(Debug)]
+pub(super) enum StreamState {
+    /// No publisher is connected, since this instant. The next publisher may come within the reconnect window.
+    Absent {
+        /// When the last publisher left; at first when the stream was created.
+        since: Instant,
+    },
+    /// No publisher is connected, since this instant, and none is accepted: the stream ends once all media is flushed.
+    Flushing {
+        /// When the last publisher left.
+        since: Instant,
+    },
+    /// A publisher is connected.
+    Published {
+        /// What happens to its media.
+        intake: Intake,
+        /// Whether no further publisher is accepted.
+        is_last: bool,
+    },
+    /// The stream has ended.
+    Over,
+}
+
+/// What happens to published media.
+#[derive(Debug)]
+pub(super) enum Intake {
+    /// It is probed and held.
+    Probing(Box<SourceProbe>),
+    /// The last run receives it.
+    Flowing(Box<Flow>),
+}
+
+/// Published media on its way into the last run.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// The media since the last keyframe.
+    pub gop: Gop,
+    /// Time of the last published keyframe in the present format.
+    pub last_key: Option<MediaTime>,
+    /// Whether the media continues as before.
+    pub change: Change,
+    /// How the worker after a dead one starts; `None` while the last run receives media.
+    pub restart: Option<Restart>,
+}
+
+/// Whether published media continues as before.
+#[derive(Debug, Default)]
+pub(super) enum Change {
+    /// It continues.
+    #[default]
+    None,
+    /// It does not: the next keyframe starts a new run.
+    AtNextKeyframe {
+        /// The video configuration that takes effect with that keyframe; `None` if it stays.
+        video: Option<VideoConfig>,
+    },
+}
+
+// === impl StreamState ===
+
+impl StreamState {
+    /// A publisher is connected, and its media is probed.
+    pub(super) fn published(probe: SourceProbe) -> Self {
+        Self::Published { intake: Intake::Probing(Box::new(probe)), is_last: false }
+    }
+
+    /// Whether a publisher is connected.
+    pub(super) fn is_published(&self) -> bool {
+        matches!(self, Self::Published { .. })
+    }
+
+    /// Whether the stream has ended.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
+    /// Whether a publisher that comes now is accepted.
+    pub(super) fn accepts_publisher(&self) -> bool {
+        match self {
+            Self::Absent { .. } | Self::Published { is_last: false, .. } => true,
+            Self::Flushing { .. } | Self::Published { is_last: true, .. } | Self::Over => false,
+        }
+    }
+
+    /// No further publisher is accepted.
+    pub(super) fn accept_no_further(&mut self) {
+        match self {
+            Self::Absent { since } => *self = Self::Flushing { since: *since },
+            Self::Published { is_last, .. } => *is_last = true,
+            Self::Flushing { .. } | Self::Over => {}
+        }
+    }
+
+    /// The publisher, if there is one, leaves.
+    pub(super) fn publisher_leaves(&mut self, now: Instant) {
+        *self = match self {
+            Self::Absent { .. } | Self::Published { is_last: false, .. } => Self::Absent { since: now },
+            Self::Flushing { .. } | Self::Published { is_last: true, .. } => Self::Flushing { since: now },
+            Self::Over => Self::Over,
+        };
+    }
+
+    /// When the stream ends if all media is flushed by then and no publisher comes; `None` while there is a publisher.
+    pub(super) fn ends_at(&self, reconnect_window: Duration) -> Option<Instant> {
+        match self {
+            Self::Absent { since } => since.checked_add(reconnect_window),
+            Self::Flushing { since } => Some(*since),
+            Self::Published { .. } | Self::Over => None,
+        }
+    }
+
+    /// The probe, while media is probed.
+    pub(super) fn probe(&self) -> Option<&SourceProbe> {
+        match self {
+            Self::Published { intake: Intake::Probing(probe), .. } => Some(probe),
+            Self::Published { intake: Intake::Flowing(_), .. }
+            | Self::Absent { .. }
+            | Self::Flushing { .. }
+            | Self::Over => None,
+        }
+    }
+
+    /// See [`Self::probe`].
+    pub(super) fn probe_mut(&mut self) -> Option<&mut SourceProbe> {
+        match self {
+            Self::Published { intake: Intake::Probing(probe), .. } => Some(probe),
+            Self::Published { intake: Intake::Flowing(_), .. }
+            | Self::Absent { .. }
+            | Self::Flushing { .. }
+            | Self::Over => None,
+        }
+    }
+
+    /// Ends probing. Returns the held media, in order of arrival; `None` if no media is probed.
+    pub(super) fn start_flowing(&mut self) -> Option<Vec<Media>> {
+        let Self::Published { intake, .. } = self else { return None };
+        if matches!(intake, Intake::Flowing(_)) {
+            return None;
+        }
+        match std::mem::replace(intake, Intake::Flowing(Box::default())) {
+            Intake::Probing(probe) => Some(probe.into_held()),
+            Intake::Flowing(_) => None,
+        }
+    }
+
+    /// The published media, after probing.
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        match self {
+            Self::Published { intake: Intake::Flowing(flow), .. } => Some(flow),
+            Self::Published { intake: Intake::Probing(_), .. }
+            | Self::Absent { .. }
+            | Self::Flushing { .. }
+            | Self::Over => None,
+        }
+    }
+
+    /// See [`Self::flow`].
+    pub(super) fn flow_mut(&mut self) -> Option<&mut Flow> {
+        match self {
+            Self::Published { intake: Intake::Flowing(flow), .. } => Some(flow),
+            Self::Published { intake: Intake::Probing(_), .. }
+            | Self::Absent { .. }
+            | Self::Flushing { .. }
+            | Self::Over => None,
+        }
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// The next keyframe starts a new run, in a new video configuration.
+    pub(super) fn announce(&mut self, video: VideoConfig) {
+        self.change = Change::AtNextKeyframe { video: Some(video) };
+        self.gop.clear();
+        self.last_key = None;
+    }
+
+    /// The next keyframe starts a new run. A configuration that was announced before stays announced.
+    pub(super) fn change_at_keyframe(&mut self) {
+        if matches!(self.change, Change::None) {
+            self.change = Change::AtNextKeyframe { video: None };
+        }
+    }
+
+    /// The video configuration that takes effect at the next keyframe, if one was announced.
+    pub(super) fn announced(&self) -> Option<&VideoConfig> {
+        match &self.change {
+            Change::AtNextKeyframe { video } => video.as_ref(),
+            Change::None => None,
+        }
+    }
+
+    /// Whether the next keyframe starts a new run.
+    pub(super) fn changes(&self) -> bool {
+        match self.change {
+            Change::AtNextKeyframe { .. } => true,
+            Change::None => false,
+        }
+    }
+
+    /// A new run begins. That is the change, or the restart, that was waited for; only an announced video configuration
+    /// still waits for its keyframe.
+    pub(super) fn run_begins(&mut self) {
+        self.restart = None;
+        if self.announced().is_none() {
+            self.change = Change::None;
+        }
+    }
+
+    /// The keyframe has come: returns the announced video configuration, if any.
+    pub(super) fn take_change(&mut self) -> Option<VideoConfig> {
+        match std::mem::take(&mut self.change) {
+            Change::AtNextKeyframe { video } => video,
+            Change::None => None,
+        }
+    }
+}
