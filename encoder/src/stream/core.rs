@@ -7,35 +7,41 @@
 //! ends the last run's input and appends a new run, which holds its samples back until the previous run has been
 //! flushed. So every change of epoch takes the same path, regardless of its cause.
 //!
-//! What belongs here: the stream's state, the events that change that state, and the effects that follow. Published
-//! media is handled in `input`; the list of runs is advanced in `runs`.
+//! What belongs here: the events that change a stream's state, and the effects that follow. The state consists of
+//! parts, each with its own methods: the publisher (`state`), the published media's facts (`source`), the row of runs
+//! (`row`), the packager (`packaging`) and the figures (`figures`). What concerns several of them is in `input` for
+//! published media, and in `runs` for advancing the row of runs.
 
+mod figures;
 mod input;
+mod packaging;
+mod row;
 mod runs;
+mod source;
 mod state;
 
+pub(crate) use self::figures::StreamCounters;
+
+use self::figures::Figures;
+use self::packaging::Packaging;
+use self::row::{RunRow, WorkerDeath};
+use self::source::SourceFacts;
 use self::state::{Intake, StreamState};
-use super::anchor::{AnchorTracker, Now};
-use super::delays::{BudgetVerdict, Delays, Stage};
+use super::anchor::Now;
+use super::delays::{Delays, Stage};
 use super::probe::SourceProbe;
-use super::restart::RestartPolicy;
-use super::run::{Run, RunId, WorkerState};
-use crate::logging::rounded;
+use super::run::{RunId, WorkerState};
 use crate::stream::ladder::{Ladder, Plan, RungSpec, SourceVideo};
 use bytes::Bytes;
 use hls::packager::{Output, Packager};
 use hls::resume::Past;
 use hls::{Timing, Track};
-use media::{AudioConfig, Media, MediaSpan, MediaTime, VideoConfig};
+use media::{Media, MediaSpan, MediaTime};
 use rtmp::Metadata;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use tracing::warn;
 use transcode::wire::{Job, Request, Response, VideoSettings, WorkerProgress};
-
-/// Maximum number of runs, and so of worker processes, that a stream has. A publisher that changes its format faster
-/// than workers flush waits for the workers.
-const MAX_RUNS: usize = 3;
 
 /// Name of the published media where statistics are kept by rendition name.
 const PUBLISHED: &str = "published";
@@ -60,6 +66,16 @@ pub struct StreamSettings {
     pub live: bool,
 }
 
+impl StreamSettings {
+    /// The longest keyframe distance with which the rung `source` is passed through; `None` without that rung.
+    fn source_gop(&self) -> Option<MediaSpan> {
+        match &self.ladder {
+            Ladder::Auto => None,
+            Ladder::Rungs(specs) => specs.contains(&RungSpec::Source).then_some(self.timing.max_source_gop),
+        }
+    }
+}
+
 /// What the driver has to do.
 #[derive(Debug)]
 pub enum Effect {
@@ -82,48 +98,15 @@ pub enum Effect {
 #[error("the stream has ended")]
 pub struct StreamOver;
 
-/// Counters over the life of a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct StreamCounters {
-    /// Workers that died or hung while they received published media.
-    pub worker_restarts: u64,
-    /// Access units dropped in the shed queue.
-    pub shed_units: u64,
-    /// Silent audio frames inserted into holes.
-    pub silent_frames: u64,
-    /// Audio frames dropped because they came too late: their place in time was already filled.
-    pub late_audio_frames: u64,
-    /// Access units that workers could not decode.
-    pub decode_errors: u64,
-    /// Samples that the packager refused, and samples dropped from a full buffer before their epoch began.
-    pub refused_samples: u64,
-    /// Number of times a publisher connected, reconnects included.
-    pub publishes: u64,
-}
-
 /// The state of one stream; see the module documentation.
 #[derive(Debug)]
 pub struct StreamCore {
     settings: StreamSettings,
     state: StreamState,
-    runs: VecDeque<Run>,
-    next_run: u32,
-    plan: Option<Plan>,
-    source: Option<SourceVideo>,
-    source_fits: bool,
-    video: Option<VideoConfig>,
-    audio: Option<AudioConfig>,
-    /// Newest presentation time that a run was fed.
-    fed_until: MediaTime,
-    restarts: RestartPolicy,
-    anchors: AnchorTracker,
-    packager: Packager,
-    epochs: u32,
-    packaged_until: MediaTime,
-    newest: MediaTime,
-    counters: StreamCounters,
-    progress: WorkerProgress,
-    delays: Delays,
+    source: SourceFacts,
+    runs: RunRow,
+    packaging: Packaging,
+    figures: Figures,
     effects: VecDeque<Effect>,
 }
 
@@ -131,35 +114,25 @@ impl StreamCore {
     /// Creates a stream without a publisher. `first_sequence` is the media sequence number of its first segment.
     pub fn new(settings: StreamSettings, first_sequence: u64, now: Instant) -> Self {
         let packager = Packager::new(settings.timing.clone(), first_sequence);
-        let delays = Delays::new(&settings.timing);
-        Self {
-            settings,
-            state: StreamState::Absent { since: now },
-            runs: VecDeque::new(),
-            next_run: 0,
-            plan: None,
-            source: None,
-            source_fits: false,
-            video: None,
-            audio: None,
-            fed_until: MediaTime::ZERO,
-            restarts: RestartPolicy::default(),
-            anchors: AnchorTracker::default(),
-            packager,
-            epochs: 0,
-            packaged_until: MediaTime::ZERO,
-            newest: MediaTime::ZERO,
-            counters: StreamCounters::default(),
-            progress: WorkerProgress::default(),
-            delays,
-            effects: VecDeque::new(),
-        }
+        Self::with_packager(settings, packager, now)
     }
 
     /// Creates a stream that continues after the segments that an earlier writer of the stream left in the store.
     pub fn resume(settings: StreamSettings, past: &Past, now: Instant) -> Self {
         let packager = Packager::resume(settings.timing.clone(), past);
-        Self { packager, ..Self::new(settings, past.next_sequence(), now) }
+        Self::with_packager(settings, packager, now)
+    }
+
+    fn with_packager(settings: StreamSettings, packager: Packager, now: Instant) -> Self {
+        Self {
+            state: StreamState::Absent { since: now },
+            source: SourceFacts::default(),
+            runs: RunRow::default(),
+            packaging: Packaging::new(packager),
+            figures: Figures::new(&settings.timing),
+            effects: VecDeque::new(),
+            settings,
+        }
     }
 
     // --- events ---
@@ -177,15 +150,10 @@ impl StreamCore {
         if self.is_published() {
             self.publisher_gone(now);
         }
-        self.counters.publishes += 1;
-        let wants_source = match &self.settings.ladder {
-            Ladder::Auto => false,
-            Ladder::Rungs(specs) => specs.contains(&RungSpec::Source),
-        };
-        let source_gop = wants_source.then_some(self.settings.timing.max_source_gop);
-        self.state = StreamState::published(SourceProbe::new(source_gop, now.instant));
-        self.anchors = AnchorTracker::default();
-        Ok((self.counters.publishes > 1).then_some(self.newest))
+        self.figures.counters.publishes += 1;
+        self.state = StreamState::published(SourceProbe::new(self.settings.source_gop(), now.instant));
+        self.packaging.publisher_came();
+        Ok((self.figures.counters.publishes > 1).then_some(self.source.newest()))
     }
 
     /// The publisher sent its metadata.
@@ -198,11 +166,9 @@ impl StreamCore {
     /// The publisher sent an access unit or a configuration, whose last byte arrived at `arrived`.
     pub fn media(&mut self, media: Media, arrived: Instant, now: Now) {
         if let Media::Video(unit) | Media::Audio(unit) = &media {
-            self.newest = self.newest.max(unit.pts);
             let (pts, wall) = (unit.pts, now.wall_of(arrived));
-            if let Some(anchor) = self.anchors.arrived(pts, wall) {
-                self.packager.re_anchor(anchor);
-            }
+            self.source.arrived(pts);
+            self.packaging.arrived(pts, wall);
             self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall, ..now });
         }
         match &mut self.state {
@@ -210,10 +176,7 @@ impl StreamCore {
                 probe.push(media);
                 self.judge(now);
             }
-            StreamState::Published { intake: Intake::Flowing(flow), .. } => {
-                flow.gop.push(&media);
-                self.flow(media, now);
-            }
+            StreamState::Published { intake: Intake::Flowing(_), .. } => self.flow(media, now),
             StreamState::Absent { .. } | StreamState::Flushing { .. } | StreamState::Over => {}
         }
         self.pump(now);
@@ -229,8 +192,8 @@ impl StreamCore {
         if let Some(findings) = self.state.probe().and_then(|probe| probe.verdict(late)) {
             self.settle(findings, now);
         }
-        self.end_input(now.instant);
-        self.delays.paused();
+        self.runs.end_input(now.instant);
+        self.figures.delays.paused();
         self.state.publisher_leaves(now.instant);
         self.pump(now);
         self.tick(now);
@@ -251,11 +214,8 @@ impl StreamCore {
 
     /// A worker sent a response.
     pub fn worker_said(&mut self, id: RunId, response: Response, now: Now) {
-        let Some(run) = self.runs.iter_mut().find(|run| run.id == id) else { return };
-        if let WorkerState::Running { last_response_at, overdue_since, .. } = &mut run.worker {
-            *last_response_at = now.instant;
-            *overdue_since = if run.queue.is_empty() { None } else { Some(now.instant) };
-        }
+        let Some(run) = self.runs.get_mut(id) else { return };
+        run.responded(now.instant);
         match response {
             Response::Opened(tracks) => {
                 run.opened(tracks);
@@ -268,12 +228,9 @@ impl StreamCore {
             }
             Response::Thumbnail(picture) => self.effects.push_back(Effect::Thumbnail(picture)),
             Response::Progress(progress) => {
-                self.counters.decode_errors += run.new_decode_errors(&progress);
-                self.progress = progress;
+                self.figures.progressed(run.new_decode_errors(&progress), progress);
             }
-            Response::Finished if run.input_ended.is_some() && run.queue.is_empty() => {
-                run.worker = WorkerState::Finished;
-            }
+            Response::Finished if run.is_to_finish() => run.worker = WorkerState::Finished,
             // The worker finished unasked: its input has not ended, or requests are still queued.
             Response::Finished => {
                 warn!(worker = id.0, "worker finishes too early: it is replaced");
@@ -286,19 +243,13 @@ impl StreamCore {
 
     /// A worker's process ended, or its pipe broke. This has no effect if the worker had finished.
     pub fn worker_gone(&mut self, id: RunId, now: Now) {
-        let Some(index) = self.runs.iter().position(|run| run.id == id) else { return };
-        let WorkerState::Running { started, .. } = self.runs[index].worker else { return };
-        self.runs[index].worker = WorkerState::Dead;
-        let takes_input = self.runs[index].input_ended.is_none();
-        self.runs[index].input_ended.get_or_insert(now.instant);
-        if takes_input {
-            let restart = self.restarts.died(started, now.instant);
-            self.counters.worker_restarts += 1;
-            metrics::counter!("encoder_worker_restarts_total").increment(1);
-            if let Some(flow) = self.state.flow_mut() {
-                flow.restart = Some(restart);
-                if !restart.replay {
-                    flow.gop.clear();
+        match self.runs.worker_died(id, now.instant) {
+            WorkerDeath::Expected => return,
+            WorkerDeath::WhileFlushing => {}
+            WorkerDeath::WhileFed(restart) => {
+                self.figures.worker_died();
+                if let Some(flow) = self.state.flow_mut() {
+                    flow.worker_died(restart);
                 }
             }
         }
@@ -323,8 +274,14 @@ impl StreamCore {
     /// time in the past means that a tick is due now. Every event may change this time.
     pub fn wake_at(&self) -> Option<Instant> {
         let verdict = self.state.probe().and_then(SourceProbe::verdict_at);
-        let times = [verdict, self.hang_at(), self.restart_at(), self.ends_at()];
-        times.into_iter().flatten().min()
+        let hang = self.runs.hang_at(self.worker_silence());
+        let restart = self.state.flow().and_then(|flow| flow.restart_at(&self.source));
+        [verdict, hang, restart, self.ends_at()].into_iter().flatten().min()
+    }
+
+    /// How long a worker that has work may be silent.
+    fn worker_silence(&self) -> Duration {
+        self.settings.timing.worker_silence.to_duration()
     }
 
     /// When the stream ends unless a publisher comes; `None` while there is one, or media to be flushed.
@@ -347,51 +304,35 @@ impl StreamCore {
 
     /// The next request for a run's worker.
     pub fn next_request(&mut self, id: RunId, now: Instant) -> Option<Request> {
-        let run = self.runs.iter_mut().find(|run| run.id == id)?;
-        let request = run.queue.pop()?;
-        if let WorkerState::Running { overdue_since, .. } = &mut run.worker {
-            overdue_since.get_or_insert(now);
-        }
-        Some(request)
+        self.runs.get_mut(id)?.next_request(now)
     }
 
     /// Whether a run still exists. A worker whose run is gone gets no further requests.
     pub fn has_run(&self, id: RunId) -> bool {
-        self.runs.iter().any(|run| run.id == id)
+        self.runs.has(id)
     }
 
     /// Number of requests queued for workers; for callers that feed faster than live.
     pub fn waiting_requests(&self) -> usize {
-        self.runs.iter().map(|run| run.queue.len()).sum()
+        self.runs.waiting_requests()
     }
 
     /// Published media that is not in any segment yet, in media time.
     pub fn lag(&self) -> MediaSpan {
-        (self.newest - self.packaged_until).max(MediaSpan::ZERO)
+        (self.source.newest() - self.packaging.until()).max(MediaSpan::ZERO)
     }
 
     /// Statistics of how old media is at each stage.
     pub fn delays(&self) -> &Delays {
-        &self.delays
+        &self.figures.delays
     }
 
     /// Records that a rendition's media with the time `media` has passed a stage at `now`.
     pub fn passed(&mut self, stage: Stage, rung: &str, media: MediaTime, now: Now) {
-        let Some(arrival) = self.anchors.least_delayed().filter(|_| self.settings.live) else { return };
+        let Some(arrival) = self.packaging.least_delayed().filter(|_| self.settings.live) else { return };
         let micros = now.wall.unix_micros() - arrival.wall_at(media).unix_micros();
         let age = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
-        match self.delays.passed(stage, rung, age, now.instant) {
-            None => {}
-            Some(BudgetVerdict::Broken { stage, rung, worst, budget }) => warn!(
-                stage = stage.name(),
-                rung,
-                worst_seconds = rounded(worst.as_secs_f64()),
-                budget_seconds = rounded(budget.as_secs_f64()),
-                suspect = stage.suspect(),
-                "media is late for ten seconds: viewers are further from live than the latency says, or about to stall"
-            ),
-            Some(BudgetVerdict::Kept) => info!("media is in time again"),
-        }
+        self.figures.passed(stage, rung, age, now.instant);
     }
 
     /// Whether the stream has ended for good.
@@ -411,26 +352,26 @@ impl StreamCore {
 
     /// Counters so far.
     pub fn counters(&self) -> StreamCounters {
-        self.counters
+        self.figures.counters
     }
 
     /// The newest progress report of a worker.
     pub fn progress(&self) -> WorkerProgress {
-        self.progress.clone()
+        self.figures.progress.clone()
     }
 
     /// The packager's counters.
     pub fn packager_counters(&self) -> hls::packager::PackagerCounters {
-        self.packager.counters()
+        self.packaging.counters()
     }
 
     /// The renditions; `None` until they are chosen.
     pub fn plan(&self) -> Option<&Plan> {
-        self.plan.as_ref()
+        self.source.plan()
     }
 
     /// Properties of the published video; `None` until they are known.
     pub fn source(&self) -> Option<&SourceVideo> {
-        self.source.as_ref()
+        self.source.properties()
     }
 }

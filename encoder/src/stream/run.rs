@@ -12,7 +12,7 @@ use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use transcode::wire::{
-    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, WireUnit,
+    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, Request, WireUnit,
     WorkerProgress, rate_of,
 };
 
@@ -96,6 +96,16 @@ pub(super) enum WorkerState {
     Finished,
     /// The worker died or was killed.
     Dead,
+}
+
+impl WorkerState {
+    /// Whether the worker is running.
+    pub(super) fn is_running(self) -> bool {
+        match self {
+            Self::Running { .. } => true,
+            Self::None | Self::Finished | Self::Dead => false,
+        }
+    }
 }
 
 /// The state of one run.
@@ -329,6 +339,28 @@ impl Run {
             WorkerState::Running { .. } => false,
             WorkerState::Finished | WorkerState::Dead => true,
         }
+    }
+
+    /// The next request for the worker, which owes a response from then on.
+    pub(super) fn next_request(&mut self, now: Instant) -> Option<Request> {
+        let request = self.queue.pop()?;
+        if let WorkerState::Running { overdue_since, .. } = &mut self.worker {
+            overdue_since.get_or_insert(now);
+        }
+        Some(request)
+    }
+
+    /// The worker sent a response.
+    pub(super) fn responded(&mut self, now: Instant) {
+        if let WorkerState::Running { last_response_at, overdue_since, .. } = &mut self.worker {
+            *last_response_at = now;
+            *overdue_since = if self.queue.is_empty() { None } else { Some(now) };
+        }
+    }
+
+    /// Whether the worker was asked to finish.
+    pub(super) fn is_to_finish(&self) -> bool {
+        self.input_ended.is_some() && self.queue.is_empty()
     }
 
     /// When the worker counts as hung unless it responds before, and why; `None` while it owes no response. Once it

@@ -1,12 +1,11 @@
-//! Published media on its way into the last run: the probe's findings and the renditions chosen by them, format
-//! changes, holes, and the access units themselves.
+//! Published media on its way into the last run: the probe's findings, format changes, holes, and the access units
+//! themselves.
 //!
-//! How runs are appended and advanced is in [`super::runs`].
+//! How runs are appended and advanced is in [`super::runs`]; which renditions are chosen is in [`super::source`].
 
 use super::state::Flow;
-use super::{MAX_RUNS, Now, StreamCore};
+use super::{Now, StreamCore};
 use crate::logging::rounded;
-use crate::stream::ladder::{self, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
 use crate::stream::run::AudioSource;
@@ -30,62 +29,22 @@ impl StreamCore {
     /// Acts on the probe's verdict: chooses renditions and feeds the held media.
     pub(super) fn settle(&mut self, findings: Findings, now: Now) {
         let Some(held) = self.state.start_flowing() else { return };
-        let video_start = held.iter().find_map(|media| match media {
-            Media::Video(unit) if unit.key => Some(unit.pts),
-            _ => None,
-        });
-        let audio_start = held.iter().find_map(|media| match media {
-            Media::Audio(unit) => Some(unit.pts),
-            _ => None,
-        });
-        self.audio = findings.audio;
-        self.video = None;
-        if let Some((config, source, fits)) = findings.video {
-            self.adopt(config, source, fits);
-        }
-        let Some(start) = (if self.video.is_some() { video_start } else { audio_start }) else { return };
+        self.source.adopt_findings(findings, &self.settings);
+        let Some(start) = first_pts(&held, self.source.has_video()) else { return };
         self.append_run(start, now);
-        self.expect_backlog(self.newest - start);
+        self.runs.expect_backlog(self.source.newest() - start);
         for media in held {
-            if let Some(flow) = self.state.flow_mut() {
-                flow.gop.push(&media);
-            }
             self.flow(media, now);
         }
     }
 
-    /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
-    pub(super) fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool) {
-        let plan = match &self.plan {
-            Some(former) => ladder::replan(former, &source, fits && former.source),
-            None => ladder::plan(&self.settings.ladder, &source, fits, self.settings.cores),
-        };
-        let rungs: Vec<String> = plan
-            .rungs
-            .iter()
-            .map(|rung| {
-                let fps = transcode::wire::rate_of(rung.frame_rate);
-                format!("{} {}x{} {:.2}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
-            })
-            .collect();
-        info!(
-            source = format!("{}x{}", source.width, source.height),
-            fps = rounded(source.fps()),
-            passed_through = plan.source,
-            rungs = rungs.join(", "),
-            reasons = Some(plan.reasons.join("; ")).filter(|reasons| !reasons.is_empty()),
-            "renditions chosen"
-        );
-        self.plan = Some(plan);
-        self.source = Some(source);
-        self.source_fits = fits;
-        self.video = Some(config);
-    }
-
     /// Handles published media after probing.
     pub(super) fn flow(&mut self, media: Media, now: Now) {
+        if let Some(flow) = self.state.flow_mut() {
+            flow.gop.push(&media);
+        }
         if let Media::Video(unit) | Media::Audio(unit) = &media
-            && unit.pts - self.fed_until > MAX_HOLE
+            && unit.pts - self.runs.fed_until() > MAX_HOLE
         {
             self.skip_hole(&media, now);
         }
@@ -99,7 +58,7 @@ impl StreamCore {
 
     fn video_config(&mut self, config: VideoConfig) {
         let Some(flow) = self.state.flow_mut() else { return };
-        if flow.announced().or(self.video.as_ref()) == Some(&config) {
+        if flow.announced().or(self.source.video()) == Some(&config) {
             return;
         }
         info!(width = config.width, height = config.height, "published video changes its format");
@@ -108,7 +67,6 @@ impl StreamCore {
 
     /// Nothing was published for a long time, or timestamps jumped: the media that follows becomes a run of its own.
     fn skip_hole(&mut self, media: &Media, now: Now) {
-        let (has_video, has_run) = (self.video.is_some(), self.live_run().is_some());
         let Some(flow) = self.state.flow_mut() else { return };
         match media {
             Media::Video(unit) => {
@@ -117,11 +75,11 @@ impl StreamCore {
                 }
                 flow.change_at_keyframe();
             }
-            Media::Audio(_) if has_video => {
+            Media::Audio(_) if self.source.has_video() => {
                 flow.gop.clear();
                 flow.change_at_keyframe();
             }
-            Media::Audio(unit) if has_run => self.append_run(unit.pts, now),
+            Media::Audio(unit) if self.runs.live().is_some() => self.append_run(unit.pts, now),
             Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => {}
         }
     }
@@ -129,30 +87,17 @@ impl StreamCore {
     /// Starts the pending run, in the announced video format if there is one.
     fn switch_run(&mut self, start: MediaTime, now: Now) {
         if let Some(config) = self.state.flow_mut().and_then(Flow::take_change) {
-            self.adopt_changed(config);
+            self.source.adopt_changed(config, &self.settings);
         }
         self.append_run(start, now);
     }
 
-    fn adopt_changed(&mut self, config: VideoConfig) {
-        let former = self.source;
-        let source = SourceVideo {
-            width: config.width,
-            height: config.height,
-            sample_aspect: config.sample_aspect,
-            frame_rate: config.frame_rate.or(former.map(|source| source.frame_rate)).unwrap_or((30, 1)),
-            bitrate: former.and_then(|source| source.bitrate),
-        };
-        self.adopt(config, source, self.source_fits);
-    }
-
     fn audio_config(&mut self, config: AudioConfig) {
-        if self.audio.as_ref() == Some(&config) {
+        if !self.source.change_audio(&config) {
             return;
         }
-        self.audio = Some(config.clone());
         let Some(flow) = self.state.flow_mut() else { return };
-        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else {
+        let Some(run) = self.runs.live_mut() else {
             flow.gop.forget_audio();
             return;
         };
@@ -172,19 +117,20 @@ impl StreamCore {
 
     fn video(&mut self, unit: Unit, now: Now) {
         if self.changes() {
-            if !unit.key || self.runs.len() >= MAX_RUNS {
+            if !unit.key || self.runs.is_full() {
                 return;
             }
             self.switch_run(unit.pts, now);
+        }
+        if self.stopped_fitting(&unit) {
+            // The next run is fed everything since the last keyframe, this unit included.
+            self.encode_source(now);
+            return;
         }
         if unit.key
             && let Some(flow) = self.state.flow_mut()
         {
             flow.last_key = Some(unit.pts);
-        } else if self.stopped_fitting(&unit) {
-            // The next run is fed everything since the last keyframe, this unit included.
-            self.encode_source(now);
-            return;
         }
         self.feed(Media::Video(unit));
         self.restart_if_due(now);
@@ -193,10 +139,9 @@ impl StreamCore {
     fn audio(&mut self, unit: Unit, now: Now) {
         if self.changes() {
             // While announced video has not arrived yet, audio continues alone.
-            let wanted = AudioSource::of(self.audio.clone());
-            let changed =
-                self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.audio != wanted);
-            if self.video.is_some() || (changed && self.runs.len() >= MAX_RUNS) {
+            let wanted = self.source.audio_source();
+            let changed = self.runs.live().is_some_and(|run| run.audio != wanted);
+            if self.source.has_video() || (changed && self.runs.is_full()) {
                 return;
             }
             if changed {
@@ -214,51 +159,35 @@ impl StreamCore {
 
     /// Whether segments are cut at published keyframes and the next of these keyframes is overdue.
     fn stopped_fitting(&self, unit: &Unit) -> bool {
-        let follows = self.runs.back().is_some_and(|run| run.input_ended.is_none() && run.follows_source());
-        let bound = self.settings.timing.max_source_gop;
-        let last_key = self.state.flow().and_then(|flow| flow.last_key);
-        follows && last_key.is_some_and(|key| unit.pts - key > bound)
+        let follows = self.runs.live().is_some_and(|run| run.follows_source());
+        let last_key = self.state.flow().and_then(|flow| flow.last_key).filter(|_| !unit.key);
+        follows && last_key.is_some_and(|key| unit.pts - key > self.settings.timing.max_source_gop)
     }
 
     /// Stops passing the video through: the rung `source` is encoded from the last published keyframe on.
     fn encode_source(&mut self, now: Now) {
-        let (Some(source), Some(config)) = (self.source, self.video.clone()) else { return };
+        if !self.source.has_video() {
+            return;
+        }
         warn!(
             bound_seconds = rounded(self.settings.timing.max_source_gop.as_secs_f64()),
             "published keyframes have become too far apart to pass the video through: it is encoded; set a shorter \
              keyframe interval in the publisher"
         );
-        self.adopt(config, source, false);
-        self.end_input(now.instant);
+        self.source.encode_all(&self.settings);
+        self.runs.end_input(now.instant);
         if let Some(flow) = self.state.flow_mut() {
             flow.restart = Some(Restart { at: now.instant, replay: true });
         }
         self.restart_if_due(now);
     }
+}
 
-    /// Feeds a published unit to the last run, unless that run's input has ended.
-    pub(super) fn feed(&mut self, media: Media) {
-        let Some(run) = self.runs.back_mut().filter(|run| run.input_ended.is_none()) else { return };
-        let mut packaged = Vec::new();
-        if let Media::Video(unit) | Media::Audio(unit) = &media {
-            self.fed_until = self.fed_until.max(unit.pts);
-        }
-        match media {
-            Media::Video(unit) => run.video(&unit, &mut packaged),
-            Media::Audio(unit) => run.audio(unit, &mut packaged),
-            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
-        }
-        let shed = run.queue.take_shed();
-        if shed > 0 {
-            self.counters.shed_units += shed;
-            metrics::counter!("encoder_shed_units_total").increment(shed);
-        }
-        let (silent, late) = run.take_audio_repairs();
-        self.counters.silent_frames += silent;
-        self.counters.late_audio_frames += late;
-        let id = run.id;
-        for (rung, sample) in packaged {
-            self.package(id, rung, sample);
-        }
-    }
+/// Presentation time of the first unit that a run can begin with: a video keyframe, or without video an audio frame.
+fn first_pts(held: &[Media], has_video: bool) -> Option<MediaTime> {
+    held.iter().find_map(|media| match media {
+        Media::Video(unit) if has_video && unit.key => Some(unit.pts),
+        Media::Audio(unit) if !has_video => Some(unit.pts),
+        Media::Video(_) | Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+    })
 }

@@ -2,6 +2,7 @@
 //!
 //! How the states follow one another is here; what each change of state does to the runs is in [`super`].
 
+use super::source::SourceFacts;
 use crate::stream::gop::Gop;
 use crate::stream::probe::SourceProbe;
 use crate::stream::restart::Restart;
@@ -224,6 +225,31 @@ impl Flow {
         match std::mem::take(&mut self.change) {
             Change::AtNextKeyframe { video } => video,
             Change::None => None,
+        }
+    }
+    /// The worker died: another one starts. The media since the last keyframe may be what kills workers.
+    pub(super) fn worker_died(&mut self, restart: Restart) {
+        self.restart = Some(restart);
+        if !restart.replay {
+            self.gop.clear();
+        }
+    }
+
+    /// When the run that follows a dead one starts; `None` if no such run is due, or if there is no media to start from.
+    pub(super) fn restart_at(&self, source: &SourceFacts) -> Option<Instant> {
+        let restart = self.restart?;
+        self.restart_from(source).map(|_| restart.at)
+    }
+
+    /// The media time from which a run could be started now. With video that is the last published keyframe; `None`
+    /// until the next one if it is not kept, and until a pending change.
+    pub(super) fn restart_from(&self, source: &SourceFacts) -> Option<MediaTime> {
+        if !source.has_video() {
+            return Some(source.newest());
+        }
+        match self.gop.since_keyframe().first().filter(|_| !self.changes())? {
+            Media::Video(unit) => Some(unit.pts),
+            Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
         }
     }
 }

@@ -1,0 +1,150 @@
+//! What is known of the published media, and the renditions chosen for it.
+
+use super::StreamSettings;
+use crate::logging::rounded;
+use crate::stream::ladder::{self, Plan, SourceVideo};
+use crate::stream::probe::Findings;
+use crate::stream::run::{AudioSource, RunId, RunSetup};
+use media::{AudioConfig, MediaTime, VideoConfig};
+use tracing::info;
+
+/// What is known of the published media.
+///
+/// With a video configuration there are always properties and renditions. Renditions and properties outlive a publisher:
+/// the next one's media is fitted to them.
+#[derive(Debug, Default)]
+pub(super) struct SourceFacts {
+    /// The renditions; `None` until there was video.
+    plan: Option<Plan>,
+    /// Properties of the newest published video.
+    properties: Option<SourceVideo>,
+    /// Whether published keyframes are close enough together to pass the video through.
+    fits: bool,
+    /// Configuration of the video; `None` if none is published.
+    video: Option<VideoConfig>,
+    /// Configuration of the audio; `None` if none is published.
+    audio: Option<AudioConfig>,
+    /// Newest presentation time.
+    newest: MediaTime,
+}
+
+impl SourceFacts {
+    /// The renditions; `None` until they are chosen.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// Properties of the published video; `None` until they are known.
+    pub(super) fn properties(&self) -> Option<&SourceVideo> {
+        self.properties.as_ref()
+    }
+
+    /// Configuration of the video; `None` if none is published.
+    pub(super) fn video(&self) -> Option<&VideoConfig> {
+        self.video.as_ref()
+    }
+
+    /// Whether video is published.
+    pub(super) fn has_video(&self) -> bool {
+        self.video.is_some()
+    }
+
+    /// How the published audio becomes a rendition.
+    pub(super) fn audio_source(&self) -> AudioSource {
+        AudioSource::of(self.audio.clone())
+    }
+
+    /// Newest presentation time.
+    pub(super) fn newest(&self) -> MediaTime {
+        self.newest
+    }
+
+    /// Published media arrived.
+    pub(super) fn arrived(&mut self, media: MediaTime) {
+        self.newest = self.newest.max(media);
+    }
+
+    /// Audio of this configuration is published. False if it was before.
+    pub(super) fn change_audio(&mut self, config: &AudioConfig) -> bool {
+        let changes = self.audio.as_ref() != Some(config);
+        if changes {
+            self.audio = Some(config.clone());
+        }
+        changes
+    }
+
+    /// Adopts what the probe found of a publisher's media.
+    pub(super) fn adopt_findings(&mut self, findings: Findings, settings: &StreamSettings) {
+        self.audio = findings.audio;
+        self.video = None;
+        if let Some((config, source, fits)) = findings.video {
+            self.adopt(config, source, fits, settings);
+        }
+    }
+
+    /// Adopts a video configuration that replaces the one before. Bitrate and, unless announced, the frame rate stay.
+    pub(super) fn adopt_changed(&mut self, config: VideoConfig, settings: &StreamSettings) {
+        let former = self.properties;
+        let source = SourceVideo {
+            width: config.width,
+            height: config.height,
+            sample_aspect: config.sample_aspect,
+            frame_rate: config.frame_rate.or(former.map(|source| source.frame_rate)).unwrap_or((30, 1)),
+            bitrate: former.and_then(|source| source.bitrate),
+        };
+        self.adopt(config, source, self.fits, settings);
+    }
+
+    /// The video, if there is any, is no longer passed through: the rung `source` is encoded.
+    pub(super) fn encode_all(&mut self, settings: &StreamSettings) {
+        if let (Some(source), Some(config)) = (self.properties, self.video.clone()) {
+            self.adopt(config, source, false, settings);
+        }
+    }
+
+    /// Parameters of a run that begins at `first_pts`.
+    pub(super) fn run_setup(&self, id: RunId, first_pts: MediaTime, settings: &StreamSettings) -> RunSetup {
+        let empty = Plan { source: false, rungs: Vec::new(), reasons: Vec::new() };
+        RunSetup {
+            id,
+            video: self.video.clone(),
+            frame_rate: self.properties.map_or((30, 1), |source| source.frame_rate),
+            audio: self.audio_source(),
+            plan: self.plan.clone().filter(|_| self.has_video()).unwrap_or(empty),
+            first_pts,
+            shed_budget: settings.timing.shed_queue,
+        }
+    }
+
+    /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
+    fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool, settings: &StreamSettings) {
+        let plan = match &self.plan {
+            Some(former) => ladder::replan(former, &source, fits && former.source),
+            None => ladder::plan(&settings.ladder, &source, fits, settings.cores),
+        };
+        log_plan(&plan, &source);
+        self.plan = Some(plan);
+        self.properties = Some(source);
+        self.fits = fits;
+        self.video = Some(config);
+    }
+}
+
+fn log_plan(plan: &Plan, source: &SourceVideo) {
+    let rungs: Vec<String> = plan
+        .rungs
+        .iter()
+        .map(|rung| {
+            let fps = transcode::wire::rate_of(rung.frame_rate);
+            format!("{} {}x{} {:.2}fps {}k", rung.name, rung.width, rung.height, fps, rung.bitrate / 1000)
+        })
+        .collect();
+    info!(
+        source = format!("{}x{}", source.width, source.height),
+        fps = rounded(source.fps()),
+        passed_through = plan.source,
+        rungs = rungs.join(", "),
+        reasons = Some(plan.reasons.join("; ")).filter(|reasons| !reasons.is_empty()),
+        "renditions chosen"
+    );
+}
