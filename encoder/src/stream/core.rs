@@ -148,7 +148,7 @@ impl StreamCore {
             return Err(StreamOver);
         }
         if self.is_published() {
-            self.publisher_gone(now);
+            self.end_publish(now);
         }
         self.figures.counters.publishes += 1;
         self.state = StreamState::published(SourceProbe::new(self.settings.source_gop(), now.instant));
@@ -187,6 +187,12 @@ impl StreamCore {
         if self.is_over() {
             return;
         }
+        self.end_publish(now);
+        self.tick(now);
+    }
+
+    /// Ends the media of the publisher, if there is one.
+    fn end_publish(&mut self, now: Now) {
         // A short clip may end while it is still being probed: its held media is enough for a verdict, if there is any.
         let late = now.instant + Duration::from_secs(60);
         if let Some(findings) = self.state.probe().and_then(|probe| probe.verdict(late)) {
@@ -196,7 +202,6 @@ impl StreamCore {
         self.figures.delays.paused();
         self.state.publisher_leaves(now.instant);
         self.pump(now);
-        self.tick(now);
     }
 
     /// Accepts no further publishers: the stream ends once all received media is flushed.

@@ -489,6 +489,24 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_playlists() {
 }
 
 #[test]
+fn a_publisher_in_place_of_a_silent_one_does_not_end_the_stream() {
+    let settings = StreamSettings { reconnect_window: Duration::ZERO, ..settings("source") };
+    let mut stage = Stage::ticked(settings, Ticks::Steps);
+    stage.gop_ms = 1000;
+    stage.come();
+    stage.configs();
+    stage.publish(0, 4_000, true, true);
+    stage.come();
+    stage.configs();
+    stage.publish(4_000, 8_000, true, true);
+    assert!(!stage.ended);
+    stage.go();
+    stage.check();
+    assert!(stage.ended, "the last one leaves");
+    assert_eq!(stage.epochs.len(), 2);
+}
+
+#[test]
 fn a_change_of_resolution_is_a_discontinuity_with_the_same_renditions() {
     let mut stage = Stage::new("720p,360p");
     stage.come();
