@@ -10,8 +10,8 @@ use tracing::info;
 
 /// What is known of the published media.
 ///
-/// With a video configuration there are always properties and renditions. Renditions and properties outlive a publisher:
-/// the next one's media is fitted to them.
+/// With a video configuration there are always properties and renditions. Renditions and properties outlive a
+/// publisher: the next publisher's media is fitted to them.
 #[derive(Debug, Default)]
 pub(super) struct SourceFacts {
     /// The renditions; `None` until there was video.

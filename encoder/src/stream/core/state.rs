@@ -235,7 +235,8 @@ impl Flow {
         }
     }
 
-    /// When the run that follows a dead one starts; `None` if no such run is due, or if there is no media to start from.
+    /// When the run that follows a dead one starts; `None` if no such run is due, or if there is no media to start
+    /// from.
     pub(super) fn restart_at(&self, source: &SourceFacts) -> Option<Instant> {
         let restart = self.restart?;
         self.restart_from(source).map(|_| restart.at)
