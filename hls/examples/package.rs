@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use hls::{
-    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, SegmentInfo, SessionId,
-    Timing, Track, TrackKind, VideoTrack,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, SessionId, Timing, Track,
+    TrackKind, VideoTrack,
 };
 use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
 use mp4_atom::{Any, Atom, DecodeMaybe, Moov};
@@ -58,7 +58,7 @@ fn write(packager: &mut Packager, presentation: &mut Presentation, out: &Path) -
         let (rung, name, body) = match &output {
             Output::Init(init) => (&init.rung, &init.name, Some(&init.body)),
             Output::Part(_) => continue,
-            Output::Segment(segment) => (&segment.rung, &segment.name, segment.body.as_ref()),
+            Output::Segment(segment) => (&segment.info().rung, &segment.info().name, segment.body()),
         };
         let folder = out.join(rung.as_str());
         std::fs::create_dir_all(&folder)?;
@@ -68,7 +68,7 @@ fn write(packager: &mut Packager, presentation: &mut Presentation, out: &Path) -
         match &output {
             Output::Init(init) => presentation.add_init(init),
             Output::Part(_) => {}
-            Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
+            Output::Segment(segment) => presentation.add(segment.info().clone()),
         }
     }
     Ok(())

@@ -15,17 +15,17 @@ mod playlist;
 pub mod presentation;
 pub mod recording;
 pub mod resume;
+mod segment;
 #[cfg(test)]
 mod testing;
 pub mod timing;
 pub mod track;
 
 pub use names::{RungName, SessionId};
-pub use packager::{
-    CutRule, Epoch, InitSegment, Output, Packager, PackagerCounters, Part, PushError, Segment,
-};
+pub use packager::{CutRule, Epoch, InitSegment, Output, Packager, PackagerCounters, PushError};
 pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
-pub use presentation::{Expired, PartInfo, Presentation, SegmentInfo};
+pub use presentation::{Expired, Presentation};
 pub use resume::{Past, ResumeError, StoredPlaylist};
+pub use segment::{Part, PartInfo, Segment, SegmentInfo};
 pub use timing::{Latency, Parts, Timing, TimingError};
 pub use track::{AudioTrack, Track, TrackKind, VideoTrack};

@@ -20,14 +20,13 @@
 mod lane;
 mod types;
 
-pub use types::{
-    BeginError, CutRule, Epoch, InitSegment, Output, PackagerCounters, Part, PushError, Segment,
-};
+pub use types::{BeginError, CutRule, Epoch, InitSegment, Output, PackagerCounters, PushError};
 
 use crate::cut::{Cut, Cutter};
 use crate::fmp4;
 use crate::names::{self, RungName};
 use crate::resume::Past;
+use crate::segment::{Part, PartInfo, Segment, SegmentInfo};
 use crate::timing::Timing;
 use crate::track::TrackKind;
 use bytes::Bytes;
@@ -392,7 +391,7 @@ impl Packager {
                 };
                 self.out.extend(rest.into_iter().map(Output::Part));
                 let segment = writer.segment(lane, taken.start, taken.end);
-                self.counters.gaps += u64::from(segment.body.is_none());
+                self.counters.gaps += u64::from(segment.body().is_none());
                 self.out.push_back(Output::Segment(segment));
             }
         }
@@ -445,7 +444,8 @@ impl Writer<'_> {
         while start < span.end {
             let duration = (span.end - start).min(timing.target);
             let index = parts.next_index;
-            made.push(Part {
+            let body = body.take();
+            let info = PartInfo {
                 rung: lane.rung().clone(),
                 sequence: self.slot.sequence,
                 index,
@@ -457,8 +457,9 @@ impl Writer<'_> {
                 independent,
                 name: names::part_name(&self.epoch.session, self.slot.sequence, index),
                 init: init_name.clone(),
-                body: body.take(),
-            });
+                gap: body.is_none(),
+            };
+            made.push(Part::new(info, body));
             parts.next_index += 1;
             start += duration;
         }
@@ -472,7 +473,7 @@ impl Writer<'_> {
             [whole] => Some(whole.clone()),
             parts => Some(Bytes::from(parts.concat())),
         };
-        Segment {
+        let info = SegmentInfo {
             rung: lane.rung().clone(),
             sequence: self.slot.sequence,
             session: self.epoch.session.clone(),
@@ -482,8 +483,9 @@ impl Writer<'_> {
             wall: self.slot.wall + (start - self.slot.start),
             name: names::segment_name(&self.epoch.session, self.slot.sequence),
             init: self.carry.init_name.clone(),
-            body,
-        }
+            bytes: None,
+        };
+        Segment::new(info, body)
     }
 }
 

@@ -14,14 +14,15 @@
 
 pub(crate) mod rendition;
 
-use crate::names::{self, RungName, SessionId};
-use crate::packager::{InitSegment, Part, Segment};
+use crate::names::{self, RungName};
+use crate::packager::InitSegment;
 use crate::playlist::media::{LowLatency, MediaPlaylist, RenditionReport};
 use crate::playlist::multivariant;
 use crate::resume::Past;
+use crate::segment::{PartInfo, SegmentInfo};
 use crate::timing::Timing;
 use crate::track::Track;
-use media::{MediaSpan, MediaTime, WallTime};
+use media::MediaSpan;
 use rendition::Rendition;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,100 +31,6 @@ pub const MAX_WINDOWS: i64 = 3;
 
 /// A new rendition with this many listed segments, all of them gaps, no longer delays the change to new tracks.
 const GAPS_TO_GIVE_UP: usize = 3;
-
-/// A segment's metadata, without its body.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SegmentInfo {
-    /// Its rendition.
-    pub rung: RungName,
-    /// Media sequence number.
-    pub sequence: u64,
-    /// The epoch it belongs to.
-    pub session: SessionId,
-    /// Whether EXT-X-DISCONTINUITY stands before the segment.
-    pub discontinuity: bool,
-    /// First presentation time.
-    pub start: MediaTime,
-    /// Presentation time covered.
-    pub duration: MediaSpan,
-    /// PROGRAM-DATE-TIME.
-    pub wall: WallTime,
-    /// File name.
-    pub name: String,
-    /// File name of its init segment.
-    pub init: String,
-    /// Size in bytes; `None` for a gap.
-    pub bytes: Option<u64>,
-}
-
-impl SegmentInfo {
-    /// Turns the segment into a gap of the same time, for a segment that could not be stored.
-    pub fn into_gap(self) -> Self {
-        Self { bytes: None, ..self }
-    }
-}
-
-impl From<&Segment> for SegmentInfo {
-    fn from(segment: &Segment) -> Self {
-        Self {
-            rung: segment.rung.clone(),
-            sequence: segment.sequence,
-            session: segment.session.clone(),
-            discontinuity: segment.discontinuity,
-            start: segment.start,
-            duration: segment.duration,
-            wall: segment.wall,
-            name: segment.name.clone(),
-            init: segment.init.clone(),
-            bytes: segment.body.as_ref().map(|body| body.len() as u64),
-        }
-    }
-}
-
-/// A part's metadata, without its body.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PartInfo {
-    /// Its rendition.
-    pub rung: RungName,
-    /// Media sequence number of its segment.
-    pub sequence: u64,
-    /// Counts from 0 in each segment.
-    pub index: u32,
-    /// The epoch it belongs to.
-    pub session: SessionId,
-    /// Whether EXT-X-DISCONTINUITY stands before its segment.
-    pub discontinuity: bool,
-    /// Presentation time covered.
-    pub duration: MediaSpan,
-    /// PROGRAM-DATE-TIME of its segment.
-    pub wall: WallTime,
-    /// Whether decoding can begin in this part.
-    pub independent: bool,
-    /// File name.
-    pub name: String,
-    /// File name of its init segment.
-    pub init: String,
-    /// Whether this part is a gap, without an object.
-    pub gap: bool,
-}
-
-impl From<&Part> for PartInfo {
-    fn from(part: &Part) -> Self {
-        Self {
-            rung: part.rung.clone(),
-            sequence: part.sequence,
-            index: part.index,
-            session: part.session.clone(),
-            discontinuity: part.discontinuity,
-            duration: part.duration,
-            wall: part.wall,
-            independent: part.independent,
-            name: part.name.clone(),
-            init: part.init.clone(),
-            gap: part.body.is_none(),
-        }
-    }
-}
 
 /// An object that no playlist references any more, after its retention.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,7 +11,7 @@
 //! EXT-X-GAP is among the unknown tags.
 
 use crate::names::{self, RungName, SessionId};
-use crate::presentation::SegmentInfo;
+use crate::segment::SegmentInfo;
 use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaSegment};
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};

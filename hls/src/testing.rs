@@ -1,6 +1,7 @@
 //! Synthetic media and a reader of the packager's output, for tests.
 
-use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, Part, PushError, Segment};
+use crate::packager::{CutRule, Epoch, InitSegment, Output, Packager, PushError};
+use crate::segment::{Part, Segment};
 use crate::timing::{Latency, Timing};
 use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
 use crate::{RungName, SessionId};
@@ -272,21 +273,21 @@ impl Run {
     }
 
     pub(crate) fn of(&self, name: &str) -> Vec<&Segment> {
-        self.segments.iter().filter(|s| s.rung.as_str() == name).collect()
+        self.segments.iter().filter(|s| s.info().rung.as_str() == name).collect()
     }
 
     /// Start and duration in milliseconds of each segment; negative durations are gaps.
     pub(crate) fn spans(&self, name: &str) -> Vec<(i64, i64)> {
         let span = |s: &&Segment| {
-            let length = s.duration.ticks_90k() / 90;
-            (s.start.ticks_90k() / 90, if s.body.is_some() { length } else { -length })
+            let length = s.info().duration.ticks_90k() / 90;
+            (s.info().start.ticks_90k() / 90, if s.body().is_some() { length } else { -length })
         };
         self.of(name).iter().map(span).collect()
     }
 
     pub(crate) fn parsed(&self, name: &str) -> Vec<Parsed> {
         let flags = if name == "audio" { 0x0200_0000 } else { 0x0101_0000 };
-        self.of(name).iter().filter_map(|s| s.body.as_ref()).map(|body| parse(body, flags)).collect()
+        self.of(name).iter().filter_map(|s| s.body()).map(|body| parse(body, flags)).collect()
     }
 
     /// Checks the invariants that hold for any input. Returns the number of emitted samples by rendition.
@@ -301,14 +302,17 @@ impl Run {
                     inits.push((&init.rung, &init.name));
                 }
                 Output::Part(part) => {
-                    assert!(inits.contains(&(&part.rung, &part.init)), "an init comes first");
-                    open.entry(part.rung.clone()).or_default().push(part);
+                    assert!(inits.contains(&(&part.info().rung, &part.info().init)), "an init comes first");
+                    open.entry(part.info().rung.clone()).or_default().push(part);
                 }
                 Output::Segment(segment) => {
-                    assert!(inits.contains(&(&segment.rung, &segment.init)), "an init comes first");
-                    let parts = open.remove(&segment.rung).unwrap_or_default();
+                    assert!(
+                        inits.contains(&(&segment.info().rung, &segment.info().init)),
+                        "an init comes first"
+                    );
+                    let parts = open.remove(&segment.info().rung).unwrap_or_default();
                     self.check_parts(segment, &parts);
-                    by_rung.entry(segment.rung.clone()).or_default().push(segment);
+                    by_rung.entry(segment.info().rung.clone()).or_default().push(segment);
                 }
             }
         }
@@ -319,9 +323,9 @@ impl Run {
             let audio = rung == RungName::audio();
             let flags = if audio { 0x0200_0000 } else { 0x0101_0000 };
             let (mut last_fragment, mut decoded_to, mut count) = (0, 0, 0);
-            let mut session = &segments[0].session;
+            let mut session = &segments[0].info().session;
             for pair in segments.windows(2) {
-                let (a, b) = (pair[0], pair[1]);
+                let (a, b) = (pair[0].info(), pair[1].info());
                 assert!(b.sequence > a.sequence && b.name != a.name && b.wall >= a.wall);
                 if a.session == b.session {
                     assert_eq!(b.sequence, a.sequence + 1, "no holes within an epoch");
@@ -330,21 +334,21 @@ impl Run {
             }
             for segment in segments {
                 let td = f64::from(self.timing.target_duration);
-                assert!(segment.duration > MediaSpan::ZERO);
-                assert!(segment.duration.as_secs_f64().round() <= td, "EXTINF above TARGETDURATION");
-                let slot = (&segment.session, segment.discontinuity);
-                assert_eq!(*slots.entry(segment.sequence).or_insert(slot), slot, "renditions agree");
-                let Some(body) = &segment.body else { continue };
+                assert!(segment.info().duration > MediaSpan::ZERO);
+                assert!(segment.info().duration.as_secs_f64().round() <= td, "EXTINF above TARGETDURATION");
+                let slot = (&segment.info().session, segment.info().discontinuity);
+                assert_eq!(*slots.entry(segment.info().sequence).or_insert(slot), slot, "renditions agree");
+                let Some(body) = segment.body() else { continue };
                 let parsed = parse(body, flags);
                 assert!(parsed.samples[0].2, "a segment begins with a keyframe");
                 assert!(parsed.fragment_number > last_fragment);
                 // The last frame of an epoch, or its last part, may extend past the discontinuity.
                 let overlap = match self.timing.parts {
-                    _ if segment.session == *session => 0,
+                    _ if segment.info().session == *session => 0,
                     None => 2 * u64::from(parsed.samples[0].0),
                     Some(_) => parsed.duration(),
                 };
-                session = &segment.session;
+                session = &segment.info().session;
                 assert!(parsed.base + overlap >= decoded_to, "decode times grow");
                 assert!(parsed.samples.iter().all(|s| s.0 > 0));
                 last_fragment = parsed.fragment_number;
@@ -360,24 +364,31 @@ impl Run {
 
     /// Checks that a segment is the concatenation of its parts.
     fn check_parts(&self, segment: &Segment, parts: &[&Part]) {
-        let Some(timing) = self.timing.parts.filter(|_| segment.body.is_some()) else {
+        let Some(timing) = self.timing.parts.filter(|_| segment.body().is_some()) else {
             assert!(parts.is_empty(), "no parts of a gap");
             return;
         };
-        let total = parts.iter().fold(MediaSpan::ZERO, |sum, part| sum + part.duration);
-        assert_eq!(total, segment.duration, "parts cover their segment");
-        let body: Vec<u8> = parts.iter().filter_map(|p| p.body.as_deref()).flatten().copied().collect();
-        assert_eq!(segment.body.as_deref(), Some(&body[..]), "a segment's bytes are those of its parts");
+        let total = parts.iter().fold(MediaSpan::ZERO, |sum, part| sum + part.info().duration);
+        assert_eq!(total, segment.info().duration, "parts cover their segment");
+        let body: Vec<u8> = parts.iter().filter_map(|p| p.body()).flatten().copied().collect();
+        assert_eq!(
+            segment.body().map(|body| &body[..]),
+            Some(&body[..]),
+            "a segment's bytes are those of its parts"
+        );
         for (index, part) in parts.iter().enumerate() {
             assert_eq!(
-                (part.index as usize, part.sequence),
-                (index, segment.sequence),
+                (part.info().index as usize, part.info().sequence),
+                (index, segment.info().sequence),
                 "numbered without holes"
             );
-            assert_eq!((&part.session, part.discontinuity), (&segment.session, segment.discontinuity));
-            assert_eq!((part.wall, &part.init), (segment.wall, &segment.init));
-            assert!(part.duration <= timing.target, "above PART-TARGET");
+            assert_eq!(
+                (&part.info().session, part.info().discontinuity),
+                (&segment.info().session, segment.info().discontinuity)
+            );
+            assert_eq!((part.info().wall, &part.info().init), (segment.info().wall, &segment.info().init));
+            assert!(part.info().duration <= timing.target, "above PART-TARGET");
         }
-        assert!(parts[0].independent, "a segment's first part begins with a keyframe");
+        assert!(parts[0].info().independent, "a segment's first part begins with a keyframe");
     }
 }

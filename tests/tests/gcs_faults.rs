@@ -7,10 +7,10 @@ use bytes::Bytes;
 use encoder::testing::delivery::{
     Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool, StorePlaylists,
 };
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
 use hls::timing::{Latency, Timing};
 use hls::track::{Track, TrackKind, VideoTrack};
-use hls::{RungName, SessionId};
+use hls::{RungName, Segment, SegmentInfo, SessionId};
 use media::{MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl Broadcast {
         let seconds = i64::try_from(number).unwrap();
         // Every body is unique.
         let body = format!("{rung} {sequence} ").into_bytes().into_iter().cycle().take(bytes);
-        Segment {
+        let info = SegmentInfo {
             rung: RungName::new(rung).unwrap(),
             sequence,
             session: self.session(),
@@ -104,8 +104,9 @@ impl Broadcast {
             wall: WallTime::from_unix_micros(1_790_000_000_000_000 + 1_000_000 * seconds),
             name: hls::names::segment_name(&self.session(), sequence),
             init: hls::names::init_name(&self.session()),
-            body: Some(body.collect()),
-        }
+            bytes: None,
+        };
+        Segment::new(info, Some(body.collect()))
     }
 }
 

@@ -126,7 +126,7 @@ impl Contents {
     pub(crate) fn duration(&self) -> MediaSpan {
         let entries = || self.lanes.values().flatten().map(|entry| &entry.info);
         let start = entries().map(|info| info.start).min();
-        let end = entries().map(|info| info.start + info.duration).max();
+        let end = entries().map(|info| info.end()).max();
         start.zip(end).map_or(MediaSpan::ZERO, |(start, end)| end - start)
     }
 
@@ -288,7 +288,7 @@ pub(crate) fn multivariant(
 /// A gap for the sequence number after `last`, where `next` is the next segment.
 pub(super) fn gap_between(last: &SegmentInfo, next: &SegmentInfo, slots: &Slots) -> PageEntry {
     let sequence = last.sequence + 1;
-    let start = last.start + last.duration;
+    let start = last.end();
     let missing = i64::try_from(next.sequence - sequence).unwrap_or(i64::MAX).max(1);
     let share = (next.start - start).ticks_90k() / missing;
     let slot = slots.get(&sequence).cloned().unwrap_or(ListedSlot {

@@ -24,8 +24,7 @@ use super::page::{ArchivedEpoch, Page, PageEntry};
 use crate::delivery::Settled;
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
-use hls::packager::Segment;
-use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
+use hls::{ArchivePlaylist, RungName, Segment, SegmentInfo, SessionId, Track, archive_multivariant};
 use lane::RecordingLane;
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -202,7 +201,7 @@ impl Recorder {
             .lanes
             .values()
             .filter_map(|lane| lane.last())
-            .map(|entry| (entry.info.start + entry.info.duration, entry.info.wall + entry.info.duration));
+            .map(|entry| (entry.info.end(), entry.info.wall + entry.info.duration));
         recorder.end = ends.max();
         recorder.first_sequence =
             all.lanes.values().filter_map(|lane| Some(lane.first()?.info.sequence)).min();
@@ -241,26 +240,26 @@ impl Recorder {
         if self.phase != Phase::Open {
             return;
         }
-        if self.session.as_ref() != Some(&segment.session) {
-            self.begin_epoch(segment);
+        if self.session.as_ref() != Some(&segment.info().session) {
+            self.begin_epoch(segment.info());
         }
-        let mut info = SegmentInfo::from(segment);
+        let mut info = segment.info().clone();
         info.start += self.shift;
-        self.end = self.end.max(Some((info.start + info.duration, info.wall + info.duration)));
+        self.end = self.end.max(Some((info.end(), info.wall + info.duration)));
         if info.discontinuity && self.first_sequence.is_some_and(|first| info.sequence > first) {
             self.discontinuities.insert(info.sequence);
         }
         let kind = if self.is_audio(&info.rung) { MediaKind::Audio } else { MediaKind::Video };
         let (recorded, shown) = (self.is_recorded(&info.rung), self.is_shown(&info.rung));
-        let body = segment.body.as_ref().filter(|_| recorded || shown);
+        let body = segment.body().filter(|_| recorded || shown);
         // Indexing a segment of our own packager always succeeds. If it failed, the recording would lack the segment.
         let mut index = body.and_then(|body| SegmentIndex::of(body, kind).ok());
         if let Some(index) = &mut index {
-            index.shift(self.shift.to_scaled(self.timescale(&segment.rung)));
+            index.shift(self.shift.to_scaled(self.timescale(&segment.info().rung)));
         }
         let picture = index.as_ref().filter(|_| shown).and_then(SegmentIndex::first_sample_end);
         let entry = PageEntry { info, index: index.filter(|_| recorded), picture };
-        self.lane(&segment.rung).waiting.push_back(entry);
+        self.lane(&segment.info().rung).waiting.push_back(entry);
     }
 
     /// Lists a segment, readable or as a gap. Call it in order within each rendition.
@@ -384,7 +383,7 @@ impl Recorder {
         videos.next().is_some_and(|track| track.rung == *rung)
     }
 
-    fn begin_epoch(&mut self, segment: &Segment) {
+    fn begin_epoch(&mut self, segment: &SegmentInfo) {
         if self.place.is_none() {
             self.place = Some(ArchivePlace::new(self.stream.clone(), segment.session.clone()));
             self.first_sequence = Some(segment.sequence);

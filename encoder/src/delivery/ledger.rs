@@ -13,8 +13,8 @@
 //! uploads, which the uploader bounds by their bytes.
 
 use super::Gap;
-use hls::RungName;
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
+use hls::{RungName, SegmentInfo};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ pub struct Settled {
 enum Fate {
     /// Not acknowledged, and on time.
     Waiting,
-    /// Acknowledged on time, with that many bytes.
-    Readable(u64),
+    /// Acknowledged on time.
+    Readable,
     /// A gap for viewers, and not acknowledged: the upload continues.
     Late,
     /// A gap for viewers, and readable: the segment or its init segment was acknowledged too late.
@@ -62,7 +62,7 @@ struct LedgerRendition {
 
 #[derive(Debug)]
 struct Entry {
-    segment: Segment,
+    segment: SegmentInfo,
     deadline: Duration,
     fate: Fate,
 }
@@ -70,9 +70,8 @@ struct Entry {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Enters the next segment of its rendition, without its body.
-    pub(crate) fn enter(&mut self, segment: Segment, deadline: Duration) {
-        debug_assert!(segment.body.is_none());
+    /// Enters the next segment of its rendition.
+    pub(crate) fn enter(&mut self, segment: SegmentInfo, deadline: Duration) {
         let rendition = self.renditions.entry(segment.rung.clone()).or_default();
         rendition.entries.push_back(Entry { segment, deadline, fate: Fate::Waiting });
     }
@@ -85,12 +84,12 @@ impl Ledger {
     }
 
     /// A segment is readable. False if it is a gap for viewers all the same.
-    pub(crate) fn readable(&mut self, rung: &RungName, sequence: u64, bytes: u64) -> bool {
+    pub(crate) fn readable(&mut self, rung: &RungName, sequence: u64) -> bool {
         let Some(entry) = self.entry(rung, sequence) else { return false };
         let (fate, on_time) = match entry.fate {
-            Fate::Waiting => (Fate::Readable(bytes), true),
+            Fate::Waiting => (Fate::Readable, true),
             Fate::Late => (Fate::ReadableLate, false),
-            Fate::Readable(_) | Fate::ReadableLate | Fate::Never => (entry.fate, false),
+            Fate::Readable | Fate::ReadableLate | Fate::Never => (entry.fate, false),
         };
         entry.fate = fate;
         on_time
@@ -110,7 +109,7 @@ impl Ledger {
         let Some(entry) = self.entry(rung, sequence) else { return false };
         let (fate, is_new) = match entry.fate {
             Fate::Waiting => (unreadable, true),
-            Fate::Readable(_) => (Fate::ReadableLate, true),
+            Fate::Readable => (Fate::ReadableLate, true),
             Fate::Late => (unreadable, false),
             Fate::ReadableLate | Fate::Never => (entry.fate, false),
         };
@@ -131,14 +130,14 @@ impl Ledger {
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let unlisted = self.renditions.values().flat_map(LedgerRendition::unlisted);
         let open = unlisted.filter(|entry| match entry.fate {
-            Fate::Waiting | Fate::Readable(_) => true,
+            Fate::Waiting | Fate::Readable => true,
             Fate::Late | Fate::ReadableLate | Fate::Never => false,
         });
         open.map(|entry| entry.deadline).min()
     }
 
-    /// Moves the live cursor past a segment of any rendition: readable with its bytes, or a gap.
-    pub(crate) fn next_live(&mut self) -> Option<(Segment, Option<u64>)> {
+    /// Moves the live cursor past a segment of any rendition: readable, or a gap.
+    pub(crate) fn next_live(&mut self) -> Option<SegmentInfo> {
         self.renditions.values_mut().find_map(LedgerRendition::next_live)
     }
 
@@ -159,8 +158,8 @@ impl Ledger {
             for entry in entries.iter_mut() {
                 let has_init = inits.contains(&entry.segment.init);
                 entry.fate = match entry.fate {
-                    Fate::Readable(_) | Fate::ReadableLate if has_init => entry.fate,
-                    Fate::Readable(_) | Fate::ReadableLate => Fate::Never,
+                    Fate::Readable | Fate::ReadableLate if has_init => entry.fate,
+                    Fate::Readable | Fate::ReadableLate => Fate::Never,
                     Fate::Waiting | Fate::Late | Fate::Never => Fate::Never,
                 };
             }
@@ -186,34 +185,34 @@ impl LedgerRendition {
     fn obstacle(&self, entry: &Entry) -> Option<Gap> {
         match entry.fate {
             Fate::Waiting => Some(Gap::Deadline),
-            Fate::Readable(_) => (!self.inits.contains(&entry.segment.init)).then_some(Gap::NoInit),
+            Fate::Readable => (!self.inits.contains(&entry.segment.init)).then_some(Gap::NoInit),
             Fate::Late | Fate::ReadableLate | Fate::Never => None,
         }
     }
 
-    fn next_live(&mut self) -> Option<(Segment, Option<u64>)> {
+    fn next_live(&mut self) -> Option<SegmentInfo> {
         let entry = self.entries.get(self.live)?;
         if self.obstacle(entry).is_some() {
             return None;
         }
-        let bytes = match entry.fate {
-            Fate::Readable(bytes) => Some(bytes),
-            Fate::Waiting | Fate::Late | Fate::ReadableLate | Fate::Never => None,
-        };
         let segment = entry.segment.clone();
+        let segment = match entry.fate {
+            Fate::Readable => segment,
+            Fate::Waiting | Fate::Late | Fate::ReadableLate | Fate::Never => segment.into_gap(),
+        };
         self.live += 1;
-        Some((segment, bytes))
+        Some(segment)
     }
 
     fn next_archived(&mut self) -> Option<Settled> {
         let entry = self.entries.front().filter(|_| self.live > 0)?;
         let stored = match entry.fate {
             Fate::Waiting | Fate::Late => return None,
-            Fate::Readable(_) | Fate::ReadableLate if self.inits.contains(&entry.segment.init) => true,
-            Fate::Readable(_) | Fate::ReadableLate => return None,
+            Fate::Readable | Fate::ReadableLate if self.inits.contains(&entry.segment.init) => true,
+            Fate::Readable | Fate::ReadableLate => return None,
             Fate::Never => false,
         };
-        let Segment { rung, sequence, .. } = self.entries.pop_front()?.segment;
+        let SegmentInfo { rung, sequence, .. } = self.entries.pop_front()?.segment;
         self.live -= 1;
         Some(Settled { rung, sequence, stored })
     }
@@ -230,19 +229,19 @@ mod tests {
         RungName::new("720p").unwrap()
     }
 
-    /// A ledger with segments from number 0 on, with deadlines one second apart.
+    /// A ledger with segments from number 0 on, of 10 bytes, 11 bytes and so on, with deadlines one second apart.
     fn ledger(segments: u64) -> Ledger {
         let mut ledger = Ledger::default();
         for sequence in 0..segments {
-            let segment = Segment { body: None, ..testing::segment("720p", "s", sequence, 0) };
-            ledger.enter(segment, SECOND * (sequence as u32 + 1));
+            let segment = testing::segment("720p", "s", sequence, 10 + sequence as usize);
+            ledger.enter(segment.info().clone(), SECOND * (sequence as u32 + 1));
         }
         ledger
     }
 
     fn live(ledger: &mut Ledger) -> Vec<(u64, Option<u64>)> {
         let next = std::iter::from_fn(|| ledger.next_live());
-        next.map(|(segment, bytes)| (segment.sequence, bytes)).collect()
+        next.map(|segment| (segment.sequence, segment.bytes)).collect()
     }
 
     fn archived(ledger: &mut Ledger) -> Vec<(u64, bool)> {
@@ -254,7 +253,7 @@ mod tests {
     fn the_live_cursor_moves_at_the_deadline_and_the_archive_cursor_at_the_final_fate() {
         let mut ledger = ledger(4);
         ledger.init_readable(&testing::init("720p", "s"));
-        assert!(ledger.readable(&rung(), 0, 10) && ledger.readable(&rung(), 2, 12));
+        assert!(ledger.readable(&rung(), 0) && ledger.readable(&rung(), 2));
         assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(0, Some(10))], vec![(0, true)]));
         assert_eq!(ledger.next_deadline(), Some(SECOND * 2));
         assert_eq!(ledger.overdue(SECOND * 2), [(rung(), 1, Gap::Deadline)]);
@@ -262,7 +261,7 @@ mod tests {
         assert!(!ledger.late(&rung(), 1), "and only once");
         assert_eq!(live(&mut ledger), [(1, None), (2, Some(12))]);
         assert_eq!(archived(&mut ledger), [], "its upload continues");
-        assert!(!ledger.readable(&rung(), 1, 11), "too late for viewers");
+        assert!(!ledger.readable(&rung(), 1), "too late for viewers");
         assert_eq!(archived(&mut ledger), [(1, true), (2, true)]);
         assert!(ledger.never(&rung(), 3));
         assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(3, None)], vec![(3, false)]));
@@ -272,7 +271,7 @@ mod tests {
     #[test]
     fn a_readable_segment_waits_for_its_init_segment() {
         let mut ledger = ledger(2);
-        assert!(ledger.readable(&rung(), 0, 10) && ledger.readable(&rung(), 1, 11));
+        assert!(ledger.readable(&rung(), 0) && ledger.readable(&rung(), 1));
         assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![], vec![]));
         assert_eq!(ledger.overdue(SECOND), [(rung(), 0, Gap::NoInit)]);
         assert!(ledger.late(&rung(), 0));
@@ -289,10 +288,9 @@ mod tests {
         let mut ledger = ledger(4);
         ledger.init_readable(&testing::init("720p", "s"));
         ledger.late(&rung(), 0);
-        ledger.readable(&rung(), 1, 11);
-        let other = Segment { body: None, ..testing::segment("720p", "t", 4, 0) };
-        ledger.enter(other, SECOND);
-        ledger.readable(&rung(), 4, 14);
+        ledger.readable(&rung(), 1);
+        ledger.enter(testing::segment("720p", "t", 4, 14).info().clone(), SECOND);
+        ledger.readable(&rung(), 4);
         ledger.close();
         assert_eq!(archived(&mut ledger), [(0, false), (1, true), (2, false), (3, false), (4, false)]);
         assert!(ledger.is_listed());
@@ -308,7 +306,7 @@ mod tests {
         for session in ["t", "u"] {
             ledger.init_readable(&testing::init("720p", session));
         }
-        ledger.readable(&rung(), 0, 10);
+        ledger.readable(&rung(), 0);
         assert_eq!(archived(&mut ledger), [(0, true), (1, false)]);
         ledger.init_readable(&testing::init("720p", "v"));
         assert_eq!(ledger.renditions[&rung()].inits.len(), 1, "earlier ones are forgotten");

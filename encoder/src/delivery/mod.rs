@@ -37,10 +37,9 @@ pub(crate) use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, St
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;
 
-use hls::RungName;
-use hls::packager::{InitSegment, Segment};
-use hls::presentation::{Presentation, SegmentInfo};
+use hls::packager::InitSegment;
 use hls::track::Track;
+use hls::{Presentation, RungName, Segment, SegmentInfo};
 use store::Version;
 
 /// Input of [`Delivery`], in the packager's order.
@@ -76,9 +75,8 @@ pub trait Playlists: Send + 'static {
     /// An init segment is readable.
     fn add_init(&mut self, init: &InitSegment);
 
-    /// Lists the next segment of its rendition: readable with that many bytes, or (`None`) a gap. `segment.body` is
-    /// always `None` here: bodies are dropped as soon as they are no longer needed.
-    fn add(&mut self, segment: &Segment, bytes: Option<u64>);
+    /// Lists the next segment of its rendition: readable, or a gap.
+    fn add(&mut self, segment: SegmentInfo);
 
     /// The stream has ended.
     fn end(&mut self);
@@ -103,8 +101,8 @@ impl Playlists for Presentation {
         self.add_init(init);
     }
 
-    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
-        self.add(SegmentInfo { bytes, ..SegmentInfo::from(segment) });
+    fn add(&mut self, segment: SegmentInfo) {
+        self.add(segment);
     }
 
     fn end(&mut self) {

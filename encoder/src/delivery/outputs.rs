@@ -12,9 +12,8 @@ use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
 use crate::stream::Now;
 use crate::stream::driver::StreamEnding;
 use bytes::Bytes;
-use hls::packager::{InitSegment, Output, Part};
-use hls::presentation::{PartInfo, Presentation, SegmentInfo};
-use hls::{RungName, Timing, Track, TrackKind};
+use hls::packager::{InitSegment, Output};
+use hls::{Presentation, RungName, Timing, Track, TrackKind};
 use media::{MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -318,19 +317,20 @@ impl OriginSide {
                 }
             }
             Output::Part(part) => {
-                let Part { rung, name, body, .. } = part;
-                if let (Some(body), Some(types)) = (body, self.types.get(rung)) {
-                    self.put_media(rung, name, body.clone(), types.segment);
+                let info = part.info();
+                if let (Some(body), Some(types)) = (part.body(), self.types.get(&info.rung)) {
+                    self.put_media(&info.rung, &info.name, body.clone(), types.segment);
                 }
-                self.presentation.add_part(PartInfo::from(part));
-                self.touched.insert(rung.clone());
+                self.presentation.add_part(info.clone());
+                self.touched.insert(info.rung.clone());
             }
             Output::Segment(segment) => {
-                if let (Some(body), Some(types)) = (&segment.body, self.types.get(&segment.rung)) {
-                    self.put_media(&segment.rung, &segment.name, body.clone(), types.segment);
+                let info = segment.info();
+                if let (Some(body), Some(types)) = (segment.body(), self.types.get(&info.rung)) {
+                    self.put_media(&info.rung, &info.name, body.clone(), types.segment);
                 }
-                self.presentation.add(SegmentInfo::from(segment));
-                self.touched.insert(segment.rung.clone());
+                self.presentation.add(info.clone());
+                self.touched.insert(info.rung.clone());
             }
         }
     }

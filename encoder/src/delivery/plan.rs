@@ -340,15 +340,14 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Lists settled segments in order, and ends the playlists when every segment is settled.
     fn settle(&mut self, now: Duration) {
         let mut changed = false;
-        while let Some((segment, bytes)) = self.ledger.next_live() {
-            self.playlists.add(&segment, bytes);
-            if let Some(bytes) = bytes {
+        while let Some(segment) = self.ledger.next_live() {
+            if let Some(bytes) = segment.bytes {
                 self.counters.segments += 1;
                 self.counters.bytes += bytes;
-                let end = segment.start + segment.duration;
-                self.listed.push(ListedSegment { rung: segment.rung.clone(), end });
+                self.listed.push(ListedSegment { rung: segment.rung.clone(), end: segment.end() });
             }
-            self.mark(Some(segment.rung));
+            self.mark(Some(segment.rung.clone()));
+            self.playlists.add(segment);
             changed = true;
         }
         if changed {

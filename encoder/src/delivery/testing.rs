@@ -2,9 +2,9 @@
 
 use super::{FateListeners, Playlists, Readers};
 use bytes::Bytes;
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
 use hls::track::{Track, TrackKind, VideoTrack};
-use hls::{RungName, SessionId};
+use hls::{RungName, Segment, SegmentInfo, SessionId};
 use media::{MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::collections::BTreeMap;
 
@@ -33,14 +33,14 @@ impl Playlists for TextPlaylists {
         self.lines.entry(init.rung.clone()).or_default().push(format!("init {}", init.name));
     }
 
-    fn add(&mut self, segment: &Segment, bytes: Option<u64>) {
+    fn add(&mut self, segment: SegmentInfo) {
         let lines = self.lines.entry(segment.rung.clone()).or_default();
-        lines.push(bytes.map_or("gap".into(), |bytes| format!("{} {bytes}", segment.name)));
+        lines.push(segment.bytes.map_or("gap".into(), |bytes| format!("{} {bytes}", segment.name)));
         let segments: Vec<_> = (0..lines.len()).filter(|&n| lines[n].contains("m4s")).collect();
         if self.window > 0 && segments.len() > self.window {
             let line = lines.remove(segments[0]);
             let name = line.split(' ').next().unwrap().to_owned();
-            self.expired.push((segment.rung.clone(), name));
+            self.expired.push((segment.rung, name));
         }
     }
 
@@ -97,7 +97,7 @@ pub(super) fn init(rung: &str, session: &str) -> InitSegment {
 }
 
 pub(super) fn segment(rung: &str, session: &str, sequence: u64, bytes: usize) -> Segment {
-    Segment {
+    let info = SegmentInfo {
         rung: RungName::new(rung).unwrap(),
         sequence,
         session: SessionId::new(session).unwrap(),
@@ -107,6 +107,7 @@ pub(super) fn segment(rung: &str, session: &str, sequence: u64, bytes: usize) ->
         wall: WallTime::from_unix_micros(0),
         name: format!("{session}-{sequence}.m4s"),
         init: format!("{session}-init.mp4"),
-        body: Some(vec![0; bytes].into()),
-    }
+        bytes: None,
+    };
+    Segment::new(info, Some(vec![0; bytes].into()))
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hls::packager::MAX_BUFFERED_BYTES;
 use hls::{
-    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, Segment, SessionId,
+    AudioTrack, CutRule, Epoch, Latency, Output, Packager, Presentation, RungName, SegmentInfo, SessionId,
     Timing, Track, TrackKind, VideoTrack,
 };
 use media::{Anchor, AudioCodec, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
@@ -188,10 +188,10 @@ impl Run {
             any = true;
             match output {
                 Output::Init(init) => self.presentation.add_init(&init),
-                Output::Part(part) => self.presentation.add_part((&part).into()),
+                Output::Part(part) => self.presentation.add_part(part.info().clone()),
                 Output::Segment(segment) => {
-                    self.check_segment(&segment);
-                    self.presentation.add((&segment).into());
+                    self.check_segment(segment.info());
+                    self.presentation.add(segment.into_parts().0);
                 }
             }
         }
@@ -200,7 +200,7 @@ impl Run {
         }
     }
 
-    fn check_segment(&mut self, segment: &Segment) {
+    fn check_segment(&mut self, segment: &SegmentInfo) {
         let (next, first) = self.next.get_mut(&segment.rung).expect("a rendition of the epoch");
         assert_eq!(segment.sequence, *next, "{}", segment.rung);
         assert_eq!(segment.discontinuity, *first && *next > 0, "{} {next}", segment.rung);

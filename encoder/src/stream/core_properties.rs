@@ -3,8 +3,7 @@
 use super::core_tests::{Stage, Ticks, settings};
 use super::run::RunId;
 use super::tests::{audio_config, unit_at, video_config};
-use hls::RungName;
-use hls::packager::Segment;
+use hls::{RungName, Segment, SegmentInfo};
 use media::{Media, MediaSpan};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,9 +202,10 @@ const LISTED_PART_MS: i64 = 550;
 
 /// Media sequence numbers have no hole, all renditions of an epoch have all numbers, and discontinuities are aligned.
 fn check_segments(segments: &[Segment]) {
-    let mut slots: BTreeMap<u64, Vec<&Segment>> = BTreeMap::new();
+    let segments: Vec<&SegmentInfo> = segments.iter().map(Segment::info).collect();
+    let mut slots: BTreeMap<u64, Vec<&SegmentInfo>> = BTreeMap::new();
     let mut rungs: BTreeMap<String, BTreeSet<&RungName>> = BTreeMap::new();
-    for segment in segments {
+    for segment in &segments {
         slots.entry(segment.sequence).or_default().push(segment);
         rungs.entry(segment.session.to_string()).or_default().insert(&segment.rung);
     }
@@ -217,8 +217,8 @@ fn check_segments(segments: &[Segment]) {
         assert_eq!(names, rungs[&slot[0].session.to_string()], "{sequence}");
         assert!(slot.iter().all(|segment| segment.discontinuity == slot[0].discontinuity), "{sequence}");
     }
-    let mut last: BTreeMap<&RungName, &Segment> = BTreeMap::new();
-    for segment in segments {
+    let mut last: BTreeMap<&RungName, &SegmentInfo> = BTreeMap::new();
+    for segment in &segments {
         if let Some(last) = last.insert(&segment.rung, segment) {
             // A part that was listed stays, even if its epoch turns out to end within that part.
             let listed = if segment.session == last.session { 0 } else { LISTED_PART_MS };
@@ -252,10 +252,10 @@ proptest! {
             publisher.publish(20_000, true, true);
             let lag = publisher.stage.core.lag().as_secs_f64();
             prop_assert!(lag < 5.0, "{lag} s behind");
-            let last = publisher.stage.segments.last().unwrap().sequence;
-            let whole = publisher.stage.segments.iter().filter(|s| s.sequence == last - 1);
+            let last = publisher.stage.segments.last().unwrap().info().sequence;
+            let whole = publisher.stage.segments.iter().filter(|s| s.info().sequence == last - 1);
             for segment in whole {
-                prop_assert!(segment.body.is_some(), "{} has a gap at the end", segment.rung);
+                prop_assert!(segment.body().is_some(), "{} has a gap at the end", segment.info().rung);
             }
         }
         let now = publisher.stage.now();

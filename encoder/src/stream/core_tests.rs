@@ -5,9 +5,9 @@ use super::core::{Effect, StreamCore, StreamCounters, StreamSettings};
 use super::run::RunId;
 use super::tests::{AVCC, audio_config, unit_at, video_config};
 use crate::stream::ladder::Ladder;
-use hls::packager::{Output, Segment};
+use hls::packager::Output;
 use hls::timing::Latency;
-use hls::{Timing, Track};
+use hls::{Segment, SegmentInfo, Timing, Track};
 use media::{Media, Unit, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -297,15 +297,19 @@ impl Stage {
         self.core.counters()
     }
 
+    fn infos(&self) -> impl Iterator<Item = &SegmentInfo> {
+        self.segments.iter().map(Segment::info)
+    }
+
     /// Segments of one rendition.
-    fn rung(&self, name: &str) -> Vec<&Segment> {
-        self.segments.iter().filter(|segment| segment.rung.as_str() == name).collect()
+    fn rung(&self, name: &str) -> Vec<&SegmentInfo> {
+        self.infos().filter(|segment| segment.rung.as_str() == name).collect()
     }
 
     /// Checks what holds for every stream: media sequence numbers grow by one and are the same in all renditions,
     /// discontinuities are aligned, time increases.
     fn check(&self) {
-        let names: BTreeSet<&str> = self.segments.iter().map(|segment| segment.rung.as_str()).collect();
+        let names: BTreeSet<&str> = self.infos().map(|segment| segment.rung.as_str()).collect();
         let mut breaks = BTreeSet::new();
         for name in names {
             let rung = self.rung(name);
@@ -329,15 +333,14 @@ impl Stage {
 
 /// An effect in one line, without media.
 fn summary(effect: &Effect) -> String {
-    let size = |body: &Option<bytes::Bytes>| body.as_ref().map(bytes::Bytes::len);
+    let size = |body: Option<&bytes::Bytes>| body.map(bytes::Bytes::len);
     match effect {
         Effect::Packaged(Output::Init(init)) => format!("init {} {}", init.rung, init.name),
         Effect::Packaged(Output::Part(part)) => {
-            format!("part {} {} {:?}", part.rung, part.name, size(&part.body))
+            format!("part {} {} {:?}", part.info().rung, part.info().name, size(part.body()))
         }
         Effect::Packaged(Output::Segment(segment)) => {
-            let body = size(&segment.body);
-            format!("{:?} {body:?}", Segment { body: None, ..segment.clone() })
+            format!("{:?} {:?}", segment.info(), size(segment.body()))
         }
         Effect::StartWorker(..)
         | Effect::StopWorker(_)
@@ -358,7 +361,7 @@ fn a_plain_stream_is_one_epoch() {
     assert_eq!(stage.epochs.len(), 1);
     assert_eq!(stage.epochs[0].len(), 3);
     assert_eq!(stage.discontinuities(), 0);
-    assert_eq!(stage.segments[0].sequence, 100);
+    assert_eq!(stage.segments[0].info().sequence, 100);
     let seconds: f64 = stage.rung("720p").iter().map(|segment| segment.duration.as_secs_f64()).sum();
     assert!((19.9..=20.1).contains(&seconds), "{seconds}");
     assert!(!stage.ended);

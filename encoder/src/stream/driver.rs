@@ -314,9 +314,9 @@ impl StreamDriver {
 /// and therefore no age.
 fn new_media(output: &Output, has_parts: bool) -> Option<(&RungName, MediaTime)> {
     match output {
-        Output::Part(part) if part.body.is_some() => Some((&part.rung, part.start + part.duration)),
-        Output::Segment(segment) if !has_parts && segment.body.is_some() => {
-            Some((&segment.rung, segment.start + segment.duration))
+        Output::Part(part) if part.body().is_some() => Some((&part.info().rung, part.info().end())),
+        Output::Segment(segment) if !has_parts && segment.body().is_some() => {
+            Some((&segment.info().rung, segment.info().end()))
         }
         Output::Init(_) | Output::Part(_) | Output::Segment(_) => None,
     }

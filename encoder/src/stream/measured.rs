@@ -4,7 +4,7 @@
 use super::run::RunId;
 use crate::delivery::DeliveryCounters;
 use crate::status::{RungOutput, StoredStatus};
-use hls::packager::Segment;
+use hls::Segment;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,10 @@ struct RungStatistics {
 impl Measured {
     /// Counts a finished segment.
     pub(crate) fn packaged(&mut self, segment: &Segment) {
-        let rung = self.rungs.entry(segment.rung.to_string()).or_default();
-        let seconds = segment.duration.as_secs_f64();
+        let rung = self.rungs.entry(segment.info().rung.to_string()).or_default();
+        let seconds = segment.info().duration.as_secs_f64();
         rung.segments += 1;
-        match &segment.body {
+        match segment.body() {
             Some(body) if seconds > 0.0 => {
                 (rung.seconds, rung.bits_per_second) = (seconds, body.len() as f64 * 8.0 / seconds);
             }

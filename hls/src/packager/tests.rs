@@ -117,8 +117,8 @@ fn audio_before_video_waits_for_the_first_keyframe() {
     ]);
     run.end(None);
     run.check();
-    assert_eq!(run.of("v")[0].start, ms(10_500));
-    assert_eq!(run.of("audio")[0].start, ms(10_500));
+    assert_eq!(run.of("v")[0].info().start, ms(10_500));
+    assert_eq!(run.of("audio")[0].info().start, ms(10_500));
     assert_eq!(run.packager.counters().late_samples, 23, "audio from before the first picture");
 }
 
@@ -155,12 +155,13 @@ fn audio_goes_on_with_gaps_for_video_when_video_stops() {
     run.push_all(&[("v", frames(START_MS, FPS, 30, 40, false)), ("audio", sound(START_MS, 48_000, 600))]);
     let stall = run.timing.stall.as_secs_f64();
     let newest = run.of("audio").pop().unwrap();
-    let behind = 10.0 + 600.0 * 1024.0 / 48_000.0 - (newest.start + newest.duration).as_secs_f64();
+    let behind =
+        10.0 + 600.0 * 1024.0 / 48_000.0 - (newest.info().start + newest.info().duration).as_secs_f64();
     assert!(behind < stall + 2.5, "audio is {behind} s behind, {stall} s are allowed, and a segment");
     run.end(None);
     run.check();
-    assert!(run.of("audio").iter().all(|s| s.body.is_some()));
-    let gaps = run.of("v").iter().filter(|s| s.body.is_none()).count();
+    assert!(run.of("audio").iter().all(|s| s.body().is_some()));
+    let gaps = run.of("v").iter().filter(|s| s.body().is_none()).count();
     assert_eq!(run.packager.counters().gaps, gaps as u64);
     assert!(gaps >= 10, "{:?}", run.spans("v"));
 }
@@ -171,7 +172,7 @@ fn audio_starts_without_a_video_that_never_comes() {
     run.begin(grid(&[video("v"), audio()]));
     run.push_all(&[("audio", sound(START_MS, 48_000, 600))]);
     assert!(run.of("audio").len() > 3);
-    assert!(run.of("v").iter().all(|s| s.body.is_none()));
+    assert!(run.of("v").iter().all(|s| s.body().is_none()));
     run.end(None);
     run.check();
 }
@@ -183,14 +184,14 @@ fn one_stalled_rendition_holds_nobody_and_gets_gaps() {
     let all = frames(START_MS, FPS, 30, 600, false);
     run.push_all(&[("a", all[..450].to_vec()), ("b", all[..40].to_vec())]);
     assert_eq!(run.of("a").len(), 14, "a is not held");
-    let gaps = run.of("b").iter().filter(|s| s.body.is_none()).count();
+    let gaps = run.of("b").iter().filter(|s| s.body().is_none()).count();
     assert!(gaps > 3, "{:?}", run.spans("b"));
     // The rendition continues at its next keyframe at a cut.
     run.push_all(&[("a", all[450..].to_vec()), ("b", all[455..].to_vec())]);
     run.end(None);
     run.check();
     assert_eq!(run.of("a").len(), run.of("b").len());
-    assert!(run.of("b").last().unwrap().body.is_some());
+    assert!(run.of("b").last().unwrap().body().is_some());
 }
 
 #[test]
@@ -267,7 +268,8 @@ fn an_epoch_begins_with_one_discontinuity_in_every_rendition() {
     run.end(None);
     run.check();
     for name in ["v", "audio"] {
-        let marks: Vec<u64> = run.of(name).iter().filter(|s| s.discontinuity).map(|s| s.sequence).collect();
+        let marks: Vec<u64> =
+            run.of(name).iter().filter(|s| s.info().discontinuity).map(|s| s.info().sequence).collect();
         assert_eq!(marks, [2], "{name}");
     }
     assert_eq!(run.packager.counters().surplus_samples, 9, "audio at or behind the end");
@@ -289,7 +291,7 @@ fn an_epoch_without_media_leaves_no_trace_but_its_init() {
     run.push_all(&[("v", frames(13_000, FPS, 30, 5, false))]);
     run.end(None);
     run.check();
-    let marks: Vec<_> = run.of("v").iter().map(|s| (s.sequence, s.discontinuity)).collect();
+    let marks: Vec<_> = run.of("v").iter().map(|s| (s.info().sequence, s.info().discontinuity)).collect();
     assert_eq!(marks, [(0, false), (1, false), (2, true)]);
 }
 
@@ -313,8 +315,8 @@ fn init_is_made_again_only_when_its_content_changes() {
     run.push_all(&[("v", frames(START_MS, FPS, 30, 3, false)), ("audio", sound(START_MS, 48_000, 3))]);
     run.end(None);
     run.check();
-    assert_eq!(run.of("v")[0].init, run.inits[2].name);
-    assert_ne!(run.of("audio")[0].init, run.inits[2].name, "still the first epoch's");
+    assert_eq!(run.of("v")[0].info().init, run.inits[2].name);
+    assert_ne!(run.of("audio")[0].info().init, run.inits[2].name, "still the first epoch's");
 }
 
 fn video_kind(name: &str) -> crate::VideoTrack {
@@ -387,7 +389,7 @@ fn a_jump_is_refused_and_a_pause_below_it_becomes_gaps() {
     run.push_all(&[("v", frames(20_000, FPS, 30, 60, false))]);
     run.end(None);
     run.check();
-    assert_eq!(run.of("v").last().unwrap().start, ms(21_000));
+    assert_eq!(run.of("v").last().unwrap().info().start, ms(21_000));
     // The last picture before the pause lasts to the end of its segment; gaps follow.
     let first = &run.parsed("v")[0];
     assert_eq!(first.base + first.duration(), 11_000 * 90);
@@ -408,8 +410,8 @@ fn pictures_that_are_missing_leave_no_hole_and_no_segment_of_another_length() {
     run.end(None);
     run.check();
     for (segment, parsed) in run.of("v").iter().zip(run.parsed("v")) {
-        assert_eq!(parsed.base, segment.start.ticks_90k() as u64);
-        assert_eq!(parsed.duration(), segment.duration.ticks_90k() as u64);
+        assert_eq!(parsed.base, segment.info().start.ticks_90k() as u64);
+        assert_eq!(parsed.duration(), segment.info().duration.ticks_90k() as u64);
     }
 }
 
@@ -451,12 +453,12 @@ fn date_times_stay_monotone_when_the_clock_is_set_back() {
     let offsets: Vec<i64> = run
         .of("v")
         .iter()
-        .map(|s| (s.wall.unix_micros() - anchor().wall_at(s.start).unix_micros()) / 1000)
+        .map(|s| (s.info().wall.unix_micros() - anchor().wall_at(s.info().start).unix_micros()) / 1000)
         .collect();
     assert_eq!(offsets[..4], [0, 0, 0, 0]);
     assert_eq!(offsets[4..9], [-500, -1_000, -1_500, -2_000, -2_000], "half speed until they meet");
     for (v, a) in run.of("v").iter().zip(run.of("audio")) {
-        let difference = a.wall.unix_micros() - v.wall.unix_micros();
+        let difference = a.info().wall.unix_micros() - v.info().wall.unix_micros();
         assert!((0..22_000).contains(&difference), "renditions share one mapping");
     }
 }
@@ -467,8 +469,8 @@ fn numbering_can_continue_an_earlier_presentation() {
     run.packager = Packager::new(run.timing.clone(), 500);
     run.begin(grid(&[video("v")]));
     run.push_all(&[("v", frames(START_MS, FPS, 30, 61, false))]);
-    assert_eq!((run.of("v")[0].sequence, run.of("v")[0].discontinuity), (500, true));
-    assert_eq!((run.of("v")[1].sequence, run.of("v")[1].discontinuity), (501, false));
+    assert_eq!((run.of("v")[0].info().sequence, run.of("v")[0].info().discontinuity), (500, true));
+    assert_eq!((run.of("v")[1].info().sequence, run.of("v")[1].info().discontinuity), (501, false));
 }
 
 #[test]
@@ -485,7 +487,7 @@ fn names_are_never_used_twice_not_even_by_a_second_publish() {
             run.end(None);
         }
         for segment in run.segments {
-            assert!(names.insert(segment.name));
+            assert!(names.insert(segment.info().name.clone()));
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::fmp4::InvalidTrack;
 use crate::names::{RungName, SessionId};
+use crate::segment::{Part, Segment};
 use crate::track::Track;
 use bytes::Bytes;
-use media::{Anchor, MediaSpan, MediaTime, WallTime};
+use media::{Anchor, MediaTime};
 
 /// A stretch of media without a break: the same tracks, the same parameters, a continuous timeline. Every epoch except
 /// the first begins with one discontinuity, at the same media sequence number in every rendition.
@@ -42,63 +43,6 @@ pub struct InitSegment {
     pub name: String,
     /// ftyp and moov.
     pub body: Bytes,
-}
-
-/// A complete media segment, or a gap in its place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
-    /// Its rendition.
-    pub rung: RungName,
-    /// Media sequence number: the same for the same interval of time in every rendition; grows by one.
-    pub sequence: u64,
-    /// The epoch it belongs to.
-    pub session: SessionId,
-    /// EXT-X-DISCONTINUITY stands before this segment. True for the first segment of every epoch except the first; for
-    /// the first epoch too when sequence numbers continue an earlier presentation.
-    pub discontinuity: bool,
-    /// First presentation time.
-    pub start: MediaTime,
-    /// Presentation time covered.
-    pub duration: MediaSpan,
-    /// PROGRAM-DATE-TIME of `start`.
-    pub wall: WallTime,
-    /// File name within the rendition's folder.
-    pub name: String,
-    /// File name of the init segment that this segment needs: from its own session, or from an earlier session whose
-    /// init segment had the same bytes.
-    pub init: String,
-    /// styp and fragments; `None` for a gap (EXT-X-GAP): no such object exists.
-    pub body: Option<Bytes>,
-}
-
-/// A part of a segment that is not complete yet (EXT-X-PART). The concatenated bodies of a segment's parts are the
-/// segment's body.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Part {
-    /// Its rendition.
-    pub rung: RungName,
-    /// Media sequence number of its segment.
-    pub sequence: u64,
-    /// Counts from 0 in each segment, contiguous.
-    pub index: u32,
-    /// The epoch it belongs to.
-    pub session: SessionId,
-    /// Whether EXT-X-DISCONTINUITY stands before its segment.
-    pub discontinuity: bool,
-    /// First presentation time.
-    pub start: MediaTime,
-    /// Presentation time covered; not above PART-TARGET.
-    pub duration: MediaSpan,
-    /// PROGRAM-DATE-TIME of its segment.
-    pub wall: WallTime,
-    /// The part contains a frame at which decoding can begin.
-    pub independent: bool,
-    /// File name within the rendition's folder.
-    pub name: String,
-    /// File name of the init segment that this part needs.
-    pub init: String,
-    /// A fragment, preceded by a styp in a segment's first part; `None` for a gap (GAP=YES): no such object exists.
-    pub body: Option<Bytes>,
 }
 
 /// An output of the packager.

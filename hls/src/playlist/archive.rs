@@ -4,8 +4,8 @@
 use super::VERSION;
 use super::media::date_time;
 use super::multivariant::{self, Bandwidth};
-use crate::presentation::SegmentInfo;
 use crate::presentation::rendition::{MIN_MEASURED, bit_rate};
+use crate::segment::SegmentInfo;
 use crate::track::Track;
 use media::{MediaSpan, WallTime};
 use std::fmt::Write;

@@ -3,7 +3,7 @@
 
 use super::VERSION;
 use crate::names::RungName;
-use crate::presentation::{PartInfo, SegmentInfo};
+use crate::segment::{PartInfo, SegmentInfo};
 use crate::timing::{Parts, Timing};
 use chrono::{DateTime, SecondsFormat};
 use media::WallTime;

@@ -1,8 +1,8 @@
 //! One rendition's list of segments and parts, its waiting segments and its measured bit rates. The common window and
 //! retention are in the parent module.
 
-use super::{PartInfo, SegmentInfo};
 use crate::playlist::multivariant::Bandwidth;
+use crate::segment::{PartInfo, SegmentInfo};
 use crate::track::{Track, TrackKind};
 use media::MediaSpan;
 use media::time::TICKS_PER_SECOND;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::packager::{CutRule, Output};
+use crate::segment::Segment;
 use crate::testing::{Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
 use proptest::prelude::*;
 
@@ -38,8 +39,8 @@ fn broadcast_on(mut run: Run, epochs: usize, seconds: i64, tracks: &[Track]) -> 
 fn feed(presentation: &mut Presentation, output: &Output) {
     match output {
         Output::Init(init) => presentation.add_init(init),
-        Output::Part(part) => presentation.add_part(part.into()),
-        Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
+        Output::Part(part) => presentation.add_part(part.info().clone()),
+        Output::Segment(segment) => presentation.add(segment.info().clone()),
     }
 }
 
@@ -55,17 +56,17 @@ fn a_playlist_as_players_read_it() {
     let tracks = [video("v")];
     let mut run = broadcast(4.0, 2, 2, &tracks);
     for segment in &mut run.segments {
-        if segment.sequence == 1 {
-            segment.body = None;
+        if segment.info().sequence == 1 {
+            *segment = Segment::new(segment.info().clone(), None);
         }
     }
     let mut presentation = Presentation::new(&run.timing);
     presentation.set_tracks(&tracks);
     run.inits.iter().for_each(|init| presentation.add_init(init));
-    run.segments.iter().for_each(|segment| presentation.add(segment.into()));
+    run.segments.iter().for_each(|segment| presentation.add(segment.info().clone()));
     presentation.end();
     let init = &run.inits[0].name;
-    let (a, b) = (&run.segments[0].session, &run.segments[2].session);
+    let (a, b) = (&run.segments[0].info().session, &run.segments[2].info().session);
     assert_eq!(
         presentation.media_playlist(&rung("v")).unwrap(),
         format!(
@@ -110,7 +111,7 @@ fn hold_back_is_said_where_blocking_is_and_where_players_would_not_keep_it_unask
         presentation.set_tracks(&tracks);
         run.outputs.iter().for_each(|output| feed(&mut presentation, output));
         let text = presentation.media_playlist(&rung("v")).unwrap();
-        let (init, session) = (&run.inits[0].name, &run.segments[0].session);
+        let (init, session) = (&run.inits[0].name, &run.segments[0].info().session);
         assert_eq!(
             text,
             format!(
@@ -194,9 +195,9 @@ fn nothing_is_published_before_every_rendition_can_be_played() {
     run.inits.iter().for_each(|init| presentation.add_init(init));
     assert_eq!(presentation.multivariant(), None);
     assert_eq!(presentation.media_playlist(&rung("v")), None);
-    presentation.add(run.of("v")[0].into());
+    presentation.add(run.of("v")[0].info().clone());
     assert_eq!(presentation.multivariant(), None);
-    presentation.add(run.of("audio")[0].into());
+    presentation.add(run.of("audio")[0].info().clone());
     assert!(presentation.multivariant().is_some());
     assert_eq!(presentation.media_playlist(&rung("other")), None);
 }
@@ -209,11 +210,11 @@ fn a_rendition_of_gaps_alone_is_left_out() {
     presentation.set_tracks(&tracks);
     run.inits.iter().for_each(|init| presentation.add_init(init));
     for segment in run.of("v") {
-        presentation.add(segment.into());
+        presentation.add(segment.info().clone());
     }
     for segment in run.of("audio") {
-        assert!(segment.sequence < 3 || presentation.multivariant().is_some());
-        presentation.add(SegmentInfo::from(segment).into_gap());
+        assert!(segment.info().sequence < 3 || presentation.multivariant().is_some());
+        presentation.add(segment.info().clone().into_gap());
     }
     let text = presentation.multivariant().unwrap();
     assert!(text.contains("v/index.m3u8") && !text.contains("AUDIO"), "{text}");
@@ -229,16 +230,16 @@ fn a_segment_waits_for_those_before_it_and_for_its_init() {
         let text = p.media_playlist(&rung("v")).unwrap_or_default();
         text.lines().filter(|l| l.ends_with(".m4s")).count()
     };
-    presentation.add((&run.segments[0]).into());
+    presentation.add(run.segments[0].info().clone());
     assert_eq!(listed(&presentation), 0, "no init yet");
     presentation.add_init(&run.inits[0]);
     assert_eq!(listed(&presentation), 1);
-    presentation.add((&run.segments[3]).into());
-    presentation.add((&run.segments[2]).into());
+    presentation.add(run.segments[3].info().clone());
+    presentation.add(run.segments[2].info().clone());
     assert_eq!(listed(&presentation), 1, "1 is missing");
-    presentation.add(SegmentInfo::from(&run.segments[1]).into_gap());
+    presentation.add(run.segments[1].info().clone().into_gap());
     assert_eq!(listed(&presentation), 4);
-    presentation.add((&run.segments[1]).into());
+    presentation.add(run.segments[1].info().clone());
     let text = presentation.media_playlist(&rung("v")).unwrap();
     assert!(text.contains("#EXT-X-GAP"), "a gap stays a gap: players have seen it");
 }
@@ -252,8 +253,8 @@ fn bandwidth_follows_the_peak_and_never_shrinks() {
     presentation.add_init(&run.inits[0]);
     let mut seen = Vec::new();
     for segment in &run.segments {
-        let bytes = if segment.sequence == 3 { 250_000 } else { 50_000 };
-        presentation.add(SegmentInfo { bytes: Some(bytes), ..segment.into() });
+        let bytes = if segment.info().sequence == 3 { 250_000 } else { 50_000 };
+        presentation.add(SegmentInfo { bytes: Some(bytes), ..segment.info().clone() });
         let text = presentation.multivariant().unwrap();
         let value = text.split("BANDWIDTH=").nth(1).unwrap().split(',').next().unwrap();
         seen.push(value.parse::<u64>().unwrap());
@@ -282,13 +283,13 @@ fn a_rendition_that_stays_behind_holds_the_window_only_so_long() {
     let mut presentation = Presentation::new(&run.timing);
     presentation.set_tracks(&tracks);
     run.inits.iter().for_each(|init| presentation.add_init(init));
-    run.of("audio")[..3].iter().for_each(|segment| presentation.add((*segment).into()));
-    run.of("v").into_iter().for_each(|segment| presentation.add(segment.into()));
+    run.of("audio")[..3].iter().for_each(|segment| presentation.add(segment.info().clone()));
+    run.of("v").into_iter().for_each(|segment| presentation.add(segment.info().clone()));
     let playlist = parse(&presentation.media_playlist(&rung("v")).unwrap());
     assert!(playlist.total <= 3.0 * run.timing.window.as_secs_f64() + 1.1, "{}", playlist.total);
     assert_eq!(presentation.media_playlist(&RungName::audio()), None);
     // When audio resumes, its playlist has the same media sequence as video.
-    run.of("audio").into_iter().skip(3).for_each(|segment| presentation.add(segment.into()));
+    run.of("audio").into_iter().skip(3).for_each(|segment| presentation.add(segment.info().clone()));
     let audio = parse(&presentation.media_playlist(&RungName::audio()).unwrap());
     let video = parse(&presentation.media_playlist(&rung("v")).unwrap());
     assert_eq!(audio.media_sequence, video.media_sequence);
@@ -314,12 +315,12 @@ fn removed_objects_expire_after_their_retention_and_inits_after_them() {
         feed(&mut presentation, output);
         let Output::Segment(segment) = output else { continue };
         let first = presentation.media_playlist(&rung("v")).map(|text| parse(&text).media_sequence).unwrap();
-        removed_at.entry(first).or_insert(segment.sequence);
+        removed_at.entry(first).or_insert(segment.info().sequence);
         for over in presentation.take_expired() {
             expired.push(over.name.clone());
             let Some((_, number)) = over.name.trim_end_matches(".m4s").rsplit_once('-') else { panic!() };
             if let Ok(number) = number.parse::<u64>() {
-                let waited = segment.sequence - removed_at[&(number + 1)];
+                let waited = segment.info().sequence - removed_at[&(number + 1)];
                 assert!(waited >= 31, "a segment of a 30 s playlist is readable for 31 s: {waited}");
                 assert!(waited <= 34, "and not for ever: {waited}");
             }
@@ -427,12 +428,12 @@ fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
         presentation.set_tracks(tracks);
         for output in run.outputs[fed..].iter() {
             match output {
-                Output::Segment(s) if s.rung == rung("b") && s.sequence == 3 => {
-                    late = Some(SegmentInfo::from(s))
+                Output::Segment(s) if s.info().rung == rung("b") && s.info().sequence == 3 => {
+                    late = Some(s.info().clone())
                 }
-                Output::Segment(s) if s.rung == rung("b") && s.sequence == 9 => {
+                Output::Segment(s) if s.info().rung == rung("b") && s.info().sequence == 9 => {
                     presentation.add(late.take().unwrap());
-                    presentation.add(s.into());
+                    presentation.add(s.info().clone());
                 }
                 output => feed(&mut presentation, output),
             }
@@ -442,7 +443,7 @@ fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
     let playlist = |rung: &RungName| parse(&presentation.media_playlist(rung).unwrap());
     assert_eq!(playlist(&a).media_sequence, playlist(&b).media_sequence);
     assert_eq!(playlist(&a).uris.len(), playlist(&b).uris.len());
-    let name = run.of("b")[3].name.clone();
+    let name = run.of("b")[3].info().name.clone();
     assert!(presentation.take_expired().contains(&Expired { rung: b, name }));
 }
 
@@ -555,11 +556,11 @@ proptest! {
         for (i, (_, output)) in order.into_iter().enumerate() {
             match output {
                 Output::Init(init) => presentation.add_init(init),
-                Output::Part(part) => presentation.add_part(part.into()),
+                Output::Part(part) => presentation.add_part(part.info().clone()),
                 Output::Segment(segment) if gaps[i % 7] && i % 3 == 0 => {
-                    presentation.add(SegmentInfo::from(segment).into_gap());
+                    presentation.add(segment.info().clone().into_gap());
                 }
-                Output::Segment(segment) => presentation.add(segment.into()),
+                Output::Segment(segment) => presentation.add(segment.info().clone()),
             }
             tracks.iter().for_each(|track| player.reload(&presentation, &track.rung));
             for expired in presentation.take_expired() {
@@ -587,7 +588,7 @@ fn versions(run: &Run, tracks: &[Track], name: &str) -> Vec<String> {
         feed(&mut presentation, output);
         let segment_follows = matches!(
             (output, run.outputs.get(i + 1)),
-            (Output::Part(part), Some(Output::Segment(next))) if part.rung == next.rung
+            (Output::Part(part), Some(Output::Segment(next))) if part.info().rung == next.info().rung
         );
         versions.extend(presentation.media_playlist(&rung(name)).filter(|_| !segment_follows));
     }
@@ -602,7 +603,7 @@ fn a_low_latency_playlist_as_players_read_it() {
     run.begin(epoch(0, START_MS, &tracks, CutRule::Grid));
     run.push_all(&[("v", frames(START_MS, FPS, 30, 52, false)), ("audio", sound(START_MS, 48_000, 81))]);
     let playlist = versions(&run, &tracks, "v").pop().unwrap();
-    let (init, session) = (run.inits[0].name.clone(), run.segments[0].session.clone());
+    let (init, session) = (run.inits[0].name.clone(), run.segments[0].info().session.clone());
     assert_eq!(
         playlist,
         format!(
@@ -644,18 +645,18 @@ fn parts_are_listed_for_two_segments_and_readable_for_three_target_durations_mor
         feed(&mut presentation, output);
         expired.extend(presentation.take_expired().into_iter().map(|expired| expired.name));
         let Output::Segment(segment) = output else { continue };
-        newest = segment.sequence;
+        newest = segment.info().sequence;
         let text = presentation.media_playlist(&rung("v")).unwrap();
         for part in &run.parts {
-            let age = newest as i64 - part.sequence as i64;
+            let age = newest as i64 - part.info().sequence as i64;
             if (0..5).contains(&age) {
-                assert!(!expired.contains(&part.name), "{} at {newest}", part.name);
+                assert!(!expired.contains(&part.info().name), "{} at {newest}", part.info().name);
             }
             if age >= 8 {
-                assert!(expired.contains(&part.name), "{} at {newest}", part.name);
+                assert!(expired.contains(&part.info().name), "{} at {newest}", part.info().name);
             }
             if age >= 0 {
-                assert_eq!(text.contains(&part.name), age <= 1, "{} at {newest}", part.name);
+                assert_eq!(text.contains(&part.info().name), age <= 1, "{} at {newest}", part.info().name);
             }
         }
     }
@@ -673,8 +674,12 @@ fn a_hint_comes_true_where_the_grid_holds() {
             hints.push(hint.unwrap().trim_matches('"').to_owned());
         }
         hints.dedup();
-        let made: Vec<&str> =
-            run.parts.iter().filter(|p| p.rung.as_str() == name).map(|p| p.name.as_str()).collect();
+        let made: Vec<&str> = run
+            .parts
+            .iter()
+            .filter(|p| p.info().rung.as_str() == name)
+            .map(|p| p.info().name.as_str())
+            .collect();
         // The first segment's parts are listed together with the segment; the last hint names a part that is never
         // made.
         assert!(hints.len() >= 14, "{hints:?}");

@@ -23,9 +23,9 @@ struct Shown {
 fn record(run: &Run, rungs: &[&str], missing: &[u64]) -> (Vec<u8>, Moov) {
     let mut recording = Recording::new();
     let mut segments: Vec<_> =
-        run.segments.iter().filter(|segment| !missing.contains(&segment.sequence)).collect();
+        run.segments.iter().filter(|segment| !missing.contains(&segment.info().sequence)).collect();
     segments.sort_by_key(|segment| {
-        (segment.sequence, rungs.iter().position(|rung| *rung == segment.rung.as_str()))
+        (segment.info().sequence, rungs.iter().position(|rung| *rung == segment.info().rung.as_str()))
     });
     let mut tracks = Vec::new();
     for rung in rungs {
@@ -34,17 +34,21 @@ fn record(run: &Run, rungs: &[&str], missing: &[u64]) -> (Vec<u8>, Moov) {
     }
     let mut payload = Vec::new();
     for segment in segments {
-        let Some((rung, track, init)) = tracks.iter_mut().find(|(rung, ..)| *rung == segment.rung.as_str())
+        let Some((rung, track, init)) =
+            tracks.iter_mut().find(|(rung, ..)| *rung == segment.info().rung.as_str())
         else {
             continue;
         };
-        if *init != segment.init {
-            let new =
-                run.inits.iter().find(|init| init.rung == segment.rung && init.name == segment.init).unwrap();
+        if *init != segment.info().init {
+            let new = run
+                .inits
+                .iter()
+                .find(|init| init.rung == segment.info().rung && init.name == segment.info().init)
+                .unwrap();
             recording.set_init(*track, &new.body).unwrap();
             init.clone_from(&new.name);
         }
-        let body = segment.body.as_ref().unwrap();
+        let body = segment.body().unwrap();
         let kind = if *rung == "audio" { MediaKind::Audio } else { MediaKind::Video };
         recording.append(*track, body.len() as u64, &SegmentIndex::of(body, kind).unwrap()).unwrap();
         payload.extend_from_slice(body);
@@ -145,7 +149,7 @@ fn a_missing_segment_lengthens_the_sample_before_it() {
     let run = two_tracks();
     let missing = run.of("720p")[1];
     let (whole, index) = record(&run, &["720p", "audio"], &[]);
-    let (file, moov) = record(&run, &["720p", "audio"], &[missing.sequence]);
+    let (file, moov) = record(&run, &["720p", "audio"], &[missing.info().sequence]);
     for track in 0..2 {
         let all = shown(&whole, &index.trak[track]);
         let kept = shown(&file, &moov.trak[track]);

@@ -13,7 +13,7 @@ fn feed(presentation: &mut Presentation, output: &Output) {
     match output {
         Output::Init(init) => presentation.add_init(init),
         Output::Part(_) => {}
-        Output::Segment(segment) => presentation.add(SegmentInfo::from(segment)),
+        Output::Segment(segment) => presentation.add(segment.info().clone()),
     }
 }
 
@@ -122,7 +122,7 @@ fn a_rendition_that_is_behind_gets_gaps() {
     broadcast(&mut run, 0, &tracks, &[20]);
     let (mut early, mut late) = (Presentation::new(&run.timing), Presentation::new(&run.timing));
     presented(&mut late, &tracks, &run.outputs);
-    let is_early = |output: &&Output| !matches!(output, Output::Segment(s) if s.sequence >= 18);
+    let is_early = |output: &&Output| !matches!(output, Output::Segment(s) if s.info().sequence >= 18);
     presented(&mut early, &tracks, &run.outputs.iter().filter(is_early).cloned().collect::<Vec<_>>());
     let mut both = texts(&late, &["720p"]);
     both.extend(texts(&early, &["audio"]));

@@ -55,7 +55,7 @@ impl Desk {
     /// The outcome of a segment becomes known.
     fn settled(&mut self, rung: &RungName, sequence: u64, stored: bool) {
         if stored {
-            self.ledger.readable(rung, sequence, 1);
+            self.ledger.readable(rung, sequence);
         } else {
             self.ledger.never(rung, sequence);
         }
@@ -95,9 +95,9 @@ fn tell(desk: &mut Desk, events: Vec<DeliveryEvent>, fate: impl Fn(&Segment) -> 
             }
             DeliveryEvent::Segment(segment) => {
                 desk.packaged(&segment);
-                desk.ledger.enter(Segment { body: None, ..segment.clone() }, SECOND);
+                desk.ledger.enter(segment.info().clone(), SECOND);
                 if let Some(stored) = fate(&segment) {
-                    desk.settled(&segment.rung, segment.sequence, stored);
+                    desk.settled(&segment.info().rung, segment.info().sequence, stored);
                 }
             }
             DeliveryEvent::End => {}
@@ -140,7 +140,7 @@ fn segments_are_listed_in_order_whenever_they_come() {
     let mut written = Written::default();
     tell(&mut recorder, studio.begin(), STORED);
     let first = 1_795_348_800;
-    let late = |segment: &Segment| match (segment.rung.as_str(), segment.sequence - first) {
+    let late = |segment: &Segment| match (segment.info().rung.as_str(), segment.info().sequence - first) {
         ("360p", 3) => None,
         ("360p", 5) => Some(false),
         _ => Some(true),

@@ -11,8 +11,8 @@ use super::removals::Removal;
 use super::spooling::BodyPlace;
 use super::{DeliveryPlan, Flight, StoreJob, StoreJobId, StoreWork};
 use crate::delivery::{DeliverySettings, Gap, Playlists};
-use hls::RungName;
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
+use hls::{RungName, Segment};
 use std::time::Duration;
 use store::{Caching, Object, ObjectName, StoreError, content_type};
 
@@ -106,12 +106,12 @@ impl<P: Playlists> DeliveryPlan<P> {
         self.uploads.insert(0, Self::upload(What::Init(init), name, object, now));
     }
 
-    pub(super) fn add_segment(&mut self, mut segment: Segment, now: Duration) {
+    pub(super) fn add_segment(&mut self, segment: Segment, now: Duration) {
         let deadline = now + self.settings.segment_deadline;
-        let (rung, sequence) = (segment.rung.clone(), segment.sequence);
-        let body = segment.body.take();
-        let name = self.object_name(&rung, &segment.name);
-        self.ledger.enter(segment, deadline);
+        let (info, body) = segment.into_parts();
+        let (rung, sequence) = (info.rung.clone(), info.sequence);
+        let name = self.object_name(&rung, &info.name);
+        self.ledger.enter(info, deadline);
         let Some(body) = body else {
             self.never(&rung, sequence, Gap::Packager);
             return;
@@ -337,7 +337,7 @@ impl<P: Playlists> DeliveryPlan<P> {
                 self.ledger.init_readable(&init);
             }
             What::Segment { rung, sequence, late, .. } => {
-                if self.ledger.readable(&rung, sequence, upload.size as u64) {
+                if self.ledger.readable(&rung, sequence) {
                     return;
                 }
                 debug_assert!(late || self.gave_up, "on time and not awaited");

@@ -1,10 +1,10 @@
 use super::*;
 use crate::delivery::outputs::StorePlaylists;
 use crate::delivery::{Delivery, DeliveryEvent, DeliverySettings};
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
 use hls::presentation::Presentation;
 use hls::track::Track;
-use hls::{SessionId, Timing};
+use hls::{Segment, SegmentInfo, SessionId, Timing};
 use media::{MediaSpan, MediaTime};
 use std::fmt::Write as _;
 use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
@@ -240,7 +240,8 @@ fn audio() -> Track {
 
 fn segment(session: &str, sequence: u64, first: u64) -> Segment {
     let session = SessionId::new(session).unwrap();
-    Segment {
+    let body = Bytes::from(format!("{session} {sequence}"));
+    let info = SegmentInfo {
         rung: RungName::audio(),
         sequence,
         session: session.clone(),
@@ -250,8 +251,9 @@ fn segment(session: &str, sequence: u64, first: u64) -> Segment {
         wall: at(sequence as i64 - 100),
         name: hls::names::segment_name(&session, sequence),
         init: hls::names::init_name(&session),
-        body: Some(Bytes::from(format!("{session} {sequence}"))),
-    }
+        bytes: None,
+    };
+    Segment::new(info, Some(body))
 }
 
 fn init(session: &str) -> DeliveryEvent {

@@ -107,7 +107,7 @@ impl Packaging {
     fn drain(&mut self, effects: &mut VecDeque<Effect>) {
         while let Some(output) = self.packager.poll() {
             if let Output::Segment(segment) = &output {
-                self.until = self.until.max(segment.start + segment.duration);
+                self.until = self.until.max(segment.info().end());
             }
             effects.push_back(Effect::Packaged(output));
         }

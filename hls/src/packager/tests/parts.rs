@@ -6,9 +6,13 @@ use media::{MediaSpan, Unit};
 /// Durations in milliseconds of a rendition's parts, by segment.
 fn durations(run: &Run, name: &str) -> Vec<Vec<i64>> {
     let mut by_segment: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
-    for part in run.parts.iter().filter(|p| p.rung.as_str() == name) {
-        let ms = (part.duration.ticks_90k() + 45) / 90;
-        by_segment.entry(part.sequence).or_default().push(if part.body.is_some() { ms } else { -ms });
+    for part in run.parts.iter().filter(|p| p.info().rung.as_str() == name) {
+        let ms = (part.info().duration.ticks_90k() + 45) / 90;
+        by_segment.entry(part.info().sequence).or_default().push(if part.body().is_some() {
+            ms
+        } else {
+            -ms
+        });
     }
     by_segment.into_values().collect()
 }
@@ -93,7 +97,7 @@ fn audio_has_parts_as_soon_as_video_says_that_no_cut_lies_in_them() {
     ]);
     run.check();
     assert_eq!(durations(&run, "audio")[0], [512, 491]);
-    assert!(run.parts.iter().filter(|p| p.rung == RungName::audio()).all(|p| p.independent));
+    assert!(run.parts.iter().filter(|p| p.info().rung == RungName::audio()).all(|p| p.info().independent));
 }
 
 #[test]
@@ -142,14 +146,18 @@ fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
     let mut run = Run::with_parts(2.0);
     run.begin(grid(&[video("v"), audio()]));
     run.push_all(&[("v", frames(START_MS, FPS, 30, 42, false)), ("audio", sound(START_MS, 48_000, 70))]);
-    assert_eq!(run.parts.last().unwrap().sequence, 1);
+    assert_eq!(run.parts.last().unwrap().info().sequence, 1);
     run.end(Some(ms(11_100)));
     run.begin(epoch(1, 11_100, &[video("v"), audio()], CutRule::Grid));
     run.push_all(&[("v", frames(11_100, FPS, 30, 42, false)), ("audio", sound(11_100, 48_000, 70))]);
     run.end(None);
     run.check();
     let listed = run.of("v")[1];
-    assert!(listed.duration >= MediaSpan::from_millis(330), "what was listed stays: {:?}", listed.duration);
+    assert!(
+        listed.info().duration >= MediaSpan::from_millis(330),
+        "what was listed stays: {:?}",
+        listed.info().duration
+    );
 }
 
 /// The end of an epoch must not count as a frame that would make a part too long: only the last part may be short.

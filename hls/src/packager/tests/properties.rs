@@ -99,9 +99,9 @@ fn run(plan: &Plan) {
     let counters = run.packager.counters();
     let dropped = counters.late_samples + counters.undecodable_samples + counters.surplus_samples;
     assert_eq!(packaged as u64 + dropped, pushed, "every sample is packaged or counted: {counters:?}");
-    let gaps = run.segments.iter().filter(|s| s.body.is_none()).count();
+    let gaps = run.segments.iter().filter(|s| s.body().is_none()).count();
     assert_eq!(counters.gaps, gaps as u64);
-    if let Some(last) = run.segments.iter().map(|s| s.sequence).max() {
+    if let Some(last) = run.segments.iter().map(|s| s.info().sequence).max() {
         assert_eq!(run.packager.next_sequence(), last + 1);
         let expected = (last + 1) as usize * tracks.len();
         assert_eq!(run.segments.len(), expected, "every rendition fills every slot");

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use encoder::testing::delivery::{
     Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, StorePlaylists,
 };
-use hls::packager::{InitSegment, Segment};
+use hls::packager::InitSegment;
 use hls::timing::Timing;
 use hls::track::{Track, TrackKind, VideoTrack};
-use hls::{RungName, SessionId, names};
+use hls::{RungName, Segment, SegmentInfo, SessionId, names};
 use media::{MediaSpan, MediaTime, VideoCodec, WallTime};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,7 +138,7 @@ fn session() -> SessionId {
 fn segment(rung: &str, number: u64, duration: MediaSpan) -> anyhow::Result<Segment> {
     let sequence = FIRST + number;
     let ticks = i64::try_from(number)? * duration.ticks_90k();
-    Ok(Segment {
+    let info = SegmentInfo {
         rung: RungName::new(rung)?,
         sequence,
         session: session(),
@@ -149,9 +149,10 @@ fn segment(rung: &str, number: u64, duration: MediaSpan) -> anyhow::Result<Segme
         wall: WallTime::from_unix_micros(1_795_348_800_000_000 + ticks * 100 / 9),
         name: names::segment_name(&session(), sequence),
         init: names::init_name(&session()),
-        // Every body is unique.
-        body: Some(format!("{rung} {sequence}").into()),
-    })
+        bytes: None,
+    };
+    // Every body is unique.
+    Ok(Segment::new(info, Some(format!("{rung} {sequence}").into())))
 }
 
 fn track(rung: &str) -> Track {
