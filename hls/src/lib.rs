@@ -1,14 +1,15 @@
 //! HLS packaging without input or output: takes encoded access units and wall-clock anchors; makes init segments, CMAF
 //! media segments and playlists.
 //!
-//! What belongs here: media time, the latency knob, cut decisions, boxes, the window of listed segments, playlist text,
-//! object names. What does not: sockets, files, clocks, threads, libav, metrics, logging. Time arrives as an argument
+//! What belongs here: media time, the latency knob, cut decisions, boxes, the order in which segments are listed, the
+//! window of listed segments, playlist text, object names. What does not: sockets, files, clocks, threads, libav, metrics, logging. Time arrives as an argument
 //! and results are returned as values, so tests run at the speed of the CPU.
 #![forbid(unsafe_code)]
 
 mod cut;
 pub mod fmp4;
 mod hex;
+pub mod ledger;
 pub mod names;
 pub mod packager;
 mod playlist;

@@ -1,11 +1,15 @@
 //! The window of a presentation: which segments the viewers' playlists list, and which objects can be deleted.
 //!
-//! One instance serves one place that viewers read from. The origin adds its segments immediately; the store's instance
-//! gets acknowledged uploads only. Cutting, boxes and playlist text (`playlist`) do not belong here.
+//! One instance serves one place that viewers read from. The origin adds the packager's outputs immediately; the
+//! store's instance gets what the live cursor of the [ledger](crate::ledger) passes. Cutting, boxes, playlist text
+//! (`playlist`) and waiting for uploads (`ledger`) do not belong here.
 //!
-//! All renditions list the same window of sequence numbers; each rendition's list ends where its contiguous segments
-//! end. Time is the duration of listed media, so retention is right for live streams, where media time is wall time; a
-//! pause of the stream only lengthens retention.
+//! Contract: **the segments of a rendition are added in order, each after its init segment**, a gap in the place of a
+//! segment that cannot be read. [`Presentation::add`] says what becomes of a segment that breaks this.
+//!
+//! All renditions list the same window of sequence numbers; each rendition's list ends with its last segment. Time is
+//! the duration of listed media, so retention is right for live streams, where media time is wall time; a pause of the
+//! stream only lengthens retention.
 //!
 //! Parts are listed for the last two segments and for the open segment, and stay readable for three more target
 //! durations (rfc8216bis 4.4.4.9).
@@ -23,7 +27,7 @@ use crate::segment::{PartInfo, SegmentInfo};
 use crate::timing::Timing;
 use crate::track::Track;
 use media::MediaSpan;
-use rendition::Rendition;
+use rendition::{Place, Rendition};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Maximum size of the window, in windows, while a rendition lags.
@@ -165,6 +169,7 @@ impl Presentation {
             if rendition.gone {
                 removed_parts.extend(rendition.take_parts());
                 removed.extend(rendition.restart());
+                rendition.gone = false;
             }
             rendition.set_track(track);
         }
@@ -174,30 +179,61 @@ impl Presentation {
         self.promote_tracks();
     }
 
-    /// Reports a readable init segment. Segments that need it are listed only after this call.
+    /// Reports a readable init segment, before the segments and parts that need it. Init segments of later epochs may
+    /// come early, in any order.
     pub fn add_init(&mut self, init: &InitSegment) {
         self.renditions.entry(init.rung.clone()).or_default().add_init(&init.name);
         self.advance();
     }
 
-    /// Adds a segment that can be read, or a gap for one that never will be. The caller must add every segment of every
-    /// rendition, or a gap in its place, because later segments wait for it; the order of calls does not matter. A
-    /// segment is listed once all earlier segments of its rendition are listed. A duplicate is ignored; a segment older
-    /// than the window is not listed and expires.
+    /// Lists the next segment of its rendition, or a gap for one that never can be read. Renditions need not keep step.
+    ///
+    /// A rendition's list begins at sequence number 0 or at a discontinuity: late segments of an epoch before it, which
+    /// a rung that went and came back still has on its way, are not listed and expire; so do segments older than the
+    /// window. The same happens to a segment that does not follow the one before it, unless it has a discontinuity:
+    /// then the list begins anew. A segment whose init segment was not added is listed as a gap, and its object
+    /// expires. A segment that is listed already is ignored.
     pub fn add(&mut self, segment: SegmentInfo) {
         if self.first.is_some_and(|first| segment.sequence < first) {
             self.retain(segment);
             return;
         }
         let rendition = self.renditions.entry(segment.rung.clone()).or_default();
-        let mut unlisted = Vec::from_iter(rendition.add(segment));
-        unlisted.extend(rendition.take_skipped());
-        unlisted.into_iter().for_each(|segment| self.retain(segment));
+        match rendition.place(&segment) {
+            Place::Next => self.list(segment),
+            Place::First => {
+                rendition.restart().into_iter().for_each(|earlier| self.retain(earlier));
+                self.list(segment);
+            }
+            Place::Listed => return,
+            Place::Nowhere => self.retain(segment),
+        }
         self.advance();
     }
 
-    /// Adds a part that can be read. Parts must be added before their segment and after the earlier segments and parts;
-    /// a part with a missing predecessor is not listed. Does nothing in a presentation for a store.
+    /// Lists a segment that has its place at the end of its rendition's list.
+    fn list(&mut self, segment: SegmentInfo) {
+        let SegmentInfo { sequence, discontinuity, duration, .. } = segment;
+        self.first = self.first.or(Some(sequence));
+        if discontinuity {
+            self.discontinuities.insert(sequence);
+        }
+        if self.edge.is_none_or(|edge| sequence > edge) {
+            self.edge = Some(sequence);
+            self.elapsed = self.elapsed + duration;
+        }
+        let rendition = self.renditions.entry(segment.rung.clone()).or_default();
+        if rendition.is_readable(&segment.init) {
+            rendition.list(segment);
+        } else {
+            rendition.list(segment.clone().into_gap());
+            self.retain(segment);
+        }
+    }
+
+    /// Adds a part that can be read. Parts must be added before their segment and after the earlier segments and parts,
+    /// and after their init segment; a part with a missing predecessor is not listed. Does nothing in a presentation
+    /// for a store.
     pub fn add_part(&mut self, part: PartInfo) {
         if self.on_origin {
             self.renditions.entry(part.rung.clone()).or_default().add_part(part);
@@ -313,21 +349,8 @@ impl Presentation {
         self.gone_discontinuities + self.discontinuities.range(..first).count() as u64
     }
 
-    /// Updates the window after every addition: lists segments that became contiguous, moves the window, ends
-    /// retentions.
+    /// Updates the window after every addition: moves the window, ends retentions.
     fn advance(&mut self) {
-        for rendition in self.renditions.values_mut() {
-            for (sequence, discontinuity, duration) in rendition.list_contiguous() {
-                self.first = Some(self.first.map_or(sequence, |first| first.min(sequence)));
-                if discontinuity {
-                    self.discontinuities.insert(sequence);
-                }
-                if self.edge.is_none_or(|edge| sequence > edge) {
-                    self.edge = Some(sequence);
-                    self.elapsed = self.elapsed + duration;
-                }
-            }
-        }
         self.promote_tracks();
         let longest = self.renditions.values().map(|r| r.listed_from(0).1).max();
         self.longest = self.longest.max(longest.unwrap_or_default());

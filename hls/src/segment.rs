@@ -1,7 +1,7 @@
 //! Segments and parts: the metadata that playlists need, and the media itself.
 //!
-//! A [`Segment`] and a [`Part`] cannot disagree with their metadata about whether an object exists: the metadata says so
-//! from the body on, and neither can be changed alone.
+//! A [`Segment`] or a [`Part`] cannot disagree with its metadata about whether an object exists: its constructor takes
+//! that from the body, and neither can be changed alone.
 
 use crate::names::{RungName, SessionId};
 use bytes::Bytes;

@@ -1,8 +1,8 @@
 //! Decides what is written of an archive while its broadcast runs: the sans-IO core. Segments from the packager and
 //! their outcomes go in, objects to be written come out, one at a time. Time is a span since any fixed start.
 //!
-//! - **Order.** The archive cursor of the delivery's ledger ([`crate::delivery`]) gives it: each rendition's segments
-//!   are listed in order once their final fate is known, stored, however late, or lost. So the archive lags the live
+//! - **Order.** The archive cursor of the delivery's [`hls::ledger`] gives it: each rendition's segments are listed
+//!   in order once their final fate is known, stored, however late, or lost. So the archive lags the live
 //!   playlists while a store is slow, and lists late segments that the live playlists lack.
 //! - **Pages** of the index ([`super::page`]) are created, never rewritten: an encoder that finds another encoder's
 //!   page under its next number is not the only writer and stops. A page is written every
@@ -21,9 +21,9 @@ mod lane;
 use super::contents::Contents;
 use super::names::ArchivePlace;
 use super::page::{ArchivedEpoch, Page, PageEntry};
-use crate::delivery::Settled;
 use bytes::Bytes;
 use hls::fmp4::index::{MediaKind, SegmentIndex};
+use hls::ledger::Settled;
 use hls::{ArchivePlaylist, RungName, Segment, SegmentInfo, SessionId, Track, archive_multivariant};
 use lane::RecordingLane;
 use media::{MediaSpan, MediaTime, WallTime};

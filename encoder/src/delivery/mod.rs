@@ -9,7 +9,7 @@
 //! - A playlist names only what the store acknowledged. Several segments are written at a time and listed in order; a
 //!   segment that is not acknowledged by its deadline becomes a gap (EXT-X-GAP), and so does a segment whose init
 //!   segment is not acknowledged by then. Where an archive is kept, the late segment is still uploaded, with lower
-//!   priority than segments that are on time. What becomes of each segment stands in the [`ledger`], which the
+//!   priority than segments that are on time. What becomes of each segment stands in the [`hls::ledger`], which the
 //!   playlists and the archive read.
 //! - The multivariant playlist appears once every media playlist that it names was acknowledged.
 //! - A playlist is rendered when its write starts, so the newest text wins; two writes of one playlist start at least
@@ -22,7 +22,6 @@
 //!   that.
 
 pub(crate) mod driver;
-pub(crate) mod ledger;
 pub(crate) mod outputs;
 mod plan;
 mod settings;
@@ -32,7 +31,6 @@ pub(crate) mod takeover;
 mod testing;
 
 pub(crate) use driver::{Delivery, FateListeners, Readers, Tee};
-pub(crate) use ledger::Settled;
 pub(crate) use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, StoreJobId, StoreWork};
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;

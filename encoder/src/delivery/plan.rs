@@ -16,11 +16,11 @@ mod removals;
 mod spooling;
 mod uploads;
 
-use super::ledger::{Ledger, Settled};
 use super::settings::{DeliveryCounters, DeliverySettings, Gap};
 use super::{DeliveryEvent, Inherited, Playlists};
 use bytes::Bytes;
 use hls::RungName;
+use hls::ledger::{Ledger, Missing, Settled};
 use hls::track::Track;
 use media::MediaTime;
 use paced::PlaylistWriter;
@@ -318,7 +318,11 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Turns segments past their deadline into gaps, whether they wait, are being written or lack their init segment.
     fn expire_deadlines(&mut self, now: Duration) {
         self.expire_uploads(now);
-        for (rung, sequence, reason) in self.ledger.overdue(now) {
+        for (rung, sequence, missing) in self.ledger.overdue(now) {
+            let reason = match missing {
+                Missing::Segment => Gap::Deadline,
+                Missing::Init => Gap::NoInit,
+            };
             self.late(&rung, sequence, reason);
         }
         if !self.gave_up && self.give_up_at.is_some_and(|at| at <= now) {

@@ -1,5 +1,5 @@
-//! One rendition's list of segments and parts, its waiting segments and its measured bit rates. The common window and
-//! retention are in the parent module.
+//! One rendition's list of segments and parts, and its measured bit rates. The common window and retention are in the
+//! parent module.
 
 use crate::playlist::multivariant::Bandwidth;
 use crate::segment::{PartInfo, SegmentInfo};
@@ -16,24 +16,44 @@ pub(crate) const MIN_MEASURED: MediaSpan = MediaSpan::from_millis(500);
 /// counts three segments where rfc8216bis 4.4.4.9 says three target durations.
 const DIVIDED_SEGMENTS: u64 = 2;
 
+/// Number of init segments without a segment so far ([`ReadableInit::used`]) that a rendition keeps; beyond that, those
+/// that were added first expire. An epoch whose segments were all listed as gaps before leaves one behind.
+const MAX_UNUSED_INITS: usize = 64;
+
+/// A readable init segment.
+#[derive(Debug)]
+struct ReadableInit {
+    name: String,
+    /// Whether a listed segment, or a gap in its place, has needed the init segment. A store may acknowledge init
+    /// segments long before the segments that need them, and those of several epochs in any order.
+    used: bool,
+}
+
+/// What becomes of a segment that is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It follows the last listed segment.
+    Next,
+    /// A list begins with it.
+    First,
+    /// It is listed already.
+    Listed,
+    /// It does not follow the last listed segment, and no list begins with it.
+    Nowhere,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Rendition {
     listed: VecDeque<SegmentInfo>,
-    /// Segments that arrived out of order, or whose init segment is not readable yet.
-    waiting: BTreeMap<u64, SegmentInfo>,
     /// Parts by their segment's sequence number: of the last listed segments and of the open one.
     parts: BTreeMap<u64, Vec<PartInfo>>,
     /// Next sequence number to list; `None` before the first segment and after a restart.
     next: Option<u64>,
-    /// Sequence number of the first segment since the start or the last restart of the list.
-    began: Option<u64>,
     /// Segments with lower numbers were listed by an earlier writer.
     own_from: u64,
-    /// The list restarts at the next epoch; late segments of an earlier epoch are not listed any more.
-    skips_to_epoch: bool,
-    /// Readable init segments, oldest first.
-    inits: Vec<String>,
-    /// Init segment of the last listed segment.
+    /// Readable init segments, in the order in which they were added.
+    inits: Vec<ReadableInit>,
+    /// Name of the init segment of the last listed segment, readable or a gap.
     current_init: Option<String>,
     /// The rendition is not among the tracks of the current epoch.
     pub(super) gone: bool,
@@ -50,21 +70,17 @@ impl Rendition {
     /// A rendition as an earlier writer left it. Its bit rates are unknown, and it counts as playable only after a new
     /// segment is listed.
     pub(super) fn resume(segments: &[SegmentInfo]) -> Self {
-        let mut inits: Vec<String> = Vec::new();
-        for segment in segments.iter().filter(|segment| segment.bytes.is_some()) {
-            if !inits.contains(&segment.init) {
-                inits.push(segment.init.clone());
-            }
-        }
-        Self {
-            began: segments.first().map(|segment| segment.sequence),
+        let mut resumed = Self {
             next: segments.last().map(|segment| segment.sequence + 1),
             own_from: segments.last().map_or(0, |segment| segment.sequence + 1),
-            current_init: inits.last().cloned(),
-            inits,
             listed: segments.iter().cloned().collect(),
             ..Self::default()
+        };
+        for segment in segments.iter().filter(|segment| segment.bytes.is_some()) {
+            resumed.add_init(&segment.init);
+            resumed.use_init(&segment.init);
         }
+        resumed
     }
 
     pub(super) fn set_track(&mut self, track: &Track) {
@@ -74,36 +90,60 @@ impl Rendition {
         };
     }
 
-    /// Restarts the list when the rung returns after an epoch without it. Returns the segments that were listed; the
-    /// caller must take the parts first.
+    /// Empties the list; the next one begins where [`Rendition::place`] says. Returns the segments that were listed.
     pub(super) fn restart(&mut self) -> VecDeque<SegmentInfo> {
-        self.gone = false;
         self.next = None;
-        self.skips_to_epoch = true;
         self.has_media = false;
         std::mem::take(&mut self.listed)
     }
 
     pub(super) fn add_init(&mut self, name: &str) {
-        if !self.inits.iter().any(|known| known == name) {
-            self.inits.push(name.to_owned());
+        if !self.is_readable(name) {
+            let used = self.current_init.as_deref() == Some(name);
+            self.inits.push(ReadableInit { name: name.to_owned(), used });
         }
     }
 
-    /// Keeps a segment until it can be listed. Returns a segment from before the restart of the list, which is never
-    /// listed.
-    pub(super) fn add(&mut self, segment: SegmentInfo) -> Option<SegmentInfo> {
-        if self.next.is_none_or(|next| segment.sequence >= next) {
-            self.waiting.entry(segment.sequence).or_insert(segment);
-            return None;
-        }
-        (self.began.is_some_and(|began| segment.sequence < began)).then_some(segment)
+    /// Whether the init segment was added and is not forgotten.
+    pub(super) fn is_readable(&self, init: &str) -> bool {
+        self.inits.iter().any(|known| known.name == init)
     }
 
-    /// Keeps a part until its segment is no longer among the last ones. A part with a missing predecessor, or of a
-    /// segment that is already listed, is dropped.
+    /// Where a segment belongs. A list begins at number 0 or at a discontinuity; after a hole, it begins anew there.
+    pub(super) fn place(&self, segment: &SegmentInfo) -> Place {
+        let begins = segment.sequence == 0 || segment.discontinuity;
+        match self.next {
+            Some(next) if segment.sequence == next => Place::Next,
+            Some(next) if segment.sequence < next => match self.first() {
+                Some(first) if segment.sequence >= first => Place::Listed,
+                // The list began after this segment.
+                Some(_) | None => Place::Nowhere,
+            },
+            Some(_) | None if begins => Place::First,
+            Some(_) | None => Place::Nowhere,
+        }
+    }
+
+    /// Lists a segment for which [`Rendition::place`] is [`Place::Next`], or [`Place::First`] after a restart. A
+    /// readable segment's init segment must be readable.
+    pub(super) fn list(&mut self, segment: SegmentInfo) {
+        self.measure(&segment);
+        self.use_init(&segment.init);
+        self.next = Some(segment.sequence + 1);
+        self.listed.push_back(segment);
+    }
+
+    fn use_init(&mut self, name: &str) {
+        self.current_init = Some(name.to_owned());
+        if let Some(init) = self.inits.iter_mut().find(|init| init.name == name) {
+            init.used = true;
+        }
+    }
+
+    /// Keeps a part until its segment is no longer among the last ones. A part with a missing predecessor or init
+    /// segment, or of a segment that is already listed, is dropped.
     pub(super) fn add_part(&mut self, part: PartInfo) {
-        if self.next.is_some_and(|next| part.sequence < next) {
+        if self.next.is_some_and(|next| part.sequence < next) || !self.is_readable(&part.init) {
             return;
         }
         let known = self.parts.entry(part.sequence).or_default();
@@ -117,13 +157,9 @@ impl Rendition {
         &self.parts
     }
 
-    /// Parts of the open segment; empty unless their init segment is readable.
+    /// Parts of the open segment.
     pub(super) fn open_parts(&self) -> &[PartInfo] {
-        let open = self.next.and_then(|next| self.parts.get(&next)).map(Vec::as_slice).unwrap_or_default();
-        match open.first() {
-            Some(part) if self.inits.contains(&part.init) => open,
-            _ => &[],
-        }
+        self.next.and_then(|next| self.parts.get(&next)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Takes the parts of all segments but the last [`DIVIDED_SEGMENTS`].
@@ -141,51 +177,9 @@ impl Rendition {
         std::mem::take(&mut self.parts).into_values().flatten().collect()
     }
 
-    /// After a restart, takes the waiting segments from before the new epoch, once that epoch's first segment has
-    /// arrived.
-    pub(super) fn take_skipped(&mut self) -> Vec<SegmentInfo> {
-        if !self.skips_to_epoch {
-            return Vec::new();
-        }
-        let Some(first) = self.waiting.values().find(|s| s.discontinuity).map(|s| s.sequence) else {
-            return Vec::new();
-        };
-        self.skips_to_epoch = false;
-        let kept = self.waiting.split_off(&first);
-        std::mem::replace(&mut self.waiting, kept).into_values().collect()
-    }
-
-    /// Moves segments that became contiguous from the waiting list to the listed ones. Returns their sequence numbers,
-    /// whether a discontinuity precedes them, and their durations.
-    pub(super) fn list_contiguous(&mut self) -> Vec<(u64, bool, MediaSpan)> {
-        let mut new = Vec::new();
-        while let Some(entry) = self.waiting.first_entry() {
-            let segment = entry.get();
-            let follows = match self.next {
-                Some(next) => segment.sequence == next,
-                // A list begins at the start of an epoch: at number 0 or at a discontinuity.
-                None => segment.sequence == 0 || segment.discontinuity,
-            };
-            let readable = segment.bytes.is_none() || self.inits.contains(&segment.init);
-            if !(follows && readable) {
-                break;
-            }
-            let segment = entry.remove();
-            self.measure(&segment);
-            if self.next.is_none() {
-                self.began = Some(segment.sequence);
-            }
-            self.next = Some(segment.sequence + 1);
-            new.push((segment.sequence, segment.discontinuity, segment.duration));
-            self.listed.push_back(segment);
-        }
-        new
-    }
-
     fn measure(&mut self, segment: &SegmentInfo) {
         let Some(bytes) = segment.bytes else { return };
         self.has_media = true;
-        self.current_init = Some(segment.init.clone());
         self.total_bits = self.total_bits.saturating_add(bytes.saturating_mul(8));
         self.total = self.total + segment.duration;
         if segment.duration >= MIN_MEASURED {
@@ -222,16 +216,11 @@ impl Rendition {
         Bandwidth { peak: self.peak.max(self.nominal), average: self.average.max(self.nominal) }
     }
 
-    /// Removes all segments up to `sequence`, listed or waiting, and stops waiting for the missing ones among them.
+    /// Removes all segments up to `sequence`, and goes on after it where the rendition lags.
     pub(super) fn remove_through(&mut self, sequence: u64) -> Vec<SegmentInfo> {
         let mut removed = Vec::new();
         while self.first().is_some_and(|first| first <= sequence) {
             removed.extend(self.listed.pop_front());
-        }
-        while let Some(entry) = self.waiting.first_entry()
-            && *entry.key() <= sequence
-        {
-            removed.push(entry.remove());
         }
         if self.next.is_some() {
             self.next = self.next.max(Some(sequence + 1));
@@ -239,29 +228,29 @@ impl Rendition {
         removed
     }
 
-    /// Forgets and returns the init segments that only older segments needed, except those in `retained`. The current
-    /// init segment stays even when no listed segment needs it, because more segments may arrive.
+    /// Forgets and returns the init segments that only older segments needed, except those in `retained`, and the
+    /// first unused ones beyond [`MAX_UNUSED_INITS`]. The current init segment stays even when no listed segment needs
+    /// it, because more segments may arrive.
     pub(super) fn forget_inits(&mut self, retained: &BTreeSet<&str>) -> Vec<String> {
-        let current = self.current_init.as_ref();
-        let Some(current) = self.inits.iter().position(|init| Some(init) == current) else {
-            return Vec::new();
-        };
         let mut needed: BTreeSet<&str> = self.listed.iter().map(|s| s.init.as_str()).collect();
-        needed.extend(self.waiting.values().map(|s| s.init.as_str()));
         needed.extend(self.parts.values().flatten().map(|p| p.init.as_str()));
-        let old = self.inits.drain(..current).collect::<Vec<_>>();
-        let (keep, over): (Vec<_>, Vec<_>) = old
-            .into_iter()
-            .partition(|init| needed.contains(init.as_str()) || retained.contains(init.as_str()));
-        self.inits.splice(..0, keep);
-        over
+        needed.extend(self.current_init.as_deref());
+        let unused = self.inits.iter().filter(|init| !init.used).count();
+        let mut surplus = unused.saturating_sub(MAX_UNUSED_INITS);
+        let over = self.inits.extract_if(.., |init| {
+            let is_surplus = !init.used && surplus > 0;
+            surplus -= usize::from(is_surplus);
+            let is_needed = needed.contains(init.name.as_str()) || retained.contains(init.name.as_str());
+            (init.used || is_surplus) && !is_needed
+        });
+        over.map(|init| init.name).collect()
     }
 
     /// Names of all objects of this rendition that exist.
     pub(super) fn into_names(self) -> impl Iterator<Item = String> {
-        let segments = self.listed.into_iter().chain(self.waiting.into_values());
+        let segments = self.listed.into_iter().filter(|s| s.bytes.is_some()).map(|s| s.name);
         let parts = self.parts.into_values().flatten().filter(|p| !p.gap).map(|p| p.name);
-        segments.filter(|s| s.bytes.is_some()).map(|s| s.name).chain(parts).chain(self.inits)
+        segments.chain(parts).chain(self.inits.into_iter().map(|init| init.name))
     }
 }
 

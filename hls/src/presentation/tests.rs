@@ -1,10 +1,12 @@
 //! Golden playlists, and the rules that apply across reloads.
 
 use super::*;
+use crate::ledger::Ledger;
 use crate::packager::{CutRule, Output};
 use crate::segment::Segment;
 use crate::testing::{Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
 use proptest::prelude::*;
+use std::time::Duration;
 
 const FPS: (i64, i64) = (30, 1);
 
@@ -220,28 +222,34 @@ fn a_rendition_of_gaps_alone_is_left_out() {
     assert!(text.contains("v/index.m3u8") && !text.contains("AUDIO"), "{text}");
 }
 
+/// What the presentation says of a caller that breaks its contract.
 #[test]
-fn a_segment_waits_for_those_before_it_and_for_its_init() {
+fn a_segment_out_of_order_is_not_listed_and_one_without_its_init_is_a_gap() {
     let tracks = [video("v")];
-    let run = broadcast(4.0, 1, 4, &tracks);
+    let run = broadcast(4.0, 2, 60, &tracks);
     let mut presentation = Presentation::new(&run.timing);
     presentation.set_tracks(&tracks);
-    let listed = |p: &Presentation| {
+    let shown = |p: &Presentation| {
         let text = p.media_playlist(&rung("v")).unwrap_or_default();
-        text.lines().filter(|l| l.ends_with(".m4s")).count()
+        let listed = text.lines().filter(|line| line.ends_with(".m4s")).count();
+        (listed, text.matches("#EXT-X-GAP").count())
     };
-    presentation.add(run.segments[0].info().clone());
-    assert_eq!(listed(&presentation), 0, "no init yet");
+    let add = |p: &mut Presentation, index: usize| p.add(run.segments[index].info().clone());
+    add(&mut presentation, 0);
+    assert_eq!(shown(&presentation), (1, 1), "no init yet");
     presentation.add_init(&run.inits[0]);
-    assert_eq!(listed(&presentation), 1);
-    presentation.add(run.segments[3].info().clone());
-    presentation.add(run.segments[2].info().clone());
-    assert_eq!(listed(&presentation), 1, "1 is missing");
-    presentation.add(run.segments[1].info().clone().into_gap());
-    assert_eq!(listed(&presentation), 4);
-    presentation.add(run.segments[1].info().clone());
-    let text = presentation.media_playlist(&rung("v")).unwrap();
-    assert!(text.contains("#EXT-X-GAP"), "a gap stays a gap: players have seen it");
+    add(&mut presentation, 0);
+    assert_eq!(shown(&presentation), (1, 1), "a gap stays a gap: players have seen it");
+    add(&mut presentation, 1);
+    add(&mut presentation, 3);
+    assert_eq!(shown(&presentation), (2, 1), "2 is missing");
+    add(&mut presentation, 2);
+    assert_eq!(shown(&presentation), (3, 1));
+    (60..120).for_each(|index| add(&mut presentation, index));
+    assert_eq!(shown(&presentation), (30, 0), "the list began anew at the discontinuity");
+    let mut expired: Vec<_> = presentation.take_expired().into_iter().map(|expired| expired.name).collect();
+    expired.retain(|name| run.segments[..4].iter().any(|segment| segment.info().name == *name));
+    assert_eq!(expired.len(), 4, "{expired:?}");
 }
 
 #[test]
@@ -335,6 +343,27 @@ fn removed_objects_expire_after_their_retention_and_inits_after_them() {
     assert_eq!(all, run.segments.len() + run.inits.len());
 }
 
+/// A store may acknowledge a later epoch's init segment before an earlier epoch's.
+#[test]
+fn an_init_segment_that_comes_early_stays_for_its_epoch() {
+    let mut other = video("v");
+    if let crate::TrackKind::Video(video) = &mut other.kind {
+        video.width = 320;
+    }
+    let mut run = broadcast(4.0, 1, 4, &[video("v")]);
+    let start = START_MS + 4_000;
+    run.begin(epoch(1, start, &[other], CutRule::Grid));
+    run.push_all(&[("v", frames(start, FPS, 30, 120, false))]);
+    run.end(None);
+    let mut presentation = Presentation::new(&run.timing);
+    presentation.set_tracks(&[video("v")]);
+    run.inits.iter().rev().for_each(|init| presentation.add_init(init));
+    run.segments.iter().for_each(|segment| presentation.add(segment.info().clone()));
+    let text = presentation.media_playlist(&rung("v")).unwrap();
+    assert_eq!((parse(&text).uris.len(), text.matches("EXT-X-GAP").count()), (8, 0), "{text}");
+    assert_eq!(presentation.take_expired(), []);
+}
+
 #[test]
 fn a_rung_that_goes_has_no_playlist_and_one_that_comes_starts_in_step() {
     let before = [video("720p"), video("360p")];
@@ -408,12 +437,53 @@ fn numbering_continues_an_earlier_presentation() {
     assert_eq!(playlist.discontinuities[&4], 2);
 }
 
+/// A presentation of what a store acknowledges, in any order, with the ledger that gives it the segments in order.
+struct Acknowledged {
+    ledger: Ledger,
+    presentation: Presentation,
+}
+
+impl Acknowledged {
+    fn new(timing: &Timing) -> Self {
+        Self { ledger: Ledger::default(), presentation: Presentation::new(timing) }
+    }
+
+    /// An output of the packager, whose upload begins.
+    fn enter(&mut self, output: &Output) {
+        if let Output::Segment(segment) = output {
+            self.ledger.enter(segment.info().clone(), Duration::MAX);
+        }
+    }
+
+    /// The outcome of an upload.
+    fn acknowledge(&mut self, output: &Output, stored: bool) {
+        match output {
+            Output::Init(init) => {
+                self.presentation.add_init(init);
+                self.ledger.init_readable(init);
+            }
+            Output::Part(_) => {}
+            Output::Segment(segment) => {
+                let SegmentInfo { rung, sequence, .. } = segment.info();
+                assert!(if stored {
+                    self.ledger.readable(rung, *sequence)
+                } else {
+                    self.ledger.never(rung, *sequence)
+                });
+            }
+        }
+        while let Some(segment) = self.ledger.next_live() {
+            self.presentation.add(segment);
+        }
+    }
+}
+
 #[test]
 fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
     let both = [video("a"), video("b")];
     let one = [video("a")];
     let mut run = Run::new(4.0);
-    let mut presentation = Presentation::new(&run.timing);
+    let mut store = Acknowledged::new(&run.timing);
     let mut late = None;
     for (number, (tracks, seconds)) in
         [(&both[..], 4), (&one[..], 4), (&both[..], 90)].into_iter().enumerate()
@@ -425,20 +495,22 @@ fn a_late_segment_of_before_a_rung_went_holds_nothing_and_expires() {
             tracks.iter().map(|t| (t.rung.as_str(), frames(start, FPS, 30, seconds * 30, false))).collect();
         run.push_all(&media);
         run.end(None);
-        presentation.set_tracks(tracks);
-        for output in run.outputs[fed..].iter() {
+        store.presentation.set_tracks(tracks);
+        run.outputs[fed..].iter().for_each(|output| store.enter(output));
+        for output in &run.outputs[fed..] {
             match output {
                 Output::Segment(s) if s.info().rung == rung("b") && s.info().sequence == 3 => {
-                    late = Some(s.info().clone())
+                    late = Some(output.clone());
                 }
                 Output::Segment(s) if s.info().rung == rung("b") && s.info().sequence == 9 => {
-                    presentation.add(late.take().unwrap());
-                    presentation.add(s.info().clone());
+                    store.acknowledge(&late.take().unwrap(), true);
+                    store.acknowledge(output, true);
                 }
-                output => feed(&mut presentation, output),
+                output => store.acknowledge(output, true),
             }
         }
     }
+    let mut presentation = store.presentation;
     let (a, b) = (rung("a"), rung("b"));
     let playlist = |rung: &RungName| parse(&presentation.media_playlist(rung).unwrap());
     assert_eq!(playlist(&a).media_sequence, playlist(&b).media_sequence);
@@ -540,29 +612,30 @@ proptest! {
         let tracks = [video("a"), video("b"), audio()];
         let run = if with_parts { Run::with_parts(latency) } else { Run::new(latency) };
         let run = broadcast_on(run, epochs, seconds, &tracks);
-        let mut presentation =
-            if with_parts { Presentation::for_origin(&run.timing) } else { Presentation::new(&run.timing) };
-        presentation.set_tracks(&tracks);
+        let mut store = Acknowledged::new(&run.timing);
+        if with_parts {
+            store.presentation = Presentation::for_origin(&run.timing);
+        }
+        store.presentation.set_tracks(&tracks);
         let mut player = Player::default();
         let mut objects = BTreeSet::new();
         // Uploads are acknowledged out of order, up to twelve objects apart.
-        let mut order: Vec<(usize, &Output)> = run
+        let acknowledged = |i: usize| i + if with_parts { 0 } else { shuffle[i % shuffle.len()] };
+        let mut order: Vec<(usize, bool, &Output)> = run
             .outputs
             .iter()
             .enumerate()
-            .map(|(i, output)| (i + if with_parts { 0 } else { shuffle[i % shuffle.len()] }, output))
+            .flat_map(|(i, output)| [(i, false, output), (acknowledged(i), true, output)])
             .collect();
-        order.sort_by_key(|(at, _)| *at);
-        for (i, (_, output)) in order.into_iter().enumerate() {
+        order.sort_by_key(|(at, is_acknowledged, _)| (*at, *is_acknowledged));
+        for (i, (_, is_acknowledged, output)) in order.into_iter().enumerate() {
             match output {
-                Output::Init(init) => presentation.add_init(init),
-                Output::Part(part) => presentation.add_part(part.info().clone()),
-                Output::Segment(segment) if gaps[i % 7] && i % 3 == 0 => {
-                    presentation.add(segment.info().clone().into_gap());
-                }
-                Output::Segment(segment) => presentation.add(segment.info().clone()),
+                output if !is_acknowledged => store.enter(output),
+                Output::Part(part) => store.presentation.add_part(part.info().clone()),
+                output => store.acknowledge(output, !(gaps[i % 7] && i % 3 == 0)),
             }
-            tracks.iter().for_each(|track| player.reload(&presentation, &track.rung));
+            let presentation = &mut store.presentation;
+            tracks.iter().for_each(|track| player.reload(presentation, &track.rung));
             for expired in presentation.take_expired() {
                 for track in &tracks {
                     let text = presentation.media_playlist(&track.rung).unwrap_or_default();
@@ -572,6 +645,8 @@ proptest! {
                 prop_assert!(objects.insert(expired));
             }
         }
+        prop_assert!(store.ledger.is_listed());
+        let mut presentation = store.presentation;
         presentation.end();
         for track in &tracks {
             prop_assert!(presentation.media_playlist(&track.rung).unwrap().ends_with("#EXT-X-ENDLIST\n"));

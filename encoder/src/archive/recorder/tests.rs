@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::testing::Studio;
 use crate::delivery::DeliveryEvent;
-use crate::delivery::ledger::Ledger;
+use hls::ledger::Ledger;
 use std::ops::{Deref, DerefMut};
 
 const SECOND: Duration = Duration::from_secs(1);

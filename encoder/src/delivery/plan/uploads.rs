@@ -1,5 +1,5 @@
 //! Uploads of init and media segments: order, memory, attempts, and what becomes of an upload when time or room runs
-//! out. The order in which stored segments are listed is in [`crate::delivery::ledger`].
+//! out. The order in which stored segments are listed is in [`hls::ledger`].
 //!
 //! A segment is **on time** until its deadline, then **late**: a gap in the playlists, whose upload continues where an
 //! archive needs it. Uploads that are on time go first, and half of all attempts are reserved for their first

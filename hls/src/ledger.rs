@@ -7,20 +7,23 @@
 //!   segment until the segment is readable or given up for good.
 //!
 //! Both pass each rendition's segments in the packager's order, and a readable segment only once its init segment is
-//! readable. Sans-IO: times come in as arguments, as spans since any fixed start.
+//! readable: that is what a [`Presentation`](crate::Presentation) and an archive's playlists ask for, and nothing else
+//! in this crate waits for a segment. Times come in as arguments, as spans since any fixed start.
+//!
+//! What does not belong here: the uploads themselves, their deadlines' length, and the reasons of their failures.
 //!
 //! Bounds: the ledger holds no bodies. The live cursor passes a segment by its deadline; the archive cursor waits for
 //! uploads, which the uploader bounds by their bytes.
 
-use super::Gap;
-use hls::packager::InitSegment;
-use hls::{RungName, SegmentInfo};
+use crate::names::RungName;
+use crate::packager::InitSegment;
+use crate::segment::SegmentInfo;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// The ledgers of all renditions of a stream.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     renditions: BTreeMap<RungName, LedgerRendition>,
 }
 
@@ -33,6 +36,15 @@ pub struct Settled {
     pub sequence: u64,
     /// Whether the segment is readable, however late that was; otherwise it never will be.
     pub stored: bool,
+}
+
+/// What a segment still lacks before it can be listed as readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The segment's own acknowledgement.
+    Segment,
+    /// That of its init segment; the segment itself is readable.
+    Init,
 }
 
 /// What is known about a segment.
@@ -71,20 +83,20 @@ struct Entry {
 
 impl Ledger {
     /// Enters the next segment of its rendition.
-    pub(crate) fn enter(&mut self, segment: SegmentInfo, deadline: Duration) {
+    pub fn enter(&mut self, segment: SegmentInfo, deadline: Duration) {
         let rendition = self.renditions.entry(segment.rung.clone()).or_default();
         rendition.entries.push_back(Entry { segment, deadline, fate: Fate::Waiting });
     }
 
     /// An init segment is readable. Earlier init segments are forgotten when no entry needs them.
-    pub(crate) fn init_readable(&mut self, init: &InitSegment) {
+    pub fn init_readable(&mut self, init: &InitSegment) {
         let LedgerRendition { entries, inits, .. } = self.renditions.entry(init.rung.clone()).or_default();
         inits.retain(|name| entries.iter().any(|entry| entry.segment.init == *name));
         inits.insert(init.name.clone());
     }
 
     /// A segment is readable. False if it is a gap for viewers all the same.
-    pub(crate) fn readable(&mut self, rung: &RungName, sequence: u64) -> bool {
+    pub fn readable(&mut self, rung: &RungName, sequence: u64) -> bool {
         let Some(entry) = self.entry(rung, sequence) else { return false };
         let (fate, on_time) = match entry.fate {
             Fate::Waiting => (Fate::Readable, true),
@@ -96,12 +108,12 @@ impl Ledger {
     }
 
     /// A segment, or its init segment, is not acknowledged in time. True if the segment becomes a gap by this call.
-    pub(crate) fn late(&mut self, rung: &RungName, sequence: u64) -> bool {
+    pub fn late(&mut self, rung: &RungName, sequence: u64) -> bool {
         self.gap(rung, sequence, Fate::Late)
     }
 
     /// A segment that is not readable is given up for good. True if it becomes a gap by this call.
-    pub(crate) fn never(&mut self, rung: &RungName, sequence: u64) -> bool {
+    pub fn never(&mut self, rung: &RungName, sequence: u64) -> bool {
         self.gap(rung, sequence, Fate::Never)
     }
 
@@ -117,17 +129,20 @@ impl Ledger {
         is_new
     }
 
-    /// Segments that must become gaps now, with the reason.
-    pub(crate) fn overdue(&self, now: Duration) -> Vec<(RungName, u64, Gap)> {
+    /// Segments past their deadline that must become gaps now ([`Ledger::late`]): rendition, sequence number, and what
+    /// is missing.
+    pub fn overdue(&self, now: Duration) -> Vec<(RungName, u64, Missing)> {
         let overdue = self.renditions.values().flat_map(|rendition| {
             let due = rendition.unlisted().filter(|entry| entry.deadline <= now);
-            due.filter_map(|entry| Some((entry, rendition.obstacle(entry)?)))
+            due.filter_map(|entry| Some((entry, rendition.missing(entry)?)))
         });
-        overdue.map(|(entry, why)| (entry.segment.rung.clone(), entry.segment.sequence, why)).collect()
+        overdue
+            .map(|(entry, missing)| (entry.segment.rung.clone(), entry.segment.sequence, missing))
+            .collect()
     }
 
     /// The earliest deadline at which a segment may become a gap.
-    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+    pub fn next_deadline(&self) -> Option<Duration> {
         let unlisted = self.renditions.values().flat_map(LedgerRendition::unlisted);
         let open = unlisted.filter(|entry| match entry.fate {
             Fate::Waiting | Fate::Readable => true,
@@ -137,23 +152,23 @@ impl Ledger {
     }
 
     /// Moves the live cursor past a segment of any rendition: readable, or a gap.
-    pub(crate) fn next_live(&mut self) -> Option<SegmentInfo> {
+    pub fn next_live(&mut self) -> Option<SegmentInfo> {
         self.renditions.values_mut().find_map(LedgerRendition::next_live)
     }
 
     /// Whether the live cursor has passed every segment.
-    pub(crate) fn is_listed(&self) -> bool {
+    pub fn is_listed(&self) -> bool {
         self.renditions.values().all(|rendition| rendition.unlisted().next().is_none())
     }
 
     /// Moves the archive cursor past a segment of any rendition. It stays behind the live cursor.
-    pub(crate) fn next_archived(&mut self) -> Option<Settled> {
+    pub fn next_archived(&mut self) -> Option<Settled> {
         self.renditions.values_mut().find_map(LedgerRendition::next_archived)
     }
 
     /// Nothing is uploaded any more: segments that cannot be read by now never will be. The live cursor passes
     /// everything.
-    pub(crate) fn close(&mut self) {
+    pub fn close(&mut self) {
         for LedgerRendition { entries, live, inits } in self.renditions.values_mut() {
             for entry in entries.iter_mut() {
                 let has_init = inits.contains(&entry.segment.init);
@@ -181,18 +196,18 @@ impl LedgerRendition {
         self.entries.range(self.live..)
     }
 
-    /// Why a segment cannot be listed as readable, unless it is a gap already.
-    fn obstacle(&self, entry: &Entry) -> Option<Gap> {
+    /// What holds a segment back, unless it is a gap already.
+    fn missing(&self, entry: &Entry) -> Option<Missing> {
         match entry.fate {
-            Fate::Waiting => Some(Gap::Deadline),
-            Fate::Readable => (!self.inits.contains(&entry.segment.init)).then_some(Gap::NoInit),
+            Fate::Waiting => Some(Missing::Segment),
+            Fate::Readable => (!self.inits.contains(&entry.segment.init)).then_some(Missing::Init),
             Fate::Late | Fate::ReadableLate | Fate::Never => None,
         }
     }
 
     fn next_live(&mut self) -> Option<SegmentInfo> {
         let entry = self.entries.get(self.live)?;
-        if self.obstacle(entry).is_some() {
+        if self.missing(entry).is_some() {
             return None;
         }
         let segment = entry.segment.clone();
@@ -219,96 +234,4 @@ impl LedgerRendition {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::testing;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn rung() -> RungName {
-        RungName::new("720p").unwrap()
-    }
-
-    /// A ledger with segments from number 0 on, of 10 bytes, 11 bytes and so on, with deadlines one second apart.
-    fn ledger(segments: u64) -> Ledger {
-        let mut ledger = Ledger::default();
-        for sequence in 0..segments {
-            let segment = testing::segment("720p", "s", sequence, 10 + sequence as usize);
-            ledger.enter(segment.info().clone(), SECOND * (sequence as u32 + 1));
-        }
-        ledger
-    }
-
-    fn live(ledger: &mut Ledger) -> Vec<(u64, Option<u64>)> {
-        let next = std::iter::from_fn(|| ledger.next_live());
-        next.map(|segment| (segment.sequence, segment.bytes)).collect()
-    }
-
-    fn archived(ledger: &mut Ledger) -> Vec<(u64, bool)> {
-        let next = std::iter::from_fn(|| ledger.next_archived());
-        next.map(|settled| (settled.sequence, settled.stored)).collect()
-    }
-
-    #[test]
-    fn the_live_cursor_moves_at_the_deadline_and_the_archive_cursor_at_the_final_fate() {
-        let mut ledger = ledger(4);
-        ledger.init_readable(&testing::init("720p", "s"));
-        assert!(ledger.readable(&rung(), 0) && ledger.readable(&rung(), 2));
-        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(0, Some(10))], vec![(0, true)]));
-        assert_eq!(ledger.next_deadline(), Some(SECOND * 2));
-        assert_eq!(ledger.overdue(SECOND * 2), [(rung(), 1, Gap::Deadline)]);
-        assert!(ledger.late(&rung(), 1), "a gap now");
-        assert!(!ledger.late(&rung(), 1), "and only once");
-        assert_eq!(live(&mut ledger), [(1, None), (2, Some(12))]);
-        assert_eq!(archived(&mut ledger), [], "its upload continues");
-        assert!(!ledger.readable(&rung(), 1), "too late for viewers");
-        assert_eq!(archived(&mut ledger), [(1, true), (2, true)]);
-        assert!(ledger.never(&rung(), 3));
-        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(3, None)], vec![(3, false)]));
-        assert!(ledger.is_listed() && ledger.next_deadline().is_none());
-    }
-
-    #[test]
-    fn a_readable_segment_waits_for_its_init_segment() {
-        let mut ledger = ledger(2);
-        assert!(ledger.readable(&rung(), 0) && ledger.readable(&rung(), 1));
-        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![], vec![]));
-        assert_eq!(ledger.overdue(SECOND), [(rung(), 0, Gap::NoInit)]);
-        assert!(ledger.late(&rung(), 0));
-        assert_eq!((live(&mut ledger), archived(&mut ledger)), (vec![(0, None)], vec![]));
-        ledger.init_readable(&testing::init("720p", "s"));
-        assert_eq!(
-            (live(&mut ledger), archived(&mut ledger)),
-            (vec![(1, Some(11))], vec![(0, true), (1, true)])
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_at_the_end_never_will_be() {
-        let mut ledger = ledger(4);
-        ledger.init_readable(&testing::init("720p", "s"));
-        ledger.late(&rung(), 0);
-        ledger.readable(&rung(), 1);
-        ledger.enter(testing::segment("720p", "t", 4, 14).info().clone(), SECOND);
-        ledger.readable(&rung(), 4);
-        ledger.close();
-        assert_eq!(archived(&mut ledger), [(0, false), (1, true), (2, false), (3, false), (4, false)]);
-        assert!(ledger.is_listed());
-    }
-
-    #[test]
-    fn an_init_segment_is_known_as_long_as_either_cursor_needs_it() {
-        let mut ledger = ledger(2);
-        ledger.init_readable(&testing::init("720p", "s"));
-        ledger.late(&rung(), 0);
-        ledger.never(&rung(), 1);
-        assert_eq!(live(&mut ledger).len(), 2);
-        for session in ["t", "u"] {
-            ledger.init_readable(&testing::init("720p", session));
-        }
-        ledger.readable(&rung(), 0);
-        assert_eq!(archived(&mut ledger), [(0, true), (1, false)]);
-        ledger.init_readable(&testing::init("720p", "v"));
-        assert_eq!(ledger.renditions[&rung()].inits.len(), 1, "earlier ones are forgotten");
-    }
-}
+mod tests;
