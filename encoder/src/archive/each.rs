@@ -1,9 +1,9 @@
 //! Store calls for background work: several at a time, with retries.
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::future::Future;
 use std::time::Duration;
 use store::{ObjectName, StoreError, StoreFuture, within};
-use tokio::task::JoinSet;
 
 /// Attempts at one call.
 const ATTEMPTS: u32 = 8;
@@ -45,35 +45,17 @@ fn failure(object: &ObjectName, error: StoreError) -> Failure {
     Failure { object: object.to_string(), error }
 }
 
-/// Works on all items, `at_a_time` of them concurrently; returns the results in the items' order, or the first
-/// failure.
+/// Works on all items, at most `at_a_time` of them concurrently; returns the results in the items' order, or the first
+/// failure in that order, which cancels the rest.
 pub(super) async fn each<I, T, E, W>(
     items: Vec<I>,
     at_a_time: usize,
     work: impl Fn(I) -> W,
 ) -> Result<Vec<T>, E>
 where
-    W: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + 'static,
-    E: Send + 'static,
+    W: Future<Output = Result<T, E>>,
 {
-    let mut running = JoinSet::new();
-    let mut done: Vec<Option<T>> = items.iter().map(|_| None).collect();
-    let mut items = items.into_iter().enumerate();
-    loop {
-        while running.len() < at_a_time
-            && let Some((index, item)) = items.next()
-        {
-            let task = work(item);
-            running.spawn(async move { (index, task.await) });
-        }
-        match running.join_next().await {
-            None => break,
-            Some(Ok((index, result))) => done[index] = Some(result?),
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-    Ok(done.into_iter().flatten().collect())
+    stream::iter(items).map(work).buffered(at_a_time).try_collect().await
 }
 
 #[cfg(test)]
