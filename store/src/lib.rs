@@ -108,19 +108,31 @@ pub mod content_type {
     pub const JSON: &str = "application/json";
 }
 
-/// Identifies one write of an object (Cloud Storage's generation). Later writes of the same name have greater
-/// versions, even if the object was removed in between. The number has no other meaning.
+/// Identifies one write of an object. A version is opaque: callers get it from a store, compare it, and give it back to
+/// the same store. Later writes of the same name have greater versions, even if the object was removed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(i64);
 
 impl Version {
-    /// Makes a version from a number returned by [`Version::number`], perhaps in another process.
-    pub const fn from_number(number: i64) -> Self {
+    /// Makes a version from what the store behind it counts writes with.
+    pub(crate) const fn from_number(number: i64) -> Self {
         Self(number)
     }
 
-    /// The number, for storing the version elsewhere.
-    pub const fn number(self) -> i64 {
+    /// The number, for the store that made the version.
+    pub(crate) const fn number(self) -> i64 {
+        self.0
+    }
+
+    /// Makes a version for a store that another crate has for its tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub const fn of_test_store(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// The number of a version made by [`Version::of_test_store`], for the same store.
+    #[cfg(any(test, feature = "testing"))]
+    pub const fn in_test_store(self) -> i64 {
         self.0
     }
 }

@@ -139,11 +139,11 @@ impl Store for DirectStore {
     ) -> StoreFuture<'a, Version> {
         let generation = match expected {
             Expected::Absent => 0,
-            Expected::Version(version) => version.number(),
+            Expected::Version(version) => version.in_test_store(),
         };
         Box::pin(self.call(Operation::Insert, name, move |objects, now| {
             let written = objects.insert(BUCKET, new(name, object), Some(generation), now)?;
-            Ok(Version::from_number(written.generation))
+            Ok(Version::of_test_store(written.generation))
         }))
     }
 
@@ -151,7 +151,7 @@ impl Store for DirectStore {
         Box::pin(async move {
             let read = self.call(Operation::Read, name, |objects, _| {
                 let found = objects.get(BUCKET, name.as_str(), None)?;
-                let version = Version::from_number(found.generation);
+                let version = Version::of_test_store(found.generation);
                 Ok(Stored { version, body: found.body.clone() })
             });
             match read.await {

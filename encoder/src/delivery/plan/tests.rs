@@ -41,7 +41,7 @@ fn good(job: &StoreJob) -> Result<Answer, StoreError> {
         StoreWork::Unspool(_) => panic!("nothing was spooled"),
         StoreWork::Read(_) => Answer::Read(None),
         // Any version that was not used before.
-        StoreWork::Replace(..) => Answer::Written(Version::from_number(job.id.0 as i64)),
+        StoreWork::Replace(..) => Answer::Written(Version::of_test_store(job.id.0 as i64)),
     })
 }
 

@@ -102,7 +102,7 @@ impl World {
             }
             _ if !self.store_answers => Err(StoreError::Unavailable("test".into())),
             StoreWork::Read(_) => Ok(Answer::Read(None)),
-            StoreWork::Replace(..) => Ok(Answer::Written(Version::from_number(self.random.i64(..)))),
+            StoreWork::Replace(..) => Ok(Answer::Written(Version::of_test_store(self.random.i64(..)))),
             StoreWork::Create(..) | StoreWork::Remove(_) => Ok(Answer::Done),
         }
     }
