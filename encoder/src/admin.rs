@@ -142,7 +142,7 @@ mod tests {
                 spool: None,
                 archives: None,
             },
-            WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
+            WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
             probe,
             WhenFull::Tell,
         );

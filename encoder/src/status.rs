@@ -6,6 +6,7 @@ use crate::stream::core::StreamCounters;
 use crate::stream::latency::Origin;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use transcode::confine::Confinement;
 use transcode::wire::{VideoRung, WorkerProgress};
 
 /// The status of the process.
@@ -27,6 +28,8 @@ pub struct EncoderStatus {
     pub latencies_set: Vec<LatencySet>,
     /// Bytes of all objects in the origin's memory.
     pub origin_bytes: u64,
+    /// What confines the processes that decode.
+    pub worker_sandbox: Confinement,
 }
 
 /// A logged warning or error.
@@ -205,6 +208,7 @@ mod tests {
     fn names_and_shapes_stay() {
         let document = json!({
             "version": "0.1.0", "revision": "unknown", "uptime_seconds": 9, "ladder": "auto", "origin_bytes": 7,
+            "worker_sandbox": { "mode": "strict", "missing": [{ "wall": "landlock", "why": "an old kernel" }] },
             "warnings": [{ "at": 1, "level": "warn", "text": "late number=29" }],
             "latencies_set": [{ "app": "live", "name": "show", "latency": 6.5 }],
             "streams": [{

@@ -45,6 +45,10 @@ pub(crate) fn describe() {
         ("encoder_fenced_total", "Streams that this encoder gave up because another one has taken them over"),
         ("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung"),
         ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),
+        (
+            "encoder_worker_forbidden_calls_total",
+            "Worker processes that ended at a forbidden system call, by call",
+        ),
         ("encoder_shed_units_total", "Access units dropped because the encoder was too slow"),
         (
             "encoder_dropped_units_total",

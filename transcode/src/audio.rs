@@ -1,8 +1,8 @@
 //! Transcodes AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode.
 //! Output times come from counting samples; the count is kept in step with the source's own times.
 
-use super::av;
 use super::error::TranscodeError;
+use super::raw;
 use crate::wire::{AUDIO_TRACK, AudioRung, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::software::resampling;
@@ -107,7 +107,7 @@ impl AudioTranscoder {
         let id = match codec {
             AudioCodec::Aac => codec::Id::AAC,
         };
-        let decoder = av::parameters(ffmpeg_next::media::Type::Audio, id, record)
+        let decoder = raw::parameters(ffmpeg_next::media::Type::Audio, id, record)
             .and_then(codec::Context::from_parameters)
             .and_then(|context| {
                 let mut decoder = context.decoder();
@@ -262,7 +262,7 @@ impl AudioTranscoder {
     fn convert(&mut self, decoded: Option<&frame::Audio>) -> Result<(), TranscodeError> {
         let Some(resampler) = &mut self.resampler else { return Ok(()) };
         let before = self.waiting[0].len();
-        av::convert(resampler, decoded, &mut self.waiting)
+        raw::convert(resampler, decoded, &mut self.waiting)
             .map_err(|source| TranscodeError::Libav { what: "resampling", source })?;
         self.clock.taken += (self.waiting[0].len() - before) as i64;
         Ok(())
@@ -337,12 +337,12 @@ fn open_encoder(
     audio.set_bit_rate(rung.bitrate as usize);
     audio.set_time_base(Rational(1, rung.sample_rate as i32));
     audio.set_flags(codec::Flags::GLOBAL_HEADER);
-    let unknown = av::open(&mut audio, &codec, Dictionary::new()).map_err(open_failed)?;
+    let unknown = raw::open(&mut audio, &codec, Dictionary::new()).map_err(open_failed)?;
     for option in unknown {
         super::log(format_args!("encoder aac does not know the option {option}"));
     }
     let encoder = encoder::audio::Encoder(audio);
-    let config = Bytes::copy_from_slice(av::extradata(&encoder));
+    let config = Bytes::copy_from_slice(raw::extradata(&encoder));
     Ok((encoder, config))
 }
 

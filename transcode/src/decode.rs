@@ -1,8 +1,8 @@
 //! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
 //! pictures are encoded.
 
-use super::av;
 use super::error::TranscodeError;
+use super::raw;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::{Error, Packet, decoder, frame};
 use media::h264::Record;
@@ -36,7 +36,7 @@ impl VideoDecoder {
             }
         };
         let open = || -> Result<decoder::Video, Error> {
-            let parameters = av::parameters(ffmpeg_next::media::Type::Video, id, record)?;
+            let parameters = raw::parameters(ffmpeg_next::media::Type::Video, id, record)?;
             let mut context = codec::Context::from_parameters(parameters)?;
             context.set_threading(threading::Config {
                 kind: threading::Type::Slice,

@@ -1,8 +1,8 @@
 //! Encodes pictures to H.264 access units for one rung: the encoder's settings, and its output in the form that is
 //! packaged (length-prefixed NAL units, avcC). [`super::cadence`] decides which picture is an IDR.
 
-use super::av;
 use super::error::TranscodeError;
+use super::raw;
 use crate::wire::{VideoRung, VideoSettings, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
@@ -79,7 +79,7 @@ impl VideoEncoder {
         video.set_bit_rate(rung.bitrate as usize);
         video.set_max_bit_rate(rung.bitrate as usize);
         let buffer = u64::from(rung.bitrate) * u64::from(settings.vbv_ms) / 1000;
-        av::set_rate_buffer(&mut video, i32::try_from(buffer).unwrap_or(i32::MAX));
+        raw::set_rate_buffer(&mut video, i32::try_from(buffer).unwrap_or(i32::MAX));
         // Keyframes come from the grid alone.
         video.set_gop(i32::MAX as u32);
         video.set_max_b_frames(settings.b_frames as usize);
@@ -102,12 +102,12 @@ impl VideoEncoder {
             options.set("profile", if main { "main" } else { "high" });
             options.set("x264-params", &x264_params(settings));
         }
-        let unknown = av::open(&mut video, &codec, options).map_err(open_failed)?;
+        let unknown = raw::open(&mut video, &codec, options).map_err(open_failed)?;
         for option in unknown {
             super::log(format_args!("encoder {} does not know the option {option}", settings.encoder));
         }
         let inner = encoder::video::Encoder(video);
-        let record = ParameterSets::of_annex_b(av::extradata(&inner))
+        let record = ParameterSets::of_annex_b(raw::extradata(&inner))
             .record()
             .map_err(|source| TranscodeError::EncoderConfig { name: rung.name.clone(), source })?;
         let packet = Packet::empty();

@@ -1,13 +1,16 @@
 //! The code inside the worker process: it reads coded media from stdin and writes a ladder of renditions to stdout.
-//! This is the only module that names ffmpeg_next; `av` is the only file with `unsafe`. Not here: tokio, sockets,
+//! This is the only crate that names ffmpeg_next; `raw` is the only file with `unsafe`. Not here: tokio, sockets,
 //! files (except in `demux`) and the wall clock; the worker works on media time alone.
 //!
-//! The supervisor replaces the process when anything is wrong with it. The process must not outlive its supervisor,
-//! and it must not pass damaged media on.
+//! The worker parses bytes from strangers in C, so it has nothing to lose: [`confine`] leaves it three pipes, memory
+//! and threads. The supervisor replaces the process when anything is wrong with it. The process must not outlive its
+//! supervisor, and it must not pass damaged media on.
 
+#[cfg(feature = "testing")]
+mod attack;
 mod audio;
-mod av;
 mod cadence;
+pub mod confine;
 mod contribution;
 mod counters;
 mod decode;
@@ -16,15 +19,18 @@ mod encode;
 pub mod error;
 pub mod pattern;
 mod pipeline;
+mod raw;
 mod scale;
 mod thumbnail;
 pub mod wire;
 
 pub use error::TranscodeError;
+pub use raw::FORBIDDEN_CALL;
 
 use crate::wire::protocol::{FrameReader, FrameWriter};
 use crate::wire::{Request, Response};
 use bytes::BytesMut;
+use confine::ConfineOptions;
 use counters::{Reporter, WorkerCounters};
 use pipeline::Pipeline;
 use std::fmt::Arguments;
@@ -46,16 +52,37 @@ fn quiet() {
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Fatal);
 }
 
+/// Whether an encoder works only with device files, so that its worker is confined less. Unknown encoders count as
+/// such.
+pub fn needs_devices(encoder: &str) -> bool {
+    !matches!(encoder, "libx264" | "libopenh264")
+}
+
 /// Whether libav on this machine has an H.264 encoder called `name`.
 pub fn has_video_encoder(name: &str) -> bool {
     ffmpeg_next::encoder::find_by_name(name).is_some_and(|codec| codec.id() == ffmpeg_next::codec::Id::H264)
 }
 
-/// The hidden subcommand `transcode-worker`: confines the process, then runs the worker on its standard streams.
-pub fn worker_main() -> ExitCode {
+/// Exit code of a worker that cannot be confined as it has to be (EX_OSERR of sysexits(3)).
+const NOT_CONFINED: u8 = 71;
+
+/// The hidden subcommand `transcode-worker`: confines the process, then runs the worker on its standard streams. With
+/// `only_report` it writes the [`confine::Confinement`] as JSON to stdout instead, and exits.
+pub fn worker_main(options: &ConfineOptions, only_report: bool) -> ExitCode {
+    // Read before the process is confined: the number of processors stands in files.
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    confine();
     let supervisor = rustix::process::getppid();
+    let confinement = match confine::confine(options) {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            log(format_args!("{error}"));
+            return ExitCode::from(NOT_CONFINED);
+        }
+    };
+    if only_report {
+        let told = serde_json::to_writer(io::stdout(), &confinement);
+        return if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let orphaned = move || rustix::process::getppid() != supervisor;
     let code = run_worker_with(io::stdin(), io::stdout(), processors, orphaned);
     ExitCode::from(code)
@@ -91,21 +118,6 @@ fn run_worker_with(
 fn log(line: Arguments<'_>) {
     // A failed write to stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "worker: {line}");
-}
-
-/// Drops privileges that transcoding never needs. Best effort: if the kernel refuses, the process continues
-/// unconfined.
-fn confine() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    let _ = setrlimit(Resource::Core, none);
-    let _ = setrlimit(Resource::Fsize, none);
-    // The three standard streams are open, so the process cannot open any other file or socket.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: Some(3) });
-    let _ = rustix::thread::set_no_new_privs(true);
-    // x264 asks for huge pages and leaves much of its bitstream buffers untouched; pages of 2 MiB would make the
-    // untouched parts resident.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 fn run(
@@ -160,7 +172,11 @@ fn read_requests(
                         .map(|p| pipeline = Some(p))
                 }
                 (Ok(Some(_)), None) => Err(TranscodeError::Unexpected("media before the job")),
-                (Ok(Some(request)), Some(pipeline)) => pipeline.submit(request),
+                (Ok(Some(request)), Some(pipeline)) => {
+                    #[cfg(feature = "testing")]
+                    attack::obey(&request);
+                    pipeline.submit(request)
+                }
             };
             if let Err(error) = step {
                 break 'pipe Err(error);

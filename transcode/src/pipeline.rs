@@ -20,7 +20,7 @@ use super::encode::VideoEncoder;
 use super::error::TranscodeError;
 use super::scale::Cascade;
 use super::thumbnail::{self, Schedule};
-use super::{av, log};
+use super::{log, raw};
 use crate::wire::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::frame;
@@ -359,7 +359,7 @@ impl VideoStage {
         }
         let Some((queue, _)) = &self.thumbnails else { return Ok(()) };
         let shared =
-            av::share(picture).map_err(|source| TranscodeError::Libav { what: "sharing", source })?;
+            raw::share(picture).map_err(|source| TranscodeError::Libav { what: "sharing", source })?;
         match queue.try_send(shared) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(TranscodeError::Downstream),

@@ -5,8 +5,8 @@
 //! shape than the rung (after a change of resolution within a job) is fitted inside the rung with black bars. Of an
 //! interlaced picture only the upper field is used: half the lines, but no combing.
 
-use super::av::{self, Rect, Scaler, ScalerSetup};
 use super::error::TranscodeError;
+use super::raw::{self, Rect, Scaler, ScalerSetup};
 use crate::wire::VideoRung;
 use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
 
@@ -102,11 +102,11 @@ impl Pool {
     /// A picture to write to, black where bars are: new pictures are filled with black, and the scaler targets only
     /// the rectangle between the bars.
     fn take(&mut self, size: (u32, u32)) -> Result<&mut frame::Video, ffmpeg_next::Error> {
-        let free = self.frames.iter_mut().position(av::is_unshared);
+        let free = self.frames.iter_mut().position(raw::is_unshared);
         let index = match free {
             Some(index) => index,
             None => {
-                let mut frame = av::allocate(format::Pixel::YUV420P, size.0, size.1)?;
+                let mut frame = raw::allocate(format::Pixel::YUV420P, size.0, size.1)?;
                 for plane in 0..3 {
                     frame.data_mut(plane).fill(if plane == 0 { 16 } else { 128 });
                 }
@@ -184,7 +184,7 @@ impl Cascade {
             && from.format() == format::Pixel::YUV420P
             && (!from_source || (!shape.full_range && !shape.interlaced));
         if as_it_is {
-            let mut same = av::share(from)?;
+            let mut same = raw::share(from)?;
             same.set_kind(picture::Type::None);
             return Ok(same);
         }
@@ -210,7 +210,7 @@ impl Cascade {
         };
         let target = rung.pool.take(size)?;
         scaler.run(from, target)?;
-        let mut scaled = av::share(target)?;
+        let mut scaled = raw::share(target)?;
         scaled.set_pts(from.pts());
         copy_colours(source, &mut scaled);
         Ok(scaled)

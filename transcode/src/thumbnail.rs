@@ -1,8 +1,8 @@
 //! Makes a JPEG thumbnail of the stream at intervals, from the smallest rung's picture. This module also decides when
 //! a thumbnail is due, on media time. The supervisor decides where the thumbnail goes.
 
-use super::av::{self, Rect, Scaler, ScalerSetup};
 use super::error::TranscodeError;
+use super::raw::{self, Rect, Scaler, ScalerSetup};
 use bytes::Bytes;
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, encoder, ffi, format, frame, picture};
@@ -65,7 +65,7 @@ pub(super) fn jpeg(source: &frame::Video) -> Result<Bytes, TranscodeError> {
             to_full_range: true,
             flags: ffi::SWS_BILINEAR,
         })?;
-        let mut small = av::allocate(format::Pixel::YUVJ420P, width, height)?;
+        let mut small = raw::allocate(format::Pixel::YUVJ420P, width, height)?;
         scaler.run(source, &mut small)?;
         small.set_pts(Some(0));
         small.set_kind(picture::Type::I);
@@ -82,7 +82,7 @@ pub(super) fn jpeg(source: &frame::Video) -> Result<Bytes, TranscodeError> {
             count: 1,
             ..Default::default()
         });
-        av::open(&mut video, &codec, Dictionary::new())?;
+        raw::open(&mut video, &codec, Dictionary::new())?;
         let mut encoder = encoder::video::Encoder(video);
         encoder.send_frame(&small)?;
         encoder.send_eof()?;
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_picture_becomes_a_jpeg() {
-        let mut grey = av::allocate(format::Pixel::YUV420P, 426, 240).unwrap();
+        let mut grey = raw::allocate(format::Pixel::YUV420P, 426, 240).unwrap();
         for plane in 0..3 {
             grey.data_mut(plane).fill(128);
         }

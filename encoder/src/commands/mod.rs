@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Fault> {
+    // No process of the same user reads this one's memory, environment or files through /proc, and no core file holds
+    // keys. A kernel that refuses has no such files.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     match command {
         Command::Serve(args) => {
             let recent = logging::start(logging_as(&args.log_format));
@@ -59,8 +62,8 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         Command::Transcode(args) => {
             logging::start(LogFormat::Text);
-            let (settings, worker_memory) = config::transcode(&args).map_err(Fault::Settings)?;
-            on_runtime(transcode::transcode(args.input, args.output, settings, worker_memory))?;
+            let (settings, workers) = config::transcode(&args).map_err(Fault::Settings)?;
+            on_runtime(transcode::transcode(args.input, args.output, settings, workers))?;
         }
         Command::Bucket(BucketCommand::Check(args)) => {
             logging::start(LogFormat::Text);
@@ -83,7 +86,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         // No logging and no runtime: the worker's output is its protocol, and it starts its own threads.
-        Command::TranscodeWorker => return Ok(::transcode::worker_main()),
+        Command::TranscodeWorker(args) => return Ok(::transcode::worker_main(&args.options(), args.report)),
     }
     Ok(ExitCode::SUCCESS)
 }

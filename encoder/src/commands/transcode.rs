@@ -14,6 +14,7 @@ use std::time::Instant;
 use store::Location;
 use tokio::sync::mpsc;
 use tracing::info;
+use transcode::confine::ConfineOptions;
 use transcode::demux::FileDemuxer;
 
 /// Media items read ahead of the encoder.
@@ -23,7 +24,7 @@ const WAITING_REQUESTS: usize = 128;
 /// Longer than any file: disables the limits of a live stream.
 const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 
-/// Encodes a file to HLS in a directory. `memory` limits the worker, in bytes.
+/// Encodes a file to HLS in a directory. `confine` says how the worker is confined.
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or the worker died.
@@ -31,7 +32,7 @@ pub(super) async fn transcode(
     input: PathBuf,
     output: PathBuf,
     settings: StreamSettings,
-    memory: u64,
+    confine: ConfineOptions,
 ) -> Result<(), Fault> {
     let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
     let mut reader = read(input.clone());
@@ -52,7 +53,7 @@ pub(super) async fn transcode(
     let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
     core.with(StreamCore::publisher_came)
         .map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
-    let workers = WorkerOptions::this_binary(memory, tracing::Span::none())
+    let workers = WorkerOptions::this_binary(&confine, tracing::Span::none())
         .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
     let driver = tokio::spawn(drive(core.clone(), Outputs::to_store(store, &timing), workers));
 

@@ -6,6 +6,9 @@ use crate::config::{BadSetting, file};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::Path;
+#[cfg(feature = "testing")]
+use transcode::confine::Wall;
+use transcode::confine::{ConfineOptions, SandboxMode};
 
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
@@ -36,7 +39,45 @@ pub(crate) enum Command {
     Archive(ArchiveCommand),
     /// One stream's libav process; started by `serve` and `transcode`
     #[command(hide = true)]
-    TranscodeWorker,
+    TranscodeWorker(WorkerArgs),
+}
+
+/// How a worker confines itself; set by the supervisor.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// `strict`, `best-effort` or `off`
+    #[arg(long, default_value = "strict", value_parser = sandbox_mode)]
+    pub sandbox: SandboxMode,
+    /// Bytes of writable memory
+    #[arg(long)]
+    pub memory: Option<u64>,
+    /// The encoder needs device files
+    #[arg(long)]
+    pub devices: bool,
+    /// Report as JSON what confines the process, and exit
+    #[arg(long)]
+    pub report: bool,
+    /// Walls to leave out
+    #[cfg(feature = "testing")]
+    #[arg(long, value_delimiter = ',')]
+    pub without: Vec<String>,
+}
+
+impl WorkerArgs {
+    /// The same as an argument of the worker's function.
+    pub(crate) fn options(&self) -> ConfineOptions {
+        ConfineOptions {
+            mode: self.sandbox,
+            memory: self.memory,
+            devices: self.devices,
+            #[cfg(feature = "testing")]
+            without: self.without.iter().filter_map(|name| Wall::named(name)).collect(),
+        }
+    }
+}
+
+fn sandbox_mode(name: &str) -> Result<SandboxMode, &'static str> {
+    SandboxMode::named(name).ok_or("must be strict, best-effort or off")
 }
 
 /// The commands for a bucket.
@@ -215,6 +256,10 @@ pub(crate) struct EncodingArgs {
     /// Mebibytes of memory above which a stream's encoding process is killed (live: and replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
+    /// How the encoding process is confined, which decodes what strangers send: `strict`, or it does not start;
+    /// `best-effort` takes what this kernel has; `off` trusts every publisher
+    #[arg(long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict")]
+    pub worker_sandbox: String,
 }
 
 impl Cli {

@@ -22,6 +22,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Location;
+use transcode::confine::{ConfineOptions, SandboxMode};
 
 /// The x264 presets that make sense for live encoding, fastest first.
 const PRESETS: [&str; 9] =
@@ -69,8 +70,8 @@ pub(crate) struct ServeConfig {
     pub stream: StreamSettings,
     /// The latency settings of all streams.
     pub latencies: Latencies,
-    /// The memory limit of a worker in bytes.
-    pub worker_memory_bytes: u64,
+    /// How workers are confined.
+    pub workers: ConfineOptions,
     /// The spool's folder on a local disk, for segments that the store accepts too slowly, and its size in bytes for
     /// all streams together.
     pub spool: Option<(PathBuf, u64)>,
@@ -211,7 +212,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
     let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut validator);
     let all = (|| {
-        let (stream, worker_memory_bytes) = stream?;
+        let (stream, workers) = stream?;
         Some(ServeConfig {
             rtmp_listen: rtmp_listen?,
             http_listen: http_listen?,
@@ -231,7 +232,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             drain_timeout: Duration::from_secs_f64(drain_timeout?),
             stream,
             latencies: latencies?,
-            worker_memory_bytes,
+            workers,
             spool: args.spool.as_ref().map(PathBuf::from).zip(spool_mib.map(|mib| mib << 20)),
         })
     })();
@@ -402,7 +403,7 @@ fn latencies(args: &ServeArgs, validator: &mut Validator) -> Option<Latencies> {
 ///
 /// # Errors
 /// All invalid settings.
-pub(crate) fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, u64), Vec<BadSetting>> {
+pub(crate) fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, ConfineOptions), Vec<BadSetting>> {
     let mut validator = Validator::default();
     let latency = validator.take("--latency", &args.latency, args.latency.parse::<Latency>());
     match encoding(&args.encoding, latency, Duration::ZERO, &mut validator) {
@@ -416,9 +417,13 @@ fn encoding(
     latency: Option<Latency>,
     reconnect_window: Duration,
     validator: &mut Validator,
-) -> Option<(StreamSettings, u64)> {
+) -> Option<(StreamSettings, ConfineOptions)> {
     let ladder = validator.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = validator.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
+    let sandbox = SandboxMode::named(&args.worker_sandbox);
+    if sandbox.is_none() {
+        validator.reject("--worker-sandbox", &args.worker_sandbox, "must be strict, best-effort or off");
+    }
     if !PRESETS.contains(&args.preset.as_str()) {
         validator.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
     }
@@ -440,7 +445,13 @@ fn encoding(
         thumbnail_every_ms: THUMBNAIL_EVERY_MS,
         live: true,
     };
-    Some((settings, worker_memory? << 20))
+    let workers = ConfineOptions {
+        mode: sandbox?,
+        memory: Some(worker_memory? << 20),
+        devices: transcode::needs_devices(&args.video_encoder),
+        ..ConfineOptions::default()
+    };
+    Some((settings, workers))
 }
 
 #[cfg(test)]

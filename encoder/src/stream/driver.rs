@@ -8,7 +8,7 @@ use super::measured::Measured;
 use super::report::MetricsReport;
 use super::run::RunId;
 use crate::delivery::outputs::{Acknowledged, Outputs};
-use crate::stream::worker::{Worker, WorkerEvent, WorkerOptions};
+use crate::stream::worker::{Worker, WorkerEvent, WorkerFault, WorkerOptions};
 use crate::wake::until;
 use hls::RungName;
 use hls::packager::Output;
@@ -379,6 +379,13 @@ async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: Worke
             Some(WorkerEvent::Exited(exit)) => {
                 if exit.is_clean() {
                     info!(worker = id.0, "worker finished");
+                } else if let Some(WorkerFault::Forbidden { call }) = exit.fault {
+                    error!(
+                        worker = id.0,
+                        call,
+                        "a worker made a system call that it may not make, and was killed: the publisher's media makes \
+                         libav run foreign code, or libav needs this call; keep the recording and report both"
+                    );
                 } else {
                     let fault = exit.fault.as_ref().map(ToString::to_string);
                     warn!(worker = id.0, ending = %exit.ending, fault, "worker died");

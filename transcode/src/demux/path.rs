@@ -4,8 +4,8 @@
 use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
 use super::{DemuxError, TrackInfo};
-use crate::av;
 use crate::contribution::ContributionSettings;
+use crate::raw;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
@@ -53,7 +53,7 @@ impl VideoPath {
         let parameters = stream.parameters();
         let id = parameters.id();
         let name = id.name();
-        let extradata = av::stream_extradata(&parameters);
+        let extradata = raw::stream_extradata(&parameters);
         let decoder = codec::Context::from_parameters(parameters)
             .and_then(|context| context.decoder().video())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
@@ -83,7 +83,7 @@ impl AudioPath {
         let parameters = stream.parameters();
         let id = parameters.id();
         let name = id.name();
-        let record = av::stream_extradata(&parameters);
+        let record = raw::stream_extradata(&parameters);
         let decoder = codec::Context::from_parameters(parameters)
             .and_then(|context| context.decoder().audio())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;

@@ -5,7 +5,7 @@ fn rung(width: u16, height: u16) -> VideoRung {
 }
 
 fn plain(pixels: format::Pixel, width: u32, height: u32, luma: u8) -> frame::Video {
-    let mut picture = av::allocate(pixels, width, height).unwrap();
+    let mut picture = raw::allocate(pixels, width, height).unwrap();
     for plane in 0..picture.planes() {
         picture.data_mut(plane).fill(if plane == 0 { luma } else { 128 });
     }

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
+use transcode::confine::{Confinement, SandboxMode};
 
 /// The supervisor counts as stuck after this long without a heartbeat. Its runtime never blocks, so even with every
 /// core busy encoding a heartbeat is late by milliseconds only.
@@ -50,8 +51,9 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     let archives = keep_archives(&config, &store);
     let outputs =
         OutputOptions { cache: cache.clone(), store: store.clone(), spool, archives: archives.clone() };
-    let workers = WorkerOptions::this_binary(config.worker_memory_bytes, tracing::Span::none())
+    let workers = WorkerOptions::this_binary(&config.workers, tracing::Span::none())
         .map_err(|error| machine("cannot find this program", &error))?;
+    let confinement = confinement(&workers, &config).await?;
     let registry = Registry::new(
         config.stream.clone(),
         config.latencies.clone(),
@@ -60,7 +62,7 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         probe.clone(),
         config.when_full,
     );
-    let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings)?;
+    let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings, confinement)?;
     show_metrics();
 
     let (stop_serving, serving_stopped) = watch::channel(false);
@@ -90,6 +92,31 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         addresses,
         location,
     })
+}
+
+/// Learns from a first worker what confines workers, and says what is missing: better now than with the first stream.
+async fn confinement(workers: &WorkerOptions, config: &ServeConfig) -> Result<Confinement, Fault> {
+    let confinement = workers.confinement().await.map_err(|why| Fault::Machine {
+        what: "cannot confine the processes that decode (--worker-sandbox)",
+        why,
+    })?;
+    let missing: Vec<String> = confinement.missing.iter().map(ToString::to_string).collect();
+    let missing = missing.join(", ");
+    let encoder = config.stream.video.encoder.as_str();
+    match confinement.mode {
+        SandboxMode::Off => warn!(
+            "the processes that decode what publishers send are not confined (--worker-sandbox off): a fault in a \
+             decoder gives a publisher this machine; use strict"
+        ),
+        SandboxMode::BestEffort if !missing.is_empty() => {
+            warn!(missing, "workers are confined less than they should be (--worker-sandbox best-effort)");
+        }
+        SandboxMode::Strict | SandboxMode::BestEffort => info!(missing, "workers are confined"),
+    }
+    if config.workers.devices && confinement.mode != SandboxMode::Off {
+        warn!(encoder, "this encoder needs device files: its workers may open files and are confined less");
+    }
+    Ok(confinement)
 }
 
 /// Raises the soft limit of open files to the hard limit: every viewer needs a file descriptor, and shells and
@@ -173,6 +200,7 @@ fn start_admin(
     probe: &Arc<Probe>,
     registry: &Arc<Registry>,
     warnings: Recent,
+    confinement: Confinement,
 ) -> Result<AdminHandle, Fault> {
     const WHAT: &str = "cannot start the admin server";
     let status = Arc::new(Status {
@@ -180,6 +208,7 @@ fn start_admin(
         started: Instant::now(),
         ladder: config.stream.ladder.to_string(),
         warnings,
+        confinement,
     });
     let listener = listener.into_std().map_err(|error| machine(WHAT, &error))?;
     Admin::start(listener, probe.clone(), status, admin::router(registry.clone()))

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use transcode::confine::Confinement;
 
 /// The running parts of `encoder serve`, in the order in which the shutdown uses them.
 struct ServeParts {
@@ -84,6 +85,7 @@ struct Status {
     started: Instant,
     ladder: String,
     warnings: Recent,
+    confinement: Confinement,
 }
 
 impl StatusSource for Status {
@@ -97,6 +99,7 @@ impl StatusSource for Status {
             streams: self.registry.status(),
             latencies_set: self.registry.latencies_set(),
             origin_bytes: self.registry.origin_bytes(),
+            worker_sandbox: self.confinement.clone(),
         };
         // Only a map with keys that are not text could fail.
         serde_json::to_value(status).unwrap_or_default()

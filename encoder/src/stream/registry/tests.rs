@@ -39,7 +39,7 @@ fn registry_over(
             spool: None,
             archives: Some(ArchiveManager::new(store, archive::ArchiveSettings::default())),
         },
-        WorkerOptions::this_binary(1 << 30, tracing::Span::none()).unwrap(),
+        WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
         probe.clone(),
         when_full,
     );

@@ -4,7 +4,8 @@
 //! A worker cannot outlive its supervisor: the worker's stdin is closed when the supervisor dies, for any reason, and
 //! the worker exits at the end of its stdin (or, when it hangs, once it notices that its parent changed). A
 //! parent-death signal is not used: Linux ties it to the thread that started the child, and the runtime's threads are
-//! created and destroyed at any time.
+//! created and destroyed at any time. The worker confines itself ([`transcode::confine`]) and can start no process that
+//! would outlive it.
 
 use super::stderr::{Lines, StderrLine};
 use crate::telemetry::GaugeShare;
@@ -22,6 +23,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
+use transcode::FORBIDDEN_CALL;
+use transcode::confine::{ConfineOptions, Confinement};
 use transcode::wire::protocol::{FrameReader, FrameWriter, ProtocolError};
 use transcode::wire::{Request, Response};
 
@@ -35,6 +38,10 @@ const MEMORY_EVERY: Duration = Duration::from_secs(1);
 const CHUNK: usize = 64 << 10;
 /// Time after the worker's exit to drain its stderr; what is left in the pipe then is discarded.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for a worker to report what confines it: it may have to be read from a cold disk.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
+/// The signal by which the kernel kills a process that makes a forbidden system call (signal(7)).
+const SIGSYS: i32 = 31;
 /// Time for the worker to exit by itself after it has closed its stdin; then it is killed.
 const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -52,13 +59,40 @@ pub struct WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// Options to run this binary's hidden subcommand `transcode-worker`.
+    /// Options to run this binary's hidden subcommand `transcode-worker`, confined as `confine` says.
     ///
     /// # Errors
     /// When the system does not report the path of this binary.
-    pub fn this_binary(memory_limit: u64, span: tracing::Span) -> std::io::Result<Self> {
+    pub fn this_binary(confine: &ConfineOptions, span: tracing::Span) -> std::io::Result<Self> {
         let program = std::env::current_exe()?;
-        Ok(Self { program, arguments: vec!["transcode-worker".into()], memory_limit, span })
+        let mut arguments: Vec<OsString> =
+            vec!["transcode-worker".into(), "--sandbox".into(), confine.mode.name().into()];
+        if let Some(memory) = confine.memory {
+            arguments.extend(["--memory".into(), memory.to_string().into()]);
+        }
+        if confine.devices {
+            arguments.push("--devices".into());
+        }
+        Ok(Self { program, arguments, memory_limit: confine.memory.unwrap_or(u64::MAX), span })
+    }
+
+    /// Starts a worker only to learn what confines it.
+    ///
+    /// # Errors
+    /// When no process can be started, or the worker cannot be confined as it has to be: the system's configuration.
+    /// The text is for the operator.
+    pub(crate) async fn confinement(&self) -> Result<Confinement, String> {
+        let output = worker_command(self).arg("--report").stdin(Stdio::null()).output();
+        let output = tokio::time::timeout(REPORT_WITHIN, output)
+            .await
+            .map_err(|_| "a worker does not report within 10 seconds".to_owned())?
+            .map_err(|error| format!("cannot start a worker: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            let said = said.trim().trim_start_matches("worker: ");
+            return Err(if said.is_empty() { output.status.to_string() } else { said.to_owned() });
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
     }
 }
 
@@ -112,6 +146,13 @@ pub enum WorkerFault {
     /// The worker was killed because [`Worker::kill`] was called or the [`Worker`] was dropped.
     #[error("worker was killed on request")]
     Killed,
+    /// The worker made a system call that it is not allowed to make, and the kernel killed it: a stranger's code runs
+    /// in libav, or libav needs a call that this program does not know of.
+    #[error("worker made a forbidden system call: {call}")]
+    Forbidden {
+        /// The call's name; `unknown` if the worker could not say.
+        call: &'static str,
+    },
     /// Reading the worker's output pipe failed.
     #[error("worker's pipe failed: {0}")]
     Pipe(#[source] std::io::Error),
@@ -167,23 +208,7 @@ impl Worker {
     /// When the system cannot start a process: the process or memory limit is reached, or the binary is gone. A later
     /// retry may succeed.
     pub fn spawn(options: WorkerOptions) -> std::io::Result<Self> {
-        let mut command = Command::new(&options.program);
-        command
-            .args(&options.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // The worker must not see the supervisor's environment, which holds credentials.
-            .env_clear()
-            // By default glibc creates growing arenas for each thread, which only wastes memory when a few threads
-            // pass pictures along.
-            .env("MALLOC_ARENA_MAX", "2")
-            .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
-            // A separate process group: Ctrl-C in a terminal must reach only the supervisor, which ends its workers in
-            // order.
-            .process_group(0)
-            .kill_on_drop(true);
-        let mut child = command.spawn()?;
+        let mut child = worker_command(&options).spawn()?;
         let pid = child.id();
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -224,6 +249,27 @@ impl Worker {
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
+}
+
+/// The command that starts a worker with three pipes.
+fn worker_command(options: &WorkerOptions) -> Command {
+    let mut command = Command::new(&options.program);
+    command
+        .args(&options.arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // The worker must not see the supervisor's environment, which holds credentials.
+        .env_clear()
+        // By default glibc creates growing arenas for each thread, which only wastes memory when a few threads
+        // pass pictures along.
+        .env("MALLOC_ARENA_MAX", "2")
+        .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
+        // A separate process group: Ctrl-C in a terminal must reach only the supervisor, which ends its workers in
+        // order.
+        .process_group(0)
+        .kill_on_drop(true);
+    command
 }
 
 struct Watch {
@@ -308,7 +354,7 @@ async fn supervise(
     mut watch: Watch,
     mut reader: JoinHandle<Read>,
     mut writer: JoinHandle<Written>,
-    log: JoinHandle<()>,
+    log: JoinHandle<Option<u32>>,
     events: mpsc::Sender<WorkerEvent>,
 ) {
     let End { status, mut fault, mut read, mut written } = watch.until_end(&mut reader, &mut writer).await;
@@ -325,7 +371,12 @@ async fn supervise(
         read = Some((&mut reader).await.unwrap_or(Err(WorkerFault::CutOff)));
     }
     // The last stderr lines may say why the worker ended.
-    let _ = tokio::time::timeout(LAST_WORDS, log).await;
+    let forbidden = tokio::time::timeout(LAST_WORDS, log).await.ok().and_then(Result::ok).flatten();
+    if status.and_then(|status| status.signal()) == Some(SIGSYS) {
+        let call = forbidden.and_then(call_name).unwrap_or("unknown");
+        metrics::counter!("encoder_worker_forbidden_calls_total", "call" => call).increment(1);
+        fault = Some(WorkerFault::Forbidden { call });
+    }
     let finished = match read {
         Some(Ok(finished)) => finished,
         Some(Err(broken)) => {
@@ -378,20 +429,33 @@ async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request
     Ok(())
 }
 
-async fn forward_stderr(mut stderr: ChildStderr) {
+/// The name of a system call; the names are the kernel's.
+fn call_name(number: u32) -> Option<&'static str> {
+    syscalls::Sysno::new(usize::try_from(number).ok()?).map(|call| call.name())
+}
+
+/// Logs the worker's lines until the end of its stderr. Returns the number of the forbidden call that it named.
+async fn forward_stderr(mut stderr: ChildStderr) -> Option<u32> {
     let mut lines = Lines::new(Instant::now());
-    let log = |logged| match logged {
-        StderrLine::Line(line) => tracing::warn!(target: "encoder::worker", "{line}"),
+    let mut forbidden = None;
+    let mut log = |logged| match logged {
+        StderrLine::Line(line) => {
+            match line.strip_prefix(FORBIDDEN_CALL.trim_end()).map(|number| number.trim().parse()) {
+                Some(Ok(number)) => forbidden = Some(number),
+                Some(Err(_)) | None => tracing::warn!(target: "encoder::worker", "{line}"),
+            }
+        }
         StderrLine::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
     loop {
         match stderr.read(&mut chunk).await {
             Ok(0) | Err(_) => break,
-            Ok(read) => lines.push(&chunk[..read], Instant::now(), log),
+            Ok(read) => lines.push(&chunk[..read], Instant::now(), &mut log),
         }
     }
-    lines.finish(Instant::now(), log);
+    lines.finish(Instant::now(), &mut log);
+    forbidden
 }
 
 /// Resident bytes of a process, from `/proc/PID/statm` (proc(5): the second number, in pages).

@@ -4,4 +4,4 @@
 pub(crate) mod child;
 mod stderr;
 
-pub(crate) use child::{Worker, WorkerEvent, WorkerOptions};
+pub(crate) use child::{Worker, WorkerEvent, WorkerFault, WorkerOptions};

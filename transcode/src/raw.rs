@@ -1,13 +1,14 @@
-//! Bridges the gap between libav and ffmpeg-next's safe interface; the only file of the project with `unsafe` in it.
-//! Each function here does one thing that the safe interface lacks, and says why it is sound. No policy belongs here:
-//! the choice of encoder, filter or size is made elsewhere.
+//! The only file of the project with `unsafe` in it. It bridges the gap between libav and ffmpeg-next's safe interface,
+//! and installs the worker's one signal handler. Each function here does one thing that safe interfaces lack, and says
+//! why it is sound. No policy belongs here: the choice of encoder, filter or size is made elsewhere, and so is the
+//! choice of system calls.
 #![allow(unsafe_code)]
 
 use bytes::Bytes;
 use ffmpeg_next::codec::{Context, Parameters};
 use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, software};
-use std::ffi::c_int;
-use std::ptr;
+use std::ffi::{c_int, c_void};
+use std::{io, ptr};
 
 /// Parameters for a decoder that gets its configuration `record` out of band instead of from a demuxer.
 pub(super) fn parameters(
@@ -344,6 +345,64 @@ pub(super) fn convert(
         }
     }
     Ok(())
+}
+
+/// What the worker writes to stderr before a forbidden system call ends it; the call's number and a line end follow.
+pub const FORBIDDEN_CALL: &str = "worker: forbidden call ";
+
+/// From now on, a system call that the process's filter traps is named on stderr, then SIGSYS kills the process.
+pub(super) fn name_forbidden_calls() -> io::Result<()> {
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = name_forbidden_call;
+    // SAFETY: an all-zero sigaction is a valid one (no flags, empty mask, default action). The handler has the
+    // signature that SA_SIGINFO asks for, and does only what a handler may do (signal-safety(7)): see there.
+    let outcome = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        // With SA_RESETHAND a second trapped call, in any thread, kills the process at once.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGSYS, &raw const action, ptr::null_mut())
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Offset of `si_syscall` in `siginfo_t` on Linux with 64-bit pointers: three integers and padding, then `si_call_addr`.
+const SI_SYSCALL: usize = 24;
+
+extern "C" fn name_forbidden_call(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo_t of 128 bytes, in which SIGSYS from a filter has the
+    // call's number at this offset, aligned for an int (sigaction(2)).
+    let number = unsafe { info.cast::<u8>().add(SI_SYSCALL).cast::<c_int>().read() };
+    let mut line = [0; FORBIDDEN_CALL.len() + 12];
+    line[..FORBIDDEN_CALL.len()].copy_from_slice(FORBIDDEN_CALL.as_bytes());
+    let mut end = FORBIDDEN_CALL.len();
+    let mut divisor = 1_000_000_000;
+    while divisor > 0 {
+        let digit = number.unsigned_abs() / divisor % 10;
+        if digit > 0 || end > FORBIDDEN_CALL.len() || divisor == 1 {
+            line[end] = b'0' + digit as u8;
+            end += 1;
+        }
+        divisor /= 10;
+    }
+    line[end] = b'\n';
+    // SAFETY: `write` reads `end + 1` initialised bytes of a live array. The second call is one that no filter of
+    // ours allows: SIGSYS is blocked in its own handler, so the kernel kills the process there.
+    unsafe {
+        libc::write(2, line.as_ptr().cast(), end + 1);
+        libc::syscall(libc::SYS_ptrace, 0, 0, 0, 0);
+        libc::_exit(70);
+    }
+}
+
+/// Makes any system call, for tests that play code injected into libav.
+#[cfg(feature = "testing")]
+pub(super) fn any_call(number: libc::c_long, arguments: [usize; 6]) -> io::Result<libc::c_long> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: not sound for every call: a call may write to memory that an argument names. The callers are the tests'
+    // attacks, in a process that is confined and about to be killed; they pass no pointer to memory of the process
+    // that anything else uses.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]
