@@ -57,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
         },
         audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
         encode_from_90k: 0,
+        max_pixels: 0,
         thumbnail_every_ms: 5000,
     };
     let begun = Instant::now();

@@ -66,6 +66,11 @@ impl Ingest {
         Self { timeline: Timeline::resume(after), ..Self::default() }
     }
 
+    /// Refuses coded pictures of more than this many pixels; see [`FlvDemuxer::with_max_pixels`].
+    pub fn with_max_pixels(self, max_pixels: u64) -> Self {
+        Self { demuxer: self.demuxer.with_max_pixels(max_pixels), ..self }
+    }
+
     /// Uses the frame rate of `onMetaData` if no parameter set gives one.
     pub fn metadata(&mut self, metadata: &Metadata) {
         if self.video.as_ref().is_none_or(|video| video.frame_rate.is_none()) {

@@ -189,6 +189,7 @@ impl Stream {
             video: video_settings("libx264".into(), "veryfast".into(), &timing),
             timing,
             reconnect_window: SECOND,
+            max_pixels: 8192 * 8192,
             thumbnail_every_ms: 4000,
             live: true,
         };

@@ -4,7 +4,7 @@
 use super::error::TranscodeError;
 use super::raw;
 use ffmpeg_next::codec::{self, packet, threading};
-use ffmpeg_next::{Error, Packet, decoder, frame};
+use ffmpeg_next::{Dictionary, Error, Packet, decoder, frame};
 use media::h264::Record;
 use media::{MediaTime, Unit, VideoCodec};
 
@@ -27,7 +27,14 @@ impl VideoDecoder {
     ///
     /// With `threads` above 1 the slices of a picture are decoded in parallel. Unlike threads for whole frames, slice
     /// threads neither delay pictures nor multiply memory.
-    pub(super) fn open(codec: VideoCodec, record: &[u8], threads: usize) -> Result<Self, TranscodeError> {
+    /// The decoder refuses pictures of more than `max_pixels` (0: libav's own limit) before it allocates them: a second
+    /// wall, because the publisher's parameter sets were judged before.
+    pub(super) fn open(
+        codec: VideoCodec,
+        record: &[u8],
+        threads: usize,
+        max_pixels: u64,
+    ) -> Result<Self, TranscodeError> {
         let id = match codec {
             VideoCodec::H264 => {
                 // Validate the record first: libavcodec opens with any record and then decodes nothing.
@@ -43,7 +50,12 @@ impl VideoDecoder {
                 count: threads,
                 ..Default::default()
             });
-            context.decoder().video()
+            let mut options = Dictionary::new();
+            if max_pixels > 0 {
+                options.set("max_pixels", &max_pixels.to_string());
+            }
+            let decoder = decoder::find(id).ok_or(Error::DecoderNotFound)?;
+            context.decoder().open_as_with(decoder, options)?.video()
         };
         Ok(Self { inner: open().map_err(TranscodeError::VideoConfig)?, errors: 0 })
     }

@@ -275,7 +275,8 @@ impl VideoStage {
                 VideoInput::Config(codec, record) => {
                     self.flush()?;
                     let threads = self.decoder_threads();
-                    self.decoder = Some(VideoDecoder::open(codec, &record, threads)?);
+                    self.decoder =
+                        Some(VideoDecoder::open(codec, &record, threads, self.context.job.max_pixels)?);
                     self.keys = KeyDecider::new(self.context.job.video.keyframes);
                 }
                 VideoInput::Unit(unit) => {

@@ -19,6 +19,9 @@ pub struct Job {
     /// worker continues where its predecessor's pictures ended, and starts there with an IDR frame.
     #[serde(default)]
     pub encode_from_90k: i64,
+    /// Pixels of the largest coded picture that the decoder accepts; 0 for libav's own limit.
+    #[serde(default)]
+    pub max_pixels: u64,
     /// Interval between JPEG thumbnails, in milliseconds of media time; 0 for no thumbnails.
     pub thumbnail_every_ms: u32,
 }

@@ -256,6 +256,10 @@ pub(crate) struct EncodingArgs {
     /// Mebibytes of memory above which a stream's encoding process is killed (live: and replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
+    /// Pixels of the largest picture that a publisher may send (width times height, before cropping); the default is
+    /// 4096x2304. Larger pictures end the publish with a message
+    #[arg(long, env = "ENCODER_MAX_PIXELS", value_name = "PIXELS", default_value = "9437184")]
+    pub max_pixels: String,
     /// How the encoding process is confined, which decodes what strangers send: `strict`, or it does not start;
     /// `best-effort` takes what this kernel has; `off` trusts every publisher
     #[arg(long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict")]

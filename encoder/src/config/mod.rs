@@ -420,6 +420,7 @@ fn encoding(
 ) -> Option<(StreamSettings, ConfineOptions)> {
     let ladder = validator.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = validator.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
+    let max_pixels = validator.number("--max-pixels", &args.max_pixels, 256u64, 8192 * 8192);
     let sandbox = SandboxMode::named(&args.worker_sandbox);
     if sandbox.is_none() {
         validator.reject("--worker-sandbox", &args.worker_sandbox, "must be strict, best-effort or off");
@@ -443,6 +444,7 @@ fn encoding(
         video,
         reconnect_window,
         thumbnail_every_ms: THUMBNAIL_EVERY_MS,
+        max_pixels: max_pixels?,
         live: true,
     };
     let workers = ConfineOptions {

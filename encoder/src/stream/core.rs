@@ -61,6 +61,8 @@ pub struct StreamSettings {
     pub reconnect_window: Duration,
     /// Interval between thumbnails, in milliseconds of media time; 0 for none.
     pub thumbnail_every_ms: u32,
+    /// Pixels of the largest coded picture that is accepted from a publisher.
+    pub max_pixels: u64,
     /// Whether media arrives in real time. Otherwise it is read from a file as fast as possible, and its age means
     /// nothing.
     pub live: bool,

@@ -28,6 +28,7 @@ pub(crate) fn settings(ladder: &str) -> StreamSettings {
         },
         timing,
         reconnect_window: Duration::from_secs(30),
+        max_pixels: 8192 * 8192,
         thumbnail_every_ms: 0,
         live: true,
     }

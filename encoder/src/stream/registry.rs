@@ -339,7 +339,8 @@ impl Registry {
             present.send_off = send_off;
             (present.number, resume)
         };
-        let ingest = resume.map_or_else(Ingest::new, Ingest::resume);
+        let ingest =
+            resume.map_or_else(Ingest::new, Ingest::resume).with_max_pixels(self.settings.max_pixels);
         Ok(Publisher {
             entry,
             number,

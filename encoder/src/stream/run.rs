@@ -227,6 +227,7 @@ impl Run {
             video,
             audio,
             encode_from_90k: encode_from.ticks_90k(),
+            max_pixels: settings.max_pixels,
             thumbnail_every_ms: settings.thumbnail_every_ms,
         })
     }

@@ -152,6 +152,7 @@ pub(crate) fn job(rungs: Vec<VideoRung>) -> Job {
         },
         audio: None,
         encode_from_90k: 0,
+        max_pixels: 0,
         thumbnail_every_ms: 0,
     }
 }

@@ -14,7 +14,10 @@ pub use nal::{
     CodedUnit, LengthPrefixedUnits, LengthSize, annex_b, annex_b_to_length_prefixed, annex_b_units,
     length_prefixed_units, nal_type, read_unit, relength,
 };
-pub use record::{DIMENSIONS, MAX_RECORD, ParameterSets, Record, codecs_string, in_band_config, read_config};
+pub use record::{
+    DIMENSIONS, MAX_RECORD, ParameterSets, Record, codecs_string, in_band_config, largest_picture,
+    read_config,
+};
 
 use std::fmt;
 

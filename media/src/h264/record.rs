@@ -10,7 +10,7 @@ use super::H264Error;
 use super::nal::{LengthSize, annex_b_units, nal_type, without_trailing_zeros};
 use crate::{VideoCodec, VideoConfig};
 use bytes::{BufMut, Bytes, BytesMut};
-use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
+use h264_reader::nal::sps::{FrameMbsFlags, SeqParameterSet, VuiParameters};
 use h264_reader::rbsp::{BitReader, decode_nal};
 
 /// Longest record accepted, in bytes: real records have 30 to 300.
@@ -255,6 +255,18 @@ pub fn in_band_config(sets: &[Bytes]) -> Option<VideoConfig> {
     }
     let (config, _) = read_config(&kept.record().ok()?).ok()?;
     Some(config)
+}
+
+/// The size in pixels of the largest coded picture that the sequence parameter sets among these NAL units announce,
+/// before cropping: a decoder allocates such pictures. 0 where none can be parsed.
+pub fn largest_picture<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let pixels = |sps: SeqParameterSet| {
+        let fields = if matches!(sps.frame_mbs_flags, FrameMbsFlags::Frames) { 1 } else { 2 };
+        let width = 16 * (u64::from(sps.pic_width_in_mbs_minus1) + 1);
+        let height = 16 * fields * (u64::from(sps.pic_height_in_map_units_minus1) + 1);
+        width.saturating_mul(height)
+    };
+    sets.into_iter().filter_map(|set| parse_sps(set).ok().map(pixels)).max().unwrap_or(0)
 }
 
 /// The CODECS entry (RFC 6381) `avc1.PPCCLL`: profile, constraint flags and level from bytes 1 to 3 of the record.

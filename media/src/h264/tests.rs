@@ -51,6 +51,20 @@ fn high_sps() -> Vec<u8> {
 }
 
 #[test]
+fn the_largest_coded_picture_counts() {
+    // 320x180 (ffmpeg 5.1, libx264 ultrafast), coded as 320x192.
+    let wide = [
+        0x67, 0x42, 0xc0, 0x0d, 0xda, 0x05, 0x06, 0x7e, 0x7c, 0x04, 0x40, 0x00, 0x00, 0xfa, 0x40, 0x00, 0x3a,
+        0x98, 0x03, 0xc5, 0x0a, 0xa8,
+    ];
+    assert_eq!(largest_picture([&wide[..], PPS]), 320 * 192);
+    let small = sps_with_chroma(100, 1, 0, 0);
+    assert_eq!(largest_picture([&small[..]]), 64 * 64);
+    assert_eq!(largest_picture([&small[..], &wide, PPS]), 320 * 192, "in any place");
+    assert_eq!(largest_picture([PPS, &[][..], &[0x67]]), 0, "nothing that can be parsed");
+}
+
+#[test]
 fn records_round_trip() {
     let record = record_of(&[SPS, PPS]).unwrap();
     assert_eq!(&record[..6], [1, 100, 0, 31, 0xff, 0xe1]);

@@ -90,8 +90,12 @@ pub struct FlvDemuxer {
     nal_length_size: Option<LengthSize>,
     /// Picture size in pixels, from the current configuration.
     size: (u16, u16),
-    /// The last in-band parameter sets that were examined.
+    /// The last in-band parameter sets of a keyframe that were examined.
     sets: Vec<Bytes>,
+    /// The last in-band parameter sets whose picture size was judged.
+    judged: Vec<Bytes>,
+    /// Pixels of the largest coded picture that is accepted; `None`: any.
+    max_pixels: Option<u64>,
     has_audio_config: bool,
 }
 
@@ -102,6 +106,22 @@ impl FlvDemuxer {
     /// A demuxer that has read no tag yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Accepts coded pictures of up to this many pixels only, by every sequence parameter set in headers and in band: a
+    /// picture is refused before a decoder allocates memory for it.
+    pub fn with_max_pixels(self, max_pixels: u64) -> Self {
+        Self { max_pixels: Some(max_pixels), ..self }
+    }
+
+    fn judge_size<'a>(&self, sets: impl IntoIterator<Item = &'a [u8]>) -> Result<(), FlvError> {
+        let Some(most) = self.max_pixels else { return Ok(()) };
+        match h264::largest_picture(sets) {
+            pixels if pixels > most => Err(FlvError::Unsupported(format!(
+                "video has pictures of {pixels} pixels; this encoder takes up to {most} (--max-pixels)"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Reads a tag body.
@@ -171,6 +191,9 @@ impl FlvDemuxer {
         if record.is_empty() {
             return Ok(Tag::Nothing);
         }
+        if let Ok(parts) = h264::Record::read(record) {
+            self.judge_size(parts.sps)?;
+        }
         let (config, nal_length_size) = h264::read_config(record)?;
         self.nal_length_size = Some(nal_length_size);
         self.size = (config.width, config.height);
@@ -191,6 +214,11 @@ impl FlvDemuxer {
             return Err(FlvError::Malformed("picture before its configuration"));
         };
         let h264::CodedUnit { idr: key, data, sets } = h264::read_unit(payload, size)?;
+        if !sets.is_empty() && sets != self.judged {
+            self.judge_size(sets.iter().map(|set| &set[..]))?;
+            // Copied, so that the sets do not keep the whole message in memory.
+            self.judged = sets.iter().map(|set| Bytes::copy_from_slice(set)).collect();
+        }
         let config = if key { self.another_size(&sets) } else { None };
         Ok(Tag::Video(CodedPicture { composition_ms, key, flagged_key, data, config }))
     }

@@ -145,6 +145,28 @@ fn broken_messages_are_malformed_and_the_next_one_is_read() {
     assert_eq!(before, Err(FlvError::Malformed("picture before its configuration")));
 }
 
+/// Every parameter set is judged: the header's first and later ones, and those in band, at keyframes and elsewhere.
+#[test]
+fn pictures_above_the_limit_are_refused_wherever_they_are_announced() {
+    let refused = |read: Result<Tag, FlvError>| matches!(read, Err(FlvError::Unsupported(why)) if why.contains("61440 pixels"));
+    let limited = |most| FlvDemuxer::new().with_max_pixels(most);
+    let record = bytes(AVCC);
+    assert!(matches!(video(&mut limited(61_440), "17 00 000000", &record), Ok(Tag::VideoConfig(_))));
+    assert!(refused(video(&mut limited(61_439), "17 00 000000", &record)));
+    let sps = h264::Record::read(&record).unwrap().sps[0].to_vec();
+    let in_band = |kind: u8| {
+        let length = u32::try_from(sps.len()).unwrap().to_be_bytes();
+        [&length[..], &sps, &[0, 0, 0, 2, kind, 1]].concat()
+    };
+    for (first, kind) in [("17 01 000000", 0x65), ("27 01 000000", 0x41)] {
+        let mut demuxer = limited(61_440);
+        video(&mut demuxer, "17 00 000000", &record).unwrap();
+        assert!(matches!(video(&mut demuxer, first, &in_band(kind)), Ok(Tag::Video(_))));
+        let mut demuxer = FlvDemuxer { judged: Vec::new(), ..demuxer }.with_max_pixels(61_439);
+        assert!(refused(video(&mut demuxer, first, &in_band(kind))));
+    }
+}
+
 #[test]
 fn lengths_become_four_bytes_in_record_and_units() {
     for (size, unit) in [(1u8, "02 09f0 00 03 650102"), (2, "0002 09f0 0000 0003 650102")] {

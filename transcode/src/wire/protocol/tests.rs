@@ -21,6 +21,7 @@ fn job() -> Job {
         },
         audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
         encode_from_90k: 0,
+        max_pixels: 0,
         thumbnail_every_ms: 5000,
     }
 }
