@@ -118,6 +118,7 @@ mod tests {
     use serde_json::Value;
     use std::time::Duration;
     use store::memory::MemoryStore;
+    use transcode::confine::ConfineOptions;
 
     async fn ask(router: &Router, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();

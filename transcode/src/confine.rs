@@ -13,7 +13,9 @@
 //! child of a process that must be watched, stopped and killed with it. The filter refuses every call by which a
 //! process reaches another one.
 
-pub(crate) mod calls;
+mod calls;
+
+pub use calls::allowed;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use nix::sched::CloneFlags;

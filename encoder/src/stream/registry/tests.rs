@@ -8,6 +8,7 @@ use serde_json::json;
 use std::num::NonZeroU32;
 use store::Store;
 use store::memory::{InjectedFault, MemoryStore, Operation};
+use transcode::confine::ConfineOptions;
 
 fn registry(latencies: &str, bounds: Option<&str>) -> Arc<Registry> {
     fleet_registry(latencies, bounds, WhenFull::Tell).0
