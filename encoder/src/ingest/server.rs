@@ -334,25 +334,26 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         counters: &mut PublishCounters,
     ) -> (EndReason, Option<String>) {
         let (reason, cause) = match self.relay(&mut sink, counters).await {
-            Ok(reason) => (reason, None),
+            Ok((reason, refusal)) => (reason, refusal.map(|refusal| refusal.to_string())),
             Err(error) => (error.end_reason(), Some(error.to_string())),
         };
         sink.end(reason);
         (reason, cause)
     }
 
+    /// Returns how the publish ended, and what the publisher was told if it was sent off.
     async fn relay<K: MediaSink>(
         &mut self,
         sink: &mut K,
         counters: &mut PublishCounters,
-    ) -> Result<EndReason, LinkError> {
+    ) -> Result<(EndReason, Option<Refusal>), LinkError> {
         self.session.accept()?;
         let mut deadline = tokio::time::Instant::now() + self.options.read_timeout;
         loop {
             let event = tokio::select! {
                 refusal = sink.sent_off() => {
                     self.session.refuse(&refusal)?;
-                    return Ok(EndReason::SentOff);
+                    return Ok((EndReason::SentOff, Some(refusal)));
                 }
                 step = timeout_at(deadline, self.step()) => match step {
                     Ok(step) => step?,
@@ -369,14 +370,14 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                     }
                     if let Err(refusal) = sink.media(message) {
                         self.session.refuse(&refusal)?;
-                        return Ok(EndReason::SentOff);
+                        return Ok((EndReason::SentOff, Some(refusal)));
                     }
                 }
                 Some(ServerEvent::Metadata(metadata)) => {
                     counters.metadata += 1;
                     sink.metadata(metadata);
                 }
-                Some(ServerEvent::Ended(reason)) => return Ok(reason),
+                Some(ServerEvent::Ended(reason)) => return Ok((reason, None)),
                 // The session emits neither event after admission.
                 Some(ServerEvent::Publish(_) | ServerEvent::Refused(_)) => {}
             }
