@@ -96,11 +96,15 @@ fn attack(name: &str) -> io::Result<c_long> {
         "setrlimit" => call(libc::SYS_prlimit64, &[0, libc::RLIMIT_DATA as usize, 0, scratch]),
         "setuid" => call(libc::SYS_setuid, &[0]),
         "ioctl" => call(libc::SYS_ioctl, &[0, libc::TIOCSTI as usize, scratch]),
+        "terminal" => call(libc::SYS_ioctl, &[2, libc::TCGETS as usize, scratch]),
         "dup" => call(libc::SYS_dup, &[0]),
         // The number of a 32-bit call with 64-bit registers; and a number that no kernel has.
         "x32" => call(0x4000_0000 | libc::SYS_socket, &[libc::AF_INET as usize, stream, 0]),
         "unknown" => call(4_000, &[]),
-        "panic" => panic!("an attack that only panics"),
+        // Touched, so that it is resident; never freed.
+        "leak" => loop {
+            std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20]));
+        },
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }

@@ -1,10 +1,11 @@
 //! Transcodes AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode.
 //! Output times come from counting samples; the count is kept in step with the source's own times.
 
-use super::error::TranscodeError;
+use super::error::{TranscodeError, is_memory};
 use super::raw;
 use crate::wire::{AUDIO_TRACK, AudioRung, WireUnit};
 use bytes::Bytes;
+use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::software::resampling;
 use ffmpeg_next::{
     ChannelLayout, Dictionary, Error, Packet, Rational, codec, decoder, encoder, format, frame,
@@ -144,12 +145,18 @@ impl AudioTranscoder {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.pts.ticks_90k()));
-        if unit.data.is_empty() || self.decoder.send_packet(&packet).is_err() {
-            // The hole is filled when the next unit shows how long the hole is.
-            self.errors += 1;
-            return Ok(());
+        // An empty packet would end the input.
+        let sent =
+            if unit.data.is_empty() { Err(Error::InvalidData) } else { self.decoder.send_packet(&packet) };
+        match sent {
+            Ok(()) => self.take_decoded(out),
+            Err(error) if is_memory(error) => Err(TranscodeError::Memory("audio decoding")),
+            Err(_) => {
+                // The hole is filled when the next unit shows how long the hole is.
+                self.errors += 1;
+                Ok(())
+            }
         }
-        self.take_decoded(out)
     }
 
     /// Ends the input: pads the waiting samples to a whole frame and drains decoder and encoder into `out`.
@@ -173,7 +180,11 @@ impl AudioTranscoder {
             let mut decoded = frame::Audio::empty();
             match self.decoder.receive_frame(&mut decoded) {
                 Ok(()) => {}
-                Err(Error::Eof | Error::Other { .. }) => return Ok(()),
+                Err(Error::Eof | Error::Other { errno: EAGAIN }) => return Ok(()),
+                Err(error) if is_memory(error) => {
+                    return Err(TranscodeError::Memory("audio decoding"));
+                }
+                Err(Error::Other { .. }) => return Ok(()),
                 Err(_) => {
                     self.errors += 1;
                     continue;
@@ -247,8 +258,7 @@ impl AudioTranscoder {
                 self.rung.sample_rate,
                 options,
             );
-            self.resampler =
-                Some(made.map_err(|source| TranscodeError::Libav { what: "resampling", source })?);
+            self.resampler = Some(made.map_err(|source| TranscodeError::libav("resampling", source))?);
         }
         self.convert(Some(decoded))
     }
@@ -263,7 +273,7 @@ impl AudioTranscoder {
         let Some(resampler) = &mut self.resampler else { return Ok(()) };
         let before = self.waiting[0].len();
         raw::convert(resampler, decoded, &mut self.waiting)
-            .map_err(|source| TranscodeError::Libav { what: "resampling", source })?;
+            .map_err(|source| TranscodeError::libav("resampling", source))?;
         self.clock.taken += (self.waiting[0].len() - before) as i64;
         Ok(())
     }
@@ -329,7 +339,7 @@ fn open_encoder(
     layout: ChannelLayout,
 ) -> Result<(encoder::audio::Encoder, Bytes), TranscodeError> {
     let codec = encoder::find(codec::Id::AAC).ok_or_else(|| TranscodeError::NoEncoder("aac".into()))?;
-    let open_failed = |source| TranscodeError::OpenEncoder { name: "audio".into(), source };
+    let open_failed = |source| TranscodeError::open_encoder("audio", source);
     let mut audio = codec::Context::new_with_codec(codec).encoder().audio().map_err(open_failed)?;
     audio.set_rate(rung.sample_rate as i32);
     audio.set_format(PLANAR);
@@ -347,7 +357,7 @@ fn open_encoder(
 }
 
 fn failed(source: Error) -> TranscodeError {
-    TranscodeError::Libav { what: "audio encoding", source }
+    TranscodeError::libav("audio encoding", source)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
 //! pictures are encoded.
 
-use super::error::TranscodeError;
+use super::error::{TranscodeError, is_memory};
 use super::raw;
 use ffmpeg_next::codec::{self, packet, threading};
+use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Dictionary, Error, Packet, decoder, frame};
 use media::h264::Record;
 use media::{MediaTime, Unit, VideoCodec};
@@ -20,6 +21,7 @@ pub(super) struct DecodedPicture {
 pub(super) struct VideoDecoder {
     inner: decoder::Video,
     errors: u64,
+    out_of_memory: bool,
 }
 
 impl VideoDecoder {
@@ -57,7 +59,7 @@ impl VideoDecoder {
             let decoder = decoder::find(id).ok_or(Error::DecoderNotFound)?;
             context.decoder().open_as_with(decoder, options)?.video()
         };
-        Ok(Self { inner: open().map_err(TranscodeError::VideoConfig)?, errors: 0 })
+        Ok(Self { inner: open().map_err(TranscodeError::VideoConfig)?, errors: 0, out_of_memory: false })
     }
 
     /// Submits one access unit. Fetch the pictures with [`Self::receive`] until it returns `None`.
@@ -68,8 +70,11 @@ impl VideoDecoder {
         if unit.key {
             packet.set_flags(packet::Flags::KEY);
         }
-        if unit.data.is_empty() || self.inner.send_packet(&packet).is_err() {
+        // An empty packet would end the input.
+        if unit.data.is_empty() {
             self.errors += 1;
+        } else if let Err(error) = self.inner.send_packet(&packet) {
+            self.failed(error);
         }
     }
 
@@ -92,10 +97,24 @@ impl VideoDecoder {
                     let Some(pts) = frame.pts().or(frame.timestamp()) else { continue };
                     return Some(DecodedPicture { frame, pts: MediaTime::from_ticks_90k(pts) });
                 }
-                Err(Error::Eof | Error::Other { .. }) => return None,
-                Err(_) => self.errors += 1,
+                Err(Error::Eof | Error::Other { errno: EAGAIN }) => return None,
+                Err(error @ Error::Other { .. }) => {
+                    self.out_of_memory |= is_memory(error);
+                    return None;
+                }
+                Err(error) => self.failed(error),
             }
         }
+    }
+
+    fn failed(&mut self, error: Error) {
+        self.errors += 1;
+        self.out_of_memory |= is_memory(error);
+    }
+
+    /// Fails once an allocation has failed: every further picture would.
+    pub(super) fn check_memory(&self) -> Result<(), TranscodeError> {
+        if self.out_of_memory { Err(TranscodeError::Memory("video decoding")) } else { Ok(()) }
     }
 
     /// Units that could not be decoded, or only in part, since the last call.

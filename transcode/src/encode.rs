@@ -66,7 +66,7 @@ impl VideoEncoder {
         like: &frame::Video,
         processors: usize,
     ) -> Result<(Self, Bytes), TranscodeError> {
-        let open_failed = |source| TranscodeError::OpenEncoder { name: rung.name.clone(), source };
+        let open_failed = |source| TranscodeError::open_encoder(&rung.name, source);
         let codec = encoder::find_by_name(&settings.encoder)
             .ok_or_else(|| TranscodeError::NoEncoder(settings.encoder.clone()))?;
         let mut video = codec::Context::new_with_codec(codec).encoder().video().map_err(open_failed)?;
@@ -203,7 +203,7 @@ fn x264_params(settings: &VideoSettings) -> String {
 }
 
 fn failed(source: Error) -> TranscodeError {
-    TranscodeError::Libav { what: "encoding", source }
+    TranscodeError::libav("encoding", source)
 }
 
 #[cfg(test)]

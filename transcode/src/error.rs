@@ -3,6 +3,19 @@
 use crate::wire::protocol::ProtocolError;
 use media::h264::H264Error;
 
+/// Exit code of a worker that reached its memory limit.
+pub const OUT_OF_MEMORY: u8 = 75;
+
+/// What an allocation must still find, in bytes, for an error to have another cause.
+const SPARE: usize = 16 << 20;
+
+/// Whether libav's error is, or may come from, a failed allocation: decoders and encoders report many failed
+/// allocations as broken data, so the limit is tried with an allocation of [`SPARE`] bytes, which are not touched.
+pub(crate) fn is_memory(error: ffmpeg_next::Error) -> bool {
+    let told = matches!(error, ffmpeg_next::Error::Other { errno } if errno == libc::ENOMEM);
+    told || Vec::<u8>::new().try_reserve_exact(SPARE).is_err()
+}
+
 /// Why a worker gave up. Damage in single access units is counted instead and never becomes one of these errors.
 #[derive(Debug, thiserror::Error)]
 pub enum TranscodeError {
@@ -42,6 +55,9 @@ pub enum TranscodeError {
         /// libav's error.
         source: ffmpeg_next::Error,
     },
+    /// There is no memory: the limit of the worker is reached, or the machine's. A new worker may succeed.
+    #[error("out of memory: {0} failed")]
+    Memory(&'static str),
     /// The supervisor broke the protocol (or is of another version).
     #[error("protocol: {0}")]
     Protocol(#[from] ProtocolError),
@@ -60,10 +76,25 @@ pub enum TranscodeError {
 }
 
 impl TranscodeError {
+    /// The error of an operation of libav that failed.
+    pub(crate) fn libav(what: &'static str, source: ffmpeg_next::Error) -> Self {
+        if is_memory(source) { Self::Memory(what) } else { Self::Libav { what, source } }
+    }
+
+    /// The error of an encoder that does not open.
+    pub(crate) fn open_encoder(name: &str, source: ffmpeg_next::Error) -> Self {
+        if is_memory(source) {
+            Self::Memory("opening an encoder")
+        } else {
+            Self::OpenEncoder { name: name.to_owned(), source }
+        }
+    }
+
     /// The exit code that tells the supervisor where the fault lies, after sysexits(3): 65 the media, 64 the settings,
-    /// 74 the pipe, 76 the protocol, 70 the worker itself.
+    /// 74 the pipe, 75 memory ([`OUT_OF_MEMORY`]), 76 the protocol, 70 the worker itself.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Memory(_) => OUT_OF_MEMORY,
             Self::VideoConfig(_) | Self::VideoRecord(_) | Self::AudioConfig(_) => 65,
             Self::NoEncoder(_) | Self::OpenEncoder { .. } => 64,
             Self::Pipe(_) => 74,

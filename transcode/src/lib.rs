@@ -24,7 +24,7 @@ mod scale;
 mod thumbnail;
 pub mod wire;
 
-pub use error::TranscodeError;
+pub use error::{OUT_OF_MEMORY, TranscodeError};
 pub use raw::FORBIDDEN_CALL;
 
 use crate::wire::protocol::{FrameReader, FrameWriter};

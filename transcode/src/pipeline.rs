@@ -315,6 +315,7 @@ impl VideoStage {
         }
         if let Some(decoder) = &mut self.decoder {
             self.context.counters.decode_errors.fetch_add(decoder.take_errors(), Ordering::Relaxed);
+            decoder.check_memory()?;
         }
         Ok(())
     }
@@ -359,8 +360,7 @@ impl VideoStage {
                 Some((sender, spawn("thumbnail", move || run_thumbnails(&context, &receiver))?));
         }
         let Some((queue, _)) = &self.thumbnails else { return Ok(()) };
-        let shared =
-            raw::share(picture).map_err(|source| TranscodeError::Libav { what: "sharing", source })?;
+        let shared = raw::share(picture).map_err(|source| TranscodeError::libav("sharing", source))?;
         match queue.try_send(shared) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(TranscodeError::Downstream),

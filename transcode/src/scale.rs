@@ -148,7 +148,7 @@ impl Cascade {
             }
             self.shape = Some(shape);
         }
-        let failed = |source| TranscodeError::Libav { what: "scaling", source };
+        let failed = |source| TranscodeError::libav("scaling", source);
         let mut made: Vec<Option<frame::Video>> = Vec::with_capacity(self.rungs.len());
         for index in 0..self.rungs.len() {
             let picture = if wanted.get(index).copied().unwrap_or(false) {

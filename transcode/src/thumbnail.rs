@@ -90,7 +90,7 @@ pub(super) fn jpeg(source: &frame::Video) -> Result<Bytes, TranscodeError> {
         encoder.receive_packet(&mut packet)?;
         packet.data().map(Bytes::copy_from_slice).ok_or(Error::InvalidData)
     };
-    make().map_err(|source| TranscodeError::Libav { what: "making a thumbnail", source })
+    make().map_err(|source| TranscodeError::libav("making a thumbnail", source))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use super::measured::Measured;
 use super::report::MetricsReport;
 use super::run::RunId;
 use crate::delivery::outputs::{Acknowledged, Outputs};
+use crate::stream::worker::budget::MemoryBudget;
+use crate::stream::worker::child::shrink;
 use crate::stream::worker::{Worker, WorkerEvent, WorkerFault, WorkerOptions};
 use crate::wake::until;
 use hls::RungName;
@@ -185,6 +187,7 @@ pub(crate) async fn drive(shared: Arc<SharedCore>, outputs: Outputs, workers: Wo
     StreamDriver {
         shared,
         outputs,
+        budget: MemoryBudget::new(workers.memory_limit),
         workers,
         tasks: JoinSet::new(),
         running: HashMap::new(),
@@ -199,6 +202,8 @@ struct StreamDriver {
     shared: Arc<SharedCore>,
     outputs: Outputs,
     workers: WorkerOptions,
+    /// The memory of all workers of the stream.
+    budget: MemoryBudget,
     /// One task for each worker. Dropping this set kills the workers, however the driver ends.
     tasks: JoinSet<()>,
     running: HashMap<RunId, AbortHandle>,
@@ -223,7 +228,7 @@ impl StreamDriver {
                 () = self.shared.wake.notified() => {}
                 () = until(tick_at.map(Into::into)) => self.shared.with(StreamCore::tick),
                 () = self.outputs.news() => {}
-                Some(_) = self.tasks.join_next() => self.running.retain(|_, task| !task.is_finished()),
+                Some(_) = self.tasks.join_next() => self.forget_ended(),
                 _ = figures.tick() => {}
             }
         }
@@ -274,23 +279,66 @@ impl StreamDriver {
 
     fn carry_out_one(&mut self, effect: Effect) -> ControlFlow<()> {
         match effect {
-            Effect::StartWorker(id, job) => {
-                let task = run_worker(self.shared.clone(), id, *job, self.workers.clone());
-                self.running.insert(id, self.tasks.spawn(task.in_current_span()));
-            }
-            // The task owns the child process; aborting the task kills the child.
-            Effect::StopWorker(id) => {
-                if let Some(task) = self.running.remove(&id) {
-                    self.shared.output().worker_gone(id);
-                    task.abort();
-                }
-            }
+            Effect::StartWorker(id, job) => self.start_worker(id, *job),
+            Effect::StopWorker(id) => self.stop_worker(id),
             Effect::Epoch(tracks) => self.outputs.epoch(tracks),
             Effect::Packaged(output) => self.outputs.packaged(output),
             Effect::Thumbnail(picture) => self.outputs.thumbnail(picture),
             Effect::Ended => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())
+    }
+
+    fn start_worker(&mut self, id: RunId, job: Job) {
+        let memory = loop {
+            match self.budget.make_room(shrink) {
+                Ok(memory) => break memory,
+                Err(oldest) => {
+                    warn!(
+                        worker = oldest.0,
+                        "the memory of the stream's workers is short: what this one has not flushed is lost"
+                    );
+                    self.stop_worker(oldest);
+                    self.shared.with(|core, now| core.worker_gone(oldest, now));
+                }
+            }
+        };
+        let options = WorkerOptions { span: tracing::Span::current(), ..self.workers.clone() };
+        let worker = match Worker::spawn(options.with_memory(memory)) {
+            Ok(worker) => worker,
+            Err(error) => {
+                error!(
+                    worker = id.0,
+                    %error,
+                    "cannot start a worker: check the limits on processes and memory"
+                );
+                self.shared.with(|core, now| core.worker_gone(id, now));
+                return;
+            }
+        };
+        if let Some(pid) = worker.pid() {
+            self.budget.started(id, pid, memory);
+        }
+        let task = run_worker(self.shared.clone(), id, job, worker);
+        self.running.insert(id, self.tasks.spawn(task.in_current_span()));
+    }
+
+    fn stop_worker(&mut self, id: RunId) {
+        self.budget.ended(id);
+        if let Some(task) = self.running.remove(&id) {
+            self.shared.output().worker_gone(id);
+            // The task owns the child process; aborting the task kills the child.
+            task.abort();
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        let ended: Vec<RunId> =
+            self.running.iter().filter(|(_, task)| task.is_finished()).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.running.remove(&id);
+            self.budget.ended(id);
+        }
     }
 
     /// Records the ages of media that has just become readable at the origin, and of media that the store has
@@ -324,20 +372,7 @@ fn new_media(output: &Output, has_parts: bool) -> Option<(&RungName, MediaTime)>
 
 /// Runs one worker: feeds it and passes its responses to the core until the worker exits, then reports the exit to the
 /// core.
-async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, options: WorkerOptions) {
-    let options = WorkerOptions { span: tracing::Span::current(), ..options };
-    let mut worker = match Worker::spawn(options) {
-        Ok(worker) => worker,
-        Err(error) => {
-            error!(
-                worker = id.0,
-                %error,
-                "cannot start a worker: check the limits on processes and memory"
-            );
-            shared.with(|core, now| core.worker_gone(id, now));
-            return;
-        }
-    };
+async fn run_worker(shared: Arc<SharedCore>, id: RunId, job: Job, mut worker: Worker) {
     debug!(worker = id.0, pid = worker.pid().unwrap_or(0), rungs = job.rungs.len(), "worker started");
     let requests = worker.requests.clone();
     let feeder = {

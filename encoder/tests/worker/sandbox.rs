@@ -58,7 +58,16 @@ fn run(user: u32, arguments: &[&str], input: &[u8]) -> Ending {
     }
 }
 
-/// A short job whose fourth unit carries the attack, as the supervisor would send it.
+/// Requests as the supervisor sends them.
+fn encoded(requests: &[Request]) -> Vec<u8> {
+    let (mut writer, mut bytes) = (FrameWriter::new(), BytesMut::new());
+    for request in requests {
+        writer.encode(request, &mut bytes).unwrap();
+    }
+    bytes.to_vec()
+}
+
+/// A short job whose fourth unit carries the attack.
 fn attack(name: &str) -> Vec<u8> {
     let mut requests = vec![Request::Start(job(vec![rung(160, 90, 25, 200_000)]))];
     requests.extend(Source::video("160x90", "25", 1, "").requests);
@@ -74,11 +83,7 @@ fn attack(name: &str) -> Vec<u8> {
     let length = u32::try_from(nal.len()).unwrap().to_be_bytes();
     unit.data = Bytes::from([&unit.data[..], &length, &nal].concat());
     requests.push(Request::Finish);
-    let (mut writer, mut bytes) = (FrameWriter::new(), BytesMut::new());
-    for request in &requests {
-        writer.encode(request, &mut bytes).unwrap();
-    }
-    bytes.to_vec()
+    encoded(&requests)
 }
 
 /// The users and the walls left out with which every attack must fail.
@@ -127,6 +132,7 @@ attacks! {
     opens_a_file: refused("open", libc::EACCES);
     reads_the_environment_of_another_process: refused("proc", libc::EACCES);
     clones_in_the_new_way: refused("clone3", libc::ENOSYS);
+    asks_for_a_terminal: refused("terminal", libc::ENOTTY);
     opens_a_file_in_the_new_way: fatal("openat2", libc::SYS_openat2);
     makes_a_socket: fatal("socket", libc::SYS_socket);
     closes_a_descriptor_for_a_socket: fatal("close-and-socket", libc::SYS_close);
@@ -194,6 +200,33 @@ fn the_other_walls_hold_alone() {
         let ending = run(own, &limits, &attack(name));
         assert_eq!(ending.stderr, format!("worker: attack {name}: refused: {errno}\n"));
     }
+}
+
+/// The largest resident size that a process of this test had, by the kernel, in bytes. ffmpeg, which makes the source,
+/// is among these processes: the limit has to be above what it needs.
+fn peak() -> i64 {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap().max_rss() * 1024
+}
+
+#[test]
+fn a_leak_ends_the_worker_at_its_limit() {
+    const LIMIT: i64 = 256 << 20;
+    let input = attack("leak");
+    let ending = run(NOBODY, &[&format!("--memory={LIMIT}")], &input);
+    assert_eq!(ending.signal, Some(libc::SIGABRT), "{ending:?}");
+    assert!(ending.stderr.contains("memory allocation of 1048576 bytes failed"), "{ending:?}");
+    let peak = peak();
+    assert!((LIMIT * 8 / 10..LIMIT + LIMIT / 20).contains(&peak), "{peak} bytes at a limit of {LIMIT}");
+}
+
+#[test]
+fn pictures_that_need_more_than_the_limit_end_the_worker() {
+    // Each picture of 4096x2304 takes 14 MB; decoder, scaler and encoder need many of them.
+    let mut requests = vec![Request::Start(job(vec![rung(1280, 720, 25, 2_000_000)]))];
+    requests.extend(Source::video("4096x2304", "25", 1, "").requests);
+    requests.push(Request::Finish);
+    let ending = run(NOBODY, &["--memory=67108864"], &encoded(&requests));
+    assert_eq!(ending.code, Some(i32::from(transcode::OUT_OF_MEMORY)), "{ending:?}");
 }
 
 /// What the worker says about its walls.

@@ -2,8 +2,8 @@
 //!
 //! Any call that is not in the table ends the process before the call is made. The kernel delivers SIGSYS, whose
 //! handler (in [`crate::raw`]) names the call on stderr and then lets the signal kill the process; a blocked or
-//! replaced handler changes nothing but that the name is missing. Two kinds of calls are refused instead, because
-//! glibc makes them in the ordinary course and goes on without them; see [`REFUSED`].
+//! replaced handler changes nothing but that the name is missing. A few calls are refused instead, because libraries
+//! make them in the ordinary course and go on without them; see [`REFUSED`].
 //!
 //! docs/security.md has the same table, beside the calls that workers made under strace.
 
@@ -91,12 +91,14 @@ const ALLOWED: &[Allowed] = &[
 const MAPPED: [(u8, u64, u64); 2] = [(2, EXEC, 0), (3, ANONYMOUS, ANONYMOUS)];
 
 /// Calls that fail with an error, and do not end the process: malloc looks whether it may shrink a heap by opening a
-/// file of /proc, and pthread_create tries `clone3`, whose flags a filter cannot see, before `clone`.
-const REFUSED: &[(c_long, i32)] = &[
-    (libc::SYS_openat, libc::EACCES),
+/// file of /proc, pthread_create tries `clone3`, whose flags a filter cannot see, before `clone`, and libav asks whether
+/// stderr is a terminal before it writes its first line.
+const REFUSED: &[(c_long, Arguments, i32)] = &[
+    (libc::SYS_openat, Arguments::Any, libc::EACCES),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, libc::EACCES),
-    (libc::SYS_clone3, libc::ENOSYS),
+    (libc::SYS_open, Arguments::Any, libc::EACCES),
+    (libc::SYS_clone3, Arguments::Any, libc::ENOSYS),
+    (libc::SYS_ioctl, Arguments::OneOf { argument: 1, values: &[libc::TCGETS as u64] }, libc::ENOTTY),
 ];
 
 /// What not even a worker with device files may call. Everything else is allowed for such a worker: which calls its
@@ -140,8 +142,8 @@ pub(super) fn filter(devices: bool) -> Result<(), String> {
         return install(program(rules, SeccompAction::Allow, SeccompAction::Trap).map_err(words)?);
     }
     // Of several filters the strictest answer wins, and the last filter forbids to install another one.
-    for (number, errno) in REFUSED {
-        let rules = Rules::from([(*number, Vec::new())]);
+    for (number, arguments, errno) in REFUSED {
+        let rules = Rules::from([(*number, arguments.rules().map_err(words)?)]);
         let refuse = SeccompAction::Errno(errno.unsigned_abs());
         install(program(rules, SeccompAction::Allow, refuse).map_err(words)?)?;
     }
@@ -159,7 +161,9 @@ fn allow_list() -> FilterResult<BpfProgram> {
     }
     let mapped = MAPPED.iter().map(|(argument, mask, value)| bits(*argument, *mask, *value));
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(mapped.collect::<FilterResult<_>>()?)?]);
-    rules.extend(REFUSED.iter().map(|(number, _)| (*number, Vec::new())));
+    for (number, arguments, _) in REFUSED {
+        rules.insert(*number, arguments.rules()?);
+    }
     program(rules, SeccompAction::Trap, SeccompAction::Allow)
 }
 

@@ -23,10 +23,10 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
-use transcode::FORBIDDEN_CALL;
 use transcode::confine::{ConfineOptions, Confinement};
 use transcode::wire::protocol::{FrameReader, FrameWriter, ProtocolError};
 use transcode::wire::{Request, Response};
+use transcode::{FORBIDDEN_CALL, OUT_OF_MEMORY};
 
 /// Capacity of the request queue between the caller and the pipe, in messages of up to 16 MiB each. Kept minimal:
 /// requests in this queue can no longer be shed.
@@ -67,13 +67,17 @@ impl WorkerOptions {
         let program = std::env::current_exe()?;
         let mut arguments: Vec<OsString> =
             vec!["transcode-worker".into(), "--sandbox".into(), confine.mode.name().into()];
-        if let Some(memory) = confine.memory {
-            arguments.extend(["--memory".into(), memory.to_string().into()]);
-        }
         if confine.devices {
             arguments.push("--devices".into());
         }
         Ok(Self { program, arguments, memory_limit: confine.memory.unwrap_or(u64::MAX), span })
+    }
+
+    /// The same with another memory limit, in bytes, which the kernel enforces as well.
+    #[must_use]
+    pub fn with_memory(mut self, limit: u64) -> Self {
+        self.arguments.extend(["--memory".into(), limit.to_string().into()]);
+        Self { memory_limit: limit, ..self }
     }
 
     /// Starts a worker only to learn what confines it.
@@ -129,10 +133,11 @@ impl fmt::Display for ProcessEnding {
 /// A fault of a worker, or the reason why it was killed, as seen by the supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerFault {
-    /// The worker exceeded its memory limit and was killed. A new worker may be started immediately.
-    #[error("worker used {resident} bytes, more than {limit}")]
+    /// The worker reached its memory limit: an allocation failed, or it was killed. A new worker may be started
+    /// immediately.
+    #[error("worker reached its memory limit of {limit} bytes; {resident} were resident at the last look")]
     Memory {
-        /// Resident bytes at the check that found the excess.
+        /// Resident bytes at the last check.
         resident: u64,
         /// [`WorkerOptions::memory_limit`].
         limit: u64,
@@ -377,6 +382,10 @@ async fn supervise(
         metrics::counter!("encoder_worker_forbidden_calls_total", "call" => call).increment(1);
         fault = Some(WorkerFault::Forbidden { call });
     }
+    if status.and_then(|status| status.code()) == Some(i32::from(OUT_OF_MEMORY)) {
+        let resident = watch.shared.resident.load(Ordering::Relaxed);
+        fault.get_or_insert(WorkerFault::Memory { resident, limit: watch.limit });
+    }
     let finished = match read {
         Some(Ok(finished)) => finished,
         Some(Err(broken)) => {
@@ -458,9 +467,29 @@ async fn forward_stderr(mut stderr: ChildStderr) -> Option<u32> {
     forbidden
 }
 
-/// Resident bytes of a process, from `/proc/PID/statm` (proc(5): the second number, in pages).
+/// Resident bytes of a process.
 fn resident_bytes(pid: u32) -> Option<u64> {
+    statm_bytes(pid, 1)
+}
+
+/// A number of `/proc/PID/statm` in bytes (proc(5), which gives them in pages).
+fn statm_bytes(pid: u32, number: usize) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(number)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+/// Lowers the memory limit of a running worker to what it has now and `spare` bytes more, if that is less than `limit`.
+/// Returns the limit in force. A worker that has just ended has none.
+pub(crate) fn shrink(pid: u32, limit: u64, spare: u64) -> u64 {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    // The sixth number: private writable memory and stacks, which RLIMIT_DATA counts.
+    let Some(data) = statm_bytes(pid, 5) else { return 0 };
+    let lower = data.saturating_add(spare);
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let rlimit = Rlimit { current: Some(lower), maximum: Some(lower) };
+    if lower >= limit || process.is_none() || prlimit(process, Resource::Data, rlimit).is_err() {
+        return limit;
+    }
+    lower
 }
