@@ -89,6 +89,11 @@ def variable(container, name, default=None):
     return next((entry["value"] for entry in container.get("env", []) if entry["name"] == name), default)
 
 
+def mebibytes(text):
+    units = {"Mi": 1, "Gi": 1024}
+    return int(text[:-2]) * units[text[-2:]]
+
+
 def cores(text):
     return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
@@ -130,6 +135,9 @@ def guard(overlay, documents):
             continue
 
         encoders += 1
+        # One budget for all workers of a stream, and the supervisor with its window of segments and what waits for the store.
+        workers = int(variable(container, "ENCODER_WORKER_MEMORY", "1536")) * int(variable(container, "ENCODER_CAPACITY", "1"))
+        want(mebibytes(limit["memory"]) >= workers + 1024, where, "the kernel kills the pod before a worker reaches its limit")
         drain = float(variable(container, "ENCODER_DRAIN_TIMEOUT", "3600"))
         # Five seconds seal what is left, and the kubelet's clock started earlier.
         want(spec["terminationGracePeriodSeconds"] >= drain + 30, where, "killed before its drain is over")

@@ -56,6 +56,10 @@ def evictable(d):
     find(d, "Deployment")["spec"]["template"]["metadata"]["annotations"].clear()
 
 
+def no_room_for_workers(d):
+    container(d)[1]["resources"]["limits"]["memory"] = "2Gi"
+
+
 def throttled(d):
     container(d)[1]["resources"]["limits"]["cpu"] = "2"
 
@@ -126,7 +130,8 @@ def no_waiting(d):
 
 MUTATIONS = {
     "autoscale": [
-        grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, always_allow, no_budget, evictable, throttled, root,
+        grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, always_allow, no_budget, evictable, throttled,
+        no_room_for_workers, root,
         local_policy, not_ready_published, lobby_blind, restarts, fixed_size, plain_buffer, value, null_is_zero, keda_typo,
     ],
     "agones": [agones_typo, agones_pod_typo, agones_silent, agones_evicted, agones_shut_in, no_waiting],

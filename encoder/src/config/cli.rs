@@ -253,7 +253,8 @@ pub(crate) struct EncodingArgs {
     /// libav's name of the H.264 encoder to use
     #[arg(long, env = "ENCODER_VIDEO_ENCODER", value_name = "NAME", default_value = "libx264")]
     pub video_encoder: String,
-    /// Mebibytes of memory above which a stream's encoding process is killed (live: and replaced)
+    /// Mebibytes of memory for all encoding processes of a stream together; one that needs more ends (live: and is
+    /// replaced)
     #[arg(long, env = "ENCODER_WORKER_MEMORY", value_name = "MIB", default_value = "1536")]
     pub worker_memory: String,
     /// Pixels of the largest picture that a publisher may send (width times height, before cropping); the default is

@@ -193,3 +193,27 @@ pub fn allowed() -> impl Iterator<Item = (c_long, &'static str)> {
 fn bits(argument: u8, mask: u64, value: u64) -> FilterResult<SeccompCondition> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// The page's table and the filter are the same list.
+    #[test]
+    fn the_documented_calls_are_the_allowed_ones() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/security.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let table = text.split("## The table of calls").nth(1).unwrap().split("\n## ").next().unwrap();
+        let cells =
+            table.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').collect::<Vec<_>>().into());
+        let documented: BTreeSet<(String, String)> = cells
+            .map(|cells: Vec<&str>| {
+                (cells[0].trim_matches([' ', '`']).to_owned(), cells[2].trim().to_owned())
+            })
+            .collect();
+        let name = |number| syscalls::Sysno::new(usize::try_from(number).unwrap()).unwrap().name().to_owned();
+        let allowed: BTreeSet<_> = allowed().map(|(number, why)| (name(number), why.to_owned())).collect();
+        assert_eq!(documented, allowed);
+    }
+}
