@@ -15,6 +15,7 @@ mod fuzzing;
 mod ingest;
 mod logging;
 mod origin;
+mod retry;
 mod shutdown;
 mod status;
 mod stream;

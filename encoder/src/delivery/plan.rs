@@ -6,215 +6,100 @@
 //! [`DeliveryPlan::take_listed`], [`DeliveryPlan::next_settled`]. Time is a span since any fixed start and never goes
 //! backwards.
 //!
-//! What belongs here: the state, and the decisions that all kinds of objects share. Each kind has its own file:
-//! [`uploads`] (init and media segments), [`playlists`], [`removals`]. What becomes of each segment stands in the
-//! [`Ledger`].
+//! What belongs here: which part gets an event, and who learns what a part returns. Every decision is a part's:
+//! [`uploads`] (init and media segments), [`playlists`], [`removals`], [`spooling`] (the disk), [`jobs`] (attempts in
+//! flight), [`lifecycle`]. No part knows another. What becomes of each segment stands in the [`Ledger`].
 
+mod jobs;
+mod lifecycle;
+mod names;
 mod paced;
 mod playlists;
 mod removals;
 mod spooling;
+mod upload;
 mod uploads;
 
 use super::settings::{DeliveryCounters, DeliverySettings, Gap};
 use super::{DeliveryEvent, Inherited, Playlists};
 use bytes::Bytes;
-use hls::RungName;
 use hls::ledger::{Ledger, Missing, Settled};
-use hls::track::Track;
-use media::MediaTime;
-use paced::PlaylistWriter;
-use removals::Removal;
+use hls::{RungName, Segment};
+pub(crate) use jobs::{Answer, StoreJob, StoreJobId, StoreWork};
+use jobs::{Flight, Jobs};
+use lifecycle::Lifecycle;
+use names::ObjectNames;
+pub(crate) use playlists::ListedSegment;
+use playlists::{PlaylistAttempt, PlaylistOutcome, PlaylistWriters};
+use removals::{RemovalOutcome, Removals};
 pub(crate) use spooling::SpoolId;
-use spooling::{Spooling, is_spool_job};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use spooling::{SpoolRoom, Spooling};
+use std::sync::Arc;
 use std::time::Duration;
-use store::{Expected, Object, ObjectName, StoreError, Stored, Version};
-use uploads::Upload;
-
-/// Identifies a job between [`DeliveryPlan::poll`] and [`DeliveryPlan::done`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct StoreJobId(u64);
-
-/// One attempt to make now.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct StoreJob {
-    /// To be passed to [`DeliveryPlan::done`] with the result.
-    pub id: StoreJobId,
-    /// The operation.
-    pub work: StoreWork,
-    /// After this long the attempt counts as [`StoreError::Unavailable`].
-    pub timeout: Duration,
-}
-
-/// The operation of an attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum StoreWork {
-    /// [`store::Store::create`]
-    Create(ObjectName, Object),
-    /// [`store::Store::read`]
-    Read(ObjectName),
-    /// [`store::Store::replace_if`]
-    Replace(ObjectName, Object, Expected),
-    /// [`store::Store::remove`]
-    Remove(ObjectName),
-    /// Write a body to the disk.
-    Spool(SpoolId, Bytes),
-    /// Read a body back from the disk.
-    Unspool(SpoolId),
-    /// Remove a body from the disk.
-    Discard(SpoolId),
-}
-
-/// What a successful attempt returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// Answer to [`StoreWork::Create`], [`StoreWork::Remove`], [`StoreWork::Spool`] and [`StoreWork::Discard`].
-    Done,
-    /// Answer to [`StoreWork::Unspool`].
-    Body(Bytes),
-    /// Answer to [`StoreWork::Read`].
-    Read(Option<Stored>),
-    /// Answer to [`StoreWork::Replace`].
-    Written(Version),
-}
-
-/// A segment that the store's playlists list as readable from now on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ListedSegment {
-    /// The rendition.
-    pub rung: RungName,
-    /// End time of the segment.
-    pub end: MediaTime,
-}
+use store::{ObjectName, StoreError};
+use uploads::{UploadAttempt, UploadOutcome, Uploads};
 
 /// Decides what is written when.
 #[derive(Debug)]
 pub(crate) struct DeliveryPlan<P> {
-    settings: DeliverySettings,
-    /// `{app}/{name}`, the prefix of every object's name.
-    prefix: String,
-    playlists: P,
-    tracks: Vec<Track>,
-    /// Renditions that were taken over, until the first tracks tell which of these renditions continue.
-    inherited: Vec<RungName>,
+    settings: Arc<DeliverySettings>,
     ledger: Ledger,
-    /// Segments that were listed as readable since [`DeliveryPlan::take_listed`].
-    listed: Vec<ListedSegment>,
-    /// Init and media segments that are not stored yet, including those that are being written: init segments in
-    /// front, then media segments, oldest first.
-    uploads: Vec<Upload>,
-    /// Attempts in flight whose uploads were given up meanwhile.
-    orphans: HashMap<StoreJobId, ObjectName>,
-    /// Attempts in flight whose uploads another attempt has completed meanwhile.
-    overtaken: HashSet<StoreJobId>,
-    /// Bytes of segments per rendition so far, to find the largest rendition.
-    rung_bytes: BTreeMap<RungName, u64>,
-    /// Whether the last upload attempt that returned had succeeded.
-    store_answers: bool,
-    /// Shortest time-out of uploads: twice what the last upload took, more when attempts time out.
-    patience: Duration,
-    /// Earliest time for a late upload while the store does not answer.
-    late_not_before: Duration,
-    /// Attempts in flight.
-    in_flight: HashMap<StoreJobId, Flight>,
-    /// Rewritten objects by rung; `None` is the multivariant playlist.
-    paced: BTreeMap<Option<RungName>, PlaylistWriter>,
-    removals: VecDeque<Removal>,
+    uploads: Uploads,
+    playlists: PlaylistWriters<P>,
+    removals: Removals,
     spooling: Spooling,
-    /// Bytes of segments in `uploads` that are in memory.
-    waiting_bytes: usize,
-    /// Time of giving up, set when the stream has ended.
-    give_up_at: Option<Duration>,
-    /// Every segment is settled and the playlists have been told about the end.
-    ended: bool,
-    /// `give_up_at` has passed.
-    gave_up: bool,
-    next_id: u64,
-    random: fastrand::Rng,
+    jobs: Jobs,
+    lifecycle: Lifecycle,
     counters: DeliveryCounters,
 }
 
-#[derive(Debug)]
-enum Flight {
-    Upload { started: Duration, timeout: Duration },
-    Playlist(Option<RungName>),
-    Removal(Removal),
-    Leaving { id: SpoolId, bytes: u64 },
-    Returning { id: SpoolId },
-    Discard { bytes: u64 },
-}
-
-// === impl Plan ===
+// === impl DeliveryPlan ===
 
 impl<P: Playlists> DeliveryPlan<P> {
     /// A plan without any events yet. `prefix` is `{app}/{name}`; an empty prefix is the root of the store.
+    #[cfg(test)]
     pub(crate) fn new(prefix: impl Into<String>, playlists: P, settings: DeliverySettings) -> Self {
-        Self {
-            random: fastrand::Rng::with_seed(settings.seed),
-            patience: settings.attempt_timeout,
-            settings,
-            prefix: prefix.into(),
-            playlists,
-            tracks: Vec::new(),
-            inherited: Vec::new(),
-            ledger: Ledger::default(),
-            listed: Vec::new(),
-            uploads: Vec::new(),
-            orphans: HashMap::new(),
-            overtaken: HashSet::new(),
-            rung_bytes: BTreeMap::new(),
-            store_answers: true,
-            late_not_before: Duration::ZERO,
-            in_flight: HashMap::new(),
-            paced: BTreeMap::new(),
-            removals: VecDeque::new(),
-            spooling: Spooling::default(),
-            waiting_bytes: 0,
-            give_up_at: None,
-            ended: false,
-            gave_up: false,
-            next_id: 0,
-            counters: DeliveryCounters::default(),
-        }
+        Self::resume(prefix, playlists, settings, Vec::new())
     }
 
-    /// Like [`DeliveryPlan::new`], with playlists that were taken over.
+    /// A plan without any events yet, with playlists that were taken over. `prefix` is `{app}/{name}`; an empty prefix
+    /// is the root of the store.
     pub(crate) fn resume(
         prefix: impl Into<String>,
         playlists: P,
         settings: DeliverySettings,
         inherited: Vec<Inherited>,
     ) -> Self {
-        let mut plan = Self::new(prefix, playlists, settings);
-        if !inherited.is_empty() {
-            // Removals must wait until this playlist is rewritten: the former owner's text still names those objects.
-            plan.paced.entry(None).or_default();
+        let (names, settings) = (ObjectNames::new(prefix), Arc::new(settings));
+        Self {
+            ledger: Ledger::default(),
+            uploads: Uploads::new(names.clone(), settings.clone()),
+            playlists: PlaylistWriters::new(playlists, names, settings.clone(), inherited),
+            removals: Removals::new(settings.clone()),
+            spooling: Spooling::new(settings.clone()),
+            jobs: Jobs::default(),
+            lifecycle: Lifecycle::Open,
+            counters: DeliveryCounters::default(),
+            settings,
         }
-        for Inherited { rung, text, version } in inherited {
-            let interval = plan.settings.playlist_interval;
-            plan.paced.insert(Some(rung.clone()), PlaylistWriter::inherited(text, version, interval));
-            plan.inherited.push(rung);
-        }
-        plan
     }
 
     /// Takes an event. Never waits. Events after [`DeliveryEvent::End`] are ignored, and so is every event once another
     /// encoder has taken over.
     pub(crate) fn input(&mut self, event: DeliveryEvent, now: Duration) {
-        if self.give_up_at.is_some() || self.gave_up {
+        if !self.lifecycle.is_open() {
             return;
         }
         match event {
             DeliveryEvent::Tracks(tracks) => {
-                self.playlists.set_tracks(&tracks);
-                self.tracks = tracks;
-                self.remove_playlists_that_ended(now);
-                self.mark_all();
+                self.uploads.set_tracks(&tracks);
+                for ended in self.playlists.set_tracks(&tracks) {
+                    self.removals.add(ended, now);
+                }
             }
-            DeliveryEvent::Init(init) => self.add_init(init, now),
+            DeliveryEvent::Init(init) => self.uploads.add_init(init, now),
             DeliveryEvent::Segment(segment) => self.add_segment(segment, now),
-            DeliveryEvent::End => self.give_up_at = Some(now + self.settings.seal_within),
+            DeliveryEvent::End => self.lifecycle.end(now + self.settings.seal_within),
         }
         self.settle(now);
     }
@@ -226,7 +111,9 @@ impl<P: Playlists> DeliveryPlan<P> {
         let next = self
             .start_playlist(now)
             .or_else(|| self.start_upload(now))
-            .or_else(|| self.start_spooling(now))
+            .or_else(|| self.start_discard())
+            .or_else(|| self.start_return(now))
+            .or_else(|| self.start_leaving(now))
             .or_else(|| self.start_removal(now));
         // A playlist whose text turned out to be unchanged needs no write.
         self.judge_seal();
@@ -235,57 +122,64 @@ impl<P: Playlists> DeliveryPlan<P> {
 
     /// Takes the result of an attempt.
     pub(crate) fn done(&mut self, id: StoreJobId, result: Result<Answer, StoreError>, now: Duration) {
-        let Some(flight) = self.in_flight.remove(&id) else {
+        let Some(flight) = self.jobs.finish(id) else {
             debug_assert!(false, "a result for a job that was never given out");
             return;
         };
         // `Changed` is a regular answer, not a failure; disk failures have their own counter.
         if let Err(error) = &result
             && *error != StoreError::Changed
-            && !is_spool_job(&flight)
+            && !flight.is_on_disk()
         {
             self.counters.failures += 1;
             self.counters.last_failure = Some(error.to_string());
         }
         match flight {
-            Flight::Upload { started, timeout } => {
-                self.learn(result.is_ok(), now.saturating_sub(started), timeout);
-                self.upload_done(id, result.map(drop), now);
+            Flight::Upload(attempt) => {
+                let outcomes = self.uploads.done(id, attempt, result.map(drop), now);
+                self.apply(outcomes, now);
             }
             Flight::Playlist(rung) => self.playlist_done(rung, result, now),
-            Flight::Removal(removal) => self.removal_done(removal, result.map(drop), now),
+            Flight::Removal(removal) => match self.removals.done(removal, result.map(drop), now) {
+                RemovalOutcome::Removed => self.counters.removed += 1,
+                RemovalOutcome::Again => {}
+                RemovalOutcome::Left => self.counters.not_removed += 1,
+            },
             Flight::Leaving { id, bytes } => self.left(id, bytes, result.map(drop), now),
-            Flight::Returning { id } => {
+            Flight::Returning(id) => {
                 let body = result.map(|answer| match answer {
                     Answer::Body(body) => body,
                     Answer::Done | Answer::Read(_) | Answer::Written(_) => Bytes::new(),
                 });
                 self.returned(id, body, now);
             }
-            Flight::Discard { bytes } => self.discarded(bytes),
+            Flight::Discard { bytes } => self.spooling.discarded(bytes),
         }
         self.settle(now);
     }
 
     /// When [`DeliveryPlan::poll`] may return a job again without further input.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
-        let uploads = self.uploads_wake_at();
-        let removals = self.removals_wake_at();
-        let playlists = self.paced.iter().filter(|(key, _)| self.may_write(key)).filter_map(|(_, p)| p.due());
-        let deadline = self.ledger.next_deadline();
-        let give_up = self.give_up_at.filter(|_| !self.gave_up);
-        let spooling = self.spooling_wake_at();
-        playlists.chain(uploads).chain(removals).chain(deadline).chain(give_up).chain(spooling).min()
+        [
+            self.playlists.wake_at(),
+            self.uploads.wake_at(),
+            self.removals.wake_at(self.playlists.current_at()),
+            self.ledger.next_deadline(),
+            self.lifecycle.give_up_at(),
+            self.uploads.return_at().filter(|_| self.spooling.may_read()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether the stream ended and nothing is left to do; only disk jobs may still be in flight then.
     pub(crate) fn is_finished(&self) -> bool {
-        let nothing_left = self.ended
+        let nothing_left = self.lifecycle.is_ended()
             && self.removals.is_empty()
             && self.uploads.is_empty()
-            && self.paced.values().all(PlaylistWriter::is_clean);
-        // Files that remain on disk are removed with their folder.
-        self.in_flight.values().all(is_spool_job) && (nothing_left || self.gave_up)
+            && self.playlists.is_clean();
+        self.jobs.only_disk() && (nothing_left || self.lifecycle.has_given_up())
     }
 
     /// The counters so far.
@@ -295,7 +189,7 @@ impl<P: Playlists> DeliveryPlan<P> {
 
     /// Segments that were listed as readable since the last call.
     pub(crate) fn take_listed(&mut self) -> Vec<ListedSegment> {
-        std::mem::take(&mut self.listed)
+        self.playlists.take_listed()
     }
 
     /// The next segment with its final fate, for an archive: in order within its rendition.
@@ -310,14 +204,179 @@ impl<P: Playlists> DeliveryPlan<P> {
 
     /// Bytes of segments that wait in memory or are being written.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.uploads.waiting_bytes()
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn spooled_bytes(&self) -> u64 {
+        self.spooling.bytes()
+    }
+
+    // --- attempts ---
+
+    fn start_playlist(&mut self, now: Duration) -> Option<StoreJob> {
+        let PlaylistAttempt { rung, work, timeout } = self.playlists.start(now)?;
+        Some(self.jobs.start(Flight::Playlist(rung), work, timeout))
+    }
+
+    fn start_upload(&mut self, now: Duration) -> Option<StoreJob> {
+        let (work, timeout) = self.uploads.start(self.jobs.next_id(), now)?;
+        let attempt = UploadAttempt { started: now, timeout };
+        Some(self.jobs.start(Flight::Upload(attempt), work, timeout))
+    }
+
+    fn start_removal(&mut self, now: Duration) -> Option<StoreJob> {
+        let removal = self.removals.start(self.playlists.current_at(), now)?;
+        let work = StoreWork::Remove(removal.name.clone());
+        Some(self.jobs.start(Flight::Removal(removal), work, self.settings.attempt_timeout))
+    }
+
+    /// After giving up, files that remain on disk are removed with their folder.
+    fn start_discard(&mut self) -> Option<StoreJob> {
+        if self.lifecycle.has_given_up() {
+            return None;
+        }
+        let (id, bytes) = self.spooling.start_discard()?;
+        Some(self.jobs.start(Flight::Discard { bytes }, StoreWork::Discard(id), spooling::TIMEOUT))
+    }
+
+    fn start_return(&mut self, now: Duration) -> Option<StoreJob> {
+        self.spooling.may_read().then_some(())?;
+        let id = self.uploads.start_return(now)?;
+        self.spooling.start_read();
+        Some(self.jobs.start(Flight::Returning(id), StoreWork::Unspool(id), spooling::TIMEOUT))
+    }
+
+    /// The newest late segment in memory goes to the disk, where there is room.
+    fn start_leaving(&mut self, now: Duration) -> Option<StoreJob> {
+        let bytes = self.uploads.next_to_leave().filter(|_| self.spooling.may_write(now))?;
+        match self.spooling.start_write(bytes) {
+            SpoolRoom::Reserved(id) => {
+                let work = StoreWork::Spool(id, self.uploads.leave(id)?);
+                Some(self.jobs.start(Flight::Leaving { id, bytes }, work, spooling::TIMEOUT))
+            }
+            SpoolRoom::None { is_news, will_fit } => {
+                self.counters.spool_full += u64::from(is_news);
+                if !will_fit {
+                    // The file of what was given up is removed first; then the write is considered again.
+                    let outcomes = self.uploads.make_spool_room();
+                    self.apply(outcomes, now);
+                }
+                self.start_discard()
+            }
+        }
     }
 
     // --- consequences ---
 
+    fn add_segment(&mut self, segment: Segment, now: Duration) {
+        let deadline = now + self.settings.segment_deadline;
+        let (info, body) = segment.into_parts();
+        let (rung, sequence) = (info.rung.clone(), info.sequence);
+        let outcomes = body.map(|body| self.uploads.add_segment(&info, body, deadline, now));
+        self.ledger.enter(info, deadline);
+        match outcomes {
+            Some(outcomes) => self.apply(outcomes, now),
+            None => self.never(&rung, sequence, Gap::Packager),
+        }
+    }
+
+    /// Passes on what became of uploads.
+    fn apply(&mut self, outcomes: Vec<UploadOutcome>, now: Duration) {
+        for outcome in outcomes {
+            match outcome {
+                UploadOutcome::InitStored(init) => {
+                    self.playlists.add_init(&init);
+                    self.ledger.init_readable(&init);
+                }
+                UploadOutcome::SegmentStored { rung, sequence, late, name } => {
+                    let on_time = self.ledger.readable(&rung, sequence);
+                    debug_assert!(late || on_time, "on time and not awaited");
+                    if !on_time {
+                        self.counters.late += u64::from(self.settings.archive);
+                        self.remove_unnamed(name, now);
+                    }
+                }
+                UploadOutcome::Late { rung, sequence, reason } => self.late(&rung, sequence, reason),
+                UploadOutcome::GivenUp { rung, sequence, reason } => {
+                    self.never(&rung, sequence, reason);
+                    self.counters.lost += 1;
+                }
+                UploadOutcome::PerhapsStored(name) => self.remove_unnamed(name, now),
+                UploadOutcome::FileUnneeded { place, bytes } => self.spooling.release(place, bytes),
+            }
+        }
+    }
+
+    /// Removes an object that no playlist will ever name, unless an archive needs it.
+    fn remove_unnamed(&mut self, name: ObjectName, now: Duration) {
+        if !self.settings.archive {
+            self.removals.add(name, now);
+        }
+    }
+
+    /// The segment is a gap for viewers, and may still be stored.
+    fn late(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
+        if self.ledger.late(rung, sequence) {
+            *self.counters.gaps.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// The segment is never stored.
+    fn never(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
+        if self.ledger.never(rung, sequence) {
+            *self.counters.gaps.entry(reason).or_default() += 1;
+        }
+    }
+
+    fn playlist_done(&mut self, rung: Option<RungName>, result: Result<Answer, StoreError>, now: Duration) {
+        match self.playlists.done(rung, result, now) {
+            PlaylistOutcome::Written => self.counters.playlists += 1,
+            PlaylistOutcome::Again => {}
+            // Another encoder has taken the stream over in the store: this encoder writes no more of its objects.
+            PlaylistOutcome::Foreign => {
+                self.counters.fenced = true;
+                self.give_up(now);
+            }
+        }
+    }
+
+    /// A body was written to the disk, or not.
+    fn left(&mut self, id: SpoolId, bytes: u64, result: Result<(), StoreError>, now: Duration) {
+        let is_written = result.is_ok();
+        if let Err(error) = result {
+            self.spool_failed(&error);
+        }
+        if !self.spooling.written(id, bytes, is_written, now) {
+            return;
+        }
+        if self.uploads.left(id, is_written) {
+            self.counters.spooled += 1;
+        } else if is_written {
+            self.spooling.remove(id, bytes);
+        }
+    }
+
+    /// A body was read back from the disk, or not.
+    fn returned(&mut self, id: SpoolId, body: Result<Bytes, StoreError>, now: Duration) {
+        self.spooling.read();
+        let (error, outcomes) = self.uploads.returned(id, body, now);
+        if let Some(error) = error {
+            self.spooling.rest(now);
+            self.spool_failed(&error);
+        }
+        self.apply(outcomes, now);
+    }
+
+    fn spool_failed(&mut self, error: &StoreError) {
+        self.counters.spool_failures += 1;
+        self.counters.last_spool_failure = Some(error.to_string());
+    }
+
     /// Turns segments past their deadline into gaps, whether they wait, are being written or lack their init segment.
     fn expire_deadlines(&mut self, now: Duration) {
-        self.expire_uploads(now);
+        let outcomes = self.uploads.expire(now);
+        self.apply(outcomes, now);
         for (rung, sequence, missing) in self.ledger.overdue(now) {
             let reason = match missing {
                 Missing::Segment => Gap::Deadline,
@@ -325,84 +384,47 @@ impl<P: Playlists> DeliveryPlan<P> {
             };
             self.late(&rung, sequence, reason);
         }
-        if !self.gave_up && self.give_up_at.is_some_and(|at| at <= now) {
-            self.stop();
+        if self.lifecycle.give_up_at().is_some_and(|at| at <= now) {
+            self.give_up(now);
         }
     }
 
     /// Starts nothing more; attempts in flight end by their own time-outs.
-    fn stop(&mut self) {
-        self.gave_up = true;
-        while !self.uploads.is_empty() {
-            self.forget(self.uploads.len() - 1, Gap::Deadline);
-        }
-        self.counters.not_removed += self.removals.len() as u64;
-        self.removals.clear();
-        self.paced.values_mut().for_each(PlaylistWriter::abandon);
+    fn give_up(&mut self, now: Duration) {
+        self.lifecycle.give_up();
+        let outcomes = self.uploads.forget_all();
+        self.apply(outcomes, now);
+        self.counters.not_removed += self.removals.give_up() as u64;
+        self.playlists.give_up();
     }
 
     /// Lists settled segments in order, and ends the playlists when every segment is settled.
     fn settle(&mut self, now: Duration) {
-        let mut changed = false;
         while let Some(segment) = self.ledger.next_live() {
             if let Some(bytes) = segment.bytes {
                 self.counters.segments += 1;
                 self.counters.bytes += bytes;
-                self.listed.push(ListedSegment { rung: segment.rung.clone(), end: segment.end() });
             }
-            self.mark(Some(segment.rung.clone()));
-            self.playlists.add(segment);
-            changed = true;
+            self.playlists.list(segment);
         }
-        if changed {
-            self.mark(None);
-            // One rendition's segment may move the window of all renditions.
-            self.mark_all();
-        }
-        let expired = self.playlists.take_expired();
-        self.expire(expired, now);
-        if self.give_up_at.is_some() && !self.ended && self.ledger.is_listed() {
-            self.ended = true;
+        self.remove_expired(now);
+        if self.ledger.is_listed() && self.lifecycle.all_listed() {
             self.playlists.end();
-            self.mark_all();
         }
         self.judge_seal();
     }
 
+    /// Removes segments that left the playlists, unless an archive needs them.
+    fn remove_expired(&mut self, now: Duration) {
+        let expired = self.playlists.take_expired();
+        for name in expired.into_iter().filter(|_| !self.settings.archive) {
+            self.counters.not_removed += u64::from(!self.removals.add_expired(name, now));
+        }
+    }
+
     fn judge_seal(&mut self) {
         self.counters.sealed =
-            self.ended && !self.counters.fenced && self.paced.values().all(PlaylistWriter::is_sealed);
-    }
-
-    // --- shared by the submodules ---
-
-    fn job(&mut self, flight: Flight, work: StoreWork, timeout: Duration) -> StoreJob {
-        let id = StoreJobId(self.next_id);
-        self.next_id += 1;
-        self.in_flight.insert(id, flight);
-        StoreJob { id, work, timeout }
-    }
-
-    fn backoff(&mut self, attempts: u32) -> Duration {
-        let doubled = self.settings.first_backoff.saturating_mul(1 << attempts.saturating_sub(1).min(16));
-        doubled.min(self.settings.max_backoff).mul_f64(1.0 - self.random.f64() / 2.0)
-    }
-
-    fn is_audio(&self, rung: &RungName) -> bool {
-        self.tracks.iter().any(|track| track.rung == *rung && track.is_audio())
-    }
-
-    /// With an empty prefix, names start at the store's root.
-    fn below_prefix(&self, path: &str) -> ObjectName {
-        ObjectName::new(if self.prefix.is_empty() {
-            path.to_owned()
-        } else {
-            format!("{}/{path}", self.prefix)
-        })
-    }
-
-    fn object_name(&self, rung: &RungName, file: &str) -> ObjectName {
-        self.below_prefix(&format!("{rung}/{file}"))
+            self.lifecycle.is_ended() && !self.counters.fenced && self.playlists.is_sealed();
     }
 }
 

@@ -1,7 +1,9 @@
 //! Settings and counters of publishing. Decisions are in [`super::plan`].
 
+use crate::retry::Backoff;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use store::StoreError;
 
 /// How a stream is published. Durations that move a viewer's distance from live come from `hls::Timing`.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,24 @@ impl Default for DeliverySettings {
             archive: true,
             seed: 0,
         }
+    }
+}
+
+impl DeliverySettings {
+    /// Pause after that many failed attempts in a row.
+    pub(super) fn pause(&self, error: &StoreError, failures: u32, random: &mut fastrand::Rng) -> Duration {
+        if error.is_retryable() {
+            Backoff { first: self.first_backoff, most: self.max_backoff }.pause(failures, random)
+        } else {
+            // What the store refuses now (a full disk, a bucket that became read-only) may be accepted later.
+            self.max_backoff
+        }
+    }
+
+    /// Time-out of an attempt after that many failed attempts. The time-out grows with each failure: even a store that
+    /// is slow for every request must receive the object eventually.
+    pub(super) fn timeout(&self, failures: u32) -> Duration {
+        self.attempt_timeout.saturating_mul(1 << failures.min(16)).min(self.longest_attempt)
     }
 }
 

@@ -1,118 +1,255 @@
-//! Selects, renders and writes the next playlist. Each playlist's state and pacing are in [`super::paced`].
+//! The stream's playlists: lists segments, and selects, renders and writes the next playlist. Each playlist's writes
+//! and their pacing are in [`super::paced`].
 
+use super::jobs::{Answer, StoreWork};
+use super::names::ObjectNames;
 use super::paced::{PlaylistWriter, ReadBack};
-use super::removals::Removal;
-use super::{Answer, DeliveryPlan, Flight, StoreJob, StoreWork};
-use crate::delivery::Playlists;
+use crate::delivery::{DeliverySettings, Inherited, Playlists};
 use bytes::Bytes;
-use hls::RungName;
+use hls::packager::InitSegment;
+use hls::track::Track;
+use hls::{RungName, SegmentInfo};
+use media::MediaTime;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use store::{Caching, Object, StoreError, content_type};
+use store::{Caching, Object, ObjectName, StoreError, content_type};
 
-impl<P: Playlists> DeliveryPlan<P> {
-    pub(super) fn start_playlist(&mut self, now: Duration) -> Option<StoreJob> {
-        let key = self
-            .paced
-            .iter()
-            .find(|(key, paced)| paced.due().is_some_and(|due| due <= now) && self.may_write(key))
-            .map(|(key, _)| key.clone())?;
-        let text = match &key {
+/// A segment that the store's playlists list as readable from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListedSegment {
+    /// The rendition.
+    pub rung: RungName,
+    /// End time of the segment.
+    pub end: MediaTime,
+}
+
+/// An attempt at a playlist.
+#[derive(Debug)]
+pub(super) struct PlaylistAttempt {
+    /// `None` is the multivariant playlist.
+    pub(super) rung: Option<RungName>,
+    pub(super) work: StoreWork,
+    pub(super) timeout: Duration,
+}
+
+/// What became of an attempt at a playlist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlaylistOutcome {
+    /// The store has the text.
+    Written,
+    /// There will be another attempt.
+    Again,
+    /// Another encoder writes this playlist.
+    Foreign,
+}
+
+/// A stream's playlists, and their writes.
+#[derive(Debug)]
+pub(super) struct PlaylistWriters<P> {
+    settings: Arc<DeliverySettings>,
+    names: ObjectNames,
+    playlists: P,
+    /// Renditions of the current epoch.
+    rungs: Vec<RungName>,
+    /// Renditions that were taken over, until the first tracks tell which of these renditions continue.
+    inherited: Vec<RungName>,
+    /// Rewritten objects by rung; `None` is the multivariant playlist.
+    writers: BTreeMap<Option<RungName>, PlaylistWriter>,
+    /// Segments that were listed as readable since [`PlaylistWriters::take_listed`].
+    listed: Vec<ListedSegment>,
+    random: fastrand::Rng,
+}
+
+impl<P: Playlists> PlaylistWriters<P> {
+    /// `inherited` are playlists that were taken over.
+    pub(super) fn new(
+        playlists: P,
+        names: ObjectNames,
+        settings: Arc<DeliverySettings>,
+        inherited: Vec<Inherited>,
+    ) -> Self {
+        let mut writers = BTreeMap::new();
+        if !inherited.is_empty() {
+            // Removals must wait until this playlist is rewritten: the former owner's text still names those objects.
+            writers.insert(None, PlaylistWriter::default());
+        }
+        let mut rungs = Vec::new();
+        for Inherited { rung, text, version } in inherited {
+            let writer = PlaylistWriter::inherited(text, version, settings.playlist_interval);
+            writers.insert(Some(rung.clone()), writer);
+            rungs.push(rung);
+        }
+        let random = fastrand::Rng::with_seed(settings.seed);
+        let (inherited, rungs, listed) = (rungs, Vec::new(), Vec::new());
+        Self { settings, names, playlists, rungs, inherited, writers, listed, random }
+    }
+
+    /// Sets the renditions of a new epoch. Returns the playlists to be removed: those of renditions that were taken over
+    /// but do not continue. Players that find no playlist switch to another rendition, while a playlist that stopped
+    /// growing would hold them.
+    pub(super) fn set_tracks(&mut self, tracks: &[Track]) -> Vec<ObjectName> {
+        self.playlists.set_tracks(tracks);
+        self.rungs = tracks.iter().map(|track| track.rung.clone()).collect();
+        let mut inherited = std::mem::take(&mut self.inherited);
+        inherited.retain(|rung| !self.rungs.contains(rung));
+        let mut ended = Vec::new();
+        for rung in inherited {
+            ended.push(self.names.playlist(Some(&rung)));
+            self.writers.remove(&Some(rung));
+        }
+        self.mark_all();
+        ended
+    }
+
+    /// An init segment is readable.
+    pub(super) fn add_init(&mut self, init: &InitSegment) {
+        self.playlists.add_init(init);
+        self.mark_all();
+    }
+
+    /// Lists the next segment of its rendition, readable or as a gap.
+    pub(super) fn list(&mut self, segment: SegmentInfo) {
+        if segment.bytes.is_some() {
+            self.listed.push(ListedSegment { rung: segment.rung.clone(), end: segment.end() });
+        }
+        self.mark(Some(segment.rung.clone()));
+        self.playlists.add(segment);
+        self.mark(None);
+        // One rendition's segment may move the window of all renditions.
+        self.mark_all();
+    }
+
+    /// The stream has ended.
+    pub(super) fn end(&mut self) {
+        self.playlists.end();
+        self.mark_all();
+    }
+
+    /// Objects that left the playlists long enough ago that no player requests them.
+    pub(super) fn take_expired(&mut self) -> Vec<ObjectName> {
+        let expired = self.playlists.take_expired();
+        expired.into_iter().map(|(rung, file)| self.names.media(&rung, &file)).collect()
+    }
+
+    /// Segments that were listed as readable since the last call.
+    pub(super) fn take_listed(&mut self) -> Vec<ListedSegment> {
+        std::mem::take(&mut self.listed)
+    }
+
+    fn mark(&mut self, key: Option<RungName>) {
+        self.writers.entry(key).or_default().mark();
+    }
+
+    /// A playlist whose text is unchanged when its time comes is not written.
+    fn mark_all(&mut self) {
+        self.writers.values_mut().for_each(PlaylistWriter::mark);
+    }
+
+    /// The next attempt, if one is due.
+    pub(super) fn start(&mut self, now: Duration) -> Option<PlaylistAttempt> {
+        loop {
+            let due = |writer: &PlaylistWriter| writer.due().is_some_and(|due| due <= now);
+            let next = self.writers.iter().find(|(key, writer)| due(writer) && self.may_write(key));
+            let rung = next.map(|(key, _)| key.clone())?;
+            if let Some(attempt) = self.start_one(rung, now) {
+                return Some(attempt);
+            }
+        }
+    }
+
+    /// None if the text is unchanged: the playlist is no longer due.
+    fn start_one(&mut self, rung: Option<RungName>, now: Duration) -> Option<PlaylistAttempt> {
+        let text = match &rung {
             Some(rung) => self.playlists.media_playlist(rung),
             None => self.playlists.multivariant(),
         };
-        let name = match &key {
-            Some(rung) => self.object_name(rung, "index.m3u8"),
-            None => self.below_prefix("index.m3u8"),
+        let name = self.names.playlist(rung.as_ref());
+        let writer = self.writers.get_mut(&rung)?;
+        let Some(text) = text.filter(|text| writer.is_news(text)) else {
+            writer.nothing_new(now);
+            return None;
         };
-        let paced = self.paced.get_mut(&key)?;
-        let Some(text) = text.filter(|text| paced.is_news(text)) else {
-            paced.nothing_new(now);
-            return self.start_playlist(now);
-        };
-        let failures = paced.failures();
-        let work = match paced.expected() {
+        let timeout = self.settings.timeout(writer.failures());
+        let work = match writer.expected() {
             None => {
-                paced.start_reading();
+                writer.start_reading();
                 StoreWork::Read(name)
             }
             Some(expected) => {
-                paced.start(text.clone(), now);
+                writer.start(text.clone(), now);
                 let (body, content_type) = (Bytes::from(text), content_type::PLAYLIST);
                 StoreWork::Replace(name, Object { body, content_type, caching: Caching::None }, expected)
             }
         };
-        let timeout = self.timeout(failures);
-        Some(self.job(Flight::Playlist(key), work, timeout))
+        Some(PlaylistAttempt { rung, work, timeout })
     }
 
     /// The multivariant playlist waits until the store has every media playlist that has something to list.
-    pub(super) fn may_write(&self, key: &Option<RungName>) -> bool {
+    fn may_write(&self, key: &Option<RungName>) -> bool {
         let is_there = |rung: &RungName| {
             let acknowledged =
-                self.paced.get(&Some(rung.clone())).is_some_and(PlaylistWriter::is_acknowledged);
+                self.writers.get(&Some(rung.clone())).is_some_and(PlaylistWriter::is_acknowledged);
             acknowledged || self.playlists.media_playlist(rung).is_none()
         };
-        let current = self.tracks.iter().map(|track| &track.rung);
-        key.is_some() || current.chain(self.paced.keys().flatten()).all(is_there)
+        key.is_some() || self.rungs.iter().chain(self.writers.keys().flatten()).all(is_there)
     }
 
-    pub(super) fn playlist_done(
+    /// Takes the result of an attempt.
+    pub(super) fn done(
         &mut self,
-        key: Option<RungName>,
+        rung: Option<RungName>,
         result: Result<Answer, StoreError>,
         now: Duration,
-    ) {
+    ) -> PlaylistOutcome {
         let interval = self.settings.playlist_interval;
-        let Some(paced) = self.paced.get_mut(&key) else { return };
+        let Some(writer) = self.writers.get_mut(&rung) else { return PlaylistOutcome::Again };
         match result {
             Ok(Answer::Written(version)) => {
-                self.counters.playlists += 1;
-                let first = paced.acknowledged(version, interval);
+                let first = writer.acknowledged(version, interval);
                 if first {
                     self.mark(None);
                 }
+                return PlaylistOutcome::Written;
             }
-            Ok(Answer::Read(stored)) => match paced.read(stored, interval) {
+            Ok(Answer::Read(stored)) => match writer.read(stored, interval) {
                 ReadBack::Ours => {}
-                ReadBack::Foreign => self.fenced(),
+                ReadBack::Foreign => return PlaylistOutcome::Foreign,
             },
             Ok(Answer::Done | Answer::Body(_)) => debug_assert!(false, "not the answer to what was asked"),
-            Err(StoreError::Changed) => paced.changed(now),
+            Err(StoreError::Changed) => writer.changed(now),
             // Refused writes are retried too: the disk may have room by then, and the last playlist must be written.
             Err(error) => {
-                let failures = paced.failures() + 1;
-                let pause =
-                    if error.is_retryable() { self.backoff(failures) } else { self.settings.max_backoff };
-                if let Some(paced) = self.paced.get_mut(&key) {
-                    paced.failed(now + pause, interval);
-                }
+                let pause = self.settings.pause(&error, writer.failures() + 1, &mut self.random);
+                writer.failed(now + pause, interval);
             }
         }
+        PlaylistOutcome::Again
     }
 
-    /// Another encoder has taken the stream over in the store: this encoder writes no more objects of the stream.
-    fn fenced(&mut self) {
-        self.counters.fenced = true;
-        self.stop();
+    /// When [`PlaylistWriters::start`] may return an attempt without further input.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        let writers = self.writers.iter().filter(|(key, _)| self.may_write(key));
+        writers.filter_map(|(_, writer)| writer.due()).min()
     }
 
-    /// Removes the playlists of renditions that were taken over but do not continue: players that find no playlist
-    /// switch to another rendition, while a playlist that stopped growing would hold them.
-    pub(super) fn remove_playlists_that_ended(&mut self, now: Duration) {
-        let inherited = std::mem::take(&mut self.inherited);
-        for rung in inherited.into_iter().filter(|rung| !self.tracks.iter().any(|t| t.rung == *rung)) {
-            let name = self.object_name(&rung, "index.m3u8");
-            self.removals.push_back(Removal::new(name, now));
-            self.paced.remove(&Some(rung));
-        }
+    /// When the oldest of the playlist texts in the store was rendered.
+    pub(super) fn current_at(&self) -> Duration {
+        self.writers.values().map(|writer| writer.current_at().unwrap_or_default()).min().unwrap_or_default()
     }
 
-    pub(super) fn mark(&mut self, key: Option<RungName>) {
-        self.paced.entry(key).or_default().mark();
+    /// Writes nothing more.
+    pub(super) fn give_up(&mut self) {
+        self.writers.values_mut().for_each(PlaylistWriter::abandon);
     }
 
-    /// A playlist whose text is unchanged when its time comes is not written.
-    pub(super) fn mark_all(&mut self) {
-        self.paced.values_mut().for_each(PlaylistWriter::mark);
+    /// Whether nothing is left to write.
+    pub(super) fn is_clean(&self) -> bool {
+        self.writers.values().all(PlaylistWriter::is_clean)
+    }
+
+    /// Whether the store has the newest text of every playlist.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.writers.values().all(PlaylistWriter::is_sealed)
     }
 }

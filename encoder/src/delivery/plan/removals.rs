@@ -4,14 +4,14 @@
 //! Only the store's playlists count: while they cannot be rewritten, the old ones name objects that the newest text
 //! does not, and removals wait for the rewrite.
 
-use super::{DeliveryPlan, Flight, StoreJob, StoreWork};
-use crate::delivery::Playlists;
-use hls::RungName;
+use crate::delivery::DeliverySettings;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use store::{ObjectName, StoreError};
 
 /// Concurrent removals: few, so that they do not compete with segments.
-pub(super) const REMOVALS_AT_A_TIME: usize = 2;
+const REMOVALS_AT_A_TIME: usize = 2;
 /// Attempts at a removal before the object is left in the store.
 const REMOVAL_ATTEMPTS: u32 = 4;
 /// Most removals that wait; beyond it objects are left in the store. An hour of five renditions at 1 s segments.
@@ -20,79 +20,106 @@ const MAX_REMOVALS: usize = 18_000;
 /// An object to be removed, and when.
 #[derive(Debug)]
 pub(super) struct Removal {
-    name: ObjectName,
+    pub(super) name: ObjectName,
     attempts: u32,
     /// Playlists rendered from this time on do not name the object.
     unnamed_since: Duration,
     not_before: Duration,
 }
 
-impl Removal {
-    pub(super) fn new(name: ObjectName, now: Duration) -> Self {
-        Self { name, attempts: 0, unnamed_since: now, not_before: now }
-    }
+/// What became of an attempt at a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RemovalOutcome {
+    Removed,
+    /// There will be another attempt.
+    Again,
+    /// The object remains in the store.
+    Left,
 }
 
-impl<P: Playlists> DeliveryPlan<P> {
-    pub(super) fn expire(&mut self, files: Vec<(RungName, String)>, now: Duration) {
-        if self.settings.archive {
-            return;
-        }
-        for (rung, file) in files {
-            if self.removals.len() >= MAX_REMOVALS {
-                self.counters.not_removed += 1;
-                continue;
-            }
-            let name = self.object_name(&rung, &file);
-            self.removals.push_back(Removal::new(name, now));
+/// Objects to be removed.
+#[derive(Debug)]
+pub(super) struct Removals {
+    settings: Arc<DeliverySettings>,
+    waiting: VecDeque<Removal>,
+    in_flight: usize,
+    /// Nothing is removed any more.
+    gave_up: bool,
+    random: fastrand::Rng,
+}
+
+impl Removals {
+    pub(super) fn new(settings: Arc<DeliverySettings>) -> Self {
+        let random = fastrand::Rng::with_seed(settings.seed);
+        Self { settings, waiting: VecDeque::new(), in_flight: 0, gave_up: false, random }
+    }
+
+    /// Removes an object that playlists rendered from now on do not name.
+    pub(super) fn add(&mut self, name: ObjectName, now: Duration) {
+        if !self.gave_up {
+            self.waiting.push_back(Removal { name, attempts: 0, unnamed_since: now, not_before: now });
         }
     }
 
-    pub(super) fn start_removal(&mut self, now: Duration) -> Option<StoreJob> {
-        if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
+    /// Like [`Removals::add`], for a segment that left the playlists. False if too many removals wait: the object
+    /// remains in the store.
+    pub(super) fn add_expired(&mut self, name: ObjectName, now: Duration) -> bool {
+        let has_room = self.waiting.len() < MAX_REMOVALS;
+        if has_room {
+            self.add(name, now);
+        }
+        has_room
+    }
+
+    /// The next removal, if one is due. `current_at` is when the oldest of the stored playlists was rendered.
+    pub(super) fn start(&mut self, current_at: Duration, now: Duration) -> Option<Removal> {
+        if self.in_flight >= REMOVALS_AT_A_TIME {
             return None;
         }
-        let current = self.playlists_current_at();
-        let due = |removal: &Removal| removal.not_before <= now && removal.unnamed_since <= current;
-        let index = self.removals.iter().position(due)?;
-        let removal = self.removals.remove(index)?;
-        let work = StoreWork::Remove(removal.name.clone());
-        Some(self.job(Flight::Removal(removal), work, self.settings.attempt_timeout))
+        let due = |removal: &Removal| removal.not_before <= now && removal.unnamed_since <= current_at;
+        let index = self.waiting.iter().position(due)?;
+        let removal = self.waiting.remove(index)?;
+        self.in_flight += 1;
+        Some(removal)
     }
 
-    pub(super) fn removal_done(
+    pub(super) fn done(
         &mut self,
         mut removal: Removal,
         result: Result<(), StoreError>,
         now: Duration,
-    ) {
+    ) -> RemovalOutcome {
+        self.in_flight -= 1;
         removal.attempts += 1;
         match result {
-            Ok(()) => self.counters.removed += 1,
+            Ok(()) => RemovalOutcome::Removed,
             Err(error) if error.is_retryable() && removal.attempts < REMOVAL_ATTEMPTS && !self.gave_up => {
-                removal.not_before = now + self.backoff(removal.attempts);
-                self.removals.push_back(removal);
+                removal.not_before = now + self.settings.pause(&error, removal.attempts, &mut self.random);
+                self.waiting.push_back(removal);
+                RemovalOutcome::Again
             }
-            Err(_) => self.counters.not_removed += 1,
+            Err(_) => RemovalOutcome::Left,
         }
     }
 
-    pub(super) fn removals_wake_at(&self) -> Option<Duration> {
-        if self.removals_in_flight() >= REMOVALS_AT_A_TIME {
+    /// When [`Removals::start`] may return a removal without further input. Removals that wait for a playlist are
+    /// considered again when the playlist is acknowledged.
+    pub(super) fn wake_at(&self, current_at: Duration) -> Option<Duration> {
+        if self.in_flight >= REMOVALS_AT_A_TIME {
             return None;
         }
-        // Removals that wait for a playlist are considered again when the playlist is acknowledged.
-        let current = self.playlists_current_at();
-        let free = self.removals.iter().filter(|removal| removal.unnamed_since <= current);
+        let free = self.waiting.iter().filter(|removal| removal.unnamed_since <= current_at);
         free.map(|removal| removal.not_before).min()
     }
 
-    /// When the oldest of the playlist texts in the store was rendered.
-    fn playlists_current_at(&self) -> Duration {
-        self.paced.values().map(|paced| paced.current_at().unwrap_or_default()).min().unwrap_or_default()
+    /// Removes nothing more; returns the number of objects that remain in the store.
+    pub(super) fn give_up(&mut self) -> usize {
+        self.gave_up = true;
+        std::mem::take(&mut self.waiting).len()
     }
 
-    fn removals_in_flight(&self) -> usize {
-        self.in_flight.values().filter(|flight| matches!(flight, Flight::Removal(_))).count()
+    /// Whether no removal waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
+use std::collections::BTreeMap;
+use store::Version;
 
 const SECOND: Duration = Duration::from_secs(1);
 

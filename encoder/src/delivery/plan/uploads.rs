@@ -7,12 +7,18 @@
 //! observed to be slow. A slow attempt is hedged by a second one, and the first answer counts. Both write the same
 //! bytes under a name that no other object uses.
 
-use super::removals::Removal;
-use super::spooling::BodyPlace;
-use super::{DeliveryPlan, Flight, StoreJob, StoreJobId, StoreWork};
-use crate::delivery::{DeliverySettings, Gap, Playlists};
+use super::jobs::{StoreJobId, StoreWork};
+use super::names::ObjectNames;
+use super::spooling::{BodyPlace, SpoolId};
+use super::upload::{Upload, What};
+use crate::delivery::{DeliverySettings, Gap};
+use bytes::Bytes;
 use hls::packager::InitSegment;
-use hls::{RungName, Segment};
+use hls::track::Track;
+use hls::{RungName, SegmentInfo};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Caching, Object, ObjectName, StoreError, content_type};
 
@@ -25,72 +31,133 @@ const DEADLINES_OF_PATIENCE: u32 = 3;
 /// Most concurrent attempts at one upload (hedging).
 const MAX_PARALLEL_ATTEMPTS: usize = 2;
 
-/// A media or init segment that is not stored yet.
+/// What others must know of an upload.
 #[derive(Debug)]
-pub(super) struct Upload {
-    pub(super) what: What,
-    pub(super) name: ObjectName,
-    /// The object; its body is empty while the body is on disk.
-    pub(super) object: Object,
-    /// Where the body is; `size` is its number of bytes.
-    pub(super) place: BodyPlace,
-    pub(super) size: usize,
-    /// Failed attempts.
-    attempts: u32,
-    pub(super) not_before: Duration,
-    /// Attempts in flight.
-    flying: Vec<StoreJobId>,
-    /// Start of the newest attempt.
-    started: Duration,
-}
-
-/// The kind of an upload.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum What {
-    Init(InitSegment),
-    /// A segment; `late` once it is a gap in the playlists.
-    Segment {
+pub(super) enum UploadOutcome {
+    /// An init segment is readable.
+    InitStored(InitSegment),
+    /// A media segment is readable.
+    SegmentStored {
         rung: RungName,
         sequence: u64,
-        deadline: Duration,
+        /// Whether the segment was a gap already.
         late: bool,
+        name: ObjectName,
     },
+    /// The segment is a gap for viewers, and may still be stored.
+    Late { rung: RungName, sequence: u64, reason: Gap },
+    /// The segment is given up for good.
+    GivenUp { rung: RungName, sequence: u64, reason: Gap },
+    /// The last attempt at an upload that was given up has returned: the object may be in the store.
+    PerhapsStored(ObjectName),
+    /// The file of an upload on its way to the disk, on the disk or on its way back is no longer needed.
+    FileUnneeded { place: BodyPlace, bytes: u64 },
 }
 
-impl Upload {
-    pub(super) fn is_late(&self) -> bool {
-        matches!(self.what, What::Segment { late: true, .. })
-    }
+/// An attempt that has started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UploadAttempt {
+    pub(super) started: Duration,
+    pub(super) timeout: Duration,
+}
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.flying.is_empty()
-    }
+/// Attempts in flight that no upload waits for.
+#[derive(Debug, Default)]
+struct DetachedAttempts {
+    /// The uploads were given up meanwhile.
+    orphans: HashMap<StoreJobId, ObjectName>,
+    /// Another attempt has completed the upload meanwhile.
+    overtaken: HashSet<StoreJobId>,
+}
 
-    /// Whether the body may go to the disk.
-    pub(super) fn waits_in_memory_late(&self) -> bool {
-        self.is_late() && self.is_idle() && self.place == BodyPlace::Memory
-    }
+/// What the last attempts tell about the store.
+#[derive(Debug)]
+struct StoreHealth {
+    /// Whether the last attempt that returned had succeeded.
+    answers: bool,
+    /// Shortest time-out: twice what the last upload took, more when attempts time out.
+    patience: Duration,
+    /// Earliest time for a late upload while the store does not answer.
+    late_not_before: Duration,
+}
 
-    /// Whether nothing is being done with the segment.
-    pub(super) fn may_be_given_up(&self) -> bool {
-        self.is_idle() && matches!(self.place, BodyPlace::Memory | BodyPlace::Disk(_))
-    }
+/// Init and media segments that are not stored yet, and the memory that they take.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    settings: Arc<DeliverySettings>,
+    names: ObjectNames,
+    /// Audio renditions of the current epoch.
+    audio: Vec<RungName>,
+    /// Uploads that wait or are being written: init segments in front, then media segments, oldest first.
+    uploads: Vec<Upload>,
+    detached: DetachedAttempts,
+    /// Bytes of segments per rendition so far, to find the largest rendition.
+    rung_bytes: BTreeMap<RungName, u64>,
+    health: StoreHealth,
+    /// Bytes of segments in `uploads` that are in memory.
+    waiting_bytes: usize,
+    random: fastrand::Rng,
+}
 
-    /// Whether a first attempt can start: that needs the body in memory.
-    fn is_ready(&self) -> bool {
-        self.is_idle() && self.place.is_memory()
-    }
+// === impl DetachedAttempts ===
 
-    /// Bytes that the upload takes of the memory for segments.
-    fn bytes(&self) -> usize {
-        match self.what {
-            What::Segment { .. } if self.place.takes_memory() => self.size,
-            What::Init(_) | What::Segment { .. } => 0,
+impl DetachedAttempts {
+    fn len(&self) -> usize {
+        self.orphans.len() + self.overtaken.len()
+    }
+}
+
+// === impl StoreHealth ===
+
+impl StoreHealth {
+    /// Adapts to how an attempt went.
+    fn learn(
+        &mut self,
+        attempt: UploadAttempt,
+        result: &Result<(), StoreError>,
+        settings: &DeliverySettings,
+        now: Duration,
+    ) {
+        let &DeliverySettings { attempt_timeout, longest_attempt, max_backoff, .. } = settings;
+        let took = now.saturating_sub(attempt.started);
+        if result.is_ok() {
+            self.patience = (took * 2).max(attempt_timeout).min(longest_attempt);
+        } else if took >= attempt.timeout {
+            self.patience = (self.patience * 2).min(longest_attempt);
+        }
+        self.answers = matches!(result, Ok(()) | Err(StoreError::Exists));
+        if !self.answers {
+            self.late_not_before = now + max_backoff;
         }
     }
 }
 
-impl<P: Playlists> DeliveryPlan<P> {
+// === impl Uploads ===
+
+impl Uploads {
+    pub(super) fn new(names: ObjectNames, settings: Arc<DeliverySettings>) -> Self {
+        Self {
+            names,
+            audio: Vec::new(),
+            uploads: Vec::new(),
+            detached: DetachedAttempts::default(),
+            rung_bytes: BTreeMap::new(),
+            health: StoreHealth {
+                answers: true,
+                patience: settings.attempt_timeout,
+                late_not_before: Duration::ZERO,
+            },
+            waiting_bytes: 0,
+            random: fastrand::Rng::with_seed(settings.seed),
+            settings,
+        }
+    }
+
+    /// Sets the renditions of a new epoch.
+    pub(super) fn set_tracks(&mut self, tracks: &[Track]) {
+        self.audio = tracks.iter().filter(|track| track.is_audio()).map(|track| track.rung.clone()).collect();
+    }
+
     pub(super) fn add_init(&mut self, init: InitSegment, now: Duration) {
         let is_idle_init = |upload: &Upload| matches!(upload.what, What::Init(_)) && upload.is_idle();
         if self.uploads.iter().filter(|upload| is_idle_init(upload)).count() >= MAX_WAITING_INITS
@@ -99,90 +166,103 @@ impl<P: Playlists> DeliveryPlan<P> {
         {
             self.uploads.remove(oldest);
         }
-        let name = self.object_name(&init.rung, &init.name);
-        let kind = if self.is_audio(&init.rung) { content_type::AUDIO } else { content_type::VIDEO_INIT };
+        let name = self.names.media(&init.rung, &init.name);
+        let kind =
+            if self.audio.contains(&init.rung) { content_type::AUDIO } else { content_type::VIDEO_INIT };
         let object = Object { body: init.body.clone(), content_type: kind, caching: Caching::Immutable };
         // In front of the waiting segments: they are useless without their init segment.
-        self.uploads.insert(0, Self::upload(What::Init(init), name, object, now));
+        self.uploads.insert(0, Upload::new(What::Init(init), name, object, now));
     }
 
-    pub(super) fn add_segment(&mut self, segment: Segment, now: Duration) {
-        let deadline = now + self.settings.segment_deadline;
-        let (info, body) = segment.into_parts();
-        let (rung, sequence) = (info.rung.clone(), info.sequence);
-        let name = self.object_name(&rung, &info.name);
-        self.ledger.enter(info, deadline);
-        let Some(body) = body else {
-            self.never(&rung, sequence, Gap::Packager);
-            return;
-        };
+    /// Adds a media segment, whose body is passed separately.
+    pub(super) fn add_segment(
+        &mut self,
+        segment: &SegmentInfo,
+        body: Bytes,
+        deadline: Duration,
+        now: Duration,
+    ) -> Vec<UploadOutcome> {
+        let (rung, sequence) = (segment.rung.clone(), segment.sequence);
+        let name = self.names.media(&rung, &segment.name);
         *self.rung_bytes.entry(rung.clone()).or_default() += body.len() as u64;
-        self.make_room(body.len());
+        let mut outcomes = self.make_room(body.len());
         if self.waiting_bytes + body.len() > self.settings.max_waiting_bytes {
             // Every waiting segment is being written right now and cannot be given up.
-            self.never(&rung, sequence, Gap::Overflow);
-            self.counters.lost += 1;
-            return;
+            outcomes.push(UploadOutcome::GivenUp { rung, sequence, reason: Gap::Overflow });
+            return outcomes;
         }
         self.waiting_bytes += body.len();
-        let kind = if self.is_audio(&rung) { content_type::AUDIO } else { content_type::VIDEO_SEGMENT };
+        let kind = if self.audio.contains(&rung) { content_type::AUDIO } else { content_type::VIDEO_SEGMENT };
         let object = Object { body, content_type: kind, caching: Caching::Immutable };
         let what = What::Segment { rung, sequence, deadline, late: false };
-        self.uploads.push(Self::upload(what, name, object, now));
+        self.uploads.push(Upload::new(what, name, object, now));
+        outcomes
     }
 
-    fn upload(what: What, name: ObjectName, object: Object, now: Duration) -> Upload {
-        let (size, place, flying) = (object.body.len(), BodyPlace::Memory, Vec::new());
-        Upload { what, name, object, place, size, attempts: 0, not_before: now, flying, started: now }
+    /// Bytes of segments that wait in memory or are being written.
+    pub(super) const fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Whether everything is stored or given up.
+    pub(super) fn is_empty(&self) -> bool {
+        self.uploads.is_empty()
     }
 
     /// Bytes of a rendition so far, to find the largest rendition.
-    pub(super) fn rung_size(&self, rung: &RungName) -> u64 {
+    fn rung_size(&self, rung: &RungName) -> u64 {
         self.rung_bytes.get(rung).copied().unwrap_or(0)
     }
 
     /// Gives up segments that wait in memory until there is room: late ones first, of the largest rendition first,
     /// oldest first. So the other renditions stay complete in the archive, and viewers keep segments that are on time.
-    fn make_room(&mut self, bytes: usize) {
+    fn make_room(&mut self, bytes: usize) -> Vec<UploadOutcome> {
+        let mut outcomes = Vec::new();
         while self.waiting_bytes + bytes > self.settings.max_waiting_bytes {
             let waiting = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
                 What::Segment { rung, late, .. } if upload.is_ready() => {
                     let size = self.rung_size(rung);
-                    Some(((!*late, std::cmp::Reverse(size), index), index))
+                    Some(((!*late, Reverse(size), index), index))
                 }
                 What::Segment { .. } | What::Init(_) => None,
             });
-            let Some((_, victim)) = waiting.min() else { return };
-            self.forget(victim, Gap::Overflow);
+            let Some((_, victim)) = waiting.min() else { break };
+            outcomes.extend(self.forget(victim, Gap::Overflow));
         }
+        outcomes
     }
 
-    pub(super) fn start_upload(&mut self, now: Duration) -> Option<StoreJob> {
+    // --- attempts ---
+
+    /// Starts the next attempt, if one is due; `id` is its job's ID. Returns the operation and its time-out.
+    pub(super) fn start(&mut self, id: StoreJobId, now: Duration) -> Option<(StoreWork, Duration)> {
         let index = self.next_upload(now)?;
-        let upload = &self.uploads[index];
-        let longest = self.settings.segment_deadline * DEADLINES_OF_PATIENCE;
-        let timeout = match upload.what {
+        let timeout = self.timeout(&self.uploads[index], now);
+        let upload = &mut self.uploads[index];
+        upload.flying.push(id);
+        upload.started = now;
+        Some((StoreWork::Create(upload.name.clone(), upload.object.clone()), timeout))
+    }
+
+    fn timeout(&self, upload: &Upload, now: Duration) -> Duration {
+        let DeliverySettings { segment_deadline, longest_attempt, .. } = *self.settings;
+        let patience = self.health.patience;
+        match upload.what {
             What::Segment { deadline, late: false, .. } => deadline
                 .saturating_sub(now)
-                .max(self.patience.min(longest))
-                .min(self.settings.longest_attempt),
+                .max(patience.min(segment_deadline * DEADLINES_OF_PATIENCE))
+                .min(longest_attempt),
             // Segments that are on time wait for their init segment.
-            What::Init(_) => self.timeout(upload.attempts).max(self.settings.segment_deadline),
-            What::Segment { .. } => self.timeout(upload.attempts).max(self.patience),
-        };
-        let work = StoreWork::Create(upload.name.clone(), upload.object.clone());
-        let job = self.job(Flight::Upload { started: now, timeout }, work, timeout);
-        let upload = &mut self.uploads[index];
-        upload.flying.push(job.id);
-        upload.started = now;
-        Some(job)
+            What::Init(_) => self.settings.timeout(upload.attempts).max(segment_deadline),
+            What::Segment { .. } => self.settings.timeout(upload.attempts).max(patience),
+        }
     }
 
     /// The upload to attempt next: on time before late, first attempts before hedged ones, init segments before
     /// segments, older segments before newer ones. Of several init segments the newest goes first: it is the one that
     /// segments on time wait for.
     fn next_upload(&self, now: Duration) -> Option<usize> {
-        if self.upload_attempts() >= self.settings.concurrency {
+        if self.attempts() >= self.settings.concurrency {
             return None;
         }
         let due = |upload: &Upload| upload.is_ready() && upload.not_before <= now;
@@ -208,23 +288,25 @@ impl<P: Playlists> DeliveryPlan<P> {
     /// Bounds hedged attempts: when the whole store is slow, they must not delay first attempts.
     fn may_start_beside(&self) -> bool {
         let second = |upload: &Upload| upload.flying.len().saturating_sub(1);
-        self.uploads.iter().map(second).sum::<usize>() + self.overtaken.len() < self.settings.concurrency / 4
+        let second: usize = self.uploads.iter().map(second).sum();
+        second + self.detached.overtaken.len() < self.settings.concurrency / 4
     }
 
     /// When the next late upload may start. While the store fails, one late upload at a time, spaced by `max_backoff`,
     /// probes whether the store has recovered.
-    pub(super) fn late_at(&self) -> Option<Duration> {
-        let (limit, at) = if self.store_answers {
+    fn late_at(&self) -> Option<Duration> {
+        let (limit, at) = if self.health.answers {
             ((self.settings.concurrency / 4).max(1), Duration::ZERO)
         } else {
-            (1, self.late_not_before)
+            (1, self.health.late_not_before)
         };
         let flying = self.uploads.iter().filter(|upload| upload.is_late() && !upload.is_idle()).count();
         (flying < limit).then_some(at)
     }
 
-    pub(super) fn uploads_wake_at(&self) -> Option<Duration> {
-        if self.upload_attempts() >= self.settings.concurrency {
+    /// When [`Uploads::start`] may start an attempt without further input.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        if self.attempts() >= self.settings.concurrency {
             return None;
         }
         let late_at = self.late_at();
@@ -240,41 +322,57 @@ impl<P: Playlists> DeliveryPlan<P> {
         idle.chain(beside).min()
     }
 
-    pub(super) fn upload_done(&mut self, id: StoreJobId, result: Result<(), StoreError>, now: Duration) {
-        self.store_answers = matches!(result, Ok(()) | Err(StoreError::Exists));
-        if !self.store_answers {
-            self.late_not_before = now + self.settings.max_backoff;
+    /// Attempts in flight.
+    fn attempts(&self) -> usize {
+        self.uploads.iter().map(|upload| upload.flying.len()).sum::<usize>() + self.detached.len()
+    }
+
+    pub(super) fn done(
+        &mut self,
+        id: StoreJobId,
+        attempt: UploadAttempt,
+        result: Result<(), StoreError>,
+        now: Duration,
+    ) -> Vec<UploadOutcome> {
+        self.health.learn(attempt, &result, &self.settings, now);
+        if let Some(name) = self.detached.orphans.remove(&id) {
+            return vec![UploadOutcome::PerhapsStored(name)];
         }
-        if let Some(name) = self.orphans.remove(&id) {
-            self.remove_unnamed(name, now);
-            return;
-        }
-        if self.overtaken.remove(&id) {
-            return;
+        if self.detached.overtaken.remove(&id) {
+            return Vec::new();
         }
         let Some(index) = self.uploads.iter().position(|upload| upload.flying.contains(&id)) else {
             debug_assert!(false, "a result for an upload that was never started");
-            return;
+            return Vec::new();
         };
+        self.uploads[index].flying.retain(|flying| *flying != id);
+        match result {
+            Ok(()) => self.stored(index),
+            Err(error) => self.failed(index, &error, now),
+        }
+    }
+
+    fn stored(&mut self, index: usize) -> Vec<UploadOutcome> {
+        let upload = self.uploads.remove(index);
+        self.waiting_bytes -= upload.bytes();
+        let file = unneeded_file(&upload);
+        self.detached.overtaken.extend(upload.flying);
+        let stored = match upload.what {
+            What::Init(init) => UploadOutcome::InitStored(init),
+            What::Segment { rung, sequence, late, .. } => {
+                UploadOutcome::SegmentStored { rung, sequence, late, name: upload.name }
+            }
+        };
+        file.into_iter().chain([stored]).collect()
+    }
+
+    fn failed(&mut self, index: usize, error: &StoreError, now: Duration) -> Vec<UploadOutcome> {
         let upload = &mut self.uploads[index];
-        upload.flying.retain(|flying| *flying != id);
-        let Err(error) = result else {
-            let upload = self.uploads.remove(index);
-            self.stored(upload, now);
-            return;
-        };
         upload.attempts += 1;
-        let attempts = upload.attempts;
-        // What the store refuses now (a full disk, a bucket that became read-only) may be accepted later.
-        let pause = if error.is_retryable() { self.backoff(attempts) } else { self.settings.max_backoff };
-        let upload = &mut self.uploads[index];
-        upload.not_before = now + pause;
+        upload.not_before = now + self.settings.pause(error, upload.attempts, &mut self.random);
         let reason = match error {
             // Another object has the name: no retry can help.
-            StoreError::Exists => {
-                self.forget(index, Gap::Refused);
-                return;
-            }
+            StoreError::Exists => return self.forget(index, Gap::Refused),
             StoreError::Unavailable(_) => Gap::Deadline,
             StoreError::Refused(_) | StoreError::Changed | StoreError::Missing => Gap::Refused,
         };
@@ -285,112 +383,178 @@ impl<P: Playlists> DeliveryPlan<P> {
                 reason == Gap::Refused || (upload.is_idle() && upload.not_before >= deadline)
             }
         };
-        if self.gave_up {
-            self.forget(index, reason);
-        } else if too_late {
-            self.is_late(index, reason);
-        }
+        if too_late { self.late(index, reason) } else { Vec::new() }
     }
 
+    // --- time and room run out ---
+
     /// Turns segments past their deadline into gaps.
-    pub(super) fn expire_uploads(&mut self, now: Duration) {
-        let expired = |upload: &Upload| matches!(upload.what, What::Segment { deadline, late: false, .. } if deadline <= now);
-        while let Some(index) = self.uploads.iter().position(expired) {
-            self.is_late(index, Gap::Deadline);
+    pub(super) fn expire(&mut self, now: Duration) -> Vec<UploadOutcome> {
+        let mut outcomes = Vec::new();
+        while let Some(index) = self.uploads.iter().position(|upload| upload.deadline_passed(now)) {
+            outcomes.extend(self.late(index, Gap::Deadline));
         }
+        outcomes
     }
 
     /// The segment becomes a gap for viewers; the archive, where there is one, still gets it.
-    fn is_late(&mut self, index: usize, reason: Gap) {
+    fn late(&mut self, index: usize, reason: Gap) -> Vec<UploadOutcome> {
         if !self.settings.archive {
-            self.forget(index, reason);
-            return;
+            return self.forget(index, reason);
         }
-        if let What::Segment { rung, sequence, late, .. } = &mut self.uploads[index].what
-            && !std::mem::replace(late, true)
-        {
-            let (rung, sequence) = (rung.clone(), *sequence);
-            self.late(&rung, sequence, reason);
+        match &mut self.uploads[index].what {
+            What::Segment { rung, sequence, late, .. } if !*late => {
+                *late = true;
+                vec![UploadOutcome::Late { rung: rung.clone(), sequence: *sequence, reason }]
+            }
+            What::Segment { .. } | What::Init(_) => Vec::new(),
         }
+    }
+
+    /// Gives everything up for good. Attempts in flight may still succeed.
+    pub(super) fn forget_all(&mut self) -> Vec<UploadOutcome> {
+        let mut outcomes = Vec::new();
+        while !self.uploads.is_empty() {
+            outcomes.extend(self.forget(self.uploads.len() - 1, Gap::Deadline));
+        }
+        outcomes
     }
 
     /// Gives an upload up for good. An attempt in flight may still succeed.
-    pub(super) fn forget(&mut self, index: usize, reason: Gap) {
+    fn forget(&mut self, index: usize, reason: Gap) -> Vec<UploadOutcome> {
         let upload = self.uploads.remove(index);
         self.waiting_bytes -= upload.bytes();
-        self.leave_spool(&upload);
-        if let What::Segment { rung, sequence, .. } = upload.what {
-            self.never(&rung, sequence, reason);
-            self.counters.lost += 1;
-        }
-        self.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
+        let file = unneeded_file(&upload);
+        self.detached.orphans.extend(upload.flying.into_iter().map(|id| (id, upload.name.clone())));
+        let given_up = match upload.what {
+            What::Segment { rung, sequence, .. } => Some(UploadOutcome::GivenUp { rung, sequence, reason }),
+            What::Init(_) => None,
+        };
+        file.into_iter().chain(given_up).collect()
     }
 
-    fn stored(&mut self, upload: Upload, now: Duration) {
-        self.waiting_bytes -= upload.bytes();
-        self.leave_spool(&upload);
-        self.overtaken.extend(upload.flying);
-        match upload.what {
-            What::Init(init) => {
-                self.playlists.add_init(&init);
-                self.mark_all();
-                self.ledger.init_readable(&init);
+    // --- the disk ---
+
+    /// Size of the newest late segment in memory that may go to the disk. A larger segment would never find enough
+    /// memory to be read back. None while at most half of the memory is taken.
+    pub(super) fn next_to_leave(&self) -> Option<u64> {
+        let index = self.leaving_index()?;
+        Some(self.uploads[index].size as u64)
+    }
+
+    /// The segment of [`Uploads::next_to_leave`] goes to the disk as this file; returns its body.
+    pub(super) fn leave(&mut self, id: SpoolId) -> Option<Bytes> {
+        let index = self.leaving_index()?;
+        let upload = &mut self.uploads[index];
+        upload.place = BodyPlace::Leaving(id);
+        Some(upload.object.body.clone())
+    }
+
+    fn leaving_index(&self) -> Option<usize> {
+        if self.waiting_bytes <= self.settings.max_waiting_bytes / 2 {
+            return None;
+        }
+        let largest = (self.settings.max_waiting_bytes as u64 / 2).min(self.settings.spool_bytes);
+        let leaves = |upload: &Upload| upload.waits_in_memory_late() && upload.size as u64 <= largest;
+        self.uploads.iter().rposition(leaves)
+    }
+
+    /// A body was written to the disk, or not. True if it is only there from now on; false if it stays in memory and
+    /// the file, if there is one, is not needed.
+    pub(super) fn left(&mut self, id: SpoolId, is_written: bool) -> bool {
+        let Some(upload) = self.uploads.iter_mut().find(|upload| upload.place.id() == Some(id)) else {
+            return false;
+        };
+        upload.place = BodyPlace::Memory;
+        let leaves = is_written && upload.is_idle();
+        if leaves {
+            upload.place = BodyPlace::Disk(id);
+            upload.object.body = Bytes::new();
+            self.waiting_bytes -= upload.size;
+        }
+        leaves
+    }
+
+    /// The disk has no room for another body. While memory is nearly full too, gives up the largest rendition's oldest
+    /// late segment if that is on the disk.
+    pub(super) fn make_spool_room(&mut self) -> Vec<UploadOutcome> {
+        let limit = self.settings.max_waiting_bytes;
+        let is_crowded = self.waiting_bytes >= limit - limit / 8;
+        match self.oldest_late_of_largest().filter(|_| is_crowded) {
+            Some(oldest) if matches!(self.uploads[oldest].place, BodyPlace::Disk(_)) => {
+                self.forget(oldest, Gap::Overflow)
             }
-            What::Segment { rung, sequence, late, .. } => {
-                if self.ledger.readable(&rung, sequence) {
-                    return;
-                }
-                debug_assert!(late || self.gave_up, "on time and not awaited");
-                if self.settings.archive {
-                    self.counters.late += 1;
-                } else {
-                    self.remove_unnamed(upload.name, now);
-                }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// The oldest late segment, in memory or on disk, of the largest rendition that has any.
+    fn oldest_late_of_largest(&self) -> Option<usize> {
+        let late = self.uploads.iter().enumerate().filter_map(|(index, upload)| match &upload.what {
+            What::Segment { rung, late: true, .. } if upload.may_be_given_up() => {
+                Some((self.rung_size(rung), Reverse(index)))
             }
+            What::Segment { .. } | What::Init(_) => None,
+        });
+        late.max().map(|(_, Reverse(index))| index)
+    }
+
+    /// Reserves memory for the next body to be read back, if one is due.
+    pub(super) fn start_return(&mut self, now: Duration) -> Option<SpoolId> {
+        let index = self.next_to_return(now)?;
+        let upload = &mut self.uploads[index];
+        let BodyPlace::Disk(id) = upload.place else { return None };
+        upload.place = BodyPlace::Returning(id);
+        self.waiting_bytes += upload.size;
+        Some(id)
+    }
+
+    /// The oldest upload on disk, if what is in memory will soon be uploaded.
+    fn next_to_return(&self, now: Duration) -> Option<usize> {
+        self.late_at().filter(|at| *at <= now)?;
+        let waiting = self.uploads.iter().filter(|upload| upload.is_late() && upload.place.takes_memory());
+        if waiting.count() >= if self.health.answers { self.settings.concurrency / 2 } else { 1 } {
+            return None;
         }
+        let index = self.uploads.iter().position(|upload| matches!(upload.place, BodyPlace::Disk(_)))?;
+        let fits = self.waiting_bytes + self.uploads[index].size <= self.settings.max_waiting_bytes / 2;
+        fits.then_some(index)
     }
 
-    /// Removes an object that no playlist will ever name, unless an archive needs it.
-    fn remove_unnamed(&mut self, name: ObjectName, now: Duration) {
-        if !self.settings.archive && !self.gave_up {
-            self.removals.push_back(Removal::new(name, now));
-        }
+    /// When [`Uploads::start_return`] may return a body without further input.
+    pub(super) fn return_at(&self) -> Option<Duration> {
+        let at = self.late_at()?;
+        self.next_to_return(at).map(|_| at)
     }
 
-    /// The segment is a gap for viewers, and may still be stored.
-    pub(super) fn late(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
-        if self.ledger.late(rung, sequence) {
-            *self.counters.gaps.entry(reason).or_default() += 1;
-        }
+    /// A body was read back. The error is the disk's; then the segment is given up. Nothing happens where the segment
+    /// was given up meanwhile.
+    pub(super) fn returned(
+        &mut self,
+        id: SpoolId,
+        body: Result<Bytes, StoreError>,
+        now: Duration,
+    ) -> (Option<StoreError>, Vec<UploadOutcome>) {
+        let returning = |upload: &Upload| upload.place == BodyPlace::Returning(id);
+        let Some(index) = self.uploads.iter().position(returning) else { return (None, Vec::new()) };
+        let upload = &mut self.uploads[index];
+        let error = match body {
+            Ok(body) if body.len() == upload.size => {
+                let file = unneeded_file(upload);
+                upload.object.body = body;
+                upload.place = BodyPlace::Memory;
+                upload.not_before = now;
+                return (None, file.into_iter().collect());
+            }
+            Ok(_) => StoreError::Unavailable("a spooled file is not what was written".into()),
+            Err(error) => error,
+        };
+        (Some(error), self.forget(index, Gap::Refused))
     }
+}
 
-    /// The segment is never stored.
-    fn never(&mut self, rung: &RungName, sequence: u64, reason: Gap) {
-        if self.ledger.never(rung, sequence) {
-            *self.counters.gaps.entry(reason).or_default() += 1;
-        }
-    }
-
-    /// Adapts `patience` to how an attempt went.
-    pub(super) fn learn(&mut self, good: bool, took: Duration, timeout: Duration) {
-        let DeliverySettings { attempt_timeout, longest_attempt, .. } = self.settings;
-        if good {
-            self.patience = (took * 2).max(attempt_timeout).min(longest_attempt);
-        } else if took >= timeout {
-            self.patience = (self.patience * 2).min(longest_attempt);
-        }
-    }
-
-    /// The time-out grows with each failure: even a store that is slow for every request must receive the object
-    /// eventually.
-    pub(super) fn timeout(&self, failures: u32) -> Duration {
-        let doubled = self.settings.attempt_timeout.saturating_mul(1 << failures.min(16));
-        doubled.min(self.settings.longest_attempt)
-    }
-
-    pub(super) fn upload_attempts(&self) -> usize {
-        self.uploads.iter().map(|upload| upload.flying.len()).sum::<usize>()
-            + self.orphans.len()
-            + self.overtaken.len()
-    }
+/// The file that an upload leaves when it is stored, given up or read back.
+fn unneeded_file(upload: &Upload) -> Option<UploadOutcome> {
+    let (place, bytes) = (upload.place, upload.size as u64);
+    place.id().map(|_| UploadOutcome::FileUnneeded { place, bytes })
 }

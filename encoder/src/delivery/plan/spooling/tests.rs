@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
-use crate::delivery::{Answer, DeliveryEvent, DeliverySettings};
+use crate::delivery::{Answer, DeliveryEvent, DeliveryPlan, StoreJob, StoreWork};
 use std::collections::{BTreeMap, BTreeSet};
-use store::Version;
+use store::{StoreError, Version};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Renditions with the sizes of their segments.
