@@ -32,7 +32,6 @@ pub(super) struct PlaylistWriter {
     current_at: Option<Duration>,
     last_start: Option<Duration>,
     not_before: Duration,
-    abandoned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +71,7 @@ impl PlaylistWriter {
 
     /// Earliest time for the next write, or for the read before it; `None` if neither is needed.
     pub(super) fn due(&self) -> Option<Duration> {
-        (self.marked && self.is_idle() && !self.abandoned).then_some(self.not_before)
+        (self.marked && self.is_idle()).then_some(self.not_before)
     }
 
     /// Version that the next write expects to replace; `None` has to be read first.
@@ -170,15 +169,6 @@ impl PlaylistWriter {
     /// Failed attempts since the last successful one.
     pub(super) fn failures(&self) -> u32 {
         self.failures
-    }
-
-    /// Stops writing this playlist.
-    pub(super) fn abandon(&mut self) {
-        self.abandoned = true;
-    }
-
-    pub(super) fn is_clean(&self) -> bool {
-        self.abandoned || self.is_sealed()
     }
 
     pub(super) fn is_acknowledged(&self) -> bool {

@@ -58,6 +58,8 @@ pub(super) struct PlaylistWriters<P> {
     writers: BTreeMap<Option<RungName>, PlaylistWriter>,
     /// Segments that were listed as readable since [`PlaylistWriters::take_listed`].
     listed: Vec<ListedSegment>,
+    /// Nothing is written any more.
+    gave_up: bool,
     random: fastrand::Rng,
 }
 
@@ -82,7 +84,7 @@ impl<P: Playlists> PlaylistWriters<P> {
         }
         let random = fastrand::Rng::with_seed(settings.seed);
         let (inherited, rungs, listed) = (rungs, Vec::new(), Vec::new());
-        Self { settings, names, playlists, rungs, inherited, writers, listed, random }
+        Self { settings, names, playlists, rungs, inherited, writers, listed, gave_up: false, random }
     }
 
     /// Sets the renditions of a new epoch. Returns the playlists to be removed: those of renditions that were taken over
@@ -148,6 +150,9 @@ impl<P: Playlists> PlaylistWriters<P> {
 
     /// The next attempt, if one is due.
     pub(super) fn start(&mut self, now: Duration) -> Option<PlaylistAttempt> {
+        if self.gave_up {
+            return None;
+        }
         loop {
             let due = |writer: &PlaylistWriter| writer.due().is_some_and(|due| due <= now);
             let next = self.writers.iter().find(|(key, writer)| due(writer) && self.may_write(key));
@@ -229,6 +234,9 @@ impl<P: Playlists> PlaylistWriters<P> {
 
     /// When [`PlaylistWriters::start`] may return an attempt without further input.
     pub(super) fn wake_at(&self) -> Option<Duration> {
+        if self.gave_up {
+            return None;
+        }
         let writers = self.writers.iter().filter(|(key, _)| self.may_write(key));
         writers.filter_map(|(_, writer)| writer.due()).min()
     }
@@ -240,12 +248,12 @@ impl<P: Playlists> PlaylistWriters<P> {
 
     /// Writes nothing more.
     pub(super) fn give_up(&mut self) {
-        self.writers.values_mut().for_each(PlaylistWriter::abandon);
+        self.gave_up = true;
     }
 
     /// Whether nothing is left to write.
     pub(super) fn is_clean(&self) -> bool {
-        self.writers.values().all(PlaylistWriter::is_clean)
+        self.gave_up || self.is_sealed()
     }
 
     /// Whether the store has the newest text of every playlist.

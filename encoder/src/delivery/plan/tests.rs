@@ -3,7 +3,7 @@
 use super::*;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 use std::collections::BTreeMap;
-use store::Version;
+use store::{Stored, Version};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -233,4 +233,33 @@ fn a_playlist_without_news_at_the_end_needs_no_write_to_be_sealed() {
         }
     }
     assert!(plan.counters().sealed, "{:?}", plan.counters());
+}
+
+/// The fence is found while the first segment of another rendition is on its way.
+#[test]
+fn a_fenced_encoder_does_not_begin_another_playlist() {
+    let now = Duration::ZERO;
+    let mut plan =
+        plan(DeliverySettings { playlist_interval: Duration::ZERO, ..DeliverySettings::default() });
+    plan.input(DeliveryEvent::Tracks(tracks(&["720p", "480p"])), now);
+    plan.input(DeliveryEvent::Init(init("720p", "s")), now);
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 0, 1)), now);
+    for _ in 0..3 {
+        for (_, job) in due(&mut plan, now) {
+            plan.done(job.id, good(&job), now);
+        }
+    }
+    plan.input(DeliveryEvent::Segment(segment("720p", "s", 1, 1)), now);
+    let job = due(&mut plan, now).remove(0).1;
+    plan.done(job.id, good(&job), now);
+    plan.input(DeliveryEvent::Segment(segment("480p", "s", 0, 1)), now);
+    let jobs = due(&mut plan, now);
+    let (name, playlist) = jobs.iter().find(|(name, _)| name.ends_with("720p/index.m3u8")).unwrap();
+    plan.done(playlist.id, Err(StoreError::Changed), now);
+    let read = plan.poll(now).unwrap();
+    assert_eq!(read.work, StoreWork::Read(ObjectName::new(name.as_str())));
+    let stored = Stored { version: Version::from_number(999), body: "another encoder's".into() };
+    plan.done(read.id, Ok(Answer::Read(Some(stored))), now);
+    assert!(plan.counters().fenced);
+    assert_eq!((plan.poll(now), plan.wake_at()), (None, None));
 }
