@@ -56,7 +56,7 @@ pub(crate) async fn go_on(
         // The former owner stored these segments but never listed them: their sequence numbers are reused.
         pages.cut(past.next_sequence());
         rest.retain(|entry| entry.info.sequence < past.next_sequence());
-        return Ok(Some(Recorder::resume(stream, settings, place, pages, rest)));
+        return Ok(Some(Recorder::resume(settings, place, pages, rest)));
     }
     Err(Failure { object: place.page(0).to_string(), error: StoreError::Changed }.into())
 }

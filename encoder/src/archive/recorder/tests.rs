@@ -1,6 +1,7 @@
 //! When each object is written; whole broadcasts are in the tests of [`super::super::seal`].
 
 use super::*;
+use crate::archive::page::Page;
 use crate::archive::testing::Studio;
 use crate::delivery::DeliveryEvent;
 use hls::ledger::Ledger;

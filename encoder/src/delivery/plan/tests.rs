@@ -258,7 +258,7 @@ fn a_fenced_encoder_does_not_begin_another_playlist() {
     plan.done(playlist.id, Err(StoreError::Changed), now);
     let read = plan.poll(now).unwrap();
     assert_eq!(read.work, StoreWork::Read(ObjectName::new(name.as_str())));
-    let stored = Stored { version: Version::from_number(999), body: "another encoder's".into() };
+    let stored = Stored { version: Version::of_test_store(999), body: "another encoder's".into() };
     plan.done(read.id, Ok(Answer::Read(Some(stored))), now);
     assert!(plan.counters().fenced);
     assert_eq!((plan.poll(now), plan.wake_at()), (None, None));
