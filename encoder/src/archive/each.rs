@@ -1,16 +1,18 @@
 //! Store calls for background work: several at a time, with retries.
 
+use crate::retry::{Attempts, Backoff, retry};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::future::Future;
 use std::time::Duration;
-use store::{ObjectName, StoreError, StoreFuture, within};
+use store::{ObjectName, StoreError, StoreFuture};
 
-/// Attempts at one call.
-const ATTEMPTS: u32 = 8;
-/// Time-out of every attempt. A directory copies gigabytes within this time; Cloud Storage has its own, shorter bound.
-const ATTEMPT: Duration = Duration::from_secs(600);
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Attempts at one call: up to half a minute of pauses in total. A directory copies gigabytes within the time-out; Cloud
+/// Storage has its own, shorter bound.
+const ATTEMPTS: Attempts = Attempts {
+    most: 8,
+    timeout: Duration::from_secs(600),
+    backoff: Backoff { first: Duration::from_millis(250), most: Duration::from_secs(10) },
+};
 
 /// A store call that an archive needs has failed for good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,27 +24,12 @@ pub struct Failure {
     pub error: StoreError,
 }
 
-/// Retries a call while the error is retryable: up to half a minute of pauses in total. An attempt without an answer
-/// is a retryable error too.
+/// Retries a call while the error is retryable. An attempt without an answer is a retryable error too.
 pub(super) async fn persist<'a, T>(
     object: &ObjectName,
-    mut call: impl FnMut() -> StoreFuture<'a, T>,
+    call: impl FnMut() -> StoreFuture<'a, T>,
 ) -> Result<T, Failure> {
-    let mut pause = FIRST_PAUSE;
-    for _ in 1..ATTEMPTS {
-        match within(ATTEMPT, call()).await {
-            Ok(done) => return Ok(done),
-            Err(error) if !error.is_retryable() => return Err(failure(object, error)),
-            Err(_) => {}
-        }
-        tokio::time::sleep(pause.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-    within(ATTEMPT, call()).await.map_err(|error| failure(object, error))
-}
-
-fn failure(object: &ObjectName, error: StoreError) -> Failure {
-    Failure { object: object.to_string(), error }
+    retry(ATTEMPTS, call).await.map_err(|error| Failure { object: object.to_string(), error })
 }
 
 /// Works on all items, at most `at_a_time` of them concurrently; returns the results in the items' order, or the first
@@ -70,11 +57,11 @@ mod tests {
             attempts += 1;
             Box::pin(std::future::pending())
         };
-        let limit = (ATTEMPT + LONGEST_PAUSE) * ATTEMPTS;
+        let limit = (ATTEMPTS.timeout + ATTEMPTS.backoff.most) * ATTEMPTS.most;
         let Ok(failed) = tokio::time::timeout(limit, persist(&object, call)).await else {
             panic!("the last attempt has no end");
         };
         assert!(failed.is_err_and(|failure| failure.error.is_retryable()));
-        assert_eq!(attempts, ATTEMPTS);
+        assert_eq!(attempts, ATTEMPTS.most);
     }
 }

@@ -6,6 +6,7 @@
 //! [`super::sidecar`].
 
 use super::sidecar::{Sidecar, SidecarError};
+use crate::retry::Backoff;
 use probes::{BusyState, Liveness, Probe};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use tracing::{debug, info, warn};
 /// a ping: half a minute with the 6 and 5 s of `deploy/overlays/agones/fleet.yaml`, 15 s with Agones' default of 3 and
 /// 5 s.
 const PING: Duration = Duration::from_secs(2);
-/// First and longest backoff after a failed call. The sidecar may start later than the encoder, and may restart.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Pauses after failed calls, without jitter: the sidecar serves this encoder alone. The sidecar may start later than
+/// the encoder, and may restart.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(2) };
 /// Time-out of the final Shutdown call when the process leaves.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -56,13 +58,14 @@ pub(crate) struct Lifecycle {
     ping_at: Instant,
     /// No call is due before this time.
     pause_until: Instant,
-    pause: Duration,
+    /// Failed calls since the last successful one.
+    failures: u32,
 }
 
 impl Lifecycle {
     /// The start state: no call has been sent.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { said: None, ping_at: now, pause_until: now, pause: RETRY.0 }
+        Self { said: None, ping_at: now, pause_until: now, failures: 0 }
     }
 
     /// The call that is due, if any. A change of state takes precedence over a ping.
@@ -94,14 +97,14 @@ impl Lifecycle {
             SidecarCall::Health => self.ping_at = now + PING,
             SidecarCall::Ready | SidecarCall::Allocate | SidecarCall::Shutdown => self.said = Some(call),
         }
-        (self.pause_until, self.pause) = (now, RETRY.0);
+        (self.pause_until, self.failures) = (now, 0);
     }
 
     /// Records that the call failed. The sidecar may have restarted, so the state is sent again after the backoff.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.said = None;
-        self.pause_until = now + self.pause;
-        self.pause = (self.pause * 2).min(RETRY.1);
+        self.failures = self.failures.saturating_add(1);
+        self.pause_until = now + RETRY.longest_pause(self.failures);
     }
 
     /// Whether the sidecar has accepted the Shutdown call.
@@ -196,7 +199,7 @@ async fn wake(at: Instant, alive: bool) {
     tokio::time::sleep_until(at.into()).await;
     // The process is stuck and its ping overdue: pause so that the loop does not spin.
     if !alive {
-        tokio::time::sleep(RETRY.0).await;
+        tokio::time::sleep(RETRY.first).await;
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
         lifecycle.failed(start);
         assert_eq!(lifecycle.due(&BUSY, true, start), None, "not at once");
         let later = lifecycle.wake_at(start);
-        assert!(later <= start + RETRY.0);
+        assert!(later <= start + RETRY.first);
         assert_eq!(
             lifecycle.due(&BUSY, true, later),
             Some(SidecarCall::Allocate),
@@ -260,11 +263,11 @@ mod tests {
         let mut lifecycle = Lifecycle::new(now);
         for _ in 0..20 {
             lifecycle.failed(now);
-            assert!(lifecycle.wake_at(now) <= now + RETRY.1);
+            assert!(lifecycle.wake_at(now) <= now + RETRY.most);
             now = lifecycle.wake_at(now);
         }
         lifecycle.taken(SidecarCall::Ready, now);
         lifecycle.failed(now);
-        assert!(lifecycle.due(&FREE, true, now + RETRY.0).is_some());
+        assert!(lifecycle.due(&FREE, true, now + RETRY.first).is_some());
     }
 }

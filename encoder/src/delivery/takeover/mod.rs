@@ -26,6 +26,7 @@
 mod owner;
 
 use crate::delivery::Inherited;
+use crate::retry::{Attempts, Backoff, retry};
 use bytes::Bytes;
 use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
@@ -36,18 +37,20 @@ use owner::{OWNER, OwnerRecord, Terms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use store::{
-    Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type, within,
-};
+use store::{Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 /// Maximum time that a publisher waits for the store.
 pub(crate) const LOOK_UP_WITHIN: Duration = Duration::from_secs(2);
-/// Time-out of one read or write: a second attempt is worth more than waiting longer.
-const ATTEMPT: Duration = Duration::from_millis(700);
-/// Pause between two attempts. An object that was written within the last second refuses writes until that second is
-/// over.
+/// Attempts at one read or write, as many as fit into the look-up: a second attempt is worth more than waiting longer.
+/// An object that was written within the last second refuses writes until that second is over.
+const ATTEMPTS: Attempts = Attempts {
+    most: u32::MAX,
+    timeout: Duration::from_millis(700),
+    backoff: Backoff { first: PAUSE, most: PAUSE },
+};
+/// Longest pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time-out for releasing the lease at a stream's end. A lease that is not released keeps other encoders out for a few
 /// seconds at most.
@@ -365,8 +368,8 @@ impl LookUp<'_> {
     async fn own(&mut self, name: ObjectName, former: Option<Stored>) -> Result<(), Stop> {
         let mut expected = former.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
         loop {
-            let written = once(self.store.replace_if(&name, owner_object(&self.record), expected)).await;
-            let version = match written {
+            let write = || self.store.replace_if(&name, owner_object(&self.record), expected);
+            let version = match retry(ATTEMPTS, write).await {
                 Ok(version) => version,
                 Err(StoreError::Changed) => match read(self.store.clone(), name.clone()).await? {
                     // An earlier attempt succeeded, and its answer was lost.
@@ -379,10 +382,6 @@ impl LookUp<'_> {
                         continue;
                     }
                 },
-                Err(error) if error.is_retryable() => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
                 Err(error) => return Err(error.into()),
             };
             self.owner = Some(Lease { name, record: self.record.clone(), version });
@@ -438,22 +437,20 @@ async fn fence(
 ) -> Result<FoundPlaylist, StoreError> {
     let FoundPlaylist { rung, name, version, text: before, .. } = playlist;
     let noted = without_note(&before) + note;
-    loop {
-        let (body, content_type) = (Bytes::from(noted.clone()), content_type::PLAYLIST);
-        let object = Object { body, content_type, caching: Caching::None };
-        match once(store.replace_if(&name, object, Expected::Version(version))).await {
-            Ok(version) => return Ok(FoundPlaylist { rung, name, version, text: noted, fenced: true }),
-            Err(StoreError::Changed) => {
-                let Some(stored) = read(store, name.clone()).await? else {
-                    return Err(StoreError::Missing);
-                };
-                let text = text(&stored).unwrap_or_default();
-                let fenced = text == noted;
-                return Ok(FoundPlaylist { rung, name, version: stored.version, text, fenced });
-            }
-            Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Err(error),
+    let (body, content_type) = (Bytes::from(noted.clone()), content_type::PLAYLIST);
+    let object = Object { body, content_type, caching: Caching::None };
+    let write = || store.replace_if(&name, object.clone(), Expected::Version(version));
+    match retry(ATTEMPTS, write).await {
+        Ok(version) => Ok(FoundPlaylist { rung, name, version, text: noted, fenced: true }),
+        Err(StoreError::Changed) => {
+            let Some(stored) = read(store, name.clone()).await? else {
+                return Err(StoreError::Missing);
+            };
+            let text = text(&stored).unwrap_or_default();
+            let fenced = text == noted;
+            Ok(FoundPlaylist { rung, name, version: stored.version, text, fenced })
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -464,16 +461,7 @@ fn without_note(text: &str) -> String {
 
 /// Reads an object, and retries while the store is unavailable: the caller has a deadline.
 async fn read(store: Arc<dyn Store>, name: ObjectName) -> Result<Option<Stored>, StoreError> {
-    loop {
-        match once(store.read(&name)).await {
-            Err(error) if error.is_retryable() => tokio::time::sleep(PAUSE).await,
-            result => return result,
-        }
-    }
-}
-
-async fn once<T>(attempt: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    within(ATTEMPT, attempt).await
+    retry(ATTEMPTS, || store.read(&name)).await
 }
 
 /// The next result of several tasks; `None` when all are done.
