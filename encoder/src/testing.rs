@@ -6,7 +6,6 @@ pub mod archive {
     pub use crate::archive::names::ArchivePlace;
     pub use crate::archive::recorder::ArchiveSettings;
     pub use crate::archive::seal::{Sealed, seal};
-    pub use crate::delivery::driver::Tee;
 }
 
 /// The way out of a stream, without sockets.

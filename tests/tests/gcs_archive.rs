@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use encoder::testing::archive::{
-    ArchiveManager, ArchivePlace, ArchiveSettings, RecordingHandle, Sealed, Tee, seal,
+    ArchiveManager, ArchivePlace, ArchiveSettings, RecordingHandle, Sealed, seal,
 };
 use encoder::testing::delivery::{self, Delivery, DeliveryCounters, DeliveryEvent, Spool, StorePlaylists};
 use hls::{
@@ -74,7 +74,7 @@ struct OnAir {
     store: DirectStore,
     keeper: Arc<ArchiveManager>,
     recording: RecordingHandle,
-    publisher: Delivery<Tee<StorePlaylists>>,
+    publisher: Delivery<StorePlaylists>,
     written: JoinHandle<DeliveryCounters>,
     packager: Packager,
     /// Current time on the media axis, in seconds.
@@ -91,8 +91,7 @@ impl OnAir {
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
         let recording = keeper.begin(STREAM, timing.target_duration, WallTime::from_unix_micros(0));
-        let playlists =
-            Tee { playlists: StorePlaylists::new(&timing).0, archive: Some(recording.archive.clone()) };
+        let playlists = StorePlaylists::new(&timing).0.with_archive(Some(recording.archive.clone()));
         let settings =
             delivery::DeliverySettings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };
         let (publisher, written) = Delivery::resume(shared, spool, STREAM, playlists, settings, Vec::new());

@@ -45,15 +45,6 @@ pub struct FateListeners {
     told_of_fence: bool,
 }
 
-/// A store's playlists, and an archive that reads the same ledger.
-#[derive(Debug)]
-pub struct Tee<P> {
-    /// The playlists.
-    pub playlists: P,
-    /// The archive, if one is kept.
-    pub archive: Option<Archive>,
-}
-
 /// Publishes one stream. Dropping it ends the stream as [`DeliveryEvent::End`] does.
 #[derive(Debug)]
 pub struct Delivery<R: Readers> {
@@ -75,23 +66,12 @@ struct State<P> {
     listeners: FateListeners,
 }
 
-// === impl Tee ===
-
-impl<R: Readers> Readers for Tee<R> {
-    type Playlists = R::Playlists;
-
-    fn split(self) -> (Self::Playlists, FateListeners) {
-        let (playlists, listeners) = self.playlists.split();
-        (playlists, FateListeners { archive: self.archive, ..listeners })
-    }
-}
-
 // === impl FateListeners ===
 
 impl FateListeners {
-    /// A listener to what is listed, without an archive.
-    pub(super) fn new(acknowledged: mpsc::SyncSender<Acknowledged>) -> Self {
-        Self { acknowledged: Some(acknowledged), ..Self::default() }
+    /// A listener to what is listed, and an archive if one is kept.
+    pub(super) fn new(acknowledged: mpsc::SyncSender<Acknowledged>, archive: Option<Archive>) -> Self {
+        Self { acknowledged: Some(acknowledged), archive, told_of_fence: false }
     }
 
     /// A new epoch begins.

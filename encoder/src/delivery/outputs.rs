@@ -2,10 +2,10 @@
 //! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
 //! segments.
 
-use crate::archive::{ArchiveManager, RecordingHandle};
+use crate::archive::{Archive, ArchiveManager, RecordingHandle};
 use crate::delivery::takeover::StreamStart;
 use crate::delivery::{
-    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, FateListeners, Readers, Spool, Tee,
+    Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, FateListeners, Readers, Spool,
 };
 use crate::logging::{counts, nonzero};
 use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
@@ -45,7 +45,7 @@ pub struct OutputOptions {
 /// The outputs of one stream.
 pub struct Outputs {
     origin: Option<OriginSide>,
-    store: Delivery<Tee<StorePlaylists>>,
+    store: Delivery<StorePlaylists>,
     written: JoinHandle<DeliveryCounters>,
     picture: Option<LatestWriter>,
     archive: Option<(Arc<ArchiveManager>, RecordingHandle)>,
@@ -128,7 +128,7 @@ impl Outputs {
             options.store.clone(),
             options.spool.as_deref(),
             prefix,
-            Tee { playlists, archive: archived },
+            playlists.with_archive(archived),
             settings,
             inherited,
         );
@@ -170,7 +170,7 @@ impl Outputs {
             ..DeliverySettings::default()
         };
         let (playlists, acknowledged) = StorePlaylists::new(timing);
-        let (store, written) = Delivery::start(store, "", Tee { playlists, archive: None }, settings);
+        let (store, written) = Delivery::start(store, "", playlists, settings);
         Self { origin: None, picture: None, store, written, archive: None, acknowledged }
     }
 
@@ -402,10 +402,11 @@ fn playlist(text: String) -> Object {
 /// statistics. The stream's driver takes them as soon as there are any.
 const MAX_ACKNOWLEDGED: usize = 1024;
 
-/// The store's playlists: a presentation of the acknowledged segments, and the sender of acknowledgements.
+/// The store's playlists: a presentation of the acknowledged segments, and what else learns of the segments' fates.
 pub struct StorePlaylists {
     presentation: Presentation,
     acknowledged: mpsc::SyncSender<Acknowledged>,
+    archive: Option<Archive>,
 }
 
 impl StorePlaylists {
@@ -417,7 +418,13 @@ impl StorePlaylists {
     /// Continues a presentation, and returns the receiver of further acknowledgements.
     pub fn over(presentation: Presentation) -> (Self, mpsc::Receiver<Acknowledged>) {
         let (acknowledged, receiver) = mpsc::sync_channel(MAX_ACKNOWLEDGED);
-        (Self { presentation, acknowledged }, receiver)
+        (Self { presentation, acknowledged, archive: None }, receiver)
+    }
+
+    /// Also tells an archive, if one is kept, each segment's final fate.
+    #[must_use]
+    pub fn with_archive(self, archive: Option<Archive>) -> Self {
+        Self { archive, ..self }
     }
 }
 
@@ -425,6 +432,6 @@ impl Readers for StorePlaylists {
     type Playlists = Presentation;
 
     fn split(self) -> (Presentation, FateListeners) {
-        (self.presentation, FateListeners::new(self.acknowledged))
+        (self.presentation, FateListeners::new(self.acknowledged, self.archive))
     }
 }

@@ -5,7 +5,7 @@ use crate::archive::page::Page;
 use crate::archive::testing::{self, Studio, contents};
 use crate::archive::{ArchiveManager, ArchiveSettings, RecordingHandle};
 use crate::delivery::outputs::StorePlaylists;
-use crate::delivery::{self, Delivery, DeliveryEvent, Tee};
+use crate::delivery::{self, Delivery, DeliveryEvent};
 use hls::SessionId;
 use hls::resume::{Past, StoredPlaylist};
 use media::WallTime;
@@ -21,7 +21,7 @@ const STREAM: &str = "live/demo";
 struct OnAir {
     manager: Arc<ArchiveManager>,
     recording: RecordingHandle,
-    publisher: Delivery<Tee<StorePlaylists>>,
+    publisher: Delivery<StorePlaylists>,
     written: JoinHandle<delivery::DeliveryCounters>,
 }
 
@@ -35,10 +35,8 @@ impl OnAir {
     }
 
     fn with(store: &MemoryStore, manager: Arc<ArchiveManager>, recording: RecordingHandle) -> Self {
-        let playlists = Tee {
-            playlists: StorePlaylists::new(&testing::timing()).0,
-            archive: Some(recording.archive.clone()),
-        };
+        let playlists = StorePlaylists::new(&testing::timing()).0;
+        let playlists = playlists.with_archive(Some(recording.archive.clone()));
         let (publisher, written) = Delivery::start(
             Arc::new(store.clone()),
             STREAM,
