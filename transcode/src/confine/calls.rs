@@ -98,7 +98,7 @@ const REFUSED: &[(c_long, Arguments, i32)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, Arguments::Any, libc::EACCES),
     (libc::SYS_clone3, Arguments::Any, libc::ENOSYS),
-    (libc::SYS_ioctl, Arguments::OneOf { argument: 1, values: &[libc::TCGETS as u64] }, libc::ENOTTY),
+    (libc::SYS_ioctl, Arguments::OneOf { argument: 1, values: &[libc::TCGETS] }, libc::ENOTTY),
 ];
 
 /// What not even a worker with device files may call. Everything else is allowed for such a worker: which calls its
