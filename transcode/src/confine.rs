@@ -2,7 +2,7 @@
 //! libav that runs a stranger's code can compute, read stdin, and write to stdout and stderr, and nothing else.
 //!
 //! What belongs here: the walls, their order, and the report of which walls stand. Which system calls are allowed is in
-//! [`calls`]. What the supervisor does about a worker that touched a wall is the caller's.
+//! `calls`. What the supervisor does about a worker that touched a wall is the caller's.
 //!
 //! The order: descriptors are closed, limits set, privileges given up for good, namespaces and Landlock entered, and
 //! the filter of system calls comes last, because it refuses everything that the other walls need. The filter is the

@@ -36,7 +36,7 @@ use pipeline::Pipeline;
 use std::fmt::Arguments;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,8 +47,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Bytes per read from stdin, and bytes collected before a write to stdout.
 const CHUNK: usize = 64 << 10;
 
-/// Silences libav's own lines on standard error; its relevant failures come back as errors.
+/// Silences libav's own lines on standard error; its relevant failures come back as errors, whose texts this fetches.
 fn quiet() {
+    static TEXTS: Once = Once::new();
+    TEXTS.call_once(ffmpeg_next::util::error::register_all);
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Fatal);
 }
 

@@ -161,3 +161,12 @@ fn a_file_cut_short_ends_and_garbage_does_not_open() {
     assert!(matches!(FileDemuxer::open(&file), Err(DemuxError::Open { .. })));
     assert!(matches!(FileDemuxer::open(dir.path().join("absent")), Err(DemuxError::Open { .. })));
 }
+
+#[test]
+fn an_error_of_libav_has_a_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("garbage");
+    std::fs::write(&file, b"nothing of the kind").unwrap();
+    let error = FileDemuxer::open(&file).map(|_| ()).unwrap_err().to_string();
+    assert!(error.ends_with(": Invalid data found when processing input"), "{error}");
+}
