@@ -8,10 +8,14 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use transcode::confine::SandboxMode;
+use transcode::demux::FileReader;
 use transcode::pattern::{FrameRate, PatternSettings};
 
 /// Default video bit rate in bit/s.
 const DEFAULT_BITRATE: u32 = 3_000_000;
+/// Bytes of writable memory of the process that reads a file: the default of `encoder serve --worker-memory`.
+const MAX_FILE_MEMORY: u64 = 1536 << 20;
 
 /// A URL as given, valid or not. Parsing does not fail here: clap would print the text including the key, so the error
 /// is reported later and without the key.
@@ -99,6 +103,14 @@ pub struct PublishArgs {
     #[arg(long, env = "ENCODER_PUBLISH_NO_VIDEO", conflicts_with = "no_audio")]
     pub no_video: bool,
 
+    /// How the process is confined that reads the file: `strict`, or it does not start; `best-effort` takes what this
+    /// kernel has; `off` reads the file in this process, and files that it names, such as a playlist's
+    #[arg(
+        long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict",
+        value_parser = parse_sandbox
+    )]
+    pub worker_sandbox: SandboxMode,
+
     /// Timestamp of the first message, to test how a server handles the wrap at 2^32 ms
     #[arg(long, env = "ENCODER_PUBLISH_START_TIMESTAMP", value_name = "MILLISECONDS", default_value_t = 0)]
     pub start_timestamp: u32,
@@ -123,7 +135,11 @@ impl PublishArgs {
                 video: settings.video,
                 audio: settings.audio,
             }),
-            (Some(path), false) => Input::File { path: path.clone(), looped: self.looped },
+            (Some(path), false) => {
+                let reader = FileReader::this_binary(self.worker_sandbox, MAX_FILE_MEMORY)
+                    .map_err(|error| format!("cannot find this program: {error}"))?;
+                Input::File { path: path.clone(), looped: self.looped, reader }
+            }
             (None, false) => {
                 return Err("there is nothing to publish: name a file, or use --test-pattern".into());
             }
@@ -134,6 +150,10 @@ impl PublishArgs {
         }
         Ok((url, input, settings))
     }
+}
+
+fn parse_sandbox(text: &str) -> Result<SandboxMode, &'static str> {
+    SandboxMode::named(text).ok_or("must be strict, best-effort or off")
 }
 
 fn parse_size(text: &str) -> Result<(u16, u16), String> {

@@ -87,9 +87,9 @@ pub async fn run(args: PublishArgs) -> Result<(), PublishError> {
 pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Result<(), PublishError> {
     let (url, input, settings) = args.plan().map_err(PublishError::Settings)?;
     let total = match &input {
-        Input::File { path, looped: false } => {
-            let path = path.clone();
-            let info = tokio::task::spawn_blocking(move || source::probe(&path)).await;
+        Input::File { path, looped: false, reader } => {
+            let (path, reader) = (path.clone(), reader.clone());
+            let info = tokio::task::spawn_blocking(move || source::probe(&reader, &path)).await;
             let duration = info.map_err(|error| SourceError::Thread(error.into()))??.duration;
             duration.map(|duration| duration.min(settings.duration))
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use transcode::demux::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo};
+use transcode::demux::{DemuxError, DemuxOptions, FileReader, SourceInfo};
 use transcode::pattern::{EncodeError, Pattern, PatternSettings};
 
 /// Capacity of the queue from source to sender in access units: about two seconds of video and audio.
@@ -21,8 +21,8 @@ const QUEUE_UNITS: usize = 160;
 /// What to publish.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
-    /// A media file, repeated endlessly if `looped`.
-    File { path: PathBuf, looped: bool },
+    /// A media file, repeated endlessly if `looped`, and how it is read.
+    File { path: PathBuf, looped: bool, reader: FileReader },
     /// The test pattern.
     Pattern(PatternSettings),
 }
@@ -64,7 +64,7 @@ impl Source {
             .name("publish-source".into())
             .spawn(move || {
                 let outcome = match input {
-                    Input::File { path, looped } => play(&path, looped, &settings, &sender),
+                    Input::File { path, looped, reader } => play(&reader, &path, looped, &settings, &sender),
                     Input::Pattern(pattern) => generate(&pattern, &settings, &sender, &stopped, &counter),
                 };
                 if let Err(error) = outcome {
@@ -99,6 +99,7 @@ impl Source {
 
 /// Plays a file; returns when the file ended, the receiver is gone, or the wanted duration has been played.
 fn play(
+    reader: &FileReader,
     path: &Path,
     looped: bool,
     settings: &PublishSettings,
@@ -107,9 +108,9 @@ fn play(
     let options = DemuxOptions { video: settings.video, audio: settings.audio, bitrate: settings.bitrate };
     let mut axis = LoopAxis::default();
     loop {
-        let demuxer = FileDemuxer::open_with(path, &options)?;
+        let file = reader.open(path, &options)?;
         axis.next_pass();
-        for media in demuxer {
+        for media in file {
             let media = axis.place(media?);
             if axis.elapsed() >= settings.duration || sender.blocking_send(Ok(media)).is_err() {
                 return Ok(());
@@ -232,8 +233,8 @@ impl LoopAxis {
 }
 
 /// Reads information about a file without playing it.
-pub(super) fn probe(path: &Path) -> Result<SourceInfo, SourceError> {
-    Ok(FileDemuxer::open(path)?.info())
+pub(super) fn probe(reader: &FileReader, path: &Path) -> Result<SourceInfo, SourceError> {
+    Ok(reader.open(path, &DemuxOptions::default())?.info())
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ struct Cli {
     args: PublishArgs,
 }
 
+/// Files are read in the test's own process: the program of the confined process is not this one.
 fn args(words: &[&str]) -> PublishArgs {
-    Cli::parse_from([&["publish"], words].concat()).args
+    Cli::parse_from([&["publish", "--worker-sandbox=off"], words].concat()).args
 }
 
 /// ffmpeg as an RTMP server that takes one publisher and records it.

@@ -6,8 +6,8 @@
 
 use crate::log;
 use crate::raw::any_call;
-use crate::wire::{Request, WireUnit};
 use libc::c_long;
+use media::Unit;
 use std::ffi::CStr;
 use std::io;
 
@@ -16,8 +16,7 @@ use std::io;
 pub(crate) const MAGIC: &[u8] = b"attack-from-inside:";
 
 /// Carries out the attack that an access unit names, if the unit names one.
-pub(super) fn obey(request: &Request) {
-    let Request::Unit(WireUnit { unit, .. }) = request else { return };
+pub(super) fn obey(unit: &Unit) {
     let Some(at) = unit.data.windows(MAGIC.len()).position(|window| window == MAGIC) else { return };
     let name: String = unit.data[at + MAGIC.len()..]
         .iter()
@@ -97,6 +96,10 @@ fn attack(name: &str) -> io::Result<c_long> {
         "setuid" => call(libc::SYS_setuid, &[0]),
         "ioctl" => call(libc::SYS_ioctl, &[0, libc::TIOCSTI as usize, scratch]),
         "terminal" => call(libc::SYS_ioctl, &[2, libc::TCGETS as usize, scratch]),
+        "write" => call(libc::SYS_write, &[0, scratch, 1]),
+        "pread" => call(libc::SYS_pread64, &[0, scratch, 1, 0]),
+        "truncate" => call(libc::SYS_ftruncate, &[0, 0]),
+        "stat" => call(libc::SYS_newfstatat, &[here, text(c"/etc/passwd"), scratch, 0]),
         "dup" => call(libc::SYS_dup, &[0]),
         // The number of a 32-bit call with 64-bit registers; and a number that no kernel has.
         "x32" => call(0x4000_0000 | libc::SYS_socket, &[libc::AF_INET as usize, stream, 0]),

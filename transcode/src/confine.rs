@@ -1,5 +1,6 @@
 //! The worker confines itself before its first thread and before the first byte from outside: afterwards a fault in
-//! libav that runs a stranger's code can compute, read stdin, and write to stdout and stderr, and nothing else.
+//! libav that runs a stranger's code can compute, read stdin, and write to stdout and stderr, and nothing else. A
+//! process that demuxes a file ([`crate::demux`]) is confined in the same way: its stdin is the file, and it may seek.
 //!
 //! What belongs here: the walls, their order, and the report of which walls stand. Which system calls are allowed is in
 //! `calls`. What the supervisor does about a worker that touched a wall is the caller's.
@@ -15,7 +16,7 @@
 
 mod calls;
 
-pub use calls::allowed;
+pub use calls::{allowed, call_name};
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use nix::sched::CloneFlags;
@@ -57,6 +58,16 @@ impl SandboxMode {
             Self::Off => "off",
         }
     }
+}
+
+/// What a confined process does, which decides the calls that it may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkerTask {
+    /// It reads requests from a pipe and encodes.
+    #[default]
+    Transcode,
+    /// It demuxes the file that is its stdin, and seeks in that file.
+    Demux,
 }
 
 /// One wall around the worker.
@@ -105,7 +116,7 @@ impl Wall {
             Self::Privileges => drop_privileges(),
             Self::Namespaces => enter_namespaces(),
             Self::Landlock => forbid_paths(options.devices),
-            Self::SystemCalls => calls::filter(options.devices),
+            Self::SystemCalls => calls::filter(options.task, options.devices),
         }
     }
 }
@@ -152,6 +163,8 @@ pub struct Confinement {
 pub struct ConfineOptions {
     /// How much is insisted on.
     pub mode: SandboxMode,
+    /// What the process does.
+    pub task: WorkerTask,
     /// Bytes of private writable memory (RLIMIT_DATA): an allocation beyond them fails. `None`: no limit.
     pub memory: Option<u64>,
     /// The encoder needs device files: the filter of system calls is the wide one, and Landlock leaves paths readable

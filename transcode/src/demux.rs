@@ -2,16 +2,23 @@
 //! the form in which a publisher sends them; anything else is decoded and encoded again. Files are read as fast as
 //! possible; pacing is left to the caller.
 //!
+//! Files come from strangers, and libav's demuxers and decoders are C: [`FileReader`] demuxes a file in a process of
+//! its own that has the file as its stdin and is confined like a worker. `child` is that process, `reader` its other end.
+//!
 //! What belongs here: opening a file, dispatching its packets, and errors. `path` decides how a track is handled,
 //! `times` places tracks on the media axis, `interleave` orders the two tracks, and `recode` encodes again.
 
+mod child;
 pub(super) mod h264;
 mod interleave;
 mod path;
+mod reader;
 mod recode;
 mod times;
 
 pub use super::contribution::EncodeError;
+pub use child::{DemuxJob, demux_worker_main};
+pub use reader::{FileMedia, FileReader};
 
 use bytes::Bytes;
 use ff::{Rational, format};
@@ -22,6 +29,7 @@ use media::h264::H264Error;
 use media::time::{TICKS_PER_SECOND, rescale};
 use media::{Media, MediaSpan, MediaTime, Unit};
 use path::{AudioPath, VideoPath};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use times::{dated, start_of, times};
 
@@ -71,6 +79,13 @@ pub enum DemuxError {
     /// Too many consecutive packets could not be decoded.
     #[error("the file is broken: {0}")]
     Broken(ff::Error),
+    /// The confined process that reads the file reported this failure.
+    #[error("{0}")]
+    Reported(String),
+    /// The confined process that reads the file cannot be started or confined, ended early, or broke the protocol. The
+    /// file is at fault where it makes libav crash or run a stranger's code.
+    #[error("the process that reads the file {0}")]
+    Process(String),
     /// Encoding again failed: a fault of this program or of the build.
     #[error("encoding again: {0}")]
     Encode(#[from] EncodeError),
@@ -106,7 +121,7 @@ impl Default for DemuxOptions {
 }
 
 /// Properties of a file, from its headers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
     /// Duration; `None` where the container does not state it.
     pub duration: Option<MediaSpan>,
@@ -117,16 +132,16 @@ pub struct SourceInfo {
 }
 
 /// Properties of a track.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackInfo {
     /// libav's name of the codec.
-    pub codec: &'static str,
+    pub codec: String,
     /// Whether the track is encoded again.
     pub recoded: bool,
 }
 
-/// Reads a file. Media comes in order of dts over both tracks, as far as the file's own interleaving allows; dts grows
-/// strictly within a track. Use a demuxer on the thread that created it: libav's scaler is not `Send`.
+/// Reads a file in this process. Media comes in order of dts over both tracks, as far as the file's own interleaving
+/// allows; dts grows strictly within a track. Use a demuxer on the thread that created it: libav's scaler is not `Send`.
 pub struct FileDemuxer {
     input: format::context::Input,
     info: SourceInfo,
@@ -172,6 +187,11 @@ impl FileDemuxer {
         protocols.set("protocol_whitelist", "file");
         let input = format::input_with_dictionary(path, protocols)
             .map_err(|error| DemuxError::Open { path: path.into(), error })?;
+        Self::new(input, path, options)
+    }
+
+    /// Picks the tracks of an opened file. `path` is for errors.
+    fn new(input: format::context::Input, path: &Path, options: &DemuxOptions) -> Result<Self, DemuxError> {
         let mut info = SourceInfo {
             duration: (input.duration() > 0)
                 .then(|| MediaSpan::from_ticks_90k(rescale(input.duration(), 1_000_000, TICKS_PER_SECOND))),
@@ -323,17 +343,22 @@ impl FileDemuxer {
                 Media::Audio(unit) => (self.audio.as_mut().map(|track| &mut track.last), unit),
             };
             if let Some(last) = last {
-                if let Some(last) = *last
-                    && unit.dts <= last
-                {
-                    unit.dts = last + MediaSpan::from_ticks_90k(1);
-                    unit.pts = unit.pts.max(unit.dts);
-                }
-                *last = Some(unit.dts);
+                let_dts_grow(last, unit);
             }
             self.ready.push(media);
         }
     }
+}
+
+/// Corrects a dts that does not grow from `last`, the track's dts before it.
+fn let_dts_grow(last: &mut Option<MediaTime>, unit: &mut Unit) {
+    if let Some(last) = *last
+        && unit.dts <= last
+    {
+        unit.dts = last + MediaSpan::from_ticks_90k(1);
+        unit.pts = unit.pts.max(unit.dts);
+    }
+    *last = Some(unit.dts);
 }
 
 impl Iterator for FileDemuxer {

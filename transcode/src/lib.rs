@@ -1,10 +1,11 @@
 //! The code inside the worker process: it reads coded media from stdin and writes a ladder of renditions to stdout.
-//! This is the only crate that names ffmpeg_next; `raw` is the only file with `unsafe`. Not here: tokio, sockets,
-//! files (except in `demux`) and the wall clock; the worker works on media time alone.
+//! Also the code inside the process that demuxes a file, and the other end of its pipe ([`demux`]). This is the only
+//! crate that names ffmpeg_next; `raw` is the only file with `unsafe`. Not here: tokio, sockets, files (except in
+//! `demux`) and the wall clock; the worker works on media time alone.
 //!
-//! The worker parses bytes from strangers in C, so it has nothing to lose: [`confine`] leaves it three pipes, memory
-//! and threads. The supervisor replaces the process when anything is wrong with it. The process must not outlive its
-//! supervisor, and it must not pass damaged media on.
+//! Both processes parse bytes from strangers in C, so they have nothing to lose: [`confine`] leaves them stdin, stdout,
+//! stderr, memory and threads. The supervisor replaces the worker when anything is wrong with it. A worker must not
+//! outlive its supervisor, and it must not pass damaged media on.
 
 #[cfg(feature = "testing")]
 mod attack;
@@ -36,8 +37,8 @@ use pipeline::Pipeline;
 use std::fmt::Arguments;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use std::sync::{Arc, Once};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,7 +67,7 @@ pub fn has_video_encoder(name: &str) -> bool {
 }
 
 /// Exit code of a worker that cannot be confined as it has to be (EX_OSERR of sysexits(3)).
-const NOT_CONFINED: u8 = 71;
+pub(crate) const NOT_CONFINED: u8 = 71;
 
 /// The hidden subcommand `transcode-worker`: confines the process, then runs the worker on its standard streams. With
 /// `only_report` it writes the [`confine::Confinement`] as JSON to stdout instead, and exits.
@@ -176,7 +177,9 @@ fn read_requests(
                 (Ok(Some(_)), None) => Err(TranscodeError::Unexpected("media before the job")),
                 (Ok(Some(request)), Some(pipeline)) => {
                     #[cfg(feature = "testing")]
-                    attack::obey(&request);
+                    if let Request::Unit(wire::WireUnit { unit, .. }) = &request {
+                        attack::obey(unit);
+                    }
                     pipeline.submit(request)
                 }
             };

@@ -1,6 +1,7 @@
 //! The messages between the supervisor and a worker, its child process that alone uses libav. Their bytes are in
 //! [`protocol`]. What the worker does with the messages is in the rest of this crate; its supervision is the caller's.
 
+pub(crate) mod file;
 pub mod protocol;
 
 use media::{AudioCodec, Unit, VideoCodec};

@@ -87,6 +87,10 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         // No logging and no runtime: the worker's output is its protocol, and it starts its own threads.
         Command::TranscodeWorker(args) => return Ok(::transcode::worker_main(&args.options(), args.report)),
+        Command::DemuxWorker(args) => {
+            let (confine, job) = args.options();
+            return Ok(::transcode::demux::demux_worker_main(&confine, &job));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `encoder transcode`: the pipeline of a live stream applied to a file, as fast as possible. Core, worker and
-//! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires.
+//! packager are the same as for a live stream; without real-time deadlines nothing is shed and nothing expires. The
+//! file is demuxed in a confined process of its own.
 
 use crate::delivery::outputs::Outputs;
 use crate::fault::Fault;
@@ -15,7 +16,7 @@ use store::Location;
 use tokio::sync::mpsc;
 use tracing::info;
 use transcode::confine::ConfineOptions;
-use transcode::demux::FileDemuxer;
+use transcode::demux::{DemuxOptions, FileReader};
 
 /// Media items read ahead of the encoder.
 const READ_AHEAD: usize = 64;
@@ -24,7 +25,7 @@ const WAITING_REQUESTS: usize = 128;
 /// Longer than any file: disables the limits of a live stream.
 const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 
-/// Encodes a file to HLS in a directory. `confine` says how the worker is confined.
+/// Encodes a file to HLS in a directory. `confine` says how the worker and the process that reads the file are confined.
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or the worker died.
@@ -35,7 +36,11 @@ pub(super) async fn transcode(
     confine: ConfineOptions,
 ) -> Result<(), Fault> {
     let unreadable = |why: String| Fault::Input { file: input.display().to_string(), why };
-    let mut reader = read(input.clone());
+    let no_program =
+        |error: std::io::Error| Fault::Machine { what: "cannot find this program", why: error.to_string() };
+    let files =
+        FileReader::this_binary(confine.mode, confine.memory.unwrap_or(u64::MAX)).map_err(no_program)?;
+    let mut reader = read(files, input.clone());
     let duration = match reader.recv().await {
         Some(Ok(Read::Opened(duration))) => duration,
         Some(Err(why)) => return Err(unreadable(why)),
@@ -53,8 +58,7 @@ pub(super) async fn transcode(
     let core = SharedCore::new(StreamCore::new(settings, 0, Instant::now()));
     core.with(StreamCore::publisher_came)
         .map_err(|error| Fault::Machine { what: "encoding failed", why: error.to_string() })?;
-    let workers = WorkerOptions::this_binary(&confine, tracing::Span::none())
-        .map_err(|error| Fault::Machine { what: "cannot find this program", why: error.to_string() })?;
+    let workers = WorkerOptions::this_binary(&confine, tracing::Span::none()).map_err(no_program)?;
     let driver = tokio::spawn(drive(core.clone(), Outputs::to_store(store, &timing), workers));
 
     let started = Instant::now();
@@ -106,23 +110,24 @@ enum Read {
     Media(Media, Instant),
 }
 
-/// Reads on a separate thread, because file reads block and libav's contexts must stay on the thread that made them.
-fn read(input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
+/// Reads on a separate thread, because reads block, and libav's contexts, where there is no confined process, must stay
+/// on the thread that made them.
+fn read(files: FileReader, input: PathBuf) -> mpsc::Receiver<Result<Read, String>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
-        let demuxer = match FileDemuxer::open(&input) {
-            Ok(demuxer) => demuxer,
+        let media = match files.open(&input, &DemuxOptions::default()) {
+            Ok(media) => media,
             Err(error) => {
                 // A closed channel, here and below, means that the receiver has stopped.
                 let _ = sender.blocking_send(Err(error.to_string()));
                 return;
             }
         };
-        let opened = Read::Opened(demuxer.info().duration);
+        let opened = Read::Opened(media.info().duration);
         if sender.blocking_send(Ok(opened)).is_err() {
             return;
         }
-        for media in demuxer {
+        for media in media {
             let failed = media.is_err();
             let read = media.map(|media| Read::Media(media, Instant::now()));
             if sender.blocking_send(read.map_err(|error| error.to_string())).is_err() || failed {

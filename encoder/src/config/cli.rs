@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::path::Path;
 #[cfg(feature = "testing")]
 use transcode::confine::Wall;
-use transcode::confine::{ConfineOptions, SandboxMode};
+use transcode::confine::{ConfineOptions, SandboxMode, WorkerTask};
+use transcode::demux::{DemuxJob, DemuxOptions};
 
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
@@ -40,6 +41,9 @@ pub(crate) enum Command {
     /// One stream's libav process; started by `serve` and `transcode`
     #[command(hide = true)]
     TranscodeWorker(WorkerArgs),
+    /// The libav process that demuxes one file, its stdin; started by `transcode` and `publish`
+    #[command(hide = true)]
+    DemuxWorker(DemuxWorkerArgs),
 }
 
 /// How a worker confines itself; set by the supervisor.
@@ -68,11 +72,41 @@ impl WorkerArgs {
     pub(crate) fn options(&self) -> ConfineOptions {
         ConfineOptions {
             mode: self.sandbox,
+            task: WorkerTask::Transcode,
             memory: self.memory,
             devices: self.devices,
             #[cfg(feature = "testing")]
             without: self.without.iter().filter_map(|name| Wall::named(name)).collect(),
         }
+    }
+}
+
+/// What the process that demuxes a file is told; set by the process that starts it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemuxWorkerArgs {
+    /// How the process confines itself
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+    /// Leave the video out
+    #[arg(long)]
+    pub no_video: bool,
+    /// Leave the audio out
+    #[arg(long)]
+    pub no_audio: bool,
+    /// Bits per second of video that is encoded again
+    #[arg(long, default_value_t = DemuxOptions::default().bitrate)]
+    pub bitrate: u32,
+    /// The extension of the file's name
+    #[arg(long)]
+    pub extension: Option<String>,
+}
+
+impl DemuxWorkerArgs {
+    /// The same as arguments of the process's function.
+    pub(crate) fn options(self) -> (ConfineOptions, DemuxJob) {
+        let confine = ConfineOptions { task: WorkerTask::Demux, ..self.worker.options() };
+        let options = DemuxOptions { video: !self.no_video, audio: !self.no_audio, bitrate: self.bitrate };
+        (confine, DemuxJob { options, extension: self.extension })
     }
 }
 

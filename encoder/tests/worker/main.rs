@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod faults;
+mod files;
 mod sandbox;
 mod sound;
 mod support;

@@ -7,6 +7,7 @@
 //!
 //! docs/security.md has the same table, beside the calls that workers made under strace.
 
+use super::WorkerTask;
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -87,6 +88,11 @@ const ALLOWED: &[Allowed] = &[
     Allowed(libc::SYS_mprotect, Arguments::Bits { argument: 2, mask: EXEC, value: 0 }, "malloc, stacks"),
 ];
 
+/// What a process that demuxes a file may call besides [`ALLOWED`]. No call of this list takes a path: the file is open
+/// already, for reading alone.
+const ALLOWED_FOR_FILES: &[Allowed] =
+    &[Allowed(libc::SYS_lseek, Arguments::Any, "position in the file, and its size")];
+
 /// glibc maps memory, never files, after the start: both conditions hold at once.
 const MAPPED: [(u8, u64, u64); 2] = [(2, EXEC, 0), (3, ANONYMOUS, ANONYMOUS)];
 
@@ -132,7 +138,7 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 type FilterResult<T> = Result<T, seccompiler::BackendError>;
 
 /// Installs the filters. The process must have one thread.
-pub(super) fn filter(devices: bool) -> Result<(), String> {
+pub(super) fn filter(task: WorkerTask, devices: bool) -> Result<(), String> {
     let install =
         |program: BpfProgram| seccompiler::apply_filter(&program).map_err(|error| error.to_string());
     let words = |error: seccompiler::BackendError| error.to_string();
@@ -147,16 +153,20 @@ pub(super) fn filter(devices: bool) -> Result<(), String> {
         let refuse = SeccompAction::Errno(errno.unsigned_abs());
         install(program(rules, SeccompAction::Allow, refuse).map_err(words)?)?;
     }
-    install(allow_list().map_err(words)?)
+    install(allow_list(task).map_err(words)?)
 }
 
 fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> FilterResult<BpfProgram> {
     SeccompFilter::new(rules, otherwise, matched, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-fn allow_list() -> FilterResult<BpfProgram> {
+fn allow_list(task: WorkerTask) -> FilterResult<BpfProgram> {
+    let more = match task {
+        WorkerTask::Transcode => &[],
+        WorkerTask::Demux => ALLOWED_FOR_FILES,
+    };
     let mut rules = Rules::new();
-    for Allowed(number, arguments, _) in ALLOWED {
+    for Allowed(number, arguments, _) in ALLOWED.iter().chain(more) {
         rules.insert(*number, arguments.rules()?);
     }
     let mapped = MAPPED.iter().map(|(argument, mask, value)| bits(*argument, *mask, *value));
@@ -190,6 +200,11 @@ pub fn allowed() -> impl Iterator<Item = (c_long, &'static str)> {
     ALLOWED.iter().map(|Allowed(number, _, reason)| (*number, *reason)).chain([mapped])
 }
 
+/// The kernel's name of a system call.
+pub fn call_name(number: u32) -> Option<&'static str> {
+    syscalls::Sysno::new(usize::try_from(number).ok()?).map(|call| call.name())
+}
+
 fn bits(argument: u8, mask: u64, value: u64) -> FilterResult<SeccompCondition> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
@@ -199,21 +214,34 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// The page's table and the filter are the same list.
-    #[test]
-    fn the_documented_calls_are_the_allowed_ones() {
+    /// Calls and reasons in the table below this heading of the page.
+    fn documented(heading: &str) -> BTreeSet<(String, String)> {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/security.md");
         let text = std::fs::read_to_string(page).unwrap();
-        let table = text.split("## The table of calls").nth(1).unwrap().split("\n## ").next().unwrap();
+        let table = text.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
         let cells =
             table.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').collect::<Vec<_>>().into());
-        let documented: BTreeSet<(String, String)> = cells
+        cells
             .map(|cells: Vec<&str>| {
                 (cells[0].trim_matches([' ', '`']).to_owned(), cells[2].trim().to_owned())
             })
-            .collect();
-        let name = |number| syscalls::Sysno::new(usize::try_from(number).unwrap()).unwrap().name().to_owned();
-        let allowed: BTreeSet<_> = allowed().map(|(number, why)| (name(number), why.to_owned())).collect();
-        assert_eq!(documented, allowed);
+            .collect()
+    }
+
+    fn named(calls: impl Iterator<Item = (c_long, &'static str)>) -> BTreeSet<(String, String)> {
+        let name = |number| call_name(u32::try_from(number).unwrap()).unwrap().to_owned();
+        calls.map(|(number, why)| (name(number), why.to_owned())).collect()
+    }
+
+    /// The page's table and the filter are the same list.
+    #[test]
+    fn the_documented_calls_are_the_allowed_ones() {
+        assert_eq!(documented("## The table of calls"), named(allowed()));
+    }
+
+    #[test]
+    fn the_documented_calls_for_files_are_the_allowed_ones() {
+        let more = ALLOWED_FOR_FILES.iter().map(|Allowed(number, _, why)| (*number, *why));
+        assert_eq!(documented("## Files"), named(more));
     }
 }

@@ -74,7 +74,7 @@ impl VideoPath {
         } else {
             Self::Copy { framing: Framing::new(&extradata)?, shape, announced: false }
         };
-        Ok((path, TrackInfo { codec: name, recoded }))
+        Ok((path, TrackInfo { codec: name.to_owned(), recoded }))
     }
 }
 
@@ -100,7 +100,7 @@ impl AudioPath {
         } else {
             Self::Recode(Box::new(AudioRecoder::open(decoder)?))
         };
-        Ok((path, TrackInfo { codec: name, recoded: !copied }))
+        Ok((path, TrackInfo { codec: name.to_owned(), recoded: !copied }))
     }
 }
 

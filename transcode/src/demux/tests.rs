@@ -48,8 +48,8 @@ fn all_containers_give_the_same_media() {
     for name in ["a.mp4", "a.ts", "a.mkv", "a.flv", "a.mov"] {
         let file = made(dir.path(), name, &B_FRAMES);
         let info = FileDemuxer::open(&file).unwrap().info();
-        assert_eq!(info.video, Some(TrackInfo { codec: "h264", recoded: false }), "{name}");
-        assert_eq!(info.audio, Some(TrackInfo { codec: "aac", recoded: false }), "{name}");
+        assert_eq!(info.video, Some(TrackInfo { codec: "h264".into(), recoded: false }), "{name}");
+        assert_eq!(info.audio, Some(TrackInfo { codec: "aac".into(), recoded: false }), "{name}");
         let duration = info.duration.unwrap().as_secs_f64();
         assert!((1.9..2.2).contains(&duration), "{name}: {duration}");
 
@@ -113,7 +113,7 @@ fn other_codecs_become_h264_and_aac_and_stay_together() {
     let dir = tempfile::tempdir().unwrap();
     let file = made(dir.path(), "a.mkv", &["-c:v", "mpeg4", "-c:a", "pcm_s16le"]);
     let info = FileDemuxer::open(&file).unwrap().info();
-    assert_eq!(info.video, Some(TrackInfo { codec: "mpeg4", recoded: true }));
+    assert_eq!(info.video, Some(TrackInfo { codec: "mpeg4".into(), recoded: true }));
     let Read { video, audio, .. } = read(&file);
     assert_eq!(video.len(), 50);
     let keys: Vec<i64> = video.iter().filter(|unit| unit.key).map(|unit| unit.pts.to_scaled(1000)).collect();

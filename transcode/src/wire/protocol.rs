@@ -6,6 +6,7 @@
 //! little-endian. Media has a binary layout; job, tracks and counters, which are rare, are JSON. Neither side trusts
 //! the other: lengths are checked before memory is reserved, and no input panics.
 
+use super::file::FileMessage;
 use super::{Job, OpenedTrack, Request, Response, WireUnit, WorkerProgress};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::{AudioCodec, MediaTime, Unit, VideoCodec};
@@ -24,7 +25,7 @@ pub const MAX_CONTROL: usize = 1 << 20;
 const MAGIC: [u8; 4] = *b"ENCW";
 const PREAMBLE: usize = 8;
 /// Bytes of track, flags, pts and dts before a unit's data.
-const UNIT_HEAD: usize = 1 + 1 + 8 + 8;
+pub(super) const UNIT_HEAD: usize = 1 + 1 + 8 + 8;
 const KEY: u8 = 1;
 /// The largest frame, not counting its length field.
 const MAX_FRAME: usize = 1 + UNIT_HEAD + MAX_UNIT;
@@ -221,7 +222,7 @@ impl<M: WireMessage> FrameReader<M> {
     }
 }
 
-mod kind {
+pub(super) mod kind {
     pub(super) const START: u8 = 0x01;
     pub(super) const VIDEO_CONFIG: u8 = 0x02;
     pub(super) const AUDIO_CONFIG: u8 = 0x03;
@@ -231,6 +232,13 @@ mod kind {
     pub(super) const THUMBNAIL: u8 = 0x12;
     pub(super) const PROGRESS: u8 = 0x13;
     pub(super) const FINISHED: u8 = 0x14;
+    // The messages of [`crate::wire::file`].
+    pub(in crate::wire) const FILE_OPENED: u8 = 0x21;
+    pub(in crate::wire) const FILE_VIDEO: u8 = 0x22;
+    pub(in crate::wire) const FILE_AUDIO: u8 = 0x23;
+    pub(in crate::wire) const FILE_UNIT: u8 = 0x24;
+    pub(in crate::wire) const FILE_FAILED: u8 = 0x25;
+    pub(in crate::wire) const FILE_ENDED: u8 = 0x26;
 }
 
 impl WireMessage for Request {
@@ -262,7 +270,7 @@ impl WireMessage for Request {
                 out.put_slice(&[kind::AUDIO_CONFIG, code]);
                 out.put_slice(record);
             }
-            Self::Unit(unit) => write_unit(unit, out),
+            Self::Unit(WireUnit { track, unit }) => write_unit(kind::UNIT, *track, unit, out),
             Self::Finish => out.put_u8(kind::FINISH),
         }
         Ok(())
@@ -302,7 +310,7 @@ impl WireMessage for Response {
     fn write_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
         match self {
             Self::Opened(tracks) => write_json(kind::OPENED, tracks, out)?,
-            Self::Unit(unit) => write_unit(unit, out),
+            Self::Unit(WireUnit { track, unit }) => write_unit(kind::UNIT, *track, unit, out),
             Self::Thumbnail(jpeg) => {
                 out.put_u8(kind::THUMBNAIL);
                 out.put_slice(jpeg);
@@ -325,17 +333,17 @@ impl WireMessage for Response {
     }
 }
 
-fn write_unit(WireUnit { track, unit }: &WireUnit, out: &mut BytesMut) {
+pub(super) fn write_unit(kind: u8, track: u8, unit: &Unit, out: &mut BytesMut) {
     out.reserve(1 + UNIT_HEAD + unit.data.len());
-    out.put_u8(kind::UNIT);
-    out.put_u8(*track);
+    out.put_u8(kind);
+    out.put_u8(track);
     out.put_u8(if unit.key { KEY } else { 0 });
     out.put_i64_le(unit.pts.ticks_90k());
     out.put_i64_le(unit.dts.ticks_90k());
     out.put_slice(&unit.data);
 }
 
-fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
+pub(super) fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
     if body.len() < UNIT_HEAD {
         return Err(ProtocolError::Malformed("unit"));
     }
@@ -351,12 +359,19 @@ fn read_unit(mut body: Bytes) -> Result<WireUnit, ProtocolError> {
     Ok(WireUnit { track, unit: Unit { pts, dts, key: flags & KEY != 0, data: body } })
 }
 
-fn write_json<T: serde::Serialize>(kind: u8, value: &T, out: &mut BytesMut) -> Result<(), ProtocolError> {
+pub(super) fn write_json<T: serde::Serialize>(
+    kind: u8,
+    value: &T,
+    out: &mut BytesMut,
+) -> Result<(), ProtocolError> {
     out.put_u8(kind);
     serde_json::to_writer(out.writer(), value).map_err(|_| ProtocolError::Malformed("value"))
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(body: &[u8], what: &'static str) -> Result<T, ProtocolError> {
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(
+    body: &[u8],
+    what: &'static str,
+) -> Result<T, ProtocolError> {
     serde_json::from_slice(body).map_err(|_| ProtocolError::Malformed(what))
 }
 
@@ -379,7 +394,12 @@ pub fn fuzz_worker_protocol(data: &[u8]) {
     }
     let Some((&first, data)) = data.split_first() else { return };
     let read = usize::from(first >> 1) + 1;
-    if first & 1 == 0 { run::<Request>(data, read) } else { run::<Response>(data, read) }
+    if first & 1 == 0 {
+        run::<Request>(data, read);
+    } else {
+        run::<Response>(data, read);
+        run::<FileMessage>(data, read);
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
-use transcode::confine::{ConfineOptions, Confinement};
+use transcode::confine::{ConfineOptions, Confinement, call_name};
 use transcode::wire::protocol::{FrameReader, FrameWriter, ProtocolError};
 use transcode::wire::{Request, Response};
 use transcode::{FORBIDDEN_CALL, OUT_OF_MEMORY};
@@ -436,11 +436,6 @@ async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request
         buffer.clear();
     }
     Ok(())
-}
-
-/// The name of a system call; the names are the kernel's.
-fn call_name(number: u32) -> Option<&'static str> {
-    syscalls::Sysno::new(usize::try_from(number).ok()?).map(|call| call.name())
 }
 
 /// Logs the worker's lines until the end of its stderr. Returns the number of the forbidden call that it named.

@@ -115,6 +115,7 @@ proptest! {
         // The same bytes after a valid preamble, which reach the frame parser.
         fuzz_worker_protocol(&[&[first & !1], &write(&[Request::Finish])[..PREAMBLE], &data].concat());
         fuzz_worker_protocol(&[&[first | 1], &write(&[Response::Finished])[..PREAMBLE], &data].concat());
+        fuzz_worker_protocol(&[&[first | 1], &write(&[FileMessage::Ended])[..PREAMBLE], &data].concat());
     }
 
     #[test]
@@ -125,6 +126,19 @@ proptest! {
         let mut decoder = FrameReader::<Request>::new();
         decoder.push(&bytes);
         while let Ok(Some(_)) = decoder.next() {}
+    }
+}
+
+proptest! {
+    /// Bodies of each type, which random frames hardly reach.
+    #[test]
+    fn no_body_of_a_files_message_panics(kind in 0x21_u8..0x27, body in prop::collection::vec(any::<u8>(), 0..60)) {
+        let mut bytes = write(&[FileMessage::Ended]);
+        bytes.truncate(PREAMBLE);
+        bytes.put_u32_le(body.len() as u32 + 1);
+        bytes.put_u8(kind);
+        bytes.put_slice(&body);
+        fuzz_worker_protocol(&[&[0xff], &bytes[..]].concat());
     }
 }
 

@@ -1,0 +1,164 @@
+//! The messages from a process that demuxes a file ([`crate::demux`]); the framing is [`super::protocol`]'s, with a
+//! direction of its own. The receiver trusts nothing: configurations are read and checked again from their records, and
+//! no other value leaves the range in which the demuxer of this process would have kept it.
+
+use super::protocol::{
+    MAX_CONTROL, MAX_UNIT, ProtocolError, UNIT_HEAD, WireMessage, kind, read_json, read_unit, write_json,
+    write_unit,
+};
+use super::{AUDIO_TRACK, WireUnit};
+use crate::demux::SourceInfo;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use media::h264::{LengthSize, Record, length_prefixed_units};
+use media::{AudioCodec, AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoCodec, VideoConfig, aac};
+use serde::{Deserialize, Serialize};
+
+/// Track number of a file's video.
+const VIDEO_TRACK: u8 = 0;
+/// Limit of times, in 1/90000 s: 99 years. Sums of such times, over many passes of a loop, do not overflow.
+const LONGEST_90K: u64 = 1 << 48;
+/// The largest report of a failure, in bytes.
+const MAX_FAILURE: usize = 16 << 10;
+
+/// Why a file cannot be read (to its end).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FileFailure {
+    /// It cannot be opened: libav's error number.
+    Open(i32),
+    /// It has nothing that is asked for.
+    NoMedia,
+    /// Anything else, as text for the operator.
+    Other(String),
+}
+
+/// A message from the process that demuxes a file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FileMessage {
+    /// The first message of a file that can be opened.
+    Opened(SourceInfo),
+    /// Media, in order.
+    Media(Media),
+    /// The last message where reading failed.
+    Failed(FileFailure),
+    /// The last message of a file that was read to its end.
+    Ended,
+}
+
+impl WireMessage for FileMessage {
+    const DIRECTION: u8 = b'f';
+
+    fn max_body(kind: u8) -> Option<usize> {
+        match kind {
+            kind::FILE_OPENED | kind::FILE_VIDEO | kind::FILE_AUDIO => Some(MAX_CONTROL),
+            kind::FILE_UNIT => Some(UNIT_HEAD + MAX_UNIT),
+            kind::FILE_FAILED => Some(MAX_FAILURE),
+            kind::FILE_ENDED => Some(0),
+            _ => None,
+        }
+    }
+
+    fn write_body(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+        match self {
+            Self::Opened(info) => write_json(kind::FILE_OPENED, info, out)?,
+            Self::Media(Media::VideoConfig(config)) => write_video(config, out),
+            Self::Media(Media::AudioConfig(config)) => {
+                let code = match config.codec {
+                    AudioCodec::Aac => 0,
+                };
+                out.put_slice(&[kind::FILE_AUDIO, code]);
+                out.put_u32_le(config.sample_rate);
+                out.put_slice(&config.record);
+            }
+            Self::Media(Media::Video(unit)) => write_unit(kind::FILE_UNIT, VIDEO_TRACK, unit, out),
+            Self::Media(Media::Audio(unit)) => write_unit(kind::FILE_UNIT, AUDIO_TRACK, unit, out),
+            Self::Failed(failure) => write_json(kind::FILE_FAILED, failure, out)?,
+            Self::Ended => out.put_u8(kind::FILE_ENDED),
+        }
+        Ok(())
+    }
+
+    fn read_body(kind: u8, body: Bytes) -> Result<Self, ProtocolError> {
+        match kind {
+            kind::FILE_OPENED => {
+                let what = "information about the file";
+                let info: SourceInfo = read_json(&body, what)?;
+                let far = |duration: MediaSpan| duration.ticks_90k().unsigned_abs() >= LONGEST_90K;
+                let refused = info.duration.is_some_and(far);
+                if refused { Err(ProtocolError::Malformed(what)) } else { Ok(Self::Opened(info)) }
+            }
+            kind::FILE_VIDEO => read_video(body).map(|config| Self::Media(Media::VideoConfig(config))),
+            kind::FILE_AUDIO => read_audio(body).map(|config| Self::Media(Media::AudioConfig(config))),
+            kind::FILE_UNIT => read_file_unit(body).map(Self::Media),
+            kind::FILE_FAILED => Ok(Self::Failed(read_json(&body, "failure")?)),
+            kind::FILE_ENDED => Ok(Self::Ended),
+            other => Err(ProtocolError::UnknownType(other)),
+        }
+    }
+}
+
+fn write_video(config: &VideoConfig, out: &mut BytesMut) {
+    let code = match config.codec {
+        VideoCodec::H264 => 0,
+    };
+    out.put_slice(&[kind::FILE_VIDEO, code]);
+    for number in [config.width, config.height, config.sample_aspect.0, config.sample_aspect.1] {
+        out.put_u16_le(number);
+    }
+    let (num, den) = config.frame_rate.unwrap_or((0, 0));
+    out.put_u32_le(num);
+    out.put_u32_le(den);
+    out.put_slice(&config.record);
+}
+
+fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
+    let read = || -> Option<VideoConfig> {
+        let codec = match body.try_get_u8().ok()? {
+            0 => VideoCodec::H264,
+            _ => return None,
+        };
+        let width = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
+        let height = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
+        let aspect = (body.try_get_u16_le().ok()?, body.try_get_u16_le().ok()?);
+        let sample_aspect = Some(aspect).filter(|aspect| aspect.0 > 0 && aspect.1 > 0)?;
+        let frame_rate = match (body.try_get_u32_le().ok()?, body.try_get_u32_le().ok()?) {
+            (0, 0) => None,
+            (num, den) if den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den) => Some((num, den)),
+            (_, _) => return None,
+        };
+        let whole = Record::read(&body).ok()?;
+        let record = (whole.length_size == LengthSize::Four).then_some(body)?;
+        Some(VideoConfig { codec, record, width, height, sample_aspect, frame_rate })
+    };
+    read().ok_or(ProtocolError::Malformed("video configuration"))
+}
+
+fn read_audio(mut body: Bytes) -> Result<AudioConfig, ProtocolError> {
+    let malformed = ProtocolError::Malformed("audio configuration");
+    match (body.try_get_u8(), body.try_get_u32_le()) {
+        (Ok(0), Ok(rate)) => aac::read_config(&body, Some(rate)).map_err(|_| malformed),
+        (Ok(_) | Err(_), _) => Err(malformed),
+    }
+}
+
+fn read_file_unit(body: Bytes) -> Result<Media, ProtocolError> {
+    let malformed = Err(ProtocolError::Malformed("unit of a file"));
+    let WireUnit { track, unit } = read_unit(body)?;
+    let near = |time: MediaTime| time.ticks_90k().unsigned_abs() < LONGEST_90K;
+    if !near(unit.dts) || !near(unit.pts) || unit.pts < unit.dts {
+        return malformed;
+    }
+    match track {
+        VIDEO_TRACK if is_whole(&unit) => Ok(Media::Video(unit)),
+        AUDIO_TRACK => Ok(Media::Audio(unit)),
+        _ => malformed,
+    }
+}
+
+/// Whether a picture's NAL units fill it exactly.
+fn is_whole(unit: &Unit) -> bool {
+    length_prefixed_units(&unit.data, LengthSize::Four).all(|nal| nal.is_ok())
+}
+
+#[cfg(test)]
+mod tests;
