@@ -7,8 +7,14 @@
 
 mod packager;
 
+use crate::archive::page::Page;
+use crate::delivery::takeover;
 use bytes::Bytes;
-use media::MediaTime;
+use hls::Timing;
+use hls::presentation::Presentation;
+use hls::resume::Past;
+use hls::timing::Latency;
+use media::{MediaTime, aac, h264};
 pub use packager::packager;
 use rtmp::chunk::{ChunkLimits, ChunkReader};
 use rtmp::flv::{FlvDemuxer, Tag};
@@ -23,7 +29,10 @@ pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 pub(crate) type Target = fn(&[u8]);
 
 /// Name and function of every target; the name is also that of its folder of seeds.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("codec_facts", codec_facts),
+    ("stored_playlists", stored_playlists),
+    ("stored_records", stored_records),
     ("chunk_reader", chunk_reader),
     ("amf_guard", amf_guard),
     ("flv", flv),
@@ -92,6 +101,78 @@ pub fn amf_guard(input: &[u8]) {
         assert!(values.len() <= amf::MAX_VALUES);
     }
     amf::command(input).ok();
+}
+
+/// Codec configurations and access units, without a container: the first byte says of which kind the rest is.
+pub fn codec_facts(input: &[u8]) {
+    let Some((&kind, bytes)) = input.split_first() else { return };
+    match kind % 5 {
+        0 => {
+            if let Ok((config, _)) = h264::read_config(&Bytes::copy_from_slice(bytes)) {
+                assert!(h264::codecs_string(&config.record).is_some());
+                assert!(h264::Record::read(&config.record).is_ok(), "what was rewritten is readable");
+            }
+        }
+        1 => {
+            let sets: Vec<Bytes> = h264::annex_b_units(bytes).map(Bytes::copy_from_slice).collect();
+            h264::largest_picture(sets.iter().map(|set| &set[..]));
+            if let Some(config) = h264::in_band_config(&sets) {
+                assert!(config.width > 0 && config.height > 0);
+            }
+            assert!(is_length_prefixed(&h264::annex_b_to_length_prefixed(bytes)));
+        }
+        2 => {
+            if let Ok(unit) = h264::read_unit(&Bytes::copy_from_slice(bytes), h264::LengthSize::Four) {
+                assert!(is_length_prefixed(&unit.data) && unit.data.len() <= bytes.len());
+            }
+        }
+        3 => {
+            if let Ok(config) = aac::read_config(&Bytes::copy_from_slice(bytes), None) {
+                assert!(config.sample_rate > 0 && config.channels > 0 && config.frame_samples > 0);
+            }
+            aac::codecs_string(bytes);
+        }
+        _ => {
+            let frames = aac::adts_frames(bytes).take_while(Result::is_ok).flatten();
+            let whole: usize = frames.map(|frame| frame.data.len()).sum();
+            assert!(whole <= bytes.len());
+        }
+    }
+}
+
+/// Playlists read back at a takeover: texts between zero bytes, the first one multivariant. What is read continues.
+pub fn stored_playlists(input: &[u8]) {
+    let Some(past) = past(input) else { return };
+    assert!(past.next_sequence() > 0);
+    let timing = Timing::new(Latency::from_secs_f64(6.0).expect("a latency"));
+    if timing.target_duration == past.target_duration() {
+        let resumed = Presentation::resume(&timing, &past);
+        assert!(resumed.discontinuities() >= past.discontinuities());
+    }
+}
+
+fn past(input: &[u8]) -> Option<Past> {
+    let mut texts = input.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+    let rungs = hls::resume::renditions(&texts.next()?).ok()?;
+    let parsed = rungs.iter().zip(texts).filter_map(|(rung, text)| {
+        Some((rung.clone(), hls::resume::StoredPlaylist::parse(rung, &text).ok()?))
+    });
+    let past = Past::new(parsed).ok()?;
+    assert!(past.rungs().count() <= rungs.len());
+    Some(past)
+}
+
+/// Records of other encoders in the store: a page of an archive's index, or the owner's record.
+pub fn stored_records(input: &[u8]) {
+    match input.split_first() {
+        Some((0, page)) => {
+            if let Ok(page) = Page::from_json(page) {
+                assert_eq!(Page::from_json(&page.to_json()).ok(), Some(page));
+            }
+        }
+        Some((_, owner)) => takeover::read_owner(owner),
+        None => {}
+    }
 }
 
 /// Tag bodies of one publisher: kind in one byte, length in two bytes, body.
@@ -196,6 +277,23 @@ pub fn flv_file(file: &Bytes) -> impl Iterator<Item = MediaMessage> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seed(target: &str, name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/../fixtures/corpus/{target}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    #[test]
+    fn seeds_reach_the_resumed_stream() {
+        for (name, next, discontinuities) in
+            [("live", 12, 1), ("behind", 12, 1), ("two-epochs", 12, 2), ("ended", 10, 1)]
+        {
+            let past = past(&seed("stored_playlists", name)).expect(name);
+            assert_eq!((past.next_sequence(), past.discontinuities()), (next, discontinuities), "{name}");
+        }
+        assert!(Page::from_json(&seed("stored_records", "page")[1..]).is_ok());
+        let record = Bytes::from(seed("codec_facts", "record")).slice(1..);
+        assert!(h264::read_config(&record).is_ok());
+    }
 
     /// Seeds that are refused early would not help a fuzzer.
     #[test]

@@ -19,7 +19,8 @@ pub mod delivery {
 /// The targets of the fuzzers.
 pub mod fuzzing {
     pub use crate::fuzzing::{
-        TARGETS, amf_guard, chunk_reader, flv, flv_file, packager, timeline, worker_protocol,
+        TARGETS, amf_guard, chunk_reader, codec_facts, flv, flv_file, packager, stored_playlists,
+        stored_records, timeline, worker_protocol,
     };
 }
 

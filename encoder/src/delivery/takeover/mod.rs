@@ -285,6 +285,15 @@ impl Lease {
     }
 }
 
+/// Reads an owner's record and judges it, for fuzzing.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_owner(body: &[u8]) {
+    if let Some(record) = OwnerRecord::parse(body) {
+        record.keeps_out("another", WallTime::from_unix_micros(0));
+        assert_eq!(OwnerRecord::parse(&record.body()), Some(record), "what is written is read back");
+    }
+}
+
 fn owner_object(record: &OwnerRecord) -> Object {
     Object { body: record.body().into(), content_type: content_type::JSON, caching: Caching::None }
 }
