@@ -1,4 +1,4 @@
-//! Runs the fuzz targets on mutated seeds, on stable Rust: `mutate [TARGET [INPUTS [SEED]]]`, where TARGET may be `all`.
+//! Runs the fuzz targets on mutated seeds, on stable Rust: `mutate [TARGET [INPUTS [SEED]]]`. TARGET may be `all`.
 //!
 //! Every input is a seed of `fixtures/corpus` with one to eight random changes. Nothing guides the changes (for that,
 //! `make fuzz` with nightly Rust runs libFuzzer over the same functions), but millions of them take seconds. The same

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::time::Duration;
 use store::{ObjectName, StoreError, StoreFuture};
 
-/// Attempts at one call: up to half a minute of pauses in total. A directory copies gigabytes within the time-out; Cloud
-/// Storage has its own, shorter bound.
+/// Attempts at one call: up to half a minute of pauses in total. A directory copies gigabytes within the time-out;
+/// Cloud Storage has its own, shorter bound.
 const ATTEMPTS: Attempts = Attempts {
     most: 8,
     timeout: Duration::from_secs(600),

@@ -25,7 +25,8 @@ const WAITING_REQUESTS: usize = 128;
 /// Longer than any file: disables the limits of a live stream.
 const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 
-/// Encodes a file to HLS in a directory. `confine` says how the worker and the process that reads the file are confined.
+/// Encodes a file to HLS in a directory. `confine` says how the worker and the process that reads the file are
+/// confined.
 ///
 /// # Errors
 /// The input cannot be read, the output cannot be written, or the worker died.
