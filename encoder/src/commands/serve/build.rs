@@ -101,14 +101,14 @@ async fn confinement(workers: &WorkerOptions, config: &ServeConfig) -> Result<Co
         why,
     })?;
     let missing: Vec<String> = confinement.missing.iter().map(ToString::to_string).collect();
-    let missing = missing.join(", ");
+    let missing = (!missing.is_empty()).then(|| missing.join(", "));
     let encoder = config.stream.video.encoder.as_str();
     match confinement.mode {
         SandboxMode::Off => warn!(
             "the processes that decode what publishers send are not confined (--worker-sandbox off): a fault in a \
              decoder gives a publisher this machine; use strict"
         ),
-        SandboxMode::BestEffort if !missing.is_empty() => {
+        SandboxMode::BestEffort if missing.is_some() => {
             warn!(missing, "workers are confined less than they should be (--worker-sandbox best-effort)");
         }
         SandboxMode::Strict | SandboxMode::BestEffort => info!(missing, "workers are confined"),
