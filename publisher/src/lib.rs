@@ -17,7 +17,7 @@ pub use source::SourceError;
 
 use connection::{Broadcast, BroadcastEnding};
 use media::MediaSpan;
-use pacer::Backoff;
+use pacer::ReconnectBackoff;
 use progress::ProgressDisplay;
 use source::{Input, Source};
 use std::future::Future;
@@ -105,7 +105,7 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
         () = &mut stop => Err(BroadcastEnding::Stopped),
     };
     let mut ending = primed.err();
-    let mut backoff = Backoff::default();
+    let mut backoff = ReconnectBackoff::default();
     let mut ever_published = false;
     let ending = loop {
         if let Some(ending) = ending {

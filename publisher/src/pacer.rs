@@ -50,13 +50,13 @@ impl Pacer {
     }
 }
 
-/// Backoff between attempts to connect: doubles from half a second to ten seconds.
+/// The pause between attempts to connect: it doubles from half a second to ten seconds.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct ReconnectBackoff {
     failures: u32,
 }
 
-impl Backoff {
+impl ReconnectBackoff {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(10);
     /// A connection that lasted this long was good: the next wait is short again.
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_ten_seconds_and_shorten_after_success() {
-        let mut backoff = Backoff::default();
+        let mut backoff = ReconnectBackoff::default();
         let waits: Vec<u128> = (0..7).map(|_| backoff.wait(Duration::ZERO).as_millis()).collect();
         assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
         assert_eq!(backoff.wait(Duration::from_secs(60)).as_millis(), 500);

@@ -27,7 +27,7 @@ use hls::ledger::{Ledger, Missing, Settled};
 use hls::{RungName, Segment};
 pub(crate) use jobs::{Answer, StoreJob, StoreJobId, StoreWork};
 use jobs::{Flight, Jobs};
-use lifecycle::Lifecycle;
+use lifecycle::PlanLifecycle;
 use names::ObjectNames;
 pub(crate) use playlists::ListedSegment;
 use playlists::{PlaylistAttempt, PlaylistOutcome, PlaylistWriters};
@@ -49,7 +49,7 @@ pub(crate) struct DeliveryPlan<P> {
     removals: Removals,
     spooling: Spooling,
     jobs: Jobs,
-    lifecycle: Lifecycle,
+    lifecycle: PlanLifecycle,
     counters: DeliveryCounters,
 }
 
@@ -78,7 +78,7 @@ impl<P: Playlists> DeliveryPlan<P> {
             removals: Removals::new(settings.clone()),
             spooling: Spooling::new(settings.clone()),
             jobs: Jobs::default(),
-            lifecycle: Lifecycle::Open,
+            lifecycle: PlanLifecycle::Open,
             counters: DeliveryCounters::default(),
             settings,
         }

@@ -60,11 +60,11 @@ impl FileReader {
     pub fn open(&self, path: &Path, options: &DemuxOptions) -> Result<FileMedia, DemuxError> {
         match self {
             Self::InThisProcess => {
-                Ok(FileMedia(Source::InThisProcess(Box::new(FileDemuxer::open_with(path, options)?))))
+                Ok(FileMedia(DemuxSource::InThisProcess(Box::new(FileDemuxer::open_with(path, options)?))))
             }
             Self::Confined { program, arguments } => {
                 let command = demux_command(program, arguments, path, options);
-                Ok(FileMedia(Source::Confined(Box::new(ConfinedDemuxer::open(command, path)?))))
+                Ok(FileMedia(DemuxSource::Confined(Box::new(ConfinedDemuxer::open(command, path)?))))
             }
         }
     }
@@ -72,9 +72,9 @@ impl FileReader {
 
 /// An opened file. Media comes as from [`FileDemuxer`]. A confined process that reads the file ends when this value is
 /// dropped.
-pub struct FileMedia(Source);
+pub struct FileMedia(DemuxSource);
 
-enum Source {
+enum DemuxSource {
     InThisProcess(Box<FileDemuxer>),
     Confined(Box<ConfinedDemuxer>),
 }
@@ -83,8 +83,8 @@ impl FileMedia {
     /// The properties of the file, from its headers.
     pub fn info(&self) -> SourceInfo {
         match &self.0 {
-            Source::InThisProcess(demuxer) => demuxer.info(),
-            Source::Confined(demuxer) => demuxer.info.clone(),
+            DemuxSource::InThisProcess(demuxer) => demuxer.info(),
+            DemuxSource::Confined(demuxer) => demuxer.info.clone(),
         }
     }
 }
@@ -94,8 +94,8 @@ impl Iterator for FileMedia {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
-            Source::InThisProcess(demuxer) => demuxer.next(),
-            Source::Confined(demuxer) => demuxer.next(),
+            DemuxSource::InThisProcess(demuxer) => demuxer.next(),
+            DemuxSource::Confined(demuxer) => demuxer.next(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How far a stream's delivery is. Each state follows those above it; any of them may be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lifecycle {
+pub(super) enum PlanLifecycle {
     /// Events are taken.
     Open,
     /// The stream has ended; some segment's fate is not known yet.
@@ -18,7 +18,7 @@ pub(super) enum Lifecycle {
     },
 }
 
-impl Lifecycle {
+impl PlanLifecycle {
     /// Whether events are taken.
     pub(super) const fn is_open(self) -> bool {
         match self {
