@@ -238,7 +238,11 @@ fn report(arguments: &[&str]) -> Confinement {
 
 #[test]
 fn a_worker_reports_the_walls_that_are_missing() {
-    assert_eq!(report(&[]), Confinement { mode: SandboxMode::Strict, missing: Vec::new() });
+    // An old kernel has a part of Landlock, and a container may have no namespaces; strict insists on the other walls.
+    let strict = report(&[]);
+    let optional =
+        strict.missing.iter().all(|missing| matches!(missing.wall, Wall::Landlock | Wall::Namespaces));
+    assert!(strict.mode == SandboxMode::Strict && optional, "{strict:?}");
     let without = report(&["--sandbox=best-effort", "--without=landlock,namespaces"]);
     let missing: Vec<Wall> = without.missing.iter().map(|missing| missing.wall).collect();
     assert_eq!((without.mode, missing), (SandboxMode::BestEffort, vec![Wall::Namespaces, Wall::Landlock]));
