@@ -105,10 +105,7 @@ pub struct PublishArgs {
 
     /// How the process is confined that reads the file: `strict`, or it does not start; `best-effort` takes what this
     /// kernel has; `off` reads the file in this process, and files that it names, such as a playlist's
-    #[arg(
-        long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict",
-        value_parser = parse_sandbox
-    )]
+    #[arg(long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict")]
     pub worker_sandbox: SandboxMode,
 
     /// Timestamp of the first message, to test how a server handles the wrap at 2^32 ms
@@ -150,10 +147,6 @@ impl PublishArgs {
         }
         Ok((url, input, settings))
     }
-}
-
-fn parse_sandbox(text: &str) -> Result<SandboxMode, &'static str> {
-    SandboxMode::named(text).ok_or("must be strict, best-effort or off")
 }
 
 fn parse_size(text: &str) -> Result<(u16, u16), String> {

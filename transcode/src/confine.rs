@@ -16,13 +16,18 @@
 
 mod calls;
 
-pub use calls::{allowed, call_name};
+pub use calls::allowed;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use nix::sched::CloneFlags;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::str::FromStr;
 
 /// The newest version of Landlock whose restrictions are asked for; an older kernel enforces what it knows.
 const LANDLOCK: ABI = ABI::V7;
@@ -44,12 +49,21 @@ pub enum SandboxMode {
     Off,
 }
 
-impl SandboxMode {
-    /// The mode of this name: `strict`, `best-effort` or `off`.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Strict, Self::BestEffort, Self::Off].into_iter().find(|mode| mode.name() == name)
-    }
+/// There is no mode of this name; the setting is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be strict, best-effort or off")]
+pub struct UnknownMode;
 
+impl FromStr for SandboxMode {
+    type Err = UnknownMode;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMode> {
+        let all = [Self::Strict, Self::BestEffort, Self::Off];
+        all.into_iter().find(|mode| mode.name() == name).ok_or(UnknownMode)
+    }
+}
+
+impl SandboxMode {
     /// The mode's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,12 +103,13 @@ pub enum Wall {
 }
 
 impl Wall {
+    /// All walls, in the order in which they are put up.
     const ALL: [Self; 6] = [
         Self::Descriptors,
-        Self::Limits,
-        Self::Privileges,
         Self::Namespaces,
         Self::Landlock,
+        Self::Limits,
+        Self::Privileges,
         Self::SystemCalls,
     ];
 
@@ -102,9 +117,7 @@ impl Wall {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|wall| wall.to_string() == name)
     }
-}
 
-impl Wall {
     fn put_up(self, options: &ConfineOptions) -> Result<(), String> {
         #[cfg(feature = "testing")]
         if options.without.contains(&self) {
@@ -167,8 +180,8 @@ pub struct ConfineOptions {
     pub task: WorkerTask,
     /// Bytes of private writable memory (RLIMIT_DATA): an allocation beyond them fails. `None`: no limit.
     pub memory: Option<u64>,
-    /// The encoder needs device files: the filter of system calls is the wide one, and Landlock leaves paths readable
-    /// and `/dev` writable.
+    /// The encoder needs device files: the filter of system calls is the wide one, and of paths Landlock forbids
+    /// execution alone.
     pub devices: bool,
     /// Walls that cannot be put up, as on a system that lacks them; for tests.
     #[cfg(feature = "testing")]
@@ -193,21 +206,35 @@ pub struct ConfineError {
     pub why: String,
 }
 
+/// The command that starts a process which confines itself: without the environment, which holds credentials, and in a
+/// process group of its own, because Ctrl-C in a terminal must reach only the parent, which ends its processes in order.
+pub fn confined_command(program: &Path, arguments: &[OsString]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        // By default glibc creates growing arenas for each thread, which only wastes memory when a few threads pass
+        // pictures along.
+        .env("MALLOC_ARENA_MAX", "2")
+        .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
+        .process_group(0);
+    command
+}
+
+/// The name of the call if this line of a confined process's stderr names a forbidden one; `unknown` for a number that
+/// this program does not know.
+pub fn forbidden_call(line: &str) -> Option<&'static str> {
+    let number = line.strip_prefix(crate::FORBIDDEN_CALL)?.trim().parse().ok()?;
+    Some(calls::call_name(number).unwrap_or("unknown"))
+}
+
 /// Confines the calling process. To be called before any thread is started and any input is read.
 ///
 /// # Errors
 /// In the mode strict, when one of the walls descriptors, limits, privileges and system calls cannot be put up.
 pub fn confine(options: &ConfineOptions) -> Result<Confinement, ConfineError> {
     let mut report = Confinement { mode: options.mode, missing: Vec::new() };
-    let order = [
-        Wall::Descriptors,
-        Wall::Namespaces,
-        Wall::Landlock,
-        Wall::Limits,
-        Wall::Privileges,
-        Wall::SystemCalls,
-    ];
-    for wall in order.into_iter().filter(|wall| options.wants(*wall)) {
+    for wall in Wall::ALL.into_iter().filter(|wall| options.wants(*wall)) {
         if let Err(why) = wall.put_up(options) {
             let insists = !matches!(wall, Wall::Namespaces | Wall::Landlock);
             if options.mode == SandboxMode::Strict && insists {

@@ -50,7 +50,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WorkerArgs {
     /// `strict`, `best-effort` or `off`
-    #[arg(long, default_value = "strict", value_parser = sandbox_mode)]
+    #[arg(long, default_value = "strict")]
     pub sandbox: SandboxMode,
     /// Bytes of writable memory
     #[arg(long)]
@@ -108,10 +108,6 @@ impl DemuxWorkerArgs {
         let options = DemuxOptions { video: !self.no_video, audio: !self.no_audio, bitrate: self.bitrate };
         (confine, DemuxJob { options, extension: self.extension })
     }
-}
-
-fn sandbox_mode(name: &str) -> Result<SandboxMode, &'static str> {
-    SandboxMode::named(name).ok_or("must be strict, best-effort or off")
 }
 
 /// The commands for a bucket.

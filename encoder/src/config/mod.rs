@@ -421,10 +421,8 @@ fn encoding(
     let ladder = validator.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = validator.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
     let max_pixels = validator.number("--max-pixels", &args.max_pixels, 256u64, 8192 * 8192);
-    let sandbox = SandboxMode::named(&args.worker_sandbox);
-    if sandbox.is_none() {
-        validator.reject("--worker-sandbox", &args.worker_sandbox, "must be strict, best-effort or off");
-    }
+    let sandbox = args.worker_sandbox.parse::<SandboxMode>();
+    let sandbox = validator.take("--worker-sandbox", &args.worker_sandbox, sandbox);
     if !PRESETS.contains(&args.preset.as_str()) {
         validator.reject("--preset", &args.preset, format!("must be one of {}", PRESETS.join(", ")));
     }

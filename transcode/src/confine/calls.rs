@@ -201,7 +201,7 @@ pub fn allowed() -> impl Iterator<Item = (c_long, &'static str)> {
 }
 
 /// The kernel's name of a system call.
-pub fn call_name(number: u32) -> Option<&'static str> {
+pub(super) fn call_name(number: u32) -> Option<&'static str> {
     syscalls::Sysno::new(usize::try_from(number).ok()?).map(|call| call.name())
 }
 

@@ -2,16 +2,16 @@
 //! and reads its messages. Blocking, for a thread of the caller's.
 
 use super::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo, let_dts_grow};
-use crate::confine::{SandboxMode, call_name};
+use crate::NOT_CONFINED;
+use crate::confine::{SandboxMode, confined_command, forbidden_call};
 use crate::wire::file::{FileFailure, FileMessage};
 use crate::wire::protocol::{FrameReader, ProtocolError};
-use crate::{FORBIDDEN_CALL, NOT_CONFINED};
 use ffmpeg_next as ff;
 use media::{Media, MediaTime};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -101,20 +101,13 @@ impl Iterator for FileMedia {
 }
 
 fn demux_command(program: &Path, arguments: &[OsString], path: &Path, options: &DemuxOptions) -> Command {
-    let mut command = Command::new(program);
+    let mut command = confined_command(program, arguments);
     command
-        .args(arguments)
         .args(["--bitrate", &options.bitrate.to_string()])
         .args((!options.video).then_some("--no-video"))
         .args((!options.audio).then_some("--no-audio"))
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // The environment may hold credentials.
-        .env_clear()
-        .env("MALLOC_ARENA_MAX", "2")
-        .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
-        // Ctrl-C in a terminal reaches the parent alone.
-        .process_group(0);
+        .stderr(Stdio::piped());
     let plain =
         |extension: &&str| extension.len() <= 16 && extension.bytes().all(|b| b.is_ascii_alphanumeric());
     if let Some(extension) = path.extension().and_then(|extension| extension.to_str()).filter(plain) {
@@ -239,9 +232,7 @@ fn told(status: ExitStatus, words: &str) -> String {
     let says = |line: &&str| !line.is_empty() && !line.starts_with("note: ");
     let line = words.lines().rev().map(str::trim).find(says).unwrap_or_default();
     if status.signal() == Some(libc::SIGSYS) {
-        let number =
-            words.lines().rev().find_map(|line| line.strip_prefix(FORBIDDEN_CALL)?.trim().parse().ok());
-        let call = number.and_then(call_name).unwrap_or("unknown");
+        let call = words.lines().rev().find_map(forbidden_call).unwrap_or("unknown");
         return format!(
             "made a forbidden system call: {call}; either the file is an attack, or libav needs the call for a file of \
              this kind"

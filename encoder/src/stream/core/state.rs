@@ -121,25 +121,33 @@ impl StreamState {
         }
     }
 
+    fn intake(&self) -> Option<&Intake> {
+        match self {
+            Self::Published { intake, .. } => Some(intake),
+            Self::Absent { .. } | Self::Flushing { .. } | Self::Over => None,
+        }
+    }
+
+    fn intake_mut(&mut self) -> Option<&mut Intake> {
+        match self {
+            Self::Published { intake, .. } => Some(intake),
+            Self::Absent { .. } | Self::Flushing { .. } | Self::Over => None,
+        }
+    }
+
     /// The probe, while media is probed.
     pub(super) fn probe(&self) -> Option<&SourceProbe> {
-        match self {
-            Self::Published { intake: Intake::Probing(probe), .. } => Some(probe),
-            Self::Published { intake: Intake::Flowing(_), .. }
-            | Self::Absent { .. }
-            | Self::Flushing { .. }
-            | Self::Over => None,
+        match self.intake()? {
+            Intake::Probing(probe) => Some(probe),
+            Intake::Flowing(_) => None,
         }
     }
 
     /// See [`Self::probe`].
     pub(super) fn probe_mut(&mut self) -> Option<&mut SourceProbe> {
-        match self {
-            Self::Published { intake: Intake::Probing(probe), .. } => Some(probe),
-            Self::Published { intake: Intake::Flowing(_), .. }
-            | Self::Absent { .. }
-            | Self::Flushing { .. }
-            | Self::Over => None,
+        match self.intake_mut()? {
+            Intake::Probing(probe) => Some(probe),
+            Intake::Flowing(_) => None,
         }
     }
 
@@ -157,23 +165,17 @@ impl StreamState {
 
     /// The published media, after probing.
     pub(super) fn flow(&self) -> Option<&Flow> {
-        match self {
-            Self::Published { intake: Intake::Flowing(flow), .. } => Some(flow),
-            Self::Published { intake: Intake::Probing(_), .. }
-            | Self::Absent { .. }
-            | Self::Flushing { .. }
-            | Self::Over => None,
+        match self.intake()? {
+            Intake::Flowing(flow) => Some(flow),
+            Intake::Probing(_) => None,
         }
     }
 
     /// See [`Self::flow`].
     pub(super) fn flow_mut(&mut self) -> Option<&mut Flow> {
-        match self {
-            Self::Published { intake: Intake::Flowing(flow), .. } => Some(flow),
-            Self::Published { intake: Intake::Probing(_), .. }
-            | Self::Absent { .. }
-            | Self::Flushing { .. }
-            | Self::Over => None,
+        match self.intake_mut()? {
+            Intake::Flowing(flow) => Some(flow),
+            Intake::Probing(_) => None,
         }
     }
 }
@@ -227,6 +229,7 @@ impl Flow {
             Change::None => None,
         }
     }
+
     /// The worker died: another one starts. The media since the last keyframe may be what kills workers.
     pub(super) fn worker_died(&mut self, restart: Restart) {
         self.restart = Some(restart);

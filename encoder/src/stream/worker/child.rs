@@ -10,6 +10,7 @@
 use super::stderr::{Lines, StderrLine};
 use crate::telemetry::GaugeShare;
 use bytes::BytesMut;
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -23,10 +24,10 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
-use transcode::confine::{ConfineOptions, Confinement, call_name};
+use transcode::OUT_OF_MEMORY;
+use transcode::confine::{ConfineOptions, Confinement, confined_command, forbidden_call};
 use transcode::wire::protocol::{FrameReader, FrameWriter, ProtocolError};
 use transcode::wire::{Request, Response};
-use transcode::{FORBIDDEN_CALL, OUT_OF_MEMORY};
 
 /// Capacity of the request queue between the caller and the pipe, in messages of up to 16 MiB each. Kept minimal:
 /// requests in this queue can no longer be shed.
@@ -40,8 +41,6 @@ const CHUNK: usize = 64 << 10;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Time for a worker to report what confines it: it may have to be read from a cold disk.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
-/// The signal by which the kernel kills a process that makes a forbidden system call (signal(7)).
-const SIGSYS: i32 = 31;
 /// Time for the worker to exit by itself after it has closed its stdin; then it is killed.
 const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -258,22 +257,8 @@ impl Worker {
 
 /// The command that starts a worker with three pipes.
 fn worker_command(options: &WorkerOptions) -> Command {
-    let mut command = Command::new(&options.program);
-    command
-        .args(&options.arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // The worker must not see the supervisor's environment, which holds credentials.
-        .env_clear()
-        // By default glibc creates growing arenas for each thread, which only wastes memory when a few threads
-        // pass pictures along.
-        .env("MALLOC_ARENA_MAX", "2")
-        .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
-        // A separate process group: Ctrl-C in a terminal must reach only the supervisor, which ends its workers in
-        // order.
-        .process_group(0)
-        .kill_on_drop(true);
+    let mut command = Command::from(confined_command(&options.program, &options.arguments));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 
@@ -359,7 +344,7 @@ async fn supervise(
     mut watch: Watch,
     mut reader: JoinHandle<Read>,
     mut writer: JoinHandle<Written>,
-    log: JoinHandle<Option<u32>>,
+    log: JoinHandle<Option<&'static str>>,
     events: mpsc::Sender<WorkerEvent>,
 ) {
     let End { status, mut fault, mut read, mut written } = watch.until_end(&mut reader, &mut writer).await;
@@ -377,8 +362,9 @@ async fn supervise(
     }
     // The last stderr lines may say why the worker ended.
     let forbidden = tokio::time::timeout(LAST_WORDS, log).await.ok().and_then(Result::ok).flatten();
-    if status.and_then(|status| status.signal()) == Some(SIGSYS) {
-        let call = forbidden.and_then(call_name).unwrap_or("unknown");
+    // The kernel's signal for a forbidden system call (signal(7)).
+    if status.and_then(|status| status.signal()) == Some(Signal::SYS.as_raw()) {
+        let call = forbidden.unwrap_or("unknown");
         metrics::counter!("encoder_worker_forbidden_calls_total", "call" => call).increment(1);
         fault = Some(WorkerFault::Forbidden { call });
     }
@@ -438,17 +424,15 @@ async fn write_requests(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Request
     Ok(())
 }
 
-/// Logs the worker's lines until the end of its stderr. Returns the number of the forbidden call that it named.
-async fn forward_stderr(mut stderr: ChildStderr) -> Option<u32> {
+/// Logs the worker's lines until the end of its stderr. Returns the forbidden call that the worker named.
+async fn forward_stderr(mut stderr: ChildStderr) -> Option<&'static str> {
     let mut lines = Lines::new(Instant::now());
     let mut forbidden = None;
     let mut log = |logged| match logged {
-        StderrLine::Line(line) => {
-            match line.strip_prefix(FORBIDDEN_CALL.trim_end()).map(|number| number.trim().parse()) {
-                Some(Ok(number)) => forbidden = Some(number),
-                Some(Err(_)) | None => tracing::warn!(target: "encoder::worker", "{line}"),
-            }
-        }
+        StderrLine::Line(line) => match forbidden_call(&line) {
+            Some(call) => forbidden = Some(call),
+            None => tracing::warn!(target: "encoder::worker", "{line}"),
+        },
         StderrLine::LeftOut(count) => tracing::warn!(target: "encoder::worker", "{count} lines left out"),
     };
     let mut chunk = vec![0; 4096];
