@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod checker;
 pub mod encoder_process;
 pub mod fixtures;
+pub mod flv;
 pub mod footage;
 pub mod gcs;
 pub mod http;

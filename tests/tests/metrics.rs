@@ -3,17 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use encoder::testing::status::EncoderStatus;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::patience::eventually;
-use tests::{fixtures, publisher, turn};
+use tests::{fixtures, flv, publisher, turn};
 
 const CLIP: &str = "footage-720p30-gop1s";
-/// Bytes of an FLV tag's header; the tag's body and a size of four bytes follow.
-const TAG_HEADER: usize = 11;
-/// Bytes of an AVC video tag before its first NAL unit's length.
-const AVC_HEADER: usize = 5;
 
 /// Counters that every running encoder shows, also those that are zero.
 const COUNTERS: [&str; 7] = [
@@ -35,28 +30,6 @@ fn worker_memory_bytes(encoder: &Encoder) -> f64 {
     status(encoder).streams.iter().map(|stream| stream.worker_memory_bytes as f64).sum()
 }
 
-/// A copy of an FLV file in which the slices of the keyframe number `which` cannot be decoded. Its NAL unit type and
-/// length stay, so that it is published and passed through as a keyframe.
-fn with_broken_keyframe(clip: &Path, which: usize, folder: &Path) -> PathBuf {
-    let mut flv = std::fs::read(clip).unwrap();
-    let (mut at, mut keyframes) = (13, 0);
-    while at + TAG_HEADER < flv.len() {
-        let size = usize::from(flv[at + 1]) << 16 | usize::from(flv[at + 2]) << 8 | usize::from(flv[at + 3]);
-        let body = at + TAG_HEADER..at + TAG_HEADER + size;
-        if flv[at] == 9 && flv[body.start] == 0x17 && flv[body.start + 1] == 1 {
-            if keyframes == which {
-                break_slices(&mut flv[body.start + AVC_HEADER..body.end]);
-            }
-            keyframes += 1;
-        }
-        at = body.end + 4;
-    }
-    assert!(keyframes > which, "{keyframes} keyframes");
-    let broken = folder.join("broken.flv");
-    std::fs::write(&broken, flv).unwrap();
-    broken
-}
-
 /// Overwrites every IDR slice behind its NAL unit header. Ones make its first fields impossible.
 fn break_slices(mut units: &mut [u8]) {
     while units.len() > 4 {
@@ -72,7 +45,8 @@ fn break_slices(mut units: &mut [u8]) {
 #[test]
 fn a_misaligned_cut_is_counted_where_operators_look() {
     let folder = tempfile::tempdir().unwrap();
-    let clip = with_broken_keyframe(&fixtures::clip(CLIP), 6, folder.path());
+    // The NAL unit's type and length stay, so that the picture is published and passed through as a keyframe.
+    let clip = flv::edit_keyframe(&fixtures::clip(CLIP), 6, folder.path(), |units| break_slices(units));
     let _turn = turn::Turn::take();
     let encoder = Encoder::start(Options::default().set("--ladder", "source,360p"));
     for counter in COUNTERS {

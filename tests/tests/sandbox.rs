@@ -4,59 +4,22 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use encoder::testing::status::EncoderStatus;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::checker::Settings;
 use tests::checker::watch::{Watch, report};
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::patience::eventually;
-use tests::{fixtures, publisher, turn};
+use tests::{fixtures, flv, publisher, turn};
 
 const CLIP: &str = "footage-720p30-gop1s";
-/// Bytes of an FLV file's header and of the first back pointer, of a tag's header, and of an AVC video tag's header.
-const FILE_HEADER: usize = 13;
-const TAG_HEADER: usize = 11;
-const AVC_HEADER: usize = 5;
-
-/// A copy of an FLV file in which the keyframe number `which` carries an attack in a user data message: a binary built
-/// for tests makes the worker try it.
-fn with_attack(clip: &Path, which: usize, attack: &str, folder: &Path) -> PathBuf {
-    let flv = std::fs::read(clip).unwrap();
-    let mut out = flv[..FILE_HEADER].to_vec();
-    let (mut at, mut keyframes) = (FILE_HEADER, 0);
-    while at + TAG_HEADER < flv.len() {
-        let size = usize::from(flv[at + 1]) << 16 | usize::from(flv[at + 2]) << 8 | usize::from(flv[at + 3]);
-        let mut tag = flv[at..at + TAG_HEADER + size].to_vec();
-        if tag[0] == 9 && tag[TAG_HEADER] == 0x17 && tag[TAG_HEADER + 1] == 1 {
-            if keyframes == which {
-                let message = user_data(&format!("attack-from-inside:{attack}."));
-                tag.splice(TAG_HEADER + AVC_HEADER..TAG_HEADER + AVC_HEADER, message);
-                let size = u32::try_from(tag.len() - TAG_HEADER).unwrap().to_be_bytes();
-                tag[1..4].copy_from_slice(&size[1..]);
-            }
-            keyframes += 1;
-        }
-        out.extend_from_slice(&tag);
-        out.extend_from_slice(&u32::try_from(tag.len()).unwrap().to_be_bytes());
-        at += TAG_HEADER + size + 4;
-    }
-    assert!(keyframes > which, "{keyframes} keyframes");
-    let file = folder.join("attack.flv");
-    std::fs::write(&file, out).unwrap();
-    file
-}
-
-/// An SEI NAL unit of unregistered user data, behind its length.
-fn user_data(text: &str) -> Vec<u8> {
-    let size = u8::try_from(16 + text.len()).unwrap();
-    let nal = [&[6, 5, size][..], &[7; 16], text.as_bytes(), &[0x80]].concat();
-    [&u32::try_from(nal.len()).unwrap().to_be_bytes()[..], &nal].concat()
-}
 
 #[test]
 fn a_forbidden_call_ends_the_worker_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let clip = with_attack(&fixtures::clip(CLIP), 8, "socket", folder.path());
+    // A binary built for tests makes the worker try what the message names.
+    let clip = flv::edit_keyframe(&fixtures::clip(CLIP), 8, folder.path(), |units| {
+        units.splice(0..0, transcode::attack_message("socket"));
+    });
     let _turn = turn::Turn::take();
     let encoder = Encoder::start(Options::default().set("--ladder", "360p"));
     let status: EncoderStatus = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();

@@ -13,7 +13,20 @@ use std::io;
 
 /// Stands before an attack's name in an access unit. The name ends at the first byte that is no lower-case letter,
 /// digit, or hyphen.
-pub(crate) const MAGIC: &[u8] = b"attack-from-inside:";
+const MAGIC: &[u8] = b"attack-from-inside:";
+
+/// An H.264 NAL unit that names an attack, behind its length in four bytes: an SEI message of unregistered user data
+/// (type 5), which decoders pass over.
+///
+/// # Panics
+/// When the name has more than 200 characters.
+pub fn attack_message(name: &str) -> Vec<u8> {
+    let text = [MAGIC, name.as_bytes(), b"."].concat();
+    let size = u8::try_from(16 + text.len()).expect("a short name");
+    // Type, size, 16 bytes that identify the data, the text, and the end of the NAL unit.
+    let nal = [&[6, 5, size][..], &[7; 16], &text, &[0x80]].concat();
+    [&u32::try_from(nal.len()).expect("a short name").to_be_bytes()[..], &nal].concat()
+}
 
 /// Carries out the attack that an access unit names, if the unit names one.
 pub(super) fn obey(unit: &Unit) {

@@ -25,6 +25,8 @@ mod scale;
 mod thumbnail;
 pub mod wire;
 
+#[cfg(feature = "testing")]
+pub use attack::attack_message;
 pub use error::{OUT_OF_MEMORY, TranscodeError};
 pub use raw::FORBIDDEN_CALL;
 

@@ -76,12 +76,7 @@ fn attack(name: &str) -> Vec<u8> {
         _ => None,
     });
     let unit = units.into_iter().nth(3).unwrap();
-    // Unregistered user data (SEI type 5): its size, 16 bytes that identify it, the text, and the end of the NAL unit.
-    let text = format!("attack-from-inside:{name}.");
-    let size = u8::try_from(16 + text.len()).unwrap();
-    let nal = [&[6, 5, size][..], &[7; 16], text.as_bytes(), &[0x80]].concat();
-    let length = u32::try_from(nal.len()).unwrap().to_be_bytes();
-    unit.data = Bytes::from([&unit.data[..], &length, &nal].concat());
+    unit.data = Bytes::from([&unit.data[..], &transcode::attack_message(name)].concat());
     requests.push(Request::Finish);
     encoded(&requests)
 }
@@ -221,7 +216,7 @@ fn a_leak_ends_the_worker_at_its_limit() {
 
 #[test]
 fn pictures_that_need_more_than_the_limit_end_the_worker() {
-    // Each picture of 4096x2304 takes 14 MB; decoder, scaler and encoder need many of them.
+    // Each picture of 4096x2304 takes 14 MB; decoder, scaler and encoder hold many pictures.
     let mut requests = vec![Request::Start(job(vec![rung(1280, 720, 25, 2_000_000)]))];
     requests.extend(Source::video("4096x2304", "25", 1, "").requests);
     requests.push(Request::Finish);
