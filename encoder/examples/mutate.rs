@@ -1,7 +1,7 @@
 //! Runs the fuzz targets on mutated seeds, on stable Rust: `mutate [TARGET [INPUTS [SEED]]]`. TARGET may be `all`.
 //!
 //! Every input is a seed of `fixtures/corpus` with one to eight random changes. Nothing guides the changes (for that,
-//! `make fuzz` with nightly Rust runs libFuzzer over the same functions), but millions of them take seconds. The same
+//! `make fuzz` with nightly Rust runs libFuzzer over the same functions), but millions of inputs take seconds. The same
 //! SEED makes the same inputs. An input that breaks a guarantee is written to `target/mutate`, and the exit code is 1.
 
 use encoder::testing::fuzzing::TARGETS;

@@ -54,7 +54,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment with this body, or a gap without one. `info.bytes` becomes the size of the body, whatever it was.
+    /// A segment with this body, or a gap without one. The size of the body replaces `info.bytes`.
     pub fn new(info: SegmentInfo, body: Option<Bytes>) -> Self {
         let bytes = body.as_ref().map(|body| body.len() as u64);
         Self { info: SegmentInfo { bytes, ..info }, body }
@@ -121,7 +121,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// A part with this body, or a gap without one. `info.gap` becomes what the body says, whatever it was.
+    /// A part with this body, or a gap without one. `info.gap` is replaced: true without a body.
     pub fn new(info: PartInfo, body: Option<Bytes>) -> Self {
         Self { info: PartInfo { gap: body.is_none(), ..info }, body }
     }

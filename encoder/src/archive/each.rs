@@ -32,7 +32,7 @@ pub(super) async fn persist<'a, T>(
     retry(ATTEMPTS, call).await.map_err(|error| Failure { object: object.to_string(), error })
 }
 
-/// Works on all items, at most `at_a_time` of them concurrently; returns the results in the items' order, or the first
+/// Works on all items, at most `at_a_time` items concurrently; returns the results in the items' order, or the first
 /// failure in that order, which cancels the rest.
 pub(super) async fn each<I, T, E, W>(
     items: Vec<I>,

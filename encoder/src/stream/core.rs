@@ -9,7 +9,7 @@
 //!
 //! What belongs here: the events that change a stream's state, and the effects that follow. The state consists of
 //! parts, each with its own methods: the publisher (`state`), the published media's facts (`source`), the row of runs
-//! (`row`), the packager (`packaging`) and the figures (`figures`). What concerns several of them is in `input` for
+//! (`row`), the packager (`packaging`) and the figures (`figures`). What concerns several parts is in `input` for
 //! published media, and in `runs` for advancing the row of runs.
 
 mod figures;

@@ -216,7 +216,7 @@ impl Rendition {
         Bandwidth { peak: self.peak.max(self.nominal), average: self.average.max(self.nominal) }
     }
 
-    /// Removes all segments up to `sequence`, and goes on after it where the rendition lags.
+    /// Removes all segments up to `sequence`. A rendition that lags continues after that number.
     pub(super) fn remove_through(&mut self, sequence: u64) -> Vec<SegmentInfo> {
         let mut removed = Vec::new();
         while self.first().is_some_and(|first| first <= sequence) {

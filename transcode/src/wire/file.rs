@@ -24,9 +24,9 @@ const MAX_FAILURE: usize = 16 << 10;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileFailure {
-    /// It cannot be opened: libav's error number.
+    /// The file cannot be opened: libav's error number.
     Open(i32),
-    /// It has nothing that is asked for.
+    /// The file has nothing that is asked for.
     NoMedia,
     /// Anything else, as text for the operator.
     Other(String),

@@ -1,4 +1,4 @@
-//! The renditions of an archive, and which of them get an MP4.
+//! The renditions of an archive, and which renditions get an MP4.
 
 use super::ArchiveSettings;
 use hls::{RungName, Track};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// How far a stream's delivery is. Each state follows those above it; any of them may be skipped.
+/// How far a stream's delivery is. A state follows the states above it; any state may be
+/// skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PlanLifecycle {
     /// Events are taken.

@@ -55,7 +55,7 @@ impl Packaging {
         self.anchors.least_delayed()
     }
 
-    /// Begins a run's epoch at `start`, with the samples that the run has held. Returns how many of them were refused.
+    /// Begins a run's epoch at `start`, with the samples that the run has held. Returns the number of refused samples.
     ///
     /// # Errors
     /// The run's tracks cannot be packaged.

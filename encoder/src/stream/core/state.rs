@@ -36,9 +36,9 @@ pub(super) enum StreamState {
 /// What happens to published media.
 #[derive(Debug)]
 pub(super) enum Intake {
-    /// It is probed and held.
+    /// The media is probed and held.
     Probing(Box<SourceProbe>),
-    /// The last run receives it.
+    /// The last run receives the media.
     Flowing(Box<Flow>),
 }
 
@@ -58,10 +58,10 @@ pub(super) struct Flow {
 /// Whether published media continues as before.
 #[derive(Debug, Default)]
 pub(super) enum Change {
-    /// It continues.
+    /// The media continues as before.
     #[default]
     None,
-    /// It does not: the next keyframe starts a new run.
+    /// The media does not continue: the next keyframe starts a new run.
     AtNextKeyframe {
         /// The video configuration that takes effect with that keyframe; `None` if it stays.
         video: Option<VideoConfig>,
