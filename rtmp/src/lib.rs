@@ -76,6 +76,18 @@ pub enum Refusal {
     /// There are more publishers than encoders. A retry may succeed.
     #[error("all encoders are busy, try again")]
     AllBusy,
+    /// The key may not publish: it is unknown or has expired, or a back end said no. Holds the reason.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Whether the key may publish cannot be found out at the moment. A retry may succeed.
+    #[error("who may publish cannot be asked at the moment, try again")]
+    AdmissionDown,
+    /// An operator ended the stream, or keeps it from starting. Holds the reason.
+    #[error("{0}")]
+    EndedByOperator(String),
+    /// The publisher exceeded a bound: bitrate or duration. Holds the bound.
+    #[error("{0}")]
+    OverLimit(String),
     /// The encoder is draining before shutdown.
     #[error("this encoder is shutting down, try again")]
     Draining,

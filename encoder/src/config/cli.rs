@@ -2,7 +2,7 @@
 //! apply where neither a flag nor a variable is set. Only the syntax is checked here; [`crate::config`] validates all
 //! values together.
 
-use crate::config::{BadSetting, file};
+use crate::config::{BadSetting, DEFAULT_ARCHIVE, file};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::Path;
@@ -175,7 +175,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<String>,
     /// Where operators connect: probes, metrics, status; not for the public
-    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
     pub admin_listen: String,
     /// Where segments and playlists are kept: a directory, or `gs://bucket/prefix` in Cloud Storage
     #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR|gs://…", default_value = "./media")]
@@ -191,7 +191,7 @@ pub(crate) struct ServeArgs {
     pub spool_size: String,
     /// What is kept of a broadcast: `hls,mp4` (playlists of all segments, and a recording), `hls`, or `none`: segments
     /// are removed once they leave the playlist window
-    #[arg(long, env = "ENCODER_ARCHIVE", value_name = "WHAT", default_value = "hls,mp4")]
+    #[arg(long, env = "ENCODER_ARCHIVE", value_name = "WHAT", default_value = DEFAULT_ARCHIVE)]
     pub archive: String,
     /// Rungs to record as MP4, separated by commas; the top rung if not set
     #[arg(long, env = "ENCODER_ARCHIVE_RUNG", value_name = "RUNGS")]
@@ -229,10 +229,71 @@ pub(crate) struct ServeArgs {
     pub latency_bounds: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub publishers: PublisherArgs,
+    /// Most megabits per second that a publisher may send, over ten seconds
+    #[arg(long, env = "ENCODER_MAX_BITRATE", value_name = "MBITS", default_value = "20")]
+    pub max_bitrate: String,
+    /// Seconds after which a broadcast is ended
+    #[arg(long, env = "ENCODER_MAX_DURATION", value_name = "SECONDS", default_value = "86400")]
+    pub max_duration: String,
+    /// Seconds that an idle connection of a viewer is kept; longer than the proxies in front keep theirs
+    #[arg(long, env = "ENCODER_HTTP_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "650")]
+    pub http_idle_timeout: String,
+    /// A secret that requests which change something on the admin port must carry (`Authorization: Bearer …`); without
+    /// it only this machine can change something
+    #[arg(long, env = "ENCODER_ADMIN_TOKEN", value_name = "FILE")]
+    pub admin_token: Option<String>,
+    /// Names under which the admin port may be asked, besides addresses and `localhost`
+    #[arg(long, env = "ENCODER_ADMIN_HOSTS", value_name = "NAME,…")]
+    pub admin_hosts: Option<String>,
+    /// A service that is told what happens to streams (CloudEvents, JSON over HTTP)
+    #[arg(long, env = "ENCODER_EVENTS", value_name = "URL")]
+    pub events: Option<String>,
+    /// The secret that signs events (Standard Webhooks)
+    #[arg(long, env = "ENCODER_EVENTS_SECRET", value_name = "FILE")]
+    pub events_secret: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub encoding: EncodingArgs,
     /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,
+}
+
+/// Who may publish: settings of `serve` and of `lobby`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PublisherArgs {
+    /// A file with stream keys, the names that they publish and the settings of each (TOML); read again when the file
+    /// changes
+    #[arg(long, env = "ENCODER_PUBLISH_KEYS", value_name = "FILE")]
+    pub publish_keys: Option<String>,
+    /// Public keys (a JSON Web Key Set) of a back end whose signed tokens are stream keys
+    #[arg(long, env = "ENCODER_PUBLISH_JWKS", value_name = "URL|FILE")]
+    pub publish_jwks: Option<String>,
+    /// A back end that is asked about each publisher, with one POST
+    #[arg(long, env = "ENCODER_PUBLISH_HOOK", value_name = "URL")]
+    pub publish_hook: Option<String>,
+    /// What the back end is sent: `json` (as MediaMTX does), or `form` (as nginx-rtmp does)
+    #[arg(long, env = "ENCODER_PUBLISH_HOOK_FORMAT", value_name = "FORMAT", default_value = "json")]
+    pub publish_hook_format: String,
+    /// The secret that signs requests to the back end (Standard Webhooks)
+    #[arg(long, env = "ENCODER_PUBLISH_HOOK_SECRET", value_name = "FILE")]
+    pub publish_hook_secret: Option<String>,
+    /// Seconds for which the back end's last answer about a key counts while the back end is down; the reconnect window
+    /// if not set
+    #[arg(long, env = "ENCODER_PUBLISH_HOOK_CACHE", value_name = "SECONDS")]
+    pub publish_hook_cache: Option<String>,
+    /// Let anybody publish under any name. Without this and without one of the sources above, only this machine can
+    /// publish
+    #[arg(long, env = "ENCODER_PUBLISH_ANYONE")]
+    pub publish_anyone: bool,
+    /// Connections of the trusted proxies begin with a PROXY protocol header (version 1 or 2), for publishers and
+    /// viewers
+    #[arg(long, env = "ENCODER_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
+    /// Addresses of the proxies whose headers are believed
+    #[arg(long, env = "ENCODER_TRUSTED_PROXIES", value_name = "CIDR,…")]
+    pub trusted_proxies: Option<String>,
 }
 
 /// The settings of `lobby`.
@@ -242,12 +303,15 @@ pub(crate) struct LobbyArgs {
     #[arg(long, env = "ENCODER_RTMP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_listen: String,
     /// Where operators connect: probes and metrics; not for the public
-    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9090")]
+    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
     pub admin_listen: String,
     /// Admin ports of the encoders as `HOST:PORT`, separated by commas; each name stands for all its addresses. Leave
     /// empty if the load balancer itself decides when to use the lobby: then the lobby is always ready
     #[arg(long, env = "ENCODER_LOBBY_ENCODERS", value_name = "HOST:PORT,…", default_value = "")]
     pub encoders: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub publishers: PublisherArgs,
     /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,

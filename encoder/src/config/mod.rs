@@ -5,17 +5,21 @@ pub(crate) mod cli;
 pub(crate) mod file;
 
 use crate::archive;
-use crate::config::cli::{ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, ServeArgs, TranscodeArgs};
+use crate::config::cli::{
+    ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TranscodeArgs,
+};
 use crate::fleet::Engine;
 use crate::ingest::tls::{self, Identity};
 use crate::stream::StreamSettings;
 use crate::stream::ladder::Ladder;
 use crate::stream::latency::{Bounds, Latencies, video_settings};
 use crate::stream::registry::WhenFull;
+use admission::signature::WebhookSecret;
 use hls::timing::Latency;
 use hls::{RungName, Timing};
+use ipnet::IpNet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -27,8 +31,12 @@ use transcode::confine::{ConfineOptions, SandboxMode};
 /// The x264 presets that make sense for live encoding, fastest first.
 const PRESETS: [&str; 9] =
     ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"];
+/// What is kept of a broadcast by default.
+pub(crate) const DEFAULT_ARCHIVE: &str = "hls,mp4";
 /// Interval between thumbnails for the player page, in milliseconds.
 const THUMBNAIL_EVERY_MS: u32 = 4_000;
+/// How long the lobby uses a back end's last answer while the back end is down: the default reconnect window.
+const LOBBY_HOOK_CACHE: Duration = Duration::from_secs(30);
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +58,21 @@ pub(crate) struct ServeConfig {
     pub tls: Option<TlsConfig>,
     /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
+    /// Who may publish.
+    #[allow(dead_code)]
+    pub publishers: PublisherConfig,
+    /// What one publisher may cost.
+    #[allow(dead_code)]
+    pub publish_limits: PublishLimits,
+    /// How long an idle connection of a viewer is kept.
+    #[allow(dead_code)]
+    pub http_idle_timeout: Duration,
+    /// Who may change something through the admin port.
+    #[allow(dead_code)]
+    pub admin_access: AdminAccess,
+    /// Who is told what happens to streams.
+    #[allow(dead_code)]
+    pub events: Option<EventsConfig>,
     /// The location of the store.
     pub output: Location,
     /// The archive settings; `None` if no archive is kept.
@@ -86,6 +109,96 @@ pub(crate) struct LobbyConfig {
     pub admin_listen: SocketAddr,
     /// The encoders' admin ports as `HOST:PORT`; empty if the load balancer itself decides when to use the lobby.
     pub encoders: Vec<String>,
+    /// Who may publish.
+    #[allow(dead_code)]
+    pub publishers: PublisherConfig,
+}
+
+/// Who may publish: the sources of identity, in the order in which they are asked.
+#[allow(dead_code)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PublisherConfig {
+    /// The file with stream keys.
+    pub keys: Option<PathBuf>,
+    /// The key set that verifies tokens.
+    pub jwks: Option<JwksLocation>,
+    /// The back end that is asked.
+    pub hook: Option<HookConfig>,
+    /// Whether the listeners for publishers are open to everybody although no source is given.
+    pub anyone: bool,
+    /// The proxies whose connections begin with a PROXY protocol header; `None` without that protocol.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum JwksLocation {
+    /// An `http` or `https` URL.
+    Url(String),
+    /// A file.
+    File(PathBuf),
+}
+
+/// A back end that is asked about each publisher.
+#[allow(dead_code)]
+#[derive(Clone, Debug)]
+pub(crate) struct HookConfig {
+    /// An `http` or `https` URL.
+    pub url: String,
+    /// What the back end is sent.
+    pub format: HookFormat,
+    /// Signs the requests.
+    pub secret: Option<WebhookSecret>,
+    /// How long an answer counts while the back end is down.
+    pub cache: Duration,
+}
+
+/// What a back end is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HookFormat {
+    /// JSON with MediaMTX's names.
+    Json,
+    /// The form of nginx-rtmp's `on_publish`.
+    Form,
+}
+
+/// What one publisher may cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PublishLimits {
+    /// Most bits per second over ten seconds.
+    pub bits_per_second: u64,
+    /// Longest broadcast.
+    pub duration: Duration,
+}
+
+/// Who may change something through the admin port.
+#[allow(dead_code)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AdminAccess {
+    /// The secret that writes must carry unless they come from this machine; `None`: only this machine may write.
+    pub token: Option<AdminToken>,
+    /// Names under which the port may be asked, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+/// A secret that requests to the admin port carry. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct AdminToken(String);
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminToken(..)")
+    }
+}
+
+/// Who is told what happens to streams.
+#[allow(dead_code)]
+#[derive(Clone, Debug)]
+pub(crate) struct EventsConfig {
+    /// An `http` or `https` URL.
+    pub url: String,
+    /// Signs the requests.
+    pub secret: Option<WebhookSecret>,
 }
 
 /// The listeners with TLS, at least one of the two, and their certificate.
@@ -161,10 +274,17 @@ impl Validator {
 /// All invalid settings.
 pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let mut validator = Validator { bad: args.config_complaints.clone() };
+    let reconnect_window = validator.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
+    let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
+    let publishers = publishers(&args.publishers, reconnect_window, &mut validator);
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
+    let rtmp_listen = rtmp_listen.and_then(|at| publishers.restricted("--rtmp-listen", at, &mut validator));
     let http_listen = validator.address("--http-listen", &args.http_listen);
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
-    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| validator.address("--rtmps-listen", value));
+    let rtmps_listen = args.rtmps_listen.as_ref().map(|value| {
+        let at = validator.address("--rtmps-listen", value)?;
+        publishers.restricted("--rtmps-listen", at, &mut validator)
+    });
     let https_listen = args.https_listen.as_ref().map(|value| validator.address("--https-listen", value));
     let listeners = [
         ("--rtmp-listen", rtmp_listen),
@@ -183,11 +303,11 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     }
     let output = output(&args.output, args.gcs_endpoint.as_deref(), &mut validator);
     let spool_mib = validator.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
-    let archive = archive(args, &mut validator);
+    let archive = archive_settings(&args.archive, args.archive_rung.as_deref());
+    let archive = archive.map_err(|bad| validator.bad.extend(bad)).ok();
     let identity = identity(args, &mut validator);
     let capacity = validator.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = validator.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
-    let reconnect_window = validator.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
     let publish_timeout = validator.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
     let drain_timeout = validator.number("--drain-timeout", &args.drain_timeout, 0.0, 604_800.0);
     let when_full = match args.when_full.as_str() {
@@ -209,7 +329,14 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     check_log_format(&args.log_format, &mut validator);
     let latencies = latencies(args, &mut validator);
     let default_latency = latencies.as_ref().map(|latencies| latencies.default);
-    let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
+    let max_bitrate = validator.number("--max-bitrate", &args.max_bitrate, 0.1, 1000.0);
+    let max_duration = validator.number("--max-duration", &args.max_duration, 1.0, 31_536_000.0);
+    let http_idle_timeout = validator.number("--http-idle-timeout", &args.http_idle_timeout, 20.0, 3600.0);
+    let admin_access = admin_access(args, &mut validator);
+    let events = args.events.as_ref().map(|url| EventsConfig {
+        url: web_url("--events", url, &mut validator),
+        secret: webhook_secret("--events-secret", args.events_secret.as_deref(), &mut validator),
+    });
     let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut validator);
     let all = (|| {
         let (stream, workers) = stream?;
@@ -222,6 +349,14 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
                 identity: Arc::new(identity),
             }),
             admin_listen: admin_listen?,
+            publishers,
+            publish_limits: PublishLimits {
+                bits_per_second: (max_bitrate? * 1e6) as u64,
+                duration: Duration::from_secs_f64(max_duration?),
+            },
+            http_idle_timeout: Duration::from_secs_f64(http_idle_timeout?),
+            admin_access,
+            events,
             output: output?,
             archive: archive?,
             capacity: NonZeroU32::new(capacity?)?,
@@ -248,7 +383,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
 /// All invalid settings.
 pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     let mut validator = Validator::default();
+    let publishers = publishers(&args.publishers, LOBBY_HOOK_CACHE, &mut validator);
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
+    let rtmp_listen = rtmp_listen.and_then(|at| publishers.restricted("--rtmp-listen", at, &mut validator));
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
     let encoders: Vec<String> =
         args.encoders.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
@@ -259,7 +396,9 @@ pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
         }
     }
     check_log_format(&args.log_format, &mut validator);
-    let all = (|| Some(LobbyConfig { rtmp_listen: rtmp_listen?, admin_listen: admin_listen?, encoders }))();
+    let all = (|| {
+        Some(LobbyConfig { rtmp_listen: rtmp_listen?, admin_listen: admin_listen?, encoders, publishers })
+    })();
     match all {
         Some(config) if validator.bad.is_empty() => Ok(config),
         _ => Err(validator.bad),
@@ -310,25 +449,155 @@ pub(crate) fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<Bad
     }
 }
 
-/// The archive settings; the inner `None` means that no archive is kept, the outer one that the setting is invalid.
-fn archive(args: &ServeArgs, validator: &mut Validator) -> Option<Option<archive::ArchiveSettings>> {
-    let rungs = args.archive_rung.as_deref().filter(|rungs| !rungs.is_empty()).map(|rungs| {
+/// The archive settings that `kinds` (as `--archive`) and `rungs` (as `--archive-rung`) stand for; `None` means that no
+/// archive is kept.
+///
+/// # Errors
+/// All invalid settings.
+pub(crate) fn archive_settings(
+    kinds: &str,
+    rungs: Option<&str>,
+) -> Result<Option<archive::ArchiveSettings>, Vec<BadSetting>> {
+    let mut validator = Validator::default();
+    let recordings = rungs.filter(|rungs| !rungs.is_empty()).map(|rungs| {
         let rung = |name: &str| validator.take("--archive-rung", name, RungName::new(name.trim()));
         rungs.split(',').filter_map(rung).collect::<Vec<_>>()
     });
-    let mut kinds: Vec<&str> = args.archive.split(',').map(str::trim).collect();
-    kinds.sort_unstable();
-    match kinds.as_slice() {
-        ["none"] => Some(None),
-        ["hls"] => Some(Some(archive::ArchiveSettings { mp4: false, ..archive::ArchiveSettings::default() })),
-        ["hls", "mp4"] => {
-            Some(Some(archive::ArchiveSettings { recordings: rungs, ..archive::ArchiveSettings::default() }))
-        }
+    let mut sorted: Vec<&str> = kinds.split(',').map(str::trim).collect();
+    sorted.sort_unstable();
+    let defaults = archive::ArchiveSettings::default();
+    let settings = match sorted.as_slice() {
+        ["none"] => None,
+        ["hls"] => Some(archive::ArchiveSettings { mp4: false, ..defaults }),
+        ["hls", "mp4"] => Some(archive::ArchiveSettings { recordings, ..defaults }),
         _ => {
-            validator.reject("--archive", &args.archive, "must be hls,mp4 or hls or none");
+            validator.reject("--archive", kinds, "must be hls,mp4 or hls or none");
             None
         }
+    };
+    if validator.bad.is_empty() { Ok(settings) } else { Err(validator.bad) }
+}
+
+/// The sources of identity, and the proxies in front of the listeners.
+fn publishers(
+    args: &PublisherArgs,
+    reconnect_window: Duration,
+    validator: &mut Validator,
+) -> PublisherConfig {
+    let format = match args.publish_hook_format.as_str() {
+        "form" => HookFormat::Form,
+        "json" => HookFormat::Json,
+        other => {
+            validator.reject("--publish-hook-format", other, "must be json or form");
+            HookFormat::Json
+        }
+    };
+    let seconds = args.publish_hook_cache.as_ref();
+    let seconds = seconds.and_then(|text| validator.number("--publish-hook-cache", text, 0.0, 86_400.0));
+    let hook = args.publish_hook.as_ref().map(|url| HookConfig {
+        url: web_url("--publish-hook", url, validator),
+        format,
+        secret: webhook_secret("--publish-hook-secret", args.publish_hook_secret.as_deref(), validator),
+        cache: seconds.map_or(reconnect_window, Duration::from_secs_f64),
+    });
+    let jwks = args.publish_jwks.as_ref().map(|place| match place.contains("://") {
+        true => JwksLocation::Url(web_url("--publish-jwks", place, validator)),
+        false => JwksLocation::File(place.into()),
+    });
+    PublisherConfig {
+        keys: args.publish_keys.as_ref().map(PathBuf::from),
+        jwks,
+        hook,
+        anyone: args.publish_anyone,
+        trusted_proxies: trusted_proxies(args, validator),
     }
+}
+
+fn trusted_proxies(args: &PublisherArgs, validator: &mut Validator) -> Option<Vec<IpNet>> {
+    const FLAG: &str = "--trusted-proxies";
+    let given = args.trusted_proxies.as_deref().unwrap_or_default();
+    let mut network = |text: &str| {
+        let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        validator.take(FLAG, text, parsed.map_err(|_| "must be addresses or networks, as in 10.0.0.0/8"))
+    };
+    let items = given.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let networks: Vec<_> = items.filter_map(&mut network).collect();
+    match (args.proxy_protocol, given.is_empty()) {
+        (true, true) => validator.reject(
+            "--proxy-protocol",
+            "",
+            "needs --trusted-proxies: without it anybody could claim any address",
+        ),
+        (false, false) => validator.reject(FLAG, given, "is not used without --proxy-protocol"),
+        (true, false) | (false, true) => {}
+    }
+    args.proxy_protocol.then_some(networks)
+}
+
+impl PublisherConfig {
+    /// Whether no source says who may publish.
+    pub(crate) fn has_no_source(&self) -> bool {
+        self.keys.is_none() && self.jwks.is_none() && self.hook.is_none()
+    }
+
+    /// The address that publishers may reach: without a source of identity, only this machine's.
+    fn restricted(
+        &self,
+        flag: &'static str,
+        address: SocketAddr,
+        validator: &mut Validator,
+    ) -> Option<SocketAddr> {
+        if !self.has_no_source() || self.anyone || address.ip().is_loopback() {
+            return Some(address);
+        }
+        if address.ip().is_unspecified() {
+            let loopback: IpAddr = match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            return Some(SocketAddr::new(loopback, address.port()));
+        }
+        validator.reject(
+            flag,
+            &address.to_string(),
+            "would let anybody publish: give --publish-keys, --publish-jwks or --publish-hook, or say \
+             --publish-anyone",
+        );
+        None
+    }
+}
+
+/// A URL of another service; a mistake is reported and leaves the text as it is.
+fn web_url(flag: &'static str, url: &str, validator: &mut Validator) -> String {
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if authority.is_none_or(|authority| authority.trim_start_matches('/').is_empty()) {
+        validator.reject(flag, url, "must be a URL, as in https://example.org/publish");
+    }
+    url.to_owned()
+}
+
+fn webhook_secret(
+    flag: &'static str,
+    file: Option<&str>,
+    validator: &mut Validator,
+) -> Option<WebhookSecret> {
+    let file = file?;
+    let text = validator.take(flag, file, std::fs::read_to_string(file))?;
+    validator.take(flag, file, WebhookSecret::parse(&text))
+}
+
+fn admin_access(args: &ServeArgs, validator: &mut Validator) -> AdminAccess {
+    const LEAST: usize = 16;
+    let token = args.admin_token.as_deref().and_then(|file| {
+        let text = validator.take("--admin-token", file, std::fs::read_to_string(file))?;
+        let token = text.trim().to_owned();
+        if token.len() < LEAST {
+            validator.reject("--admin-token", file, format!("holds fewer than {LEAST} characters"));
+        }
+        Some(AdminToken(token))
+    });
+    let hosts = args.admin_hosts.as_deref().unwrap_or_default().split(',').map(str::trim);
+    AdminAccess { token, hosts: hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect() }
 }
 
 /// The log format itself is chosen before the settings are validated; see [`LogFormat`].

@@ -109,11 +109,15 @@ impl ServerSession {
 /// The `onStatus` code of a refusal. Clients distinguish these codes and show others verbatim.
 pub(super) fn status_code(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::BadName(_) | Refusal::AlreadyPublishing | Refusal::TakenOver => "NetStream.Publish.BadName",
-        Refusal::Busy | Refusal::AllBusy | Refusal::Draining | Refusal::Internal => {
+        Refusal::BadName(_) | Refusal::Forbidden(_) | Refusal::AlreadyPublishing | Refusal::TakenOver => {
+            "NetStream.Publish.BadName"
+        }
+        Refusal::Busy | Refusal::AllBusy | Refusal::AdmissionDown | Refusal::Draining | Refusal::Internal => {
             "NetStream.Publish.Denied"
         }
-        Refusal::Unsupported(_) => "NetStream.Publish.Rejected",
+        Refusal::Unsupported(_) | Refusal::EndedByOperator(_) | Refusal::OverLimit(_) => {
+            "NetStream.Publish.Rejected"
+        }
     }
 }
 
