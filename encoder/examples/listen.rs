@@ -35,7 +35,7 @@ impl Admission for Everybody {
 }
 
 impl MediaSink for Report {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+    fn media(&mut self, message: MediaMessage) -> Result<bool, Refusal> {
         if let Some(left) = &mut self.messages_left {
             *left = left.checked_sub(1).ok_or(Refusal::Draining)?;
         }
@@ -55,7 +55,11 @@ impl MediaSink for Report {
                 Media::Audio(_) => {}
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn most_bits_per_second(&self) -> u64 {
+        u64::MAX
     }
 
     fn metadata(&mut self, metadata: Metadata) {

@@ -108,7 +108,7 @@ mod tests {
     use crate::delivery::outputs::OutputOptions;
     use crate::origin::ObjectCache;
     use crate::stream::latency::Latencies;
-    use crate::stream::registry::WhenFull;
+    use crate::stream::registry::{RegistryOptions, WhenFull};
     use crate::stream::worker::WorkerOptions;
     use axum::body::Body;
     use axum::http::{Method, Request};
@@ -134,19 +134,26 @@ mod tests {
             probes::ProbeSettings { capacity: std::num::NonZeroU32::MIN, recycle_after: None },
             Duration::from_secs(1),
         );
-        let registry = Registry::new(
-            crate::stream::core_tests::settings("auto"),
-            Latencies::parse("6,live=3", None).unwrap(),
-            OutputOptions {
+        let store: Arc<dyn store::Store> = Arc::new(MemoryStore::new());
+        let registry = Registry::new(RegistryOptions {
+            settings: crate::stream::core_tests::settings("auto"),
+            latencies: Latencies::parse("6,live=3", None).unwrap(),
+            outputs: OutputOptions {
                 cache: ObjectCache::new(),
-                store: Arc::new(MemoryStore::new()),
+                store: store.clone(),
                 spool: None,
-                archives: None,
+                archives: crate::archive::ArchiveManager::new(store, String::new()),
+                archive: None,
             },
-            WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
+            workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
             probe,
-            WhenFull::Tell,
-        );
+            when_full: WhenFull::Tell,
+            identity: Arc::new(crate::identity::Identity::open(&Default::default())),
+            limits: crate::config::PublishLimits {
+                bits_per_second: 20_000_000,
+                duration: Duration::from_secs(86_400),
+            },
+        });
         let router = router(registry.clone());
         let at = "/streams/live/show/latency";
         let (status, before) = ask(&router, Method::GET, at, "").await;

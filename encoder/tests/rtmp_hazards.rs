@@ -7,7 +7,7 @@ mod support;
 
 use encoder::testing::ingest::{Admission, MediaSink, ServerOptions, serve};
 use rml_rtmp::chunk_io::ChunkSerializer;
-use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
+use rml_rtmp::messages::{MessagePayload, RtmpMessage, UserControlEventType};
 use rml_rtmp::rml_amf0::Amf0Value;
 use rml_rtmp::time::RtmpTimestamp;
 use rtmp::chunk::{ChunkLimits, ChunkReader};
@@ -93,6 +93,18 @@ impl Client {
 
     async fn video(&mut self, time: u32, data: &[u8]) {
         self.message(RtmpMessage::VideoData { data: data.to_vec().into() }, time, 1).await;
+    }
+
+    async fn metadata(&mut self) {
+        let data = [string("@setDataFrame"), string("onMetaData"), vec![5]].concat();
+        let payload = MessagePayload {
+            timestamp: RtmpTimestamp::new(0),
+            type_id: 18,
+            message_stream_id: 1,
+            data: data.into(),
+        };
+        let packet = self.serializer.serialize(&payload, true, false).unwrap();
+        self.raw(&packet.bytes).await;
     }
 
     /// Ignores errors: the server may have closed the connection already.
@@ -390,6 +402,7 @@ async fn those_who_say_nothing_are_let_go() {
     let options = ServerOptions {
         handshake_timeout: short,
         publish_timeout: short,
+        first_media_timeout: short,
         read_timeout: short,
         ..ServerOptions::default()
     };
@@ -404,20 +417,48 @@ async fn those_who_say_nothing_are_let_go() {
     Client::shaken(server.address).await.closed().await;
     Client::connected(server.address).await.closed().await;
     let mut client = Client::publishing(server.address).await;
-    client.closed().await;
-    assert_eq!(end(&mut server).await.0, EndReason::TimedOut);
-    // Pings do not extend the read time-out.
+    client.until("no video or audio that can be read").await;
+    assert_eq!(end(&mut server).await.0, EndReason::SentOff);
+    // Before and after the first media, nothing but readable media extends the time.
+    for (first, expected) in [(None, EndReason::SentOff), (Some(b"video"), EndReason::TimedOut)] {
+        let mut client = Client::publishing(server.address).await;
+        if let Some(payload) = first {
+            client.video(0, payload).await;
+        }
+        let chatting = async {
+            loop {
+                ping(&mut client).await;
+                client.video(0, support::UNREADABLE).await;
+                client.metadata().await;
+                tokio::time::sleep(short / 10).await;
+            }
+        };
+        tokio::select! {
+            () = chatting => {}
+            (reason, _) = end(&mut server) => assert_eq!(reason, expected),
+        }
+    }
+}
+
+/// A publisher that sends faster than allowed is told the bound.
+#[tokio::test]
+async fn a_publisher_that_sends_too_much_is_told_how_much_it_may() {
+    let mut server = server(Ok(()), None).await;
     let mut client = Client::publishing(server.address).await;
-    let pinging = async {
+    let sending = async {
         loop {
-            ping(&mut client).await;
-            tokio::time::sleep(short / 10).await;
+            client.video(0, &[7; 60_000]).await;
         }
     };
-    tokio::select! {
-        () = pinging => {}
-        (reason, _) = end(&mut server) => assert_eq!(reason, EndReason::TimedOut),
-    }
+    let (reason, heard) = tokio::select! {
+        () = sending => unreachable!("the client sends for ever"),
+        ended = end(&mut server) => ended,
+    };
+    assert_eq!(reason, EndReason::SentOff);
+    let bytes: usize = heard.video.iter().map(|message| message.payload.len()).sum();
+    let most = support::MOST_BITS_PER_SECOND as usize * 10 / 8;
+    assert!((most / 2..=most).contains(&bytes), "{bytes} of {most}");
+    client.until("more than 100 Mbit/s over ten seconds").await;
 }
 
 async fn ping(client: &mut Client) {
@@ -495,10 +536,14 @@ impl Admission for Clumsy {
 struct ClumsySink;
 
 impl MediaSink for ClumsySink {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+    fn media(&mut self, message: MediaMessage) -> Result<bool, Refusal> {
         assert_ne!(&message.payload[..], b"trip", "tripped");
         assert_eq!(message.kind, MessageKind::Video);
         Err(Refusal::Unsupported("did not trip".into()))
+    }
+
+    fn most_bits_per_second(&self) -> u64 {
+        u64::MAX
     }
 
     fn metadata(&mut self, _: Metadata) {}

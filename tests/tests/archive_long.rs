@@ -238,12 +238,13 @@ impl Stream {
 async fn record(material: &Material) -> Bytes {
     let store = Arc::new(MemoryStore::new());
     let shared: Arc<dyn Store> = store.clone();
-    let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
+    let keeper = ArchiveManager::new(shared.clone(), String::new());
     let options = OutputOptions {
         cache: ObjectCache::new(),
         store: shared,
         spool: None,
-        archives: Some(keeper.clone()),
+        archives: keeper.clone(),
+        archive: Some(ArchiveSettings::default()),
     };
     let mut stream = Stream::begin(&options);
     stream.publish(MessageKind::Video, 0, tag(&[0x17, 0, 0, 0, 0], &material.avc));

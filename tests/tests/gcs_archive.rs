@@ -89,8 +89,10 @@ impl OnAir {
     fn with(store: &DirectStore, settings: delivery::DeliverySettings, spool: Option<&Spool>) -> Self {
         let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap()).without_parts();
         let shared: Arc<dyn Store> = Arc::new(store.clone());
-        let keeper = ArchiveManager::new(shared.clone(), ArchiveSettings::default());
-        let recording = keeper.begin(STREAM, timing.target_duration, WallTime::from_unix_micros(0));
+        let keeper = ArchiveManager::new(shared.clone(), String::new());
+        let archived =
+            ArchiveSettings { target_duration: timing.target_duration, ..ArchiveSettings::default() };
+        let recording = keeper.begin(STREAM, archived, WallTime::from_unix_micros(0));
         let playlists = StorePlaylists::new(&timing).0.with_archive(Some(recording.archive.clone()));
         let settings =
             delivery::DeliverySettings { segment_deadline: timing.upload_deadline.to_duration(), ..settings };

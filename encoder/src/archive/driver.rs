@@ -36,7 +36,8 @@ const READ_WITHIN: Duration = Duration::from_secs(60);
 /// in the background.
 pub struct ArchiveManager {
     store: Arc<dyn Store>,
-    settings: ArchiveSettings,
+    /// This process, in the form of `archive::owner`.
+    owner: String,
     /// Sealing is not urgent, and copies whole broadcasts in a directory store.
     one_at_a_time: Semaphore,
     /// Number of archives that are still to be finished.
@@ -90,30 +91,29 @@ pub struct RecordingHandle {
 // === impl Keeper ===
 
 impl ArchiveManager {
-    /// Creates the manager for all broadcasts of a process. Each archive gets its own target duration instead of the
-    /// one in `settings`.
-    pub fn new(store: Arc<dyn Store>, settings: ArchiveSettings) -> Arc<Self> {
+    /// Creates the manager for all broadcasts of the process `owner`, in the form of `archive::owner`.
+    pub fn new(store: Arc<dyn Store>, owner: String) -> Arc<Self> {
         let (unfinished, _) = watch::channel(0);
         Arc::new(Self {
             store,
-            settings,
+            owner,
             one_at_a_time: Semaphore::new(1),
             unfinished,
             begun: Mutex::new(Some(BTreeSet::new())),
         })
     }
 
-    /// Settings of one stream's archive. `target_duration` is in seconds.
-    pub fn settings(&self, target_duration: u32) -> ArchiveSettings {
-        ArchiveSettings { target_duration, ..self.settings.clone() }
-    }
-
     /// Begins the archive of the stream `{app}/{name}`, and finishes that stream's archives that earlier
-    /// encoders left unfinished.
-    pub fn begin(self: &Arc<Self>, stream: &str, target_duration: u32, started: WallTime) -> RecordingHandle {
+    /// encoders left unfinished. The manager adds the owner to `settings`.
+    pub fn begin(
+        self: &Arc<Self>,
+        stream: &str,
+        settings: ArchiveSettings,
+        started: WallTime,
+    ) -> RecordingHandle {
         self.seal_earlier(stream, SessionId::from_start(started.unix_micros(), 0));
         self.begins(stream);
-        let recorder = Recorder::new(stream, self.settings(target_duration));
+        let recorder = Recorder::new(stream, self.own(settings));
         let shared = RecordingShared::new(RecorderState::Open(Box::new(recorder)));
         let task = drive(shared.clone(), self.store.clone());
         RecordingHandle { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
@@ -121,13 +121,13 @@ impl ArchiveManager {
 
     /// Continues the archive of a stream that was taken over: `past` is what its playlists list. If there is no such
     /// archive, or none that can be read within a minute, a new one begins.
-    pub fn go_on(self: &Arc<Self>, stream: &str, target_duration: u32, past: Past) -> RecordingHandle {
+    pub fn go_on(self: &Arc<Self>, stream: &str, settings: ArchiveSettings, past: Past) -> RecordingHandle {
+        let settings = self.own(settings);
         let shared = RecordingShared::new(RecorderState::Reading(Vec::new()));
         let archive = Archive { shared: shared.clone() };
         self.begins(stream);
         let (manager, stream) = (self.clone(), stream.to_owned());
         let task = async move {
-            let settings = manager.settings(target_duration);
             let read = go_on(&manager.store, &stream, settings.clone(), &past);
             let recorder = match tokio::time::timeout(READ_WITHIN, read).await {
                 Ok(Ok(recorder)) => recorder,
@@ -147,6 +147,10 @@ impl ArchiveManager {
             drive(shared, manager.store.clone()).await
         };
         RecordingHandle { archive, task: tokio::spawn(task.in_current_span()) }
+    }
+
+    fn own(&self, settings: ArchiveSettings) -> ArchiveSettings {
+        ArchiveSettings { owner: self.owner.clone(), ..settings }
     }
 
     fn begins(&self, stream: &str) {

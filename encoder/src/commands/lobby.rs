@@ -191,7 +191,11 @@ impl Admission for Lobby {
 }
 
 impl MediaSink for Nobody {
-    fn media(&mut self, _: MediaMessage) -> Result<(), Refusal> {
+    fn media(&mut self, _: MediaMessage) -> Result<bool, Refusal> {
+        match *self {}
+    }
+
+    fn most_bits_per_second(&self) -> u64 {
         match *self {}
     }
 

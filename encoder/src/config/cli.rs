@@ -453,7 +453,10 @@ mod tests {
         let serve = command.find_subcommand("serve").unwrap();
         for (name, value) in file::read(&sample, |_| true).values {
             let argument = serve.get_arguments().find(|argument| argument.get_long() == Some(&name)).unwrap();
-            assert_eq!(argument.get_default_values(), [OsString::from(value)], "{name}");
+            let takes_no_value = !argument.get_action().takes_values();
+            let default =
+                if takes_no_value { vec!["false".into()] } else { argument.get_default_values().to_vec() };
+            assert_eq!(default, [OsString::from(value)], "{name}");
         }
     }
 }

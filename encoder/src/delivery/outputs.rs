@@ -2,7 +2,7 @@
 //! them once it has acknowledged the upload. Each has its own playlists, because at any time each can serve different
 //! segments.
 
-use crate::archive::{Archive, ArchiveManager, RecordingHandle};
+use crate::archive::{Archive, ArchiveManager, ArchiveSettings, RecordingHandle};
 use crate::delivery::takeover::StreamStart;
 use crate::delivery::{
     Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, FateListeners, Readers, Spool,
@@ -38,8 +38,10 @@ pub struct OutputOptions {
     pub store: Arc<dyn Store>,
     /// Space on a local disk for objects that the store accepts too slowly.
     pub spool: Option<Arc<Spool>>,
-    /// The archive manager; `None` if broadcasts are not archived.
-    pub archives: Option<Arc<ArchiveManager>>,
+    /// The archive manager.
+    pub archives: Arc<ArchiveManager>,
+    /// What is kept of a broadcast; `None` is nothing.
+    pub archive: Option<ArchiveSettings>,
 }
 
 /// The outputs of one stream.
@@ -99,17 +101,18 @@ impl Outputs {
         let prefix = path.to_string();
         let settings = DeliverySettings {
             segment_deadline: timing.upload_deadline.to_duration(),
-            archive: options.archives.is_some(),
+            archive: options.archive.is_some(),
             ..DeliverySettings::default()
         };
-        let archive = options.archives.as_ref().map(|manager| {
+        let archive = options.archive.clone().map(|settings| {
+            let settings = ArchiveSettings { target_duration: timing.target_duration, ..settings };
             let recording = match beginning {
-                StreamStart::Fresh { .. } => manager.begin(&prefix, timing.target_duration, started),
+                StreamStart::Fresh { .. } => options.archives.begin(&prefix, settings, started),
                 StreamStart::TakenOver(inheritance) => {
-                    manager.go_on(&prefix, timing.target_duration, inheritance.past.clone())
+                    options.archives.go_on(&prefix, settings, inheritance.past.clone())
                 }
             };
-            (manager.clone(), recording)
+            (options.archives.clone(), recording)
         });
         let discontinuities = beginning.discontinuities();
         let (presentation, inherited) = match beginning {

@@ -3,6 +3,7 @@
 //! decides whether a publisher is admitted.
 
 mod gate;
+mod rate;
 pub(crate) mod server;
 pub(crate) mod tls;
 
@@ -29,8 +30,12 @@ pub trait Admission: Send + Sync + 'static {
 
 /// Receives what one publisher sends. No method may block, because the socket is always read.
 pub trait MediaSink: Send + 'static {
-    /// Takes a media message. An error ends the publish with that refusal.
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal>;
+    /// Takes a media message, and returns whether it could be read as media: only such messages show that the publisher
+    /// is there. An error ends the publish with that refusal.
+    fn media(&mut self, message: MediaMessage) -> Result<bool, Refusal>;
+
+    /// Most bits per second that the publisher may send, over ten seconds.
+    fn most_bits_per_second(&self) -> u64;
 
     /// Takes an `onMetaData` message; publishers may send many per second.
     fn metadata(&mut self, metadata: Metadata);

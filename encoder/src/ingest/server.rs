@@ -6,6 +6,7 @@
 
 use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
+use crate::ingest::rate::ReceiveRate;
 use crate::ingest::tls::Listener;
 use crate::logging::{nonzero, rounded};
 use crate::wake::until;
@@ -45,7 +46,11 @@ pub struct ServerOptions {
     pub publish_timeout: Duration,
     /// Time-out of [`Admission::admit`], after which the publisher gets [`Refusal::Internal`]. Default 10 s.
     pub admission_timeout: Duration,
-    /// How long an admitted publisher may send no whole message. Default 30 s.
+    /// Time from `NetStream.Publish.Start` to the first media that can be read, after which the publisher is sent off
+    /// with [`Refusal::Unsupported`]. Default 10 s.
+    pub first_media_timeout: Duration,
+    /// How long an admitted publisher may then send no media that can be read; other messages do not count. Default
+    /// 30 s.
     pub read_timeout: Duration,
     /// How long a peer may leave the server's output unread. Default 10 s.
     pub write_timeout: Duration,
@@ -63,6 +68,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(10),
             admission_timeout: Duration::from_secs(10),
+            first_media_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(30),
@@ -194,6 +200,8 @@ enum LinkError {
     Socket(io::Error),
     #[error("timed out waiting for {0}")]
     TimedOut(&'static str),
+    #[error("more bits per second than allowed")]
+    TooFast,
     #[error(transparent)]
     Session(#[from] ServerError),
 }
@@ -203,7 +211,7 @@ impl LinkError {
         match self {
             Self::Closed | Self::Socket(_) => EndReason::Closed,
             Self::TimedOut(_) => EndReason::TimedOut,
-            Self::Session(_) => EndReason::Violation,
+            Self::TooFast | Self::Session(_) => EndReason::Violation,
         }
     }
 }
@@ -231,6 +239,8 @@ struct Connection<S> {
     arrived: Instant,
     /// Deadline for the peer to read some of the output; `None` while there is no output.
     write_deadline: Option<tokio::time::Instant>,
+    /// Counts what an admitted publisher sends.
+    rate: Option<ReceiveRate>,
     /// Written output may still be buffered below, as a TLS record that did not fit the socket's buffer.
     unflushed: bool,
 }
@@ -248,6 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             unread: 0..0,
             arrived: Instant::now(),
             write_deadline: None,
+            rate: None,
             unflushed: false,
         }
     }
@@ -348,16 +359,17 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         counters: &mut PublishCounters,
     ) -> Result<(EndReason, Option<Refusal>), LinkError> {
         self.session.accept()?;
-        let mut deadline = tokio::time::Instant::now() + self.options.read_timeout;
+        self.rate = Some(ReceiveRate::new(sink.most_bits_per_second(), self.arrived));
+        let mut has_media = false;
+        let mut deadline = tokio::time::Instant::now() + self.options.first_media_timeout;
         loop {
             let event = tokio::select! {
-                refusal = sink.sent_off() => {
-                    self.session.refuse(&refusal)?;
-                    return Ok((EndReason::SentOff, Some(refusal)));
-                }
+                refusal = sink.sent_off() => return self.send_off(refusal),
                 step = timeout_at(deadline, self.step()) => match step {
+                    Ok(Err(LinkError::TooFast)) => return self.send_off(too_fast(sink)),
                     Ok(step) => step?,
-                    Err(_) => return Err(LinkError::TimedOut("media")),
+                    Err(_) if has_media => return Err(LinkError::TimedOut("media")),
+                    Err(_) => return self.send_off(self.nothing_readable()),
                 },
             };
             match event {
@@ -368,9 +380,13 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                         MessageKind::Video => counters.video += 1,
                         MessageKind::Audio => counters.audio += 1,
                     }
-                    if let Err(refusal) = sink.media(message) {
-                        self.session.refuse(&refusal)?;
-                        return Ok((EndReason::SentOff, Some(refusal)));
+                    match sink.media(message) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            has_media = true;
+                            deadline = tokio::time::Instant::now() + self.options.read_timeout;
+                        }
+                        Err(refusal) => return self.send_off(refusal),
                     }
                 }
                 Some(ServerEvent::Metadata(metadata)) => {
@@ -381,8 +397,18 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 // The session emits neither event after admission.
                 Some(ServerEvent::Publish(_) | ServerEvent::Refused(_)) => {}
             }
-            deadline = tokio::time::Instant::now() + self.options.read_timeout;
         }
+    }
+
+    fn nothing_readable(&self) -> Refusal {
+        let seconds = self.options.first_media_timeout.as_secs();
+        Refusal::Unsupported(format!("no video or audio that can be read came within {seconds} s"))
+    }
+
+    /// Tells the publisher why its publish ends.
+    fn send_off(&mut self, refusal: Refusal) -> Result<(EndReason, Option<Refusal>), LinkError> {
+        self.session.refuse(&refusal)?;
+        Ok((EndReason::SentOff, Some(refusal)))
     }
 
     /// Does one read or one write, or returns one event from bytes already read. Cancel-safe: dropping the future loses
@@ -408,7 +434,11 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 Ok(count) => {
                     self.arrived = Instant::now();
                     self.unread = 0..count;
-                    Ok(None)
+                    let rate = self.rate.as_mut();
+                    match rate.is_none_or(|rate| rate.received(count, self.arrived)) {
+                        true => Ok(None),
+                        false => Err(LinkError::TooFast),
+                    }
                 }
                 Err(error) => Err(LinkError::Socket(error)),
             },
@@ -453,6 +483,11 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             () = discard => {}
         }
     }
+}
+
+fn too_fast(sink: &impl MediaSink) -> Refusal {
+    let megabits = sink.most_bits_per_second() as f64 / 1e6;
+    Refusal::OverLimit(format!("more than {megabits} Mbit/s over ten seconds are not allowed here"))
 }
 
 /// Writes some of the output and returns the number of bytes. With no output, flushes what was written and returns 0.

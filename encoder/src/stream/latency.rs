@@ -74,6 +74,8 @@ pub enum Origin {
     Set,
     /// The stream was taken over from an encoder that used it.
     TakenOver,
+    /// The publisher's key has it.
+    Key,
     /// It is configured for the stream's application.
     App,
     /// It is configured for all applications.
@@ -87,6 +89,7 @@ impl Origin {
             Self::Publisher => "publisher",
             Self::Set => "set",
             Self::TakenOver => "taken_over",
+            Self::Key => "key",
             Self::App => "app",
             Self::Default => "default",
         }
@@ -234,10 +237,19 @@ impl LatencyTable {
     }
 
     /// Chooses the latency of a stream that begins; `query` is the query after its publisher's stream key. In order of
-    /// precedence: the publisher's request where allowed, the latency set for the stream, the latency configured for
-    /// its application, the default.
-    pub(crate) fn choose(&self, stream: &StreamPath, query: &str) -> (Chosen, RequestedLatency) {
-        let without = self.next(stream);
+    /// precedence: the publisher's request where allowed, the latency set for the stream, the one that the publisher's
+    /// key has (`of_key`), the latency configured for its application, the default.
+    pub(crate) fn choose(
+        &self,
+        stream: &StreamPath,
+        query: &str,
+        of_key: Option<Latency>,
+    ) -> (Chosen, RequestedLatency) {
+        let without = match (self.next(stream), of_key) {
+            (set @ Chosen { from: Origin::Set, .. }, _) => set,
+            (_, Some(latency)) => Chosen { latency, from: Origin::Key },
+            (configured, None) => configured,
+        };
         let wished = query.split('&').find_map(|parameter| parameter.strip_prefix("latency="));
         let Some(wished) = wished else { return (without, RequestedLatency::None) };
         let Some(bounds) = self.configured.bounds else { return (without, RequestedLatency::NotAllowed) };
@@ -362,7 +374,7 @@ mod tests {
         let table = LatencyTable::new(Latencies::parse("6,live=5", bounds).unwrap());
         let (show, other) = (stream("live", "show"), stream("test", "show"));
         let chosen = |stream, query| {
-            let (Chosen { latency, from }, requested) = table.choose(stream, query);
+            let (Chosen { latency, from }, requested) = table.choose(stream, query, None);
             (latency.as_secs_f64(), from, requested)
         };
         assert_eq!(chosen(&other, ""), (6.0, Origin::Default, RequestedLatency::None));
@@ -396,11 +408,11 @@ mod tests {
             ("latency", 6.0, RequestedLatency::None),
             ("latency=4&latency=5", 4.0, RequestedLatency::Granted),
         ] {
-            let (chosen, became) = table.choose(&show, query);
+            let (chosen, became) = table.choose(&show, query, None);
             assert_eq!((chosen.latency.as_secs_f64(), became), (latency, requested), "{query}");
         }
         let strict = LatencyTable::new(Latencies::parse("6", None).unwrap());
-        let (chosen, requested) = strict.choose(&show, "latency=5");
+        let (chosen, requested) = strict.choose(&show, "latency=5", None);
         assert_eq!((chosen.from, requested), (Origin::Default, RequestedLatency::NotAllowed));
     }
 

@@ -1,41 +1,42 @@
 //! All streams of a process: which publisher is admitted, under which name, and how a returning publisher finds its
 //! stream. A stream's latency is chosen in [`super::latency`].
 
+mod admit;
 mod publisher;
 
 pub(crate) use self::publisher::Publisher;
 
+use self::admit::{BroadcastEnd, Candidate};
 use super::core::{StreamCore, StreamOver, StreamSettings};
 use super::driver::{SharedCore, StreamEnding, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedLatency, TableFull};
+use crate::config::PublishLimits;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
-use crate::delivery::takeover::{AlreadyOwned, Lease, LeaseClient, StreamStart};
-use crate::ingest::Admission;
+use crate::delivery::takeover::{AlreadyOwned, Claim, Lease, LeaseClient, StreamStart};
+use crate::identity::Identity;
 use crate::logging::rounded;
 use crate::origin::StreamPath;
 use crate::status::{LatencySet, SourceStatus, StreamStatus};
 use crate::stream::worker::WorkerOptions;
 use hls::Timing;
 use hls::timing::Latency;
-use media::{MediaSpan, is_valid_name};
+use media::MediaSpan;
 use probes::{Denied, Probe};
+use rtmp::Refusal;
 use rtmp::ingest::Ingest;
-use rtmp::{PublishRequest, Refusal};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use store::Store;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use tracing::{Instrument, info, info_span, warn};
 
 /// A publisher that has sent nothing for this long loses its place to another publisher with the same name: its network
 /// is probably gone, and its TCP connection has not failed yet. Without this limit a phone that changes from Wi-Fi to
 /// mobile is locked out of its own stream for the read time-out.
 const STALE_AFTER: Duration = Duration::from_secs(4);
-
-/// A publisher none of whose messages could be read as media for this long is disconnected with a reason; otherwise it
-/// would hold a place and show nothing.
-const UNDERSTOOD_WITHIN: Duration = Duration::from_secs(10);
 
 /// The streams of a process.
 pub(crate) struct Registry {
@@ -47,6 +48,8 @@ pub(crate) struct Registry {
     outputs: OutputOptions,
     workers: WorkerOptions,
     probe: Arc<Probe>,
+    identity: Arc<Identity>,
+    limits: PublishLimits,
     streams: Mutex<HashMap<StreamPath, Arc<StreamEntry>>>,
     lease_client: LeaseClient,
     /// Streams that have not begun: the store is being read to find out how they begin.
@@ -57,6 +60,26 @@ pub(crate) struct Registry {
     /// Whether the listener gate is open; `None` if every connection is accepted, and refused with a reason where
     /// necessary.
     open: Option<watch::Sender<bool>>,
+}
+
+/// What a registry is made of.
+pub(crate) struct RegistryOptions {
+    /// Settings of streams; each stream replaces the latency by its own, and what its publisher's grant says.
+    pub(crate) settings: StreamSettings,
+    /// The configured latencies.
+    pub(crate) latencies: Latencies,
+    /// Where streams go.
+    pub(crate) outputs: OutputOptions,
+    /// How workers are started.
+    pub(crate) workers: WorkerOptions,
+    /// Counts the places.
+    pub(crate) probe: Arc<Probe>,
+    /// How publishers beyond the capacity are refused.
+    pub(crate) when_full: WhenFull,
+    /// Who may publish.
+    pub(crate) identity: Arc<Identity>,
+    /// What one publisher may cost.
+    pub(crate) limits: PublishLimits,
 }
 
 /// How publishers are refused when the encoder is full.
@@ -77,6 +100,8 @@ struct StreamEntry {
     timing: Timing,
     started: Instant,
     publisher: Mutex<Present>,
+    /// Whether a publisher is connected, for the stream's record in the store.
+    published: watch::Sender<bool>,
 }
 
 /// The holder of a stream's publishing place.
@@ -89,26 +114,21 @@ struct Present {
 
 impl Registry {
     /// Creates a registry without streams.
-    pub(crate) fn new(
-        settings: StreamSettings,
-        latencies: Latencies,
-        outputs: OutputOptions,
-        workers: WorkerOptions,
-        probe: Arc<Probe>,
-        when_full: WhenFull,
-    ) -> Arc<Self> {
+    pub(crate) fn new(options: RegistryOptions) -> Arc<Self> {
         let (count, _) = watch::channel(0);
-        let open = match when_full {
+        let open = match options.when_full {
             WhenFull::Tell => None,
             WhenFull::Refuse => Some(watch::Sender::new(true)),
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            settings,
-            latencies: LatencyTable::new(latencies),
-            outputs,
-            workers,
-            probe,
+            settings: options.settings,
+            latencies: LatencyTable::new(options.latencies),
+            outputs: options.outputs,
+            workers: options.workers,
+            probe: options.probe,
+            identity: options.identity,
+            limits: options.limits,
             streams: Mutex::new(HashMap::new()),
             lease_client: LeaseClient::default(),
             beginning: Mutex::default(),
@@ -139,7 +159,8 @@ impl Registry {
         let Some(open) = &self.open else { return };
         // Evaluated inside the channel's lock, so that of concurrent calls the last evaluation takes effect.
         open.send_if_modified(|open| {
-            let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher());
+            // The returning publisher may have proved who it is; a stranger is refused with a reason.
+            let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher(true));
             let welcome = self.probe.readiness().is_ok() || awaited();
             std::mem::replace(open, welcome) != welcome
         });
@@ -259,20 +280,29 @@ impl Registry {
         self.streams.lock().expect("nothing panics while it holds the map")
     }
 
-    /// Finds or starts the stream to publish to, and gives the publisher its place in that stream. `query` is the query
-    /// that the publisher sent after its stream key. For a new stream the store is read first, for a bounded time.
-    async fn take_place(&self, path: &StreamPath, query: &str) -> Result<Publisher, Refusal> {
-        let reserved = match self.enter_or_reserve(path)? {
+    /// Finds or starts the stream to publish to, and gives the publisher its place in that stream. For a new stream the
+    /// store is read first, for a bounded time.
+    async fn take_place(&self, candidate: Candidate) -> Result<Publisher, Refusal> {
+        let path = &candidate.path;
+        let reserved = match self.enter_or_reserve(&candidate)? {
             Placement::Stream(publisher) => return Ok(*publisher),
             Placement::Place(reserved) => reserved,
         };
         self.review_gate();
-        let (chosen, requested) = self.latencies.choose(path, query);
-        let (store, window) = (&self.outputs.store, self.settings.reconnect_window);
-        let claimed =
-            self.lease_client.claim(store, &path.to_string(), chosen.latency, window, now().wall).await;
+        let (chosen, requested) = self.latencies.choose(path, &candidate.query, candidate.terms.latency);
+        let claim = Claim {
+            latency: chosen.latency,
+            reconnect_window: self.settings.reconnect_window,
+            proven: candidate.proven,
+            now: now().wall,
+        };
+        let claimed = self.lease_client.claim(&self.outputs.store, &path.to_string(), claim).await;
         let (beginning, owner) = claimed.map_err(|AlreadyOwned| {
-            warn!(stream = %path, "another encoder has just taken this stream: its publisher is turned away here");
+            warn!(
+                stream = %path,
+                proven = candidate.proven,
+                "another encoder has this stream, or has just taken it: its publisher is turned away here"
+            );
             Refusal::AlreadyPublishing
         })?;
         tell(path, requested, self.latencies.bounds());
@@ -280,23 +310,34 @@ impl Registry {
         if self.leaving.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
-        let entry = self.start(path, chosen, &beginning);
+        let entry = self.start(&candidate, chosen, &beginning);
         streams.insert(path.clone(), entry.clone());
         self.count.send_replace(streams.len());
-        self.attend(path.clone(), entry.clone(), reserved.into_permit(), beginning, owner);
-        self.enter(path, entry)
+        let outputs = self.outputs_of(&candidate);
+        self.attend(path.clone(), entry.clone(), reserved.into_permit(), beginning, owner, outputs);
+        self.enter(&candidate, entry)
+    }
+
+    /// The outputs of a candidate's stream, as its grant wants them.
+    fn outputs_of(&self, candidate: &Candidate) -> OutputOptions {
+        let mut outputs = self.outputs.clone();
+        if let Some(archive) = &candidate.terms.archive {
+            outputs.archive.clone_from(archive);
+        }
+        outputs
     }
 
     /// Gives the publisher its place if the stream exists and waits for a publisher; otherwise reserves a place for a
     /// new stream.
-    fn enter_or_reserve(&self, path: &StreamPath) -> Result<Placement, Refusal> {
+    fn enter_or_reserve(&self, candidate: &Candidate) -> Result<Placement, Refusal> {
+        let path = &candidate.path;
         // Held until the publisher has entered, so that of two simultaneous publishers only one takes a free place.
         let streams = self.lock();
         match streams.get(path).cloned() {
             // The stream's last writes are still in progress; a new stream's playlists must be written after them.
             Some(entry) if entry.core.look(StreamCore::is_over) => Err(Refusal::Busy),
-            Some(entry) if entry.awaits_publisher() => {
-                Ok(Placement::Stream(Box::new(self.enter(path, entry)?)))
+            Some(entry) if entry.awaits_publisher(candidate.proven) => {
+                Ok(Placement::Stream(Box::new(self.enter(candidate, entry)?)))
             }
             Some(_) => Err(Refusal::AlreadyPublishing),
             None if self.beginning().contains(path) => Err(Refusal::AlreadyPublishing),
@@ -322,7 +363,8 @@ impl Registry {
     }
 
     /// Gives a publisher its place in a stream.
-    fn enter(&self, path: &StreamPath, entry: Arc<StreamEntry>) -> Result<Publisher, Refusal> {
+    fn enter(&self, candidate: &Candidate, entry: Arc<StreamEntry>) -> Result<Publisher, Refusal> {
+        let Candidate { path, terms, .. } = candidate;
         if entry.core.look(StreamCore::is_published) {
             warn!(stream = %path, "publisher has gone silent and another one came: it takes the place");
             entry.present().send_off.send_replace(Some(Refusal::AlreadyPublishing));
@@ -339,14 +381,17 @@ impl Registry {
             present.send_off = send_off;
             (present.number, resume)
         };
-        let ingest =
-            resume.map_or_else(Ingest::new, Ingest::resume).with_max_pixels(self.settings.max_pixels);
+        let max_pixels = terms.max_pixels.unwrap_or(self.settings.max_pixels);
+        let ingest = resume.map_or_else(Ingest::new, Ingest::resume).with_max_pixels(max_pixels);
+        let limits = terms.limits(self.limits);
+        let ends = BroadcastEnd::new(entry.started, limits, terms.until, now());
+        entry.published.send_replace(true);
         Ok(Publisher {
             entry,
             number,
             ingest,
-            since: None,
-            understood: false,
+            limits,
+            ends,
             counted: Default::default(),
             sent_off,
             path: path.clone(),
@@ -354,14 +399,19 @@ impl Registry {
         })
     }
 
-    fn start(&self, path: &StreamPath, chosen: Chosen, beginning: &StreamStart) -> Arc<StreamEntry> {
+    fn start(&self, candidate: &Candidate, chosen: Chosen, beginning: &StreamStart) -> Arc<StreamEntry> {
+        let Candidate { path, terms, .. } = candidate;
         let latency = match beginning {
             StreamStart::Fresh { .. } => chosen,
             StreamStart::TakenOver(inheritance) => {
                 Chosen { latency: inheritance.latency, from: Origin::TakenOver }
             }
         };
-        let settings = self.settings.at(latency.latency);
+        let mut settings = self.settings.at(latency.latency);
+        if let Some(ladder) = &terms.ladder {
+            settings.ladder.clone_from(ladder);
+        }
+        settings.max_pixels = terms.max_pixels.unwrap_or(settings.max_pixels);
         let timing = settings.timing.clone();
         let core = match beginning {
             StreamStart::Fresh { above, .. } => {
@@ -384,6 +434,7 @@ impl Registry {
             timing,
             started: Instant::now(),
             publisher: Mutex::new(Present { number: 0, last_message_at: Instant::now(), send_off }),
+            published: watch::Sender::new(true),
         })
     }
 
@@ -395,17 +446,19 @@ impl Registry {
         permit: Option<probes::StreamPermit>,
         beginning: StreamStart,
         owner: Option<Lease>,
+        outputs: OutputOptions,
     ) {
         let span = info_span!("stream", app = %path.app, stream = %path.name);
         // Tasks that the outputs start log with this stream's span.
-        let outputs = span
-            .in_scope(|| Outputs::new(&self.outputs, path.clone(), &entry.timing, now().wall, &beginning));
+        let outputs =
+            span.in_scope(|| Outputs::new(&outputs, path.clone(), &entry.timing, now().wall, &beginning));
         let store = self.outputs.store.clone();
         let driver = drive(entry.core.clone(), outputs, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
         let attendant = async move {
             // Spawned, so that a panic in the driver does not keep the place occupied.
-            let ending = tokio::spawn(driver).await;
+            let driver = tokio::spawn(driver);
+            let (ending, owner) = keep_record(driver, owner, &store, entry.published.subscribe()).await;
             let reason = match &ending {
                 Ok(StreamEnding::TakenOver) => Refusal::TakenOver,
                 Ok(StreamEnding::Ended) | Err(_) => Refusal::Internal,
@@ -441,12 +494,28 @@ impl Registry {
                 untold
             });
             info!(seconds = entry.started.elapsed().as_secs(), "stream has ended");
-            if let (Some(_place), Some(archives)) = (last, &registry.outputs.archives) {
-                archives.idle().await;
+            if let Some(_place) = last {
+                registry.outputs.archives.idle().await;
             }
         };
         tokio::spawn(attendant.instrument(span));
     }
+}
+
+/// Waits for the stream's driver, and meanwhile keeps the stream's record in the store up to date. Returns the lease
+/// unless it was lost.
+async fn keep_record(
+    mut driver: JoinHandle<StreamEnding>,
+    owner: Option<Lease>,
+    store: &Arc<dyn Store>,
+    published: watch::Receiver<bool>,
+) -> (Result<StreamEnding, JoinError>, Option<Lease>) {
+    let Some(mut lease) = owner else { return (driver.await, None) };
+    let ending = tokio::select! {
+        ending = &mut driver => ending,
+        () = lease.follow(store, published) => driver.await,
+    };
+    (ending, Some(lease))
 }
 
 /// Result of looking for a place for a publisher.
@@ -516,49 +585,12 @@ impl StreamEntry {
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a publisher with this stream's key would be admitted: no publisher is connected, or the connected
-    /// publisher has gone silent.
-    fn awaits_publisher(&self) -> bool {
+    /// Whether another publisher of this name would be admitted: no publisher is connected, or the connected publisher
+    /// has gone silent and the other one has proved (`proven`) that the name is its own.
+    fn awaits_publisher(&self, proven: bool) -> bool {
         let (over, published) = self.core.look(|core| (core.is_over(), core.is_published()));
-        !over && (!published || self.present().last_message_at.elapsed() >= STALE_AFTER)
-    }
-}
-
-impl Admission for Registry {
-    type Sink = Publisher;
-
-    fn open(&self) -> Option<watch::Receiver<bool>> {
-        self.open.as_ref().map(watch::Sender::subscribe)
-    }
-
-    async fn admit(&self, request: PublishRequest) -> Result<Publisher, Refusal> {
-        if !is_valid_name(&request.app) {
-            return Err(Refusal::BadName("the application's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
-        }
-        // Without configured keys the key is the name.
-        let Ok(path) = StreamPath::new(&request.app, request.key.expose()) else {
-            return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
-        };
-        let taken = self.take_place(&path, &request.query).await;
-        self.review_gate();
-        let result = if taken.is_ok() { "accepted" } else { "refused" };
-        metrics::counter!("encoder_publish_total", "result" => result).increment(1);
-        if let Err(refusal) = &taken {
-            let reason = match refusal {
-                Refusal::BadName(_) => "bad_name",
-                Refusal::AlreadyPublishing | Refusal::TakenOver => "already_publishing",
-                Refusal::Busy | Refusal::AllBusy => "busy",
-                Refusal::Forbidden(_) => "forbidden",
-                Refusal::AdmissionDown => "admission_down",
-                Refusal::EndedByOperator(_) => "ended_by_operator",
-                Refusal::OverLimit(_) => "over_limit",
-                Refusal::Draining => "draining",
-                Refusal::Unsupported(_) => "unsupported",
-                Refusal::Internal => "internal",
-            };
-            metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
-        }
-        taken
+        let is_silent = || self.present().last_message_at.elapsed() >= STALE_AFTER;
+        !over && (!published || (proven && is_silent()))
     }
 }
 

@@ -14,6 +14,11 @@ use tokio::time::timeout;
 /// A generous limit: a loaded machine takes seconds to start GStreamer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The payload of a media message that the sink cannot read.
+pub const UNREADABLE: &[u8] = b"noise";
+/// What a publisher may send; more than any other test sends within ten seconds.
+pub const MOST_BITS_PER_SECOND: u64 = 100_000_000;
+
 #[derive(Default, Debug)]
 pub struct Heard {
     pub video: Vec<MediaMessage>,
@@ -53,7 +58,8 @@ impl Admission for Stage {
 }
 
 impl MediaSink for Sink {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+    fn media(&mut self, message: MediaMessage) -> Result<bool, Refusal> {
+        let readable = message.payload != UNREADABLE;
         match message.kind {
             MessageKind::Video => self.heard.video.push(message),
             MessageKind::Audio => self.heard.audio.push(message),
@@ -61,7 +67,11 @@ impl MediaSink for Sink {
         if self.patience.is_some_and(|limit| self.heard.video.len() >= limit) {
             self.off.0.take();
         }
-        Ok(())
+        Ok(readable)
+    }
+
+    fn most_bits_per_second(&self) -> u64 {
+        MOST_BITS_PER_SECOND
     }
 
     fn metadata(&mut self, metadata: Metadata) {

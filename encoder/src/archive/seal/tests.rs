@@ -27,10 +27,10 @@ struct OnAir {
 
 impl OnAir {
     fn new(store: &MemoryStore) -> Self {
-        let settings = ArchiveSettings { owner: "me".to_owned(), ..ArchiveSettings::default() };
-        let manager = ArchiveManager::new(Arc::new(store.clone()), settings);
-        let recording =
-            manager.begin(STREAM, testing::timing().target_duration, WallTime::from_unix_micros(0));
+        let manager = ArchiveManager::new(Arc::new(store.clone()), "me".to_owned());
+        let target_duration = testing::timing().target_duration;
+        let settings = ArchiveSettings { target_duration, ..ArchiveSettings::default() };
+        let recording = manager.begin(STREAM, settings, WallTime::from_unix_micros(0));
         Self::with(store, manager, recording)
     }
 
@@ -212,12 +212,12 @@ async fn the_next_encoder_seals_what_the_one_before_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let first = only_archive(&store).await;
-    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
+    let manager = ArchiveManager::new(shared(&store), String::new());
     // The unfinished rest of the first broadcast was lost with the process.
     studio.end();
     studio.now += 100;
     let later = WallTime::from_unix_micros(1_795_348_800_000_000 + 1_000_000 * studio.now);
-    let recording = manager.begin(STREAM, 1, later);
+    let recording = manager.begin(STREAM, ArchiveSettings::default(), later);
     let on_air = OnAir::with(&store, manager, recording);
     on_air.tell(studio.begin());
     on_air.run(&mut studio, 20).await;
@@ -238,7 +238,7 @@ async fn a_process_that_starts_again_seals_what_it_left() {
     on_air.run(&mut studio, 20).await;
     on_air.kill().await;
     let place = only_archive(&store).await;
-    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
+    let manager = ArchiveManager::new(shared(&store), String::new());
     manager.seal_dead(|owner| owner == "somebody else");
     manager.idle().await;
     assert_eq!(file(&store, &place, "sealed.json"), "");
@@ -307,11 +307,8 @@ async fn another_encoder_goes_on_with_the_archive() {
     assert_eq!(pages(&store), 2, "one of them with numbers that are given again");
 
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let manager = ArchiveManager::new(
-        shared(&store),
-        ArchiveSettings { owner: "another".to_owned(), ..ArchiveSettings::default() },
-    );
-    let recording = manager.go_on(STREAM, 1, past.clone());
+    let manager = ArchiveManager::new(shared(&store), "another".to_owned());
+    let recording = manager.go_on(STREAM, ArchiveSettings::default(), past.clone());
     let after = OnAir::with(&store, manager, recording);
     after.tell(studio.begin());
     after.run(&mut studio, 30).await;
@@ -356,8 +353,8 @@ async fn what_has_no_archive_gets_one() {
         store.remove(&ObjectName::new(name.clone())).await.unwrap();
     }
     let mut studio = studio.elsewhere(5, past.next_sequence());
-    let manager = ArchiveManager::new(shared(&store), ArchiveSettings::default());
-    let recording = manager.go_on(STREAM, 1, past);
+    let manager = ArchiveManager::new(shared(&store), String::new());
+    let recording = manager.go_on(STREAM, ArchiveSettings::default(), past);
     let after = OnAir::with(&store, manager, recording);
     after.tell(studio.begin());
     after.run(&mut studio, 10).await;

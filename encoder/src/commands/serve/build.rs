@@ -9,11 +9,12 @@ use crate::delivery::outputs::OutputOptions;
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
+use crate::identity::Identity;
 use crate::ingest::{self, tls::Listener};
 use crate::logging::Recent;
 use crate::origin::ObjectCache;
 use crate::shutdown::{Shutdown, ShutdownStage};
-use crate::stream::registry::Registry;
+use crate::stream::registry::{Registry, RegistryOptions};
 use crate::stream::report::MetricsReport;
 use crate::stream::worker::WorkerOptions;
 use crate::{admin, origin, telemetry};
@@ -49,19 +50,26 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     );
     let cache = ObjectCache::new();
     let archives = keep_archives(&config, &store);
-    let outputs =
-        OutputOptions { cache: cache.clone(), store: store.clone(), spool, archives: archives.clone() };
+    let outputs = OutputOptions {
+        cache: cache.clone(),
+        store: store.clone(),
+        spool,
+        archives: archives.clone(),
+        archive: config.archive.clone(),
+    };
     let workers = WorkerOptions::this_binary(&config.workers, tracing::Span::none())
         .map_err(|error| machine("cannot find this program", &error))?;
     let confinement = confinement(&workers, &config).await?;
-    let registry = Registry::new(
-        config.stream.clone(),
-        config.latencies.clone(),
+    let registry = Registry::new(RegistryOptions {
+        settings: config.stream.clone(),
+        latencies: config.latencies.clone(),
         outputs,
         workers,
-        probe.clone(),
-        config.when_full,
-    );
+        probe: probe.clone(),
+        when_full: config.when_full,
+        identity: Arc::new(Identity::open(&config.publishers)),
+        limits: config.publish_limits,
+    });
     let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings, confinement)?;
     show_metrics();
 
@@ -187,11 +195,13 @@ fn open_spool(config: &ServeConfig) -> Result<Option<Arc<Spool>>, Fault> {
 }
 
 /// Starts to keep archives, and to complete those that an earlier process of this encoder left behind.
-fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>) -> Option<Arc<ArchiveManager>> {
-    let settings = archive::ArchiveSettings { owner: archive::owner(), ..config.archive.clone()? };
-    let manager = ArchiveManager::new(store.clone(), settings);
-    manager.seal_own(config.stream.reconnect_window, archive::is_dead);
-    Some(manager)
+fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>) -> Arc<ArchiveManager> {
+    let manager = ArchiveManager::new(store.clone(), archive::owner());
+    // A grant may say that a stream is archived although others are not.
+    if config.archive.is_some() || !config.publishers.has_no_source() {
+        manager.seal_own(config.stream.reconnect_window, archive::is_dead);
+    }
+    manager
 }
 
 fn start_admin(

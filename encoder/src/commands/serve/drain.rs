@@ -32,10 +32,8 @@ impl ServeParts {
         self.registry.drain();
         let drained_by = Instant::now() + self.config.drain_timeout;
         end_streams(&self.registry, &self.shutdown, self.config.drain_timeout).await;
-        if let Some(archives) = &self.archives {
-            let left = drained_by.saturating_duration_since(Instant::now());
-            finish_archives(archives, &self.shutdown, left.max(ARCHIVES_AT_LEAST)).await;
-        }
+        let left = drained_by.saturating_duration_since(Instant::now());
+        finish_archives(&self.archives, &self.shutdown, left.max(ARCHIVES_AT_LEAST)).await;
         self.say_goodbye().await;
         info!("encoder leaves");
         self.admin.stop().map_err(|error| machine("admin server", &error))

@@ -38,8 +38,8 @@ struct ServeParts {
     probe: Arc<Probe>,
     /// Admits no more publishers, then ends the streams that do not end by themselves.
     registry: Arc<Registry>,
-    /// Completed once the streams have ended; `None` if no archive is kept.
-    archives: Option<Arc<ArchiveManager>>,
+    /// Completed once the streams have ended.
+    archives: Arc<ArchiveManager>,
     /// Tells the viewers' servers to stop, after streams and archives.
     stop_serving: watch::Sender<bool>,
     /// The servers for viewers: they get [`drain::LAST_READS`] to finish their answers.

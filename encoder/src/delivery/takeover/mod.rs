@@ -6,7 +6,8 @@
 //!
 //! 1. `owner.json`, the stream's lease, is replaced with the version that was read as the precondition: of several
 //!    simultaneous claims exactly one wins, and the other encoders refuse their publishers. An encoder that finds a
-//!    lease which is only a few seconds old refuses its publisher as well.
+//!    lease which is only a few seconds old refuses its publisher as well, and one whose publisher has not proved who it
+//!    is leaves a stream alone whose own publisher is alive.
 //! 2. Playlists without EXT-X-ENDLIST whose last segment ended within the reconnect window are continued. Each is
 //!    written once more, unchanged but for an added comment, with the version that was read as the precondition. This
 //!    fences the former lease holder: its writes fail from then on, and it stops (`publish`). So the playlists that
@@ -33,11 +34,13 @@ use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
 use media::WallTime;
 use metrics::counter;
-use owner::{OWNER, OwnerRecord, Terms};
+pub(crate) use owner::Claim;
+use owner::{OWNER, OwnerRecord};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::{Caching, Expected, Object, ObjectName, Store, StoreError, Stored, Version, content_type};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -55,6 +58,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Time-out for releasing the lease at a stream's end. A lease that is not released keeps other encoders out for a few
 /// seconds at most.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+/// Least time between two writes of the lease: Cloud Storage accepts one write of an object per second.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// Prefix of the playlist comment that names the encoder that took the playlist over.
 const NOTE: &str = "# taken over by ";
 
@@ -139,7 +144,7 @@ impl From<StoreError> for Stop {
 struct LookUp<'a> {
     store: &'a Arc<dyn Store>,
     prefix: &'a str,
-    terms: Terms,
+    claim: Claim,
     record: OwnerRecord,
     owner: Option<Lease>,
     above: u64,
@@ -193,35 +198,25 @@ impl Default for LeaseClient {
 }
 
 impl LeaseClient {
-    /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream. `latency` is the latency that
-    /// a new stream would be run with, `reconnect_window` is how long a publisher may be absent.
+    /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream.
     ///
     /// # Errors
-    /// Another encoder has just claimed the stream.
+    /// Another encoder has just claimed the stream, or its publisher is alive and this one has not proved who it is.
     pub(crate) async fn claim(
         &self,
         store: &Arc<dyn Store>,
         prefix: &str,
-        latency: Latency,
-        reconnect_window: Duration,
-        now: WallTime,
+        claim: Claim,
     ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
         let record = OwnerRecord {
             encoder: self.encoder.clone(),
             claim: self.claims.fetch_add(1, Ordering::Relaxed),
-            since_ms: now.unix_micros() / 1000,
-            latency_ms: latency.as_millis(),
+            since_ms: claim.now.unix_micros() / 1000,
+            latency_ms: claim.latency.as_millis(),
             released: false,
+            published: true,
         };
-        let mut look_up = LookUp {
-            store,
-            prefix,
-            terms: Terms { latency, reconnect_window, now },
-            record,
-            owner: None,
-            above: 0,
-            discontinuities: 0,
-        };
+        let mut look_up = LookUp { store, prefix, claim, record, owner: None, above: 0, discontinuities: 0 };
         let result = match tokio::time::timeout(LOOK_UP_WITHIN, look_up.run()).await {
             Ok(result) => result,
             Err(_) => Err(Stop::Store(StoreError::Unavailable("no answer in time".into()))),
@@ -271,6 +266,27 @@ impl LeaseClient {
 // === impl Owner ===
 
 impl Lease {
+    /// Keeps the record's `published` as `published` says, until another encoder has the lease or the sender is gone.
+    /// Writes are [`RECORD_EVERY`] apart at least; of several changes in between the last one is written.
+    pub(crate) async fn follow(&mut self, store: &Arc<dyn Store>, mut published: watch::Receiver<bool>) {
+        loop {
+            let differs = |connected: &bool| *connected != self.record.published;
+            let Ok(connected) = published.wait_for(differs).await.map(|connected| *connected) else { return };
+            let record = OwnerRecord { published: connected, ..self.record.clone() };
+            let write = || {
+                store.replace_if(&self.name, owner_object(&record), Expected::Version(self.version.clone()))
+            };
+            match retry(ATTEMPTS, write).await {
+                Ok(version) => (self.record, self.version) = (record, version),
+                Err(error) => {
+                    debug!(%error, "the stream's record in the store stays as it is");
+                    return;
+                }
+            }
+            tokio::time::sleep(RECORD_EVERY).await;
+        }
+    }
+
     /// Releases the lease after the stream has ended in order, so that the next publisher need not wait. A failed
     /// release does no harm beyond that wait.
     pub(crate) async fn release(self, store: &Arc<dyn Store>) {
@@ -312,7 +328,7 @@ impl LookUp<'_> {
             read(self.store.clone(), index_name)
         )?;
         let former = owner.as_ref().and_then(|stored| OwnerRecord::parse(&stored.body));
-        if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.terms.now)) {
+        if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.claim.now)) {
             return Err(Stop::Taken);
         }
         let mut found = match index {
@@ -321,12 +337,18 @@ impl LookUp<'_> {
                 Ok(rungs) => self.read_all(rungs).await?,
                 Err(error) => {
                     info!(stream = self.prefix, %error, "stored multivariant playlist");
+                    if self.is_alive_elsewhere(&[], former.as_ref()) {
+                        return Err(Stop::Taken);
+                    }
                     self.own(owner_name, owner).await?;
                     return Ok(Err(FreshReason::Unreadable));
                 }
             },
         };
         let mut judged = self.judge(&found, former.as_ref());
+        if self.is_alive_elsewhere(&found, former.as_ref()) {
+            return Err(Stop::Taken);
+        }
         if let Ok((latency, _)) = &judged {
             self.record.latency_ms = latency.as_millis();
         }
@@ -359,18 +381,20 @@ impl LookUp<'_> {
         if found.is_empty() {
             return Err(FreshReason::New);
         }
-        let parse = |found: &FoundPlaylist| {
-            Ok((found.rung.clone(), StoredPlaylist::parse(&found.rung, &found.text)?))
-        };
-        let playlists: Result<Vec<_>, ResumeError> = found.iter().map(parse).collect();
-        let past = playlists.and_then(Past::new).map_err(|error| {
+        let past = past_of(found).map_err(|error| {
             info!(stream = self.prefix, %error, "stored playlists");
             FreshReason::Unreadable
         })?;
         self.above = past.next_sequence();
         self.discontinuities = past.discontinuities();
-        let latency = self.terms.judge(&past, former)?;
+        let latency = self.claim.judge(&past, former)?;
         Ok((latency, past))
+    }
+
+    /// Whether this claim is refused because the stream's publisher is alive at another encoder.
+    fn is_alive_elsewhere(&self, found: &[FoundPlaylist], former: Option<&OwnerRecord>) -> bool {
+        let past = past_of(found).ok();
+        former.is_some_and(|owner| owner.is_alive_for(&self.record.encoder, past.as_ref(), self.claim))
     }
 
     /// Writes this encoder's lease, with the version that was read as the precondition.
@@ -461,6 +485,13 @@ async fn fence(
         }
         Err(error) => Err(error),
     }
+}
+
+fn past_of(found: &[FoundPlaylist]) -> Result<Past, ResumeError> {
+    let parse =
+        |found: &FoundPlaylist| Ok((found.rung.clone(), StoredPlaylist::parse(&found.rung, &found.text)?));
+    let playlists: Result<Vec<_>, ResumeError> = found.iter().map(parse).collect();
+    playlists.and_then(Past::new)
 }
 
 /// The playlist without takeover comments.

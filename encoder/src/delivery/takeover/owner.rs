@@ -17,6 +17,11 @@ pub(super) const OWNER: &str = "owner.json";
 /// the stream from each other endlessly, and viewers would see no more than moments of either.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 
+/// How long after its newest stored media a publisher counts as alive, if its encoder has not said that the publisher is
+/// gone: segments are stored within the latency, 15 s at most. An encoder that was killed keeps strangers out for this
+/// long; a publisher that has proved who it is need not wait.
+pub(super) const ALIVE_FOR: MediaSpan = MediaSpan::from_millis(20_000);
+
 /// The lease record. It names its encoder by a random number only, because buckets may be public.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OwnerRecord {
@@ -32,6 +37,14 @@ pub(super) struct OwnerRecord {
     /// Whether the stream has ended in order.
     #[serde(default)]
     pub(super) released: bool,
+    /// Whether a publisher is connected; `false` while the stream waits for its publisher.
+    #[serde(default = "connected")]
+    pub(super) published: bool,
+}
+
+/// Records of earlier versions do not say whether a publisher is connected.
+fn connected() -> bool {
+    true
 }
 
 impl OwnerRecord {
@@ -51,23 +64,35 @@ impl OwnerRecord {
         !self.released && self.encoder != encoder && u128::from(age_ms) < AT_ONCE.as_millis()
     }
 
+    /// Whether a publisher that has not proved who it is (`claim.proven`) finds the stream's publisher alive at another
+    /// encoder. `past` is what the stored playlists list, if they can be read.
+    pub(super) fn is_alive_for(&self, encoder: &str, past: Option<&Past>, claim: Claim) -> bool {
+        let since = WallTime::from_unix_micros(self.since_ms.saturating_mul(1000));
+        let newest = past.map_or(since, |past| past.ended_at().max(since));
+        let fresh = claim.now <= newest + ALIVE_FOR;
+        !claim.proven && !self.released && self.published && self.encoder != encoder && fresh
+    }
+
     fn latency(&self) -> Option<Latency> {
         Latency::from_secs_f64(f64::from(self.latency_ms) / 1000.0).ok()
     }
 }
 
-/// The terms on which this encoder claims a stream.
+/// An encoder's claim to a stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(crate) struct Claim {
     /// Latency that a new stream would be run with.
-    pub(super) latency: Latency,
+    pub(crate) latency: Latency,
     /// How long a publisher may be absent.
-    pub(super) reconnect_window: Duration,
+    pub(crate) reconnect_window: Duration,
+    /// Whether the publisher has proved that the name is its own: only then is the stream taken from a publisher that
+    /// is alive at another encoder.
+    pub(crate) proven: bool,
     /// Time of the claim.
-    pub(super) now: WallTime,
+    pub(crate) now: WallTime,
 }
 
-impl Terms {
+impl Claim {
     /// Decides whether to continue the stream, and with which latency: the stream's own latency where it is known,
     /// because a change would move the hold-back that players were given; otherwise this encoder's latency, if it leads
     /// to the same target duration.

@@ -74,7 +74,8 @@ async fn claim_at(
     now: WallTime,
 ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
     let store: Arc<dyn Store> = Arc::new(store.clone());
-    lease_client.claim(&store, "live/show", latency(seconds), WINDOW, now).await
+    let claim = Claim { latency: latency(seconds), reconnect_window: WINDOW, proven: true, now };
+    lease_client.claim(&store, "live/show", claim).await
 }
 
 #[track_caller]
@@ -324,4 +325,62 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
     assert_eq!((past.next_sequence(), past.ended()), (next + 5, true));
     assert_eq!(past.discontinuities(), 2);
     assert!(text.contains("a-0-109.m4s") && text.contains(&format!("b-0-{next}.m4s")), "{text}");
+}
+
+/// The claim of a publisher that has not proved who it is.
+async fn claim_unproven(
+    store: &MemoryStore,
+    now: WallTime,
+) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    let claim = Claim { latency: latency(4.0), reconnect_window: WINDOW, proven: false, now };
+    LeaseClient::default().claim(&store, "live/show", claim).await
+}
+
+/// Encoders let go of a stream while its publisher is away, so that a publisher without a credential can go on at
+/// another encoder; they do not let go of a stream whose publisher is there.
+#[tokio::test(start_paused = true)]
+async fn a_stranger_takes_no_stream_from_a_publisher_that_is_alive() {
+    let store = left().await;
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    let (_, lease) = claim(&store, &LeaseClient::default()).await.unwrap();
+    let mut lease = lease.unwrap();
+    let before = store.text("live/show/owner.json").unwrap();
+    // The newest media is ten seconds old, and the claim a few seconds.
+    assert_eq!(claim_unproven(&store, at(9)).await.err(), Some(AlreadyOwned));
+    assert_eq!(store.text("live/show/owner.json").unwrap(), before, "the stranger has written nothing");
+
+    let (published, receiver) = watch::channel(true);
+    let following = async {
+        lease.follow(&shared, receiver).await;
+        lease
+    };
+    let until_gone = async {
+        published.send_replace(false);
+        while !store.text("live/show/owner.json").unwrap().contains("\"published\":false") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let (start, _) = claim_unproven(&store, at(9)).await.unwrap();
+        assert!(matches!(start, StreamStart::TakenOver(_)), "{start:?}");
+        // The former encoder finds out as soon as it writes again.
+        published.send_replace(true);
+    };
+    let (lease, ()) = tokio::join!(following, until_gone);
+    assert!(!lease.record.published);
+}
+
+#[tokio::test]
+async fn a_publisher_with_proof_takes_its_stream_at_once() {
+    let store = left().await;
+    claim(&store, &LeaseClient::default()).await.unwrap();
+    taken_over(claim_at(&store, &LeaseClient::default(), 4.0, at(5)).await);
+}
+
+/// An encoder that was killed does not say that its publisher is gone.
+#[tokio::test]
+async fn a_stream_without_new_media_is_free_for_strangers_in_the_end() {
+    let store = left().await;
+    claim(&store, &LeaseClient::default()).await.unwrap();
+    assert_eq!(claim_unproven(&store, at(20)).await.err(), Some(AlreadyOwned));
+    assert!(claim_unproven(&store, at(21)).await.is_ok());
 }

@@ -1,6 +1,8 @@
 //! An admitted publisher: it feeds its stream until it leaves or another publisher takes its place.
 
-use super::{Registry, StreamEntry, UNDERSTOOD_WITHIN};
+use super::admit::BroadcastEnd;
+use super::{Registry, StreamEntry};
+use crate::config::PublishLimits;
 use crate::ingest::MediaSink;
 use crate::logging::counts;
 use crate::origin::StreamPath;
@@ -9,7 +11,6 @@ use rtmp::ingest::{Ingest, Oddities};
 use rtmp::timeline::Repairs;
 use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -18,10 +19,10 @@ pub(crate) struct Publisher {
     pub(super) entry: Arc<StreamEntry>,
     pub(super) number: u64,
     pub(super) ingest: Ingest,
-    /// Arrival of its first message.
-    pub(super) since: Option<Instant>,
-    /// Whether any of its messages could be read as media.
-    pub(super) understood: bool,
+    /// What the publisher may cost.
+    pub(super) limits: PublishLimits,
+    /// When the broadcast ends at the latest.
+    pub(super) ends: BroadcastEnd,
     /// Repairs and odd messages that are already counted in the metrics.
     pub(super) counted: (Repairs, Oddities),
     pub(super) sent_off: watch::Receiver<Option<Refusal>>,
@@ -30,7 +31,7 @@ pub(crate) struct Publisher {
 }
 
 impl MediaSink for Publisher {
-    fn media(&mut self, message: MediaMessage) -> Result<(), Refusal> {
+    fn media(&mut self, message: MediaMessage) -> Result<bool, Refusal> {
         {
             let mut present = self.entry.present();
             if present.number != self.number {
@@ -41,11 +42,7 @@ impl MediaSink for Publisher {
         let arrived = message.arrived;
         let media = self.ingest.push(message)?;
         let mut media = media.peekable();
-        self.understood |= media.peek().is_some();
-        let waited = arrived.saturating_duration_since(*self.since.get_or_insert(arrived));
-        if !self.understood && waited > UNDERSTOOD_WITHIN {
-            return Err(Refusal::Unsupported("no video or audio came that can be read".into()));
-        }
+        let readable = media.peek().is_some();
         self.count();
         for media in media {
             let present = self.entry.present();
@@ -54,7 +51,11 @@ impl MediaSink for Publisher {
             }
             self.entry.core.with(|core, now| core.media(media, arrived, now));
         }
-        Ok(())
+        Ok(readable)
+    }
+
+    fn most_bits_per_second(&self) -> u64 {
+        self.limits.bits_per_second
     }
 
     fn metadata(&mut self, metadata: Metadata) {
@@ -67,8 +68,17 @@ impl MediaSink for Publisher {
             if let Some(refusal) = self.sent_off.borrow_and_update().clone() {
                 return refusal;
             }
-            if self.sent_off.changed().await.is_err() {
-                return Refusal::AlreadyPublishing;
+            tokio::select! {
+                changed = self.sent_off.changed() => {
+                    if changed.is_err() {
+                        return Refusal::AlreadyPublishing;
+                    }
+                }
+                () = tokio::time::sleep_until(self.ends.at.into()) => {
+                    // No publisher is awaited any more: the broadcast is over.
+                    self.entry.core.with(|core, now| core.close(now));
+                    return self.ends.refusal();
+                }
             }
         }
     }
@@ -106,6 +116,7 @@ impl Drop for Publisher {
             let present = self.entry.present();
             if present.number == self.number {
                 self.entry.core.with(StreamCore::publisher_gone);
+                self.entry.published.send_replace(false);
             }
         }
         if let Some(registry) = self.registry.upgrade() {

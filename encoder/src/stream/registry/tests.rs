@@ -1,9 +1,9 @@
 use super::*;
 use crate::archive::{self, ArchiveManager};
-use crate::ingest::MediaSink;
+use crate::ingest::{Admission, MediaSink};
 use crate::origin::ObjectCache;
 use crate::stream::core_tests;
-use rtmp::{MediaMessage, StreamKey};
+use rtmp::{MediaMessage, PublishRequest, StreamKey};
 use serde_json::json;
 use std::num::NonZeroU32;
 use store::Store;
@@ -31,19 +31,22 @@ fn registry_over(
     );
     probe.ready();
     let store: Arc<dyn Store> = Arc::new(store);
-    let registry = Registry::new(
-        core_tests::settings("auto"),
-        Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
-        OutputOptions {
+    let registry = Registry::new(RegistryOptions {
+        settings: core_tests::settings("auto"),
+        latencies: Latencies::parse(latencies, bounds.map(|bounds| bounds.parse().unwrap())).unwrap(),
+        outputs: OutputOptions {
             cache: ObjectCache::new(),
             store: store.clone(),
             spool: None,
-            archives: Some(ArchiveManager::new(store, archive::ArchiveSettings::default())),
+            archives: ArchiveManager::new(store, String::new()),
+            archive: Some(archive::ArchiveSettings::default()),
         },
-        WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
-        probe.clone(),
+        workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
+        probe: probe.clone(),
         when_full,
-    );
+        identity: Arc::new(Identity::open(&Default::default())),
+        limits: PublishLimits { bits_per_second: 20_000_000, duration: Duration::from_secs(86_400) },
+    });
     (registry, probe)
 }
 
@@ -176,4 +179,58 @@ async fn messages_that_cannot_be_read_are_counted_where_operators_look() {
     }
     let counted = "encoder_odd_messages_total{kind=\"malformed\"} 3";
     assert!(handle.render().contains(counted), "{}", handle.render());
+}
+
+/// Without a credential nobody takes the place of a publisher that is connected, however long it has been silent.
+#[tokio::test(start_paused = true)]
+async fn a_silent_publisher_is_replaced_by_proof_alone() {
+    let registry = registry("4", None);
+    let _silent = publish(&registry, "").await.unwrap();
+    let path = StreamPath::new("live", "show").unwrap();
+    let entry = registry.lock().get(&path).unwrap().clone();
+    let long_ago = Instant::now().checked_sub(STALE_AFTER).unwrap();
+    entry.present().last_message_at = long_ago;
+    assert_eq!(publish(&registry, "").await.err(), Some(Refusal::AlreadyPublishing));
+    let grant = admission::Grant {
+        app: "live".into(),
+        name: "show".into(),
+        proven: true,
+        terms: admission::Terms::default(),
+    };
+    let owner = Candidate::new(grant, String::new(), now().wall).unwrap();
+    let _owner = registry.take_place(owner).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grant_s_terms_are_the_stream_s_settings() {
+    let registry = registry("4,live=3", Some("2-10"));
+    let terms = admission::Terms {
+        latency: Some(2.5),
+        ladder: Some("360p@800k".into()),
+        archive: Some("none".into()),
+        max_bitrate: Some(5.0),
+        ..Default::default()
+    };
+    let grant = admission::Grant { app: "live".into(), name: "show".into(), proven: true, terms };
+    let candidate = Candidate::new(grant.clone(), String::new(), now().wall).unwrap();
+    assert_eq!(registry.outputs_of(&candidate).archive, None);
+    let publisher = registry.take_place(candidate).await.unwrap();
+    assert_eq!(in_force(&registry), Some(2.5));
+    assert_eq!(publisher.most_bits_per_second(), 5_000_000);
+    let status = serde_json::to_value(registry.status()).unwrap();
+    assert_eq!(status[0]["latency_from"], "key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_that_has_lasted_long_enough_is_over() {
+    let registry = registry("4", None);
+    let terms = admission::Terms { max_duration: Some(5.0), ..Default::default() };
+    let grant = admission::Grant { app: "live".into(), name: "show".into(), proven: true, terms };
+    let candidate = Candidate::new(grant, String::new(), now().wall).unwrap();
+    let mut publisher = registry.take_place(candidate).await.unwrap();
+    let told = publisher.sent_off().await;
+    assert!(matches!(&told, Refusal::OverLimit(text) if text.contains("5 seconds")), "{told:?}");
+    drop(publisher);
+    // The stream does not wait for its publisher to return.
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
 }
