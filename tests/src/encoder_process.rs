@@ -11,8 +11,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Stream name and key of most tests.
+/// Stream name of most tests, and the key where encoders know no keys.
 pub const STREAM: &str = "test";
+/// The key that proves that the name [`STREAM`] is the publisher's own, with [`Options::with_keys`].
+pub const KEY: &str = "secret-of-test";
 
 static BINARY: OnceLock<PathBuf> = OnceLock::new();
 
@@ -90,6 +92,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Lets publishers prove who they are with the keys in `tests/keys.toml`.
+    pub fn with_keys(mut self) -> Self {
+        let file = workspace().join("tests/keys.toml");
+        self.secrets.push(KEY.to_owned());
+        self.set("--publish-keys", file.to_str().expect("a path in UTF-8"))
+    }
+
     /// Sets a flag; replaces its default.
     pub fn set(mut self, flag: &str, value: &str) -> Self {
         match self.args.iter().position(|a| a == flag) {

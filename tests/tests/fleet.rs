@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tests::agones_sidecar::Sidecar;
 use tests::archived::Archived;
 use tests::balancer::{Balancer, Server};
-use tests::encoder_process::{Encoder, Options, STREAM, binary, free_port};
+use tests::encoder_process::{Encoder, KEY, Options, STREAM, binary, free_port};
 use tests::gcs::{FakeGcs, Fault, Operation};
 use tests::http::Client;
 use tests::patience::{eventually, patience, poll};
@@ -212,8 +212,8 @@ fn who_comes_before_the_balancer_knows_is_sent_on_or_told_and_lands_elsewhere() 
 fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(member().set("--reconnect-window", "20"));
-    let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let encoder = Encoder::start(member().set("--reconnect-window", "20").with_keys());
+    let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(KEY));
     encoder.wait_for_stream(STREAM);
     assert_eq!(encoder.admin("readyz").status, 503);
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
@@ -222,9 +222,9 @@ fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     // address.
     first.signal(Signal::STOP);
     eventually("the door to open", Duration::from_secs(20), || connect(&encoder).ok());
-    let said = turned_away(&encoder.rtmp_url("other"));
+    let said = turned_away(&encoder.rtmp_url("secret-of-other"));
     assert!(said.contains("busy"), "who slips in is told why not: {said}");
-    let mut back = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let mut back = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(KEY));
     eventually("the door to be shut behind it", Duration::from_secs(10), || connect(&encoder).err());
     assert!(back.exited().is_none(), "{}", back.output());
 

@@ -15,7 +15,7 @@ use tests::archived::Archived;
 use tests::browser::{self, Play};
 use tests::checker::watch::{Watch, report};
 use tests::checker::{Checker, Rule, Settings};
-use tests::encoder_process::{Encoder, Options, STREAM, workspace};
+use tests::encoder_process::{Encoder, KEY, Options, STREAM, workspace};
 use tests::gcs::FakeGcs;
 use tests::gcs::audit::audit;
 use tests::http::Client;
@@ -50,6 +50,11 @@ impl Place {
     }
 
     fn options(&self) -> Options {
+        self.open_options().with_keys()
+    }
+
+    /// Encoders that know no keys: the key is the name.
+    fn open_options(&self) -> Options {
         Options::default()
             .set("--output", self.directory.path().to_str().unwrap())
             .set("--ladder", "480p@1400k,360p@800k")
@@ -156,11 +161,11 @@ fn taken_over(encoder: &Encoder) -> f64 {
 fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
     let place = Place::new();
     let (a, b) = (place.encoder(), place.encoder());
-    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let watch = place.watch();
     watch.checker().expect_outage();
     cut(first);
-    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(KEY));
     more_segments(&watch, 5);
     watch.checker().outage_over();
     assert_eq!(taken_over(&b), 1.0);
@@ -182,10 +187,10 @@ fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
 fn whoever_still_publishes_elsewhere_is_sent_off() {
     let place = Place::new();
     let (a, b) = (place.encoder(), place.encoder());
-    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let watch = place.watch();
     watch.checker().expect_outage();
-    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(KEY));
     let status = first.wait(Duration::from_secs(20));
     assert!(status.is_some(), "the former publisher goes on:\n{}\n{}", a.log(), b.log());
     eventually("the fencing to be counted", Duration::from_secs(5), || fenced(&a));
@@ -204,12 +209,40 @@ fn whoever_still_publishes_elsewhere_is_sent_off() {
     b.stop();
 }
 
+/// Without credentials nobody takes a stream from a publisher that is alive; where its publisher has left, a publisher
+/// of that name goes on.
+#[test]
+fn a_stranger_takes_no_stream_over() {
+    let place = Place::new();
+    let (a, b) = (Encoder::start(place.open_options()), Encoder::start(place.open_options()));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let watch = place.watch();
+    let mut stranger = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    assert!(stranger.wait(publisher::REFUSAL).is_some(), "a stranger publishes:\n{}", b.log());
+    assert!(stranger.output().contains("already being published"), "{}", stranger.output());
+    assert_eq!(b.admin("readyz").status, 200, "its place is free");
+    more_segments(&watch, 3);
+    discontinuities(&watch.checker(), 0);
+
+    watch.checker().expect_outage();
+    cut(first);
+    let record = place.directory.path().join(format!("live/{STREAM}/owner.json"));
+    eventually("the encoder to say that its publisher is gone", Duration::from_secs(10), || {
+        std::fs::read_to_string(&record).ok()?.contains("\"published\":false").then_some(())
+    });
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    more_segments(&watch, 3);
+    watch.checker().outage_over();
+    assert_eq!(taken_over(&b), 1.0);
+    discontinuities(&end(watch, second), 1);
+}
+
 #[test]
 fn of_two_that_come_at_once_one_is_told() {
     let place = Place::new();
     let encoders = [place.encoder(), place.encoder()];
     let mut publishers =
-        encoders.each_ref().map(|encoder| publisher::ffmpeg_looped(&clip(), &encoder.rtmp_url(STREAM)));
+        encoders.each_ref().map(|encoder| publisher::ffmpeg_looped(&clip(), &encoder.rtmp_url(KEY)));
     let watch = place.watch();
     let lost: Vec<_> = publishers.iter_mut().map(|publisher| publisher.exited().is_some()).collect();
     let Some(loser) = lost.iter().position(|lost| *lost).filter(|_| lost != [true, true]) else {
@@ -228,13 +261,13 @@ fn of_two_that_come_at_once_one_is_told() {
 fn a_killed_encoder_goes_on_where_it_was() {
     let place = Place::new();
     let a = place.encoder();
-    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let watch = place.watch();
     watch.checker().expect_outage();
     a.signal(Signal::KILL);
     first.wait(Duration::from_secs(10));
     let a = place.encoder();
-    let second = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let second = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     more_segments(&watch, 5);
     watch.checker().outage_over();
     assert_eq!(taken_over(&a), 1.0);
@@ -256,16 +289,17 @@ fn a_bucket_is_taken_over_too() {
             .set("--gcs-endpoint", &fake.endpoint())
             .set("--ladder", "480p@1400k,360p@800k")
             .set("--reconnect-window", "8")
+            .with_keys()
     };
     let (a, b) = (Encoder::start(options()), Encoder::start(options()));
-    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let url = fake.public_url(BUCKET, &format!("tv/live/{STREAM}/index.m3u8"));
     wait_for_playlist(&url);
     let watch = Watch::start(&url, Settings { ignore: ignored_of_a_bucket(), ..Settings::default() });
     more_segments(&watch, SETTLED);
     watch.checker().expect_outage();
     cut(first);
-    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+    let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(KEY));
     more_segments(&watch, 5);
     watch.checker().outage_over();
     assert_eq!(taken_over(&b), 1.0, "{}", b.log());
@@ -293,7 +327,7 @@ fn the_browser_plays_over_it() {
     let place = Place::new();
     let latency = |options: Options| options.set("--latency", "10");
     let (a, b) = (Encoder::start(latency(place.options())), Encoder::start(latency(place.options())));
-    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
+    let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     wait_for_playlist(&place.url());
     let js = workspace().join("tests/js");
     let page = StaticServer::start(vec![js.clone(), js.join("node_modules")]).unwrap();
@@ -308,7 +342,7 @@ fn the_browser_plays_over_it() {
         // Somewhere in the middle of the playing time.
         pause(Duration::from_secs(12));
         cut(first);
-        let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
+        let second = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(KEY));
         (played.join().unwrap().unwrap(), second)
     });
     eprintln!("{played:?}");
