@@ -42,12 +42,16 @@ impl fmt::Debug for StreamKey {
     }
 }
 
-/// A publisher's request to publish.
-#[derive(Clone, Debug)]
+/// A publisher's request to publish. Its `Debug` shows neither key nor queries, which may contain secrets.
+#[derive(Clone)]
 pub struct PublishRequest {
-    /// Application: the `app` of `connect`, without query and trailing slash.
+    /// Application: the `app` of `connect`, without query and trailing slash; a valid name.
     pub app: String,
-    /// The stream key as sent with `publish`, without its query.
+    /// The part of the `app` of `connect` that follows the first slash, as in `live/inst`: publishers that split a URL
+    /// at its last slash send the beginning of a key there. Empty unless the session takes such applications
+    /// ([`session::ServerSession::with_key_paths`]).
+    pub path: StreamKey,
+    /// The stream key as sent with `publish`, without its query. Empty only if there is a path.
     pub key: StreamKey,
     /// The query that follows the key (`latency=5`), without the question mark; empty without a query.
     pub query: String,
@@ -55,6 +59,51 @@ pub struct PublishRequest {
     pub peer: SocketAddr,
     /// The client's name (`flashVer`), cut to 64 printable characters.
     pub client: String,
+    /// What else the publisher sent, for back ends that ask for it.
+    pub details: RequestDetails,
+}
+
+/// What a publisher sent with `connect` and `publish` besides application, key and name. All texts but the query are cut
+/// to 1024 printable characters. `Debug` shows nothing, because each may contain a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RequestDetails {
+    /// The query of the application (`live?token=…`), without the question mark; empty without a query.
+    pub app_query: String,
+    /// `tcUrl`: the URL without the key.
+    pub tc_url: String,
+    /// `swfUrl`.
+    pub swf_url: String,
+    /// `pageUrl`.
+    pub page_url: String,
+    /// The type of the publish: `live`, `record` or `append`.
+    pub publish_type: String,
+}
+
+impl PublishRequest {
+    /// The key with the path in front: what follows the first slash after the application in the publisher's URL.
+    pub fn full_key(&self) -> StreamKey {
+        match (self.path.expose(), self.key.expose()) {
+            ("", key) => StreamKey::new(key.to_owned()),
+            (path, "") => StreamKey::new(path.to_owned()),
+            (path, key) => StreamKey::new(format!("{path}/{key}")),
+        }
+    }
+}
+
+impl fmt::Debug for PublishRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishRequest")
+            .field("app", &self.app)
+            .field("peer", &self.peer)
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RequestDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestDetails(..)")
+    }
 }
 
 /// Why the server refused a publisher or ended its publish; sent to the client as an `onStatus` error. ffmpeg and
@@ -97,6 +146,14 @@ pub enum Refusal {
     /// An internal error of this server.
     #[error("internal error, try again")]
     Internal,
+}
+
+impl Refusal {
+    /// The refusal of an application with slashes, such as `live/inst`, that no stream key explains.
+    pub fn too_many_parts() -> Self {
+        let hint = "the URL has too many parts: publish to rtmp://HOST/APP with the stream key apart";
+        Self::BadName(hint.into())
+    }
 }
 
 /// The kind of message that carried a payload.

@@ -17,7 +17,7 @@ use super::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_t
 use super::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, metadata};
 use aggregate::{Aggregate, SubMessage};
 use answer::{on_status, status_code};
-use command::{Connected, RtmpCommand, parse, request, without_amf3_marker};
+use command::{Connected, Published, RtmpCommand, parse, request, without_amf3_marker};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
@@ -92,6 +92,8 @@ enum SessionState {
 /// One connection's RTMP session.
 pub struct ServerSession {
     peer: SocketAddr,
+    /// Whether what follows a slash in the application is taken as the beginning of the key.
+    key_paths: bool,
     state: SessionState,
     reader: ChunkReader,
     serializer: ChunkSerializer,
@@ -109,6 +111,7 @@ impl ServerSession {
     pub fn new(peer: SocketAddr) -> Self {
         Self {
             peer,
+            key_paths: false,
             state: SessionState::Handshake {
                 handshake: Box::new(Handshake::new(PeerType::Server)),
                 left: HANDSHAKE_LEN,
@@ -122,6 +125,13 @@ impl ServerSession {
             ack_window: None,
             unreadable_metadata: 0,
         }
+    }
+
+    /// Takes applications with slashes, such as `live/inst`: what follows the first slash becomes
+    /// [`PublishRequest::path`]. Without this they are refused.
+    #[must_use]
+    pub fn with_key_paths(self) -> Self {
+        Self { key_paths: true, ..self }
     }
 
     /// Whether the handshake is over.
@@ -258,9 +268,9 @@ impl ServerSession {
     /// The session's transition function.
     fn command(&mut self, command: RtmpCommand) -> Result<Option<ServerEvent>, ServerError> {
         match (&self.state, command) {
-            (SessionState::Connect, RtmpCommand::Connect { transaction, app, client }) => {
+            (SessionState::Connect, RtmpCommand::Connect { transaction, connected }) => {
                 self.send_connected(transaction)?;
-                self.state = SessionState::Connected(Connected { app: app.unwrap_or_default(), client });
+                self.state = SessionState::Connected(connected);
                 Ok(None)
             }
             (SessionState::Connect, RtmpCommand::Other | RtmpCommand::Unpublish) => Ok(None),
@@ -281,8 +291,9 @@ impl ServerSession {
                 )?;
                 Ok(None)
             }
-            (SessionState::Connected(connected), RtmpCommand::Publish { stream_id, name }) => {
-                match request(connected, name.unwrap_or_default(), self.peer) {
+            (SessionState::Connected(connected), RtmpCommand::Publish { stream_id, name, publish_type }) => {
+                let published = Published { name, publish_type };
+                match request(connected, published, self.peer, self.key_paths) {
                     Ok(request) => {
                         self.state = SessionState::Deciding { stream_id };
                         Ok(Some(ServerEvent::Publish(request)))

@@ -60,6 +60,9 @@ pub struct ServerOptions {
     /// Maximum number of connections per port that wait for admission; the server closes further connections without
     /// reading from them. Each holds at most 200 kB, and 100 kB more with TLS. Default 256.
     pub max_waiting: usize,
+    /// Whether an application with slashes is passed to [`Admission::admit`], which may find the beginning of a stream
+    /// key behind the first slash. Default `false`: such an application is refused with a hint.
+    pub key_paths: bool,
 }
 
 impl Default for ServerOptions {
@@ -73,6 +76,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(30),
             max_waiting: 256,
+            key_paths: false,
         }
     }
 }
@@ -248,10 +252,11 @@ struct Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     fn new(socket: S, peer: SocketAddr, options: ServerOptions) -> Self {
         let (reader, writer) = tokio::io::split(socket);
+        let session = ServerSession::new(peer);
         Self {
             reader,
             writer,
-            session: ServerSession::new(peer),
+            session: if options.key_paths { session.with_key_paths() } else { session },
             peer,
             options,
             buffer: vec![0; READ_BUFFER].into(),

@@ -2,17 +2,20 @@
 //! is in [`super`].
 
 use crate::amf::{self, AmfError};
-use crate::{PublishRequest, Refusal, StreamKey, metadata};
+use crate::{PublishRequest, Refusal, RequestDetails, StreamKey, metadata};
 use rml_amf0::Amf0Value;
+use std::fmt;
 use std::net::SocketAddr;
+
+/// Longest text of [`RequestDetails`], in characters.
+const MAX_DETAIL: usize = 1024;
 
 /// A parsed command.
 #[derive(Debug)]
 pub(super) enum RtmpCommand {
     Connect {
         transaction: f64,
-        app: Option<String>,
-        client: String,
+        connected: Connected,
     },
     CreateStream {
         transaction: f64,
@@ -20,6 +23,7 @@ pub(super) enum RtmpCommand {
     Publish {
         stream_id: u32,
         name: Option<String>,
+        publish_type: Option<String>,
     },
     Play {
         stream_id: u32,
@@ -38,13 +42,22 @@ pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<RtmpCommand, AmfEr
             let mut properties =
                 arguments.next().and_then(Amf0Value::get_object_properties).unwrap_or_default();
             let mut string = |key| properties.remove(key).and_then(Amf0Value::get_string);
-            let app = string("app");
+            let app = string("app").unwrap_or_default();
             let client = metadata::printable(&string("flashVer").unwrap_or_default(), 64);
-            RtmpCommand::Connect { transaction, app, client }
+            let mut detail = |key| metadata::printable(&string(key).unwrap_or_default(), MAX_DETAIL);
+            let details = RequestDetails {
+                tc_url: detail("tcUrl"),
+                swf_url: detail("swfUrl"),
+                page_url: detail("pageUrl"),
+                ..RequestDetails::default()
+            };
+            RtmpCommand::Connect { transaction, connected: Connected { app, client, details } }
         }
         "createStream" => RtmpCommand::CreateStream { transaction },
         "publish" => {
-            RtmpCommand::Publish { stream_id, name: arguments.nth(1).and_then(Amf0Value::get_string) }
+            let name = arguments.nth(1).and_then(Amf0Value::get_string);
+            let publish_type = arguments.next().and_then(Amf0Value::get_string);
+            RtmpCommand::Publish { stream_id, name, publish_type }
         }
         "play" | "play2" => RtmpCommand::Play { stream_id },
         "FCUnpublish" | "deleteStream" | "closeStream" => RtmpCommand::Unpublish,
@@ -59,39 +72,69 @@ pub(super) fn without_amf3_marker(payload: &[u8]) -> &[u8] {
 }
 
 /// The values of `connect`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Connected {
     pub(super) app: String,
     pub(super) client: String,
+    /// Without what the query of the application and `publish` add.
+    pub(super) details: RequestDetails,
 }
 
-/// Builds a publish request or refuses it. The refusal contains nothing that the peer sent, because that may be the
-/// key.
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The application may contain the beginning of a key.
+        f.debug_struct("Connected").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// The values of `publish`.
+pub(super) struct Published {
+    /// The key and its query.
+    pub(super) name: Option<String>,
+    pub(super) publish_type: Option<String>,
+}
+
+/// Builds a publish request or refuses it. With `key_paths`, what follows a slash in the application is taken as the
+/// beginning of the key. The refusal contains nothing that the peer sent, because that may be the key.
 pub(super) fn request(
     connected: &Connected,
-    name: String,
+    published: Published,
     peer: SocketAddr,
+    key_paths: bool,
 ) -> Result<PublishRequest, Refusal> {
-    let app = connected.app.split('?').next().unwrap_or_default().trim_end_matches('/');
+    let (sent, app_query) = connected.app.split_once('?').unwrap_or((&connected.app, ""));
+    let sent = sent.trim_end_matches('/');
+    let (app, path) = match sent.split_once('/') {
+        Some((app, path)) if key_paths => (app, path),
+        Some(_) | None => (sent, ""),
+    };
     if !media::is_valid_name(app) {
-        let hint = if app.is_empty() {
-            "no application in the URL: publish to rtmp://HOST/APP with the stream key apart"
-        } else if app.contains('/') {
-            "the URL has too many parts: publish to rtmp://HOST/APP with the stream key apart"
-        } else {
-            "an application name is 1 to 64 characters of A-Z a-z 0-9 _ -"
-        };
-        return Err(Refusal::BadName(hint.into()));
+        return Err(bad_app(sent));
     }
+    let name = published.name.unwrap_or_default();
     let (key, query) = name.split_once('?').unwrap_or((&name, ""));
-    if key.is_empty() {
+    if key.is_empty() && path.is_empty() {
         return Err(Refusal::BadName("no stream key was sent".into()));
     }
+    let publish_type = metadata::printable(&published.publish_type.unwrap_or_default(), MAX_DETAIL);
     Ok(PublishRequest {
         app: app.into(),
+        path: StreamKey::new(path.into()),
         key: StreamKey::new(key.into()),
         query: query.into(),
         peer,
         client: connected.client.clone(),
+        details: RequestDetails { app_query: app_query.into(), publish_type, ..connected.details.clone() },
     })
+}
+
+fn bad_app(app: &str) -> Refusal {
+    if app.is_empty() {
+        let hint = "no application in the URL: publish to rtmp://HOST/APP with the stream key apart";
+        Refusal::BadName(hint.into())
+    } else if app.contains('/') {
+        Refusal::too_many_parts()
+    } else {
+        Refusal::BadName("an application name is 1 to 64 characters of A-Z a-z 0-9 _ -".into())
+    }
 }

@@ -54,6 +54,47 @@ fn replies(session: &mut ServerSession) -> Vec<ChunkMessage> {
     std::iter::from_fn(|| reader.read(&mut input).unwrap()).collect()
 }
 
+/// The request of a publisher with this `app` of `connect` and this name of `publish`, by a session with key paths.
+fn request_with_key_paths(app: &str, name: &str) -> Result<PublishRequest, Refusal> {
+    let (session, now) = session();
+    let mut session = session.with_key_paths();
+    let mut serializer = ChunkSerializer::new();
+    let connect = object([("app", text(app)), ("tcUrl", text("rtmp://h/secret")), ("pageUrl", text("page"))]);
+    let connect = write(&mut serializer, 20, 0, &command("connect", vec![connect]));
+    assert!(session.handle(&mut &connect[..], now).unwrap().is_none());
+    let publish = command("publish", vec![Amf0Value::Null, text(name), text("record")]);
+    let publish = write(&mut serializer, 20, 0, &publish);
+    match session.handle(&mut &publish[..], now).unwrap().unwrap() {
+        ServerEvent::Publish(request) => Ok(request),
+        ServerEvent::Refused(refusal) => Err(refusal),
+        ServerEvent::Media(_) | ServerEvent::Metadata(_) | ServerEvent::Ended(_) => unreachable!(),
+    }
+}
+
+#[test]
+fn the_beginning_of_a_key_may_stand_in_the_application() {
+    for (app, name, full) in [
+        ("live", "key", "key"),
+        ("live", "a/b", "a/b"),
+        ("live/a", "b?x=1", "a/b"),
+        ("live/a/b/?token=t/u", "c?x=1", "a/b/c"),
+        ("live/a", "", "a"),
+    ] {
+        let request = request_with_key_paths(app, name).unwrap();
+        assert_eq!((request.app.as_str(), request.full_key().expose()), ("live", full), "{app} {name}");
+        assert_eq!(request.query, if name.contains('?') { "x=1" } else { "" });
+        assert_eq!(request.details.app_query, if app.contains('?') { "token=t/u" } else { "" });
+        assert_eq!(request.details.tc_url, "rtmp://h/secret");
+        assert_eq!((&*request.details.page_url, &*request.details.publish_type), ("page", "record"));
+    }
+    for (app, name) in [("", "key"), ("/live", "key"), ("li.ve/a", "key"), ("live", ""), ("live/", "?x=1")] {
+        assert!(matches!(request_with_key_paths(app, name), Err(Refusal::BadName(_))), "{app} {name}");
+    }
+    let shown =
+        format!("{:?}", request_with_key_paths("live/secret?token=secret", "secret?a=secret").unwrap());
+    assert!(shown.contains("live") && !shown.contains("secret"), "{shown}");
+}
+
 #[test]
 fn the_handshake_takes_version_3_only_and_nothing_that_follows_it() {
     let mut session = ServerSession::new(([127, 0, 0, 1], 9).into());

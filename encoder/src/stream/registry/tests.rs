@@ -57,10 +57,12 @@ async fn publish(registry: &Registry, query: &str) -> Result<Publisher, Refusal>
 async fn publish_as(registry: &Registry, key: &str, query: &str) -> Result<Publisher, Refusal> {
     let request = PublishRequest {
         app: "live".into(),
+        path: StreamKey::new(String::new()),
         key: StreamKey::new(key.into()),
         query: query.into(),
         peer: "127.0.0.1:1".parse().unwrap(),
         client: "test".into(),
+        details: Default::default(),
     };
     registry.admit(request).await
 }
