@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::OnceLock;
 
 /// A publisher may publish the stream `{app}/{name}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,4 +41,42 @@ pub struct Terms {
     pub until: Option<i64>,
     /// What the back end wants to find again in events and in `/streams`; nothing here reads it.
     pub metadata: Map<String, Value>,
+}
+
+/// Why terms cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TermsError {
+    /// A term has the wrong type. Holds the term's name.
+    #[error("{0} has the wrong type")]
+    Type(String),
+    /// A term's value is not allowed. Holds the reason.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl Terms {
+    /// The names of all terms.
+    pub fn names() -> &'static [String] {
+        static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+        NAMES.get_or_init(|| match serde_json::to_value(Self::default()) {
+            Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        })
+    }
+
+    /// Reads the terms among `fields`; other fields are passed over, and `null` counts as not given.
+    ///
+    /// # Errors
+    /// A term has the wrong type.
+    pub fn from_fields(fields: &Map<String, Value>) -> Result<Self, TermsError> {
+        let named =
+            |name: &String| Some((name.clone(), fields.get(name).filter(|value| !value.is_null())?.clone()));
+        let found: Map<String, Value> = Self::names().iter().filter_map(named).collect();
+        Self::deserialize(&found).map_err(|_| {
+            // The deserializer's own text quotes the value.
+            let alone = |(name, value): (&String, &Value)| Map::from_iter([(name.clone(), value.clone())]);
+            let bad = found.iter().find(|field| Self::deserialize(&alone(*field)).is_err());
+            TermsError::Type(bad.map_or_else(|| "a term".to_owned(), |(name, _)| name.clone()))
+        })
+    }
 }

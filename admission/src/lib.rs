@@ -8,7 +8,26 @@
 //! A stream key is a secret. No error, log line or `Debug` of this crate contains one.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod grant;
+pub mod hook;
+pub mod keys;
+pub mod remembered;
 pub mod signature;
+pub mod token;
 
-pub use grant::{Grant, Terms};
+pub use grant::{Grant, Terms, TermsError};
+
+/// A stream key with its percent-escapes decoded; `None` if that changes nothing or is not UTF-8.
+pub fn decoded(key: &str) -> Option<String> {
+    let decoded = percent_encoding::percent_decode_str(key).decode_utf8().ok()?;
+    (decoded != key).then(|| decoded.into_owned())
+}
+
+/// The SHA-256 digest of some bytes.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
+}
