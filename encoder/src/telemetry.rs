@@ -128,6 +128,18 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "What encoder_lag_seconds may be while viewers keep that stream's latency"
     );
+    describe_histogram!(
+        "encoder_publish_hook_seconds",
+        Unit::Seconds,
+        "What one question to the back end of --publish-hook took, by result: yes, no, down, garbage (its answer cannot \
+         be used), cached (it is down and its last answer counts)"
+    );
+    describe_gauge!(
+        "encoder_identity_stale",
+        Unit::Count,
+        "1 while the keys file (source keys) or the key set of tokens (source jwks) cannot be read again, and the last \
+         good one is in force"
+    );
     describe_gauge!("encoder_lobby_ready", Unit::Count, "1 while the lobby answers publishers");
     describe_gauge!("encoder_lobby_free_encoders", Unit::Count, "Free encoders that the lobby has found");
 }

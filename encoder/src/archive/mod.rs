@@ -47,7 +47,8 @@ pub(crate) fn is_dead(owner: &str) -> bool {
     !machine.is_empty() && machine == host() && gone
 }
 
-fn host() -> String {
+/// The host name of this machine: a pod's, in a container.
+pub(crate) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
 }

@@ -9,15 +9,19 @@ use crate::config::cli::{
     ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TranscodeArgs,
 };
 use crate::fleet::Engine;
+use crate::identity::FollowedFile;
 use crate::ingest::tls::{self, Identity};
 use crate::stream::StreamSettings;
 use crate::stream::ladder::Ladder;
 use crate::stream::latency::{Bounds, Latencies, video_settings};
 use crate::stream::registry::WhenFull;
+use admission::keys::KeyTable;
 use admission::signature::WebhookSecret;
+use admission::token::KeySet;
 use hls::timing::Latency;
 use hls::{RungName, Timing};
 use ipnet::IpNet;
+use reqwest::Url;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -59,7 +63,6 @@ pub(crate) struct ServeConfig {
     /// Address of the internal HTTP listener.
     pub admin_listen: SocketAddr,
     /// Who may publish.
-    #[allow(dead_code)]
     pub publishers: PublisherConfig,
     /// What one publisher may cost.
     #[allow(dead_code)]
@@ -110,16 +113,14 @@ pub(crate) struct LobbyConfig {
     /// The encoders' admin ports as `HOST:PORT`; empty if the load balancer itself decides when to use the lobby.
     pub encoders: Vec<String>,
     /// Who may publish.
-    #[allow(dead_code)]
     pub publishers: PublisherConfig,
 }
 
 /// Who may publish: the sources of identity, in the order in which they are asked.
-#[allow(dead_code)]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PublisherConfig {
     /// The file with stream keys.
-    pub keys: Option<PathBuf>,
+    pub keys: Option<Arc<FollowedFile<KeyTable>>>,
     /// The key set that verifies tokens.
     pub jwks: Option<JwksLocation>,
     /// The back end that is asked.
@@ -127,30 +128,46 @@ pub(crate) struct PublisherConfig {
     /// Whether the listeners for publishers are open to everybody although no source is given.
     pub anyone: bool,
     /// The proxies whose connections begin with a PROXY protocol header; `None` without that protocol.
+    #[allow(dead_code)]
     pub trusted_proxies: Option<Vec<IpNet>>,
 }
 
 /// Where a JSON Web Key Set is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum JwksLocation {
     /// An `http` or `https` URL.
-    Url(String),
+    Url(Url),
     /// A file.
-    File(PathBuf),
+    File(Arc<FollowedFile<KeySet>>),
 }
 
-/// A back end that is asked about each publisher.
-#[allow(dead_code)]
-#[derive(Clone, Debug)]
+impl fmt::Debug for JwksLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The URL may contain a password.
+            Self::Url(url) => f.debug_tuple("Url").field(&url.host_str()).finish(),
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+        }
+    }
+}
+
+/// A back end that is asked about each publisher. `Debug` does not show the URL, which may contain a password.
+#[derive(Clone)]
 pub(crate) struct HookConfig {
     /// An `http` or `https` URL.
-    pub url: String,
+    pub url: Url,
     /// What the back end is sent.
     pub format: HookFormat,
     /// Signs the requests.
     pub secret: Option<WebhookSecret>,
     /// How long an answer counts while the back end is down.
     pub cache: Duration,
+}
+
+impl fmt::Debug for HookConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookConfig").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
 }
 
 /// What a back end is sent.
@@ -494,21 +511,29 @@ fn publishers(
     };
     let seconds = args.publish_hook_cache.as_ref();
     let seconds = seconds.and_then(|text| validator.number("--publish-hook-cache", text, 0.0, 86_400.0));
-    let hook = args.publish_hook.as_ref().map(|url| HookConfig {
-        url: web_url("--publish-hook", url, validator),
-        format,
-        secret: webhook_secret("--publish-hook-secret", args.publish_hook_secret.as_deref(), validator),
-        cache: seconds.map_or(reconnect_window, Duration::from_secs_f64),
+    let secret = webhook_secret("--publish-hook-secret", args.publish_hook_secret.as_deref(), validator);
+    let hook = args.publish_hook.as_ref().and_then(|url| {
+        let url = Url::parse(&web_url("--publish-hook", url, validator)).ok()?;
+        let cache = seconds.map_or(reconnect_window, Duration::from_secs_f64);
+        Some(HookConfig { url, format, secret, cache })
     });
-    let jwks = args.publish_jwks.as_ref().map(|place| match place.contains("://") {
-        true => JwksLocation::Url(web_url("--publish-jwks", place, validator)),
-        false => JwksLocation::File(place.into()),
+    let jwks = args.publish_jwks.as_ref().and_then(|place| match place.contains("://") {
+        true => Url::parse(&web_url("--publish-jwks", place, validator)).ok().map(JwksLocation::Url),
+        false => {
+            validator.take("--publish-jwks", place, FollowedFile::open(place.into())).map(JwksLocation::File)
+        }
     });
+    let keys = args.publish_keys.as_ref();
+    let keys = keys.and_then(|file| validator.take("--publish-keys", file, FollowedFile::open(file.into())));
+    // A source that cannot be used is one mistake, not a second one at every listener.
+    let unusable = (args.publish_keys.is_some() && keys.is_none())
+        || (args.publish_jwks.is_some() && jwks.is_none())
+        || (args.publish_hook.is_some() && hook.is_none());
     PublisherConfig {
-        keys: args.publish_keys.as_ref().map(PathBuf::from),
+        keys,
         jwks,
         hook,
-        anyone: args.publish_anyone,
+        anyone: args.publish_anyone || unusable,
         trusted_proxies: trusted_proxies(args, validator),
     }
 }
@@ -570,7 +595,9 @@ impl PublisherConfig {
 /// A URL of another service; a mistake is reported and leaves the text as it is.
 fn web_url(flag: &'static str, url: &str, validator: &mut Validator) -> String {
     let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    if authority.is_none_or(|authority| authority.trim_start_matches('/').is_empty()) {
+    if authority.is_none_or(|authority| authority.trim_start_matches('/').is_empty())
+        || Url::parse(url).is_err()
+    {
         validator.reject(flag, url, "must be a URL, as in https://example.org/publish");
     }
     url.to_owned()

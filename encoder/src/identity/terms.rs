@@ -64,6 +64,14 @@ impl StreamTerms {
         })
     }
 
+    /// Says why terms cannot be used, for the crate that reads them.
+    ///
+    /// # Errors
+    /// As [`StreamTerms::new`].
+    pub(crate) fn check(terms: &Terms) -> Result<(), String> {
+        Self::new(terms).map(drop)
+    }
+
     /// What one publisher may cost: the terms' bounds, and otherwise the configured ones.
     pub(crate) fn limits(&self, configured: PublishLimits) -> PublishLimits {
         PublishLimits {

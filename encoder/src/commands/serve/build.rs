@@ -259,6 +259,7 @@ fn accept_publishers(
     for listener in listeners.into_iter().flatten() {
         let options = ingest::ServerOptions {
             read_timeout: config.publish_timeout,
+            key_paths: !config.publishers.has_no_source(),
             ..ingest::ServerOptions::default()
         };
         let shutdown = shutdown.clone();
