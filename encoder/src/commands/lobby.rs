@@ -1,5 +1,6 @@
 //! `encoder lobby`: shares a load balancer with the encoders and answers publishers while all encoders are
-//! busy. The lobby speaks RTMP like the encoder and refuses every publisher.
+//! busy. The lobby speaks RTMP like the encoder and refuses every publisher. It asks the same sources of identity as the
+//! encoders, so that a stranger hears nothing about them.
 //!
 //! The lobby is ready only while no encoder is free, and refuses connections otherwise: as far as it knows, it never
 //! takes a publisher that an encoder could have taken. Its knowledge comes from the encoders' own readiness probes
@@ -11,6 +12,7 @@ pub(super) mod survey;
 
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
+use crate::identity::Identity;
 use crate::ingest::{self, Admission, MediaSink};
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
@@ -49,8 +51,9 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     info!(listen = address(&admin_listener), encoders, "operators: admin");
 
     let always = config.encoders.is_empty();
-    let lobby =
-        Arc::new(Lobby::new(if always { Standing::AllBusy { encoders: 0 } } else { Standing::Unknown }));
+    let standing = if always { Standing::AllBusy { encoders: 0 } } else { Standing::Unknown };
+    let identity = Identity::open(&config.publishers)?;
+    let lobby = Arc::new(Lobby::new(standing, identity.clone()));
     let machine = |error: &dyn std::fmt::Display| Fault::Machine {
         what: "cannot start the admin server",
         why: error.to_string(),
@@ -66,11 +69,15 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let rounds = tokio::spawn(ask_around(Surveyor::new(config.encoders), lobby.clone()));
-    let publishers =
-        tokio::spawn(ingest::serve(rtmp_listener, lobby.clone(), ingest::ServerOptions::default(), {
-            let shutdown = shutdown.clone();
-            async move { shutdown.reached(ShutdownStage::Draining).await }
-        }));
+    let sources = tokio::spawn(identity.attend());
+    let options = ingest::ServerOptions {
+        key_paths: !config.publishers.has_no_source(),
+        ..ingest::ServerOptions::default()
+    };
+    let publishers = tokio::spawn(ingest::serve(rtmp_listener, lobby.clone(), options, {
+        let shutdown = shutdown.clone();
+        async move { shutdown.reached(ShutdownStage::Draining).await }
+    }));
     shutdown.reached(ShutdownStage::Draining).await;
     rounds.abort();
     lobby.settle(Standing::Leaving);
@@ -84,6 +91,7 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
         () = shutdown.reached(ShutdownStage::Ending) => {}
         () = tokio::time::sleep(GOODBYES) => {}
     }
+    sources.abort();
     info!("lobby leaves");
     admin.stop().map_err(|error| machine(&error))
 }
@@ -105,6 +113,7 @@ async fn ask_around(mut surveyor: Surveyor, lobby: Arc<Lobby>) {
 struct Lobby {
     known: Mutex<Known>,
     open: watch::Sender<bool>,
+    identity: Arc<Identity>,
 }
 
 #[derive(Clone, Copy)]
@@ -115,9 +124,9 @@ struct Known {
 }
 
 impl Lobby {
-    fn new(standing: Standing) -> Self {
+    fn new(standing: Standing, identity: Arc<Identity>) -> Self {
         let known = Mutex::new(Known { standing, at: Instant::now() });
-        Self { known, open: watch::Sender::new(standing.wants_lobby()) }
+        Self { known, open: watch::Sender::new(standing.wants_lobby()), identity }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -180,9 +189,28 @@ enum Nobody {}
 impl Admission for Lobby {
     type Sink = Nobody;
 
-    async fn admit(&self, _: PublishRequest) -> Result<Nobody, Refusal> {
-        metrics::counter!("encoder_rejected_total", "reason" => "all_busy").increment(1);
-        Err(Refusal::AllBusy)
+    async fn admit(&self, request: PublishRequest) -> Result<Nobody, Refusal> {
+        let refusal = match self.identity.decide(&request).await {
+            Ok(_) => Refusal::AllBusy,
+            Err(refusal) => refusal,
+        };
+        let reason = match refusal {
+            Refusal::AllBusy => "all_busy",
+            Refusal::BadName(_) => "bad_name",
+            Refusal::Forbidden(_) => "forbidden",
+            Refusal::AdmissionDown => "admission_down",
+            // The sources of identity give none of these.
+            Refusal::AlreadyPublishing
+            | Refusal::Busy
+            | Refusal::TakenOver
+            | Refusal::EndedByOperator(_)
+            | Refusal::OverLimit(_)
+            | Refusal::Draining
+            | Refusal::Unsupported(_)
+            | Refusal::Internal => "internal",
+        };
+        metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
+        Err(refusal)
     }
 
     fn open(&self) -> Option<watch::Receiver<bool>> {
