@@ -9,6 +9,7 @@ mod packager;
 
 use crate::archive::page::Page;
 use crate::delivery::takeover;
+use crate::identity::StreamTerms;
 use bytes::Bytes;
 use hls::Timing;
 use hls::presentation::Presentation;
@@ -29,7 +30,7 @@ pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 pub(crate) type Target = fn(&[u8]);
 
 /// Name and function of every target; the name is also that of its folder of seeds.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("codec_facts", codec_facts),
     ("stored_playlists", stored_playlists),
     ("stored_records", stored_records),
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("timeline", timeline),
     ("worker_protocol", worker_protocol),
     ("packager", packager),
+    ("tokens", tokens),
 ];
 
 /// Everything after the handshake: chunks, AMF, the session, and the resulting media. The first byte gives the size of
@@ -93,6 +95,11 @@ fn session(bytes: &[u8], piece: usize) -> usize {
         }
     }
     media
+}
+
+/// Stream keys that are tokens, key sets, keys files, and answers of back ends: the input is read as each of them.
+pub fn tokens(input: &[u8]) {
+    admission::fuzzing::tokens(input, StreamTerms::check);
 }
 
 /// Reads the input as AMF values and as a command.

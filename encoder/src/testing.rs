@@ -20,7 +20,7 @@ pub mod delivery {
 pub mod fuzzing {
     pub use crate::fuzzing::{
         TARGETS, amf_guard, chunk_reader, codec_facts, flv, flv_file, packager, stored_playlists,
-        stored_records, timeline, worker_protocol,
+        stored_records, timeline, tokens, worker_protocol,
     };
 }
 
