@@ -148,7 +148,7 @@ mod tests {
             workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
             probe,
             when_full: WhenFull::Tell,
-            identity: Arc::new(crate::identity::Identity::open(&Default::default())),
+            identity: crate::identity::Identity::open(&Default::default()).unwrap(),
             limits: crate::config::PublishLimits {
                 bits_per_second: 20_000_000,
                 duration: Duration::from_secs(86_400),

@@ -12,7 +12,6 @@ mod fault;
 mod fleet;
 #[cfg(any(test, feature = "testing"))]
 mod fuzzing;
-#[allow(dead_code, unused_imports)]
 mod identity;
 mod ingest;
 mod logging;

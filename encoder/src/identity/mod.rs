@@ -64,6 +64,11 @@ impl Identity {
         tokio::join!(keys, tokens);
     }
 
+    /// Whether publishers can prove who they are: whether there is a source.
+    pub(crate) fn proves(&self) -> bool {
+        self.keys.is_some() || self.tokens.is_some() || self.hook.is_some()
+    }
+
     /// Decides who the publisher is: the first source that knows the key decides. Without a source the key is the
     /// name, and nobody has proved anything.
     ///
@@ -73,7 +78,7 @@ impl Identity {
         if !media::is_valid_name(&request.app) {
             return Err(Refusal::BadName("the application's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
         }
-        if self.keys.is_none() && self.tokens.is_none() && self.hook.is_none() {
+        if !self.proves() {
             return unproven(request);
         }
         let key = request.full_key();

@@ -159,8 +159,8 @@ impl Registry {
         let Some(open) = &self.open else { return };
         // Evaluated inside the channel's lock, so that of concurrent calls the last evaluation takes effect.
         open.send_if_modified(|open| {
-            // The returning publisher may have proved who it is; a stranger is refused with a reason.
-            let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher(true));
+            let proves = self.identity.proves();
+            let awaited = || self.entries().iter().any(|entry| entry.awaits_publisher(proves));
             let welcome = self.probe.readiness().is_ok() || awaited();
             std::mem::replace(open, welcome) != welcome
         });

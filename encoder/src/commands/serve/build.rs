@@ -60,6 +60,8 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     let workers = WorkerOptions::this_binary(&config.workers, tracing::Span::none())
         .map_err(|error| machine("cannot find this program", &error))?;
     let confinement = confinement(&workers, &config).await?;
+    let identity = Identity::open(&config.publishers)?;
+    tokio::spawn(identity.clone().attend());
     let registry = Registry::new(RegistryOptions {
         settings: config.stream.clone(),
         latencies: config.latencies.clone(),
@@ -67,7 +69,7 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         workers,
         probe: probe.clone(),
         when_full: config.when_full,
-        identity: Arc::new(Identity::open(&config.publishers)),
+        identity,
         limits: config.publish_limits,
     });
     let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings, confinement)?;

@@ -44,7 +44,7 @@ fn registry_over(
         workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
         probe: probe.clone(),
         when_full,
-        identity: Arc::new(Identity::open(&Default::default())),
+        identity: Identity::open(&Default::default()).unwrap(),
         limits: PublishLimits { bits_per_second: 20_000_000, duration: Duration::from_secs(86_400) },
     });
     (registry, probe)
