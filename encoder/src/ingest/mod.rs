@@ -4,6 +4,7 @@
 
 mod gate;
 mod rate;
+mod refusals;
 pub(crate) mod server;
 pub(crate) mod tls;
 

@@ -7,6 +7,7 @@
 use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::rate::ReceiveRate;
+use crate::ingest::refusals::RefusalSampler;
 use crate::ingest::tls::Listener;
 use crate::logging::{nonzero, rounded};
 use crate::wake::until;
@@ -113,6 +114,7 @@ pub async fn serve<A: Admission>(
     let Listener { socket, tls } = listener.into();
     let mut tasks = JoinSet::new();
     let waiting = Arc::new(Semaphore::new(options.max_waiting));
+    let refusals = Arc::new(RefusalSampler::default());
     let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
     let mut gate = ListenerGate::new(socket, admission.open());
@@ -140,13 +142,14 @@ pub async fn serve<A: Admission>(
                     };
                     set_socket_options(&socket, &options);
                     let (admission, tls) = (Arc::clone(&admission), tls.clone());
+                    let refusals = Arc::clone(&refusals);
                     tasks.spawn(async move {
                         let Some(tls) = tls else {
-                            return Connection::new(socket, peer, options).run(&*admission, permit).await;
+                            return Connection::new(socket, peer, options, refusals).run(&*admission, permit).await;
                         };
                         match timeout(options.handshake_timeout, tls.accept(socket)).await {
                             Ok(Ok(stream)) => {
-                                Connection::new(stream, peer, options).run(&*admission, permit).await;
+                                Connection::new(stream, peer, options, refusals).run(&*admission, permit).await;
                             }
                             // Logged at debug level, as every connection that ends before publish.
                             Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
@@ -247,10 +250,12 @@ struct Connection<S> {
     rate: Option<ReceiveRate>,
     /// Written output may still be buffered below, as a TLS record that did not fit the socket's buffer.
     unflushed: bool,
+    /// Decides which refusals are logged.
+    refusals: Arc<RefusalSampler>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
-    fn new(socket: S, peer: SocketAddr, options: ServerOptions) -> Self {
+    fn new(socket: S, peer: SocketAddr, options: ServerOptions, refusals: Arc<RefusalSampler>) -> Self {
         let (reader, writer) = tokio::io::split(socket);
         let session = ServerSession::new(peer);
         Self {
@@ -265,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             write_deadline: None,
             rate: None,
             unflushed: false,
+            refusals,
         }
     }
 
@@ -284,7 +290,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         let sink = match admitted {
             Ok(sink) => sink,
             Err(refusal) => {
-                info!(app, %peer, client, %refusal, "publish refused");
+                if let Some(left_out) = self.refusals.line(&refusal, Instant::now()) {
+                    let left_out = nonzero(left_out);
+                    info!(app, %peer, client, %refusal, left_out, "publish refused");
+                }
                 return self.refuse(&refusal).await;
             }
         };
@@ -335,7 +344,10 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 None => {}
                 Some(ServerEvent::Publish(request)) => return Ok(Some(request)),
                 Some(ServerEvent::Refused(refusal)) => {
-                    info!(peer = %self.peer, %refusal, "request refused");
+                    if let Some(left_out) = self.refusals.line(&refusal, Instant::now()) {
+                        let left_out = nonzero(left_out);
+                        info!(peer = %self.peer, %refusal, left_out, "request refused");
+                    }
                     return Ok(None);
                 }
                 Some(ServerEvent::Media(_) | ServerEvent::Metadata(_) | ServerEvent::Ended(_)) => {}
