@@ -47,6 +47,7 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     let admin_listener = crate::commands::serve::bind("--admin-listen", config.admin_listen).await?;
     let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).ok();
     info!(listen = address(&rtmp_listener), "publishers: rtmp");
+    crate::commands::serve::warn_of_reach(&config.publishers, &[config.rtmp_listen]);
     let encoders = Some(config.encoders.join(", ")).filter(|encoders| !encoders.is_empty());
     info!(listen = address(&admin_listener), encoders, "operators: admin");
 

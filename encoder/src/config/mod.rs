@@ -127,9 +127,22 @@ pub(crate) struct PublisherConfig {
     pub hook: Option<HookConfig>,
     /// Whether the listeners for publishers are open to everybody although no source is given.
     pub anyone: bool,
+    /// Whether a listener that was meant for every address listens on this machine's own, because no source is given.
+    pub narrowed: bool,
     /// The proxies whose connections begin with a PROXY protocol header; `None` without that protocol.
     #[allow(dead_code)]
     pub trusted_proxies: Option<Vec<IpNet>>,
+}
+
+/// What an operator must know about who can publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PublisherReach {
+    /// Sources of identity decide, or the operator named this machine's addresses.
+    AsConfigured,
+    /// Only this machine can publish, because no source of identity is given.
+    ThisMachine,
+    /// Everybody who reaches a listener can publish under any name.
+    Everybody,
 }
 
 /// Where a JSON Web Key Set is.
@@ -293,7 +306,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let mut validator = Validator { bad: args.config_complaints.clone() };
     let reconnect_window = validator.number("--reconnect-window", &args.reconnect_window, 0.0, 3600.0);
     let reconnect_window = Duration::from_secs_f64(reconnect_window.unwrap_or(0.0));
-    let publishers = publishers(&args.publishers, reconnect_window, &mut validator);
+    let mut publishers = publishers(&args.publishers, reconnect_window, &mut validator);
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
     let rtmp_listen = rtmp_listen.and_then(|at| publishers.restricted("--rtmp-listen", at, &mut validator));
     let http_listen = validator.address("--http-listen", &args.http_listen);
@@ -350,7 +363,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let max_duration = validator.number("--max-duration", &args.max_duration, 1.0, 31_536_000.0);
     let http_idle_timeout = validator.number("--http-idle-timeout", &args.http_idle_timeout, 20.0, 3600.0);
     let admin_access = admin_access(args, &mut validator);
-    let events = args.events.as_ref().map(|url| EventsConfig {
+    let events = given(&args.events).map(|url| EventsConfig {
         url: web_url("--events", url, &mut validator),
         secret: webhook_secret("--events-secret", args.events_secret.as_deref(), &mut validator),
     });
@@ -400,7 +413,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
 /// All invalid settings.
 pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     let mut validator = Validator::default();
-    let publishers = publishers(&args.publishers, LOBBY_HOOK_CACHE, &mut validator);
+    let mut publishers = publishers(&args.publishers, LOBBY_HOOK_CACHE, &mut validator);
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
     let rtmp_listen = rtmp_listen.and_then(|at| publishers.restricted("--rtmp-listen", at, &mut validator));
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
@@ -512,30 +525,36 @@ fn publishers(
     let seconds = args.publish_hook_cache.as_ref();
     let seconds = seconds.and_then(|text| validator.number("--publish-hook-cache", text, 0.0, 86_400.0));
     let secret = webhook_secret("--publish-hook-secret", args.publish_hook_secret.as_deref(), validator);
-    let hook = args.publish_hook.as_ref().and_then(|url| {
+    let hook = given(&args.publish_hook).and_then(|url| {
         let url = Url::parse(&web_url("--publish-hook", url, validator)).ok()?;
         let cache = seconds.map_or(reconnect_window, Duration::from_secs_f64);
         Some(HookConfig { url, format, secret, cache })
     });
-    let jwks = args.publish_jwks.as_ref().and_then(|place| match place.contains("://") {
+    let jwks = given(&args.publish_jwks).and_then(|place| match place.contains("://") {
         true => Url::parse(&web_url("--publish-jwks", place, validator)).ok().map(JwksLocation::Url),
         false => {
             validator.take("--publish-jwks", place, FollowedFile::open(place.into())).map(JwksLocation::File)
         }
     });
-    let keys = args.publish_keys.as_ref();
+    let keys = given(&args.publish_keys);
     let keys = keys.and_then(|file| validator.take("--publish-keys", file, FollowedFile::open(file.into())));
     // A source that cannot be used is one mistake, not a second one at every listener.
-    let unusable = (args.publish_keys.is_some() && keys.is_none())
-        || (args.publish_jwks.is_some() && jwks.is_none())
-        || (args.publish_hook.is_some() && hook.is_none());
+    let unusable = (given(&args.publish_keys).is_some() && keys.is_none())
+        || (given(&args.publish_jwks).is_some() && jwks.is_none())
+        || (given(&args.publish_hook).is_some() && hook.is_none());
     PublisherConfig {
         keys,
         jwks,
         hook,
         anyone: args.publish_anyone || unusable,
+        narrowed: false,
         trusted_proxies: trusted_proxies(args, validator),
     }
+}
+
+/// A setting's text; an empty environment variable counts as not set.
+fn given(text: &Option<String>) -> Option<&String> {
+    text.as_ref().filter(|text| !text.is_empty())
 }
 
 fn trusted_proxies(args: &PublisherArgs, validator: &mut Validator) -> Option<Vec<IpNet>> {
@@ -565,9 +584,20 @@ impl PublisherConfig {
         self.keys.is_none() && self.jwks.is_none() && self.hook.is_none()
     }
 
+    /// Who can publish through these listeners.
+    pub(crate) fn reach(&self, listeners: &[SocketAddr]) -> PublisherReach {
+        if self.narrowed {
+            PublisherReach::ThisMachine
+        } else if self.has_no_source() && listeners.iter().any(|address| !address.ip().is_loopback()) {
+            PublisherReach::Everybody
+        } else {
+            PublisherReach::AsConfigured
+        }
+    }
+
     /// The address that publishers may reach: without a source of identity, only this machine's.
     fn restricted(
-        &self,
+        &mut self,
         flag: &'static str,
         address: SocketAddr,
         validator: &mut Validator,
@@ -580,6 +610,7 @@ impl PublisherConfig {
                 SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                 SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             };
+            self.narrowed = true;
             return Some(SocketAddr::new(loopback, address.port()));
         }
         validator.reject(
@@ -608,14 +639,14 @@ fn webhook_secret(
     file: Option<&str>,
     validator: &mut Validator,
 ) -> Option<WebhookSecret> {
-    let file = file?;
+    let file = file.filter(|file| !file.is_empty())?;
     let text = validator.take(flag, file, std::fs::read_to_string(file))?;
     validator.take(flag, file, WebhookSecret::parse(&text))
 }
 
 fn admin_access(args: &ServeArgs, validator: &mut Validator) -> AdminAccess {
     const LEAST: usize = 16;
-    let token = args.admin_token.as_deref().and_then(|file| {
+    let token = given(&args.admin_token).and_then(|file| {
         let text = validator.take("--admin-token", file, std::fs::read_to_string(file))?;
         let token = text.trim().to_owned();
         if token.len() < LEAST {
@@ -751,12 +782,15 @@ fn encoding(
 }
 
 #[cfg(test)]
+mod publisher_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::cli::{Cli, Command};
     use clap::Parser;
 
-    fn args(more: &[&str]) -> ServeArgs {
+    pub(super) fn args(more: &[&str]) -> ServeArgs {
         let all = ["encoder", "serve"].iter().chain(more);
         match Cli::try_parse_from(all).unwrap().command {
             Command::Serve(args) => *args,
@@ -799,15 +833,16 @@ mod tests {
         assert!(told[0].to_string().ends_with("does not belong to the key in --tls-key"), "{}", told[0]);
     }
 
+    pub(super) fn judged(more: &[&str]) -> Result<LobbyConfig, Vec<BadSetting>> {
+        let all = ["encoder", "lobby"].iter().chain(more);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Lobby(args) => lobby(&args),
+            _ => unreachable!("`lobby` was given"),
+        }
+    }
+
     #[test]
     fn a_lobby_takes_names_and_addresses() {
-        let judged = |more: &[&str]| {
-            let all = ["encoder", "lobby"].iter().chain(more);
-            match Cli::try_parse_from(all).unwrap().command {
-                Command::Lobby(args) => lobby(&args),
-                _ => unreachable!("`lobby` was given"),
-            }
-        };
         assert!(judged(&[]).unwrap().encoders.is_empty());
         let config = judged(&["--encoders=encoders.live.svc:9090, 10.0.0.1:9090,[::1]:9090"]).unwrap();
         assert_eq!(config.encoders, ["encoders.live.svc:9090", "10.0.0.1:9090", "[::1]:9090"]);

@@ -1,6 +1,6 @@
 //! The log lines about a start: one line per port, the settings, and URLs to try.
 
-use crate::config::ServeConfig;
+use crate::config::{PublisherConfig, PublisherReach, ServeConfig};
 use hls::Timing;
 use std::net::SocketAddr;
 use tracing::{info, warn};
@@ -20,6 +20,8 @@ pub(super) fn announce(config: &ServeConfig, addresses: &Addresses, store: &str)
     if let Some(rtmps) = addresses.rtmps {
         info!(listen = %rtmps, "publishers: rtmps");
     }
+    let listeners: Vec<_> = [Some(addresses.rtmp), addresses.rtmps].into_iter().flatten().collect();
+    warn_of_reach(&config.publishers, &listeners);
     info!(listen = %addresses.http, "viewers: http");
     if let Some(https) = addresses.https {
         info!(listen = %https, "viewers: https");
@@ -52,6 +54,22 @@ pub(super) fn announce(config: &ServeConfig, addresses: &Addresses, store: &str)
     }
     info!("publish to rtmp://{}/live/demo", reachable(addresses.rtmp));
     info!("watch at   http://{}/", reachable(addresses.http));
+}
+
+/// Warns when nobody but this machine can publish although the listeners were meant for others, and when everybody can
+/// publish.
+pub(crate) fn warn_of_reach(publishers: &PublisherConfig, listeners: &[SocketAddr]) {
+    match publishers.reach(listeners) {
+        PublisherReach::AsConfigured => {}
+        PublisherReach::ThisMachine => warn!(
+            "nothing says who may publish, so publishers can connect from this machine only: give --publish-keys, \
+             --publish-jwks or --publish-hook, or let anybody publish with --publish-anyone"
+        ),
+        PublisherReach::Everybody => warn!(
+            "anybody who reaches this port may publish under any name (--publish-anyone), and no publisher can prove a \
+             name, so nobody can take over a live stream: give keys with --publish-keys, or restrict who reaches the port"
+        ),
+    }
 }
 
 /// Replaces an unspecified address by one that works in a URL on this machine.

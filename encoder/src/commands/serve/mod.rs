@@ -9,6 +9,7 @@ mod announce;
 mod build;
 mod drain;
 
+pub(crate) use announce::warn_of_reach;
 pub(crate) use build::{bind, bind_rtmp};
 
 use crate::archive::ArchiveManager;
