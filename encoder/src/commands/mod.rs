@@ -12,6 +12,7 @@ use crate::config::{self, LogFormat};
 use crate::fault::{EXIT_USAGE, Fault};
 use crate::logging;
 use clap::error::ErrorKind;
+use rustix::fs::Mode;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,6 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     match command {
         Command::Serve(args) => {
+            narrow_new_files();
             let recent = logging::start(logging_as(&args.log_format));
             let config = config::serve(&args).map_err(Fault::Settings)?;
             on_runtime(serve::serve(config, recent))?;
@@ -61,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             on_runtime(async { Ok(publisher::run(args).await?) })?;
         }
         Command::Transcode(args) => {
+            narrow_new_files();
             logging::start(LogFormat::Text);
             let (settings, workers) = config::transcode(&args).map_err(Fault::Settings)?;
             on_runtime(transcode::transcode(args.input, args.output, settings, workers))?;
@@ -76,6 +79,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Archive(ArchiveCommand::Seal(args)) => {
+            narrow_new_files();
             logging::start(LogFormat::Text);
             let (output, stream) = config::archived(&args).map_err(Fault::Settings)?;
             let mut complete = false;
@@ -93,6 +97,15 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes writing from the group and everything from others in the modes of new files (0640) and folders (0750). What
+/// the operator's umask takes away already stays away. Called before the first thread starts.
+fn narrow_new_files() {
+    use rustix::process::umask;
+    let taken = Mode::WGRP | Mode::RWXO;
+    let given = umask(taken);
+    umask(given | taken);
 }
 
 /// The log format, needed before the settings are validated because mistakes in the settings are logged as well.

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -292,6 +293,34 @@ fn the_commands_read_files_in_the_confined_process() {
     let (code, said) = command(&[OsStr::new("publish"), playlist.as_os_str(), nobody]);
     assert_eq!(code, Some(66), "{said}");
     assert!(said.contains("names other files"), "{said}");
+}
+
+/// The modes of everything below a folder, and of the folder.
+fn modes(path: &Path) -> Vec<u32> {
+    let found = std::fs::symlink_metadata(path).unwrap();
+    let mut all = vec![found.permissions().mode()];
+    if found.is_dir() {
+        all.extend(std::fs::read_dir(path).unwrap().flat_map(|entry| modes(&entry.unwrap().path())));
+    }
+    all
+}
+
+#[test]
+fn what_is_written_is_for_the_owner_and_the_group() {
+    let folder = TempDir::new().unwrap();
+    let file = made(&folder, "a.mp4", &COPIED);
+    // A stricter umask of the operator stays.
+    for (umask, folders, files) in [("000", 0o40_750, 0o100_640), ("077", 0o40_700, 0o100_600)] {
+        let output = folder.path().join(umask);
+        let script =
+            format!("umask {umask}; exec \"$0\" transcode --ladder=90p@100k --preset=ultrafast \"$@\"");
+        let done = Command::new("sh").args(["-c", &script, PROGRAM]).args([&file, &output]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let mut modes = modes(&output);
+        modes.sort_unstable();
+        modes.dedup();
+        assert_eq!(modes, [folders, files], "with umask {umask}");
+    }
 }
 
 #[test]
