@@ -33,7 +33,9 @@ FROM scratch
 COPY --from=build /image /
 COPY --from=build --chown=10001:10001 /image/media /media
 USER 10001:10001
-ENV ENCODER_OUTPUT=/media ENCODER_LOG_FORMAT=json
+# Probes come from outside the container: publish port 9090 to operators only. The RTMP port stays closed to other
+# machines until a setting says who may publish (ENCODER_PUBLISH_KEYS, _JWKS, _HOOK or _ANYONE).
+ENV ENCODER_OUTPUT=/media ENCODER_LOG_FORMAT=json ENCODER_ADMIN_LISTEN=0.0.0.0:9090
 VOLUME /media
 EXPOSE 1935 8080 9090
 # On SIGTERM the encoder takes no new streams, finishes the running streams, seals them and exits. It is PID 1, so it

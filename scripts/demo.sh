@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${RTMP_PORT:=1935}" "${HTTP_PORT:=8080}" "${ADMIN_PORT:=9090}" "${MEDIA:=./target/media}"
 encoder=${CARGO_TARGET_DIR:-target}/release/encoder
 
-"$encoder" serve --output "$MEDIA" --rtmp-listen "0.0.0.0:$RTMP_PORT" --http-listen "0.0.0.0:$HTTP_PORT" \
+"$encoder" serve --output "$MEDIA" --rtmp-listen "127.0.0.1:$RTMP_PORT" --http-listen "0.0.0.0:$HTTP_PORT" \
     --admin-listen "127.0.0.1:$ADMIN_PORT" &
 server=$!
 publisher=

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Builds the base and every overlay, and judges them: Kubernetes' own schemas in strict mode, the custom resources'
+"""Builds the base and every overlay, each overlay with every component as well, and judges them: Kubernetes' own schemas in strict mode, the custom resources'
 published schemas (schemas/, made by prune.py), and the guards without which a platform cuts its own streams.
 
 Usage: check.py [KUBERNETES_VERSION]   needs `kubectl` or `kustomize`, and requirements.txt
 """
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -22,6 +23,21 @@ complaints = []
 
 def complain(where, what):
     complaints.append(f"{where}: {what}")
+
+
+def build_with(overlay, component):
+    """The overlay with a component, as an operator's own kustomization would name them."""
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes relative paths only.
+        relative = {path: os.path.relpath(path, os.path.realpath(folder)) for path in (overlay, component)}
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [relative[overlay]],
+            "components": [relative[component]],
+        }
+        (pathlib.Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return build(pathlib.Path(folder))
 
 
 def build(folder):
@@ -89,6 +105,50 @@ def variable(container, name, default=None):
     return next((entry["value"] for entry in container.get("env", []) if entry["name"] == name), default)
 
 
+def settings(documents, container):
+    """The environment of a container: config maps, then its own variables."""
+    maps = {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
+    variables = {}
+    for source in container.get("envFrom", []):
+        variables |= maps[source["configMapRef"]["name"]]
+    return variables | {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
+
+
+def secrets_at(spec, container):
+    """The Secrets that are mounted, by folder: those without which the pod does not start."""
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    mounted = {}
+    for mount in container.get("volumeMounts", []):
+        volume = volumes[mount["name"]]
+        sources = [source["secret"] for source in volume.get("projected", {}).get("sources", []) if "secret" in source]
+        names = [source["name"] for source in sources if not source.get("optional")]
+        if "secret" in volume and not volume["secret"].get("optional"):
+            names.append(volume["secret"]["secretName"])
+        mounted[mount["mountPath"]] = names
+    return mounted
+
+
+# A publisher without any of these is somebody from the internet; an encoder without any listens for itself alone.
+IDENTITIES = ("ENCODER_PUBLISH_KEYS", "ENCODER_PUBLISH_JWKS", "ENCODER_PUBLISH_HOOK")
+
+
+def guard_listeners(documents, spec, container, want, where):
+    """Publishers are known and reach the pod, and so do probes."""
+    chosen = settings(documents, container)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    want(any(chosen.get(name) for name in IDENTITIES), where, "no source says who may publish: it listens on loopback only")
+    want("ENCODER_PUBLISH_ANYONE" not in chosen, where, "anybody may publish")
+    host, _, port = chosen.get("ENCODER_ADMIN_LISTEN", "127.0.0.1:9090").rpartition(":")
+    want(host in ("0.0.0.0", "[::]") and int(port) == ports["admin"], where, "probes do not reach its admin port")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if probe in container:
+            want(container[probe]["httpGet"]["port"] == "admin", where, f"its {probe} asks another port")
+    mounted = secrets_at(spec, container)
+    for name, path in chosen.items():
+        if name in (*IDENTITIES, "ENCODER_TLS_CERT", "ENCODER_TLS_KEY") and path.startswith("/"):
+            want(mounted.get(path.rpartition("/")[0]), where, f"{name} is in no Secret that the pod waits for")
+
+
 def mebibytes(text):
     units = {"Mi": 1, "Gi": 1024}
     return int(text[:-2]) * units[text[-2:]]
@@ -126,6 +186,7 @@ def guard(overlay, documents):
         want(ready["periodSeconds"] == 1 and ready["failureThreshold"] == 1, where, "busy for more than two seconds before it is out")
         want(ready.get("successThreshold", 1) == 1 and ready.get("timeoutSeconds", 1) == 1, where, "slow readiness")
         want(container["startupProbe"]["httpGet"]["path"] == "/startupz", where, "no startup probe")
+        guard_listeners(documents, spec, container, want, where)
         request, limit = container["resources"]["requests"], container["resources"].get("limits", {})
         want("cpu" not in limit or cores(limit["cpu"]) > cores(request["cpu"]), where, "throttled CPU drops frames")
         want("memory" in limit, where, "memory without a limit takes the node along")
@@ -135,6 +196,7 @@ def guard(overlay, documents):
             continue
 
         encoders += 1
+        guard_rtmps(documents, metadata, container, want, where)
         # One budget for all workers of a stream, and the supervisor with its window of segments and what waits for the store.
         workers = int(variable(container, "ENCODER_WORKER_MEMORY", "1536")) * int(variable(container, "ENCODER_CAPACITY", "1"))
         want(mebibytes(limit["memory"]) >= workers + 1024, where, "the kernel kills the pod before a worker reaches its limit")
@@ -200,6 +262,27 @@ def guard(overlay, documents):
         want(policy["buffer"]["minReplicas"] >= policy["buffer"]["bufferSize"], name_of(scaler), "fewer than the buffer")
 
 
+def guard_rtmps(documents, metadata, container, want, where):
+    """A port for RTMPS is reached through the Service and the policy, or is nowhere."""
+    listens = "ENCODER_RTMPS_LISTEN" in settings(documents, container)
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    if listens:
+        port = settings(documents, container)["ENCODER_RTMPS_LISTEN"].rpartition(":")[2]
+        want(named.get("rtmps") == int(port), where, "its RTMPS port has no name")
+    service = next(d for d in documents if d["kind"] == "Service" and d["metadata"]["name"] == "rtmp")
+    leads = any(port["targetPort"] == "rtmps" for port in service["spec"]["ports"])
+    want(leads == listens, where, "the Service does not lead to its RTMPS port, or to none")
+    policies = [d["spec"] for d in documents if d["kind"] == "NetworkPolicy"]
+    rules = [
+        rule
+        for policy in policies
+        if policy["podSelector"]["matchLabels"].items() <= metadata["labels"].items()
+        for rule in policy.get("ingress", [])
+    ]
+    admits = any("from" not in rule and {"port": "rtmps"} in rule["ports"] for rule in rules)
+    want(admits == listens, where, "the policy does not admit RTMPS, or admits it to nothing")
+
+
 def steer(where, query, least, want):
     """The autoscaler's own arithmetic (replica_calculator.go): within a tenth of the present size it does nothing."""
     factor, buffer = query.split(" * sum(")[0], query.rsplit("+ ", 1)[1]
@@ -230,11 +313,14 @@ def metrics(file):
 
 def main():
     version = sys.argv[1] if len(sys.argv) > 1 else "1.34"
-    for folder in [DEPLOY / "base", *sorted((DEPLOY / "overlays").iterdir())]:
-        documents = build(folder)
-        validate(folder.name, documents, version)
-        guard(folder.name, documents)
-        print(f"deploy: {folder.name}: {len(documents)} resources")
+    overlays = sorted((DEPLOY / "overlays").iterdir())
+    builds = [(folder.name, build(folder)) for folder in [DEPLOY / "base", *overlays]]
+    for component in sorted((DEPLOY / "components").iterdir()):
+        builds += [(f"{overlay.name} with {component.name}", build_with(overlay, component)) for overlay in overlays]
+    for name, documents in builds:
+        validate(name, documents, version)
+        guard(name, documents)
+        print(f"deploy: {name}: {len(documents)} resources")
     for text in [*(DEPLOY / "dashboard").glob("*.json"), DEPLOY / "base/alerts.yaml", *(DEPLOY / "overlays").glob("*/*.yaml")]:
         metrics(text)
     if complaints:

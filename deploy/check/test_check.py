@@ -128,20 +128,111 @@ def no_waiting(d):
     find(d, "FleetAutoscaler")["spec"]["policy"]["buffer"]["bufferSize"] = 0
 
 
+def settings(d):
+    return find(d, "ConfigMap", find_config(d))["data"]
+
+
+def find_config(d):
+    return next(c["metadata"]["name"] for c in d if c["kind"] == "ConfigMap")
+
+
+def nobody_known(d):
+    del settings(d)["ENCODER_PUBLISH_KEYS"]
+
+
+def known_by_nothing(d):
+    settings(d)["ENCODER_PUBLISH_KEYS"] = ""
+
+
+def anyone(d):
+    settings(d)["ENCODER_PUBLISH_ANYONE"] = "true"
+
+
+def keys_from_nowhere(d):
+    settings(d)["ENCODER_PUBLISH_KEYS"] = "/etc/keys.toml"
+
+
+def keys_not_waited_for(d):
+    sources = next(v for v in container(d)[0]["volumes"] if v["name"] == "settings")["projected"]["sources"]
+    sources[0]["secret"]["optional"] = True
+
+
+def lobby_knows_nobody(d):
+    del container(d, name="lobby")[1]["envFrom"]
+
+
+def admin_on_loopback(d):
+    set_variable(container(d)[1], "ENCODER_ADMIN_LISTEN", "127.0.0.1:9090")
+
+
+def admin_by_default(d):
+    target = container(d, name="lobby")[1]
+    target["env"] = [entry for entry in target["env"] if entry["name"] != "ENCODER_ADMIN_LISTEN"]
+
+
+def admin_elsewhere(d):
+    set_variable(container(d)[1], "ENCODER_ADMIN_LISTEN", "0.0.0.0:9091")
+
+
+def agones_admin_on_loopback(d):
+    set_variable(container(d, "Fleet")[1], "ENCODER_ADMIN_LISTEN", "127.0.0.1:9090")
+
+
+def no_certificate(d):
+    next(v for v in container(d)[0]["volumes"] if v["name"] == "tls")["secret"]["optional"] = True
+
+
+def rtmps_without_service(d):
+    find(d, "Service", "rtmp")["spec"]["ports"].pop()
+
+
+def rtmps_without_policy(d):
+    find(d, "NetworkPolicy")["spec"]["ingress"].pop()
+
+
+def rtmps_on_another_port(d):
+    set_variable(container(d)[1], "ENCODER_RTMPS_LISTEN", "0.0.0.0:1937")
+
+
+def rtmps_without_listener(d):
+    target = container(d)[1]
+    target["env"] = [entry for entry in target["env"] if entry["name"] != "ENCODER_RTMPS_LISTEN"]
+
+
+def agones_rtmps_without_name(d):
+    target = container(d, "Fleet")[1]
+    target["ports"] = [port for port in target["ports"] if port["name"] != "rtmps"]
+
+
 MUTATIONS = {
     "autoscale": [
         grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, always_allow, no_budget, evictable, throttled,
         no_room_for_workers, root,
         local_policy, not_ready_published, lobby_blind, restarts, fixed_size, plain_buffer, value, null_is_zero, keda_typo,
+        nobody_known, known_by_nothing, anyone, keys_from_nowhere, keys_not_waited_for, lobby_knows_nobody,
+        admin_on_loopback, admin_by_default, admin_elsewhere,
     ],
-    "agones": [agones_typo, agones_pod_typo, agones_silent, agones_evicted, agones_shut_in, no_waiting],
+    "agones": [agones_typo, agones_pod_typo, agones_silent, agones_evicted, agones_shut_in, no_waiting, agones_admin_on_loopback],
+}
+# By overlay and component.
+COMPONENT_MUTATIONS = {
+    ("autoscale", "tls"): [
+        no_certificate, rtmps_without_service, rtmps_without_policy, rtmps_on_another_port, rtmps_without_listener,
+    ],
+    ("agones", "tls"): [agones_rtmps_without_name],
 }
 
 
 class Mutations(unittest.TestCase):
     def test_each_is_complained_about(self):
-        for overlay, mutations in MUTATIONS.items():
-            good = check.build(check.DEPLOY / "overlays" / overlay)
+        built = [(overlay, check.build(check.DEPLOY / "overlays" / overlay), m) for overlay, m in MUTATIONS.items()]
+        for (overlay, component), mutations in COMPONENT_MUTATIONS.items():
+            good = check.build_with(check.DEPLOY / "overlays" / overlay, check.DEPLOY / "components" / component)
+            built.append((overlay, good, mutations))
+        for overlay, good, mutations in built:
+            check.complaints.clear()
+            check.guard(overlay, good)
+            self.assertEqual(check.complaints, [], "good manifests pass")
             for mutate in mutations:
                 with self.subTest(mutate.__name__):
                     documents = copy.deepcopy(good)
