@@ -321,15 +321,21 @@ fn eprintln_log(log: &str) {
     );
 }
 
-/// The command `encoder serve` on these ports, without inherited `ENCODER_` variables.
-pub fn command(ports: &Ports) -> Command {
+/// The command `encoder` with a subcommand, without inherited `ENCODER_` variables.
+pub fn subcommand(name: &str) -> Command {
     let mut command = Command::new(binary());
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|n| n.starts_with("ENCODER_")) {
-            command.env_remove(name);
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_str().is_some_and(|n| n.starts_with("ENCODER_")) {
+            command.env_remove(variable);
         }
     }
-    command.arg("serve");
+    command.arg(name);
+    command
+}
+
+/// The command `encoder serve` on these ports, without inherited `ENCODER_` variables.
+pub fn command(ports: &Ports) -> Command {
+    let mut command = subcommand("serve");
     for (flag, port) in
         [("--rtmp-listen", ports.rtmp), ("--http-listen", ports.http), ("--admin-listen", ports.admin)]
     {
