@@ -74,7 +74,7 @@ impl Track {
     }
 
     /// The CODECS entry of the track (RFC 6381); `None` when its configuration record is too short.
-    pub(crate) fn codecs_string(&self) -> Option<String> {
+    pub fn codecs_string(&self) -> Option<String> {
         match &self.kind {
             TrackKind::Video(video) => match video.codec {
                 VideoCodec::H264 => h264::codecs_string(&video.config),

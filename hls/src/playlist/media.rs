@@ -153,7 +153,7 @@ fn write_parts(out: &mut String, parts: &[PartInfo]) -> std::fmt::Result {
 }
 
 /// ISO 8601 in UTC to the millisecond, rounded down so that the time is never in the future.
-pub(super) fn date_time(wall: WallTime) -> String {
+pub fn date_time(wall: WallTime) -> String {
     let time = DateTime::from_timestamp_micros(wall.unix_micros()).unwrap_or(DateTime::UNIX_EPOCH);
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
