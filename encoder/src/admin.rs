@@ -144,6 +144,7 @@ mod tests {
                 spool: None,
                 archives: crate::archive::ArchiveManager::new(store, String::new()),
                 archive: None,
+                events: Default::default(),
             },
             workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
             probe,

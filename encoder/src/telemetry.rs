@@ -86,6 +86,11 @@ pub(crate) fn describe() {
             "Times that the spool's room was used up: the largest rendition is given up first",
         ),
         ("encoder_spool_failures_total", "Failures of the spool's disk"),
+        (
+            "encoder_events_total",
+            "Attempts to deliver events and events given up, by result: delivered, retried (a failed attempt), \
+             given_up_full (for lack of memory), given_up_refused, given_up_expired, left (at the end of the process)",
+        ),
         ("encoder_archives_total", "Archives that were to be completed, by what became of them"),
         ("encoder_store_gaps_total", "Segments that are not in the store and listed as gaps, by reason"),
         ("encoder_store_late_total", "Segments that came to the store after they had been listed as gaps"),
@@ -140,6 +145,7 @@ pub(crate) fn describe() {
         "1 while the keys file (source keys) or the key set of tokens (source jwks) cannot be read again, and the last \
          good one is in force"
     );
+    describe_gauge!("encoder_events_waiting", Unit::Count, "Events that are not delivered yet");
     describe_gauge!("encoder_lobby_ready", Unit::Count, "1 while the lobby answers publishers");
     describe_gauge!("encoder_lobby_free_encoders", Unit::Count, "Free encoders that the lobby has found");
 }

@@ -16,6 +16,11 @@ pub mod delivery {
     pub use crate::delivery::{DeliveryCounters, DeliveryEvent, DeliverySettings, Gap, Spool};
 }
 
+/// What another service is told.
+pub mod events {
+    pub use crate::events::Events;
+}
+
 /// The targets of the fuzzers.
 pub mod fuzzing {
     pub use crate::fuzzing::{

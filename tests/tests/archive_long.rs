@@ -15,6 +15,7 @@
 use bytes::Bytes;
 use encoder::testing::archive::{ArchiveManager, ArchiveSettings};
 use encoder::testing::delivery::{FreshReason, OutputOptions, Outputs, StreamStart};
+use encoder::testing::events::Events;
 use encoder::testing::origin::{ObjectCache, StreamPath};
 use encoder::testing::stream::{Effect, Now, StreamCore, StreamSettings, video_settings};
 use hls::timing::{Latency, Timing};
@@ -245,6 +246,7 @@ async fn record(material: &Material) -> Bytes {
         spool: None,
         archives: keeper.clone(),
         archive: Some(ArchiveSettings::default()),
+        events: Events::default(),
     };
     let mut stream = Stream::begin(&options);
     stream.publish(MessageKind::Video, 0, tag(&[0x17, 0, 0, 0, 0], &material.avc));

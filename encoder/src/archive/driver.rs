@@ -1,11 +1,13 @@
 //! Runs a [`Recorder`] against a store on tokio, and finishes archives in the background. The recorder makes the
 //! decisions.
 
+use super::announce::announce;
 use super::load::{noted, unsealed};
 use super::names::ArchivePlace;
 use super::recorder::{ArchiveSettings, Recorder, Write};
 use super::resume::go_on;
 use super::seal::{SealError, Sealed, seal};
+use crate::events::{Events, StreamEvents};
 use crate::logging::{nonzero, rounded};
 use crate::wake::until;
 use hls::ledger::Settled;
@@ -42,6 +44,8 @@ pub struct ArchiveManager {
     one_at_a_time: Semaphore,
     /// Number of archives that are still to be finished.
     unfinished: watch::Sender<usize>,
+    /// Who is told of complete archives.
+    events: Events,
     /// Streams that began here, until the search for archives of dead processes is done: the search may read a note on
     /// one of these streams before another encoder overwrites that note, and in a container the dead process had the
     /// same process ID.
@@ -86,6 +90,8 @@ pub struct RecordingHandle {
     pub archive: Archive,
     /// Ends after `Archive::end`.
     pub task: JoinHandle<Option<ArchivePlace>>,
+    /// The stream's handle, which knows what the stream's back end wants to find again.
+    pub(crate) events: Option<StreamEvents>,
 }
 
 // === impl Keeper ===
@@ -93,12 +99,18 @@ pub struct RecordingHandle {
 impl ArchiveManager {
     /// Creates the manager for all broadcasts of the process `owner`, in the form of `archive::owner`.
     pub fn new(store: Arc<dyn Store>, owner: String) -> Arc<Self> {
+        Self::with_events(store, owner, Events::default())
+    }
+
+    /// Like [`Self::new`]; tells of each archive that is complete.
+    pub(crate) fn with_events(store: Arc<dyn Store>, owner: String, events: Events) -> Arc<Self> {
         let (unfinished, _) = watch::channel(0);
         Arc::new(Self {
             store,
             owner,
             one_at_a_time: Semaphore::new(1),
             unfinished,
+            events,
             begun: Mutex::new(Some(BTreeSet::new())),
         })
     }
@@ -116,7 +128,11 @@ impl ArchiveManager {
         let recorder = Recorder::new(stream, self.own(settings));
         let shared = RecordingShared::new(RecorderState::Open(Box::new(recorder)));
         let task = drive(shared.clone(), self.store.clone());
-        RecordingHandle { archive: Archive { shared }, task: tokio::spawn(task.in_current_span()) }
+        RecordingHandle {
+            archive: Archive { shared },
+            task: tokio::spawn(task.in_current_span()),
+            events: None,
+        }
     }
 
     /// Continues the archive of a stream that was taken over: `past` is what its playlists list. If there is no such
@@ -146,7 +162,7 @@ impl ArchiveManager {
             shared.open(recorder.unwrap_or_else(|| Recorder::new(stream, settings)));
             drive(shared, manager.store.clone()).await
         };
-        RecordingHandle { archive, task: tokio::spawn(task.in_current_span()) }
+        RecordingHandle { archive, task: tokio::spawn(task.in_current_span()), events: None }
     }
 
     fn own(&self, settings: ArchiveSettings) -> ArchiveSettings {
@@ -178,7 +194,7 @@ impl ArchiveManager {
     async fn finishing(self: Arc<Self>, recording: RecordingHandle) {
         recording.archive.end();
         match recording.task.await {
-            Ok(Some(place)) => self.seal(&place).await,
+            Ok(Some(place)) => self.seal(&place, recording.events.as_ref()).await,
             Ok(None) => {}
             Err(error) => {
                 error!(%error, "writing an archive failed: `encoder archive seal` completes what is stored")
@@ -193,7 +209,7 @@ impl ArchiveManager {
             match unsealed(&manager.store, &stream).await {
                 Ok(places) => {
                     for place in places.into_iter().filter(|place| *place.session() < before) {
-                        manager.seal(&place).await;
+                        manager.seal(&place, None).await;
                     }
                 }
                 Err(error) => warn!(%error, "cannot look for unfinished archives: `encoder archive seal` completes them"),
@@ -224,7 +240,7 @@ impl ArchiveManager {
                     for place in places.collect::<Vec<_>>() {
                         let is_own = |begun: &BTreeSet<String>| begun.contains(place.stream());
                         if !manager.begun().as_ref().is_some_and(is_own) {
-                            manager.seal(&place).await;
+                            manager.seal(&place, None).await;
                         }
                     }
                 }
@@ -256,11 +272,15 @@ impl ArchiveManager {
         tokio::spawn(task.in_current_span());
     }
 
-    async fn seal(&self, place: &ArchivePlace) {
+    /// `stream` is the stream's handle, if the stream was this process's.
+    async fn seal(&self, place: &ArchivePlace, stream: Option<&StreamEvents>) {
         // Cannot fail: the semaphore is never closed.
         let _turn = self.one_at_a_time.acquire().await;
         let began = Instant::now();
         let sealed: Result<Sealed, SealError> = seal(&self.store, place).await;
+        if let Ok(sealed) = &sealed {
+            announce(&self.events, stream, &self.store.location(), place, sealed);
+        }
         let outcome = match sealed {
             Ok(Sealed { already: true, .. }) => {
                 // The process that completed the archive died before it removed the note. If the note remains, it

@@ -12,11 +12,14 @@
 //! - [`load`], [`seal`], [`compose`]: used afterwards. They need only the store, so any process can finish an archive:
 //!   the encoder whose broadcast ended, the next encoder that takes the stream, `encoder archive seal`.
 //!
+//! - [`announce`]: what the receiver of events learns of a complete archive.
+//!
 //! **Continuing in another process** ([`resume`], [`ArchiveManager::go_on`]): [`load::load`] returns the pages and the
 //! later stored segments that no page names; [`Recorder::resume`] takes both. The next page's number is unique: an
 //! encoder that was wrongly believed dead finds that number taken and stops. The stream does not wait: its events are
 //! buffered meanwhile.
 
+pub(crate) mod announce;
 pub(crate) mod compose;
 pub(crate) mod contents;
 pub(crate) mod driver;

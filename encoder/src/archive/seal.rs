@@ -10,13 +10,13 @@ use super::load::{LoadError, Loaded, list_all, load};
 use super::names::ArchivePlace;
 use super::recorder::playlist;
 use bytes::Bytes;
-use hls::RungName;
 use hls::recording::RecordingError;
+use hls::{RungName, Track};
 use media::MediaSpan;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use store::{Caching, Object, ObjectName, Store, content_type};
+use store::{Caching, Listed, Object, ObjectName, Store, content_type};
 use tracing::warn;
 
 /// Concurrent removals and reads of init segments.
@@ -52,10 +52,27 @@ pub struct Sealed {
     pub segments: usize,
     /// Missing segments, listed as gaps.
     pub gaps: usize,
+    /// Bytes of the segments that can be read.
+    pub segments_bytes: u64,
+    /// The renditions: video from largest to smallest, then audio.
+    pub tracks: Vec<Track>,
     /// Recordings, in the order in which they were requested.
-    pub recordings: Vec<ObjectName>,
+    pub recordings: Vec<SealedRecording>,
+    /// A fingerprint of the sealed contents: a segment that is stored later changes it.
+    pub fingerprint: String,
     /// Number of compose requests that sealing took.
     pub compositions: u64,
+}
+
+/// A recording of a sealed archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedRecording {
+    /// The rung.
+    pub rung: RungName,
+    /// The object.
+    pub object: ObjectName,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// The object that marks an archive as complete (`sealed.json`).
@@ -85,16 +102,14 @@ pub async fn seal(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Sealed
         duration: contents.duration(),
         segments,
         gaps,
-        recordings: contents
-            .recordings
-            .iter()
-            .zip(0..)
-            .map(|(rung, n)| place.recording(rung, n == 0))
-            .collect(),
+        segments_bytes: infos().filter_map(|info| info.bytes).sum(),
+        tracks: contents.tracks().into_iter().cloned().collect(),
+        recordings: recordings(place, &contents, &objects),
+        fingerprint: contents.fingerprint(),
         compositions: 0,
     };
     let mark = Mark {
-        fingerprint: contents.fingerprint(),
+        fingerprint: sealed.fingerprint.clone(),
         duration_seconds: contents.duration().as_secs_f64(),
         segments,
         gaps,
@@ -110,9 +125,8 @@ pub async fn seal(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Sealed
         sealed.recordings.clear();
     } else {
         write_playlists(store, place, &contents).await?;
-        for (rung, number) in contents.recordings.iter().zip(0..) {
-            let target = place.recording(rung, number == 0);
-            sealed.compositions += record(store, place, &contents, rung, target).await?;
+        for recording in &mut sealed.recordings {
+            sealed.compositions += record(store, place, &contents, recording).await?;
         }
     }
     let body = serde_json::to_vec(&mark).expect("text and numbers can be written").into();
@@ -126,6 +140,16 @@ pub async fn seal(store: &Arc<dyn Store>, place: &ArchivePlace) -> Result<Sealed
     let note = place.note();
     persist(&note, || store.remove(&note)).await?;
     Ok(sealed)
+}
+
+/// The recordings that an archive has or will have, with the sizes of those that were listed.
+fn recordings(place: &ArchivePlace, contents: &Contents, objects: &[Listed]) -> Vec<SealedRecording> {
+    let recording = |(rung, number): (&RungName, usize)| {
+        let object = place.recording(rung, number == 0);
+        let bytes = objects.iter().find(|listed| listed.name == object).map_or(0, |listed| listed.size);
+        SealedRecording { rung: rung.clone(), object, bytes }
+    };
+    contents.recordings.iter().zip(0..).map(recording).collect()
 }
 
 async fn replace(store: &Arc<dyn Store>, name: &ObjectName, object: Object) -> Result<(), Failure> {
@@ -156,18 +180,20 @@ async fn write_playlists(
     Ok(())
 }
 
-/// Composes a rung's recording; returns the number of compose requests.
+/// Composes a rung's recording, and notes its size; returns the number of compose requests.
 async fn record(
     store: &Arc<dyn Store>,
     place: &ArchivePlace,
     contents: &Contents,
-    rung: &RungName,
-    target: ObjectName,
+    recording: &mut SealedRecording,
 ) -> Result<u64, SealError> {
+    let SealedRecording { rung, object: target, bytes } = recording;
+    let rung: &RungName = rung;
     let inits = read_inits(store, place, contents.recording_inits(rung)).await?;
     let parts = contents
         .recording(place, rung, |rung, name| inits.get(&(rung.clone(), name.to_owned())).cloned())
         .map_err(|error| SealError::Recording { rung: rung.clone(), error })?;
+    *bytes = parts.header.len() as u64 + parts.segments_bytes;
     let names: String = parts.segments.iter().map(|(name, bytes)| format!("{name}:{bytes};")).collect();
     let fingerprint =
         format!("{:08x}{:08x}", crc32c::crc32c(&parts.header), crc32c::crc32c(names.as_bytes()));
@@ -176,7 +202,7 @@ async fn record(
     persist(&header.name, || store.create(&header.name, object.clone())).await?;
     let segments = parts.segments.into_iter().map(|(name, bytes)| Piece { name, bytes });
     let sources = std::iter::once(header).chain(segments).collect();
-    let levels = plan(sources, target, |level, index| place.part(rung, &fingerprint, level, index));
+    let levels = plan(sources, target.clone(), |level, index| place.part(rung, &fingerprint, level, index));
     let there = list_all(store, &place.parts()).await?;
     Ok(carry_out(store, missing(levels, &there), content_type::MP4, Caching::None).await?)
 }

@@ -81,10 +81,10 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         Command::Archive(ArchiveCommand::Seal(args)) => {
             narrow_new_files();
             logging::start(LogFormat::Text);
-            let (output, stream) = config::archived(&args).map_err(Fault::Settings)?;
+            let config = config::archived(&args).map_err(Fault::Settings)?;
             let mut complete = false;
             on_runtime(async {
-                complete = archive::run(&output, &stream).await?;
+                complete = archive::run(&config).await?;
                 Ok(())
             })?;
             return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });

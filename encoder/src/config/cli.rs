@@ -145,6 +145,12 @@ pub(crate) struct ArchiveArgs {
     /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials
     #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
     pub gcs_endpoint: Option<String>,
+    /// A service that is told of each complete archive (CloudEvents, JSON over HTTP)
+    #[arg(long, env = "ENCODER_EVENTS", value_name = "URL")]
+    pub events: Option<String>,
+    /// The secret that signs events (Standard Webhooks)
+    #[arg(long, env = "ENCODER_EVENTS_SECRET", value_name = "FILE")]
+    pub events_secret: Option<String>,
 }
 
 /// The settings of `serve`. All are text here, so that every mistake can be reported in one run.

@@ -11,6 +11,7 @@ use crate::config::cli::{
 use crate::fleet::Engine;
 use crate::identity::FollowedFile;
 use crate::ingest::tls::{self, Identity};
+use crate::origin::StreamPath;
 use crate::stream::StreamSettings;
 use crate::stream::ladder::Ladder;
 use crate::stream::latency::{Bounds, Latencies, video_settings};
@@ -74,7 +75,6 @@ pub(crate) struct ServeConfig {
     #[allow(dead_code)]
     pub admin_access: AdminAccess,
     /// Who is told what happens to streams.
-    #[allow(dead_code)]
     pub events: Option<EventsConfig>,
     /// The location of the store.
     pub output: Location,
@@ -114,6 +114,17 @@ pub(crate) struct LobbyConfig {
     pub encoders: Vec<String>,
     /// Who may publish.
     pub publishers: PublisherConfig,
+}
+
+/// The validated settings of `archive seal`.
+#[derive(Clone, Debug)]
+pub(crate) struct SealConfig {
+    /// The location of the store.
+    pub output: Location,
+    /// The stream in the store, `{app}/{name}`.
+    pub stream: StreamPath,
+    /// Who is told that an archive is complete.
+    pub events: Option<EventsConfig>,
 }
 
 /// Who may publish: the sources of identity, in the order in which they are asked.
@@ -222,7 +233,6 @@ impl fmt::Debug for AdminToken {
 }
 
 /// Who is told what happens to streams.
-#[allow(dead_code)]
 #[derive(Clone, Debug)]
 pub(crate) struct EventsConfig {
     /// An `http` or `https` URL.
@@ -363,10 +373,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let max_duration = validator.number("--max-duration", &args.max_duration, 1.0, 31_536_000.0);
     let http_idle_timeout = validator.number("--http-idle-timeout", &args.http_idle_timeout, 20.0, 3600.0);
     let admin_access = admin_access(args, &mut validator);
-    let events = given(&args.events).map(|url| EventsConfig {
-        url: web_url("--events", url, &mut validator),
-        secret: webhook_secret("--events-secret", args.events_secret.as_deref(), &mut validator),
-    });
+    let (url, secret) = (given(&args.events), given(&args.events_secret));
+    let events = events(url.map(String::as_str), secret.map(String::as_str), &mut validator);
     let stream = encoding(&args.encoding, default_latency, reconnect_window, &mut validator);
     let all = (|| {
         let (stream, workers) = stream?;
@@ -452,11 +460,11 @@ pub(crate) fn bucket(args: &BucketArgs) -> Result<Location, Vec<BadSetting>> {
     }
 }
 
-/// Validates the settings of `archive seal`: the store, and the stream's `{app}/{name}` in it.
+/// Validates the settings of `archive seal`.
 ///
 /// # Errors
 /// All invalid settings.
-pub(crate) fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<BadSetting>> {
+pub(crate) fn archived(args: &ArchiveArgs) -> Result<SealConfig, Vec<BadSetting>> {
     let mut validator = Validator::default();
     let mut parts = args.stream.trim_end_matches('/').rsplitn(3, '/');
     let (name, app) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -465,7 +473,8 @@ pub(crate) fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<Bad
         Some(place) => place,
         None => ".",
     };
-    if !(media::is_valid_name(app) && media::is_valid_name(name)) || place.ends_with("gs:/") {
+    let stream = StreamPath::new(app, name).ok().filter(|_| !place.ends_with("gs:/"));
+    if stream.is_none() {
         validator.reject(
             "seal",
             &args.stream,
@@ -473,8 +482,9 @@ pub(crate) fn archived(args: &ArchiveArgs) -> Result<(Location, String), Vec<Bad
         );
     }
     let output = output(place, args.gcs_endpoint.as_deref(), &mut validator);
-    match output {
-        Some(output) if validator.bad.is_empty() => Ok((output, format!("{app}/{name}"))),
+    let events = events(args.events.as_deref(), args.events_secret.as_deref(), &mut validator);
+    match (output, stream) {
+        (Some(output), Some(stream)) if validator.bad.is_empty() => Ok(SealConfig { output, stream, events }),
         _ => Err(validator.bad),
     }
 }
@@ -620,6 +630,23 @@ impl PublisherConfig {
              --publish-anyone",
         );
         None
+    }
+}
+
+/// The receiver of events, if one is given.
+fn events(url: Option<&str>, secret: Option<&str>, validator: &mut Validator) -> Option<EventsConfig> {
+    const FLAG: &str = "--events-secret";
+    // An empty environment variable counts as not set.
+    let (url, secret) = (url.filter(|url| !url.is_empty()), secret.filter(|file| !file.is_empty()));
+    match (url, secret) {
+        (None, Some(file)) => {
+            validator.reject(FLAG, file, "is not used without --events");
+            None
+        }
+        (url, secret) => url.map(|url| EventsConfig {
+            url: web_url("--events", url, validator),
+            secret: webhook_secret(FLAG, secret, validator),
+        }),
     }
 }
 
@@ -848,6 +875,26 @@ mod tests {
         assert_eq!(config.encoders, ["encoders.live.svc:9090", "10.0.0.1:9090", "[::1]:9090"]);
         let bad = judged(&["--encoders=http://a:9090,b,:9090,c:port", "--rtmp-listen=x"]).unwrap_err();
         assert_eq!(bad.len(), 5, "{bad:?}");
+    }
+
+    #[test]
+    fn events_go_to_a_url_and_their_secret_is_long_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            format!("--events-secret={}", file.display())
+        };
+        let (good, short) = (secret("good", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), secret("short", "x"));
+        let url = "--events=https://example.org/events";
+        let events = serve(&args(&[url, &good])).unwrap().events.unwrap();
+        assert_eq!((events.url.as_str(), events.secret.is_some()), ("https://example.org/events", true));
+        assert!(serve(&args(&["--events="])).unwrap().events.is_none(), "an empty variable is not set");
+        let flags = |given: &[&str]| -> Vec<_> {
+            serve(&args(given)).unwrap_err().iter().map(|bad| bad.flag).collect()
+        };
+        assert_eq!(flags(&[&good]), ["--events-secret"], "is not used");
+        assert_eq!(flags(&["--events=http://[", &short]), ["--events", "--events-secret"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::delivery::takeover::StreamStart;
 use crate::delivery::{
     Delivery, DeliveryCounters, DeliveryEvent, DeliverySettings, FateListeners, Readers, Spool,
 };
+use crate::events::{Events, StreamEvents};
 use crate::logging::{counts, nonzero};
 use crate::origin::{ObjectCache, Reloadable, StreamInfo, StreamPath};
 use crate::stream::Now;
@@ -42,6 +43,8 @@ pub struct OutputOptions {
     pub archives: Arc<ArchiveManager>,
     /// What is kept of a broadcast; `None` is nothing.
     pub archive: Option<ArchiveSettings>,
+    /// Who is told what happens to streams.
+    pub events: Events,
 }
 
 /// The outputs of one stream.
@@ -51,6 +54,8 @@ pub struct Outputs {
     written: JoinHandle<DeliveryCounters>,
     picture: Option<LatestWriter>,
     archive: Option<(Arc<ArchiveManager>, RecordingHandle)>,
+    /// The stream's handle until it knows the stream's first session.
+    unnamed: Option<StreamEvents>,
     acknowledged: mpsc::Receiver<Acknowledged>,
 }
 
@@ -155,7 +160,15 @@ impl Outputs {
             multivariant: None,
             cleared: false,
         };
-        Self { origin: Some(origin), picture: Some(picture), store, written, archive, acknowledged }
+        Self {
+            origin: Some(origin),
+            picture: Some(picture),
+            store,
+            written,
+            archive,
+            unnamed: None,
+            acknowledged,
+        }
     }
 
     /// Creates an output to the store alone, with time-outs of an hour: every segment is written, however slow the
@@ -174,7 +187,22 @@ impl Outputs {
         };
         let (playlists, acknowledged) = StorePlaylists::new(timing);
         let (store, written) = Delivery::start(store, "", playlists, settings);
-        Self { origin: None, picture: None, store, written, archive: None, acknowledged }
+        Self { origin: None, picture: None, store, written, archive: None, unnamed: None, acknowledged }
+    }
+
+    /// Also tells a stream's handle when the stream's archive is complete and, for a new stream, which session is its
+    /// first.
+    #[must_use]
+    pub(crate) fn with_events(mut self, events: &StreamEvents, beginning: &StreamStart) -> Self {
+        if let Some((_, recording)) = &mut self.archive {
+            recording.events = Some(events.clone());
+        }
+        self.unnamed = match beginning {
+            StreamStart::Fresh { .. } => Some(events.clone()),
+            // The archive has the name of another encoder's session.
+            StreamStart::TakenOver(_) => None,
+        };
+        self
     }
 
     /// An epoch begins with these renditions.
@@ -195,6 +223,9 @@ impl Outputs {
             Output::Init(init) => self.store.input(DeliveryEvent::Init(init)),
             Output::Part(_) => {}
             Output::Segment(segment) => {
+                if let Some(events) = self.unnamed.take() {
+                    events.has_session(&segment.info().session);
+                }
                 if let Some((_, recording)) = &self.archive {
                     recording.archive.packaged(&segment);
                 }

@@ -357,6 +357,12 @@ impl StreamCore {
         self.state.is_published()
     }
 
+    /// Whether the stream waits for its publisher to come back.
+    pub fn is_waiting(&self) -> bool {
+        let has_window = !self.settings.reconnect_window.is_zero();
+        has_window && !self.is_published() && self.state.accepts_publisher()
+    }
+
     /// Counters so far.
     pub fn counters(&self) -> StreamCounters {
         self.figures.counters

@@ -150,6 +150,11 @@ impl Delays {
         }
     }
 
+    /// The first stage that breaks its budget.
+    pub fn broken(&self) -> Option<Stage> {
+        self.broken
+    }
+
     /// Budget and ages by rendition of every stage, for `/status`.
     pub fn status(&self) -> Vec<StageDelays> {
         let ages = |meter: &Meter| RungDelays {

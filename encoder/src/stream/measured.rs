@@ -67,6 +67,11 @@ impl Measured {
         self.workers.values().sum()
     }
 
+    /// Segments that became gaps in the store, as of the last copy of its counters.
+    pub(crate) fn store_gaps(&self) -> u64 {
+        self.stored.as_ref().map_or(0, |(_, stored)| stored.gaps.values().sum())
+    }
+
     /// Statistics of the renditions and of the store, for `/status`.
     pub(crate) fn status(&self) -> (BTreeMap<String, RungOutput>, Option<StoredStatus>) {
         let output = |rung: &RungStatistics| RungOutput {

@@ -4,7 +4,7 @@
 
 mod anchor;
 pub(crate) mod core;
-mod delays;
+pub(crate) mod delays;
 pub(crate) mod driver;
 mod gop;
 pub(crate) mod ladder;

@@ -13,6 +13,7 @@ use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedL
 use crate::config::PublishLimits;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
 use crate::delivery::takeover::{AlreadyOwned, Claim, Lease, LeaseClient, StreamStart};
+use crate::events::{HealthSigns, StreamEvents};
 use crate::identity::Identity;
 use crate::logging::rounded;
 use crate::origin::StreamPath;
@@ -102,6 +103,7 @@ struct StreamEntry {
     publisher: Mutex<Present>,
     /// Whether a publisher is connected, for the stream's record in the store.
     published: watch::Sender<bool>,
+    events: StreamEvents,
 }
 
 /// The holder of a stream's publishing place.
@@ -153,6 +155,20 @@ impl Registry {
         self.review_gate();
     }
 
+    /// Looks whether streams have problems, for the receiver of events.
+    pub(crate) fn check_health(&self) {
+        for entry in self.entries() {
+            if !entry.core.look(StreamCore::is_published) {
+                continue;
+            }
+            entry.events.look(|| HealthSigns {
+                late: entry.core.look(|core| core.delays().broken()),
+                worker_restarts: entry.core.look(|core| core.counters().worker_restarts),
+                missing_segments: entry.core.output().store_gaps(),
+            });
+        }
+    }
+
     /// Shuts the listener gate when every publisher that could connect would be refused, and opens it otherwise. A
     /// publisher that is absent or silent may come back, so its stream keeps the gate open.
     fn review_gate(&self) {
@@ -179,6 +195,7 @@ impl Registry {
     /// EXT-X-ENDLIST.
     pub(crate) fn end_all(&self, reason: &Refusal) {
         for entry in self.entries() {
+            entry.events.ending(reason);
             entry.present().send_off.send_replace(Some(reason.clone()));
             entry.core.with(|core, now| core.close(now));
         }
@@ -188,6 +205,7 @@ impl Registry {
     pub(crate) fn drain(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         for entry in self.entries() {
+            entry.events.ending(&Refusal::Draining);
             entry.core.with(StreamCore::close_after_publisher);
         }
     }
@@ -379,6 +397,7 @@ impl Registry {
             present.number += 1;
             present.last_message_at = Instant::now();
             present.send_off = send_off;
+            entry.events.publisher_came();
             (present.number, resume)
         };
         let max_pixels = terms.max_pixels.unwrap_or(self.settings.max_pixels);
@@ -428,6 +447,8 @@ impl Registry {
         let latency_seconds = latency.latency.as_secs_f64();
         info!(stream = %path, latency_seconds, latency_from = latency.from.as_str(), "stream begins");
         let (send_off, _) = watch::channel(None);
+        let events = self.outputs.events.stream(path.clone(), candidate.metadata.clone());
+        events.began(matches!(beginning, StreamStart::TakenOver(_)), latency_seconds);
         Arc::new(StreamEntry {
             core: SharedCore::new(core),
             latency,
@@ -435,6 +456,7 @@ impl Registry {
             started: Instant::now(),
             publisher: Mutex::new(Present { number: 0, last_message_at: Instant::now(), send_off }),
             published: watch::Sender::new(true),
+            events,
         })
     }
 
@@ -452,6 +474,7 @@ impl Registry {
         // Tasks that the outputs start log with this stream's span.
         let outputs =
             span.in_scope(|| Outputs::new(&outputs, path.clone(), &entry.timing, now().wall, &beginning));
+        let outputs = outputs.with_events(&entry.events, &beginning);
         let store = self.outputs.store.clone();
         let driver = drive(entry.core.clone(), outputs, self.workers.clone()).instrument(span.clone());
         let registry = self.me.clone();
@@ -463,6 +486,7 @@ impl Registry {
                 Ok(StreamEnding::TakenOver) => Refusal::TakenOver,
                 Ok(StreamEnding::Ended) | Err(_) => Refusal::Internal,
             };
+            entry.events.ended(&ending, entry.present().send_off.borrow().as_ref());
             match &ending {
                 Ok(StreamEnding::Ended) => {
                     if let Some(owner) = owner {

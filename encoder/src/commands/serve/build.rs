@@ -6,6 +6,7 @@ use crate::archive::{self, ArchiveManager};
 use crate::config::{ServeConfig, TlsConfig};
 use crate::delivery::Spool;
 use crate::delivery::outputs::OutputOptions;
+use crate::events::Events;
 use crate::fault::Fault;
 use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
@@ -49,13 +50,15 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         HEARTBEAT_PATIENCE,
     );
     let cache = ObjectCache::new();
-    let archives = keep_archives(&config, &store);
+    let events = config.events.as_ref().map(Events::start).transpose()?.unwrap_or_default();
+    let archives = keep_archives(&config, &store, &events);
     let outputs = OutputOptions {
         cache: cache.clone(),
         store: store.clone(),
         spool,
         archives: archives.clone(),
         archive: config.archive.clone(),
+        events: events.clone(),
     };
     let workers = WorkerOptions::this_binary(&config.workers, tracing::Span::none())
         .map_err(|error| machine("cannot find this program", &error))?;
@@ -93,6 +96,7 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         probe,
         registry,
         archives,
+        events,
         stop_serving,
         viewers,
         publishers,
@@ -197,8 +201,8 @@ fn open_spool(config: &ServeConfig) -> Result<Option<Arc<Spool>>, Fault> {
 }
 
 /// Starts to keep archives, and to complete those that an earlier process of this encoder left behind.
-fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>) -> Arc<ArchiveManager> {
-    let manager = ArchiveManager::new(store.clone(), archive::owner());
+fn keep_archives(config: &ServeConfig, store: &Arc<dyn Store>, events: &Events) -> Arc<ArchiveManager> {
+    let manager = ArchiveManager::with_events(store.clone(), archive::owner(), events.clone());
     // A grant may say that a stream is archived although others are not.
     if config.archive.is_some() || !config.publishers.has_no_source() {
         manager.seal_own(config.stream.reconnect_window, archive::is_dead);
@@ -278,6 +282,7 @@ async fn beat(probe: Arc<Probe>, registry: Arc<Registry>) {
     loop {
         ticks.tick().await;
         registry.check_locks();
+        registry.check_health();
         probe.heartbeat();
     }
 }

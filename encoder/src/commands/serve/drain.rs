@@ -3,6 +3,7 @@
 use super::ServeParts;
 use super::build::machine;
 use crate::archive::ArchiveManager;
+use crate::events::Events;
 use crate::fault::Fault;
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::stream::registry::Registry;
@@ -19,13 +20,17 @@ const ARCHIVE_DEADLINE: Duration = Duration::from_millis(1500);
 /// hours in a bucket are completed in less, and a platform whose grace period is the drain time-out plus half a
 /// minute does not have to kill the process.
 const ARCHIVES_AT_LEAST: Duration = Duration::from_secs(20);
+/// Time to deliver the events that wait when all else is done.
+const EVENTS_DEADLINE: Duration = Duration::from_secs(3);
+/// The same once the process was told to end its streams.
+const EVENTS_IN_HURRY: Duration = Duration::from_millis(800);
 /// Time for refused or disconnected publishers to read the reason; then they close their connection themselves.
 pub(super) const GOODBYES: Duration = Duration::from_millis(800);
 /// Time for viewers to finish reading once all streams have ended.
 pub(super) const LAST_READS: Duration = Duration::from_millis(500);
 
 impl ServeParts {
-    /// Stops the parts in order: readiness, streams, archives; then viewers, publishers and Agones together; the admin
+    /// Stops the parts in order: readiness, streams, archives, events; then viewers, publishers and Agones together; the admin
     /// server last.
     pub(super) async fn drain(mut self) -> Result<(), Fault> {
         self.probe.drain();
@@ -34,6 +39,7 @@ impl ServeParts {
         end_streams(&self.registry, &self.shutdown, self.config.drain_timeout).await;
         let left = drained_by.saturating_duration_since(Instant::now());
         finish_archives(&self.archives, &self.shutdown, left.max(ARCHIVES_AT_LEAST)).await;
+        deliver_events(&self.events, &self.shutdown).await;
         self.say_goodbye().await;
         info!("encoder leaves");
         self.admin.stop().map_err(|error| machine("admin server", &error))
@@ -101,4 +107,18 @@ async fn finish_archives(archives: &ArchiveManager, shutdown: &Shutdown, within:
         () = tokio::time::sleep(within) => {}
     }
     warn!("left with archives unfinished: `encoder archive seal` completes them");
+}
+
+/// Waits until the last events are delivered: for a few seconds, or for less after a signal to end. Says how many are
+/// lost.
+async fn deliver_events(events: &Events, shutdown: &Shutdown) {
+    let in_hurry = async {
+        shutdown.clone().reached(ShutdownStage::Ending).await;
+        tokio::time::sleep(EVENTS_IN_HURRY).await;
+    };
+    tokio::select! {
+        _ = events.finish(EVENTS_DEADLINE) => {}
+        () = in_hurry => {}
+    }
+    events.leave();
 }

@@ -14,6 +14,7 @@ pub(crate) use build::{bind, bind_rtmp};
 
 use crate::archive::ArchiveManager;
 use crate::config::ServeConfig;
+use crate::events::Events;
 use crate::fault::Fault;
 use crate::fleet::agones::Agones;
 use crate::ingest;
@@ -41,6 +42,8 @@ struct ServeParts {
     registry: Arc<Registry>,
     /// Completed once the streams have ended.
     archives: Arc<ArchiveManager>,
+    /// Delivered once the archives are complete.
+    events: Events,
     /// Tells the viewers' servers to stop, after streams and archives.
     stop_serving: watch::Sender<bool>,
     /// The servers for viewers: they get [`drain::LAST_READS`] to finish their answers.

@@ -26,7 +26,6 @@ pub(super) struct Candidate {
     /// Settings of this publisher's streams.
     pub(super) terms: StreamTerms,
     /// What the source of the grant wants to find again in events and in `/streams`.
-    #[allow(dead_code)]
     pub(super) metadata: Map<String, Value>,
 }
 
@@ -90,12 +89,10 @@ impl Candidate {
 }
 
 impl Registry {
-    async fn admitted(&self, request: PublishRequest) -> Result<Publisher, Refusal> {
-        let grant = self.identity.decide(&request).await?;
-        let candidate = Candidate::new(grant, request.query, super::now().wall)?;
-        let taken = self.take_place(candidate).await;
-        self.review_gate();
-        taken
+    /// Finds out who the publisher is, and on which terms it may publish.
+    async fn candidate(&self, request: &PublishRequest) -> Result<Candidate, Refusal> {
+        let grant = self.identity.decide(request).await?;
+        Candidate::new(grant, request.query.clone(), super::now().wall)
     }
 }
 
@@ -107,11 +104,19 @@ impl Admission for Registry {
     }
 
     async fn admit(&self, request: PublishRequest) -> Result<Publisher, Refusal> {
-        let admitted = self.admitted(request).await;
+        let candidate = self.candidate(&request).await;
+        let path = candidate.as_ref().ok().map(|candidate| candidate.path.clone());
+        let admitted = match candidate {
+            Ok(candidate) => self.take_place(candidate).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.review_gate();
         let result = if admitted.is_ok() { "accepted" } else { "refused" };
         metrics::counter!("encoder_publish_total", "result" => result).increment(1);
         if let Err(refusal) = &admitted {
-            metrics::counter!("encoder_rejected_total", "reason" => reason(refusal)).increment(1);
+            let reason = reason(refusal);
+            metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
+            self.outputs.events.refused(path.as_ref(), &request, reason, refusal);
         }
         admitted
     }

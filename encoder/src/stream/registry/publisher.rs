@@ -39,6 +39,7 @@ impl MediaSink for Publisher {
             }
             present.last_message_at = message.arrived;
         }
+        self.entry.events.received(message.payload.len());
         let arrived = message.arrived;
         let media = self.ingest.push(message)?;
         let mut media = media.peekable();
@@ -84,6 +85,9 @@ impl MediaSink for Publisher {
     }
 
     fn end(self, reason: EndReason) {
+        if self.entry.present().number == self.number {
+            self.entry.events.publisher_ends(reason);
+        }
         let repairs = counts(self.ingest.repairs().by_kind());
         let oddities = counts(self.ingest.oddities().by_kind());
         info!(stream = %self.path, reason = reason.as_str(), repairs, oddities, "publisher is gone");
@@ -117,6 +121,7 @@ impl Drop for Publisher {
             if present.number == self.number {
                 self.entry.core.with(StreamCore::publisher_gone);
                 self.entry.published.send_replace(false);
+                self.entry.events.publisher_gone(self.entry.core.look(StreamCore::is_waiting));
             }
         }
         if let Some(registry) = self.registry.upgrade() {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::archive::{self, ArchiveManager};
+use crate::events::Events;
 use crate::ingest::{Admission, MediaSink};
 use crate::origin::ObjectCache;
 use crate::stream::core_tests;
@@ -40,6 +41,7 @@ fn registry_over(
             spool: None,
             archives: ArchiveManager::new(store, String::new()),
             archive: Some(archive::ArchiveSettings::default()),
+            events: Events::kept(),
         },
         workers: WorkerOptions::this_binary(&ConfineOptions::default(), tracing::Span::none()).unwrap(),
         probe: probe.clone(),
@@ -98,6 +100,41 @@ async fn a_stream_keeps_its_latency_until_it_has_ended() {
     registry.count().wait_for(|count| *count == 0).await.unwrap();
     let _publisher = publish(&registry, "").await.unwrap();
     assert_eq!(in_force(&registry), Some(8.0));
+}
+
+#[tokio::test]
+async fn the_receiver_of_events_learns_what_happens_to_a_stream() {
+    let registry = registry("4", None);
+    let publisher = publish(&registry, "").await.unwrap();
+    assert_eq!(publish(&registry, "").await.err(), Some(Refusal::AlreadyPublishing));
+    publisher.end(rtmp::EndReason::TimedOut);
+    let publisher = publish(&registry, "").await.unwrap();
+    registry.end_all(&Refusal::EndedByOperator("off the air".into()));
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
+    publisher.end(rtmp::EndReason::SentOff);
+    let told = registry.outputs.events.take();
+    let types: Vec<_> = told.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let expected =
+        ["stream.started", "publish.refused", "stream.interrupted", "stream.resumed", "stream.ended"];
+    assert_eq!(types, expected.map(|name| format!("live.encoder.{name}")));
+    assert!(told.iter().all(|event| event["subject"] == "live/show"), "{told:?}");
+    assert_eq!(told[1]["data"]["reason"], "already_publishing");
+    assert_eq!(told[2]["data"]["reason"], "timed_out");
+    let ended = &told[4]["data"];
+    assert_eq!((&ended["reason"], &ended["message"]), (&json!("operator"), &json!("off the air")));
+}
+
+/// A stream that accepts no publisher any more does not wait for one.
+#[tokio::test]
+async fn a_draining_stream_ends_without_an_interruption() {
+    let registry = registry("4", None);
+    let publisher = publish(&registry, "").await.unwrap();
+    registry.drain();
+    publisher.end(rtmp::EndReason::Closed);
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
+    let told = registry.outputs.events.take();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[1]["data"]["reason"], "drain");
 }
 
 #[tokio::test]
