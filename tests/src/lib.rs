@@ -10,6 +10,7 @@ pub mod browser;
 pub mod certificate;
 pub mod checker;
 pub mod encoder_process;
+pub mod event_receiver;
 pub mod fixtures;
 pub mod flv;
 pub mod footage;
