@@ -97,12 +97,14 @@ pub struct RecordingHandle {
 // === impl Keeper ===
 
 impl ArchiveManager {
-    /// Creates the manager for all broadcasts of the process `owner`, in the form of `archive::owner`.
+    /// Like [`Self::with_events`], and tells nobody.
+    #[cfg(any(test, feature = "testing"))]
     pub fn new(store: Arc<dyn Store>, owner: String) -> Arc<Self> {
         Self::with_events(store, owner, Events::default())
     }
 
-    /// Like [`Self::new`]; tells of each archive that is complete.
+    /// Creates the manager for all broadcasts of the process `owner`, in the form of `archive::owner`. It tells of each
+    /// archive that is complete.
     pub(crate) fn with_events(store: Arc<dyn Store>, owner: String, events: Events) -> Arc<Self> {
         let (unfinished, _) = watch::channel(0);
         Arc::new(Self {

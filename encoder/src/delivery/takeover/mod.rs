@@ -32,6 +32,7 @@ use bytes::Bytes;
 use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
+#[cfg(any(test, feature = "testing"))]
 use media::WallTime;
 use metrics::counter;
 pub(crate) use owner::Claim;
@@ -273,9 +274,8 @@ impl Lease {
             let differs = |connected: &bool| *connected != self.record.published;
             let Ok(connected) = published.wait_for(differs).await.map(|connected| *connected) else { return };
             let record = OwnerRecord { published: connected, ..self.record.clone() };
-            let write = || {
-                store.replace_if(&self.name, owner_object(&record), Expected::Version(self.version.clone()))
-            };
+            let write =
+                || store.replace_if(&self.name, owner_object(&record), Expected::Version(self.version));
             match retry(ATTEMPTS, write).await {
                 Ok(version) => (self.record, self.version) = (record, version),
                 Err(error) => {
