@@ -5,12 +5,14 @@
 use crate::stream::core::StreamCounters;
 use crate::stream::latency::Origin;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use transcode::confine::Confinement;
 use transcode::wire::{VideoRung, WorkerProgress};
+use utoipa::ToSchema;
 
 /// The status of the process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EncoderStatus {
     /// Version of the program.
     pub version: String,
@@ -29,11 +31,12 @@ pub struct EncoderStatus {
     /// Bytes of all objects in the origin's memory.
     pub origin_bytes: u64,
     /// What confines the processes that decode.
+    #[schema(value_type = Object)]
     pub worker_sandbox: Confinement,
 }
 
 /// A logged warning or error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LoggedWarning {
     /// Unix time in seconds.
     pub at: u64,
@@ -44,7 +47,7 @@ pub struct LoggedWarning {
 }
 
 /// A latency set for one stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LatencySet {
     /// Application.
     pub app: String,
@@ -55,7 +58,7 @@ pub struct LatencySet {
 }
 
 /// One stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StreamStatus {
     /// Application.
     pub app: String,
@@ -76,6 +79,7 @@ pub struct StreamStatus {
     /// Whether a rung `source` is the published video without re-encoding.
     pub passed_through: bool,
     /// The encoded rungs, largest first; `None` until they are chosen.
+    #[schema(value_type = Option<Vec<Object>>)]
     pub rungs: Option<Vec<VideoRung>>,
     /// StreamCounters of the stream's decisions.
     pub counters: StreamCounters,
@@ -84,6 +88,7 @@ pub struct StreamStatus {
     /// Resident bytes of the stream's workers.
     pub worker_memory_bytes: u64,
     /// The newest progress report of a worker.
+    #[schema(value_type = Object)]
     pub worker: WorkerProgress,
     /// Published media that is not in any segment yet, in seconds.
     pub lag_seconds: f64,
@@ -99,8 +104,50 @@ pub struct StreamStatus {
     pub picture: bool,
 }
 
+/// One stream, and who publishes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct StreamDetails {
+    /// The stream.
+    #[serde(flatten)]
+    pub stream: StreamStatus,
+    /// The connected publisher; `None` while none is connected.
+    pub publisher: Option<PublisherStatus>,
+    /// The `metadata` of the publisher's grant, as it was when the stream began.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Value>,
+}
+
+/// A connected publisher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct PublisherStatus {
+    /// What the publisher says its program is; at most 64 printable characters.
+    pub client: String,
+    /// IP address and port.
+    pub address: String,
+    /// Unix time in seconds at which it was admitted.
+    pub since: i64,
+    /// Bytes of media that it has sent.
+    pub bytes: u64,
+    /// Bits of media per second, over the last five to ten seconds.
+    pub bits_per_second: f64,
+}
+
+/// A stream that nobody may publish for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct BanStatus {
+    /// Application.
+    pub app: String,
+    /// Name of the stream.
+    pub name: String,
+    /// When it may be published again, in UTC (RFC 3339).
+    pub banned_until: String,
+    /// What its publishers are told.
+    pub reason: String,
+}
+
 /// The published video.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SourceStatus {
     /// Coded width in pixels.
     pub width: u16,
@@ -111,7 +158,7 @@ pub struct SourceStatus {
 }
 
 /// StreamCounters of a stream's packager; see [`hls::packager::PackagerCounters`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PackagerStatus {
     /// Slots in which a video rendition had no keyframe at the common cut.
     pub misaligned_cuts: u64,
@@ -132,7 +179,7 @@ pub struct PackagerStatus {
 }
 
 /// Segments of one rendition.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RungOutput {
     /// Bitrate of the newest segment.
     pub bits_per_second: f64,
@@ -145,7 +192,7 @@ pub struct RungOutput {
 }
 
 /// Writes of one stream to the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoredStatus {
     /// Segments acknowledged and listed.
     pub segments: u64,
@@ -162,7 +209,7 @@ pub struct StoredStatus {
 }
 
 /// Age of a stream's media at one stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StageDelays {
     /// Name of the stage, as in the metric's label.
     pub stage: String,
@@ -175,7 +222,7 @@ pub struct StageDelays {
 }
 
 /// Age of one rendition's media at one stage.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RungDelays {
     /// Age of the newest media, in seconds.
     pub last_seconds: f64,

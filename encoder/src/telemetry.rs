@@ -42,6 +42,10 @@ pub(crate) fn describe() {
             "encoder_stream_starts_total",
             "Streams that began, by how: anew and why, or taken over from another encoder",
         ),
+        (
+            "encoder_streams_ended_total",
+            "Streams that were ended before their publishers left, by whom: operator",
+        ),
         ("encoder_fenced_total", "Streams that this encoder gave up because another one has taken them over"),
         ("encoder_worker_restarts_total", "Worker processes that replaced one which died or hung"),
         ("encoder_worker_hangs_total", "Worker processes that were killed because they hung"),

@@ -1,11 +1,14 @@
-//! The internal HTTP server: probes, metrics, status, operator page. The server runs on its own thread and runtime, so
-//! that it answers while the rest of the process is overloaded. Decisions do not belong here.
+//! The internal HTTP server: probes, metrics, status, operator page, and the description of all routes. The server runs
+//! on its own thread and runtime, so that it answers while the rest of the process is overloaded. Decisions do not
+//! belong here; sockets are in [`crate::serve`], who may ask what is in [`crate::access`].
 
+use crate::access::{self, Access};
 use crate::health::{Health, HealthVerdict};
+use crate::serve::{ConnectionLimits, serve};
 use crate::{metrics, page};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::{Router, extract, routing::get};
+use axum::{Router, extract, middleware, routing::get};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::{Value, json};
 use std::io;
@@ -15,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::error;
+use utoipa::OpenApi;
 
 /// Interval at which histograms are drained; otherwise they grow between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -63,11 +67,50 @@ pub struct AdminHandle {
     address: SocketAddr,
 }
 
+/// Routes besides this crate's own. Their handlers run on the admin thread and must not wait for media or a store.
+/// Each request carries the client's address, as [`axum::extract::ConnectInfo`].
+#[derive(Default)]
+pub struct AdminRoutes {
+    /// The handlers.
+    pub router: Router,
+    /// The description of the routes, with a title for the whole document. It replaces the description of a route of
+    /// this crate with the same path.
+    pub description: utoipa::openapi::OpenApi,
+}
+
+/// This crate's routes for `/openapi.json`.
+#[derive(OpenApi)]
+#[openapi(
+    paths(livez, readyz, startupz, render_metrics, status, page::events, page::picture, describe),
+    components(schemas(ErrorBody)),
+    info(title = "admin port", version = "1", description = "Probes, metrics and status of this process.")
+)]
+struct OwnDescription;
+
+/// The document `/openapi.json`: what `more` says, and this crate's routes.
+fn describe_all(more: utoipa::openapi::OpenApi) -> Result<Arc<str>, serde_json::Error> {
+    let mut own = OwnDescription::openapi();
+    if more.info.title.is_empty() {
+        own.merge(more);
+        return own.to_json().map(Into::into);
+    }
+    more.merge_from(own).to_json().map(Into::into)
+}
+
+/// The body of a refusal.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong and what helps.
+    pub error: String,
+}
+
 #[derive(Clone)]
 pub(crate) struct AdminShared {
     pub(crate) health: Arc<dyn Health>,
     pub(crate) status: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
+    /// The document `/openapi.json`.
+    description: Arc<str>,
     /// Limits the pages that follow the status at the same time; further pages are refused.
     pub(crate) watchers: Arc<Semaphore>,
 }
@@ -75,13 +118,14 @@ pub(crate) struct AdminShared {
 // === impl Admin ===
 
 impl Admin {
-    /// Serves `listener` on a thread named `admin` until [`AdminHandle::stop`]. `more` are additional routes; their
-    /// handlers run on the same thread and must not wait for media or a store either.
+    /// Serves `listener` on a thread named `admin` until [`AdminHandle::stop`]; `access` decides which requests reach a
+    /// route.
     pub fn start(
         listener: TcpListener,
         health: Arc<dyn Health>,
         status: Arc<dyn StatusSource>,
-        more: Router,
+        more: AdminRoutes,
+        access: Access,
     ) -> Result<AdminHandle, AdminError> {
         let metrics = metrics::install()?;
         // Values recorded before the recorder was installed are lost; set them again.
@@ -89,13 +133,15 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let router = router(AdminShared {
+        let shared = AdminShared {
             health,
             status,
             metrics: metrics.clone(),
+            description: describe_all(more.description).map_err(io::Error::from)?,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
-        })
-        .merge(more);
+        };
+        let guard = middleware::from_fn_with_state(Arc::new(access), access::guard);
+        let router = router(shared).merge(more.router).layer(guard);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let result = runtime.block_on(async move {
@@ -110,7 +156,7 @@ impl Admin {
                 // Stop without waiting for connections: an idle keep-alive connection could delay the process
                 // indefinitely.
                 tokio::select! {
-                    served = axum::serve(listener, router).into_future() => served,
+                    never = serve(listener, router, ConnectionLimits::default()) => match never {},
                     () = upkeep => Ok(()),
                     // Completes when the stop signal is sent and when its sender is dropped.
                     _ = stopped => Ok(()),
@@ -151,6 +197,7 @@ fn router(shared: AdminShared) -> Router {
         .route("/startupz", get(startupz))
         .route("/metrics", get(render_metrics))
         .route("/status", get(status))
+        .route("/openapi.json", get(describe))
         .merge(page::router())
         .with_state(shared)
 }
@@ -165,25 +212,57 @@ fn answer(verdict: HealthVerdict, shared: &AdminShared) -> Response {
     (code, [NO_STORE], Json(body)).into_response()
 }
 
+/// Liveness: fails when only a restart helps.
+#[utoipa::path(get, path = "/livez", tag = "probes", responses(
+    (status = 200, description = "Yes; the body has the reason", body = serde_json::Value),
+    (status = 503, description = "No; the body has the reason", body = serde_json::Value),
+))]
 async fn livez(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.live(), &shared)
 }
 
+/// Readiness: whether the process takes the next publisher.
+#[utoipa::path(get, path = "/readyz", tag = "probes", responses(
+    (status = 200, description = "Yes; the body has the reason", body = serde_json::Value),
+    (status = 503, description = "No; the body has the reason", body = serde_json::Value),
+))]
 async fn readyz(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.ready(), &shared)
 }
 
+/// Whether start-up is complete.
+#[utoipa::path(get, path = "/startupz", tag = "probes", responses(
+    (status = 200, description = "Yes; the body has the reason", body = serde_json::Value),
+    (status = 503, description = "No; the body has the reason", body = serde_json::Value),
+))]
 async fn startupz(extract::State(shared): extract::State<AdminShared>) -> Response {
     answer(shared.health.started(), &shared)
 }
 
+/// The metrics as Prometheus text.
+#[utoipa::path(get, path = "/metrics", tag = "status", responses(
+    (status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain"),
+))]
 async fn render_metrics(extract::State(shared): extract::State<AdminShared>) -> Response {
     let text_format = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
     ([text_format, NO_STORE], shared.metrics.render()).into_response()
 }
 
+/// The status of the process.
+#[utoipa::path(get, path = "/status", tag = "status", responses(
+    (status = 200, description = "The status, with the results of the probes as `probe`", body = serde_json::Value),
+))]
 async fn status(extract::State(shared): extract::State<AdminShared>) -> Response {
     ([NO_STORE], Json(whole_status(&shared))).into_response()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "status", responses(
+    (status = 200, description = "OpenAPI 3.1", body = serde_json::Value),
+))]
+async fn describe(extract::State(shared): extract::State<AdminShared>) -> Response {
+    let kind = (header::CONTENT_TYPE, "application/json");
+    ([kind, NO_STORE], shared.description.to_string()).into_response()
 }
 
 /// The status of the process, with the results of its probes.

@@ -1,5 +1,6 @@
 //! The operator's page: three embedded files (`web/operator/`) and their data: a status every second as server-sent
-//! events, and the streams' pictures. The page loads nothing from elsewhere and cannot change anything.
+//! events, and the streams' pictures. The page loads nothing from elsewhere; what it changes it asks of the routes of
+//! [`crate::AdminRoutes`].
 
 use crate::admin::{AdminShared, NO_STORE, whole_status};
 use axum::Router;
@@ -45,7 +46,17 @@ fn file(kind: &'static str, body: &'static str) -> Response {
     (headers, [NO_STORE], body).into_response()
 }
 
-async fn events(State(shared): State<AdminShared>) -> Response {
+/// The status every second, as server-sent events.
+#[utoipa::path(get, path = "/events", tag = "status", responses(
+    (
+        status = 200,
+        description = "Each event is the document of `/status`",
+        body = String,
+        content_type = "text/event-stream"
+    ),
+    (status = 503, description = "Too many pages follow this process"),
+))]
+pub(crate) async fn events(State(shared): State<AdminShared>) -> Response {
     let Ok(place) = Arc::clone(&shared.watchers).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many pages follow this process").into_response();
     };
@@ -60,7 +71,17 @@ async fn events(State(shared): State<AdminShared>) -> Response {
     ([NO_STORE], Sse::new(events)).into_response()
 }
 
-async fn picture(State(shared): State<AdminShared>, Path((app, name)): Path<(String, String)>) -> Response {
+/// A stream's newest thumbnail.
+#[utoipa::path(get, path = "/picture/{app}/{name}", tag = "status",
+    params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
+    responses(
+        (status = 200, description = "A JPEG", body = Vec<u8>, content_type = "image/jpeg"),
+        (status = 404, description = "There is no such stream, or no picture yet"),
+    ))]
+pub(crate) async fn picture(
+    State(shared): State<AdminShared>,
+    Path((app, name)): Path<(String, String)>,
+) -> Response {
     match shared.status.picture(&app, &name) {
         Some(jpeg) => {
             let nosniff = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");

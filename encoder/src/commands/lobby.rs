@@ -16,7 +16,7 @@ use crate::identity::Identity;
 use crate::ingest::{self, Admission, MediaSink};
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
-use probes::{Admin, Health, HealthVerdict};
+use probes::{Access, Admin, AdminRoutes, Health, HealthVerdict};
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +64,7 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
         Arc::new(move || json!({ "lobby": lobby.details() }))
     };
     let listener = admin_listener.into_std().map_err(|error| machine(&error))?;
-    let admin = Admin::start(listener, lobby.clone(), status, axum::Router::new())
+    let admin = Admin::start(listener, lobby.clone(), status, AdminRoutes::default(), Access::default())
         .map_err(|error| machine(&error))?;
     telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);

@@ -72,7 +72,6 @@ pub(crate) struct ServeConfig {
     #[allow(dead_code)]
     pub http_idle_timeout: Duration,
     /// Who may change something through the admin port.
-    #[allow(dead_code)]
     pub admin_access: AdminAccess,
     /// Who is told what happens to streams.
     pub events: Option<EventsConfig>,
@@ -213,7 +212,6 @@ pub(crate) struct PublishLimits {
 }
 
 /// Who may change something through the admin port.
-#[allow(dead_code)]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AdminAccess {
     /// The secret that writes must carry unless they come from this machine; `None`: only this machine may write.
@@ -225,6 +223,13 @@ pub(crate) struct AdminAccess {
 /// A secret that requests to the admin port carry. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct AdminToken(String);
+
+impl AdminToken {
+    /// The secret, for the check of requests.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -54,6 +54,11 @@ impl StreamEvents {
         }))
     }
 
+    /// What the back end wants to find again.
+    pub(crate) fn metadata(&self) -> &Map<String, Value> {
+        &self.0.metadata
+    }
+
     /// The stream begins at this encoder: as a new one, or as another encoder's that goes on here.
     pub(crate) fn began(&self, is_taken_over: bool, latency_seconds: f64) {
         let happening = match is_taken_over {

@@ -65,7 +65,7 @@ pub(crate) enum BadBounds {
 }
 
 /// Where a stream's latency comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The publisher requested it in the query after its stream key.

@@ -3,6 +3,7 @@
 //! processes and clocks are in [`driver`], admission of publishers is in [`registry`].
 
 mod anchor;
+pub(crate) mod bans;
 pub(crate) mod core;
 pub(crate) mod delays;
 pub(crate) mod driver;

@@ -2,17 +2,21 @@
 //! stream. A stream's latency is chosen in [`super::latency`].
 
 mod admit;
+mod control;
 mod publisher;
 
+pub(crate) use self::control::DEFAULT_REASON;
 pub(crate) use self::publisher::Publisher;
 
 use self::admit::{BroadcastEnd, Candidate};
+use self::control::PublisherFacts;
+use super::bans::Bans;
 use super::core::{StreamCore, StreamOver, StreamSettings};
 use super::driver::{SharedCore, StreamEnding, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedLatency, TableFull};
 use crate::config::PublishLimits;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
-use crate::delivery::takeover::{AlreadyOwned, Claim, Lease, LeaseClient, StreamStart};
+use crate::delivery::takeover::{Claim, Lease, LeaseClient, StreamStart};
 use crate::events::{HealthSigns, StreamEvents};
 use crate::identity::Identity;
 use crate::logging::rounded;
@@ -46,6 +50,7 @@ pub(crate) struct Registry {
     /// Settings with some latency; each stream replaces the latency by its own.
     settings: StreamSettings,
     latencies: LatencyTable,
+    bans: Bans,
     outputs: OutputOptions,
     workers: WorkerOptions,
     probe: Arc<Probe>,
@@ -112,6 +117,8 @@ struct Present {
     number: u64,
     last_message_at: Instant,
     send_off: watch::Sender<Option<Refusal>>,
+    /// Who publishes, for operators.
+    facts: Option<PublisherFacts>,
 }
 
 impl Registry {
@@ -126,6 +133,7 @@ impl Registry {
             me: me.clone(),
             settings: options.settings,
             latencies: LatencyTable::new(options.latencies),
+            bans: Bans::default(),
             outputs: options.outputs,
             workers: options.workers,
             probe: options.probe,
@@ -284,13 +292,6 @@ impl Registry {
             Some(latency) => self.latencies.set(path, latency)?,
             None => self.latencies.unset(path),
         }
-        let latency_seconds = self.latencies.next(path).latency.as_secs_f64();
-        match latency {
-            Some(_) => info!(stream = %path, latency_seconds, "latency of its next beginning was set"),
-            None => {
-                info!(stream = %path, latency_seconds, "latency of its next beginning is the configured one")
-            }
-        }
         Ok(())
     }
 
@@ -302,6 +303,7 @@ impl Registry {
     /// store is read first, for a bounded time.
     async fn take_place(&self, candidate: Candidate) -> Result<Publisher, Refusal> {
         let path = &candidate.path;
+        self.refuse_banned(path)?;
         let reserved = match self.enter_or_reserve(&candidate)? {
             Placement::Stream(publisher) => return Ok(*publisher),
             Placement::Place(reserved) => reserved,
@@ -315,19 +317,13 @@ impl Registry {
             now: now().wall,
         };
         let claimed = self.lease_client.claim(&self.outputs.store, &path.to_string(), claim).await;
-        let (beginning, owner) = claimed.map_err(|AlreadyOwned| {
-            warn!(
-                stream = %path,
-                proven = candidate.proven,
-                "another encoder has this stream, or has just taken it: its publisher is turned away here"
-            );
-            Refusal::AlreadyPublishing
-        })?;
+        let (beginning, owner) = claimed.map_err(|why| control::not_claimed(path, why))?;
         tell(path, requested, self.latencies.bounds());
         let mut streams = self.lock();
         if self.leaving.load(Ordering::SeqCst) {
             return Err(Refusal::Draining);
         }
+        self.refuse_banned(path)?;
         let entry = self.start(&candidate, chosen, &beginning);
         streams.insert(path.clone(), entry.clone());
         self.count.send_replace(streams.len());
@@ -398,6 +394,7 @@ impl Registry {
             present.last_message_at = Instant::now();
             present.send_off = send_off;
             entry.events.publisher_came();
+            present.facts = None;
             (present.number, resume)
         };
         let max_pixels = terms.max_pixels.unwrap_or(self.settings.max_pixels);
@@ -454,7 +451,12 @@ impl Registry {
             latency,
             timing,
             started: Instant::now(),
-            publisher: Mutex::new(Present { number: 0, last_message_at: Instant::now(), send_off }),
+            publisher: Mutex::new(Present {
+                number: 0,
+                last_message_at: Instant::now(),
+                send_off,
+                facts: None,
+            }),
             published: watch::Sender::new(true),
             events,
         })

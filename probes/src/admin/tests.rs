@@ -15,7 +15,8 @@ fn start(patience: Duration) -> Running {
     let probe = Probe::new(settings, patience);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let status: Arc<dyn StatusSource> = Arc::new(|| json!({"streams": ["<script>"]}));
-    let handle = Admin::start(listener, probe.clone(), status, Router::new()).unwrap();
+    let handle =
+        Admin::start(listener, probe.clone(), status, AdminRoutes::default(), Access::default()).unwrap();
     Running { probe, handle }
 }
 
@@ -23,7 +24,7 @@ impl Running {
     /// The response as an HTTP client sees it: status code and the whole text.
     fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.handle.local_addr()).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         (answer[9..12].parse().unwrap(), answer)
@@ -102,7 +103,7 @@ fn the_status_is_followed_and_followers_are_bounded() {
     let server = start(Duration::from_secs(60));
     let follow = || {
         let mut socket = TcpStream::connect(server.handle.local_addr()).unwrap();
-        write!(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        write!(socket, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut told = String::new();
         let mut lines = io::BufReader::new(socket);
         while !told.contains("data: {") && !told.contains("503") {
@@ -118,5 +119,50 @@ fn the_status_is_followed_and_followers_are_bounded() {
     let others: Vec<_> = (1..MAX_WATCHERS).map(|_| follow()).collect();
     assert!(follow().1.contains("503"));
     drop(others);
+    server.handle.stop().unwrap();
+}
+
+#[test]
+fn foreign_names_and_pages_are_refused_before_any_route() {
+    let server = start(Duration::from_secs(60));
+    let ask = |head: &str| {
+        let mut socket = TcpStream::connect(server.handle.local_addr()).unwrap();
+        write!(socket, "{head}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for path in ["/livez", "/", "/status", "/nothing"] {
+        let told = ask(&format!("GET {path} HTTP/1.1\r\nHost: evil.example:9090"));
+        assert!(told.starts_with("HTTP/1.1 421 ") && told.contains("--admin-hosts"), "{told}");
+    }
+    assert!(ask("GET /livez HTTP/1.0").starts_with("HTTP/1.0 200 "), "checks of HAProxy name no host");
+    let told = ask("PUT /livez HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example");
+    assert!(told.starts_with("HTTP/1.1 403 ") && told.contains("another origin"), "{told}");
+    let told = ask("PUT /livez HTTP/1.1\r\nHost: localhost");
+    assert!(told.starts_with("HTTP/1.1 405 "), "this machine may change what can be changed: {told}");
+    server.handle.stop().unwrap();
+}
+
+/// Every route that answers is described, except the files of the page.
+#[test]
+fn the_description_names_every_route() {
+    let server = start(Duration::from_secs(60));
+    let (code, answer) = server.get("/openapi.json");
+    assert_eq!(code, 200);
+    let body = &answer[answer.find("\r\n\r\n").unwrap() + 4..];
+    let document: Value = serde_json::from_str(body).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{document}");
+    assert!(!document["info"]["title"].as_str().unwrap().is_empty());
+    let sources = [include_str!("../admin.rs"), include_str!("../page.rs")];
+    let routed = sources.iter().flat_map(|source| source.split(".route(\"").skip(1));
+    let mut routed: Vec<&str> = routed.filter_map(|rest| rest.split('"').next()).collect();
+    routed.retain(|path| !["/", "/operator.js", "/operator.css"].contains(path));
+    routed.sort_unstable();
+    let described: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(described, routed);
+    for path in described.iter().filter(|path| path.as_str() != "/events" && !path.contains('{')) {
+        assert_ne!(server.get(path).0, 404, "{path}");
+    }
     server.handle.stop().unwrap();
 }

@@ -117,7 +117,7 @@ fn ask(port: u16) -> anyhow::Result<Duration> {
     tests::patience::pause(EVERY);
     let asked = Instant::now();
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     let took = asked.elapsed();

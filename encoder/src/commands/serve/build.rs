@@ -3,7 +3,7 @@
 use super::announce::Addresses;
 use super::{ServeParts, Status};
 use crate::archive::{self, ArchiveManager};
-use crate::config::{ServeConfig, TlsConfig};
+use crate::config::{AdminToken, ServeConfig, TlsConfig};
 use crate::delivery::Spool;
 use crate::delivery::outputs::OutputOptions;
 use crate::events::Events;
@@ -19,7 +19,7 @@ use crate::stream::registry::{Registry, RegistryOptions};
 use crate::stream::report::MetricsReport;
 use crate::stream::worker::WorkerOptions;
 use crate::{admin, origin, telemetry};
-use probes::{Admin, AdminHandle, Probe};
+use probes::{Access, Admin, AdminHandle, Probe};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -226,8 +226,15 @@ fn start_admin(
         warnings,
         confinement,
     });
+    let token = config.admin_access.token.as_ref().map(AdminToken::expose);
+    let access = Access::new(config.admin_access.hosts.clone(), token);
+    if !local(&listener, config.admin_listen).ip().is_loopback() && !access.has_token() {
+        info!(
+            "the admin port is open to other machines, for reading alone: --admin-token lets them change something"
+        );
+    }
     let listener = listener.into_std().map_err(|error| machine(WHAT, &error))?;
-    Admin::start(listener, probe.clone(), status, admin::router(registry.clone()))
+    Admin::start(listener, probe.clone(), status, admin::routes(registry.clone()), access)
         .map_err(|error| machine(WHAT, &error))
 }
 

@@ -24,6 +24,7 @@
 //! What belongs here: reading, judging and fencing. What does not: parsing playlists (`hls::resume`), and the writes
 //! that follow ([`crate::delivery`]).
 
+mod ban;
 mod owner;
 
 use crate::delivery::Inherited;
@@ -124,14 +125,24 @@ pub(crate) struct Lease {
     version: Version,
 }
 
-/// Another encoder claimed the stream at the same time and won.
+/// Why a stream cannot be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("another encoder has just taken this stream")]
-pub(crate) struct AlreadyOwned;
+pub(crate) enum ClaimRefused {
+    /// Another encoder claimed the stream at the same time and won.
+    #[error("another encoder has just taken this stream")]
+    AlreadyOwned,
+    /// An operator lets nobody publish the stream.
+    #[error("an operator has banned this stream")]
+    Banned {
+        /// When the stream may be published again.
+        until: WallTime,
+    },
+}
 
 /// Why a look-up stopped.
 enum Stop {
     Taken,
+    Banned(WallTime),
     Store(StoreError),
 }
 
@@ -202,13 +213,14 @@ impl LeaseClient {
     /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream.
     ///
     /// # Errors
-    /// Another encoder has just claimed the stream, or its publisher is alive and this one has not proved who it is.
+    /// Another encoder has just claimed the stream, its publisher is alive and this one has not proved who it is, or an
+    /// operator has banned the stream.
     pub(crate) async fn claim(
         &self,
         store: &Arc<dyn Store>,
         prefix: &str,
         claim: Claim,
-    ) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
+    ) -> Result<(StreamStart, Option<Lease>), ClaimRefused> {
         let record = OwnerRecord {
             encoder: self.encoder.clone(),
             claim: self.claims.fetch_add(1, Ordering::Relaxed),
@@ -216,6 +228,7 @@ impl LeaseClient {
             latency_ms: claim.latency.as_millis(),
             released: false,
             published: true,
+            banned_until_ms: None,
         };
         let mut look_up = LookUp { store, prefix, claim, record, owner: None, above: 0, discontinuities: 0 };
         let result = match tokio::time::timeout(LOOK_UP_WITHIN, look_up.run()).await {
@@ -235,7 +248,8 @@ impl LeaseClient {
                 StreamStart::TakenOver(Box::new(inheritance))
             }
             Ok(Err(why)) => look_up.anew(why),
-            Err(Stop::Taken) => return Err(AlreadyOwned),
+            Err(Stop::Taken) => return Err(ClaimRefused::AlreadyOwned),
+            Err(Stop::Banned(until)) => return Err(ClaimRefused::Banned { until }),
             Err(Stop::Store(error)) => {
                 warn!(
                     stream = prefix,
@@ -290,13 +304,28 @@ impl Lease {
     /// Releases the lease after the stream has ended in order, so that the next publisher need not wait. A failed
     /// release does no harm beyond that wait.
     pub(crate) async fn release(self, store: &Arc<dyn Store>) {
-        let Self { name, record, version } = self;
-        let object = owner_object(&OwnerRecord { released: true, ..record });
-        let write = store.replace_if(&name, object, Expected::Version(version));
-        match tokio::time::timeout(RELEASE_WITHIN, write).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(RELEASE_WITHIN, self.write_released(store)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "owner's record stays"),
             Err(_) => debug!("owner's record stays: no answer in time"),
+        }
+    }
+
+    async fn write_released(self, store: &Arc<dyn Store>) -> Result<(), StoreError> {
+        let Self { name, record, version } = self;
+        let released = |record| owner_object(&OwnerRecord { released: true, ..record });
+        match store.replace_if(&name, released(record.clone()), Expected::Version(version)).await {
+            Err(StoreError::Changed) => {}
+            other => return other.map(|_| ()),
+        }
+        // An operator may have banned the stream meanwhile: the lease is released, and the ban stays.
+        let Some(stored) = store.read(&name).await? else { return Ok(()) };
+        match OwnerRecord::parse(&stored.body) {
+            Some(now) if (&now.encoder, now.claim) == (&record.encoder, record.claim) => {
+                let write = store.replace_if(&name, released(now), Expected::Version(stored.version));
+                write.await.map(|_| ())
+            }
+            Some(_) | None => Ok(()),
         }
     }
 }
@@ -306,6 +335,7 @@ impl Lease {
 pub(crate) fn read_owner(body: &[u8]) {
     if let Some(record) = OwnerRecord::parse(body) {
         record.keeps_out("another", WallTime::from_unix_micros(0));
+        record.banned_until(WallTime::from_unix_micros(0));
         assert_eq!(OwnerRecord::parse(&record.body()), Some(record), "what is written is read back");
     }
 }
@@ -328,6 +358,9 @@ impl LookUp<'_> {
             read(self.store.clone(), index_name)
         )?;
         let former = owner.as_ref().and_then(|stored| OwnerRecord::parse(&stored.body));
+        if let Some(until) = former.as_ref().and_then(|owner| owner.banned_until(self.claim.now)) {
+            return Err(Stop::Banned(until));
+        }
         if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.claim.now)) {
             return Err(Stop::Taken);
         }

@@ -40,6 +40,10 @@ pub(super) struct OwnerRecord {
     /// Whether a publisher is connected; `false` while the stream waits for its publisher.
     #[serde(default = "connected")]
     pub(super) published: bool,
+    /// Time until which an operator lets nobody publish the stream, in milliseconds since 1970. The reason is not
+    /// recorded, because buckets may be public.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) banned_until_ms: Option<i64>,
 }
 
 /// Records of earlier versions do not say whether a publisher is connected.
@@ -71,6 +75,12 @@ impl OwnerRecord {
         let newest = past.map_or(since, |past| past.ended_at().max(since));
         let fresh = claim.now <= newest + ALIVE_FOR;
         !claim.proven && !self.released && self.published && self.encoder != encoder && fresh
+    }
+
+    /// The time until which nobody may publish the stream, if that time is not over.
+    pub(super) fn banned_until(&self, now: WallTime) -> Option<WallTime> {
+        let until = WallTime::from_unix_micros(self.banned_until_ms?.saturating_mul(1000));
+        (until > now).then_some(until)
     }
 
     fn latency(&self) -> Option<Latency> {

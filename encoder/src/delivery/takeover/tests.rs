@@ -63,7 +63,7 @@ async fn left() -> MemoryStore {
 async fn claim(
     store: &MemoryStore,
     lease_client: &LeaseClient,
-) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
+) -> Result<(StreamStart, Option<Lease>), ClaimRefused> {
     claim_at(store, lease_client, 4.0, NOW).await
 }
 
@@ -72,14 +72,14 @@ async fn claim_at(
     lease_client: &LeaseClient,
     seconds: f64,
     now: WallTime,
-) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
+) -> Result<(StreamStart, Option<Lease>), ClaimRefused> {
     let store: Arc<dyn Store> = Arc::new(store.clone());
     let claim = Claim { latency: latency(seconds), reconnect_window: WINDOW, proven: true, now };
     lease_client.claim(&store, "live/show", claim).await
 }
 
 #[track_caller]
-fn taken_over(claimed: Result<(StreamStart, Option<Lease>), AlreadyOwned>) -> Inheritance {
+fn taken_over(claimed: Result<(StreamStart, Option<Lease>), ClaimRefused>) -> Inheritance {
     match claimed {
         Ok((StreamStart::TakenOver(inheritance), Some(_))) => *inheritance,
         other => panic!("{other:?}"),
@@ -87,7 +87,7 @@ fn taken_over(claimed: Result<(StreamStart, Option<Lease>), AlreadyOwned>) -> In
 }
 
 #[track_caller]
-fn anew(claimed: Result<(StreamStart, Option<Lease>), AlreadyOwned>) -> (FreshReason, u64, u64) {
+fn anew(claimed: Result<(StreamStart, Option<Lease>), ClaimRefused>) -> (FreshReason, u64, u64) {
     match claimed {
         Ok((StreamStart::Fresh { above, discontinuities, why }, _)) => (why, above, discontinuities),
         other => panic!("{other:?}"),
@@ -182,7 +182,10 @@ async fn of_two_at_once_one_wins() {
         assert_eq!(won.len(), 1, "{results:?}");
         // A claim three seconds later is still a race; but the same process may end a stream and begin another.
         let winner = results.iter().position(Result::is_ok).unwrap();
-        assert_eq!(claim_at(&store, &LeaseClient::default(), 4.0, at(3)).await.err(), Some(AlreadyOwned));
+        assert_eq!(
+            claim_at(&store, &LeaseClient::default(), 4.0, at(3)).await.err(),
+            Some(ClaimRefused::AlreadyOwned)
+        );
         assert!(claim_at(&store, &claimants[winner], 4.0, at(3)).await.is_ok());
     }
 }
@@ -194,6 +197,67 @@ async fn a_stream_that_ended_in_order_keeps_nobody_waiting() {
     let shared: Arc<dyn Store> = Arc::new(store.clone());
     owner.unwrap().release(&shared).await;
     assert!(claim_at(&store, &LeaseClient::default(), 4.0, at(1)).await.is_ok());
+}
+
+async fn ban(store: &MemoryStore, lease_client: &LeaseClient, until: Option<WallTime>, now: WallTime) {
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    lease_client.ban(&store, "live/show", latency(4.0), until, now).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_banned_name_is_claimed_by_nobody_until_the_ban_is_over_or_lifted() {
+    let store = left().await;
+    let (here, elsewhere) = (LeaseClient::default(), LeaseClient::default());
+    ban(&store, &here, Some(at(60)), NOW).await;
+    for lease_client in [&here, &elsewhere] {
+        let told = claim_at(&store, lease_client, 4.0, at(10)).await.err();
+        assert_eq!(told, Some(ClaimRefused::Banned { until: at(60) }));
+    }
+    assert!(!store.text("live/show/720p/index.m3u8").unwrap().contains(NOTE), "nothing is fenced");
+    ban(&store, &elsewhere, None, at(10)).await;
+    taken_over(claim_at(&store, &elsewhere, 4.0, at(10)).await);
+
+    ban(&store, &here, Some(at(60)), at(20)).await;
+    assert!(claim_at(&store, &elsewhere, 4.0, at(59)).await.is_err());
+    let claimed = claim_at(&store, &elsewhere, 4.0, at(60)).await;
+    assert!(claimed.is_ok(), "{claimed:?}");
+    let record = store.text("live/show/owner.json").unwrap();
+    assert!(!record.contains("banned"), "a claim ends what is over: {record}");
+}
+
+#[tokio::test]
+async fn a_ban_survives_the_release_of_the_lease_and_the_release_survives_the_ban() {
+    let store = MemoryStore::new();
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    let owner = LeaseClient::default();
+    let (_, lease) = claim(&store, &owner).await.unwrap();
+    ban(&store, &LeaseClient::default(), Some(at(2)), NOW).await;
+    lease.unwrap().release(&shared).await;
+    let told = claim_at(&store, &LeaseClient::default(), 4.0, at(1)).await.err();
+    assert_eq!(told, Some(ClaimRefused::Banned { until: at(2) }));
+    // Without the release the lease would keep others out for another two seconds.
+    assert!(claim_at(&store, &LeaseClient::default(), 4.0, at(2)).await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_there_is_no_ban_to_lift() {
+    let store = MemoryStore::new();
+    ban(&store, &LeaseClient::default(), None, NOW).await;
+    assert_eq!(store.names(), Vec::<String>::new());
+}
+
+/// A claim that runs at the same time either sees the ban or loses its own write.
+#[tokio::test(start_paused = true)]
+async fn a_ban_and_a_claim_at_once_end_with_the_ban() {
+    for seed in 0..20 {
+        let store = MemoryStore::new();
+        let mut random = fastrand::Rng::with_seed(seed);
+        store.set_faults(move |_| InjectedFault::Slow(Duration::from_millis(random.u64(1..100))));
+        let (publisher, operator) = (LeaseClient::default(), LeaseClient::default());
+        let (_, ()) = tokio::join!(claim(&store, &publisher), ban(&store, &operator, Some(at(60)), NOW));
+        let told = claim_at(&store, &publisher, 4.0, at(10)).await.err();
+        assert_eq!(told, Some(ClaimRefused::Banned { until: at(60) }));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,7 +395,7 @@ async fn a_living_owner_is_fenced_and_its_successor_is_not() {
 async fn claim_unproven(
     store: &MemoryStore,
     now: WallTime,
-) -> Result<(StreamStart, Option<Lease>), AlreadyOwned> {
+) -> Result<(StreamStart, Option<Lease>), ClaimRefused> {
     let store: Arc<dyn Store> = Arc::new(store.clone());
     let claim = Claim { latency: latency(4.0), reconnect_window: WINDOW, proven: false, now };
     LeaseClient::default().claim(&store, "live/show", claim).await
@@ -347,7 +411,7 @@ async fn a_stranger_takes_no_stream_from_a_publisher_that_is_alive() {
     let mut lease = lease.unwrap();
     let before = store.text("live/show/owner.json").unwrap();
     // The newest media is ten seconds old, and the claim a few seconds.
-    assert_eq!(claim_unproven(&store, at(9)).await.err(), Some(AlreadyOwned));
+    assert_eq!(claim_unproven(&store, at(9)).await.err(), Some(ClaimRefused::AlreadyOwned));
     assert_eq!(store.text("live/show/owner.json").unwrap(), before, "the stranger has written nothing");
 
     let (published, receiver) = watch::channel(true);
@@ -381,6 +445,6 @@ async fn a_publisher_with_proof_takes_its_stream_at_once() {
 async fn a_stream_without_new_media_is_free_for_strangers_in_the_end() {
     let store = left().await;
     claim(&store, &LeaseClient::default()).await.unwrap();
-    assert_eq!(claim_unproven(&store, at(20)).await.err(), Some(AlreadyOwned));
+    assert_eq!(claim_unproven(&store, at(20)).await.err(), Some(ClaimRefused::AlreadyOwned));
     assert!(claim_unproven(&store, at(21)).await.is_ok());
 }

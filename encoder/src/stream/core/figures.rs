@@ -9,7 +9,9 @@ use tracing::{info, warn};
 use transcode::wire::WorkerProgress;
 
 /// Counters over the life of a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub struct StreamCounters {
     /// Workers that died or hung while they received published media.
     pub worker_restarts: u64,

@@ -107,7 +107,9 @@ impl Admission for Registry {
         let candidate = self.candidate(&request).await;
         let path = candidate.as_ref().ok().map(|candidate| candidate.path.clone());
         let admitted = match candidate {
-            Ok(candidate) => self.take_place(candidate).await,
+            Ok(candidate) => self.take_place(candidate).await.inspect(|publisher| {
+                publisher.introduce(request.client.clone(), request.peer);
+            }),
             Err(refusal) => Err(refusal),
         };
         self.review_gate();

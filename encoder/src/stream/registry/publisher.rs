@@ -1,16 +1,20 @@
 //! An admitted publisher: it feeds its stream until it leaves or another publisher takes its place.
 
 use super::admit::BroadcastEnd;
+use super::control::PublisherFacts;
 use super::{Registry, StreamEntry};
 use crate::config::PublishLimits;
 use crate::ingest::MediaSink;
 use crate::logging::counts;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
+use crate::stream::driver::now;
 use rtmp::ingest::{Ingest, Oddities};
 use rtmp::timeline::Repairs;
 use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -38,6 +42,9 @@ impl MediaSink for Publisher {
                 return Err(Refusal::AlreadyPublishing);
             }
             present.last_message_at = message.arrived;
+            if let Some(facts) = &mut present.facts {
+                facts.received(message.payload.len(), message.arrived);
+            }
         }
         self.entry.events.received(message.payload.len());
         let arrived = message.arrived;
@@ -95,6 +102,14 @@ impl MediaSink for Publisher {
 }
 
 impl Publisher {
+    /// Says who publishes, for operators.
+    pub(super) fn introduce(&self, client: String, peer: SocketAddr) {
+        let mut present = self.entry.present();
+        if present.number == self.number {
+            present.facts = Some(PublisherFacts::new(client, peer, now().wall, Instant::now()));
+        }
+    }
+
     /// Brings the metrics up to what the ingest has counted.
     fn count(&mut self) {
         let now = (self.ingest.repairs(), self.ingest.oddities());
