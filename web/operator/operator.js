@@ -1,4 +1,5 @@
-// The operator's page: shows every status that the process sends. It asks for nothing else and changes nothing.
+// The operator's page: shows every status that the process sends. At the operator's request, and after a question, it
+// ends streams and sets latencies.
 
 const by = (id) => document.getElementById(id);
 
@@ -21,6 +22,11 @@ function element(name, text, className) {
   return made;
 }
 
+function latencies({ latency, latency_from, next_latency }) {
+  const now = `${latency} s, set by ${latency_from}`;
+  return next_latency === latency ? now : `${now}; ${next_latency} s from the next start on`;
+}
+
 /** One line of facts: name, text, and whether it is beyond its budget. */
 function facts(stream) {
   const { counters, packager, worker, delays, source, stored } = stream;
@@ -29,7 +35,7 @@ function facts(stream) {
   const lines = [
     ["publisher", stream.published ? "here" : "away: it is waited for", !stream.published],
     ["age", duration(stream.age_seconds)],
-    ["latency", `${stream.latency} s, set by ${stream.latency_from}`],
+    ["latency", latencies(stream)],
     ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
     ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
     ...delays.flatMap(({ stage, budget_seconds, broken, rungs }) => {
@@ -79,10 +85,16 @@ function rows(stream) {
 
 const shown = new Map();
 
-function card(key, title) {
+function card(key, stream) {
   if (!shown.has(key)) {
     const made = by("stream").content.firstElementChild.cloneNode(true);
-    made.querySelector("h2").textContent = title;
+    made.querySelector("h2").textContent = key;
+    const { app, name } = stream;
+    for (const [action, ask] of [["end", askToEnd], ["latency", askForLatency]]) {
+      const button = made.querySelector(`button.${action}`);
+      button.setAttribute("aria-label", `${button.textContent} (${key})`);
+      button.addEventListener("click", () => ask(app, name));
+    }
     by("streams").append(made);
     shown.set(key, made);
   }
@@ -91,7 +103,7 @@ function card(key, title) {
 
 function showStream(stream) {
   const key = `${stream.app}/${stream.name}`;
-  const article = card(key, key);
+  const article = card(key, stream);
   article.querySelector("dl").replaceChildren(
     ...facts(stream).flatMap(([name, text, over]) => [element("dt", name), element("dd", text, over ? "over" : "")]),
   );
@@ -144,6 +156,125 @@ function show(status) {
   );
   by("no-warnings").hidden = warnings.length > 0;
   window.__status = status;
+}
+
+// --- changes ---
+
+/** The token for changes from another machine: in memory only. */
+let token = null;
+
+/** What a dialog says went wrong; nothing hides the line. */
+function problem(dialog, text) {
+  const line = dialog.querySelector(".problem");
+  line.textContent = text;
+  line.hidden = !text;
+}
+
+/**
+ * Opens a dialog. `submit` gets the form and the pressed button; the dialog stays open, and shows the message, when it
+ * throws. Resolves to its result, or to undefined when the operator cancels (Escape or the button).
+ */
+function asked(dialog, submit) {
+  const form = dialog.querySelector("form");
+  form.reset();
+  for (const button of form.querySelectorAll("button")) button.disabled = false;
+  problem(dialog, "");
+  let result;
+  const over = new AbortController();
+  const { signal } = over;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const buttons = form.querySelectorAll("button[type=submit]");
+    for (const button of buttons) button.disabled = true;
+    problem(dialog, "");
+    try {
+      result = await submit(form.elements, event.submitter);
+      if (!signal.aborted) dialog.close();
+    } catch (error) {
+      if (!signal.aborted) problem(dialog, error.message);
+    } finally {
+      if (!signal.aborted) for (const button of buttons) button.disabled = false;
+    }
+  }, { signal });
+  dialog.querySelector(".cancel").addEventListener("click", () => dialog.close(), { signal });
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      over.abort();
+      resolve(result);
+    }, { signal });
+    dialog.showModal();
+  });
+}
+
+/** Asks for the token; false when the operator cancels. */
+async function askForToken(why) {
+  const dialog = by("token");
+  const answer = asked(dialog, ({ token: field }) => field.value.trim());
+  problem(dialog, why);
+  const given = await answer;
+  dialog.querySelector("input").value = "";
+  if (given) token = given;
+  return Boolean(given);
+}
+
+/** Sends a change, with the token where one is needed. Throws with the server's own words when it is refused. */
+async function change(method, path, body) {
+  for (;;) {
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    let answer;
+    try {
+      answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(15000) });
+    } catch {
+      throw new Error("The process does not answer. Whether anything was changed is not known.");
+    }
+    const told = await answer.json().catch(() => ({}));
+    if (answer.ok) return told;
+    const error = told.error ?? `The process answers with status ${answer.status}.`;
+    if (answer.status !== 401) throw new Error(error);
+    const why = token ? "This token is not the right one." : "";
+    token = null;
+    if (!(await askForToken(why))) throw new Error(error);
+  }
+}
+
+let doneShown;
+function done(text) {
+  by("done").textContent = text;
+  by("done").hidden = false;
+  clearTimeout(doneShown);
+  doneShown = setTimeout(() => { by("done").hidden = true; }, 15000);
+}
+
+const resource = (app, name) => `streams/${encodeURIComponent(app)}/${encodeURIComponent(name)}`;
+
+function named(dialog, app, name) {
+  dialog.querySelector(".stream").textContent = `${app}/${name}`;
+  return dialog;
+}
+
+async function askToEnd(app, name) {
+  const told = await asked(named(by("end"), app, name), ({ reason, ban }) => {
+    const body = {};
+    if (reason.value.trim()) body.reason = reason.value.trim();
+    if (ban.value) body.ban_seconds = Number(ban.value);
+    return change("DELETE", resource(app, name), body);
+  });
+  if (!told) return;
+  const banned = told.banned_until ? ` Nobody may publish it before ${told.banned_until}.` : "";
+  done(`${app}/${name} is ended.${banned}`);
+}
+
+async function askForLatency(app, name) {
+  const path = `${resource(app, name)}/latency`;
+  const stream = (window.__status?.streams ?? []).find((each) => each.app === app && each.name === name);
+  const dialog = named(by("latency"), app, name);
+  dialog.querySelector(".now").textContent = stream ? `${stream.latency} s` : "its latency";
+  const answer = asked(dialog, ({ latency }, pressed) => (
+    pressed?.classList.contains("configured") ? change("DELETE", path) : change("PUT", path, { latency: latency.valueAsNumber })
+  ));
+  if (stream) dialog.querySelector("input").value = stream.next_latency;
+  const told = await answer;
+  if (told) done(`${app}/${name} will have ${told.next.latency} s from its next start on.`);
 }
 
 let silence;
