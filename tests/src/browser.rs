@@ -195,6 +195,64 @@ pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
     serde_json::from_str(&out).with_context(|| out)
 }
 
+/// What an operator does on the operator's page.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatorWork {
+    /// URL of the page.
+    pub page: String,
+    /// The reason for ending the stream.
+    pub reason: String,
+    /// The ban, one of the page's choices in seconds; empty for none.
+    pub ban: String,
+    /// The latency to set for the next start, in seconds.
+    pub latency: f64,
+    /// The token, if the page has to ask for one.
+    pub token: Option<String>,
+    /// A folder for screenshots.
+    pub screenshots: Option<PathBuf>,
+}
+
+/// What the operator saw.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OperatorWorked {
+    /// Heading of the stream.
+    pub title: String,
+    /// Heading of the question before the stream is ended.
+    pub asks: String,
+    /// After the Escape key: the class of the focused element, and the number of changes that were sent.
+    pub escaped: EscapedDialog,
+    /// What the page said about the latency.
+    pub latency: String,
+    /// What the page showed of a refusal.
+    pub problem: String,
+    /// What the page said about the end.
+    pub ended: String,
+    /// The changes that were sent: method, URL, and the header Authorization.
+    pub requests: Vec<(String, String, String)>,
+    /// The page's address and everything that it stored, in one text.
+    pub places: String,
+    /// Console errors and exceptions of the page.
+    pub console: Vec<String>,
+}
+
+/// The page after the Escape key has closed a dialog.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EscapedDialog {
+    /// The class of the focused element.
+    pub focus: String,
+    /// Number of changes that were sent.
+    pub requests: usize,
+}
+
+/// Works the operator's page while one stream runs: sets a latency, is refused once, ends the stream.
+pub fn work_operator_page(work: &OperatorWork) -> anyhow::Result<OperatorWorked> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+    let mut job = serde_json::to_value(work)?;
+    job["patience"] = patience.into();
+    let out = node("control.mjs", &job.to_string())?;
+    serde_json::from_str(&out).with_context(|| out)
+}
+
 /// What a viewer of an MP4 file observed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WatchedFile {

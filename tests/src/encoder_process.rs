@@ -72,6 +72,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Strings that must not appear in the log.
     pub secrets: Vec<String>,
+    /// Whether the admin port listens on all addresses of the machine, and not on 127.0.0.1 alone.
+    pub all_admin_addresses: bool,
 }
 
 impl Default for Options {
@@ -87,7 +89,8 @@ impl Default for Options {
             ["--drain-timeout", "2"],
         ];
         let args = args.concat();
-        Self { args: args.into_iter().map(str::to_owned).collect(), env: Vec::new(), secrets: Vec::new() }
+        let args = args.into_iter().map(str::to_owned).collect();
+        Self { args, env: Vec::new(), secrets: Vec::new(), all_admin_addresses: false }
     }
 }
 
@@ -168,7 +171,8 @@ impl Encoder {
     fn try_start(options: &Options) -> Option<Self> {
         let output = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports { rtmp: free_port(), http: free_port(), admin: free_port() };
-        let mut command = command(&ports);
+        let mut command =
+            command_on(&ports, if options.all_admin_addresses { "0.0.0.0" } else { "127.0.0.1" });
         if !options.args.iter().any(|arg| arg == "--output") {
             command.arg("--output").arg(output.path());
         }
@@ -335,11 +339,19 @@ pub fn subcommand(name: &str) -> Command {
 
 /// The command `encoder serve` on these ports, without inherited `ENCODER_` variables.
 pub fn command(ports: &Ports) -> Command {
+    command_on(ports, "127.0.0.1")
+}
+
+/// The same, with the admin port on another address.
+fn command_on(ports: &Ports, admin: &str) -> Command {
     let mut command = subcommand("serve");
-    for (flag, port) in
-        [("--rtmp-listen", ports.rtmp), ("--http-listen", ports.http), ("--admin-listen", ports.admin)]
-    {
-        command.arg(flag).arg(format!("127.0.0.1:{port}"));
+    let local = "127.0.0.1";
+    for (flag, address, port) in [
+        ("--rtmp-listen", local, ports.rtmp),
+        ("--http-listen", local, ports.http),
+        ("--admin-listen", admin, ports.admin),
+    ] {
+        command.arg(flag).arg(format!("{address}:{port}"));
     }
     command
 }
