@@ -15,6 +15,7 @@ use tests::archived::{Archived, seal};
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::event_receiver::EventReceiver;
 use tests::patience::eventually;
+use tests::process::signal_pid;
 use tests::{fixtures, playlist, publisher, turn};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -122,6 +123,7 @@ fn a_broadcast_is_told_from_its_start_to_its_archive() {
     encoder.stop();
 }
 
+/// A dead worker is a problem; the archive of a killed encoder is told of by the process that completes it.
 #[test]
 fn an_archive_that_another_process_completes_is_told_of() {
     let clip = clip();
@@ -131,6 +133,12 @@ fn an_archive_that_another_process_completes_is_told_of() {
     let output = encoder.output.path().to_owned();
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     listed(&output, 4.0);
+    signal_pid(encoder.workers()[0], Signal::KILL);
+    eventually("the dead worker to be told of", Duration::from_secs(20), || {
+        let is_dead = |problem: &Value| problem["problem"] == "worker_restarts" && problem["count"] == 1;
+        let told = |data: &Value| data["problems"].as_array().is_some_and(|all| all.iter().any(is_dead));
+        receiver.events().iter().any(|event| told(event.data())).then_some(())
+    });
     encoder.signal(Signal::KILL);
     encoder.wait(Duration::from_secs(5)).unwrap();
     publisher.stop(Duration::from_secs(5));
