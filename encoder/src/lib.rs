@@ -15,6 +15,7 @@ mod fleet;
 mod fuzzing;
 mod identity;
 mod ingest;
+mod listener;
 mod logging;
 mod origin;
 mod retry;

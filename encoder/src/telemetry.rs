@@ -78,6 +78,15 @@ pub(crate) fn describe() {
              there), repeated_configs",
         ),
         (
+            "encoder_connections_refused_total",
+            "Connections refused or closed before they published or asked, by listener and reason: rate, early_drop, \
+             evicted, full, proxy_header",
+        ),
+        (
+            "encoder_held_requests_refused_total",
+            "Requests answered with 503 because too many were held, by listener",
+        ),
+        (
             "encoder_certificate_changes_total",
             "TLS files that were seen to have changed, by what became of it",
         ),
@@ -110,6 +119,12 @@ pub(crate) fn describe() {
     );
     describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
     describe_gauge!("encoder_spool_bytes", Unit::Bytes, "Bytes of late segments that wait on disk");
+    describe_gauge!(
+        "encoder_connections_open",
+        Unit::Count,
+        "Connections of viewers, and connections that wait to publish, by listener"
+    );
+    describe_gauge!("encoder_held_requests", Unit::Count, "Requests that wait for media, by listener");
     describe_gauge!(
         "encoder_origin_bytes",
         Unit::Bytes,

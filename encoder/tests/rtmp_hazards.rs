@@ -14,13 +14,14 @@ use rtmp::chunk::{ChunkLimits, ChunkReader};
 use rtmp::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, amf};
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{PATIENCE, Server, end, server, server_with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// A minimal publisher.
@@ -33,7 +34,14 @@ struct Client {
 
 impl Client {
     async fn shaken(address: SocketAddr) -> Self {
-        let mut socket = TcpStream::connect(address).await.unwrap();
+        Self::shaken_from("127.0.0.1", address).await
+    }
+
+    /// Connects from this address of the loopback network.
+    async fn shaken_from(from: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+        let mut socket = socket.connect(address).await.unwrap();
         socket.write_all(&[&[3][..], &[0; 1536]].concat()).await.unwrap();
         let mut answer = vec![0; 1 + 2 * 1536];
         socket.read_exact(&mut answer).await.unwrap();
@@ -49,7 +57,12 @@ impl Client {
     }
 
     async fn publishing(address: SocketAddr) -> Self {
-        let mut client = Self::connected(address).await;
+        Self::publishing_from("127.0.0.1", address).await
+    }
+
+    async fn publishing_from(from: &str, address: SocketAddr) -> Self {
+        let mut client = Self::shaken_from(from, address).await;
+        client.connect("live").await;
         client.command(1, "publish", vec![text("key"), text("live")]).await;
         client.until("NetStream.Publish.Start").await;
         client
@@ -503,22 +516,28 @@ async fn only_so_many_wait_at_the_door() {
     let mut server = server_with(Ok(()), None, options).await;
     let mut publisher = Client::publishing(server.address).await;
     let mut waiting = Vec::new();
-    for _ in 0..3 {
-        waiting.push(Client::connected(server.address).await);
-    }
-    let mut turned_away = TcpStream::connect(server.address).await.unwrap();
-    assert!(matches!(timeout(PATIENCE, turned_away.read(&mut [0; 16])).await, Ok(Ok(0) | Err(_))));
-    // The admitted publisher is not disturbed, and a released place can be taken again.
-    publisher.video(0, b"video").await;
-    drop(publisher);
-    assert_eq!(end(&mut server).await.1.video.len(), 1);
-    drop(waiting);
-    loop {
+    for _ in 0..12 {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         socket.write_all(&[3]).await.ok();
-        if matches!(timeout(PATIENCE, socket.read(&mut [0; 16])).await, Ok(Ok(1..))) {
-            break;
-        }
+        waiting.push(socket);
+    }
+    // Of one source either the newcomer or the longest idle connection is closed: three are left of all of them.
+    let mut closed = JoinSet::new();
+    for mut socket in waiting {
+        closed.spawn(async move { while matches!(socket.read(&mut [0; 4096]).await, Ok(1..)) {} });
+    }
+    for _ in 3..12 {
+        timeout(PATIENCE, closed.join_next()).await.expect("more than three are open");
+    }
+    assert!(timeout(Duration::from_millis(100), closed.join_next()).await.is_err(), "three stay");
+    // The admitted publisher is not disturbed, and somebody else is let in at the expense of those who wait.
+    let mut other = Client::publishing_from("127.0.0.9", server.address).await;
+    for publisher in [&mut publisher, &mut other] {
+        publisher.video(0, b"video").await;
+    }
+    drop((publisher, other));
+    for _ in 0..2 {
+        assert_eq!(end(&mut server).await.1.video.len(), 1);
     }
 }
 

@@ -1,19 +1,19 @@
-//! A table of a listener's connections: which newcomer is refused, and which connection gives way, when there are too
+//! A table of a listener's connections: which newcomer is refused, and which connection is evicted, when there are too
 //! many. The unit of fairness is the [`Source`], an address that one party holds.
 //!
 //! The rules, in the order in which a newcomer meets them:
 //!
-//! 1. **Rate**: a source opens [`Bounds::burst`] connections as it likes and then [`Bounds::per_second`].
-//! 2. **Room**: below three quarters of [`Bounds::total`] nobody is refused, whatever a source holds. Thousands of
-//!    viewers behind one address (a mobile carrier's NAT) and a CDN's or reverse proxy's hundreds of connections are
-//!    honest; there is no bound for each source.
+//! 1. **Rate**: a source opens [`Bounds::burst`] connections without a pause, and after that [`Bounds::per_second`].
+//! 2. **Room**: below three quarters of [`Bounds::total`] every newcomer is admitted, whatever its source holds. There
+//!    is no bound for each source, because thousands of viewers behind one address (a mobile carrier's NAT) and a CDN's
+//!    or reverse proxy's hundreds of connections are honest.
 //! 3. **Early drop**: above that, newcomers of a source that holds at least the average are refused at random. The
-//!    probability grows with the source's share of the connections and with the fill, up to one half, so that somebody
-//!    honest who shares an address with an attacker needs two attempts on average.
-//! 4. **Giving way**: at the bound the longest idle connection of the source with the most connections is evicted; of
-//!    several sources with equally many, the longest idle of all. A source below the average is therefore always
-//!    admitted, and whoever holds many connections loses its own first. A connection that is busy is evicted only when
-//!    none is idle.
+//!    probability grows with the source's share of the connections and with the fill, up to one half. So an honest
+//!    client that shares an address with an attacker needs two attempts on average.
+//! 4. **Eviction**: at the bound the longest idle connection of the source with the most connections is evicted; of
+//!    several sources with equally many, the longest idle connection of all. So a source below the average is always
+//!    admitted, and a source with many connections loses its own first. A busy connection is evicted only when no
+//!    connection is idle.
 //!
 //! Sockets, clocks and random numbers do not belong here, nor what the connections are used for.
 
@@ -81,7 +81,7 @@ pub struct FairnessTable {
     connections: HashMap<ConnectionId, Connection>,
     /// Sources with connections or held requests, and sources whose bucket is not full yet.
     sources: HashMap<Source, SourceState>,
-    /// The sources with connections, in the order in which they give way: the last one first.
+    /// The sources with connections, in the order in which their connections are evicted: the last source first.
     ranks: BTreeSet<Rank>,
     /// The sources without connections and held requests, by the time at which their bucket is full and they are
     /// forgotten. At most [`Bounds::total`]: of more, those whose bucket is full first are forgotten early.
@@ -111,8 +111,8 @@ struct SourceState {
     full_at: Option<Instant>,
 }
 
-/// The position of a source. Sources with an idle connection give way first, then those with the most connections, then
-/// those whose connection is idle for longest.
+/// The position of a source. First come sources with an idle connection, then those with the most connections, then the
+/// source whose connection is idle for longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     has_idle: bool,
@@ -150,7 +150,7 @@ impl SourceState {
         self.idle.len() + self.busy.len()
     }
 
-    /// The connection that gives way first.
+    /// The connection that is evicted first.
     fn oldest(&self) -> Option<(Instant, ConnectionId)> {
         self.idle.first().or_else(|| self.busy.first()).copied()
     }
@@ -187,7 +187,7 @@ impl FairnessTable {
     /// # Panics
     /// `bounds.total` is 0, or `bounds.burst` is below 1.
     pub fn new(bounds: Bounds) -> Self {
-        assert!(bounds.total > 0 && bounds.burst >= 1.0, "a listener that admits nobody is not bound");
+        assert!(bounds.total > 0 && bounds.burst >= 1.0, "no listener has room for less than one connection");
         Self {
             bounds,
             connections: HashMap::new(),
@@ -265,7 +265,7 @@ impl FairnessTable {
         taken.then_some(()).ok_or(Refused::Rate)
     }
 
-    /// Decides about a newcomer whose source has `held` connections: the connection that gives way, if one must.
+    /// Decides about a newcomer whose source has `held` connections: the connection to evict, if there is no room.
     fn judge(&self, held: usize, chance: f64) -> Result<Option<ConnectionId>, Refused> {
         let (open, total) = (self.connections.len(), self.bounds.total);
         let soft = total - total / 4;

@@ -1,7 +1,7 @@
 //! What a listener decides about a connection before its protocol begins. Sans-IO: bytes, time and random numbers in,
 //! decisions out.
 //!
-//! What belongs here: the PROXY protocol's header ([`proxy`]), and which connection is refused or gives way when there
+//! What belongs here: the PROXY protocol's header ([`proxy`]), and which connection is refused or evicted when there
 //! are too many ([`fairness`]). What does not: sockets, clocks, logging, metrics, and the protocols themselves.
 #![forbid(unsafe_code)]
 

@@ -13,7 +13,9 @@ pub(super) mod survey;
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
 use crate::identity::Identity;
+use crate::ingest::tls::Listener;
 use crate::ingest::{self, Admission, MediaSink};
+use crate::listener::ListenerSettings;
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
 use probes::{Access, Admin, AdminRoutes, Health, HealthVerdict};
@@ -70,6 +72,8 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let rounds = tokio::spawn(ask_around(Surveyor::new(config.encoders), lobby.clone()));
+    let settings = ListenerSettings { name: "rtmp", proxies: config.publishers.proxies() };
+    let rtmp_listener = Listener { socket: rtmp_listener, tls: None, settings };
     let sources = tokio::spawn(identity.attend());
     let options = ingest::ServerOptions {
         key_paths: !config.publishers.has_no_source(),

@@ -69,7 +69,6 @@ pub(crate) struct ServeConfig {
     #[allow(dead_code)]
     pub publish_limits: PublishLimits,
     /// How long an idle connection of a viewer is kept.
-    #[allow(dead_code)]
     pub http_idle_timeout: Duration,
     /// Who may change something through the admin port.
     pub admin_access: AdminAccess,
@@ -608,6 +607,11 @@ impl PublisherConfig {
         } else {
             PublisherReach::AsConfigured
         }
+    }
+
+    /// The proxies whose connections begin with a PROXY header, for all listeners to share.
+    pub(crate) fn proxies(&self) -> Option<Arc<[IpNet]>> {
+        self.trusted_proxies.as_deref().map(Arc::from)
     }
 
     /// The address that publishers may reach: without a source of identity, only this machine's.

@@ -1,6 +1,8 @@
 //! Sockets for [`rtmp::session`]: accepting with and without TLS, time-outs, backpressure, and the end of a
 //! connection.
 //!
+//! Connections that wait for admission are in the table of [`crate::listener`], and may be evicted from there.
+//!
 //! Each connection has its own task, so a slow, dead or hostile peer delays no other peer. A panic in a task is caught
 //! where the task is joined, and logged: it ends that connection only (its sink is dropped without `end`).
 
@@ -8,7 +10,8 @@ use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::rate::ReceiveRate;
 use crate::ingest::refusals::RefusalSampler;
-use crate::ingest::tls::Listener;
+use crate::ingest::tls::{Acceptor, Listener};
+use crate::listener::{self, Descriptor, Limiter, TableEntry};
 use crate::logging::{nonzero, rounded};
 use crate::wake::until;
 use rtmp::session::{ServerError, ServerEvent, ServerSession};
@@ -21,7 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
@@ -58,8 +60,9 @@ pub struct ServerOptions {
     /// Idle time before the kernel sends keepalive probes. Default 30 s, because load balancers drop connections that
     /// are idle for 60 s or more.
     pub keepalive: Duration,
-    /// Maximum number of connections per port that wait for admission; the server closes further connections without
-    /// reading from them. Each holds at most 200 kB, and 100 kB more with TLS. Default 256.
+    /// Maximum number of connections per port that wait for admission, at least 1. For a further connection the longest
+    /// idle one of the source with the most connections is closed ([`listen::fairness`]). Each holds at most 200 kB, and
+    /// 100 kB more with TLS. Default 256.
     pub max_waiting: usize,
     /// Whether an application with slashes is passed to [`Admission::admit`], which may find the beginning of a stream
     /// key behind the first slash. Default `false`: such an application is refused with a hint.
@@ -111,51 +114,25 @@ pub async fn serve<A: Admission>(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Publishers {
-    let Listener { socket, tls } = listener.into();
+    let Listener { socket, tls, settings } = listener.into();
+    let limiter = Limiter::new(settings, listener::publishers(options.max_waiting));
+    let mut reports = pin!(limiter.report());
     let mut tasks = JoinSet::new();
-    let waiting = Arc::new(Semaphore::new(options.max_waiting));
     let refusals = Arc::new(RefusalSampler::default());
-    let mut turned_away = 0u64;
     let mut pause = Duration::ZERO;
     let mut gate = ListenerGate::new(socket, admission.open());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Publishers { tasks },
+            () = &mut reports => {}
             open = gate.asked() => gate.set(open),
             Some(joined) = tasks.join_next() => log_panic(joined),
-            accepted = accept(&gate, pause) => match accepted {
-                Ok((socket, peer)) => {
+            accepted = accept(&gate, &limiter, pause) => match accepted {
+                Ok(accepted) => {
                     pause = Duration::ZERO;
-                    let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
-                        turned_away += 1;
-                        // Logged at powers of two only, so that a flood of connections does not become a flood of log
-                        // lines.
-                        if turned_away.is_power_of_two() {
-                            warn!(
-                                turned_away,
-                                limit = options.max_waiting,
-                                "too many connections wait to publish: restrict who reaches the RTMP port"
-                            );
-                        }
-                        continue;
-                    };
-                    set_socket_options(&socket, &options);
-                    let (admission, tls) = (Arc::clone(&admission), tls.clone());
-                    let refusals = Arc::clone(&refusals);
-                    tasks.spawn(async move {
-                        let Some(tls) = tls else {
-                            return Connection::new(socket, peer, options, refusals).run(&*admission, permit).await;
-                        };
-                        match timeout(options.handshake_timeout, tls.accept(socket)).await {
-                            Ok(Ok(stream)) => {
-                                Connection::new(stream, peer, options, refusals).run(&*admission, permit).await;
-                            }
-                            // Logged at debug level, as every connection that ends before publish.
-                            Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
-                            Err(_) => debug!(%peer, "TLS handshake took too long"),
-                        }
-                    });
+                    let (admission, refusals) = (Arc::clone(&admission), Arc::clone(&refusals));
+                    tasks.spawn(welcome(accepted, limiter.clone(), tls.clone(), admission, options, refusals));
                 }
                 Err(error) => {
                     // Usually the process is out of file descriptors: a loop without a pause would use a whole core
@@ -169,11 +146,51 @@ pub async fn serve<A: Admission>(
     }
 }
 
-async fn accept(gate: &ListenerGate, pause: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+/// An accepted connection.
+struct Accepted {
+    socket: TcpStream,
+    /// The address of the connection itself, which may be a proxy's.
+    peer: SocketAddr,
+    descriptor: Descriptor,
+}
+
+async fn accept(gate: &ListenerGate, limiter: &Limiter, pause: Duration) -> io::Result<Accepted> {
     if !pause.is_zero() {
         sleep(pause).await;
     }
-    gate.accept().await
+    let descriptor = limiter.descriptor().await;
+    let (socket, peer) = gate.accept().await?;
+    Ok(Accepted { socket, peer, descriptor })
+}
+
+/// Runs an accepted connection from its proxy's header to its end. While it waits for admission, it may be evicted.
+async fn welcome<A: Admission>(
+    Accepted { mut socket, peer, descriptor }: Accepted,
+    limiter: Limiter,
+    tls: Option<Acceptor>,
+    admission: Arc<A>,
+    options: ServerOptions,
+    refusals: Arc<RefusalSampler>,
+) {
+    set_socket_options(&socket, &options);
+    let Some(entry) = limiter.enter(&mut socket, peer, descriptor).await else { return };
+    let peer = entry.peer;
+    let evicted = entry.evicted();
+    let running = async {
+        let Some(tls) = tls else {
+            return Connection::new(socket, peer, options, refusals).run(&*admission, entry).await;
+        };
+        match timeout(options.handshake_timeout, tls.accept(socket)).await {
+            Ok(Ok(stream)) => Connection::new(stream, peer, options, refusals).run(&*admission, entry).await,
+            // Logged at debug level, as every connection that ends before publish.
+            Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => debug!(%peer, "TLS handshake took too long"),
+        }
+    };
+    tokio::select! {
+        () = evicted => debug!(%peer, "closed to make room for another connection"),
+        () = running => {}
+    }
 }
 
 /// Sets TCP_NODELAY and keepalive. Failures are only logged: they cost latency or delay the detection of a dead peer,
@@ -274,15 +291,18 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         }
     }
 
-    /// Runs the connection from the first byte to the last. `waiting` is released when the publisher is admitted.
-    async fn run<A: Admission>(mut self, admission: &A, waiting: OwnedSemaphorePermit) {
-        let request = match self.until_publish().await {
+    /// Runs the connection from the first byte to the last. The publisher leaves the table of waiting connections when
+    /// it is admitted.
+    async fn run<A: Admission>(mut self, admission: &A, waiting: TableEntry) {
+        let request = match self.until_publish(&waiting).await {
             Ok(Some(request)) => request,
             Ok(None) => return self.say_goodbye().await,
             // Port scans, health checks and strangers: nothing that an operator must see.
             Err(error) => return debug!(peer = %self.peer, %error, "connection ended before publish"),
         };
         let (app, client, peer) = (request.app.clone(), request.client.clone(), self.peer);
+        // The decision may wait for a back end: the publisher has done its part.
+        waiting.handle().busy();
         let admitted = match timeout(self.options.admission_timeout, admission.admit(request)).await {
             Ok(admitted) => admitted,
             Err(_) => Err(Refusal::Internal),
@@ -290,6 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         let sink = match admitted {
             Ok(sink) => sink,
             Err(refusal) => {
+                waiting.handle().idle();
                 if let Some(left_out) = self.refusals.line(&refusal, Instant::now()) {
                     let left_out = nonzero(left_out);
                     info!(app, %peer, client, %refusal, left_out, "publish refused");
@@ -325,7 +346,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     }
 
     /// Handshake, connect, createStream. `None` when the session itself refused the request.
-    async fn until_publish(&mut self) -> Result<Option<PublishRequest>, LinkError> {
+    async fn until_publish(&mut self, waiting: &TableEntry) -> Result<Option<PublishRequest>, LinkError> {
         let began = tokio::time::Instant::now();
         let mut handshake_at = None;
         loop {
@@ -336,10 +357,14 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 None => (began + self.options.handshake_timeout, "the handshake"),
                 Some(handshake_at) => (handshake_at + self.options.publish_timeout, "publish"),
             };
+            let arrived = self.arrived;
             let event = match timeout_at(deadline, self.step()).await {
                 Ok(step) => step?,
                 Err(_) => return Err(LinkError::TimedOut(awaited)),
             };
+            if self.arrived != arrived {
+                waiting.handle().progress();
+            }
             match event {
                 None => {}
                 Some(ServerEvent::Publish(request)) => return Ok(Some(request)),

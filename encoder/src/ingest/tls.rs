@@ -5,6 +5,7 @@
 //! The cryptography is ring's, passed explicitly wherever rustls takes a provider: nothing depends on a process-wide
 //! default.
 
+use crate::listener::ListenerSettings;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -86,6 +87,8 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Set for a port with TLS.
     pub tls: Option<Acceptor>,
+    /// The listener's name, and the proxies in front.
+    pub settings: ListenerSettings,
 }
 
 // === impl Chain, Key ===
@@ -296,7 +299,7 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, tls: None }
+        Self { socket, tls: None, settings: ListenerSettings::direct("plain") }
     }
 }
 

@@ -7,12 +7,13 @@ use super::cache::{
 };
 use super::reload::{self, Reload, RequestedVersion};
 use super::{gzip, page};
-use axum::Router;
+use crate::listener::EntryHandle;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::Serialize;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -33,6 +34,15 @@ const HOLD_TARGET_DURATIONS: u32 = 3;
 /// How long a browser may cache a preflight's answer; Chromium caps this at two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 
+/// Headers in which players report on playback (CTA-5004, Common Media Client Data). The origin ignores them; a browser
+/// sends the request only if a preflight allows them. Custom headers of a service are usually `authorization`.
+const CMCD: [HeaderName; 4] = [
+    HeaderName::from_static("cmcd-object"),
+    HeaderName::from_static("cmcd-request"),
+    HeaderName::from_static("cmcd-session"),
+    HeaderName::from_static("cmcd-status"),
+];
+
 /// The public routes:
 ///
 /// | path | answer |
@@ -46,7 +56,12 @@ pub(crate) fn router(cache: Arc<ObjectCache>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
-        .allow_headers([header::RANGE, header::IF_NONE_MATCH])
+        .allow_headers(
+            [header::RANGE, header::IF_NONE_MATCH, header::AUTHORIZATION]
+                .into_iter()
+                .chain(CMCD)
+                .collect::<Vec<_>>(),
+        )
         // `Age` is what hls.js uses behind a CDN to find the live edge; from `Date` it may estimate the server's
         // clock.
         .expose_headers([
@@ -120,10 +135,19 @@ async fn streams(State(cache): State<Arc<ObjectCache>>) -> Response {
 
 // === objects ===
 
-async fn object(State(cache): State<Arc<ObjectCache>>, uri: Uri, headers: HeaderMap) -> Response {
+async fn object(
+    State(cache): State<Arc<ObjectCache>>,
+    connection: Option<Extension<EntryHandle>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     let Some((stream, path)) = split(uri.path()) else { return not_found() };
+    // `None`: too many requests are held. Without a connection, as in tests of the router alone, nothing is counted.
+    let hold = || connection.as_ref().map_or(Some(None), |connection| connection.hold().map(Some));
     let Some(stored) = cache.get(&stream, path) else {
-        return match hinted(&cache, &stream, path).await {
+        let Some(wait) = hinted(&cache, &stream, path) else { return not_found() };
+        let Some(_held) = hold() else { return too_many_held() };
+        return match wait.until_complete(&cache, &stream, path).await {
             Some(part) => answer(&part, &headers),
             None => not_found(),
         };
@@ -134,6 +158,7 @@ async fn object(State(cache): State<Arc<ObjectCache>>, uri: Uri, headers: Header
         Ok(Reload::Until(wanted)) => {
             let Some(versions) = cache.follow(&stream, path) else { return not_found() };
             let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
+            let Some(_held) = hold() else { return too_many_held() };
             // Free everything that is not needed while the request is held: thousands may be held at the same time.
             drop((stored, cache));
             match tokio::time::timeout(longest, listed(versions, wanted)).await {
@@ -147,22 +172,49 @@ async fn object(State(cache): State<Arc<ObjectCache>>, uri: Uri, headers: Header
     }
 }
 
-/// Waits for a part that its media playlist hints at, until the part is complete (rfc8216bis 4.4.5.3). No byte is
-/// sent earlier, so that the client measures the bandwidth of its network and not the speed of the encoder. `None` if
-/// the playlist does not hint at the part, if the segment ended before the part was made, or if the part is not
-/// complete within three target durations.
-async fn hinted(cache: &ObjectCache, stream: &StreamPath, path: &str) -> Option<Arc<CachedObject>> {
+/// A part that its media playlist hints at.
+struct HintedPart {
+    versions: watch::Receiver<Arc<CachedObject>>,
+    longest: Duration,
+}
+
+/// Looks a hinted part up. `None` if the playlist does not hint at the part.
+fn hinted(cache: &ObjectCache, stream: &StreamPath, path: &str) -> Option<HintedPart> {
     let (rung, file) = path.split_once('/')?;
-    let mut versions = cache.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
-    let is_hinted = |stored: &CachedObject| {
-        stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file))
-    };
-    let target_duration = versions.borrow().reload.as_ref()?.target_duration;
-    // A playlist is replaced only after the part that it newly lists was added. So once the hint has changed, the
-    // part either exists or will never exist.
-    let moved_on = versions.wait_for(|stored| !is_hinted(stored));
-    let _ = tokio::time::timeout(HOLD_TARGET_DURATIONS * target_duration, moved_on).await.ok()?.ok()?;
-    cache.get(stream, path)
+    let versions = cache.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
+    let stored = Arc::clone(&versions.borrow());
+    let longest = HOLD_TARGET_DURATIONS * stored.reload.as_ref()?.target_duration;
+    // Between the lookup of the part and this one the part may have been added, and the hint moved on.
+    let may_come = is_hinted(&stored, file) || cache.get(stream, path).is_some();
+    may_come.then_some(HintedPart { versions, longest })
+}
+
+fn is_hinted(stored: &CachedObject, file: &str) -> bool {
+    stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file))
+}
+
+impl HintedPart {
+    /// Waits until the part is complete (rfc8216bis 4.4.5.3). No byte is sent earlier, so that the client measures the
+    /// bandwidth of its network and not the speed of the encoder. `None` if the segment ended before the part was made,
+    /// or if the part is not complete within three target durations.
+    async fn until_complete(
+        mut self,
+        cache: &ObjectCache,
+        stream: &StreamPath,
+        path: &str,
+    ) -> Option<Arc<CachedObject>> {
+        let (_, file) = path.split_once('/')?;
+        // A playlist is replaced only after the part that it newly lists was added. So once the hint has changed, the
+        // part either exists or will never exist.
+        let moved_on = self.versions.wait_for(|stored| !is_hinted(stored, file));
+        let _ = tokio::time::timeout(self.longest, moved_on).await.ok()?.ok()?;
+        cache.get(stream, path)
+    }
+}
+
+/// The answer to a request that cannot be held because too many are. hls.js 1.7.4 polls after it.
+fn too_many_held() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE], "too many requests are held: poll\n").into_response()
 }
 
 /// Waits for the first version of a playlist that satisfies the request, or for its final version; `None` if the

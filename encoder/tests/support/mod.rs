@@ -117,7 +117,7 @@ pub async fn server_with_tls(answer: Result<(), Refusal>, patience: Option<usize
     let (chain, secret) = (Chain::read(&cert).unwrap(), Key::read(&key).unwrap());
     let identity = Arc::new(Identity::new((cert, chain), (key, secret)).unwrap());
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listener = Listener { socket, tls: Some(identity.acceptor(&[]).unwrap()) };
+    let listener = Listener { tls: Some(identity.acceptor(&[]).unwrap()), ..socket.into() };
     start(listener, answer, patience, ServerOptions::default())
 }
 

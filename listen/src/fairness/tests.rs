@@ -76,7 +76,7 @@ fn busy_connections_stay_while_one_is_idle() {
         let id = table.enter(source(n), now, 0.0).unwrap().id;
         table.busy(id, now);
     }
-    assert_eq!(by_source(&table)[&source(1)], 98, "nobody was idle");
+    assert_eq!(by_source(&table)[&source(1)], 98, "no connection was idle");
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::fleet::Engine;
 use crate::fleet::agones::Agones;
 use crate::identity::Identity;
 use crate::ingest::{self, tls::Listener};
+use crate::listener::ListenerSettings;
+use crate::listener::descriptors::{self, Shares};
 use crate::logging::Recent;
 use crate::origin::ObjectCache;
 use crate::shutdown::{Shutdown, ShutdownStage};
@@ -28,7 +30,7 @@ use store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use transcode::confine::{Confinement, SandboxMode};
 
 /// The supervisor counts as stuck after this long without a heartbeat. Its runtime never blocks, so even with every
@@ -38,10 +40,11 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Binds every listener, opens the store and starts all servers. A failure leaves nothing running.
 pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<ServeParts, Fault> {
     info!(version = env!("CARGO_PKG_VERSION"), revision = crate::REVISION, "encoder");
-    raise_open_files();
+    let open_files = raise_open_files();
     let shutdown = Shutdown::listen().map_err(|error| machine("cannot watch signals", &error))?;
     let listeners = Listeners::bind(&config).await?;
     let addresses = listeners.addresses(&config);
+    let shares = share_descriptors(open_files, &config, &listeners);
     let store =
         config.output.open().await.map_err(|error| Fault::store("--output", &config.output, &error))?;
     let spool = open_spool(&config)?;
@@ -79,9 +82,20 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     show_metrics();
 
     let (stop_serving, serving_stopped) = watch::channel(false);
-    let viewers = serve_viewers([Some(listeners.http), listeners.https], cache, &serving_stopped);
+    let limits = origin::ViewerLimits {
+        connections: shares.viewers,
+        idle: config.http_idle_timeout,
+        ..origin::ViewerLimits::default()
+    };
+    let options = ingest::ServerOptions {
+        read_timeout: config.publish_timeout,
+        key_paths: !config.publishers.has_no_source(),
+        max_waiting: shares.waiting,
+        ..ingest::ServerOptions::default()
+    };
+    let viewers = serve_viewers([Some(listeners.http), listeners.https], cache, limits, &serving_stopped);
     let publishers =
-        accept_publishers([Some(listeners.rtmp), listeners.rtmps], &config, &registry, &shutdown);
+        accept_publishers([Some(listeners.rtmp), listeners.rtmps], options, &registry, &shutdown);
     if let Some(tls) = &config.tls {
         tokio::spawn(tls.identity.clone().follow_files());
     }
@@ -133,10 +147,9 @@ async fn confinement(workers: &WorkerOptions, config: &ServeConfig) -> Result<Co
     Ok(confinement)
 }
 
-/// Raises the soft limit of open files to the hard limit: every viewer needs a file descriptor, and shells and
-/// service managers allow 1,024 by default. A higher limit would not help, because [`origin::ViewerLimits`] bounds the
-/// connections.
-fn raise_open_files() {
+/// Raises the soft limit of open files to the hard limit, and returns the limit: every viewer needs a file descriptor,
+/// and shells and service managers allow 1,024 by default.
+fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -149,6 +162,26 @@ fn raise_open_files() {
             "cannot raise the limit of open files: it bounds the number of viewers; raise it outside (ulimit -n)"
         );
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn share_descriptors(open_files: u64, config: &ServeConfig, listeners: &Listeners) -> Shares {
+    let ports = |second: &Option<Listener>| 1 + usize::from(second.is_some());
+    let capacity = config.capacity.get();
+    let shares = descriptors::shares(open_files, capacity, ports(&listeners.https), ports(&listeners.rtmps));
+    let Shares { viewers, waiting, suffices } = shares;
+    if !suffices {
+        warn!(
+            open_files,
+            capacity,
+            viewers,
+            "the limit of open files is too low for the capacity: many viewers could starve streams and probes; raise \
+             the limit outside (ulimit -n), or lower --capacity"
+        );
+    } else {
+        debug!(open_files, viewers, waiting, "connections per port");
+    }
+    shares
 }
 
 /// The bound listeners.
@@ -162,11 +195,15 @@ struct Listeners {
 
 impl Listeners {
     async fn bind(config: &ServeConfig) -> Result<Self, Fault> {
-        let rtmp = bind_rtmp(config.rtmp_listen).await?.into();
-        let http = bind("--http-listen", config.http_listen).await?.into();
+        let proxies = config.publishers.proxies();
+        let settings = |name| ListenerSettings { name, proxies: proxies.clone() };
+        let socket = bind_rtmp(config.rtmp_listen).await?;
+        let rtmp = Listener { socket, tls: None, settings: settings("rtmp") };
+        let socket = bind("--http-listen", config.http_listen).await?;
+        let http = Listener { socket, tls: None, settings: settings("http") };
         let admin = bind("--admin-listen", config.admin_listen).await?;
         let (rtmps, https) = match &config.tls {
-            Some(tls) => bind_tls(tls).await?,
+            Some(tls) => bind_tls(tls, &settings).await?,
             None => (None, None),
         };
         Ok(Self { rtmp, rtmps, http, https, admin })
@@ -248,13 +285,14 @@ fn show_metrics() {
 fn serve_viewers(
     listeners: [Option<Listener>; 2],
     cache: Arc<ObjectCache>,
+    limits: origin::ViewerLimits,
     serving_stopped: &watch::Receiver<bool>,
 ) -> JoinSet<()> {
     let router = origin::router(cache);
     let mut viewers = JoinSet::new();
     for listener in listeners.into_iter().flatten() {
         let mut stopped = serving_stopped.clone();
-        viewers.spawn(origin::serve(listener, router.clone(), origin::ViewerLimits::default(), async move {
+        viewers.spawn(origin::serve(listener, router.clone(), limits, async move {
             // A dropped sender stops serving as well.
             let _ = stopped.changed().await;
         }));
@@ -264,17 +302,12 @@ fn serve_viewers(
 
 fn accept_publishers(
     listeners: [Option<Listener>; 2],
-    config: &ServeConfig,
+    options: ingest::ServerOptions,
     registry: &Arc<Registry>,
     shutdown: &Shutdown,
 ) -> JoinSet<ingest::Publishers> {
     let mut publishers = JoinSet::new();
     for listener in listeners.into_iter().flatten() {
-        let options = ingest::ServerOptions {
-            read_timeout: config.publish_timeout,
-            key_paths: !config.publishers.has_no_source(),
-            ..ingest::ServerOptions::default()
-        };
         let shutdown = shutdown.clone();
         publishers.spawn(ingest::serve(listener, registry.clone(), options, async move {
             shutdown.reached(ShutdownStage::Draining).await
@@ -311,18 +344,22 @@ pub(crate) async fn bind_rtmp(address: SocketAddr) -> Result<TcpListener, Fault>
 }
 
 /// Binds the listeners for RTMPS and HTTPS.
-async fn bind_tls(tls: &TlsConfig) -> Result<(Option<Listener>, Option<Listener>), Fault> {
-    let listener = async |flag, address: Option<SocketAddr>, protocols: &[&[u8]]| {
+async fn bind_tls(
+    tls: &TlsConfig,
+    settings: &impl Fn(&'static str) -> ListenerSettings,
+) -> Result<(Option<Listener>, Option<Listener>), Fault> {
+    let listener = async |flag, name, address: Option<SocketAddr>, protocols: &[&[u8]]| {
         let Some(address) = address else { return Ok(None) };
         let acceptor = tls
             .identity
             .acceptor(protocols)
             .map_err(|error| Fault::Machine { what: "cannot set up TLS", why: error.to_string() })?;
-        Ok::<_, Fault>(Some(Listener { socket: bind(flag, address).await?, tls: Some(acceptor) }))
+        let socket = bind(flag, address).await?;
+        Ok::<_, Fault>(Some(Listener { socket, tls: Some(acceptor), settings: settings(name) }))
     };
     Ok((
-        listener("--rtmps-listen", tls.rtmps_listen, &[]).await?,
-        listener("--https-listen", tls.https_listen, &origin::PROTOCOLS).await?,
+        listener("--rtmps-listen", "rtmps", tls.rtmps_listen, &[]).await?,
+        listener("--https-listen", "https", tls.https_listen, &origin::PROTOCOLS).await?,
     ))
 }
 

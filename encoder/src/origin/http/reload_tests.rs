@@ -1,4 +1,4 @@
-//! Tests of blocking reload against the router with a paused clock; only the test about sockets uses one.
+//! Tests of blocking reload against the router with a paused clock; only the tests about connections use sockets.
 
 use super::*;
 use crate::origin::cache::Reloadable;
@@ -7,9 +7,10 @@ use axum::body::{Bytes, to_bytes};
 use axum::http::Request;
 use hls::presentation::Edge;
 use hyper::service::Service as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use store::{Caching, Object};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -318,4 +319,44 @@ async fn a_dropped_connection_drops_its_wait() {
     timeout(patience, origin.until_followed_by(1)).await.unwrap();
     drop(socket);
     timeout(patience, origin.until_followed_by(0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn held_requests_beyond_the_bound_are_answered_at_once() {
+    let origin = Origin::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Three connections of one source: that source's requests are held three at a time.
+    let limits = ViewerLimits { connections: 3, ..ViewerLimits::default() };
+    tokio::spawn(serve(listener, router(Arc::clone(&origin.cache)), limits, std::future::pending()));
+    let mut held = Vec::new();
+    let request = format!("GET /live/demo/{PLAYLIST}?_HLS_msn=8 HTTP/1.1\r\nHost: x\r\n\r\n");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (handle, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..3 {
+        let mut handle = handle.clone();
+        let uri = format!("http://x/live/demo/{PLAYLIST}?_HLS_msn=8");
+        let request = Request::get(uri).body(Body::empty()).unwrap();
+        held.push(tokio::spawn(async move { handle.send_request(request).await.unwrap().status() }));
+    }
+    timeout(Duration::from_secs(4), origin.until_followed_by(3)).await.unwrap();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let ask = async |socket: &mut TcpStream, request: &str| {
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let count = timeout(Duration::from_secs(4), socket.read(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    let refused = ask(&mut socket, &request).await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("no-store"), "{refused}");
+    assert!(ask(&mut socket, &request.replace("?_HLS_msn=8", "")).await.starts_with("HTTP/1.1 200"));
+    origin.put(8);
+    for held in held {
+        assert_eq!(held.await.unwrap(), StatusCode::OK);
+    }
+    // There is room again.
+    socket.write_all(request.replace("msn=8", "msn=9").as_bytes()).await.unwrap();
+    timeout(Duration::from_secs(4), origin.until_followed_by(1)).await.unwrap();
 }

@@ -29,7 +29,7 @@ async fn start_with(
     let shutdown = async {
         let _ = stopped.await;
     };
-    (address, stop, tokio::spawn(serve(Listener { socket, tls }, router, limits, shutdown)))
+    (address, stop, tokio::spawn(serve(Listener { tls, ..socket.into() }, router, limits, shutdown)))
 }
 
 /// The handle and the connection task of an HTTP/2 client.
@@ -45,6 +45,13 @@ async fn get_h2(handle: &mut http2::SendRequest<Body>, path: &str) -> (StatusCod
     let answer = handle.send_request(request).await.unwrap();
     let status = answer.status();
     (status, axum::body::to_bytes(Body::new(answer), 1 << 20).await.unwrap().to_vec())
+}
+
+/// Connects from this address of the loopback network.
+async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((from.parse::<std::net::IpAddr>().unwrap(), 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
 }
 
 async fn get_once(address: SocketAddr) -> String {
@@ -72,8 +79,43 @@ async fn places_held_by_idle_clients_come_free_again() {
     let limits =
         ViewerLimits { connections: 1, header_read: Duration::from_millis(100), ..ViewerLimits::default() };
     let (address, _stop, _server) = start(limits).await;
-    let _idle = TcpStream::connect(address).await.unwrap();
+    let _idle = connect_from("127.0.0.2", address).await;
     assert!(get_once(address).await.ends_with("hello"), "served once the idle one was cut off");
+}
+
+#[tokio::test]
+async fn the_idle_connection_gives_way_and_the_one_with_a_request_in_progress_does_not() {
+    let limits = ViewerLimits { connections: 2, ..ViewerLimits::default() };
+    let (address, _stop, _server) = start(limits).await;
+    let (waiting, waits) = h2(connect_from("127.0.0.2", address).await).await;
+    let held = tokio::spawn(async move {
+        let mut waiting = waiting;
+        get_h2(&mut waiting, "/held").await
+    });
+    let (mut idle, connection) = h2(connect_from("127.0.0.3", address).await).await;
+    assert_eq!(get_h2(&mut idle, "/").await.1, b"hello");
+    assert!(get_once(address).await.ends_with("hello"));
+    // GOAWAY ends the evicted connection cleanly.
+    timeout(Duration::from_secs(10), connection).await.unwrap().unwrap().unwrap();
+    assert!(!waits.is_finished() && !held.is_finished());
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_time_of_a_head() {
+    let limits = ViewerLimits { header_read: Duration::from_millis(100), ..ViewerLimits::default() };
+    let (address, _stop, _server) = start(limits).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    for _ in 0..3 {
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "closed");
+        }
+        // The server says nothing meanwhile, and does not close.
+        assert!(timeout(Duration::from_millis(300), socket.read(&mut [0])).await.is_err());
+    }
+    socket.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
+    assert_eq!(timeout(Duration::from_secs(10), socket.read(&mut [0])).await.unwrap().unwrap_or(0), 0);
 }
 
 #[tokio::test]
@@ -158,7 +200,11 @@ async fn handshakes_that_take_long_hold_up_nobody() {
 
 #[tokio::test]
 async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
-    let limits = ViewerLimits { header_read: Duration::from_millis(200), ..ViewerLimits::default() };
+    let limits = ViewerLimits {
+        header_read: Duration::from_millis(200),
+        idle: Duration::from_millis(200),
+        ..ViewerLimits::default()
+    };
     let (address, _stop, _server) = start(limits).await;
     let (waiting, waits) = h2(TcpStream::connect(address).await.unwrap()).await;
     let held = tokio::spawn(async move {
@@ -176,6 +222,7 @@ async fn an_idle_http_2_client_is_told_to_go_and_one_that_waits_is_not() {
 async fn a_preface_that_never_ends_is_cut_off() {
     let limits = ViewerLimits {
         header_read: Duration::from_millis(200),
+        idle: Duration::from_millis(200),
         // A client that has not sent its whole preface does not answer the ping of a graceful shutdown either.
         slow_answer: Duration::from_millis(200),
         ..ViewerLimits::default()
