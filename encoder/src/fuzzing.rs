@@ -15,6 +15,7 @@ use hls::Timing;
 use hls::presentation::Presentation;
 use hls::resume::Past;
 use hls::timing::Latency;
+use listen::proxy::{BadHeader, Header, HeaderReader, MAX_V2_BYTES};
 use media::{MediaTime, aac, h264};
 pub use packager::packager;
 use rtmp::chunk::{ChunkLimits, ChunkReader};
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("worker_protocol", worker_protocol),
     ("packager", packager),
     ("tokens", tokens),
+    ("proxy_header", proxy_header),
 ];
 
 /// Everything after the handshake: chunks, AMF, the session, and the resulting media. The first byte gives the size of
@@ -100,6 +102,35 @@ fn session(bytes: &[u8], piece: usize) -> usize {
 /// Stream keys that are tokens, key sets, keys files, and answers of back ends: the input is read as each of them.
 pub fn tokens(input: &[u8]) {
     admission::fuzzing::tokens(input, StreamTerms::check);
+}
+
+/// The header of the PROXY protocol. The first byte gives the size of the pieces in which the rest arrives.
+pub fn proxy_header(input: &[u8]) {
+    let Some((&piece, bytes)) = input.split_first() else { return };
+    let (whole, length) = read_proxy_header(bytes, bytes.len().max(1));
+    assert!(length <= MAX_V2_BYTES);
+    assert!(whole != Ok(Header::Incomplete) || length == bytes.len());
+    if matches!(whole, Ok(Header::Proxied(_) | Header::Local)) {
+        assert!(listen::proxy::begins_header(bytes));
+        assert_eq!(read_proxy_header(&bytes[..length - 1], length), (Ok(Header::Incomplete), length - 1));
+        assert_eq!(read_proxy_header(bytes, usize::from(piece).max(1)), (whole, length), "in pieces");
+    }
+}
+
+/// The result, and how many bytes were taken.
+fn read_proxy_header(bytes: &[u8], piece: usize) -> (Result<Header, BadHeader>, usize) {
+    let mut reader = HeaderReader::default();
+    let mut taken = 0;
+    for mut part in bytes.chunks(piece) {
+        assert!((1..=MAX_V2_BYTES).contains(&reader.wants()));
+        let given = part.len();
+        let header = reader.read(&mut part);
+        taken += given - part.len();
+        if header != Ok(Header::Incomplete) {
+            return (header, taken);
+        }
+    }
+    (Ok(Header::Incomplete), taken)
 }
 
 /// Reads the input as AMF values and as a command.

@@ -110,13 +110,14 @@ impl HeaderReader {
         if !begins(&V1_SIGNATURE) {
             return Err(BadHeader::Missing);
         }
-        if self.bytes.ends_with(b"\n") {
-            if self.bytes.len() > MAX_V1_BYTES {
-                return Err(BadHeader::TooLong);
-            }
-            return v1(&self.bytes);
+        match self.bytes.iter().position(|&byte| byte == b'\n') {
+            Some(_) if self.bytes.len() > MAX_V1_BYTES => Err(BadHeader::TooLong),
+            Some(end) if end + 1 == self.bytes.len() && self.bytes.ends_with(b"\r\n") => v1(&self.bytes),
+            // A line feed alone: bytes of what follows may have been taken.
+            Some(_) => Err(BadHeader::Malformed),
+            None if self.bytes.len() >= MAX_V1_BYTES => Err(BadHeader::TooLong),
+            None => Ok(Header::Incomplete),
         }
-        if self.bytes.len() >= MAX_V1_BYTES { Err(BadHeader::TooLong) } else { Ok(Header::Incomplete) }
     }
 
     fn judge_v2(&self) -> Result<Header, BadHeader> {
@@ -229,6 +230,9 @@ mod tests {
         }
         for bytes in [
             &b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n"[..],
+            b"PROXY UNKNOWN 1.2.3.4 5.6.7.8 1 2\n\0\r\n",
+            b"PROXY UNKNOWN\n\0\r\n",
+            b"PROXY UNKNOWN \n",
             b"PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n",
             b"PROXY TCP4 1.2.3.4 5.6.7.8 1 70000\r\n",
             b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n",
