@@ -31,7 +31,7 @@ pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 pub(crate) type Target = fn(&[u8]);
 
 /// Name and function of every target; the name is also that of its folder of seeds.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("codec_facts", codec_facts),
     ("stored_playlists", stored_playlists),
     ("stored_records", stored_records),

@@ -33,7 +33,6 @@ use bytes::Bytes;
 use hls::RungName;
 use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
-#[cfg(any(test, feature = "testing"))]
 use media::WallTime;
 use metrics::counter;
 pub(crate) use owner::Claim;
