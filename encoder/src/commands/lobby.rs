@@ -244,3 +244,35 @@ impl MediaSink for Nobody {
         match self {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PublisherConfig;
+    use crate::identity::FollowedFile;
+    use rtmp::StreamKey;
+
+    #[tokio::test]
+    async fn only_those_who_may_publish_hear_that_all_are_busy() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.toml");
+        std::fs::write(&file, "[[key]]\nkey = \"secretsecret\"\nname = \"camera\"\n").unwrap();
+        let keys = Some(FollowedFile::open(file).unwrap());
+        let identity = Identity::open(&PublisherConfig { keys, ..PublisherConfig::default() }).unwrap();
+        let lobby = Lobby::new(Standing::AllBusy { encoders: 1 }, identity);
+        let refusal = async |key: &str| {
+            let request = PublishRequest {
+                app: "live".into(),
+                path: StreamKey::new(String::new()),
+                key: StreamKey::new(key.into()),
+                query: String::new(),
+                peer: "192.0.2.7:5000".parse().unwrap(),
+                client: String::new(),
+                details: Default::default(),
+            };
+            lobby.admit(request).await.err().unwrap()
+        };
+        assert_eq!(refusal("secretsecret").await, Refusal::AllBusy);
+        assert!(matches!(refusal("camera").await, Refusal::Forbidden(_)));
+    }
+}

@@ -878,6 +878,35 @@ mod tests {
     }
 
     #[test]
+    fn sources_of_identity_are_read_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.toml");
+        let flag = format!("--publish-keys={}", file.display());
+        std::fs::write(&file, "[[key]]\nkey = \"secretsecret\"\nname = \"camera\"\n").unwrap();
+        let config =
+            serve(&args(&[&flag, "--publish-hook=http://u:p4ss@h/", "--rtmp-listen=0.0.0.0:1"])).unwrap();
+        assert_eq!(config.publishers.keys.as_ref().unwrap().current().len(), 1);
+        assert_eq!(config.rtmp_listen.ip(), Ipv4Addr::UNSPECIFIED);
+        let shown = format!("{:?}", config.publishers);
+        assert!(!shown.contains("secret") && !shown.contains("p4ss"), "{shown}");
+
+        std::fs::write(&file, "[[key]]\nkey = \"secretsecret\"\nname = \"a/b\"\n").unwrap();
+        let bad = serve(&args(&[
+            &flag,
+            "--publish-jwks=/none",
+            "--publish-hook=http://[",
+            "--rtmp-listen=0.0.0.0:1",
+        ]));
+        let bad = bad.unwrap_err();
+        let mut flags: Vec<_> = bad.iter().map(|bad| bad.flag).collect();
+        flags.sort_unstable();
+        assert_eq!(flags, ["--publish-hook", "--publish-jwks", "--publish-keys"], "one mistake each");
+        let told: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|told| told.contains("[[key]] number 1: name")), "{told:?}");
+        assert!(!told.iter().any(|told| told.contains("secretsecret")), "{told:?}");
+    }
+
+    #[test]
     fn a_lobby_takes_names_and_addresses() {
         assert!(judged(&[]).unwrap().encoders.is_empty());
         let config = judged(&["--encoders=encoders.live.svc:9090, 10.0.0.1:9090,[::1]:9090"]).unwrap();
