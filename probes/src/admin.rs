@@ -1,6 +1,6 @@
 //! The internal HTTP server: probes, metrics, status, operator page, and the description of all routes. The server runs
 //! on its own thread and runtime, so that it answers while the rest of the process is overloaded. Decisions do not
-//! belong here; sockets are in [`crate::serve`], who may ask what is in [`crate::access`].
+//! belong here; sockets are in `serve`, who may ask what is in `access`.
 
 use crate::access::{self, Access};
 use crate::health::{Health, HealthVerdict};

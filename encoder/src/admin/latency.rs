@@ -55,7 +55,7 @@ impl From<Chosen> for ChosenLatency {
 }
 
 /// The latency in force, and the latency for the next publish.
-#[utoipa::path(get, path = "/streams/{app}/{name}/latency", tag = "streams",
+#[utoipa::path(get, operation_id = "show_latency", path = "/streams/{app}/{name}/latency", tag = "streams",
     params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
     responses(
         (status = 200, description = "The latencies", body = LatencyStatus),
@@ -67,7 +67,8 @@ pub(super) async fn show(State(registry): State<Arc<Registry>>, asked: Asked) ->
 
 /// Sets the latency from the next publish on, until this process ends.
 // Parses the body regardless of its Content-Type: `curl -X PUT -d` labels it as a form.
-#[utoipa::path(put, path = "/streams/{app}/{name}/latency", tag = "streams", security((), ("token" = [])),
+#[utoipa::path(put, operation_id = "set_latency", path = "/streams/{app}/{name}/latency", tag = "streams",
+    security((), ("token" = [])),
     params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
     request_body(content = LatencyRequest, example = json!({ "latency": 6 })),
     responses(
@@ -90,7 +91,8 @@ pub(super) async fn set(
 }
 
 /// The configured latency applies again.
-#[utoipa::path(delete, path = "/streams/{app}/{name}/latency", tag = "streams", security((), ("token" = [])),
+#[utoipa::path(delete, operation_id = "unset_latency", path = "/streams/{app}/{name}/latency", tag = "streams",
+    security((), ("token" = [])),
     params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
     responses(
         (status = 200, description = "The latencies", body = LatencyStatus),

@@ -77,7 +77,7 @@ pub(super) struct LiftedBan {
 }
 
 /// All streams of this process, with their publishers, and its bans.
-#[utoipa::path(get, path = "/streams", tag = "streams", responses(
+#[utoipa::path(get, operation_id = "list_streams", path = "/streams", tag = "streams", responses(
     (status = 200, description = "Streams and bans", body = StreamList),
 ))]
 pub(super) async fn list(State(registry): State<Arc<Registry>>) -> Response {
@@ -86,7 +86,7 @@ pub(super) async fn list(State(registry): State<Arc<Registry>>) -> Response {
 }
 
 /// One stream, with its publisher.
-#[utoipa::path(get, path = "/streams/{app}/{name}", tag = "streams",
+#[utoipa::path(get, operation_id = "show_stream", path = "/streams/{app}/{name}", tag = "streams",
     params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
     responses(
         (status = 200, description = "The stream", body = StreamDetails),
@@ -103,7 +103,8 @@ pub(super) async fn show(State(registry): State<Arc<Registry>>, asked: Asked) ->
 /// may publish the name for so long, neither here nor at another encoder of the same store; then the stream need not
 /// run. The body may be empty.
 // Parses the body regardless of its Content-Type: `curl -X DELETE -d` labels it as a form.
-#[utoipa::path(delete, path = "/streams/{app}/{name}", tag = "streams", security((), ("token" = [])),
+#[utoipa::path(delete, operation_id = "end_stream", path = "/streams/{app}/{name}", tag = "streams",
+    security((), ("token" = [])),
     params(("app" = String, Path, description = "Application"), ("name" = String, Path, description = "Stream")),
     request_body(content = Option<EndRequest>),
     responses(

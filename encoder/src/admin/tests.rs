@@ -17,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use probes::Probe;
 use rtmp::{PublishRequest, Refusal, StreamKey};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -308,6 +309,10 @@ async fn the_description_names_every_route_and_every_route_answers() {
     routed.sort_unstable();
     let paths = document["paths"].as_object().unwrap();
     assert_eq!(paths.keys().map(String::as_str).collect::<Vec<_>>(), routed);
+    let operations = || paths.values().flat_map(|methods| methods.as_object().unwrap().values());
+    let ids: HashSet<&str> =
+        operations().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), operations().count(), "programs that read the document need distinct names");
     for (path, methods) in paths.iter().filter(|(path, _)| *path != "/status") {
         for (method, operation) in methods.as_object().unwrap() {
             let asked = path.replace("{app}", "live").replace("{name}", "show");
