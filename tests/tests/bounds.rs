@@ -39,8 +39,10 @@ fn a_broadcast_ends_when_it_has_lasted_long_enough() {
 #[test]
 fn a_publisher_that_sends_too_much_is_told_how_much_it_may() {
     let _turn = turn::Turn::take();
-    let options =
-        Options::default().set("--ladder", "source").set("--reconnect-window", "0").set("--max-bitrate", "0.1");
+    let options = Options::default()
+        .set("--ladder", "source")
+        .set("--reconnect-window", "0")
+        .set("--max-bitrate", "0.1");
     let encoder = Encoder::start(options.with_keys());
     let said = sent_off(&encoder, KEY);
     assert!(said.contains("more than 0.1 Mbit/s over ten seconds are not allowed here"), "{said}");

@@ -222,7 +222,8 @@ fn idle_connections_do_not_keep_viewers_out() {
         (0..500).map(|n| Ipv4Addr::new(127, 0, 1 + (n / 250) as u8, 1 + (n % 250) as u8)).collect();
     let crowd = Crowd::new();
     crowd.add(&sources, 9_000, encoder.ports.http, HEAD, Duration::from_secs(15));
-    wait_for_viewers(&encoder, 8_000..=8_192);
+    // Each source holds 18 connections, so early drops are rare.
+    wait_for_viewers(&encoder, 8_192..=8_192);
     let (good, asked) = views(&Client::default(), port, 20);
     eprintln!("500 addresses, {} idle connections: {good} of {asked} requests answered", crowd.open());
     assert_eq!(good, asked);
@@ -230,7 +231,7 @@ fn idle_connections_do_not_keep_viewers_out() {
         |reason| encoder.metric("encoder_connections_refused_total", &["listener=\"http\"", reason]);
     let (dropped, evicted) = (refused("early_drop"), refused("evicted"));
     eprintln!("dropped early: {dropped}, evicted: {evicted}");
-    assert!(dropped > 0.0);
+    assert!(dropped > 0.0 && evicted > 0.0);
     assert!(encoder.metric("encoder_connections_open", &["listener=\"http\""]) <= 8192.0);
     drop(crowd);
     encoder.stop();

@@ -26,6 +26,7 @@ use reqwest::Url;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ const PRESETS: [&str; 9] =
 pub(crate) const DEFAULT_ARCHIVE: &str = "hls,mp4";
 /// Interval between thumbnails for the player page, in milliseconds.
 const THUMBNAIL_EVERY_MS: u32 = 4_000;
+/// What the largest picture that is allowed may have, in pixels.
+pub(crate) const PIXELS: RangeInclusive<u64> = 256..=8192 * 8192;
 /// How long the lobby uses a back end's last answer while the back end is down: the default reconnect window.
 const LOBBY_HOOK_CACHE: Duration = Duration::from_secs(30);
 
@@ -783,7 +786,7 @@ fn encoding(
 ) -> Option<(StreamSettings, ConfineOptions)> {
     let ladder = validator.take("--ladder", &args.ladder, args.ladder.parse::<Ladder>());
     let worker_memory = validator.number("--worker-memory", &args.worker_memory, 64u64, 1 << 20);
-    let max_pixels = validator.number("--max-pixels", &args.max_pixels, 256u64, 8192 * 8192);
+    let max_pixels = validator.number("--max-pixels", &args.max_pixels, *PIXELS.start(), *PIXELS.end());
     let sandbox = args.worker_sandbox.parse::<SandboxMode>();
     let sandbox = validator.take("--worker-sandbox", &args.worker_sandbox, sandbox);
     if !PRESETS.contains(&args.preset.as_str()) {

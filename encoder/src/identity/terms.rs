@@ -52,6 +52,10 @@ impl StreamTerms {
             }
         };
         let megabits = number("max_bitrate", terms.max_bitrate, 0.1, 1000.0)?;
+        if let Some(pixels) = terms.max_pixels.filter(|pixels| !config::PIXELS.contains(pixels)) {
+            let (least, most) = (config::PIXELS.start(), config::PIXELS.end());
+            return Err(format!("max_pixels {pixels}: must be a number from {least} to {most}"));
+        }
         let seconds = number("max_duration", terms.max_duration, 1.0, 31_536_000.0)?;
         Ok(Self {
             latency: latency.map_err(|error| format!("latency: {error}"))?,

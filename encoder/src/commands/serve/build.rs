@@ -82,18 +82,9 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
     show_metrics();
 
     let (stop_serving, serving_stopped) = watch::channel(false);
-    let limits = origin::ViewerLimits {
-        connections: shares.viewers,
-        idle: config.http_idle_timeout,
-        ..origin::ViewerLimits::default()
-    };
-    let options = ingest::ServerOptions {
-        read_timeout: config.publish_timeout,
-        key_paths: !config.publishers.has_no_source(),
-        max_waiting: shares.waiting,
-        ..ingest::ServerOptions::default()
-    };
+    let limits = viewer_limits(&config, shares);
     let viewers = serve_viewers([Some(listeners.http), listeners.https], cache, limits, &serving_stopped);
+    let options = publisher_options(&config, shares);
     let publishers =
         accept_publishers([Some(listeners.rtmp), listeners.rtmps], options, &registry, &shutdown);
     if let Some(tls) = &config.tls {
@@ -280,6 +271,20 @@ fn show_metrics() {
     telemetry::describe();
     MetricsReport::default().bring_up(Default::default(), Default::default());
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
+}
+
+fn viewer_limits(config: &ServeConfig, shares: Shares) -> origin::ViewerLimits {
+    let (connections, idle) = (shares.viewers, config.http_idle_timeout);
+    origin::ViewerLimits { connections, idle, ..origin::ViewerLimits::default() }
+}
+
+fn publisher_options(config: &ServeConfig, shares: Shares) -> ingest::ServerOptions {
+    ingest::ServerOptions {
+        read_timeout: config.publish_timeout,
+        max_waiting: shares.waiting,
+        key_paths: !config.publishers.has_no_source(),
+        ..ingest::ServerOptions::default()
+    }
 }
 
 fn serve_viewers(
