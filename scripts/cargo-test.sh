@@ -24,7 +24,9 @@ else
     unit) selected=(--exclude tests) ;;
     e2e)
         selected=()
-        for crate in encoder hls media probes publisher rtmp store transcode; do selected+=(--exclude "$crate"); done
+        for crate in admission encoder hls listen media probes publisher rtmp store transcode; do
+            selected+=(--exclude "$crate")
+        done
         ;;
     esac
     cargo test --workspace "${selected[@]}" --locked --all-targets --no-fail-fast "$@"
