@@ -54,15 +54,11 @@ impl HeaderProxy {
         Self::start("haproxy", command, "haproxy.cfg", &text, (rtmp, http))
     }
 
-    /// Starts Envoy in front of an encoder; returns `None`, with a note on standard error, if it is not installed.
+    /// Starts Envoy in front of an encoder. `make setup-test` installs it.
     #[track_caller]
-    #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
-    pub fn envoy(encoder: Ports, version: Version) -> Option<Self> {
+    pub fn envoy(encoder: Ports, version: Version) -> Self {
         let binary = workspace().join(ENVOY);
-        if !binary.is_file() {
-            eprintln!("left out: Envoy is not at {ENVOY}; `make setup-test` installs it");
-            return None;
-        }
+        assert!(binary.is_file(), "Envoy is not at {ENVOY}; `make setup-test` installs it");
         let (rtmp, http) = (free_port(), free_port());
         let version = match version {
             Version::V1 => "V1",
@@ -74,7 +70,7 @@ impl HeaderProxy {
         let text = format!("static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}");
         let mut command = Command::new(binary);
         command.args(["--log-level", "warning", "--concurrency", "1", "--use-dynamic-base-id", "-c"]);
-        Some(Self::start("envoy", command, "envoy.yaml", &text, (rtmp, http)))
+        Self::start("envoy", command, "envoy.yaml", &text, (rtmp, http))
     }
 
     #[track_caller]
