@@ -97,7 +97,7 @@ pub struct RecordingHandle {
 // === impl Keeper ===
 
 impl ArchiveManager {
-    /// Like [`Self::with_events`], and tells nobody.
+    /// The manager of a process that tells nobody of its archives.
     #[cfg(any(test, feature = "testing"))]
     pub fn new(store: Arc<dyn Store>, owner: String) -> Arc<Self> {
         Self::with_events(store, owner, Events::default())
