@@ -458,6 +458,8 @@ async fn those_who_say_nothing_are_let_go() {
 async fn a_publisher_that_sends_too_much_is_told_how_much_it_may() {
     let mut server = server(Ok(()), None).await;
     let mut client = Client::publishing(server.address).await;
+    let larger = client.serializer.set_max_chunk_size(65_536, RtmpTimestamp::new(0)).unwrap();
+    client.raw(&larger.bytes).await;
     let sending = async {
         loop {
             client.video(0, &[7; 60_000]).await;
