@@ -18,6 +18,7 @@ mod ingest;
 mod listener;
 mod logging;
 mod origin;
+mod refusals;
 mod retry;
 mod shutdown;
 mod status;

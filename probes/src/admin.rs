@@ -69,13 +69,18 @@ pub struct AdminHandle {
 
 /// Routes besides this crate's own. Their handlers run on the admin thread and must not wait for media or a store.
 /// Each request carries the client's address, as [`axum::extract::ConnectInfo`].
-#[derive(Default)]
 pub struct AdminRoutes {
     /// The handlers.
     pub router: Router,
-    /// The description of the routes, with a title for the whole document. It replaces the description of a route of
-    /// this crate with the same path.
-    pub description: utoipa::openapi::OpenApi,
+    /// Describes the routes, with a title for the whole document. The description replaces that of a route of this crate
+    /// with the same path. Called when the document is asked for: a running encoder seldom needs it.
+    pub describe: fn() -> utoipa::openapi::OpenApi,
+}
+
+impl Default for AdminRoutes {
+    fn default() -> Self {
+        Self { router: Router::new(), describe: utoipa::openapi::OpenApi::default }
+    }
 }
 
 /// This crate's routes for `/openapi.json`.
@@ -88,13 +93,13 @@ pub struct AdminRoutes {
 struct OwnDescription;
 
 /// The document `/openapi.json`: what `more` says, and this crate's routes.
-fn describe_all(more: utoipa::openapi::OpenApi) -> Result<Arc<str>, serde_json::Error> {
+fn describe_all(more: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let mut own = OwnDescription::openapi();
     if more.info.title.is_empty() {
         own.merge(more);
-        return own.to_json().map(Into::into);
+        return own;
     }
-    more.merge_from(own).to_json().map(Into::into)
+    more.merge_from(own)
 }
 
 /// The body of a refusal.
@@ -109,8 +114,8 @@ pub(crate) struct AdminShared {
     pub(crate) health: Arc<dyn Health>,
     pub(crate) status: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
-    /// The document `/openapi.json`.
-    description: Arc<str>,
+    /// See [`AdminRoutes::describe`].
+    describe: fn() -> utoipa::openapi::OpenApi,
     /// Limits the pages that follow the status at the same time; further pages are refused.
     pub(crate) watchers: Arc<Semaphore>,
 }
@@ -137,7 +142,7 @@ impl Admin {
             health,
             status,
             metrics: metrics.clone(),
-            description: describe_all(more.description).map_err(io::Error::from)?,
+            describe: more.describe,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         };
         let guard = middleware::from_fn_with_state(Arc::new(access), access::guard);
@@ -261,8 +266,7 @@ async fn status(extract::State(shared): extract::State<AdminShared>) -> Response
     (status = 200, description = "OpenAPI 3.1", body = serde_json::Value),
 ))]
 async fn describe(extract::State(shared): extract::State<AdminShared>) -> Response {
-    let kind = (header::CONTENT_TYPE, "application/json");
-    ([kind, NO_STORE], shared.description.to_string()).into_response()
+    ([NO_STORE], Json(describe_all((shared.describe)()))).into_response()
 }
 
 /// The status of the process, with the results of its probes.

@@ -309,9 +309,9 @@ fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
     let body = eventually("readiness to fall", Duration::from_secs(5), || {
         let answer = encoder.admin("readyz");
         let text = answer.text().ok()?;
-        (answer.status == 503 && text.contains("draining")).then_some(text)
+        (answer.status == 503 && text.contains("taking no more streams")).then_some(text)
     });
-    assert!(body.contains("taking no more streams"), "{body}");
+    assert!(body.contains("draining"), "{body}");
     assert_eq!(encoder.admin("livez").status, 200, "a draining encoder is alive");
     assert_eq!((encoder.metric("encoder_draining", &[]), encoder.metric("encoder_busy", &[])), (1.0, 0.0));
     assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
@@ -504,7 +504,8 @@ fn metrics_explain_themselves_and_their_number_is_bounded() {
     assert!(!text.contains("one-name") && !text.contains("another-name"), "names are labels in:\n{text}");
     let is_series = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.contains("_bucket{");
     let series = text.lines().filter(is_series).count();
-    assert!(series < 60, "{series} series:\n{text}");
+    // Neither names nor addresses are labels: this grows with the code only.
+    assert!(series < 90, "{series} series:\n{text}");
 }
 
 #[test]

@@ -323,7 +323,11 @@ async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (DeliveryC
     let mut broadcast = Broadcast::new(180);
     broadcast.settings.max_waiting_bytes = 400_000;
     broadcast.spool = Some(Spool::open(folder.path(), bytes).unwrap());
-    spoil(folder.path());
+    // The folder of this process, which holds a folder for each stream.
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let [own] = entries.filter(|path| path.is_dir()).collect::<Vec<_>>().try_into().unwrap();
+    let of_stream = own.join("0");
+    spoil(&of_stream);
     let counters = broadcast.run(&store).await;
     assert!(counters.sealed, "{counters:?}");
     judge(&store);
@@ -332,7 +336,7 @@ async fn spooled(bytes: u64, spoil: impl FnOnce(&std::path::Path)) -> (DeliveryC
         names.iter().filter(|name| name.contains(rung) && name.ends_with(".m4s")).count() as u64
     };
     tests::patience::eventually("the stream's spooled files to be gone", 5 * SECOND, || {
-        let left = std::fs::read_dir(folder.path().join("spool-0")).is_ok();
+        let left = std::fs::read_dir(&of_stream).is_ok();
         (!left).then_some(())
     });
     (counters, ["360p", "480p", "720p"].map(kept))
@@ -356,7 +360,7 @@ async fn when_the_disk_is_full_too_the_largest_rung_goes_first() {
 #[tokio::test(start_paused = true)]
 async fn a_spool_that_fails_is_as_good_as_none() {
     // A file is in the place of the stream's spool folder.
-    let spoil = |folder: &std::path::Path| std::fs::write(folder.join("spool-0"), b"in the way").unwrap();
+    let spoil = |of_stream: &std::path::Path| std::fs::write(of_stream, b"in the way").unwrap();
     let (counters, kept) = spooled(10_000_000, spoil).await;
     assert!(counters.spool_failures > 0 && counters.spooled == 0, "{counters:?}");
     assert!((60..=80).contains(&counters.lost), "{counters:?}");

@@ -101,7 +101,7 @@ pub(crate) fn routes(registry: Arc<Registry>) -> AdminRoutes {
         .route("/streams/{app}/{name}/latency", get(latency::show).put(latency::set).delete(latency::unset))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Control { registry, bans });
-    AdminRoutes { router, description: Description::openapi() }
+    AdminRoutes { router, describe: Description::openapi }
 }
 
 /// A stream's application and name in a request.

@@ -61,8 +61,8 @@ impl Scene {
             identity: Identity::open(&Default::default()).unwrap(),
             limits: PublishLimits { bits_per_second: 20_000_000, duration: Duration::from_secs(86_400) },
         });
-        let AdminRoutes { router, description } = routes(registry.clone());
-        Self { registry, router, description, store: memory }
+        let AdminRoutes { router, describe } = routes(registry.clone());
+        Self { registry, router, description: describe(), store: memory }
     }
 
     async fn ask(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {

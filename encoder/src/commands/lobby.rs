@@ -16,6 +16,7 @@ use crate::identity::Identity;
 use crate::ingest::tls::Listener;
 use crate::ingest::{self, Admission, MediaSink};
 use crate::listener::ListenerSettings;
+use crate::refusals;
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
 use probes::{Access, Admin, AdminRoutes, Health, HealthVerdict};
@@ -199,22 +200,7 @@ impl Admission for Lobby {
             Ok(_) => Refusal::AllBusy,
             Err(refusal) => refusal,
         };
-        let reason = match refusal {
-            Refusal::AllBusy => "all_busy",
-            Refusal::BadName(_) => "bad_name",
-            Refusal::Forbidden(_) => "forbidden",
-            Refusal::AdmissionDown => "admission_down",
-            // The sources of identity give none of these.
-            Refusal::AlreadyPublishing
-            | Refusal::Busy
-            | Refusal::TakenOver
-            | Refusal::EndedByOperator(_)
-            | Refusal::OverLimit(_)
-            | Refusal::Draining
-            | Refusal::Unsupported(_)
-            | Refusal::Internal => "internal",
-        };
-        metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
+        metrics::counter!("encoder_rejected_total", "reason" => refusals::reason(&refusal)).increment(1);
         Err(refusal)
     }
 

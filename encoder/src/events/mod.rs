@@ -1,8 +1,8 @@
 //! What happens to streams, for another service (`--events`): CloudEvents over HTTP, signed as Standard Webhooks, at
 //! least once, and in order for each stream.
 //!
-//! - [`event`]: what events say. [`queue`]: which one is sent next, and what is given up. [`refusals`], [`health`]:
-//!   what is worth an event. All sans-IO.
+//! - [`event`]: what events say. [`queue`]: which one is sent next, and what is given up. [`health`]: which
+//!   problems are worth an event, as [`crate::refusals`] says it of refusals. All sans-IO.
 //! - [`delivery`]: HTTP. [`StreamEvents`]: one stream's handle, which its parts tell what happens.
 //!
 //! To emit an event is to take a lock and to add to the queue: live never waits for the receiver. What belongs here: the
@@ -13,7 +13,6 @@ mod delivery;
 mod event;
 mod health;
 mod queue;
-mod refusals;
 mod stream;
 
 pub(crate) use event::{ArchiveReady, RecordingFile, TrackSummary, TrackSummaryKind};
@@ -24,12 +23,12 @@ use crate::archive;
 use crate::config::EventsConfig;
 use crate::fault::Fault;
 use crate::origin::StreamPath;
+use crate::refusals::{self, RefusalSampler};
 use crate::stream::driver::now;
 use delivery::Receiver;
 use event::{Happening, Subject};
 use metrics::{counter, gauge};
 use queue::{Attempt, EventQueue, Outcome, QueueLimits, QueuedEvent, Settled};
-use refusals::RefusalSampler;
 use rtmp::{PublishRequest, Refusal};
 use serde_json::{Map, Value};
 use std::collections::hash_map::RandomState;
@@ -58,7 +57,7 @@ struct EventHub {
     wake: Notify,
     /// Number of events that are not delivered.
     waiting: watch::Sender<usize>,
-    refusals: Mutex<RefusalSampler>,
+    refusals: RefusalSampler,
     /// Events given up for lack of memory since this was logged last.
     overflowed: AtomicU64,
 }
@@ -89,17 +88,11 @@ impl Events {
         StreamEvents::new(self.clone(), path, metadata)
     }
 
-    /// A publisher was refused. `reason` is the label of `encoder_rejected_total`; `path` is the stream that the
-    /// publisher asked for, if it is known: never the stream key.
-    pub(crate) fn refused(
-        &self,
-        path: Option<&StreamPath>,
-        request: &PublishRequest,
-        reason: &'static str,
-        refusal: &Refusal,
-    ) {
+    /// A publisher was refused. `path` is the stream that the publisher asked for, if it is known: never the stream key.
+    pub(crate) fn refused(&self, path: Option<&StreamPath>, request: &PublishRequest, refusal: &Refusal) {
         let Some(hub) = &self.0 else { return };
-        let Some(left_out) = hub.refusals().refused(reason, Instant::now()) else { return };
+        let reason = refusals::reason(refusal);
+        let Some(left_out) = hub.refusals.refused(reason, Instant::now()) else { return };
         let app = Some(request.app.as_str()).filter(|app| media::is_valid_name(app));
         let subject = Subject {
             app: path.map(|path| &*path.app).or(app),
@@ -181,7 +174,7 @@ impl EventHub {
             queue: Mutex::new(EventQueue::new(limits, random)),
             wake: Notify::new(),
             waiting: watch::Sender::new(0),
-            refusals: Mutex::default(),
+            refusals: RefusalSampler::default(),
             overflowed: AtomicU64::new(0),
         }
     }
@@ -235,11 +228,6 @@ impl EventHub {
     fn queue(&self) -> MutexGuard<'_, EventQueue> {
         // The code that holds the lock cannot panic; if it did, live must not.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, RefusalSampler> {
-        // Counters and times are consistent even after a panic.
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

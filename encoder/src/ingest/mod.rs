@@ -4,7 +4,6 @@
 
 mod gate;
 mod rate;
-mod refusals;
 pub(crate) mod server;
 pub(crate) mod tls;
 

@@ -9,10 +9,10 @@
 use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::rate::ReceiveRate;
-use crate::ingest::refusals::RefusalSampler;
 use crate::ingest::tls::{Acceptor, Listener};
 use crate::listener::{self, Descriptor, Limiter, TableEntry};
 use crate::logging::{nonzero, rounded};
+use crate::refusals::{self, RefusalSampler};
 use crate::wake::until;
 use rtmp::session::{ServerError, ServerEvent, ServerSession};
 use rtmp::{EndReason, MessageKind, PublishRequest, Refusal};
@@ -311,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             Ok(sink) => sink,
             Err(refusal) => {
                 waiting.handle().idle();
-                if let Some(left_out) = self.refusals.line(&refusal, Instant::now()) {
+                if let Some(left_out) = self.refusals.refused(refusals::reason(&refusal), Instant::now()) {
                     let left_out = nonzero(left_out);
                     info!(app, %peer, client, %refusal, left_out, "publish refused");
                 }
@@ -369,7 +369,8 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 None => {}
                 Some(ServerEvent::Publish(request)) => return Ok(Some(request)),
                 Some(ServerEvent::Refused(refusal)) => {
-                    if let Some(left_out) = self.refusals.line(&refusal, Instant::now()) {
+                    if let Some(left_out) = self.refusals.refused(refusals::reason(&refusal), Instant::now())
+                    {
                         let left_out = nonzero(left_out);
                         info!(peer = %self.peer, %refusal, left_out, "request refused");
                     }

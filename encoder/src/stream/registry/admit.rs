@@ -6,6 +6,7 @@ use crate::config::PublishLimits;
 use crate::identity::StreamTerms;
 use crate::ingest::Admission;
 use crate::origin::StreamPath;
+use crate::refusals;
 use crate::stream::Now;
 use admission::Grant;
 use media::WallTime;
@@ -116,27 +117,10 @@ impl Admission for Registry {
         let result = if admitted.is_ok() { "accepted" } else { "refused" };
         metrics::counter!("encoder_publish_total", "result" => result).increment(1);
         if let Err(refusal) = &admitted {
-            let reason = reason(refusal);
-            metrics::counter!("encoder_rejected_total", "reason" => reason).increment(1);
-            self.outputs.events.refused(path.as_ref(), &request, reason, refusal);
+            metrics::counter!("encoder_rejected_total", "reason" => refusals::reason(refusal)).increment(1);
+            self.outputs.events.refused(path.as_ref(), &request, refusal);
         }
         admitted
-    }
-}
-
-/// The refusal as a metric's label.
-fn reason(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::BadName(_) => "bad_name",
-        Refusal::AlreadyPublishing | Refusal::TakenOver => "already_publishing",
-        Refusal::Busy | Refusal::AllBusy => "busy",
-        Refusal::Forbidden(_) => "forbidden",
-        Refusal::AdmissionDown => "admission_down",
-        Refusal::EndedByOperator(_) => "ended_by_operator",
-        Refusal::OverLimit(_) => "over_limit",
-        Refusal::Draining => "draining",
-        Refusal::Unsupported(_) => "unsupported",
-        Refusal::Internal => "internal",
     }
 }
 
