@@ -22,6 +22,8 @@ pub(crate) const DEFAULT_APP: &str = "live";
 pub struct KeyTable {
     /// By SHA-256 digest of the key, so that the time of a look-up says nothing about keys that are in the table.
     entries: HashMap<([u8; 32], String), Entry>,
+    /// Number of keys; one with percent-escapes has two entries.
+    keys: usize,
 }
 
 #[derive(Clone, PartialEq)]
@@ -111,16 +113,25 @@ impl KeyTable {
         }
         let mut entries = HashMap::with_capacity(found.len());
         let mut numbers = HashMap::with_capacity(found.len());
+        let mut escaped = Vec::new();
         for (index, found) in found.into_iter().enumerate() {
             let number = index + 1;
             let toml::Value::Table(found) = found else { return Err(BadKeys::Unknown) };
+            let decoded = found.get("key").and_then(toml::Value::as_str).and_then(crate::decoded);
             let (place, entry) = entry(found, &check).map_err(|bad| BadKeys::Entry(number, bad))?;
             if let Some(first) = numbers.insert(place.clone(), number) {
                 return Err(BadKeys::Entry(number, BadEntry::Double(first)));
             }
+            if let Some(decoded) = decoded {
+                escaped.push(((sha256(decoded.as_bytes()), place.1.clone()), entry.clone()));
+            }
             entries.insert(place, entry);
         }
-        Ok(Self { entries })
+        // OBS decodes the percent-escapes of a key before it sends the key. A key that is written so wins.
+        for (place, entry) in escaped {
+            entries.entry(place).or_insert(entry);
+        }
+        Ok(Self { entries, keys: numbers.len() })
     }
 
     /// The grant of a key; `None` if the table has no such key for this application.
@@ -131,7 +142,7 @@ impl KeyTable {
 
     /// The number of keys.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.keys
     }
 
     /// Whether there are no keys.
@@ -142,7 +153,7 @@ impl KeyTable {
 
 impl fmt::Debug for KeyTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyTable").field("keys", &self.entries.len()).finish_non_exhaustive()
+        f.debug_struct("KeyTable").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 
@@ -246,6 +257,19 @@ mod tests {
         for (app, key) in [("live", "camera-1"), ("concert", "s3cret-of-camera-1"), ("live", "")] {
             assert_eq!(table.find(app, key), None);
         }
+    }
+
+    /// OBS sends a key without its percent-escapes, FFmpeg as it is.
+    #[test]
+    fn a_key_with_percent_escapes_is_found_in_both_forms() {
+        let entry = |key: &str, name: &str| format!("[[key]]\nkey = \"{key}\"\nname = \"{name}\"\n");
+        let table = parse(&(entry("obs/key.12%34", "a") + &entry("plain-key", "b"))).unwrap();
+        assert_eq!(table.len(), 2);
+        for key in ["obs/key.12%34", "obs/key.124"] {
+            assert_eq!(table.find("live", key).unwrap().name, "a", "{key}");
+        }
+        let both = parse(&(entry("obs/key.12%34", "a") + &entry("obs/key.124", "b"))).unwrap();
+        assert_eq!(both.find("live", "obs/key.124").unwrap().name, "b", "as it is written");
     }
 
     #[test]
