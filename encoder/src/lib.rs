@@ -27,6 +27,7 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wake;
+mod web;
 
 pub use commands::main;
 

@@ -8,9 +8,10 @@ use crate::config::EventsConfig;
 use crate::logging::nonzero;
 use crate::stream::driver::now;
 use crate::wake::until;
+use crate::web;
 use admission::signature::WebhookSecret;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::{Client, StatusCode, Url};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,8 +20,6 @@ use tracing::warn;
 
 /// Time-out of one attempt, from the connection to the end of the answer.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(10);
-/// How long a connection without requests is kept.
-const KEEP_IDLE: Duration = Duration::from_secs(60);
 /// Most bytes of an answer that are read, so that its connection can be used again.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Least time between two log lines about failures.
@@ -37,7 +36,7 @@ pub(super) struct Receiver {
 /// How an attempt ended, for the log.
 pub(super) enum Answer {
     Status(StatusCode),
-    Failure(reqwest::Error),
+    Failure(String),
 }
 
 /// What the log says about failures, once a minute.
@@ -56,16 +55,8 @@ impl Receiver {
     /// # Errors
     /// TLS cannot be set up, or the URL cannot be used; without the URL.
     pub(super) fn new(config: &EventsConfig, attempt: Duration) -> Result<Self, String> {
-        // An error means that another part of the process has installed the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .timeout(attempt)
-            .pool_idle_timeout(KEEP_IDLE)
-            .user_agent(concat!("encoder/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| error.without_url().to_string())?;
         let url = Url::parse(&config.url).map_err(|error| error.to_string())?;
+        let client = web::client(&url, attempt)?;
         Ok(Self { client, url, secret: config.secret.clone() })
     }
 
@@ -80,18 +71,15 @@ impl Receiver {
         if let Some(secret) = &self.secret {
             request = request.header("webhook-signature", secret.sign(&attempt.id, timestamp, &attempt.body));
         }
-        let mut response = match request.body(attempt.body.clone()).send().await {
+        let response = match request.body(attempt.body.clone()).send().await {
             Ok(response) => response,
-            Err(error) => return Answer::Failure(error.without_url()),
+            Err(error) if error.is_timeout() => return Answer::Failure("no answer in time".to_owned()),
+            Err(error) => return Answer::Failure(web::describe(error)),
         };
-        let mut read = 0;
+        let status = response.status();
         // The status has said everything; a failure here costs the connection alone.
-        while read < MAX_ANSWER_BYTES
-            && let Ok(Some(chunk)) = response.chunk().await
-        {
-            read += chunk.len();
-        }
-        Answer::Status(response.status())
+        let _ = web::body(response, MAX_ANSWER_BYTES).await;
+        Answer::Status(status)
     }
 }
 
@@ -114,16 +102,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
-            Self::Failure(error) if error.is_timeout() => f.write_str("no answer in time"),
-            Self::Failure(error) => {
-                write!(f, "{error}")?;
-                let mut cause = std::error::Error::source(error);
-                while let Some(error) = cause {
-                    write!(f, ": {error}")?;
-                    cause = error.source();
-                }
-                Ok(())
-            }
+            Self::Failure(problem) => f.write_str(problem),
         }
     }
 }

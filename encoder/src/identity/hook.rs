@@ -1,8 +1,9 @@
 //! Asks a back end about publishers, and falls back on the back end's earlier answers while it is down. The formats of
 //! question and answer are in [`admission::hook`].
 
-use super::{StreamTerms, unix_now, web};
+use super::{StreamTerms, unix_now};
 use crate::config::{HookConfig, HookFormat};
+use crate::web;
 use admission::Grant;
 use admission::hook::{Answer, MAX_ANSWER_BYTES, Question, Response};
 use admission::remembered::Remembered;

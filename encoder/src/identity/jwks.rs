@@ -1,9 +1,10 @@
 //! The key set that verifies tokens: from a file, or fetched from a URL and renewed beside the streams. No request lies
 //! on the path of a publish.
 
+use super::StreamTerms;
 use super::file::{FollowedFile, set_stale};
-use super::{StreamTerms, web};
 use crate::config::JwksLocation;
+use crate::web;
 use admission::Grant;
 use admission::token::{KeySet, MAX_SET_BYTES, Verdict};
 use reqwest::{Client, Url};

@@ -6,20 +6,19 @@ mod file;
 mod hook;
 mod jwks;
 mod terms;
-mod web;
 
 pub(crate) use file::FollowedFile;
 pub(crate) use terms::StreamTerms;
 
 use crate::config::PublisherConfig;
 use crate::fault::Fault;
+use crate::stream::driver::now;
 use admission::keys::KeyTable;
 use admission::{Grant, Terms};
 use hook::{Hook, HookVerdict};
 use jwks::{Pace, TokenKeys, TokenVerdict};
 use rtmp::{PublishRequest, Refusal};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// All that a stranger is told.
 const STRANGER: &str = "this stream key may not publish here";
@@ -134,7 +133,7 @@ fn unproven(request: &PublishRequest) -> Result<Grant, Refusal> {
 
 /// The time in seconds since 1970.
 fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    now().wall.unix_micros() / 1_000_000
 }
 
 #[cfg(test)]

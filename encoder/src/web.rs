@@ -16,7 +16,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The machine has no certificates of authorities, and the URL begins with `https`.
-pub(super) fn client(url: &Url, within: Duration) -> Result<Client, String> {
+pub(crate) fn client(url: &Url, within: Duration) -> Result<Client, String> {
     // The crates leave the choice of cryptography to the program. An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
@@ -34,7 +34,7 @@ pub(super) fn client(url: &Url, within: Duration) -> Result<Client, String> {
 ///
 /// # Errors
 /// The connection failed, or the body took too long.
-pub(super) async fn body(mut response: Response, most: usize) -> Result<Option<Vec<u8>>, String> {
+pub(crate) async fn body(mut response: Response, most: usize) -> Result<Option<Vec<u8>>, String> {
     if response.content_length().is_some_and(|length| length > most as u64) {
         return Ok(None);
     }
@@ -49,7 +49,7 @@ pub(super) async fn body(mut response: Response, most: usize) -> Result<Option<V
 }
 
 /// An error and its causes, without the URL, which may contain a password.
-pub(super) fn describe(error: reqwest::Error) -> String {
+pub(crate) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = error.source();
