@@ -19,7 +19,8 @@ const FORM_FIELDS: [&str; 10] =
 /// The characters of a form that are escaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What a back end is told about a publisher that wants to publish. `Debug` shows nothing: nearly all of it is secret.
+/// What a back end is told about a publisher that wants to publish. `Debug` shows no field: a question holds
+/// the stream key.
 #[derive(Clone)]
 pub struct Question {
     /// Application.
@@ -105,7 +106,7 @@ impl Question {
         all.join("&").into_bytes()
     }
 
-    /// Identifies the question, whoever asks it and when.
+    /// Identifies the question among those of all encoders.
     pub fn digest(&self) -> [u8; 32] {
         let parts = [&self.app, &self.key, &self.query, &self.app_query];
         let mut bytes = Vec::new();

@@ -45,7 +45,7 @@ pub(super) struct EndRequest {
     /// What the publisher is told: at most 200 printable characters.
     #[schema(max_length = 200, example = "the match is over")]
     reason: Option<String>,
-    /// Nobody may publish the name for so many seconds, 30 days at most.
+    /// Seconds for which the name is banned, 30 days at most.
     #[schema(minimum = 1, maximum = 2_592_000, example = 600)]
     ban_seconds: Option<u64>,
 }

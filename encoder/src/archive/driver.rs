@@ -97,7 +97,7 @@ pub struct RecordingHandle {
 // === impl Keeper ===
 
 impl ArchiveManager {
-    /// The manager of a process that tells nobody of its archives.
+    /// The manager of a process without a receiver of events.
     #[cfg(any(test, feature = "testing"))]
     pub fn new(store: Arc<dyn Store>, owner: String) -> Arc<Self> {
         Self::with_events(store, owner, Events::default())

@@ -6,7 +6,7 @@
 //! after a crash of the machine. Calls run on tokio's blocking pool, off the threads that streams run on.
 //!
 //! Other users may be able to write to the given folder (`/tmp`, a volume that containers share). So each process keeps
-//! its files in a new folder of its own, which nobody else can enter, and reaches them through that folder's
+//! its files in a new folder of its own, which other users cannot enter, and reaches them through that folder's
 //! descriptor: whatever the others rename or link, no file outside is opened, emptied or removed.
 
 use super::SpoolId;

@@ -35,9 +35,6 @@ impl ReceiveRate {
         for step in 1..=passed {
             self.slots[((self.second + step) % SLOTS as u64) as usize] = 0;
         }
-        if passed == SLOTS as u64 {
-            self.slots = [0; SLOTS];
-        }
         self.second = self.second.max(second);
         self.slots[(self.second % SLOTS as u64) as usize] += bytes as u64;
         self.slots.iter().sum::<u64>() <= self.most

@@ -408,6 +408,7 @@ impl Registry {
             ingest,
             limits,
             ends,
+            over: Box::pin(tokio::time::sleep_until(ends.at.into())),
             counted: Default::default(),
             sent_off,
             path: path.clone(),

@@ -54,7 +54,7 @@ impl LeaseClient {
         Err(StoreError::Unavailable("others keep writing the owner's record".into()))
     }
 
-    /// The record of a stream that nobody owns.
+    /// The record of a stream without an owner.
     fn nobodys(&self, latency: Latency, now: WallTime) -> OwnerRecord {
         OwnerRecord {
             encoder: self.encoder.clone(),

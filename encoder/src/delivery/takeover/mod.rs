@@ -130,7 +130,7 @@ pub(crate) enum ClaimRefused {
     /// Another encoder claimed the stream at the same time and won.
     #[error("another encoder has just taken this stream")]
     AlreadyOwned,
-    /// An operator lets nobody publish the stream.
+    /// An operator has banned the stream.
     #[error("an operator has banned this stream")]
     Banned {
         /// When the stream may be published again.
@@ -425,8 +425,8 @@ impl LookUp<'_> {
 
     /// Whether this claim is refused because the stream's publisher is alive at another encoder.
     fn is_alive_elsewhere(&self, found: &[FoundPlaylist], former: Option<&OwnerRecord>) -> bool {
-        let past = past_of(found).ok();
-        former.is_some_and(|owner| owner.is_alive_for(&self.record.encoder, past.as_ref(), self.claim))
+        let Some(owner) = former.filter(|_| !self.claim.proven) else { return false };
+        owner.is_alive_for(&self.record.encoder, past_of(found).ok().as_ref(), self.claim.now)
     }
 
     /// Writes this encoder's lease, with the version that was read as the precondition.

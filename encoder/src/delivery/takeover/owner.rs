@@ -68,13 +68,12 @@ impl OwnerRecord {
         !self.released && self.encoder != encoder && u128::from(age_ms) < AT_ONCE.as_millis()
     }
 
-    /// Whether a publisher that has not proved who it is (`claim.proven`) finds the stream's publisher alive at another
-    /// encoder. `past` is what the stored playlists list, if they can be read.
-    pub(super) fn is_alive_for(&self, encoder: &str, past: Option<&Past>, claim: Claim) -> bool {
+    /// Whether the stream's publisher is alive at an encoder other than `encoder`, as far as the store tells. `past` is what the stored playlists list, if they can be read.
+    pub(super) fn is_alive_for(&self, encoder: &str, past: Option<&Past>, now: WallTime) -> bool {
         let since = WallTime::from_unix_micros(self.since_ms.saturating_mul(1000));
         let newest = past.map_or(since, |past| past.ended_at().max(since));
-        let fresh = claim.now <= newest + ALIVE_FOR;
-        !claim.proven && !self.released && self.published && self.encoder != encoder && fresh
+        let fresh = now <= newest + ALIVE_FOR;
+        !self.released && self.published && self.encoder != encoder && fresh
     }
 
     /// The time until which nobody may publish the stream, if that time is not over.

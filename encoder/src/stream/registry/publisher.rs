@@ -13,9 +13,11 @@ use rtmp::ingest::{Ingest, Oddities};
 use rtmp::timeline::Repairs;
 use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 use tracing::info;
 
 /// An admitted publisher.
@@ -27,6 +29,8 @@ pub(crate) struct Publisher {
     pub(super) limits: PublishLimits,
     /// When the broadcast ends at the latest.
     pub(super) ends: BroadcastEnd,
+    /// Resolves at that time. Kept, because `sent_off` is awaited anew for each message.
+    pub(super) over: Pin<Box<Sleep>>,
     /// Repairs and odd messages that are already counted in the metrics.
     pub(super) counted: (Repairs, Oddities),
     pub(super) sent_off: watch::Receiver<Option<Refusal>>,
@@ -82,7 +86,7 @@ impl MediaSink for Publisher {
                         return Refusal::AlreadyPublishing;
                     }
                 }
-                () = tokio::time::sleep_until(self.ends.at.into()) => {
+                () = self.over.as_mut() => {
                     // No publisher is awaited any more: the broadcast is over.
                     self.entry.core.with(|core, now| core.close(now));
                     return self.ends.refusal();
