@@ -10,6 +10,7 @@ mod packager;
 use crate::archive::page::Page;
 use crate::delivery::takeover;
 use crate::identity::StreamTerms;
+pub use audience::fuzzing::audience;
 use bytes::Bytes;
 use hls::Timing;
 use hls::presentation::Presentation;
@@ -31,7 +32,7 @@ pub use transcode::wire::protocol::fuzz_worker_protocol as worker_protocol;
 pub(crate) type Target = fn(&[u8]);
 
 /// Name and function of every target; the name is also that of its folder of seeds.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("codec_facts", codec_facts),
     ("stored_playlists", stored_playlists),
     ("stored_records", stored_records),
@@ -43,6 +44,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("packager", packager),
     ("tokens", tokens),
     ("proxy_header", proxy_header),
+    ("audience", audience),
 ];
 
 /// Everything after the handshake: chunks, AMF, the session, and the resulting media. The first byte gives the size of

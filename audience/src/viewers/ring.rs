@@ -53,9 +53,9 @@ impl Ring {
         }
     }
 
-    /// Entries in all places.
+    /// The sessions in all places.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.places.iter().map(Vec::len).sum()
+    pub(super) fn sessions(&self) -> impl Iterator<Item = Session> {
+        self.places.iter().flatten().copied()
     }
 }

@@ -1,3 +1,4 @@
+use super::streams::Stream;
 use super::*;
 use crate::cmcd::Sid;
 use proptest::prelude::*;
@@ -311,6 +312,29 @@ proptest! {
 }
 
 proptest! {
+    #[test]
+    fn whatever_the_sample_does_the_tallies_agree(
+        limit in 1..8usize, steps in proptest::collection::vec(step(), 0..200),
+    ) {
+        let mut world = World::new(limit);
+        for step in steps {
+            match step {
+                Step::Ask { viewer, stream, rung } => {
+                    world.watches(viewer.into(), &format!("live/{stream}"), &format!("r{rung}"));
+                }
+                Step::Wait { quarters } => world.wait(f64::from(quarters) / 4.0),
+                Step::Rekey(key) => world.count.replace_key(Key::from_random([key; 16]), world.now),
+            }
+            world.viewers();
+            world.count.check(limit);
+        }
+        world.wait(16.0);
+        prop_assert_eq!(world.viewers(), 0);
+        prop_assert!(world.count.ring_is_empty() && world.count.streams.iter().count() == 0);
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
@@ -338,7 +362,20 @@ proptest! {
 }
 
 impl Audience {
+    /// What holds after every step.
+    fn check(&self, limit: usize) {
+        assert!(self.sessions.len() <= limit);
+        assert!(self.sessions.keys().all(|session| self.sampling.tracks(*session)));
+        let counted = self.sessions.keys().filter(|session| self.sampling.counts(**session)).count();
+        assert_eq!(self.streams.iter().map(Stream::counted).sum::<u64>(), counted as u64);
+        let waiting = self.ring.sessions().filter(|session| self.sessions.contains_key(session));
+        let mut waiting: Vec<_> = waiting.map(Session::hash).collect();
+        waiting.sort_unstable();
+        assert!(waiting.windows(2).all(|pair| pair[0] != pair[1]), "in one place of the ring");
+        assert_eq!(waiting.len(), self.sessions.len());
+    }
+
     fn ring_is_empty(&self) -> bool {
-        self.ring.len() == 0 && self.sessions.is_empty()
+        self.ring.sessions().next().is_none() && self.sessions.is_empty()
     }
 }
