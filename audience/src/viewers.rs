@@ -4,18 +4,21 @@
 //! one whose pictures it asked for last. So the sum over the rungs counts each viewer once. Times are kept in whole
 //! seconds, so a viewer leaves 15 to 16 s after its last request.
 //!
-//! **Memory.** [`Audience::new`] is told how many sessions to keep; each takes 40 to 50 bytes. Up to that bound the
-//! counts are exact. At the bound only every other session goes on being tracked, at the next bound every fourth, and
-//! so on (*adaptive sampling*): whether a session is tracked depends on bits of its hash, so all requests of a viewer
-//! are tracked or none. Counts are then those of the sample times 2, 4, and so on. With a limit of 200,000 the sample
-//! has 100,000 sessions or more while viewers come and 50,000 or more while they leave, so the standard error of the
-//! sum is at most 0.5 %. The standard error of a rung's count is the square root of the count times the factor less
+//! **Memory.** [`Audience::new`] is told how many sessions to keep; each takes 40 to 50 bytes at the bound. Up to it
+//! the counts are exact. At the bound only every other session goes on being tracked, at the next bound every fourth,
+//! and so on (*adaptive sampling*): whether a session is tracked depends on bits of its hash, so all requests of a
+//! viewer are tracked or none. Counts are then those of the sample times 2, 4, and so on. With a limit of 200,000 the
+//! sample has 100,000 sessions or more while viewers come and 50,000 or more while they leave, so the standard error of
+//! the sum is at most 0.5 %. The standard error of a rung's count is the square root of the count times the factor less
 //! one: with a factor of 2, 1 % at 10,000 viewers and 10 % at 100. A stream with a handful of viewers may be absent.
 //!
-//! **Time.** A request takes one look-up in a hash table. Sessions wait for their expiry in a ring of seconds: each
-//! session is in one place of the ring, and is looked at once in 16 s. Reading counts takes a pass over the
-//! streams. Only a change of the sampled share, which is when the number of viewers has doubled or halved, takes a pass
-//! over all sessions.
+//! Each stream takes some 300 bytes more: the caller counts requests only for streams and rungs that exist.
+//!
+//! **Time.** A request takes one look-up in a hash table, below 0.1 µs. Sessions wait for their expiry in a ring of
+//! seconds: each session is in one place of the ring, and is looked at once in 16 s, by the first request of a second.
+//! If 100,000 viewers have come in the same second, that request takes 1 to 2 ms; otherwise their share of it. Reading
+//! counts takes a pass over the streams. Only a change of the sampled share, which is when the number of viewers has
+//! doubled or halved, takes a pass over all sessions.
 //!
 //! The caller decides which requests count. It calls [`Audience::seen`] when a viewer's request for a media playlist,
 //! a segment or a part begins, and once more when a request that was held is answered; not for requests of edges, which
@@ -66,8 +69,7 @@ pub struct StreamViewers {
     pub rungs: Vec<(String, u64)>,
 }
 
-/// The count. Not for concurrent use: a caller with many threads puts it behind a lock, which is held for well below a
-/// microsecond.
+/// The count. A caller with many threads puts it behind a lock; the module's page says how long calls take.
 pub struct Audience {
     /// The sessions that are tracked, at most [`Sampling::limit`].
     sessions: HashMap<Session, Tracked, BuildHasherDefault<SessionHasher>>,

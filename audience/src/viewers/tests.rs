@@ -235,6 +235,11 @@ fn one_session_is_enough_of_a_limit() {
 }
 
 #[test]
+fn a_session_is_as_small_as_the_module_says() {
+    assert_eq!(size_of::<(Session, Tracked)>(), 24);
+}
+
+#[test]
 fn debug_output_has_nothing_of_a_viewer() {
     let mut world = World::new(100);
     world.watches(1, "live/a", "720p");
