@@ -5,7 +5,11 @@ Usage: prune.py CRD.yaml...   (files may hold other documents as well)
 
 Sources of what is there now, all Apache-2.0: agones-dev/agones install/yaml/install.yaml (676cc64, 1.61.0-dev);
 kedacore/keda config/crd/bases/keda.sh_{scaledobjects,triggerauthentications}.yaml (8b4f083);
-GoogleCloudPlatform/prometheus-engine charts/operator/crds/monitoring.googleapis.com_{podmonitorings,rules}.yaml.
+GoogleCloudPlatform/prometheus-engine charts/operator/crds/monitoring.googleapis.com_{podmonitorings,rules}.yaml;
+kubernetes-sigs/gateway-api config/crd/standard/gateway.networking.k8s.io_{gateways,httproutes}.yaml (v1.4.0);
+GoogleCloudPlatform/gke-gateway-api config/crd/networking.gke.io_{gcpbackendpolicies,healthcheckpolicies}.yaml (fc40d60).
+
+schemas/GCPHTTPFilter.json is written by hand after Google's documentation: that definition is in no public repository.
 """
 import json
 import pathlib
@@ -13,7 +17,10 @@ import sys
 
 import yaml
 
-WANTED = {"Fleet", "FleetAutoscaler", "ScaledObject", "TriggerAuthentication", "PodMonitoring", "Rules"}
+WANTED = {
+    "Fleet", "FleetAutoscaler", "ScaledObject", "TriggerAuthentication", "PodMonitoring", "Rules",
+    "Gateway", "HTTPRoute", "GCPBackendPolicy", "HealthCheckPolicy",
+}
 KEPT = {"type", "enum", "required", "minimum", "maximum", "pattern"}
 # A pod inside a custom resource is checked as a pod.
 FREE = {"PodTemplateSpec", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string"}
