@@ -223,6 +223,203 @@ COMPONENT_MUTATIONS = {
 }
 
 
+# --- edges: each change with what has to be said about it ---------------------------------------------------------------
+
+
+def edge(d):
+    return container(d, name="edge")
+
+
+def policy(d, name):
+    return find(d, "NetworkPolicy", name)["spec"]
+
+
+def drop_variable(target, name):
+    target["env"] = [entry for entry in target["env"] if entry["name"] != name]
+
+
+def set_labels(d, labels):
+    metadata = find(d, "Deployment", "edge")["spec"]["template"]["metadata"]
+    metadata["labels"] = metadata["labels"] | labels
+
+
+def triggers(d):
+    return find(d, "ScaledObject", "edge")["spec"]["triggers"]
+
+
+def front(d, kind):
+    return find(d, kind, "edge")["spec"]["default"]
+
+
+def cached(d):
+    return find(d, "GCPHTTPFilter", "edge")["spec"]["cachePolicy"]
+
+
+def alert(d, name):
+    rules = find(d, "Rules", "edge")["spec"]["groups"][0]["rules"]
+    return next(rule for rule in rules if rule["alert"] == name)
+
+
+def settings_sources(spec):
+    return next(volume for volume in spec["volumes"] if volume["name"] in ("settings", "edge"))["projected"]["sources"]
+
+
+EDGE_MUTATIONS = [
+    # The encoders.
+    ("answers viewers beside", lambda d: set_variable(container(d)[1], "ENCODER_ORIGIN_FOR", "everyone")),
+    ("answers viewers beside", lambda d: d.remove(find(d, "Deployment", "edge"))),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][0]["ports"].append({"port": "http"})),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][0]["ports"].append({"port": 8080})),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"].append({"from": [{"podSelector": {}}]})),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][2]["from"].append({"namespaceSelector": {}})),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][2]["from"][0].update(namespaceSelector={})),
+    ("edges do not reach", lambda d: policy(d, "encoder")["ingress"].pop()),
+    ("edges are not told its address", lambda d: drop_variable(container(d)[1], "ENCODER_ADVERTISE")),
+    ("in no Secret that the pod waits for", lambda d: drop_variable(container(d)[1], "ENCODER_EDGE_SECRET")),
+    (
+        "in no Secret that the pod waits for",
+        lambda d: container(d)[0]["volumes"][-1]["projected"]["sources"][0]["secret"].update(optional=True),
+    ),
+    ("different secrets", lambda d: set_variable(container(d)[1], "ENCODER_EDGE_SECRET", "/etc/edge/other.secret")),
+    # The edges.
+    ("publishers are sent to it", lambda d: set_labels(d, {"encoder/takes": "publishers"})),
+    ("its secret is in no Secret", lambda d: settings_sources(edge(d)[0])[0]["secret"].update(name="encoder-viewers")),
+    ("its secret is in no Secret", lambda d: settings_sources(edge(d)[0])[0]["secret"].update(optional=True)),
+    ("probes do not reach its admin port", lambda d: set_variable(edge(d)[1], "ENCODER_ADMIN_LISTEN", "127.0.0.1:9090")),
+    ("no readinessProbe", lambda d: edge(d)[1].pop("readinessProbe")),
+    ("no readinessProbe", lambda d: edge(d)[1]["readinessProbe"]["httpGet"].update(path="/livez")),
+    ("no livenessProbe", lambda d: edge(d)[1].pop("livenessProbe")),
+    ("no startup probe", lambda d: edge(d)[1]["startupProbe"]["httpGet"].update(path="/readyz")),
+    ("is sent viewers after", lambda d: edge(d)[1]["readinessProbe"].update(periodSeconds=10)),
+    ("a stuck edge", lambda d: edge(d)[1]["livenessProbe"].pop("terminationGracePeriodSeconds")),
+    ("an edge that is gone", lambda d: edge(d)[1].pop("lifecycle")),
+    ("held requests are cut", lambda d: set_variable(edge(d)[1], "ENCODER_DRAIN_TIMEOUT", "5")),
+    ("killed before its drain", lambda d: edge(d)[0].update(terminationGracePeriodSeconds=45)),
+    ("killed before its drain", lambda d: set_variable(edge(d)[1], "ENCODER_DRAIN_TIMEOUT", "60")),
+    (
+        "that the balancer still uses",
+        lambda d: edge(d)[1]["env"].append({"name": "ENCODER_HTTP_IDLE_TIMEOUT", "value": "600"}),
+    ),
+    ("token of the cluster's API", lambda d: edge(d)[0].update(automountServiceAccountToken=True)),
+    ("no Google account", lambda d: find(d, "ServiceAccount", "edge")["metadata"].pop("annotations")),
+    ("may write to the encoders' store", lambda d: edge(d)[0].update(serviceAccountName="encoder")),
+    (
+        "may write to the encoders' store",
+        lambda d: find(d, "ServiceAccount", "edge")["metadata"].update(
+            annotations=find(d, "ServiceAccount")["metadata"]["annotations"]
+        ),
+    ),
+    ("another store", lambda d: edge(d)[1]["env"].append({"name": "ENCODER_OUTPUT", "value": "gs://other"})),
+    ("finds no encoder", lambda d: drop_variable(edge(d)[1], "ENCODER_ENCODERS")),
+    ("MiB are needed", lambda d: edge(d)[1]["resources"]["limits"].update(memory="2Gi")),
+    ("MiB are needed", lambda d: set_variable(edge(d)[1], "ENCODER_CACHE_SIZE", "2048")),
+    ("MiB are needed", lambda d: set_variable(edge(d)[1], "ENCODER_CONNECTIONS", "40000")),
+    ("memory without a limit", lambda d: edge(d)[1]["resources"].pop("limits")),
+    ("root is writable", lambda d: edge(d)[1]["securityContext"].update(readOnlyRootFilesystem=False)),
+    ("service links", lambda d: edge(d)[0].pop("enableServiceLinks")),
+    (
+        "a rollout takes edges away",
+        lambda d: find(d, "Deployment", "edge")["spec"]["strategy"]["rollingUpdate"].update(maxUnavailable=1),
+    ),
+    ("edges are not spread", lambda d: edge(d)[0]["topologySpreadConstraints"].pop(0)),
+    ("takes all edges at once", lambda d: d.remove(find(d, "PodDisruptionBudget", "edge"))),
+    ("blocks upgrades", lambda d: find(d, "PodDisruptionBudget", "edge")["spec"].update(maxUnavailable=0)),
+    # Their network policy.
+    ("viewers do not reach it", lambda d: policy(d, "edge")["ingress"].pop(0)),
+    ("admin port is open to everybody", lambda d: policy(d, "edge")["ingress"][0]["ports"].append({"port": "admin"})),
+    (
+        "admin port is open to strangers",
+        lambda d: policy(d, "edge")["ingress"][1]["from"].append({"ipBlock": {"cidr": "0.0.0.0/0"}}),
+    ),
+    ("does not admit the balancer's checks", lambda d: policy(d, "edge")["ingress"][1]["from"].pop()),
+    ("or reaches more of them", lambda d: policy(d, "edge")["egress"].pop(2)),
+    ("or reaches more of them", lambda d: policy(d, "edge")["egress"][2]["ports"].append({"port": "admin"})),
+    ("does not reach the store", lambda d: policy(d, "edge")["egress"].pop()),
+    # Their number.
+    ("does not follow the CPU", lambda d: triggers(d).pop(0)),
+    ("does not follow the held requests", lambda d: triggers(d).pop()),
+    ("does not follow the held requests", lambda d: triggers(d)[1].update(metricType="Value")),
+    (
+        "counts the encoders' held requests",
+        lambda d: triggers(d)[1]["metadata"].update(query='sum(encoder_held_requests{namespace="live"})'),
+    ),
+    ("without metrics edges would leave", lambda d: triggers(d)[1]["metadata"].update(ignoreNullValues="true")),
+    ("no room for the viewers", lambda d: triggers(d)[1]["metadata"].update(threshold="15000")),
+    ("one edge alone", lambda d: find(d, "ScaledObject", "edge")["spec"].update(minReplicaCount=1)),
+    (
+        "hasty scale-down",
+        lambda d: find(d, "ScaledObject", "edge")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"][
+            "scaleDown"
+        ].update(stabilizationWindowSeconds=0),
+    ),
+    ("reset the number of edges", lambda d: find(d, "Deployment", "edge")["spec"].update(replicas=3)),
+    # The alerts' thresholds.
+    ("EdgeNearlyFull", lambda d: alert(d, "EdgeNearlyFull").update(expr="max(encoder_held_requests) > 30000")),
+    ("EdgeCacheThrashing", lambda d: set_variable(edge(d)[1], "ENCODER_CACHE_SIZE", "512")),
+    # The balancer.
+    ("balancer's defaults", lambda d: d.remove(find(d, "GCPBackendPolicy", "edge"))),
+    ("balancer's defaults", lambda d: find(d, "HealthCheckPolicy", "edge")["spec"]["targetRef"].update(name="edges")),
+    ("held requests or slow downloads", lambda d: front(d, "GCPBackendPolicy").update(timeoutSec=30)),
+    (
+        "cuts draining edges",
+        lambda d: front(d, "GCPBackendPolicy")["connectionDraining"].update(drainingTimeoutSec=30),
+    ),
+    (
+        "asks something else",
+        lambda d: front(d, "HealthCheckPolicy")["config"]["httpHealthCheck"].update(requestPath="/"),
+    ),
+    ("asks something else", lambda d: front(d, "HealthCheckPolicy")["config"]["httpHealthCheck"].update(port=8080)),
+    ("leads to no edge", lambda d: find(d, "HTTPRoute", "edge")["spec"]["rules"][0].update(backendRefs=[])),
+    ("no viewer reaches edges", lambda d: d.remove(find(d, "Gateway", "edge"))),
+    # Schemas.
+    ("timeoutSeconds", lambda d: front(d, "GCPBackendPolicy").update(timeoutSeconds=60)),
+    ("intervalSec", lambda d: front(d, "HealthCheckPolicy").update(intervalSec=5)),
+    ("prefix", lambda d: find(d, "HTTPRoute", "edge")["spec"]["rules"][0].update(prefix="/")),
+    ("gatewayClass", lambda d: find(d, "Gateway", "edge")["spec"].update(gatewayClass="any")),
+]
+CDN_MUTATIONS = [
+    ("is on no route", lambda d: find(d, "HTTPRoute", "edge")["spec"]["rules"][0].pop("filters")),
+    ("is on no route", lambda d: find(d, "GCPHTTPFilter", "edge")["metadata"].update(name="cdn")),
+    ("a time of its own", lambda d: cached(d).update(cacheMode="CACHE_ALL_STATIC")),
+    ("serves old playlists", lambda d: cached(d).pop("serveWhileStale")),
+    ("about to exist", lambda d: cached(d).pop("negativeCaching")),
+    ("each viewer's request", lambda d: cached(d).pop("requestCoalescing")),
+    ("gets the plain playlist", lambda d: cached(d)["cacheKeyPolicy"].update(includeQueryString=False)),
+    ("gets the plain playlist", lambda d: cached(d)["cacheKeyPolicy"]["includedQueryParameters"].pop()),
+    ("ttl", lambda d: cached(d).update(ttl="1s")),
+]
+LOAD_BALANCER_MUTATIONS = [
+    ("address of the viewer's own", lambda d: find(d, "Service", "edge")["spec"].update(externalTrafficPolicy="Cluster")),
+    ("viewers have no HTTPS", lambda d: drop_variable(edge(d)[1], "ENCODER_HTTPS_LISTEN")),
+    ("viewers have no HTTPS", lambda d: find(d, "Service", "edge")["spec"]["ports"].pop()),
+    ("does not admit HTTPS", lambda d: policy(d, "edge")["ingress"].pop()),
+    ("MiB are needed", lambda d: edge(d)[1]["resources"]["limits"].update(memory="3Gi")),
+]
+FLEET_MUTATIONS = [
+    ("edges are not told its address", lambda d: drop_variable(container(d, "Fleet")[1], "ENCODER_ADVERTISE")),
+    ("answers viewers beside", lambda d: drop_variable(container(d, "Fleet")[1], "ENCODER_ORIGIN_FOR")),
+    (
+        "in no Secret that the pod waits for",
+        lambda d: container(d, "Fleet")[0]["volumes"][-1]["projected"]["sources"][0]["secret"].update(name="other"),
+    ),
+]
+NAMED_MUTATIONS = {
+    ("autoscale", "edge"): EDGE_MUTATIONS,
+    ("autoscale", "edge-cdn"): CDN_MUTATIONS,
+    ("autoscale", "edge-load-balancer"): LOAD_BALANCER_MUTATIONS,
+    ("agones", "edge"): FLEET_MUTATIONS,
+}
+
+
+def judged(name, documents):
+    """What is said about the documents: by the guards, or else by the schemas."""
+    check.complaints.clear()
+    check.guard(name, documents)
+    if not check.complaints:
+        check.validate(name, documents, "1.34")
+    return [*check.complaints]
+
+
 class Mutations(unittest.TestCase):
     def test_each_is_complained_about(self):
         built = [(overlay, check.build(check.DEPLOY / "overlays" / overlay), m) for overlay, m in MUTATIONS.items()]
@@ -246,6 +443,29 @@ class Mutations(unittest.TestCase):
                         check.validate(overlay, documents, "1.34")
                     self.assertTrue(check.complaints, f"{mutate.__name__} passes")
         check.complaints.clear()
+
+    def test_each_change_to_edges_is_named(self):
+        for (overlay, component), mutations in NAMED_MUTATIONS.items():
+            good = check.build_with(check.DEPLOY / "overlays" / overlay, check.DEPLOY / "components" / component)
+            self.assertEqual(judged(overlay, good), [], "good manifests pass")
+            for number, (said, mutate) in enumerate(mutations):
+                with self.subTest(f"{overlay} with {component}, {number}: {said}"):
+                    documents = copy.deepcopy(good)
+                    mutate(documents)
+                    self.assertIn(said, "\n".join(judged(overlay, documents)))
+        check.complaints.clear()
+
+    def test_viewers_reach_encoders_where_there_are_no_edges(self):
+        documents = check.build(check.DEPLOY / "overlays/autoscale")
+        policy(documents, "encoder")["ingress"][0]["ports"].remove({"port": "http"})
+        self.assertIn("viewers do not reach its HTTP port", "\n".join(judged("autoscale", documents)))
+        check.complaints.clear()
+
+    def test_a_bucket_says_where_streams_are(self):
+        documents = check.build_with(check.DEPLOY / "overlays/autoscale", check.DEPLOY / "components/edge")
+        settings(documents)["ENCODER_OUTPUT"] = "gs://bucket/live"
+        drop_variable(edge(documents)[1], "ENCODER_ENCODERS")
+        self.assertEqual(judged("autoscale", documents), [])
 
 
 if __name__ == "__main__":
