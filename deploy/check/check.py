@@ -573,13 +573,45 @@ def guard_cdn(documents, rule, want):
     named = [entry["extensionRef"]["name"] for entry in rule.get("filters", []) if entry["type"] == "ExtensionRef"]
     want(sorted(named) == sorted(filters), "GCPHTTPFilter/edge", "is on no route, or the route names another")
     for cached in filters.values():
-        cache, key = cached["cachePolicy"], cached["cachePolicy"].get("cacheKeyPolicy", {})
-        want(cache.get("cacheMode") == "USE_ORIGIN_HEADERS", "GCPHTTPFilter/edge", "caches playlists for a time of its own")
-        want(cache.get("serveWhileStale") == "0s", "GCPHTTPFilter/edge", "serves old playlists")
-        want(cache.get("negativeCaching") is False, "GCPHTTPFilter/edge", "parts that are about to exist are missing")
-        want(cache.get("requestCoalescing") is True, "GCPHTTPFilter/edge", "each viewer's request reaches an edge")
-        queries = {"_HLS_msn", "_HLS_part"} <= set(key.get("includedQueryParameters", ()))
-        want(key.get("includeQueryString") is True and queries, "GCPHTTPFilter/edge", "a blocking request gets the plain playlist")
+        cache, where = cached["cachePolicy"], "GCPHTTPFilter/edge"
+        key = cache.get("cacheKeyPolicy", {})
+        guard_cache(cache, key.get("includeQueryString") and key.get("includedQueryParameters"), want, where)
+        want(cache.get("serveWhileStale") == "0s", where, "serves old playlists")
+        want(cache.get("requestCoalescing") is True, where, "each viewer's request reaches an edge")
+
+
+def guard_examples(documents, want):
+    """deploy/cdn: what is configured outside the cluster's kustomizations waits as long, and has the same cache key."""
+    for document in documents:
+        if document.get("kind") == "BackendConfig":
+            spec, where = document["spec"], "cdn/ingress.yaml"
+            want(spec["timeoutSec"] >= LONGEST_HOLD + 30, where, "held requests or slow downloads are cut")
+            want(spec["healthCheck"]["port"] == 9090, where, "asks something else")
+            guard_cache(spec["cdn"], spec["cdn"]["cachePolicy"].get("queryStringWhitelist"), want, where)
+            want(spec["cdn"].get("serveWhileStale") == 0, where, "serves old playlists")
+        elif "timeout" in document:
+            seconds = {name: float(value.rstrip("s")) for name, value in document["timeout"].items()}
+            longer = all(seconds[name] > LONGEST_HOLD for name in ("maxAttemptsTimeout", "readTimeout", "responseTimeout"))
+            want(longer, "cdn/media-cdn-origin.yaml", "held requests are cut")
+            allowed = seconds["maxAttemptsTimeout"] <= 30 and seconds["readTimeout"] <= 30
+            want(allowed and seconds["responseTimeout"] <= 120, "cdn/media-cdn-origin.yaml", "is refused by Media CDN")
+        elif "routing" in document:
+            for matcher in document["routing"]["pathMatchers"]:
+                for rule in matcher["routeRules"]:
+                    cache = rule["routeAction"]["cdnPolicy"]
+                    queries = cache["cacheKeyPolicy"].get("includedQueryParameters")
+                    guard_cache(cache, queries, want, "cdn/media-cdn-service.yaml")
+
+
+def guard_cache(cache, queries, want, where):
+    want(cache.get("cacheMode") == "USE_ORIGIN_HEADERS", where, "caches playlists for a time of its own")
+    want(cache.get("negativeCaching") is False, where, "parts that are about to exist are missing")
+    want({"_HLS_msn", "_HLS_part"} <= set(queries or ()), where, "a blocking request gets the plain playlist")
+
+
+def examples():
+    texts = [file.read_text() for file in sorted((DEPLOY / "cdn").glob("*.yaml"))]
+    return [document for text in texts for document in yaml.safe_load_all(text)]
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -626,6 +658,7 @@ def main():
     queries = [*(DEPLOY / "overlays").glob("*/*.yaml"), *(DEPLOY / "components").glob("*/*.yaml")]
     for text in [*(DEPLOY / "dashboard").glob("*.json"), DEPLOY / "base/alerts.yaml", *queries]:
         metrics(text)
+    guard_examples(examples(), lambda truth, where, what: truth or complain(where, what))
     for name in sorted(AWAITED & described()):
         complain("check.py", f"{name} is described now: take it out of AWAITED")
     if complaints:

@@ -7,7 +7,7 @@ import check
 
 
 def find(documents, kind, name="encoder"):
-    return next(d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
+    return next(d for d in documents if d.get("kind") == kind and d["metadata"]["name"] == name)
 
 
 def container(documents, kind="Deployment", name="encoder"):
@@ -411,6 +411,32 @@ NAMED_MUTATIONS = {
 }
 
 
+def service_policy(d):
+    service = next(document for document in d if "routing" in document)
+    return service["routing"]["pathMatchers"][0]["routeRules"][0]["routeAction"]["cdnPolicy"]
+
+
+def origin_timeouts(d):
+    return next(document["timeout"] for document in d if "timeout" in document)
+
+
+def backend_config(d):
+    return find(d, "BackendConfig", "edge")["spec"]
+
+
+EXAMPLE_MUTATIONS = [
+    ("slow downloads", lambda d: backend_config(d).update(timeoutSec=30)),
+    ("asks something else", lambda d: backend_config(d)["healthCheck"].update(port=8080)),
+    ("serves old playlists", lambda d: backend_config(d)["cdn"].pop("serveWhileStale")),
+    ("a time of its own", lambda d: backend_config(d)["cdn"].update(cacheMode="CACHE_ALL_STATIC")),
+    ("gets the plain playlist", lambda d: backend_config(d)["cdn"]["cachePolicy"].pop("queryStringWhitelist")),
+    ("held requests are cut", lambda d: origin_timeouts(d).update(readTimeout="5s")),
+    ("is refused by Media CDN", lambda d: origin_timeouts(d).update(maxAttemptsTimeout="60s")),
+    ("about to exist", lambda d: service_policy(d).update(negativeCaching=True)),
+    ("gets the plain playlist", lambda d: service_policy(d)["cacheKeyPolicy"].pop("includedQueryParameters")),
+]
+
+
 def judged(name, documents):
     """What is said about the documents: by the guards, or else by the schemas."""
     check.complaints.clear()
@@ -454,6 +480,15 @@ class Mutations(unittest.TestCase):
                     mutate(documents)
                     self.assertIn(said, "\n".join(judged(overlay, documents)))
         check.complaints.clear()
+
+    def test_each_change_to_an_example_is_named(self):
+        for number, (said, mutate) in enumerate([("", lambda d: None), *EXAMPLE_MUTATIONS]):
+            with self.subTest(f"{number}: {said}"):
+                documents, found = check.examples(), []
+                mutate(documents)
+                check.guard_examples(documents, lambda truth, where, what: truth or found.append(what))
+                self.assertEqual(bool(found), bool(said), found)
+                self.assertIn(said, "\n".join(found))
 
     def test_viewers_reach_encoders_where_there_are_no_edges(self):
         documents = check.build(check.DEPLOY / "overlays/autoscale")
