@@ -465,8 +465,9 @@ def guard_edge_account(documents, chosen, spec, want, where):
             want(own != theirs and google.get(own) != google.get(theirs), where, "may write to the encoders' store")
             same = settings(documents, container).get("ENCODER_OUTPUT") == chosen.get("ENCODER_OUTPUT")
             want(same, where, "reads another store than the encoders'")
-    asks = chosen.get("ENCODER_OUTPUT", "").startswith("gs://") or chosen.get("ENCODER_ENCODERS") == "origin:8080"
-    want(asks, where, "finds no encoder: no common store, and no encoders to ask")
+    common, asks = chosen.get("ENCODER_OUTPUT", "").startswith("gs://"), "ENCODER_ENCODERS" in chosen
+    want(common or chosen.get("ENCODER_ENCODERS") == "origin:8080", where, "finds no encoder: no common store, and none to ask")
+    want(not (common and asks), where, "asks every encoder once a second, although the bucket says where streams are")
 
 
 def guard_edge_network(documents, metadata, container, want, where):

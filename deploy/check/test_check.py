@@ -499,6 +499,7 @@ class Mutations(unittest.TestCase):
     def test_a_bucket_says_where_streams_are(self):
         documents = check.build_with(check.DEPLOY / "overlays/autoscale", check.DEPLOY / "components/edge")
         settings(documents)["ENCODER_OUTPUT"] = "gs://bucket/live"
+        self.assertIn("asks every encoder", "\n".join(judged("autoscale", documents)))
         drop_variable(edge(documents)[1], "ENCODER_ENCODERS")
         self.assertEqual(judged("autoscale", documents), [])
 
