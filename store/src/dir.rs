@@ -96,15 +96,7 @@ impl DirStore {
     /// files left by an earlier process. If another process is writing to the same directory, one of its temporary
     /// files may be removed too: that write then fails with a retryable error.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let root = root.into();
-        let store = Self {
-            inner: Arc::new(DirInner {
-                root,
-                counter: AtomicU64::new(0),
-                workers: Arc::new(Semaphore::new(WORKERS)),
-                replacing: Mutex::default(),
-            }),
-        };
+        let store = Self::at(root.into());
         store
             .blocking(|inner| {
                 fs::create_dir_all(&inner.root)?;
@@ -118,6 +110,26 @@ impl DirStore {
             })
             .await?;
         Ok(store)
+    }
+
+    /// Opens an existing directory for reading alone: nothing is created or removed.
+    ///
+    /// # Errors
+    /// The directory does not exist or cannot be read.
+    pub async fn open_to_read(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let store = Self::at(root.into());
+        store.blocking(|inner| Ok(fs::read_dir(&inner.root).map(drop)?)).await?;
+        Ok(store)
+    }
+
+    fn at(root: PathBuf) -> Self {
+        let inner = DirInner {
+            root,
+            counter: AtomicU64::new(0),
+            workers: Arc::new(Semaphore::new(WORKERS)),
+            replacing: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The root directory.

@@ -101,6 +101,19 @@ impl Location {
         }
     }
 
+    /// Opens the store for reading alone. A directory must exist, and an account needs no permission to write.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the directory or the bucket cannot be read.
+    pub async fn open_to_read(&self) -> Result<Arc<dyn Store>, OpenError> {
+        match &self.0 {
+            Kind::Directory(path) => Ok(Arc::new(DirStore::open_to_read(path).await?)),
+            Kind::Bucket { bucket, endpoint } => {
+                Ok(Arc::new(GcsStore::open_to_read(bucket.clone(), endpoint.as_deref()).await?))
+            }
+        }
+    }
+
     /// What is wrong with the store's own settings and with this account's permissions there, or could be better. A
     /// directory has nothing to be checked.
     ///

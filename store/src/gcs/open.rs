@@ -86,6 +86,18 @@ impl GcsStore {
         Ok(store)
     }
 
+    /// Opens a location for reading alone: gets a token, then reads and lists. Writes would be refused where the account
+    /// has no more permissions than that. Takes at most half a minute.
+    pub async fn open_to_read(location: BucketLocation, endpoint: Option<&str>) -> Result<Self, BucketError> {
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let store = Self::connect(location, endpoint, deadline).await?;
+        let name = store.location.object(".encoder/reader");
+        let mut proof = Proof::default();
+        store.prove_reading(&name, deadline, &mut proof).await?;
+        proof.judged(&store.location, "roles/storage.objectViewer")?;
+        Ok(store)
+    }
+
     /// Makes clients with a token. Sends no request to the bucket yet.
     pub(super) async fn connect(
         location: BucketLocation,
@@ -137,63 +149,92 @@ impl GcsStore {
             // Boxed: the future is a state machine of 30 kB.
             Box::pin(upload.send_unbuffered()).await.map(drop)
         };
+        let remove = async || {
+            let remove = self.control.delete_object().set_bucket(&self.resource).set_object(&name);
+            remove.with_retry_policy(NeverRetry).send().await
+        };
+        let mut proof = Proof::default();
+        match patiently(deadline, create).await {
+            Err(error) if kind(&error) == ErrorKind::Missing => {
+                return Err(BucketError::NoBucket(self.location.bucket().to_owned()));
+            }
+            created => proof.of("storage.objects.create", created)?,
+        }
+        self.prove_reading(&name, deadline, &mut proof).await?;
+        proof.of("storage.objects.delete", patiently(deadline, remove).await)?;
+        proof.judged(&self.location, "roles/storage.objectUser")
+    }
+
+    /// Reads and lists an object, which may be missing.
+    async fn prove_reading(
+        &self,
+        name: &str,
+        deadline: Instant,
+        proof: &mut Proof,
+    ) -> Result<(), BucketError> {
         let read = async || {
             let read = self
                 .storage
-                .read_object(&self.resource, &name)
+                .read_object(&self.resource, name)
                 .with_retry_policy(NeverRetry)
                 .with_read_resume_policy(NeverResume);
             read.send().await.map(drop)
         };
         let list = async || {
             let list =
-                self.control.list_objects().set_parent(&self.resource).set_prefix(&name).set_page_size(1);
+                self.control.list_objects().set_parent(&self.resource).set_prefix(name).set_page_size(1);
             list.with_retry_policy(NeverRetry).send().await.map(drop)
         };
-        let remove = async || {
-            let remove = self.control.delete_object().set_bucket(&self.resource).set_object(&name);
-            remove.with_retry_policy(NeverRetry).send().await
-        };
-        let mut lacking = Vec::new();
-        let mut said = String::new();
-        let mut judge = |permission: &'static str, result: Result<(), Error>| match result {
-            Ok(()) => Ok(()),
-            Err(error) => match kind(&error) {
-                ErrorKind::Forbidden => {
-                    lacking.push(permission);
-                    if said.is_empty() {
-                        said = text(&error);
-                    }
-                    Ok(())
-                }
-                ErrorKind::Missing if permission == CREATE => {
-                    Err(BucketError::NoBucket(self.location.bucket().to_owned()))
-                }
-                // After the create step a missing object is no error: either creating the object was forbidden, or an
-                // earlier attempt of the delete step removed it.
-                ErrorKind::Missing => Ok(()),
-                ErrorKind::Unauthenticated => Err(BucketError::Credentials(text(&error))),
-                ErrorKind::Passing => Err(BucketError::Unreachable(text(&error))),
-                ErrorKind::Precondition | ErrorKind::BadRequest | ErrorKind::Lasting => {
-                    Err(BucketError::Refused(text(&error)))
-                }
-            },
-        };
-        judge(CREATE, patiently(deadline, create).await)?;
         let (read, list) = tokio::join!(patiently(deadline, read), patiently(deadline, list));
-        judge("storage.objects.get", read)?;
-        judge("storage.objects.list", list)?;
-        judge("storage.objects.delete", patiently(deadline, remove).await)?;
-        if lacking.is_empty() {
-            return Ok(());
+        proof.of("storage.objects.get", read)?;
+        if list.as_ref().is_err_and(|error| kind(error) == ErrorKind::Missing) {
+            return Err(BucketError::NoBucket(self.location.bucket().to_owned()));
         }
-        let bucket = self.location.bucket().to_owned();
-        let role = "roles/storage.objectUser";
-        Err(BucketError::Forbidden { bucket, permissions: lacking.join(", "), role, said })
+        proof.of("storage.objects.list", list)
     }
 }
 
-const CREATE: &str = "storage.objects.create";
+/// Which permissions an account was found to lack.
+#[derive(Default)]
+struct Proof {
+    lacking: Vec<&'static str>,
+    /// The server's message about the first of them.
+    said: String,
+}
+
+impl Proof {
+    /// Judges the result of a call that needs one permission.
+    fn of(&mut self, permission: &'static str, result: Result<(), Error>) -> Result<(), BucketError> {
+        let Err(error) = result else { return Ok(()) };
+        match kind(&error) {
+            ErrorKind::Forbidden => {
+                self.lacking.push(permission);
+                if self.said.is_empty() {
+                    self.said = text(&error);
+                }
+                Ok(())
+            }
+            // A missing object is no error: creating it was forbidden, an earlier attempt removed it, or it was never
+            // meant to exist.
+            ErrorKind::Missing => Ok(()),
+            ErrorKind::Unauthenticated => Err(BucketError::Credentials(text(&error))),
+            ErrorKind::Passing => Err(BucketError::Unreachable(text(&error))),
+            ErrorKind::Precondition | ErrorKind::BadRequest | ErrorKind::Lasting => {
+                Err(BucketError::Refused(text(&error)))
+            }
+        }
+    }
+
+    /// # Errors
+    /// The account lacks a permission; `role` includes all that are needed.
+    fn judged(self, location: &BucketLocation, role: &'static str) -> Result<(), BucketError> {
+        if self.lacking.is_empty() {
+            return Ok(());
+        }
+        let bucket = location.bucket().to_owned();
+        Err(BucketError::Forbidden { bucket, permissions: self.lacking.join(", "), role, said: self.said })
+    }
+}
 
 /// Waits for the first token. A failure is only retried if the crate calls it transient.
 async fn token(credentials: &Credentials, deadline: Instant) -> Result<(), BucketError> {
