@@ -8,6 +8,7 @@ mod archive;
 mod commands;
 mod config;
 mod delivery;
+mod edge;
 mod events;
 mod fault;
 mod fleet;

@@ -102,6 +102,9 @@ pub struct StreamStatus {
     pub stored: Option<StoredStatus>,
     /// Whether there is a thumbnail.
     pub picture: bool,
+    /// Viewers at edges by rung, as edges report them; those who ask this encoder are not counted.
+    #[serde(default)]
+    pub viewers: BTreeMap<String, u64>,
 }
 
 /// One stream, and who publishes it.
@@ -261,6 +264,7 @@ mod tests {
             "streams": [{
                 "app": "live", "name": "demo", "latency": 4.0, "latency_from": "taken_over", "next_latency": 8.0,
                 "published": true, "age_seconds": 5, "passed_through": false, "picture": true,
+                "viewers": { "360p": 12 },
                 "source": { "width": 1280, "height": 720, "frame_rate": 29.97 },
                 "rungs": [
                     { "name": "360p", "width": 640, "height": 360, "frame_rate": [30, 1], "bitrate": 800_000 },
@@ -317,6 +321,7 @@ mod tests {
             output: BTreeMap::new(),
             stored: None,
             picture: false,
+            viewers: BTreeMap::new(),
         };
         let document = serde_json::to_value(&stream).unwrap();
         for field in ["source", "rungs", "stored"] {

@@ -90,6 +90,23 @@ pub(crate) fn describe() {
             "encoder_certificate_changes_total",
             "TLS files that were seen to have changed, by what became of it",
         ),
+        (
+            "encoder_edge_upstream_requests_total",
+            "An edge's requests to encoders, by kind (playlist, object) and result: found, missing, not_yet, failed",
+        ),
+        (
+            "encoder_edge_objects_total",
+            "Objects that an edge looked for, by how they came: hit (in memory), joined (fetched already for another \
+             request), fetched",
+        ),
+        (
+            "encoder_edge_lookups_total",
+            "Look-ups of where a stream is, by result: encoder, store, none, failed, refused (too many unknown names)",
+        ),
+        ("encoder_edge_moves_total", "Playlists whose stream an edge has followed to another encoder"),
+        ("encoder_edge_stored_total", "Objects that an edge has read from the store"),
+        ("encoder_edge_reports_refused_total", "Reports about viewers from more edges than are kept"),
+        ("encoder_viewer_stalls_total", "Stalls that players tell of (CMCD)"),
         ("encoder_store_segments_total", "Segments that the store has acknowledged"),
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
         ("encoder_store_writes_total", "Attempts to write to or remove from the store, by kind and result"),
@@ -116,6 +133,38 @@ pub(crate) fn describe() {
         "encoder_store_bytes_total",
         Unit::Bytes,
         "Bytes of segments that the store has acknowledged"
+    );
+    describe_counter!(
+        "encoder_edge_upstream_bytes_total",
+        Unit::Bytes,
+        "Bytes of playlists and media that an edge has fetched from encoders"
+    );
+    describe_gauge!("encoder_edge_cache_bytes", Unit::Bytes, "Bytes that an edge keeps in memory");
+    describe_gauge!("encoder_edge_streams", Unit::Count, "Streams that an edge's viewers ask for");
+    describe_gauge!(
+        "encoder_edge_playlists",
+        Unit::Count,
+        "Media playlists that an edge follows at encoders"
+    );
+    describe_gauge!(
+        "encoder_viewers",
+        Unit::Count,
+        "Distinct viewers at an edge, by rung; each counts for 15 s after the last request"
+    );
+    describe_histogram!(
+        "encoder_viewer_buffer_seconds",
+        Unit::Seconds,
+        "Media in players' buffers, as players tell (CMCD)"
+    );
+    describe_histogram!(
+        "encoder_viewer_bitrate_bits",
+        Unit::Count,
+        "Bits per second of what players ask for (CMCD)"
+    );
+    describe_histogram!(
+        "encoder_viewer_latency_seconds",
+        Unit::Seconds,
+        "Distance from live on players' screens, as players tell (CMCD)"
     );
     describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
     describe_gauge!("encoder_spool_bytes", Unit::Bytes, "Bytes of late segments that wait on disk");

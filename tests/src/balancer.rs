@@ -1,6 +1,7 @@
 //! HAProxy as a fleet's balancer: TCP mode, HTTP health checks. HAProxy sees no more of an encoder than any balancer
 //! sees of a pod.
 
+use crate::edge_process::Edge;
 use crate::encoder_process::free_port;
 use crate::http::Client;
 use crate::patience::eventually;
@@ -45,7 +46,6 @@ impl Balancer {
     /// load.
     #[track_caller]
     pub fn start(servers: &[Server], interval: Duration) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let (port, stats) = (free_port(), free_port());
         let mut text = format!(
             "defaults\n mode tcp\n timeout connect 2s\n timeout client 1h\n timeout server 1h\n \
@@ -60,6 +60,12 @@ impl Balancer {
             let backup = if *backup { " backup" } else { "" };
             writeln!(text, " server s{n} 127.0.0.1:{rtmp} port {admin}{backup}").expect("a String takes it");
         }
+        Self::with_config(&text, port, stats)
+    }
+
+    #[track_caller]
+    fn with_config(text: &str, port: u16, stats: u16) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("haproxy.cfg");
         std::fs::write(&config, text).expect("the folder takes a file");
         let mut program =
@@ -72,6 +78,31 @@ impl Balancer {
             client.get(&format!("http://127.0.0.1:{stats}/;csv")).ok().filter(|r| r.status == 200)
         });
         Self { program, _folder: folder, port, stats, client }
+    }
+
+    /// Starts a balancer over edges: HTTP, round robin, with a health check every half second; a request that an edge
+    /// did not answer goes to another one.
+    #[track_caller]
+    pub fn of_edges(edges: &[&Edge]) -> Self {
+        let (port, stats) = (free_port(), free_port());
+        let mut text = format!(
+            "defaults\n mode http\n timeout connect 1s\n timeout client 1h\n timeout server 30s\n \
+             timeout check 1s\n retries 3\n option redispatch 1\n retry-on conn-failure empty-response\n\
+             frontend viewers\n bind 127.0.0.1:{port}\n default_backend encoders\n\
+             frontend stats\n bind 127.0.0.1:{stats}\n stats enable\n stats uri /\n\
+             backend encoders\n balance roundrobin\n option httpchk GET /readyz\n http-check expect status 200\n \
+             default-server check inter 500ms fall 1 rise 1 on-marked-down shutdown-sessions\n"
+        );
+        for (n, edge) in edges.iter().enumerate() {
+            writeln!(text, " server s{n} 127.0.0.1:{} port {}", edge.http, edge.admin)
+                .expect("a String takes it");
+        }
+        Self::with_config(&text, port, stats)
+    }
+
+    /// URL for viewers, of a balancer over edges.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
     }
 
     /// URL to publish to.

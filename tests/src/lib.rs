@@ -9,6 +9,7 @@ pub mod boxes;
 pub mod browser;
 pub mod certificate;
 pub mod checker;
+pub mod edge_process;
 pub mod encoder_process;
 pub mod event_receiver;
 pub mod fixtures;

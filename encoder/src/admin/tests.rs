@@ -59,6 +59,7 @@ impl Scene {
             probe,
             when_full: WhenFull::Tell,
             identity: Identity::open(&Default::default()).unwrap(),
+            advertised: None,
             limits: PublishLimits { bits_per_second: 20_000_000, duration: Duration::from_secs(86_400) },
         });
         let AdminRoutes { router, describe } = routes(registry.clone());

@@ -5,10 +5,11 @@ use super::contents::Contents;
 use super::each::{Failure, each, persist};
 use super::names::{ArchivePlace, parse_segment};
 use super::page::{BadPage, Page, PageEntry};
+use crate::origin::StreamPath;
 use hls::fmp4::index::{DamagedSegment, MediaKind, Scanner, SegmentIndex};
-use hls::{RungName, SegmentInfo, names};
+use hls::{RungName, SegmentInfo, SessionId, names};
 use media::time::rescale;
-use media::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::{Listed, ObjectName, Store, StoreError};
@@ -17,6 +18,9 @@ use store::{Listed, ObjectName, Store, StoreError};
 const AT_A_TIME: usize = 16;
 /// Most pages of one archive: half a year at one page a minute.
 const MAX_PAGES: usize = 262_144;
+
+/// Most archives of one stream that are looked at for the newest one.
+const MOST_ARCHIVES: usize = 256;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,38 @@ pub(crate) async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec
     let mut seen = BTreeSet::new();
     let places = objects.iter().filter_map(|listed| ArchivePlace::of_object(stream, &listed.name));
     Ok(places.filter(|place| seen.insert(place.session().clone())).collect())
+}
+
+/// The session of a stream's newest archive that began at `since` or later; with `sealed`, `None` if that archive is not
+/// complete. Reads at most a page of each archive's names.
+///
+/// # Errors
+/// The store does not answer, or the stream has more than [`MOST_ARCHIVES`] archives since then.
+pub(crate) async fn newest(
+    store: &Arc<dyn Store>,
+    stream: &StreamPath,
+    since: WallTime,
+    sealed: bool,
+) -> Result<Option<SessionId>, StoreError> {
+    let stream = stream.to_string();
+    let folder = ArchivePlace::all(&stream);
+    // Sessions sort by age.
+    let first = SessionId::from_start(since.unix_micros(), 0);
+    let mut after = Some(ObjectName::new(format!("{folder}/{first}")));
+    let mut newest = None;
+    for _ in 0..MOST_ARCHIVES {
+        let listed = store.list(&folder, after.as_ref()).await?;
+        let last = listed.iter().rev().find_map(|listed| ArchivePlace::of_object(&stream, &listed.name));
+        let Some(place) = last else {
+            let Some(place): Option<ArchivePlace> = newest else { return Ok(None) };
+            let complete = !sealed || store.read(&place.sealed()).await?.is_some();
+            return Ok(complete.then(|| place.session().clone()));
+        };
+        // Names of the same archive are skipped: `0` is the character after the slash.
+        after = Some(ObjectName::new(format!("{}0", place.folder())));
+        newest = Some(place);
+    }
+    Err(StoreError::Unavailable("the stream has too many archives".into()))
 }
 
 /// The stream's archives that are not complete, oldest first.

@@ -34,6 +34,7 @@ pub(crate) mod seal;
 pub(crate) mod testing;
 
 pub(crate) use driver::{Archive, ArchiveManager, RecordingHandle};
+pub(crate) use load::newest;
 pub(crate) use recorder::ArchiveSettings;
 
 /// This process's name as the owner of archives: host name (a pod's, in a container) and process ID.

@@ -3,6 +3,7 @@
 
 mod archive;
 mod bucket;
+mod edge;
 mod lobby;
 mod serve;
 mod transcode;
@@ -56,6 +57,11 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             logging::start(logging_as(&args.log_format));
             let config = config::lobby(&args).map_err(Fault::Settings)?;
             on_runtime(lobby::run(config))?;
+        }
+        Command::Edge(args) => {
+            logging::start(logging_as(&args.log_format));
+            let config = config::edge::edge(&args).map_err(Fault::Settings)?;
+            on_runtime(edge::run(config))?;
         }
         #[cfg(feature = "publish")]
         Command::Publish(args) => {

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Answer publishers while all encoders are busy: an RTMP status tells them to try again
     Lobby(LobbyArgs),
+    /// Answer viewers for all encoders of a fleet: live from memory, afterwards from the store
+    Edge(EdgeArgs),
     /// Publish a file or a test pattern to an RTMP server, in real time
     #[cfg(feature = "publish")]
     Publish(publisher::PublishArgs),
@@ -242,6 +244,17 @@ pub(crate) struct ServeArgs {
     /// Seconds after which a broadcast is ended
     #[arg(long, env = "ENCODER_MAX_DURATION", value_name = "SECONDS", default_value = "86400")]
     pub max_duration: String,
+    /// Where edges reach this encoder: its address, and the port if it is not that of --http-listen. Sealed with
+    /// --edge-secret, the address is left in the store for edges
+    #[arg(long, env = "ENCODER_ADVERTISE", value_name = "IP[:PORT]")]
+    pub advertise: Option<String>,
+    /// A secret that encoders and edges share: a line of 16 characters at least. Each further line is accepted too, so
+    /// that the secret can be changed
+    #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
+    pub edge_secret: Option<String>,
+    /// Who is answered on the HTTP ports: `everyone`, or `edges` alone, which know the secret
+    #[arg(long, env = "ENCODER_ORIGIN_FOR", value_name = "WHOM", default_value = "everyone")]
+    pub origin_for: String,
     /// Seconds that an idle connection of a viewer is kept; longer than the proxies in front keep theirs
     #[arg(long, env = "ENCODER_HTTP_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "650")]
     pub http_idle_timeout: String,
@@ -318,6 +331,62 @@ pub(crate) struct LobbyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub publishers: PublisherArgs,
+    /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
+    #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: String,
+}
+
+/// The settings of `edge`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EdgeArgs {
+    /// Where viewers or a CDN connect
+    #[arg(long, env = "ENCODER_HTTP_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
+    pub http_listen: String,
+    /// Where they connect with TLS
+    #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
+    pub https_listen: Option<String>,
+    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
+    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Private key of the first certificate (PEM)
+    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Where operators connect: probes, metrics, status; not for the public
+    #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
+    pub admin_listen: String,
+    /// The store of the encoders, which is only read: it says where streams are, and has what is no longer live
+    #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR|gs://…")]
+    pub output: Option<String>,
+    /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials
+    #[arg(long, env = "ENCODER_GCS_ENDPOINT", value_name = "URL")]
+    pub gcs_endpoint: Option<String>,
+    /// HTTP ports of encoders that are asked for their streams, where there is no store in common; a host name stands
+    /// for all its addresses
+    #[arg(long, env = "ENCODER_ENCODERS", value_name = "HOST:PORT,…")]
+    pub encoders: Option<String>,
+    /// A secret that encoders and edges share: a line of 16 characters at least. Each further line is accepted too, so
+    /// that the secret can be changed
+    #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
+    pub edge_secret: Option<String>,
+    /// Mebibytes of segments and parts that are kept in memory
+    #[arg(long, env = "ENCODER_CACHE_SIZE", value_name = "MIB", default_value = "512")]
+    pub cache_size: String,
+    /// Connections of viewers for each port; twice as many requests may be held
+    #[arg(long, env = "ENCODER_CONNECTIONS", value_name = "N", default_value = "20000")]
+    pub connections: String,
+    /// Seconds that an idle connection is kept; longer than the proxies in front keep theirs
+    #[arg(long, env = "ENCODER_HTTP_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "650")]
+    pub http_idle_timeout: String,
+    /// Seconds that answers in progress get after SIGTERM
+    #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    pub drain_timeout: String,
+    /// Connections of the trusted proxies begin with a PROXY protocol header (version 1 or 2)
+    #[arg(long, env = "ENCODER_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
+    /// Addresses of the proxies whose word about a client's address is believed: in PROXY headers, or without those in
+    /// X-Forwarded-For
+    #[arg(long, env = "ENCODER_TRUSTED_PROXIES", value_name = "CIDR,…")]
+    pub trusted_proxies: Option<String>,
     /// Format of log lines: `text`, or `json` for Google Cloud's structured logging
     #[arg(long, env = "ENCODER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: String,

@@ -2,12 +2,14 @@
 //! bound here, and the only files read are those that settings name: certificates and keys.
 
 pub(crate) mod cli;
+pub(crate) mod edge;
 pub(crate) mod file;
 
 use crate::archive;
 use crate::config::cli::{
     ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TranscodeArgs,
 };
+use crate::config::edge::EdgesConfig;
 use crate::fleet::Engine;
 use crate::identity::FollowedFile;
 use crate::ingest::tls::{self, Identity};
@@ -75,6 +77,8 @@ pub(crate) struct ServeConfig {
     pub http_idle_timeout: Duration,
     /// Who may change something through the admin port.
     pub admin_access: AdminAccess,
+    /// What is done about edges.
+    pub edges: EdgesConfig,
     /// Who is told what happens to streams.
     pub events: Option<EventsConfig>,
     /// The location of the store.
@@ -352,7 +356,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let spool_mib = validator.number("--spool-size", &args.spool_size, 1u64, 1 << 30);
     let archive = archive_settings(&args.archive, args.archive_rung.as_deref());
     let archive = archive.map_err(|bad| validator.bad.extend(bad)).ok();
-    let identity = identity(args, &mut validator);
+    let tls_listeners = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)];
+    let identity = identity(&tls_listeners, &args.tls_cert, &args.tls_key, &mut validator);
+    let edges = edge::edges(args, &mut validator);
     let capacity = validator.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = validator.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
     let publish_timeout = validator.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
@@ -400,6 +406,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
                 duration: Duration::from_secs_f64(max_duration?),
             },
             http_idle_timeout: Duration::from_secs_f64(http_idle_timeout?),
+            edges,
             admin_access,
             events,
             output: output?,
@@ -432,14 +439,7 @@ pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
     let rtmp_listen = validator.address("--rtmp-listen", &args.rtmp_listen);
     let rtmp_listen = rtmp_listen.and_then(|at| publishers.restricted("--rtmp-listen", at, &mut validator));
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
-    let encoders: Vec<String> =
-        args.encoders.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
-    for encoder in &encoders {
-        let port = encoder.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
-        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-            validator.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
-        }
-    }
+    let encoders = encoders(&args.encoders, &mut validator);
     check_log_format(&args.log_format, &mut validator);
     let all = (|| {
         Some(LobbyConfig { rtmp_listen: rtmp_listen?, admin_listen: admin_listen?, encoders, publishers })
@@ -448,6 +448,19 @@ pub(crate) fn lobby(args: &LobbyArgs) -> Result<LobbyConfig, Vec<BadSetting>> {
         Some(config) if validator.bad.is_empty() => Ok(config),
         _ => Err(validator.bad),
     }
+}
+
+/// Encoders as `HOST:PORT`, separated by commas.
+fn encoders(given: &str, validator: &mut Validator) -> Vec<String> {
+    let encoders: Vec<String> =
+        given.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+    for encoder in &encoders {
+        let port = encoder.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            validator.reject("--encoders", encoder, "must be a host and a port, as in encoders:9090");
+        }
+    }
+    encoders
 }
 
 /// Validates the settings of `bucket check`: the location, and an emulator's URL.
@@ -565,7 +578,7 @@ fn publishers(
         hook,
         anyone: args.publish_anyone || unusable,
         narrowed: false,
-        trusted_proxies: trusted_proxies(args, validator),
+        trusted_proxies: trusted_proxies(args.proxy_protocol, args.trusted_proxies.as_deref(), validator),
     }
 }
 
@@ -574,25 +587,32 @@ fn given(text: &Option<String>) -> Option<&String> {
     text.as_ref().filter(|text| !text.is_empty())
 }
 
-fn trusted_proxies(args: &PublisherArgs, validator: &mut Validator) -> Option<Vec<IpNet>> {
-    const FLAG: &str = "--trusted-proxies";
-    let given = args.trusted_proxies.as_deref().unwrap_or_default();
+const NEEDS_PROXIES: &str = "needs --trusted-proxies: without it anybody could claim any address";
+
+/// The networks of `--trusted-proxies`.
+fn networks(given: &str, validator: &mut Validator) -> Vec<IpNet> {
     let mut network = |text: &str| {
         let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        validator.take(FLAG, text, parsed.map_err(|_| "must be addresses or networks, as in 10.0.0.0/8"))
+        let problem = "must be addresses or networks, as in 10.0.0.0/8";
+        validator.take("--trusted-proxies", text, parsed.map_err(|_| problem))
     };
-    let items = given.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let networks: Vec<_> = items.filter_map(&mut network).collect();
-    match (args.proxy_protocol, given.is_empty()) {
-        (true, true) => validator.reject(
-            "--proxy-protocol",
-            "",
-            "needs --trusted-proxies: without it anybody could claim any address",
-        ),
+    given.split(',').map(str::trim).filter(|item| !item.is_empty()).filter_map(&mut network).collect()
+}
+
+fn trusted_proxies(
+    proxy_protocol: bool,
+    given: Option<&str>,
+    validator: &mut Validator,
+) -> Option<Vec<IpNet>> {
+    const FLAG: &str = "--trusted-proxies";
+    let given = given.unwrap_or_default();
+    let networks = networks(given, validator);
+    match (proxy_protocol, given.is_empty()) {
+        (true, true) => validator.reject("--proxy-protocol", "", NEEDS_PROXIES),
         (false, false) => validator.reject(FLAG, given, "is not used without --proxy-protocol"),
         (true, false) | (false, true) => {}
     }
-    args.proxy_protocol.then_some(networks)
+    proxy_protocol.then_some(networks)
 }
 
 impl PublisherConfig {
@@ -722,27 +742,26 @@ fn gcs_endpoint(endpoint: Option<&str>, validator: &mut Validator) -> Option<Str
 
 /// Certificate and key, if both are given and valid. Rejects settings that give listeners without files or files
 /// without listeners.
-fn identity(args: &ServeArgs, validator: &mut Validator) -> Option<Identity> {
-    let listener = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)]
-        .into_iter()
-        .find_map(|(flag, value)| value.as_ref().map(|value| (flag, value)));
-    let files = [("--tls-cert", &args.tls_cert), ("--tls-key", &args.tls_key)];
-    for (flag, file) in files {
+fn identity(
+    listeners: &[(&'static str, &Option<String>)],
+    cert: &Option<String>,
+    key: &Option<String>,
+    validator: &mut Validator,
+) -> Option<Identity> {
+    let listener = listeners.iter().find_map(|(flag, value)| value.as_ref().map(|value| (*flag, value)));
+    for (flag, file) in [("--tls-cert", cert), ("--tls-key", key)] {
         match (listener, file) {
             (Some((listener, address)), None) => {
                 validator.reject(listener, address, format!("needs {flag} as well"));
             }
             (None, Some(file)) => {
-                validator.reject(
-                    flag,
-                    file,
-                    "is not used: neither --https-listen nor --rtmps-listen is given",
-                );
+                let flags: Vec<_> = listeners.iter().map(|(flag, _)| *flag).collect();
+                validator.reject(flag, file, format!("is not used without {}", flags.join(" or ")));
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
-    let (cert_file, key_file) = (args.tls_cert.as_ref()?, args.tls_key.as_ref()?);
+    let (cert_file, key_file) = (cert.as_ref()?, key.as_ref()?);
     let chain = validator.take("--tls-cert", cert_file, tls::Chain::read(cert_file.as_ref()));
     let key = validator.take("--tls-key", key_file, tls::Key::read(key_file.as_ref()));
     let identity = Identity::new((cert_file.into(), chain?), (key_file.into(), key?));

@@ -3,6 +3,7 @@
 
 pub(crate) mod agones;
 pub(crate) mod neighbour;
+pub(crate) mod resolve;
 pub(crate) mod sidecar;
 
 use std::net::{Ipv4Addr, SocketAddr};

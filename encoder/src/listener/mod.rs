@@ -92,6 +92,7 @@ pub(crate) struct EntryHandle {
     limiter: Limiter,
     id: ConnectionId,
     source: Source,
+    address: IpAddr,
     evicted: Arc<Notify>,
 }
 
@@ -227,7 +228,7 @@ impl Limiter {
             signal.notify_one();
             self.0.refusals.record(Reason::Evicted, source);
         }
-        let handle = EntryHandle { limiter: self.clone(), id, source, evicted };
+        let handle = EntryHandle { limiter: self.clone(), id, source, address: peer.ip(), evicted };
         Some(TableEntry { peer, handle, _descriptor: descriptor })
     }
 
@@ -275,6 +276,11 @@ impl Drop for TableEntry {
 // === impl EntryHandle, HeldRequest ===
 
 impl EntryHandle {
+    /// The client's address; behind a trusted proxy that of the proxy's client.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Bytes have come that count as progress.
     pub(crate) fn progress(&self) {
         self.limiter.lock().table.progress(self.id, Instant::now());

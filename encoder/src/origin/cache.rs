@@ -113,7 +113,17 @@ impl fmt::Display for StreamPath {
     }
 }
 
-// === impl Slot ===
+// === impl CachedObject ===
+
+impl CachedObject {
+    /// An object with its ETag; `reload` for a media playlist.
+    pub(crate) fn new(object: Object, reload: Option<Reloadable>) -> Self {
+        let etag = etag(&object);
+        Self { object, etag, reload, gzip: OnceLock::new() }
+    }
+}
+
+// === impl CacheSlot ===
 
 impl CacheSlot {
     fn stored(&self) -> Arc<CachedObject> {
@@ -135,16 +145,14 @@ impl ObjectCache {
     /// Adds or replaces an object; `path` is relative to the stream (`720p/index.m3u8`). The first object creates the
     /// stream's entry.
     pub fn put(&self, stream: &StreamPath, path: &str, object: Object) {
-        let etag = etag(&object);
-        let stored = Arc::new(CachedObject { object, etag, reload: None, gzip: OnceLock::new() });
+        let stored = Arc::new(CachedObject::new(object, None));
         write(&self.stream_objects_or_new(stream).objects).insert(path.to_owned(), CacheSlot::Plain(stored));
     }
 
     /// Adds or replaces a media playlist and wakes the requests that wait for it. Everything that the playlist lists
     /// must have been added before.
     pub fn put_playlist(&self, stream: &StreamPath, path: &str, object: Object, reload: Reloadable) {
-        let etag = etag(&object);
-        let stored = Arc::new(CachedObject { object, etag, reload: Some(reload), gzip: OnceLock::new() });
+        let stored = Arc::new(CachedObject::new(object, Some(reload)));
         let stream_objects = self.stream_objects_or_new(stream);
         let mut objects = write(&stream_objects.objects);
         match objects.get(path) {
@@ -188,9 +196,8 @@ impl ObjectCache {
     }
 
     /// The number of receivers that follow a media playlist.
-    #[cfg(test)]
-    pub(super) fn followers(&self, stream: &StreamPath, path: &str) -> usize {
-        let stream_objects = self.stream_objects(stream).unwrap();
+    pub(crate) fn followers(&self, stream: &StreamPath, path: &str) -> usize {
+        let Some(stream_objects) = self.stream_objects(stream) else { return 0 };
         match read(&stream_objects.objects).get(path) {
             Some(CacheSlot::MediaPlaylist(versions)) => versions.receiver_count(),
             Some(CacheSlot::Plain(_)) | None => 0,

@@ -1,35 +1,39 @@
-//! Turns requests into answers. The content of answers comes from [`super::cache`] and [`super::page`]; which
-//! playlist version a request waits for is decided in [`super::reload`], playlists are compressed in [`super::gzip`],
-//! and sockets with their limits belong in [`super::serve`].
+//! Turns requests into answers. The content of answers comes from [`super::source`] and [`super::page`]; which
+//! playlist version a request waits for is decided in [`super::reload`], how long a shared cache keeps an answer in
+//! [`super::caching`], playlists are compressed in [`super::gzip`], and sockets with their limits belong in [`super::serve`].
 
-use super::cache::{
-    CachedObject, MEDIA_PLAYLIST, MULTIVARIANT, ObjectCache, StreamInfo, StreamPath, THUMBNAIL,
-};
+use super::cache::CachedObject;
+use super::caching::{Asked, BRIEFLY, NO_STORE, cache_control};
 use super::reload::{self, Reload, RequestedVersion};
-use super::{gzip, page};
-use crate::listener::EntryHandle;
+use super::source::{Found, HOLD_TARGET_DURATIONS, ListedStream, ObjectSource, StoredObject};
+use super::{StreamPath, gzip, page, told};
+use crate::edge::EdgeAccess;
+use crate::listener::{EntryHandle, HeldRequest};
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use listen::fairness::Source;
 use serde::Serialize;
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
-use store::content_type;
+use store::{Caching, StoreError, content_type};
 use tokio::sync::watch;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{Any, CorsLayer};
 
-/// For answers that must not be cached: here an error can become a success within a second.
-const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-
-/// A request is held for at most this many target durations and then answered with 503 (rfc8216bis 6.2.5.2). After a
-/// 503, hls.js 1.7.4 polls without directives until the playlist is updated.
-const HOLD_TARGET_DURATIONS: u32 = 3;
+/// Bytes that are read from the store at once, for one client.
+const STORED_PIECE: u64 = 1 << 20;
+/// Time-out of such a read.
+const STORED_PIECE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a browser may cache a preflight's answer; Chromium caps this at two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
@@ -43,16 +47,36 @@ const CMCD: [HeaderName; 4] = [
     HeaderName::from_static("cmcd-status"),
 ];
 
+/// The address of the client that a request is for, where that is not the connection's: set by a layer before the
+/// router.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ViewerAddress(pub(crate) IpAddr);
+
+/// What a router answers from, and whom.
+struct Origin<S> {
+    source: Arc<S>,
+    edges: Arc<EdgeAccess>,
+}
+
+// Derived, it would ask for a source that can be cloned.
+impl<S> Clone for Origin<S> {
+    fn clone(&self) -> Self {
+        Self { source: Arc::clone(&self.source), edges: Arc::clone(&self.edges) }
+    }
+}
+
 /// The public routes:
 ///
 /// | path | answer |
 /// |---|---|
 /// | `/` and `/assets/…` | the player page, embedded |
 /// | `/streams.json` | streams that are live |
-/// | `/{app}/{name}/…` | an object of the object cache: GET, HEAD, one byte range, `If-None-Match` |
+/// | `/{app}/{name}/…` | an object of the source: GET, HEAD, one byte range, `If-None-Match` |
 /// | `…/index.m3u8?_HLS_msn=N&_HLS_part=P` | a media playlist, held until it lists part P of segment N |
 /// | `…/{session}-{seq}.{part}.m4s` | a part; if a playlist hints at the part, held until the part is complete |
-pub(crate) fn router(cache: Arc<ObjectCache>) -> Router {
+///
+/// `edges` says who may ask: everybody, or edges alone.
+pub(crate) fn router<S: ObjectSource>(source: Arc<S>, edges: Arc<EdgeAccess>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
@@ -71,18 +95,31 @@ pub(crate) fn router(cache: Arc<ObjectCache>) -> Router {
             header::DATE,
             header::ETAG,
         ])
+        // The answer is the same for every origin. A `Vary` would make shared caches keep one copy for each.
+        .vary([])
         .max_age(PREFLIGHT_MAX_AGE);
     let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(is_text);
+    let origin = Origin { source, edges: Arc::clone(&edges) };
     Router::new()
         .route("/", get(page::index))
         .route("/assets/{file}", get(page::asset))
-        .route("/streams.json", get(streams))
-        .with_state(Arc::clone(&cache))
+        .route("/streams.json", get(streams::<S>))
+        .with_state(origin.clone())
         .layer(compression)
         // Not a route with captures: those decode percent-encoding, which no object name needs. Added after the
         // compression layer, so that the layer does not apply: it would compress a playlist again for each viewer.
-        .fallback_service(get(object).with_state(cache))
+        .fallback_service(get(object::<S>).with_state(origin))
         .layer(cors)
+        .layer(middleware::from_fn_with_state(edges, only_those_who_may))
+}
+
+/// Answers strangers with 403 where edges alone may ask.
+async fn only_those_who_may(State(edges): State<Arc<EdgeAccess>>, request: Request, next: Next) -> Response {
+    if edges.allows(request.headers()) {
+        next.run(request).await
+    } else {
+        (StatusCode::FORBIDDEN, [NO_STORE], "this encoder answers edges alone\n").into_response()
+    }
 }
 
 /// Compress the text files of the player page; pictures are already compressed.
@@ -103,112 +140,85 @@ struct Listing {
     streams: Vec<ListedStream>,
 }
 
-#[derive(Serialize)]
-struct ListedStream {
-    app: String,
-    name: String,
-    /// The URL path of the multivariant playlist.
-    playlist: String,
-    /// The URL path of the thumbnail, if there is one.
-    thumbnail: Option<String>,
-    /// The stream's start in milliseconds since 1970.
-    since_unix_ms: i64,
-    latency_secs: f64,
-    hold_back_secs: f64,
-    rungs: Vec<String>,
-}
-
-async fn streams(State(cache): State<Arc<ObjectCache>>) -> Response {
-    let list = |(path, info): (StreamPath, StreamInfo)| ListedStream {
-        playlist: format!("/{path}/{MULTIVARIANT}"),
-        thumbnail: cache.get(&path, THUMBNAIL).map(|_| format!("/{path}/{THUMBNAIL}")),
-        app: path.app.to_string(),
-        name: path.name.to_string(),
-        since_unix_ms: info.started.unix_micros() / 1000,
-        latency_secs: info.latency_secs,
-        hold_back_secs: info.hold_back_secs,
-        rungs: info.rungs,
-    };
-    let listing = Listing { streams: cache.live().into_iter().map(list).collect() };
-    ([NO_STORE], Json(listing)).into_response()
+async fn streams<S: ObjectSource>(State(origin): State<Origin<S>>) -> Response {
+    ([BRIEFLY], Json(Listing { streams: origin.source.listing() })).into_response()
 }
 
 // === objects ===
 
-async fn object(
-    State(cache): State<Arc<ObjectCache>>,
+async fn object<S: ObjectSource>(
+    State(origin): State<Origin<S>>,
     connection: Option<Extension<EntryHandle>>,
+    viewer: Option<Extension<ViewerAddress>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let Some((stream, path)) = split(uri.path()) else { return not_found() };
+    let is_edge = origin.edges.is_edge(&headers);
     // `None`: too many requests are held. Without a connection, as in tests of the router alone, nothing is counted.
     let hold = || connection.as_ref().map_or(Some(None), |connection| connection.hold().map(Some));
-    let Some(stored) = cache.get(&stream, path) else {
-        let Some(wait) = hinted(&cache, &stream, path) else { return not_found() };
-        let Some(_held) = hold() else { return too_many_held() };
-        return match wait.until_complete(&cache, &stream, path).await {
-            Some(part) => answer(&part, &headers),
-            None => not_found(),
+    let client = viewer.map(|Extension(ViewerAddress(address))| address);
+    let client = client.or_else(|| connection.as_ref().map(|connection| connection.address()));
+    let client = client.map(Source::from);
+    let (found, held): (Found, Option<Option<HeldRequest>>) =
+        match origin.source.find(&stream, path, uri.query(), client) {
+            Found::Later(found) => {
+                let Some(held) = hold() else { return too_many_held() };
+                // Free what is not needed while the request is held: thousands may be held at the same time.
+                drop((origin, stream));
+                (found.await, Some(held))
+            }
+            found => {
+                if is_edge && matches!(found, Found::Playlist(_)) {
+                    origin.edges.reports.record(&stream, &headers);
+                }
+                (found, None)
+            }
         };
-    };
-    let Some(reloadable) = &stored.reload else { return answer(&stored, &headers) };
-    match reload::decide(uri.query(), reloadable) {
-        Ok(Reload::Now) => answer(&stored, &headers),
+    match found {
+        Found::Object(stored) => answer(&stored, &headers, Asked::Plainly, is_edge),
+        Found::Playlist(versions) => {
+            let hold = || held.map_or_else(hold, Some);
+            playlist(versions, uri.query(), &headers, is_edge, hold).await
+        }
+        Found::Stored(stored) => from_store(stored, &headers),
+        Found::Missing => not_found(),
+        Found::NotNow | Found::Later(_) => (StatusCode::NOT_FOUND, [NO_STORE], "not found\n").into_response(),
+        Found::Overloaded => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [NO_STORE, (header::RETRY_AFTER, HeaderValue::from_static("1"))],
+            "asked too much: try again\n",
+        )
+            .into_response(),
+    }
+}
+
+/// Answers with the version of a media playlist that the request is for, as soon as there is one.
+async fn playlist(
+    versions: watch::Receiver<Arc<CachedObject>>,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    is_edge: bool,
+    hold: impl FnOnce() -> Option<Option<HeldRequest>>,
+) -> Response {
+    let stored = Arc::clone(&versions.borrow());
+    let Some(reloadable) = &stored.reload else { return answer(&stored, headers, Asked::Plainly, is_edge) };
+    let asked = if reload::has_directives(query) { Asked::ForVersion } else { Asked::Plainly };
+    match reload::decide(query, reloadable) {
+        Ok(Reload::Now) => answer(&stored, headers, asked, is_edge),
         Ok(Reload::Until(wanted)) => {
-            let Some(versions) = cache.follow(&stream, path) else { return not_found() };
             let longest = HOLD_TARGET_DURATIONS * reloadable.target_duration;
             let Some(_held) = hold() else { return too_many_held() };
-            // Free everything that is not needed while the request is held: thousands may be held at the same time.
-            drop((stored, cache));
+            drop(stored);
             match tokio::time::timeout(longest, listed(versions, wanted)).await {
-                Ok(Some(stored)) => answer(&stored, &headers),
+                Ok(Some(stored)) => answer(&stored, headers, asked, is_edge),
                 Ok(None) => not_found(),
+                // After a 503, hls.js 1.7.4 polls without directives until the playlist is updated.
                 Err(_) => (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE], "nothing new came in time\n")
                     .into_response(),
             }
         }
-        Err(refused) => (StatusCode::BAD_REQUEST, [NO_STORE], format!("{refused}\n")).into_response(),
-    }
-}
-
-/// A part that its media playlist hints at.
-struct HintedPart {
-    versions: watch::Receiver<Arc<CachedObject>>,
-    longest: Duration,
-}
-
-/// Looks a hinted part up. `None` if the playlist does not hint at the part.
-fn hinted(cache: &ObjectCache, stream: &StreamPath, path: &str) -> Option<HintedPart> {
-    let (rung, file) = path.split_once('/')?;
-    let versions = cache.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
-    let stored = Arc::clone(&versions.borrow());
-    let longest = HOLD_TARGET_DURATIONS * stored.reload.as_ref()?.target_duration;
-    // Between the lookup of the part and this one the part may have been added, and the hint moved on.
-    let may_come = is_hinted(&stored, file) || cache.get(stream, path).is_some();
-    may_come.then_some(HintedPart { versions, longest })
-}
-
-fn is_hinted(stored: &CachedObject, file: &str) -> bool {
-    stored.reload.as_ref().is_some_and(|reload| reload.hint.as_deref() == Some(file))
-}
-
-impl HintedPart {
-    /// Waits until the part is complete (rfc8216bis 4.4.5.3). No byte is sent earlier, so that the client measures the
-    /// bandwidth of its network and not the speed of the encoder. `None` if the segment ended before the part was made,
-    /// or if the part is not complete within three target durations.
-    async fn until_complete(
-        mut self,
-        cache: &ObjectCache,
-        stream: &StreamPath,
-        path: &str,
-    ) -> Option<Arc<CachedObject>> {
-        let (_, file) = path.split_once('/')?;
-        // A playlist is replaced only after the part that it newly lists was added. So once the hint has changed, the
-        // part either exists or will never exist.
-        let moved_on = self.versions.wait_for(|stored| !is_hinted(stored, file));
-        let _ = tokio::time::timeout(self.longest, moved_on).await.ok()?.ok()?;
-        cache.get(stream, path)
+        Err(refused) => (StatusCode::BAD_REQUEST, [BRIEFLY], format!("{refused}\n")).into_response(),
     }
 }
 
@@ -230,7 +240,7 @@ async fn listed(
 }
 
 pub(super) fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, [NO_STORE], "not found\n").into_response()
+    (StatusCode::NOT_FOUND, [BRIEFLY], "not found\n").into_response()
 }
 
 /// Splits a URL path into the stream and the path within the stream. The raw path is compared with the names of the
@@ -241,14 +251,17 @@ fn split(path: &str) -> Option<(StreamPath, &str)> {
     Some((stream, parts.next()?))
 }
 
-fn answer(stored: &CachedObject, request: &HeaderMap) -> Response {
+fn answer(stored: &CachedObject, request: &HeaderMap, asked: Asked, is_edge: bool) -> Response {
     let object = &stored.object;
     let etag = HeaderValue::from_str(&stored.etag).expect("an etag is hexadecimal digits in quotes");
     let mut common = HeaderMap::from_iter([
         (header::ETAG, etag),
-        (header::CACHE_CONTROL, HeaderValue::from_static(object.caching.cache_control())),
+        (header::CACHE_CONTROL, cache_control(stored, asked)),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ]);
+    if let Some(told) = stored.reload.as_ref().filter(|_| is_edge).and_then(told::write) {
+        common.insert(told::RELOAD, told);
+    }
     let compressible = object.content_type == content_type::PLAYLIST;
     if compressible {
         common.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
@@ -264,21 +277,74 @@ fn answer(stored: &CachedObject, request: &HeaderMap) -> Response {
         let encoding = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
         return (common, encoding, Body::from(gzip::of(stored))).into_response();
     }
+    ranged(common, &requested, length, |range| match range {
+        // The range lies within the body's length, so it fits a usize.
+        Some(range) => Body::from(object.body.slice(*range.start() as usize..=*range.end() as usize)),
+        None => Body::from(object.body.clone()),
+    })
+}
+
+/// Answers with an object's body, or the requested range of it.
+fn ranged(
+    common: HeaderMap,
+    requested: &Requested,
+    length: u64,
+    body: impl FnOnce(Option<&RangeInclusive<u64>>) -> Body,
+) -> Response {
     let about_body = [(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))];
     match requested {
-        Requested::Whole => (common, about_body, Body::from(object.body.clone())).into_response(),
+        Requested::Whole => (common, about_body, body(None)).into_response(),
         Requested::Part(range) => {
             let content_range = format!("bytes {}-{}/{length}", range.start(), range.end());
-            // The range lies within the body's length, so it fits a usize.
-            let body = object.body.slice(*range.start() as usize..=*range.end() as usize);
             let content_range = [(header::CONTENT_RANGE, content_range)];
-            (StatusCode::PARTIAL_CONTENT, common, about_body, content_range, Body::from(body)).into_response()
+            (StatusCode::PARTIAL_CONTENT, common, about_body, content_range, body(Some(range)))
+                .into_response()
         }
         Requested::Unsatisfiable => {
             let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
             (StatusCode::RANGE_NOT_SATISFIABLE, [NO_STORE], content_range).into_response()
         }
     }
+}
+
+/// Answers with an object that is read from the store while it is sent. Such an object is never written again, and its
+/// name says which one it is, so its length identifies its content.
+fn from_store(stored: StoredObject, request: &HeaderMap) -> Response {
+    let StoredObject { length, content_type, .. } = stored;
+    let etag = format!("\"{length:x}\"");
+    let common = [
+        (header::ETAG, HeaderValue::try_from(&etag).expect("an etag is hexadecimal digits in quotes")),
+        (header::CACHE_CONTROL, HeaderValue::from_static(Caching::Immutable.cache_control())),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+    ];
+    let common = HeaderMap::from_iter(common);
+    if none_match(request, &etag) {
+        return (StatusCode::NOT_MODIFIED, common).into_response();
+    }
+    let requested = requested_range(request, &etag, length);
+    let range = match &requested {
+        Requested::Part(range) => *range.start()..*range.end() + 1,
+        Requested::Whole | Requested::Unsatisfiable => 0..length,
+    };
+    let body_length = [(header::CONTENT_LENGTH, range.end - range.start)];
+    let answer = ranged(common, &requested, length, |_| Body::from_stream(pieces(stored, range)));
+    if answer.status().is_success() { (body_length, answer).into_response() } else { answer }
+}
+
+/// A range of a stored object, read in pieces as the client takes them. Ends with an error if the store does not answer:
+/// the client sees that its answer is cut off, and asks for the rest.
+fn pieces(stored: StoredObject, range: Range<u64>) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    stream::try_unfold((stored, range), |(stored, range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let piece = range.start..range.end.min(range.start + STORED_PIECE);
+        let read = store::within(STORED_PIECE_WITHIN, stored.store.read_range(&stored.name, piece));
+        let bytes = read.await?.filter(|bytes| !bytes.is_empty()).ok_or(StoreError::Missing)?;
+        let rest = range.start + bytes.len() as u64..range.end;
+        Ok(Some((bytes, (stored, rest))))
+    })
 }
 
 /// Whether `If-None-Match` lists the object's ETag (RFC 9110 13.1.2: weak comparison, a list or `*`).

@@ -6,12 +6,15 @@
 
 mod activity;
 pub(crate) mod cache;
+mod caching;
 mod gzip;
 mod http;
 mod page;
 mod reload;
 mod serve;
+pub(crate) mod source;
+pub(crate) mod told;
 
-pub(crate) use cache::{ObjectCache, Reloadable, StreamInfo, StreamPath};
-pub(crate) use http::router;
+pub(crate) use cache::{CachedObject, ObjectCache, Reloadable, StreamInfo, StreamPath};
+pub(crate) use http::{ViewerAddress, router};
 pub(crate) use serve::{PROTOCOLS, ViewerLimits, serve};

@@ -50,6 +50,11 @@ pub(super) enum BadDirectives {
     PartTooFarAhead,
 }
 
+/// Whether a query asks for a version of a playlist.
+pub(super) fn has_directives(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|parameter| parameter.starts_with("_HLS_msn=")))
+}
+
 /// Decides from the query of a request, without its question mark. Parameter names are compared without
 /// percent-decoding, as everywhere in the origin: no player encodes them. All other parameters, with or without
 /// `_HLS_`, are ignored; once the stream has ended, all parameters are.

@@ -17,6 +17,7 @@ use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedL
 use crate::config::PublishLimits;
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
 use crate::delivery::takeover::{Claim, Lease, LeaseClient, StreamStart};
+use crate::edge::Advertised;
 use crate::events::{HealthSigns, StreamEvents};
 use crate::identity::Identity;
 use crate::logging::rounded;
@@ -29,7 +30,7 @@ use media::MediaSpan;
 use probes::{Denied, Probe};
 use rtmp::Refusal;
 use rtmp::ingest::Ingest;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ pub(crate) struct RegistryOptions {
     pub(crate) identity: Arc<Identity>,
     /// What one publisher may cost.
     pub(crate) limits: PublishLimits,
+    /// Where edges reach this process.
+    pub(crate) advertised: Option<Advertised>,
 }
 
 /// How publishers are refused when the encoder is full.
@@ -140,7 +143,7 @@ impl Registry {
             identity: options.identity,
             limits: options.limits,
             streams: Mutex::new(HashMap::new()),
-            lease_client: LeaseClient::default(),
+            lease_client: LeaseClient::new(options.advertised),
             beginning: Mutex::default(),
             leaving: AtomicBool::new(false),
             count,
@@ -253,6 +256,7 @@ impl Registry {
             output,
             stored,
             picture: self.picture(path).is_some(),
+            viewers: BTreeMap::new(),
         })
     }
 

@@ -88,14 +88,21 @@ impl Checker {
         }
         self.content_type(place, fetched, &PLAYLIST_TYPES);
         self.cors(place, fetched);
-        let cache = response.header("cache-control").unwrap_or_default();
-        if !(cache.contains("no-store") || cache.contains("no-cache") || cache.contains("max-age=0")) {
-            self.report(fetched.at, place, Rule::CacheControl, format!("{cache:?}, should forbid reuse"));
-        }
         if response.header("content-encoding") != Some("gzip") {
             self.report(fetched.at, place, Rule::Gzip, "not compressed although asked for");
         }
-        response.text().map_err(|e| self.report(fetched.at, place, Rule::Syntax, format!("{e:#}"))).ok()
+        let text = response
+            .text()
+            .map_err(|e| self.report(fetched.at, place, Rule::Syntax, format!("{e:#}")))
+            .ok()?;
+        let cache = response.header("cache-control").unwrap_or_default();
+        // Half a target duration (rfc8216bis B.1), and no less than the second that the header can say.
+        let longest = (target_duration(&text) / 2).max(1);
+        if !(cache.contains("no-store") || max_age(cache).is_some_and(|seconds| seconds <= longest)) {
+            let detail = format!("{cache:?}, should allow {longest} s at most");
+            self.report(fetched.at, place, Rule::CacheControl, detail);
+        }
+        Some(text)
     }
 
     fn content_type(&mut self, place: &str, fetched: Fetched<'_>, allowed: &[&str]) {
@@ -309,4 +316,16 @@ fn findings(list: &Multivariant) -> Vec<(Rule, String)> {
         }
     }
     found
+}
+
+/// A playlist's target duration in seconds; 0 for a multivariant playlist.
+fn target_duration(text: &str) -> u64 {
+    let tag = text.lines().find_map(|line| line.strip_prefix("#EXT-X-TARGETDURATION:"));
+    tag.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The seconds for which Cache-Control allows reuse.
+fn max_age(cache_control: &str) -> Option<u64> {
+    let directive = cache_control.split(',').find_map(|directive| directive.trim().strip_prefix("max-age="));
+    directive?.parse().ok()
 }

@@ -2,21 +2,17 @@
 //! belong here.
 
 use crate::fleet::neighbour;
-use std::collections::BTreeSet;
+use crate::fleet::resolve::addresses;
+use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
-use std::{fmt, io};
-use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// Concurrent requests: a bound on sockets, not on encoders.
 const AT_ONCE: usize = 64;
-/// Concurrent look-ups of names. Few: a look-up that timed out occupies a thread until the system's resolver gives up.
-const LOOK_UPS_AT_ONCE: usize = 8;
-/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe, and of one look-up.
+/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Time-out of a whole round. It is enough for 72 names without an answer, or for 576 addresses.
 pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(10);
@@ -121,7 +117,8 @@ impl Surveyor {
     }
 
     async fn ask_all(&mut self) -> Survey {
-        let (addresses, nameless) = self.addresses().await;
+        let (addresses, nameless) = addresses(&self.encoders, self.lost).await;
+        self.lost = nameless > 0;
         let mut found = Survey { nameless, ..Survey::default() };
         let mut asked = JoinSet::new();
         for address in addresses {
@@ -140,27 +137,6 @@ impl Surveyor {
         }
         found
     }
-
-    /// Every address once, and the number of names that did not resolve.
-    async fn addresses(&mut self) -> (BTreeSet<SocketAddr>, usize) {
-        let mut addresses = BTreeSet::new();
-        let mut nameless = 0;
-        let resolve = |encoder| async move { Ok(lookup_host(encoder).await?.collect()) };
-        for (encoder, found) in look_up(&self.encoders, resolve).await {
-            match found {
-                Ok(found) => addresses.extend(found),
-                Err(error) => {
-                    nameless += 1;
-                    if !self.lost {
-                        warn!(encoder, %error, "cannot resolve an encoder's name: check --encoders");
-                    }
-                }
-            }
-        }
-        // Logged once per outage.
-        self.lost = nameless > 0;
-        (addresses, nameless)
-    }
 }
 
 /// Ends a round after [`ROUND_WITHIN`]. Nothing is known then, because an encoder that was not asked may be free.
@@ -172,34 +148,6 @@ async fn bounded(round: impl Future<Output = Survey>) -> Survey {
         );
         Survey::default()
     })
-}
-
-/// The addresses of every name, in the order of the answers.
-async fn look_up<W>(
-    names: &[String],
-    resolve: impl Fn(String) -> W,
-) -> Vec<(String, io::Result<Vec<SocketAddr>>)>
-where
-    W: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
-{
-    let mut found = Vec::new();
-    let mut asked = JoinSet::new();
-    for name in names {
-        if asked.len() >= LOOK_UPS_AT_ONCE
-            && let Some(answer) = asked.join_next().await
-        {
-            found.extend(answer.ok());
-        }
-        let (name, answer) = (name.clone(), resolve(name.clone()));
-        asked.spawn(async move {
-            let late = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-            (name, timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(late())))
-        });
-    }
-    while let Some(answer) = asked.join_next().await {
-        found.extend(answer.ok());
-    }
-    found
 }
 
 impl Survey {
@@ -215,6 +163,7 @@ impl Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     fn found(free: usize, taken: usize, silent: usize, nameless: usize) -> Standing {
         Survey { free, taken, silent, nameless }.standing()
@@ -251,16 +200,6 @@ mod tests {
         asked.join().unwrap();
         assert_eq!(found, Survey { taken: 1, ..Survey::default() });
         assert_eq!(Surveyor::new(Vec::new()).round().await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn names_without_an_answer_are_waited_for_side_by_side() {
-        let names: Vec<_> = (0..40).map(|number| format!("encoder-{number}:9090")).collect();
-        let began = tokio::time::Instant::now();
-        let found = look_up(&names, |_| std::future::pending()).await;
-        let took = began.elapsed();
-        assert!(took <= PATIENCE * 5 + Duration::from_millis(100), "{took:?}");
-        assert!(found.len() == 40 && found.iter().all(|(_, addresses)| addresses.is_err()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,7 @@ use crate::stream::registry::{Registry, RegistryOptions};
 use crate::stream::report::MetricsReport;
 use crate::stream::worker::WorkerOptions;
 use crate::{admin, origin, telemetry};
+use axum::Router;
 use probes::{Access, Admin, AdminHandle, Probe};
 use std::fmt;
 use std::net::SocketAddr;
@@ -77,13 +78,15 @@ pub(super) async fn build(config: ServeConfig, warnings: Recent) -> Result<Serve
         when_full: config.when_full,
         identity,
         limits: config.publish_limits,
+        advertised: config.edges.advertised(addresses.http),
     });
     let admin = start_admin(listeners.admin, &config, &probe, &registry, warnings, confinement)?;
     show_metrics();
 
     let (stop_serving, serving_stopped) = watch::channel(false);
     let limits = viewer_limits(&config, shares);
-    let viewers = serve_viewers([Some(listeners.http), listeners.https], cache, limits, &serving_stopped);
+    let router = origin::router(cache, Arc::new(config.edges.access.clone()));
+    let viewers = serve_viewers([Some(listeners.http), listeners.https], router, limits, &serving_stopped);
     let options = publisher_options(&config, shares);
     let publishers =
         accept_publishers([Some(listeners.rtmp), listeners.rtmps], options, &registry, &shutdown);
@@ -140,7 +143,7 @@ async fn confinement(workers: &WorkerOptions, config: &ServeConfig) -> Result<Co
 
 /// Raises the soft limit of open files to the hard limit, and returns the limit: every viewer needs a file descriptor,
 /// and shells and service managers allow 1,024 by default.
-fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -213,7 +216,7 @@ impl Listeners {
 }
 
 /// The machine does not provide a service.
-pub(super) fn machine(what: &'static str, why: &dyn fmt::Display) -> Fault {
+pub(crate) fn machine(what: &'static str, why: &dyn fmt::Display) -> Fault {
     Fault::Machine { what, why: why.to_string() }
 }
 
@@ -253,6 +256,7 @@ fn start_admin(
         ladder: config.stream.ladder.to_string(),
         warnings,
         confinement,
+        reports: config.edges.access.reports.clone(),
     });
     let token = config.admin_access.token.as_ref().map(AdminToken::expose);
     let access = Access::new(config.admin_access.hosts.clone(), token);
@@ -287,13 +291,12 @@ fn publisher_options(config: &ServeConfig, shares: Shares) -> ingest::ServerOpti
     }
 }
 
-fn serve_viewers(
+pub(crate) fn serve_viewers(
     listeners: [Option<Listener>; 2],
-    cache: Arc<ObjectCache>,
+    router: Router,
     limits: origin::ViewerLimits,
     serving_stopped: &watch::Receiver<bool>,
 ) -> JoinSet<()> {
-    let router = origin::router(cache);
     let mut viewers = JoinSet::new();
     for listener in listeners.into_iter().flatten() {
         let mut stopped = serving_stopped.clone();
@@ -353,19 +356,29 @@ async fn bind_tls(
     tls: &TlsConfig,
     settings: &impl Fn(&'static str) -> ListenerSettings,
 ) -> Result<(Option<Listener>, Option<Listener>), Fault> {
-    let listener = async |flag, name, address: Option<SocketAddr>, protocols: &[&[u8]]| {
-        let Some(address) = address else { return Ok(None) };
-        let acceptor = tls
-            .identity
-            .acceptor(protocols)
-            .map_err(|error| Fault::Machine { what: "cannot set up TLS", why: error.to_string() })?;
-        let socket = bind(flag, address).await?;
-        Ok::<_, Fault>(Some(Listener { socket, tls: Some(acceptor), settings: settings(name) }))
-    };
-    Ok((
-        listener("--rtmps-listen", "rtmps", tls.rtmps_listen, &[]).await?,
-        listener("--https-listen", "https", tls.https_listen, &origin::PROTOCOLS).await?,
-    ))
+    let rtmps = bind_with_tls("--rtmps-listen", tls.rtmps_listen, tls, &[], settings("rtmps")).await?;
+    Ok((rtmps, bind_https(tls, settings("https")).await?))
+}
+
+/// Binds the listener for HTTPS, if there is one.
+pub(crate) async fn bind_https(
+    tls: &TlsConfig,
+    settings: ListenerSettings,
+) -> Result<Option<Listener>, Fault> {
+    bind_with_tls("--https-listen", tls.https_listen, tls, &origin::PROTOCOLS, settings).await
+}
+
+async fn bind_with_tls(
+    flag: &'static str,
+    address: Option<SocketAddr>,
+    tls: &TlsConfig,
+    protocols: &[&[u8]],
+    settings: ListenerSettings,
+) -> Result<Option<Listener>, Fault> {
+    let Some(address) = address else { return Ok(None) };
+    let acceptor = tls.identity.acceptor(protocols).map_err(|error| machine("cannot set up TLS", &error))?;
+    let socket = bind(flag, address).await?;
+    Ok(Some(Listener { socket, tls: Some(acceptor), settings }))
 }
 
 /// The listener's actual address: for port 0 the kernel has chosen the port.

@@ -10,10 +10,11 @@ mod build;
 mod drain;
 
 pub(crate) use announce::warn_of_reach;
-pub(crate) use build::{bind, bind_rtmp};
+pub(crate) use build::{bind, bind_https, bind_rtmp, machine, raise_open_files, serve_viewers};
 
 use crate::archive::ArchiveManager;
 use crate::config::ServeConfig;
+use crate::edge::EdgeReports;
 use crate::events::Events;
 use crate::fault::Fault;
 use crate::fleet::agones::Agones;
@@ -21,7 +22,7 @@ use crate::ingest;
 use crate::logging::Recent;
 use crate::origin::StreamPath;
 use crate::shutdown::{Shutdown, ShutdownStage};
-use crate::status::EncoderStatus;
+use crate::status::{EncoderStatus, StreamStatus};
 use crate::stream::registry::Registry;
 use announce::Addresses;
 use probes::{AdminHandle, Probe, StatusSource};
@@ -90,6 +91,20 @@ struct Status {
     ladder: String,
     warnings: Recent,
     confinement: Confinement,
+    reports: EdgeReports,
+}
+
+impl Status {
+    /// The streams, with their viewers at edges.
+    fn streams(&self) -> Vec<StreamStatus> {
+        let mut streams = self.registry.status();
+        for stream in &mut streams {
+            if let Ok(path) = StreamPath::new(&stream.app, &stream.name) {
+                stream.viewers = self.reports.viewers(&path);
+            }
+        }
+        streams
+    }
 }
 
 impl StatusSource for Status {
@@ -100,7 +115,7 @@ impl StatusSource for Status {
             uptime_seconds: self.started.elapsed().as_secs(),
             ladder: self.ladder.clone(),
             warnings: self.warnings.list(),
-            streams: self.registry.status(),
+            streams: self.streams(),
             latencies_set: self.registry.latencies_set(),
             origin_bytes: self.registry.origin_bytes(),
             worker_sandbox: self.confinement.clone(),

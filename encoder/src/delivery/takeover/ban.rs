@@ -64,6 +64,7 @@ impl LeaseClient {
             released: true,
             published: false,
             banned_until_ms: None,
+            at: None,
         }
     }
 }

@@ -28,6 +28,7 @@ mod ban;
 mod owner;
 
 use crate::delivery::Inherited;
+use crate::edge::Advertised;
 use crate::retry::{Attempts, Backoff, retry};
 use bytes::Bytes;
 use hls::RungName;
@@ -35,7 +36,7 @@ use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
 use media::WallTime;
 use metrics::counter;
-pub(crate) use owner::Claim;
+pub(crate) use owner::{Claim, Whereabouts};
 use owner::{OWNER, OwnerRecord};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +70,7 @@ const NOTE: &str = "# taken over by ";
 pub(crate) struct LeaseClient {
     encoder: String,
     claims: AtomicU64,
+    advertised: Option<Advertised>,
 }
 
 /// Why a stream begins as a new one.
@@ -204,11 +206,16 @@ impl StreamStart {
 
 impl Default for LeaseClient {
     fn default() -> Self {
-        Self { encoder: format!("{:016x}", fastrand::u64(..)), claims: AtomicU64::new(0) }
+        Self::new(None)
     }
 }
 
 impl LeaseClient {
+    /// `advertised` is where edges reach this process.
+    pub(crate) fn new(advertised: Option<Advertised>) -> Self {
+        Self { encoder: format!("{:016x}", fastrand::u64(..)), claims: AtomicU64::new(0), advertised }
+    }
+
     /// Reads what the store holds below `prefix` (`{app}/{name}`), and claims the stream.
     ///
     /// # Errors
@@ -228,6 +235,7 @@ impl LeaseClient {
             released: false,
             published: true,
             banned_until_ms: None,
+            at: self.advertised.as_ref().and_then(|advertised| advertised.seal(prefix)),
         };
         let mut look_up = LookUp { store, prefix, claim, record, owner: None, above: 0, discontinuities: 0 };
         let result = match tokio::time::timeout(LOOK_UP_WITHIN, look_up.run()).await {

@@ -22,7 +22,7 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 /// long; a publisher that has proved who it is need not wait.
 pub(super) const ALIVE_FOR: MediaSpan = MediaSpan::from_millis(20_000);
 
-/// The lease record. It names its encoder by a random number only, because buckets may be public.
+/// The lease record. It names its encoder by a random number and a sealed address only, because buckets may be public.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OwnerRecord {
     /// Random identifier of the process.
@@ -44,6 +44,31 @@ pub(super) struct OwnerRecord {
     /// recorded, because buckets may be public.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) banned_until_ms: Option<i64>,
+    /// Where edges reach the encoder, sealed ([`crate::edge::secret`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) at: Option<String>,
+}
+
+/// What an edge reads in a lease record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    /// The encoder's address, sealed.
+    pub(crate) sealed: Option<String>,
+    /// Distinguishes the claim from all others.
+    pub(crate) claim: String,
+    /// Time of the claim.
+    pub(crate) since: WallTime,
+    /// Whether the stream has ended in order.
+    pub(crate) ended: bool,
+}
+
+impl Whereabouts {
+    /// Parses a record; `None` if it is unreadable.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        let OwnerRecord { encoder, claim, since_ms, released, at, .. } = OwnerRecord::parse(body)?;
+        let since = WallTime::from_unix_micros(since_ms.saturating_mul(1000));
+        Some(Self { sealed: at, claim: format!("{encoder} {claim}"), since, ended: released })
+    }
 }
 
 /// Records of earlier versions do not say whether a publisher is connected.

@@ -47,6 +47,7 @@ fn registry_over(
         probe: probe.clone(),
         when_full,
         identity: Identity::open(&Default::default()).unwrap(),
+        advertised: None,
         limits: PublishLimits { bits_per_second: 20_000_000, duration: Duration::from_secs(86_400) },
     });
     (registry, probe)

@@ -1,0 +1,330 @@
+//! An edge: answers viewers for every stream of a fleet, so that the number of viewers is no concern of the encoders.
+//! Each object and each version of a playlist is fetched once, however many viewers wait for it.
+//!
+//! An edge is an [`ObjectSource`]: the server, the holding of requests and the answers are the origin's own
+//! ([`crate::origin`]). What belongs here: where a stream is ([`places`]), what is asked of encoders ([`upstream`],
+//! [`stream`]) and of the store ([`stored`]), what is kept ([`objects`]), what strangers may cause ([`budget`]), and who
+//! watches ([`viewers`]; encoders learn of it in [`reports`]).
+//! What does not: media, which is not looked into, and the rules of playlists.
+//!
+//! | who is asked | for what | how often |
+//! |---|---|---|
+//! | encoder | a playlist's next version | one held request for each playlist that viewers follow |
+//! | encoder | segments and parts | once each |
+//! | encoder | multivariant playlist, picture | once a second at most |
+//! | store | the stream's record | once a second and stream at most: at first, and while playlists stand still |
+//! | store | media and playlists that no encoder has | once each; playlists once a second |
+
+mod access;
+mod budget;
+mod flights;
+mod objects;
+mod places;
+mod reports;
+pub(crate) mod secret;
+mod stored;
+mod stream;
+mod upstream;
+mod viewers;
+
+pub(crate) use access::EdgeAccess;
+pub(crate) use reports::EdgeReports;
+pub(crate) use viewers::Viewers;
+
+use crate::origin::source::{Found, ListedStream, ObjectSource};
+use crate::origin::{ObjectCache, StreamPath};
+use budget::{LookUpBudget, Paid};
+use flights::{Boarded, Flights};
+use futures_util::FutureExt as _;
+use listen::fairness::Source;
+use metrics::{counter, gauge};
+use objects::{Objects, Outcome};
+use places::{Place, Places};
+use quick_cache::sync::Cache;
+use secret::EdgeSecret;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use store::Store;
+use stored::{Named, StoredStreams};
+use stream::{EdgeStream, playlist_path};
+use tracing::debug;
+use upstream::Upstream;
+
+/// How long a name that is nobody's is remembered, without asking again.
+const NOBODYS: Duration = Duration::from_secs(1);
+/// Names of that kind that are remembered.
+const MOST_NOBODYS: usize = 16_384;
+/// Streams that an edge knows at the same time. Further ones are refused until viewers have left others.
+const MOST_STREAMS: usize = 65_536;
+
+/// An encoder's address for the records of its streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Advertised {
+    /// Seals the address.
+    pub(crate) secret: EdgeSecret,
+    /// Where edges reach the encoder.
+    pub(crate) address: SocketAddr,
+}
+
+impl Advertised {
+    /// The sealed address for the record of the stream `{app}/{name}`.
+    pub(crate) fn seal(&self, stream: &str) -> Option<String> {
+        self.secret.seal(stream, self.address)
+    }
+}
+
+/// What an edge is made of.
+pub(crate) struct EdgeOptions {
+    /// The store in common with the encoders.
+    pub(crate) store: Option<Arc<dyn Store>>,
+    /// The secret in common with the encoders.
+    pub(crate) secret: Option<EdgeSecret>,
+    /// Encoders that are asked for their streams, as `HOST:PORT`.
+    pub(crate) encoders: Vec<String>,
+    /// Bytes of objects that are kept in memory.
+    pub(crate) cache_bytes: u64,
+    /// Who watches.
+    pub(crate) viewers: Arc<Viewers>,
+}
+
+/// An edge. Share it in an `Arc`.
+pub(crate) struct Edge {
+    shared: Arc<Shared>,
+    encoders: Vec<String>,
+    streams: Mutex<HashMap<StreamPath, Arc<EdgeStream>>>,
+    budget: Mutex<LookUpBudget>,
+    look_ups: Flights<LookUp>,
+    /// Names that were nobody's when they were last looked up.
+    nobodys: Cache<StreamPath, Instant>,
+}
+
+/// What came of looking a stream up.
+#[derive(Clone)]
+enum LookUp {
+    Stream(Arc<EdgeStream>),
+    Nobodys,
+    /// The look-up was refused, or the store did not answer.
+    Unknown,
+}
+
+/// What the streams of an edge share.
+struct Shared {
+    upstream: Upstream,
+    places: Places,
+    stored: Option<StoredStreams>,
+    objects: Arc<Objects>,
+    /// The newest version of each playlist that is followed.
+    playlists: Arc<ObjectCache>,
+    viewers: Arc<Viewers>,
+}
+
+// A panic while one of these locks is held is impossible: values are moved, nothing else.
+fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Edge {
+    /// An edge that knows no stream.
+    ///
+    /// # Errors
+    /// The machine does not provide what an HTTP client needs.
+    pub(crate) fn new(options: EdgeOptions) -> Result<Arc<Self>, String> {
+        let EdgeOptions { store, secret, encoders, cache_bytes, viewers } = options;
+        let shared = Arc::new(Shared {
+            upstream: Upstream::new(secret.clone())?,
+            places: Places::new(store.clone(), secret, !encoders.is_empty()),
+            stored: store.map(StoredStreams),
+            objects: Objects::new(cache_bytes),
+            playlists: ObjectCache::new(),
+            viewers,
+        });
+        let budget = Mutex::new(LookUpBudget::new(Instant::now()));
+        Ok(Arc::new(Self {
+            shared,
+            encoders,
+            streams: Mutex::default(),
+            budget,
+            look_ups: Flights::default(),
+            nobodys: Cache::new(MOST_NOBODYS),
+        }))
+    }
+
+    /// Forgets streams that viewers have left, asks encoders for their streams, and shows the metrics. Never resolves.
+    pub(crate) async fn attend(self: Arc<Self>) {
+        let tidy = async {
+            let mut ticks = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                ticks.tick().await;
+                self.tidy();
+            }
+        };
+        tokio::join!(tidy, self.shared.places.attend(&self.encoders, &self.shared.upstream));
+    }
+
+    fn tidy(&self) {
+        let mut streams = lock(&self.streams);
+        streams.retain(|_, stream| !stream.is_idle());
+        gauge!("encoder_edge_streams").set(streams.len() as f64);
+        let followed: usize = streams.values().map(|stream| stream.followed()).sum();
+        drop(streams);
+        gauge!("encoder_edge_playlists").set(followed as f64);
+        self.shared.objects.show();
+        self.shared.viewers.show();
+    }
+
+    /// The streams that viewers ask for, with their encoders, for operators.
+    pub(crate) fn known(&self) -> Vec<(StreamPath, Option<SocketAddr>, usize)> {
+        let streams = lock(&self.streams);
+        let mut known: Vec<_> = streams
+            .iter()
+            .map(|(path, stream)| (path.clone(), stream.encoder(), stream.followed()))
+            .collect();
+        known.sort_by(|a, b| a.0.cmp(&b.0));
+        known
+    }
+
+    fn stream(&self, path: &StreamPath) -> Option<Arc<EdgeStream>> {
+        let stream = lock(&self.streams).get(path).cloned()?;
+        stream.touch();
+        Some(stream)
+    }
+
+    /// Finds a stream that viewers have not asked for lately. Of all who ask for it one looks it up.
+    async fn find_stream(self: Arc<Self>, path: StreamPath, client: Option<Source>) -> LookUp {
+        if self.nobodys.get(&path).is_some_and(|since| since.elapsed() < NOBODYS) {
+            return LookUp::Nobodys;
+        }
+        let edge = Arc::clone(&self);
+        let name = path.to_string().into();
+        let done = || self.stream(&path).map(LookUp::Stream);
+        match self.look_ups.board(name, done, || edge.look_up(path.clone(), client)) {
+            Boarded::Joined(flight) | Boarded::Begun(flight) => {
+                flight.landed().await.unwrap_or(LookUp::Unknown)
+            }
+            Boarded::Done(found) => found,
+            Boarded::Full => LookUp::Unknown,
+        }
+    }
+
+    async fn look_up(self: Arc<Self>, path: StreamPath, client: Option<Source>) -> LookUp {
+        let Some(paid) = self.pay(client) else {
+            counter!("encoder_edge_lookups_total", "result" => "refused").increment(1);
+            return LookUp::Unknown;
+        };
+        match self.shared.places.find(&path).await {
+            Ok(Place::Nowhere) => {
+                self.nobodys.insert(path, Instant::now());
+                LookUp::Nobodys
+            }
+            Ok(place) => {
+                lock(&self.budget).refund(paid);
+                let mut streams = lock(&self.streams);
+                if streams.len() >= MOST_STREAMS {
+                    return LookUp::Unknown;
+                }
+                let new = || EdgeStream::new(path.clone(), place, Arc::clone(&self.shared));
+                LookUp::Stream(Arc::clone(streams.entry(path.clone()).or_insert_with(new)))
+            }
+            Err(error) => {
+                lock(&self.budget).refund(paid);
+                debug!(stream = %path, %error, "cannot look up where a stream is");
+                LookUp::Unknown
+            }
+        }
+    }
+
+    fn pay(&self, client: Option<Source>) -> Option<Paid> {
+        lock(&self.budget).pay(client, Instant::now())
+    }
+
+    /// Answers from a stream, as soon as there is an answer.
+    async fn answer(&self, stream: Arc<EdgeStream>, path: &str, from_start: bool) -> Found {
+        let outcome = match Named::read(path) {
+            None => Outcome::Missing,
+            Some(Named::Multivariant) if from_start => stream.from_start().await,
+            Some(Named::Multivariant) => stream.small("index.m3u8").await,
+            Some(Named::Picture) => stream.small("thumb.jpg").await,
+            Some(Named::Media) => {
+                return match stream.media(path).await {
+                    Outcome::Found(object) => Found::Object(object),
+                    Outcome::Missing => Found::NotNow,
+                    Outcome::Failed => Found::Overloaded,
+                };
+            }
+            Some(Named::Playlist(rung)) => match Arc::clone(&stream).playlist(rung).await {
+                Some(versions) => return Found::Playlist(versions),
+                None => stream.stored(path).await,
+            },
+            Some(Named::ArchivePlaylist) => stream.stored(path).await,
+            Some(Named::Recording) => return self.recording(&stream, path).await,
+        };
+        match outcome {
+            Outcome::Found(object) => Found::Object(object),
+            Outcome::Missing => Found::Missing,
+            Outcome::Failed => Found::Overloaded,
+        }
+    }
+
+    async fn recording(&self, stream: &EdgeStream, path: &str) -> Found {
+        let Some(stored) = &self.shared.stored else { return Found::Missing };
+        stored.recording(stream.path(), path).await.map_or(Found::Missing, Found::Stored)
+    }
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").finish_non_exhaustive()
+    }
+}
+
+impl ObjectSource for Edge {
+    fn find(
+        self: &Arc<Self>,
+        stream: &StreamPath,
+        path: &str,
+        query: Option<&str>,
+        client: Option<Source>,
+    ) -> Found {
+        let Some(named) = Named::read(path) else { return Found::Missing };
+        let known = self.stream(stream);
+        if let Some(known) = &known {
+            match named {
+                Named::Playlist(rung) => {
+                    if let Some(versions) = known.shown(rung, &playlist_path(rung)) {
+                        return Found::Playlist(versions);
+                    }
+                }
+                Named::Media => {
+                    if let Some(Outcome::Found(object)) = self.shared.objects.get(&format!("{stream}/{path}"))
+                    {
+                        known.wants(path);
+                        return Found::Object(object);
+                    }
+                }
+                Named::Multivariant | Named::Picture | Named::ArchivePlaylist | Named::Recording => {}
+            }
+        }
+        let from_start =
+            query.is_some_and(|query| query.split('&').any(|parameter| parameter == "from=START"));
+        let (edge, stream, path) = (Arc::clone(self), stream.clone(), path.to_owned());
+        let later = async move {
+            let stream = match known {
+                Some(known) => known,
+                None => match Arc::clone(&edge).find_stream(stream, client).await {
+                    LookUp::Stream(stream) => stream,
+                    LookUp::Nobodys => return Found::Missing,
+                    LookUp::Unknown => return Found::Overloaded,
+                },
+            };
+            edge.answer(stream, &path, from_start).await
+        };
+        Found::Later(later.boxed())
+    }
+
+    fn listing(&self) -> Vec<ListedStream> {
+        self.shared.places.listing()
+    }
+}

@@ -1,0 +1,545 @@
+//! One stream on an edge: where the stream is, and the media playlists that viewers follow. Each followed playlist is a
+//! task that holds one request at the encoder; the versions go into an object cache, on which viewers' requests are held
+//! as on an encoder ([`crate::origin`]).
+//!
+//! A playlist that stands still makes the task look up where the stream is, once a second for each stream, so a
+//! takeover is followed within a second. Meanwhile the last version stays, and requests stay held.
+
+use super::Shared;
+use super::budget::TokenBucket;
+use super::objects::{Keep, Outcome};
+use super::places::Place;
+use super::stored::is_part;
+use super::upstream::{Answer, Kind, UpstreamError};
+use crate::origin::{CachedObject, Reloadable, StreamPath};
+use bytes::Bytes;
+use media::WallTime;
+use metrics::counter;
+use reqwest::header::{HeaderMap, HeaderName};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use store::{Caching, Object, content_type};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
+
+/// Least interval between two looks at where a stream is.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A playlist that nobody has asked for this long is no longer followed: longer than a request is held, and than a
+/// player waits between two requests.
+const IDLE: Duration = Duration::from_secs(15);
+/// Parts are fetched before they are asked for while a viewer has asked for one within this time.
+const PARTS_WANTED: Duration = Duration::from_secs(10);
+/// Pause before an encoder that did not have the playlist, or did not answer, is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a viewer waits for the first version of a playlist.
+const FIRST_WITHIN: Duration = Duration::from_secs(4);
+/// How long an answer to the encoder's newest objects that may change is kept.
+const KEEP: Keep = Keep::For(Duration::from_secs(1));
+/// Requests for media or rungs that the encoder does not have, for one stream: at once, and per second. Names of media
+/// can be made up, and each would cost a request to the encoder.
+const MISSES: (f64, f64) = (128.0, 16.0);
+
+/// One stream.
+pub(super) struct EdgeStream {
+    path: StreamPath,
+    shared: Arc<Shared>,
+    place: watch::Sender<Place>,
+    looked: tokio::sync::Mutex<Instant>,
+    follows: Mutex<HashMap<String, Arc<Follow>>>,
+    misses: Mutex<TokenBucket>,
+    asked: Mutex<Instant>,
+}
+
+/// One followed playlist.
+struct Follow {
+    rung: String,
+    asked: Mutex<Instant>,
+    part_asked: Mutex<Option<Instant>>,
+    state: watch::Sender<FollowState>,
+}
+
+/// What is known of a followed playlist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FollowState {
+    /// No version has come yet.
+    Starting,
+    /// There is a version.
+    Shown,
+    /// No version came.
+    Gone,
+}
+
+/// The version that is shown.
+struct Shown {
+    claim: Arc<str>,
+    reload: Reloadable,
+    /// Whether the next request asks for the newest version, because the encoder did not answer the last one.
+    plainly: bool,
+}
+
+/// What came of a request for the next version.
+enum Asked {
+    Answer(Result<Answer, UpstreamError>),
+    /// The stream is elsewhere now.
+    Moved,
+    /// Nobody asks any more.
+    Idle,
+}
+
+// A panic while one of these locks is held is impossible: values are moved, nothing else.
+fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl EdgeStream ===
+
+impl EdgeStream {
+    pub(super) fn new(path: StreamPath, place: Place, shared: Arc<Shared>) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            path,
+            shared,
+            place: watch::Sender::new(place),
+            looked: tokio::sync::Mutex::new(now),
+            follows: Mutex::default(),
+            misses: Mutex::new(TokenBucket::new(MISSES.0, MISSES.1, now.into_std())),
+            asked: Mutex::new(now),
+        })
+    }
+
+    /// A viewer has asked for something of the stream.
+    pub(super) fn touch(&self) {
+        *lock(&self.asked) = Instant::now();
+    }
+
+    /// Whether the stream can be forgotten.
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.follows).is_empty() && lock(&self.asked).elapsed() > IDLE
+    }
+
+    /// `{app}/{name}`
+    pub(super) fn path(&self) -> &StreamPath {
+        &self.path
+    }
+
+    /// The number of followed playlists.
+    pub(super) fn followed(&self) -> usize {
+        lock(&self.follows).len()
+    }
+
+    /// The encoder's address, if an encoder has the stream.
+    pub(super) fn encoder(&self) -> Option<std::net::SocketAddr> {
+        match *self.place.borrow() {
+            Place::Encoder { address, .. } => Some(address),
+            Place::Store { .. } | Place::Nowhere => None,
+        }
+    }
+
+    /// When the stream was last claimed.
+    fn claimed(&self) -> Option<WallTime> {
+        match *self.place.borrow() {
+            Place::Encoder { since, .. } | Place::Store { since, .. } => Some(since),
+            Place::Nowhere => None,
+        }
+    }
+
+    /// Looks up where the stream is, unless that was done within the last second.
+    async fn look_again(&self) {
+        let mut looked = self.looked.lock().await;
+        if looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        match self.shared.places.find(&self.path).await {
+            Ok(place) => {
+                self.place.send_if_modified(|known| {
+                    let moved = *known != place;
+                    if moved {
+                        info!(stream = %self.path, place = %place, "the stream is elsewhere");
+                        *known = place;
+                    }
+                    moved
+                });
+            }
+            Err(error) => debug!(stream = %self.path, %error, "cannot look up where the stream is"),
+        }
+        *looked = Instant::now();
+    }
+
+    /// Follows a rung's playlist, and waits for its first version; `None` if there is none.
+    pub(super) async fn playlist(self: Arc<Self>, rung: &str) -> Option<watch::Receiver<Arc<CachedObject>>> {
+        let path = playlist_path(rung);
+        if self.encoder().is_none() {
+            self.look_again().await;
+        }
+        // Once more for a task that was just about to end.
+        for _ in 0..2 {
+            if let Some(versions) = self.shown(rung, &path) {
+                return Some(versions);
+            }
+            let mut state = self.follow(rung)?.state.subscribe();
+            let _ = timeout(FIRST_WITHIN, state.wait_for(|state| *state != FollowState::Starting)).await;
+        }
+        self.shown(rung, &path)
+    }
+
+    /// A playlist that is followed already.
+    pub(super) fn shown(&self, rung: &str, path: &str) -> Option<watch::Receiver<Arc<CachedObject>>> {
+        let follow = lock(&self.follows).get(rung).cloned()?;
+        *lock(&follow.asked) = Instant::now();
+        self.shared.playlists.follow(&self.path, path)
+    }
+
+    /// The task that follows a playlist; `None` if no encoder has the stream, or too many playlists are asked for that
+    /// do not exist.
+    fn follow(self: &Arc<Self>, rung: &str) -> Option<Arc<Follow>> {
+        let mut follows = lock(&self.follows);
+        let vacant = match follows.entry(rung.to_owned()) {
+            Entry::Occupied(follow) => return Some(Arc::clone(follow.get())),
+            Entry::Vacant(vacant) => vacant,
+        };
+        self.encoder()?;
+        if !self.may_miss() {
+            return None;
+        }
+        let follow = Arc::new(Follow {
+            rung: rung.to_owned(),
+            asked: Mutex::new(Instant::now()),
+            part_asked: Mutex::new(None),
+            state: watch::Sender::new(FollowState::Starting),
+        });
+        vacant.insert(Arc::clone(&follow));
+        let following =
+            Following { stream: Arc::clone(self), path: playlist_path(rung), follow: Arc::clone(&follow) };
+        tokio::spawn(async move { following.run().await });
+        Some(follow)
+    }
+
+    /// Whether something may be asked for that may not exist. Give back what did exist.
+    fn may_miss(&self) -> bool {
+        lock(&self.misses).take(Instant::now().into_std())
+    }
+
+    fn did_not_miss(&self) {
+        lock(&self.misses).give_back();
+    }
+
+    // === objects ===
+
+    /// A viewer asks for media: if for a part, the next parts are fetched before they are asked for.
+    pub(super) fn wants(&self, path: &str) {
+        if let Some((rung, _)) = path.split_once('/')
+            && is_part(path)
+            && let Some(follow) = lock(&self.follows).get(rung)
+        {
+            *lock(&follow.part_asked) = Some(Instant::now());
+        }
+    }
+
+    /// A segment, a part or an init segment.
+    pub(super) async fn media(self: Arc<Self>, path: &str) -> Outcome {
+        self.wants(path);
+        self.fetch_media(path).await
+    }
+
+    async fn fetch_media(self: Arc<Self>, path: &str) -> Outcome {
+        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let (stream, path) = (Arc::clone(&self), path.to_owned());
+        let fetch = || async move {
+            if !stream.may_miss() {
+                return Outcome::Failed;
+            }
+            let outcome = stream.ask_for_media(&path).await;
+            if matches!(outcome, Outcome::Found(_)) {
+                stream.did_not_miss();
+            }
+            outcome
+        };
+        self.shared.objects.fetch(name, Keep::ForEver, fetch).await
+    }
+
+    async fn ask_for_media(&self, path: &str) -> Outcome {
+        let asked = match self.encoder() {
+            Some(encoder) => {
+                let answer =
+                    self.shared.upstream.get(encoder, &self.path, path, Kind::Object, HeaderMap::new()).await;
+                self.outcome(path, answer, Caching::Immutable)
+            }
+            None => Outcome::Missing,
+        };
+        match (&asked, &self.shared.stored) {
+            // An encoder keeps what its playlists list; the store keeps everything but parts.
+            (Outcome::Missing | Outcome::Failed, Some(stored)) => {
+                match stored.media(&self.path, path).await {
+                    Outcome::Missing => asked,
+                    outcome => outcome,
+                }
+            }
+            (Outcome::Missing | Outcome::Failed | Outcome::Found(_), _) => asked,
+        }
+    }
+
+    fn outcome(&self, path: &str, answer: Result<Answer, UpstreamError>, caching: Caching) -> Outcome {
+        match answer {
+            Ok(Answer::Found { body, content_type, .. }) => {
+                let object = Object { body, content_type, caching };
+                Outcome::Found(Arc::new(CachedObject::new(object, None)))
+            }
+            Ok(Answer::Missing) => Outcome::Missing,
+            Ok(Answer::NotYet) => Outcome::Failed,
+            Err(error) => {
+                debug!(stream = %self.path, path, %error, "encoder");
+                Outcome::Failed
+            }
+        }
+    }
+
+    /// The multivariant playlist or the thumbnail: the encoder's, the recording's once the stream has ended, or the
+    /// store's.
+    pub(super) async fn small(self: Arc<Self>, path: &'static str) -> Outcome {
+        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let stream = Arc::clone(&self);
+        self.shared.objects.fetch(name, KEEP, || async move { stream.ask_for_small(path).await }).await
+    }
+
+    /// A playlist of the store.
+    pub(super) async fn stored(self: Arc<Self>, path: &str) -> Outcome {
+        let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
+        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let (stream, path) = (Arc::clone(&self), path.to_owned());
+        let fetch = || async move { stored.small(&stream.path, &path).await };
+        self.shared.objects.fetch(name, KEEP, fetch).await
+    }
+
+    /// The multivariant playlist of everything since the stream began, complete or not.
+    pub(super) async fn from_start(self: Arc<Self>) -> Outcome {
+        let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
+        let name: Arc<str> = format!("{}/index.m3u8?from=START", self.path).into();
+        let stream = Arc::clone(&self);
+        let fetch = || async move {
+            match stream.claimed() {
+                Some(claimed) => stored.archive(&stream.path, claimed, false).await,
+                None => Outcome::Missing,
+            }
+        };
+        self.shared.objects.fetch(name, KEEP, fetch).await
+    }
+
+    async fn ask_for_small(&self, path: &str) -> Outcome {
+        if self.encoder().is_none() || self.has_ended() {
+            self.look_again().await;
+        }
+        let from_encoder = match self.encoder() {
+            Some(encoder) => {
+                let answer =
+                    self.shared.upstream.get(encoder, &self.path, path, Kind::Object, HeaderMap::new()).await;
+                if !matches!(answer, Ok(Answer::Found { .. })) {
+                    self.look_again().await;
+                }
+                self.outcome(path, answer, Caching::None)
+            }
+            None => Outcome::Missing,
+        };
+        let Some(stored) = &self.shared.stored else { return from_encoder };
+        match from_encoder {
+            Outcome::Found(_) => from_encoder,
+            // What viewers have of a stream whose encoder is away stands still.
+            Outcome::Failed if self.shared.objects.knew(&format!("{}/{path}", self.path)) => Outcome::Failed,
+            Outcome::Failed | Outcome::Missing => {
+                let ended = matches!(*self.place.borrow(), Place::Store { ended: true, .. });
+                if path.ends_with(".m3u8")
+                    && let Some(claimed) = self.claimed()
+                    && let found @ Outcome::Found(_) = stored.archive(&self.path, claimed, !ended).await
+                {
+                    return found;
+                }
+                stored.small(&self.path, path).await
+            }
+        }
+    }
+
+    /// Whether a followed playlist has its ENDLIST.
+    fn has_ended(&self) -> bool {
+        let follows = lock(&self.follows);
+        follows.keys().any(|rung| {
+            let versions = self.shared.playlists.follow(&self.path, &playlist_path(rung));
+            versions.is_some_and(|versions| versions.borrow().reload.as_ref().is_some_and(|r| r.edge.ended))
+        })
+    }
+}
+
+/// The path of a rung's playlist within its stream.
+pub(super) fn playlist_path(rung: &str) -> String {
+    format!("{rung}/index.m3u8")
+}
+
+// === the task that follows ===
+
+struct Following {
+    stream: Arc<EdgeStream>,
+    path: String,
+    follow: Arc<Follow>,
+}
+
+impl Drop for Following {
+    /// In this order: the playlist of a task that begins next stays, and who waits for the first version looks for it
+    /// once the state says that there is none.
+    fn drop(&mut self) {
+        self.stream.shared.playlists.remove(&self.stream.path, &self.path);
+        lock(&self.stream.follows).remove(&self.follow.rung);
+        self.follow.state.send_replace(FollowState::Gone);
+    }
+}
+
+impl Following {
+    async fn run(&self) {
+        let mut place = self.stream.place.subscribe();
+        let mut shown: Option<Shown> = None;
+        while !self.is_idle() {
+            let encoder = match &*place.borrow_and_update() {
+                Place::Encoder { address, claim, .. } => Some((*address, Arc::clone(claim))),
+                Place::Store { .. } | Place::Nowhere => None,
+            };
+            let ended = shown.as_ref().is_some_and(|shown| shown.reload.edge.ended);
+            let same = |shown: &Shown, claim: &Arc<str>| shown.claim == *claim;
+            match encoder {
+                Some((address, claim))
+                    if !(ended && shown.as_ref().is_some_and(|shown| same(shown, &claim))) =>
+                {
+                    match self.ask(address, &claim, shown.as_ref()).await {
+                        Asked::Answer(Ok(Answer::Found { body, reload: Some(reload), .. })) => {
+                            self.show(body, claim, reload, &mut shown);
+                        }
+                        Asked::Moved | Asked::Idle => {}
+                        Asked::Answer(answer) => {
+                            if !self.missed(answer, &mut shown).await {
+                                return;
+                            }
+                        }
+                    }
+                }
+                // The last version stays for as long as viewers ask for it.
+                _ if ended => drop(timeout(LOOK_EVERY, place.changed()).await),
+                _ if shown.is_some() => self.stand_still(&mut shown).await,
+                _ => return,
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let versions = self.stream.shared.playlists.followers(&self.stream.path, &self.path);
+        versions == 0 && lock(&self.follow.asked).elapsed() > IDLE
+    }
+
+    /// Asks the encoder for the version after the one that is shown.
+    async fn ask(&self, address: std::net::SocketAddr, claim: &Arc<str>, shown: Option<&Shown>) -> Asked {
+        let next = shown.filter(|shown| shown.claim == *claim && !shown.plainly);
+        let query = next.map(|shown| next_version(&shown.reload)).unwrap_or_default();
+        let path = format!("{}{query}", self.path);
+        let Shared { upstream, viewers, .. } = &*self.stream.shared;
+        let report = viewers.report(&self.stream.path);
+        let more = report.map(|report| (HeaderName::from_static(audience::report::HEADER), report));
+        let more = HeaderMap::from_iter(more);
+        let request = upstream.get(address, &self.stream.path, &path, Kind::Playlist, more);
+        let mut request = std::pin::pin!(request);
+        let mut patience = next.map_or(LOOK_EVERY, |shown| standstill(&shown.reload));
+        loop {
+            tokio::select! {
+                answer = &mut request => return Asked::Answer(answer),
+                () = sleep(patience) => {}
+            }
+            patience = LOOK_EVERY;
+            // The request goes on while the store is asked.
+            tokio::select! {
+                answer = &mut request => return Asked::Answer(answer),
+                () = self.stream.look_again() => {}
+            }
+            match &*self.stream.place.borrow() {
+                Place::Encoder { claim: now, .. } if now == claim => {}
+                Place::Encoder { .. } | Place::Store { .. } | Place::Nowhere => return Asked::Moved,
+            }
+            if self.is_idle() {
+                return Asked::Idle;
+            }
+        }
+    }
+
+    fn show(&self, body: Bytes, claim: Arc<str>, reload: Reloadable, shown: &mut Option<Shown>) {
+        let Shared { playlists, .. } = &*self.stream.shared;
+        let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
+        playlists.put_playlist(&self.stream.path, &self.path, object, reload.clone());
+        match shown {
+            None => self.stream.did_not_miss(),
+            Some(shown) if shown.claim != claim => counter!("encoder_edge_moves_total").increment(1),
+            Some(_) => {}
+        }
+        self.fetch_hinted(&reload);
+        *shown = Some(Shown { claim, reload, plainly: false });
+        self.follow.state.send_replace(FollowState::Shown);
+    }
+
+    /// Fetches the part that comes next while viewers fetch parts: the encoder holds the request, so the part is here as
+    /// soon as the playlist that lists it.
+    fn fetch_hinted(&self, reload: &Reloadable) {
+        let wanted = lock(&self.follow.part_asked).is_some_and(|asked| asked.elapsed() < PARTS_WANTED);
+        if let Some(hint) = reload.hint.as_ref().filter(|_| wanted) {
+            let (stream, path) = (Arc::clone(&self.stream), format!("{}/{hint}", self.follow.rung));
+            tokio::spawn(async move { stream.fetch_media(&path).await });
+        }
+    }
+
+    /// The encoder did not give a version. Returns whether to go on asking.
+    async fn missed(&self, answer: Result<Answer, UpstreamError>, shown: &mut Option<Shown>) -> bool {
+        match (answer, shown) {
+            (Ok(Answer::NotYet), Some(shown)) => shown.plainly = true,
+            (Ok(Answer::NotYet | Answer::Missing | Answer::Found { .. }), None) => return false,
+            (Ok(Answer::Missing | Answer::Found { .. }), Some(_)) => {}
+            (Err(error), shown) => {
+                debug!(stream = %self.stream.path, playlist = self.path, %error, "encoder");
+                if shown.is_none() {
+                    return false;
+                }
+            }
+        }
+        self.stream.look_again().await;
+        sleep(PAUSE).await;
+        true
+    }
+
+    /// No encoder has the stream: the version that is shown stays, unless the store has the last one.
+    async fn stand_still(&self, shown: &mut Option<Shown>) {
+        let ended = matches!(*self.stream.place.borrow(), Place::Store { ended: true, .. });
+        if let (true, Some(stored), Some(shown)) = (ended, &self.stream.shared.stored, shown)
+            && let Outcome::Found(last) = stored.small(&self.stream.path, &self.path).await
+            && last.object.body.windows(ENDLIST.len()).any(|bytes| bytes == ENDLIST)
+        {
+            shown.reload.edge.ended = true;
+            shown.reload.hint = None;
+            let object = last.object.clone();
+            let reload = shown.reload.clone();
+            self.stream.shared.playlists.put_playlist(&self.stream.path, &self.path, object, reload);
+            return;
+        }
+        sleep(LOOK_EVERY).await;
+        self.stream.look_again().await;
+    }
+}
+
+const ENDLIST: &[u8] = b"#EXT-X-ENDLIST";
+
+/// The query that asks for the version after `reload`.
+fn next_version(reload: &Reloadable) -> String {
+    let edge = reload.edge;
+    let segment = edge.last_sequence.saturating_add(1);
+    match reload.part_target {
+        Some(_) => format!("?_HLS_msn={segment}&_HLS_part={}", edge.open_parts),
+        None => format!("?_HLS_msn={segment}"),
+    }
+}
+
+/// How long after a version the next one is late.
+fn standstill(reload: &Reloadable) -> Duration {
+    (reload.part_target.unwrap_or(reload.target_duration) * 3 / 2).max(LOOK_EVERY)
+}
