@@ -1,0 +1,26 @@
+//! How many free encoders a fleet needs, so that few publishers are refused.
+//!
+//! [`Fleet`] describes publishers, streams, pods and the control loop that starts and removes pods; [`simulate`] lets
+//! simulated time pass for a fleet and counts refused publishers. [`formulas`] has the closed formulas for the simple
+//! fleets; tests hold the simulation to them. [`report`] makes the tables of docs/scale.md.
+//!
+//! The crate has no sockets and no clock: time is simulated, and one seed always gives the same outcome. How many
+//! viewers an edge carries is not simulated: docs/scale.md has that arithmetic.
+
+mod distribution;
+mod fleet;
+pub mod formulas;
+mod nodes;
+mod pods;
+mod publishers;
+pub mod report;
+mod scaling;
+pub mod search;
+mod simulation;
+mod statistics;
+mod table;
+
+pub use distribution::{Distribution, StartTime};
+pub use fleet::{AfterStream, Control, Fleet, Growth, Publishers, Removal, Retry, Shrinking, Spike};
+pub use simulation::{Outcome, Period, simulate};
+pub use statistics::{Estimate, estimate};
