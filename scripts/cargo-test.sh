@@ -24,7 +24,7 @@ else
     unit) selected=(--exclude tests) ;;
     e2e)
         selected=()
-        for crate in admission audience encoder hls listen media probes publisher rtmp store transcode; do
+        for crate in admission audience capacity encoder hls listen media probes publisher rtmp store transcode; do
             selected+=(--exclude "$crate")
         done
         ;;

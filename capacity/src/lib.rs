@@ -4,15 +4,18 @@
 //! simulated time pass for a fleet and counts refused publishers. [`formulas`] has the closed formulas for the simple
 //! fleets; tests hold the simulation to them. [`report`] makes the tables of docs/scale.md.
 //!
-//! The crate has no sockets and no clock: time is simulated, and one seed always gives the same outcome. How many
-//! viewers an edge carries is not simulated: docs/scale.md has that arithmetic.
+//! How many viewers an edge carries is arithmetic (`edges`), not simulated. The crate has no sockets and no clock: time
+//! is simulated, and one seed always gives the same outcome.
 
 mod distribution;
+pub mod document;
+mod edges;
 mod fleet;
 pub mod formulas;
 mod nodes;
 mod pods;
 mod publishers;
+mod queue;
 pub mod report;
 mod scaling;
 pub mod search;

@@ -4,6 +4,8 @@
 //! case, because the same number of concurrent streams then has more starts.
 
 use crate::distribution::{Distribution, StartTime};
+use crate::document::Section;
+use crate::edges;
 use crate::fleet::{AfterStream, Control, Fleet, Publishers, Retry, Spike};
 use crate::formulas::{erlang_b, least, poisson_tail, refused_by_lag};
 use crate::search::{least_buffer, over, simulate_seeds};
@@ -32,16 +34,22 @@ const DAY: [f64; 24] = [
     2.0, 1.6, 1.1,
 ];
 
-/// All tables, as they are in docs/scale.md between the marks.
+/// All tables of docs/scale.md.
 #[must_use]
-pub fn tables() -> String {
-    let sections = [
-        ("### Free encoders for a steady rate", free_encoders()),
-        ("### The balancer's lag", lag()),
-        ("### The autoscaler on a quiet and on a usual day", autoscale()),
-        ("### A match begins", match_begins()),
-    ];
-    sections.iter().map(|(title, table)| format!("{title}\n\n{table}")).collect::<Vec<_>>().join("\n")
+pub fn sections() -> Vec<Section> {
+    vec![
+        ("constants", edges::constants()),
+        ("prices", edges::prices()),
+        ("one edge", edges::one_edge()),
+        ("edges", edges::edges()),
+        ("fill", edges::fill()),
+        ("cost", edges::cost()),
+        ("streams", edges::streams()),
+        ("free encoders", free_encoders()),
+        ("lag", lag()),
+        ("autoscaler", autoscale()),
+        ("match", match_begins()),
+    ]
 }
 
 fn fleet(streams: u32, start: Duration, after_stream: AfterStream, control: Control) -> Fleet {
@@ -93,7 +101,7 @@ fn free_encoders() -> String {
             whole((*streams).into()),
             format!("{} s", start.as_secs()),
             format!("{load:.2}"),
-            percent(*goal),
+            format!("{} %", goal * 100.0),
             buffer.to_string(),
             percent(erlang_b(load, buffer)),
             percent_within(simulated),
@@ -165,28 +173,42 @@ fn lag() -> String {
 fn autoscale() -> String {
     let mut cases = Vec::new();
     for streams in STREAMS {
-        cases.extend([(streams, None), (streams, Some(DAY))]);
+        cases.extend([(streams, None, 1), (streams, Some(DAY), 1)]);
+        // For a hundred streams a pod is a hundredth.
+        cases.extend((streams > 100).then_some((streams, Some(DAY), streams / 100)));
     }
-    let rows = in_parallel(&cases, |(streams, hourly)| {
+    let rows = in_parallel(&cases, |(streams, hourly, removed)| {
         let mut fleet = autoscaled(*streams, Duration::from_secs(90));
         fleet.publishers.hourly = *hourly;
+        fleet.control.shrinking.at_most = Some(*removed);
         // The first hours find a fleet that has not yet followed the rate.
         let (from, until) = (Duration::from_secs(4 * 3600), Duration::from_secs(28 * 3600));
         let outcomes = simulate_seeds(&fleet, Period { from, until, then: Duration::ZERO }, 4);
         vec![
             whole((*streams).into()),
             if hourly.is_some() { "a usual day" } else { "a steady rate" }.to_owned(),
+            removed.to_string(),
             percent_within(over(&outcomes, Outcome::share_found_none)),
             whole(over(&outcomes, |outcome| outcome.free).mean),
-            outcomes.iter().map(|outcome| outcome.least_free).min().unwrap_or(0).to_string(),
+            whole(outcomes.iter().map(|outcome| outcome.least_free).min().unwrap_or(0).into()),
             whole(over(&outcomes, |outcome| outcome.busy).mean),
             whole(over(&outcomes, |outcome| outcome.pods).mean),
             whole(over(&outcomes, |outcome| outcome.most_pods.into()).mean),
             whole(over(&outcomes, |outcome| outcome.nodes).mean),
         ]
     });
-    let header =
-        ["streams", "publishers", "refused", "free", "least free", "busy", "pods", "most pods", "nodes"];
+    let header = [
+        "streams",
+        "publishers",
+        "removed a minute",
+        "refused",
+        "free",
+        "least free",
+        "busy",
+        "pods",
+        "most pods",
+        "nodes",
+    ];
     markdown(&header, &rows)
 }
 
@@ -240,7 +262,7 @@ fn spike_row(streams: u32, start: Duration) -> Vec<String> {
         fleet.control.buffer.to_string(),
     ];
     row.extend(spike_cells(&simulate_seeds(&spike, period, SEEDS)));
-    row.push(enough.to_string());
+    row.push(whole(enough.into()));
     row.extend(spike_cells(&simulate_seeds(&with_spike(autoscaled(streams, start), retry), period, SEEDS)));
     row
 }
@@ -278,4 +300,18 @@ fn in_parallel<C: Sync, R: Send>(cases: &[C], compute: impl Fn(&C) -> R + Sync) 
     });
     computed.sort_by_key(|(index, _)| *index);
     computed.into_iter().map(|(_, row)| row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::with_tables;
+
+    #[test]
+    fn the_document_has_these_tables() {
+        let document = include_str!("../../docs/scale.md");
+        let wanted = with_tables(document, &sections()).unwrap();
+        let differs = wanted.lines().zip(document.lines()).find(|(wanted, found)| wanted != found);
+        assert!(wanted == document, "run `make simulate INTO=docs/scale.md`: {differs:?}");
+    }
 }

@@ -23,9 +23,7 @@ pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess:
     let run = |buffer: u32| {
         let mut fleet = fleet.clone();
         fleet.control.buffer = buffer;
-        let outcomes = simulate_seeds(&fleet, period, seeds);
-        let reached = over(&outcomes, Outcome::share_found_none).mean <= goal;
-        (reached, outcomes)
+        simulate_until_missed(&fleet, period, seeds, goal)
     };
     let mut step = (guess / 16).max(1);
     let mut best = None;
@@ -33,8 +31,7 @@ pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess:
     let mut buffer = guess;
     // Steps grow until the wanted buffer lies between two that were tried; then halves are tried.
     loop {
-        let (reached, outcomes) = run(buffer);
-        if reached {
+        if let Some(outcomes) = run(buffer) {
             enough = Some(buffer);
             best = Some((buffer, outcomes));
         } else {
@@ -50,6 +47,25 @@ pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess:
         step *= 2;
     }
     best.unwrap_or_else(|| (guess, Vec::new()))
+}
+
+/// Outcomes of the seeds 1 to `seeds`; none if more than `goal` of all publishers found no free pod. Stops at the seed
+/// after which the goal cannot be reached any more.
+fn simulate_until_missed(fleet: &Fleet, period: Period, seeds: u64, goal: f64) -> Option<Vec<Outcome>> {
+    let (mut found_none, mut publishers) = (0, 0);
+    let mut outcomes = Vec::new();
+    for seed in 1..=seeds {
+        let outcome = simulate(fleet, period, seed);
+        found_none += outcome.found_none;
+        publishers += outcome.publishers;
+        outcomes.push(outcome);
+        // The other seeds have about as many publishers.
+        let others = publishers as f64 / seed as f64 * 1.2 * (seeds - seed) as f64;
+        if found_none as f64 > goal * (publishers as f64 + others) {
+            return None;
+        }
+    }
+    Some(outcomes)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use crate::distribution::poisson;
 use crate::fleet::{AfterStream, Fleet, Removal};
 use crate::pods::{PodId, PodState, Pods};
 use crate::publishers::next_arrival;
+use crate::queue::Queue;
 use crate::scaling::Scaling;
 use fastrand::Rng;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long a simulation lasts, and which part of it counts. It starts with the mean number of busy pods.
@@ -104,7 +104,7 @@ pub fn simulate(fleet: &Fleet, period: Period, seed: u64) -> Outcome {
 }
 
 /// A publisher between two attempts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy)]
 struct Publisher {
     came: Duration,
     attempts: u32,
@@ -114,7 +114,8 @@ struct Publisher {
 enum Event {
     StreamEnds(PodId),
     PodReady(PodId),
-    Retries(Publisher),
+    /// The publisher that has waited for the longest time tries again.
+    Retries,
     /// The number of busy pods is measured.
     Measures,
     /// The control loop decides.
@@ -137,9 +138,9 @@ struct Simulation<'fleet> {
     period: Period,
     random: Rng,
     now: Duration,
-    /// The number of the next event; events of the same time happen in the order in which they were planned.
-    order: u64,
-    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    events: Queue<Event>,
+    /// Refused publishers who will try again. All pauses are the same, so that the first one is the next one.
+    waiting: VecDeque<Publisher>,
     pods: Pods,
     replicas: u32,
     scaling: Scaling,
@@ -159,8 +160,8 @@ impl<'fleet> Simulation<'fleet> {
             period,
             random: Rng::with_seed(seed),
             now: Duration::ZERO,
-            order: 0,
-            events: BinaryHeap::new(),
+            events: Queue::new(),
+            waiting: VecDeque::new(),
             pods: Pods::new(fleet.pods_per_node),
             replicas: 0,
             scaling: Scaling::new(fleet.control),
@@ -196,7 +197,7 @@ impl<'fleet> Simulation<'fleet> {
 
     fn run(&mut self) {
         let end = self.period.until + self.period.then;
-        while let Some(Reverse((at, _, event))) = self.events.pop() {
+        while let Some((at, event)) = self.events.next() {
             if at > end {
                 break;
             }
@@ -249,8 +250,7 @@ impl<'fleet> Simulation<'fleet> {
 
 impl Simulation<'_> {
     fn plan(&mut self, after: Duration, event: Event) {
-        self.order += 1;
-        self.events.push(Reverse((self.now + after, self.order, event)));
+        self.events.plan(self.now + after, event);
     }
 
     fn plan_arrival(&mut self) {
@@ -264,7 +264,11 @@ impl Simulation<'_> {
                 self.plan_arrival();
                 self.arrives();
             }
-            Event::Retries(publisher) => self.attempts(publisher),
+            Event::Retries => {
+                if let Some(publisher) = self.waiting.pop_front() {
+                    self.attempts(publisher);
+                }
+            }
             Event::StreamEnds(pod) => self.stream_ends(pod),
             Event::PodReady(pod) => {
                 let cancelled = self.pods.state(pod) == PodState::Cancelled;
@@ -331,8 +335,8 @@ impl Simulation<'_> {
     fn refused(&mut self, publisher: Publisher) {
         match self.fleet.publishers.retry.filter(|retry| publisher.attempts < retry.times) {
             Some(retry) => {
-                let publisher = Publisher { attempts: publisher.attempts + 1, ..publisher };
-                self.plan(retry.after, Event::Retries(publisher));
+                self.waiting.push_back(Publisher { attempts: publisher.attempts + 1, ..publisher });
+                self.plan(retry.after, Event::Retries);
             }
             None => self.outcome.lost += u64::from(self.counts(publisher.came)),
         }

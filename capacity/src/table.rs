@@ -20,7 +20,8 @@ pub(crate) fn percent(share: f64) -> String {
 /// A share in per cent with its confidence interval.
 pub(crate) fn percent_within(estimate: Estimate) -> String {
     let (mean, half_width) = (estimate.mean * 100.0, estimate.half_width * 100.0);
-    let decimals = decimals(mean);
+    // One digit at least of the half width.
+    let decimals = decimals(mean).max(decimals(half_width * 10.0));
     format!("{mean:.decimals$} ± {half_width:.decimals$} %")
 }
 
@@ -57,6 +58,7 @@ mod tests {
         let shares = [0.0, 0.00004, 0.0012, 0.0123, 0.123, 1.0].map(percent);
         assert_eq!(shares, ["0 %", "0.004 %", "0.12 %", "1.2 %", "12 %", "100 %"]);
         assert_eq!(percent_within(Estimate { mean: 0.0098, half_width: 0.0004 }), "0.98 ± 0.04 %");
+        assert_eq!(percent_within(Estimate { mean: 0.011, half_width: 0.0003 }), "1.10 ± 0.03 %");
         assert_eq!([1.0, 999.6, 12345.0, 1234567.0].map(whole), ["1", "1,000", "12,345", "1,234,567"]);
     }
 
