@@ -56,6 +56,12 @@ impl Publishers {
     }
 }
 
+/// The rate of publishers in each hour of a day with a quiet night and a busy evening, as a multiple of the mean rate.
+pub const USUAL_DAY: [f64; 24] = [
+    0.6, 0.4, 0.3, 0.2, 0.2, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.1, 2.2,
+    2.0, 1.6, 1.1,
+];
+
 /// "A match begins": publishers who arrive in addition to the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spike {
@@ -189,5 +195,22 @@ impl Control {
     pub fn wanted(&self, busy: u32) -> u32 {
         // A little less than the product's rounding error, so that 1.0 × 7 + 2 is 9.
         (self.per_busy * f64::from(busy) + f64::from(self.buffer) - 1e-9).ceil() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_day_has_the_mean_rate() {
+        assert!((USUAL_DAY.iter().sum::<f64>() - 24.0).abs() < 1e-9, "{}", USUAL_DAY.iter().sum::<f64>());
+    }
+
+    #[test]
+    fn wanted_pods_are_whole_and_never_too_few() {
+        assert_eq!(Control::agones(2).wanted(7), 9);
+        assert_eq!(Control::autoscale(2).wanted(100), 117);
+        assert_eq!(Control::autoscale(2).wanted(1), 4);
     }
 }

@@ -24,6 +24,8 @@ mod statistics;
 mod table;
 
 pub use distribution::{Distribution, StartTime};
-pub use fleet::{AfterStream, Control, Fleet, Growth, Publishers, Removal, Retry, Shrinking, Spike};
+pub use fleet::{
+    AfterStream, Control, Fleet, Growth, Publishers, Removal, Retry, Shrinking, Spike, USUAL_DAY,
+};
 pub use simulation::{Outcome, Period, simulate};
 pub use statistics::{Estimate, estimate};

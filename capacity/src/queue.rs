@@ -22,8 +22,12 @@ impl<E: Ord> Queue<E> {
         self.events.push(Reverse((at.as_nanos() as u64, self.planned, event)));
     }
 
-    /// Takes the next event.
-    pub(crate) fn next(&mut self) -> Option<(Duration, E)> {
+    /// Takes the next event, if there is one before this time.
+    pub(crate) fn next_before(&mut self, end: Duration) -> Option<(Duration, E)> {
+        let Reverse((at, ..)) = self.events.peek()?;
+        if u128::from(*at) >= end.as_nanos() {
+            return None;
+        }
         let Reverse((at, _, event)) = self.events.pop()?;
         Some((Duration::from_nanos(at), event))
     }
@@ -39,7 +43,9 @@ mod tests {
         for (seconds, event) in [(2, 'c'), (1, 'b'), (1, 'a'), (3, 'd')] {
             queue.plan(Duration::from_secs(seconds), event);
         }
-        let order: Vec<char> = std::iter::from_fn(|| queue.next()).map(|(_, event)| event).collect();
-        assert_eq!(order, ['b', 'a', 'c', 'd']);
+        let order: Vec<char> = std::iter::from_fn(|| queue.next_before(Duration::from_secs(3)))
+            .map(|(_, event)| event)
+            .collect();
+        assert_eq!(order, ['b', 'a', 'c']);
     }
 }

@@ -6,7 +6,7 @@
 use crate::distribution::{Distribution, StartTime};
 use crate::document::Section;
 use crate::edges;
-use crate::fleet::{AfterStream, Control, Fleet, Publishers, Retry, Spike};
+use crate::fleet::{AfterStream, Control, Fleet, Publishers, Retry, Spike, USUAL_DAY};
 use crate::formulas::{erlang_b, least, poisson_tail, refused_by_lag};
 use crate::search::{least_buffer, over, simulate_seeds};
 use crate::simulation::{Outcome, Period};
@@ -19,8 +19,14 @@ use std::time::Duration;
 
 const STREAMS: [u32; 3] = [100, 1_000, 10_000];
 const START_SECONDS: [u64; 3] = [5, 30, 90];
-/// Shares of refused publishers, and the number of simulated publishers for each seed.
-const GOALS: [(f64, u32); 3] = [(0.01, 10_000), (0.001, 20_000), (0.0001, 50_000)];
+/// Shares of refused publishers.
+const GOALS: [Goal; 3] = [
+    Goal { share: 0.01, deviations: 2.33, publishers: 10_000 },
+    Goal { share: 0.001, deviations: 3.09, publishers: 20_000 },
+    Goal { share: 0.0001, deviations: 3.72, publishers: 30_000 },
+];
+/// The goal of the tables that are not about the buffer.
+const RARE: Goal = GOALS[1];
 const SEEDS: u64 = 10;
 const MEAN: Duration = Duration::from_secs(30 * 60);
 const SETTLING: Duration = Duration::from_secs(600);
@@ -28,11 +34,6 @@ const SETTLING: Duration = Duration::from_secs(600);
 const AGONES_SECONDS: f64 = 10.0;
 /// kube-proxy keeps a taken pod in rotation for 0.3 to 1.2 s after the publisher's start; with a thousand pods longer.
 const LAG: Duration = Duration::from_secs(1);
-/// A day with a quiet night and a busy evening; the mean is 1.
-const DAY: [f64; 24] = [
-    0.6, 0.4, 0.3, 0.2, 0.2, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.8, 2.1, 2.2,
-    2.0, 1.6, 1.1,
-];
 
 /// All tables of docs/scale.md.
 #[must_use]
@@ -50,6 +51,16 @@ pub fn sections() -> Vec<Section> {
         ("autoscaler", autoscale()),
         ("match", match_begins()),
     ]
+}
+
+/// A wanted share of refused publishers.
+#[derive(Clone, Copy)]
+struct Goal {
+    share: f64,
+    /// A normal variable exceeds its mean by so many standard deviations with this probability.
+    deviations: f64,
+    /// Simulated publishers for each seed.
+    publishers: u32,
 }
 
 fn fleet(streams: u32, start: Duration, after_stream: AfterStream, control: Control) -> Fleet {
@@ -74,10 +85,24 @@ fn autoscaled(streams: u32, start: Duration) -> Fleet {
     fleet(streams, start, AfterStream::Recycle, Control::autoscale(2))
 }
 
-/// A guess at the buffer that Agones needs: replacements are asked for up to an interval late.
-fn agones_guess(fleet: &Fleet, goal: f64) -> u32 {
-    let load = fleet.publishers.rate * (fleet.start.mean().as_secs_f64() + AGONES_SECONDS / 2.0);
-    least(goal, |buffer| erlang_b(load, buffer))
+/// A guess at the buffer that Agones needs: the mean number of starting pods, and a margin for the chance of starts, and
+/// of arrivals and ends within an interval. docs/scale.md has it as a rule of thumb.
+fn agones_guess(fleet: &Fleet, goal: Goal) -> u32 {
+    let (rate, start) = (fleet.publishers.rate, fleet.start.mean().as_secs_f64());
+    let margin = goal.deviations * (rate * (start + AGONES_SECONDS)).sqrt();
+    (rate * start + margin + 2.0).round() as u32
+}
+
+/// The share of publishers who find no free encoder. Where no simulated publisher was refused, the share is below three
+/// in their number with a confidence of 95 %, if refusals do not come together.
+fn refused(outcomes: &[Outcome]) -> String {
+    let share = over(outcomes, Outcome::share_found_none);
+    let publishers: u64 = outcomes.iter().map(|outcome| outcome.publishers).sum();
+    if share.mean > 0.0 {
+        percent_within(share)
+    } else {
+        format!("< {}", percent((3.0 / publishers as f64).max(0.00001)))
+    }
 }
 
 fn free_encoders() -> String {
@@ -87,27 +112,28 @@ fn free_encoders() -> String {
             cases.extend(GOALS.map(|goal| (streams, start, goal)));
         }
     }
-    let rows = in_parallel(&cases, |(streams, start, (goal, publishers))| {
+    let rows = in_parallel(&cases, |(streams, start, goal)| {
         let start = Duration::from_secs(*start);
         let ideal = fleet(*streams, start, AfterStream::Replace, Control::at_once(0));
         let load = ideal.publishers.rate * start.as_secs_f64();
-        let buffer = least(*goal, |buffer| erlang_b(load, buffer));
-        let period = Period::of_publishers(&ideal, *publishers, SETTLING);
+        let buffer = least(goal.share, |buffer| erlang_b(load, buffer));
+        let period = Period::of_publishers(&ideal, goal.publishers, SETTLING);
         let ideal = Fleet { control: Control::at_once(buffer), ..ideal };
-        let simulated = over(&simulate_seeds(&ideal, period, SEEDS), Outcome::share_found_none);
+        let simulated = refused(&simulate_seeds(&ideal, period, SEEDS));
         let agones = agones(*streams, start);
-        let (needed, outcomes) = least_buffer(&agones, period, SEEDS, *goal, agones_guess(&agones, *goal));
+        let (needed, outcomes) =
+            least_buffer(&agones, period, SEEDS, goal.share, agones_guess(&agones, *goal));
         vec![
             whole((*streams).into()),
             format!("{} s", start.as_secs()),
             format!("{load:.2}"),
-            format!("{} %", goal * 100.0),
+            format!("{} %", goal.share * 100.0),
             buffer.to_string(),
             percent(erlang_b(load, buffer)),
-            percent_within(simulated),
-            least(*goal, |buffer| poisson_tail(load, buffer)).to_string(),
+            simulated,
+            least(goal.share, |buffer| poisson_tail(load, buffer)).to_string(),
             needed.to_string(),
-            percent_within(over(&outcomes, Outcome::share_found_none)),
+            refused(&outcomes),
             whole(over(&outcomes, |outcome| outcome.free).mean),
             whole(over(&outcomes, |outcome| outcome.pods).mean),
             whole(over(&outcomes, |outcome| outcome.nodes).mean),
@@ -136,7 +162,7 @@ fn lag() -> String {
     let rows = in_parallel(&STREAMS, |streams| {
         let fleet = agones(*streams, start);
         let period = Period::of_publishers(&fleet, 20_000, SETTLING);
-        let (buffer, _) = least_buffer(&fleet, period, SEEDS, 0.001, agones_guess(&fleet, 0.001));
+        let buffer = agones_guess(&fleet, RARE);
         let mut fleet = Fleet { rotation_lag: LAG, ..fleet };
         fleet.control.buffer = buffer;
         let outcomes = simulate_seeds(&fleet, period, SEEDS);
@@ -173,9 +199,9 @@ fn lag() -> String {
 fn autoscale() -> String {
     let mut cases = Vec::new();
     for streams in STREAMS {
-        cases.extend([(streams, None, 1), (streams, Some(DAY), 1)]);
+        cases.extend([(streams, None, 1), (streams, Some(USUAL_DAY), 1)]);
         // For a hundred streams a pod is a hundredth.
-        cases.extend((streams > 100).then_some((streams, Some(DAY), streams / 100)));
+        cases.extend((streams > 100).then_some((streams, Some(USUAL_DAY), streams / 100)));
     }
     let rows = in_parallel(&cases, |(streams, hourly, removed)| {
         let mut fleet = autoscaled(*streams, Duration::from_secs(90));
@@ -188,7 +214,7 @@ fn autoscale() -> String {
             whole((*streams).into()),
             if hourly.is_some() { "a usual day" } else { "a steady rate" }.to_owned(),
             removed.to_string(),
-            percent_within(over(&outcomes, Outcome::share_found_none)),
+            refused(&outcomes),
             whole(over(&outcomes, |outcome| outcome.free).mean),
             whole(outcomes.iter().map(|outcome| outcome.least_free).min().unwrap_or(0).into()),
             whole(over(&outcomes, |outcome| outcome.busy).mean),
@@ -246,7 +272,7 @@ fn match_begins() -> String {
 
 fn spike_row(streams: u32, start: Duration) -> Vec<String> {
     let mut fleet = agones(streams, start);
-    fleet.control.buffer = agones_guess(&fleet, 0.001);
+    fleet.control.buffer = agones_guess(&fleet, RARE);
     let retry = Some(Retry { after: Duration::from_secs(10), times: 6 });
     let spike = with_spike(fleet.clone(), retry);
     let period =

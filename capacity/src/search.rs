@@ -17,7 +17,7 @@ pub fn over(outcomes: &[Outcome], value: impl Fn(&Outcome) -> f64) -> Estimate {
 }
 
 /// The least buffer with which at most `goal` of all publishers find no free pod at their first attempt, and the
-/// outcomes with that buffer. `guess` is where the search begins.
+/// outcomes with that buffer. `guess` is where the search begins. Above 100 the buffer is exact to one per cent.
 #[must_use]
 pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess: u32) -> (u32, Vec<Outcome>) {
     let run = |buffer: u32| {
@@ -25,7 +25,7 @@ pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess:
         fleet.control.buffer = buffer;
         simulate_until_missed(&fleet, period, seeds, goal)
     };
-    let mut step = (guess / 16).max(1);
+    let mut step = (guess / 64).max(1);
     let mut best = None;
     let (mut too_small, mut enough) = (None, None);
     let mut buffer = guess;
@@ -38,7 +38,7 @@ pub fn least_buffer(fleet: &Fleet, period: Period, seeds: u64, goal: f64, guess:
             too_small = Some(buffer);
         }
         buffer = match (too_small, enough) {
-            (Some(low), Some(high)) if high - low <= 1 => break,
+            (Some(low), Some(high)) if high - low <= (high / 100).max(1) => break,
             (Some(low), Some(high)) => (low + high) / 2,
             (None, Some(0)) | (None, None) => break,
             (None, Some(high)) => high.saturating_sub(step),

@@ -120,7 +120,6 @@ enum Event {
     Measures,
     /// The control loop decides.
     Decides,
-    Arrives,
 }
 
 /// Sums over time, for means.
@@ -138,7 +137,9 @@ struct Simulation<'fleet> {
     period: Period,
     random: Rng,
     now: Duration,
+    /// All events but arrivals, of which only the next one is known.
     events: Queue<Event>,
+    next_arrival: Duration,
     /// Refused publishers who will try again. All pauses are the same, so that the first one is the next one.
     waiting: VecDeque<Publisher>,
     pods: Pods,
@@ -161,6 +162,7 @@ impl<'fleet> Simulation<'fleet> {
             random: Rng::with_seed(seed),
             now: Duration::ZERO,
             events: Queue::new(),
+            next_arrival: Duration::ZERO,
             waiting: VecDeque::new(),
             pods: Pods::new(fleet.pods_per_node),
             replicas: 0,
@@ -192,17 +194,25 @@ impl<'fleet> Simulation<'fleet> {
             self.plan(control.every.saturating_sub(control.metric_age), Event::Measures);
             self.plan(control.every, Event::Decides);
         }
-        self.plan_arrival();
+        self.next_arrival = next_arrival(&fleet.publishers, self.now, &mut self.random);
     }
 
     fn run(&mut self) {
         let end = self.period.until + self.period.then;
-        while let Some((at, event)) = self.events.next() {
-            if at > end {
-                break;
+        loop {
+            let arrival = self.next_arrival;
+            match self.events.next_before(arrival.min(end)) {
+                Some((at, event)) => {
+                    self.advance(at);
+                    self.handle(event);
+                }
+                None if arrival < end => {
+                    self.advance(arrival);
+                    self.next_arrival = next_arrival(&self.fleet.publishers, arrival, &mut self.random);
+                    self.arrives();
+                }
+                None => break,
             }
-            self.advance(at);
-            self.handle(event);
             if self.counts(self.now) {
                 self.outcome.most_pods = self.outcome.most_pods.max(self.pods.existing());
                 self.outcome.least_free = self.outcome.least_free.min(self.pods.count(PodState::Free));
@@ -253,17 +263,8 @@ impl Simulation<'_> {
         self.events.plan(self.now + after, event);
     }
 
-    fn plan_arrival(&mut self) {
-        let at = next_arrival(&self.fleet.publishers, self.now, &mut self.random);
-        self.plan(at - self.now, Event::Arrives);
-    }
-
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Arrives => {
-                self.plan_arrival();
-                self.arrives();
-            }
             Event::Retries => {
                 if let Some(publisher) = self.waiting.pop_front() {
                     self.attempts(publisher);

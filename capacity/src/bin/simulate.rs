@@ -1,9 +1,11 @@
 //! Prints the tables of docs/scale.md, or simulates one fleet (`simulate fleet --help`).
 
 use capacity::document::with_tables;
+use capacity::formulas::erlang_b;
 use capacity::search::{least_buffer, over, simulate_seeds};
 use capacity::{
-    AfterStream, Control, Distribution, Estimate, Fleet, Outcome, Period, Publishers, Retry, Spike, StartTime,
+    AfterStream, Control, Distribution, Estimate, Fleet, Outcome, Period, Publishers, Retry, Spike,
+    StartTime, USUAL_DAY,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt::Write as _;
@@ -90,6 +92,9 @@ struct FleetOptions {
     /// For how long the balancer sends publishers to an encoder that has just been taken, in seconds.
     #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
     lag_seconds: f64,
+    /// The rate follows a day with a quiet night and a busy evening, and one such day is counted for each seed.
+    #[arg(long, conflicts_with = "spike_percent")]
+    usual_day: bool,
     /// Additional publishers of a spike, in per cent of the concurrent streams. Only the publishers of the spike's
     /// time are counted then.
     #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
@@ -144,6 +149,7 @@ impl FleetOptions {
         publishers.retry = (self.retries > 0)
             .then(|| Retry { after: Duration::from_secs_f64(self.retry_seconds), times: self.retries });
         publishers.spike = self.spike();
+        publishers.hourly = self.usual_day.then_some(USUAL_DAY);
         Fleet {
             publishers,
             stream: Distribution::LogNormal { mean, sigma: self.stream_sigma },
@@ -175,8 +181,25 @@ impl FleetOptions {
 
     fn period(&self, fleet: &Fleet) -> Period {
         let period = Period::of_publishers(fleet, self.publishers, self.settling());
+        if self.usual_day {
+            // In the first hours the fleet has not yet followed the rate.
+            let hours = |hours: u64| Duration::from_secs(hours * 3600);
+            return Period { from: hours(4), until: hours(28), ..period };
+        }
         fleet.publishers.spike.map_or(period, |spike| Period { until: spike.at + spike.lasts, ..period })
     }
+}
+
+/// What the formula says, where there is one.
+fn formula(fleet: &Fleet) -> Option<String> {
+    let publishers = &fleet.publishers;
+    let steady = publishers.retry.is_none() && publishers.spike.is_none() && publishers.hourly.is_none();
+    let ideal = fleet.control == Control::at_once(fleet.control.buffer);
+    (steady && ideal && fleet.rotation_lag.is_zero()).then(|| {
+        let load = publishers.rate * fleet.start.mean().as_secs_f64();
+        let refused = erlang_b(load, fleet.control.buffer) * 100.0;
+        format!("{:34}{refused:.3} %\n", "found no free encoder: Erlang B")
+    })
 }
 
 fn describe(buffer: u32, outcomes: &[Outcome]) -> String {
@@ -217,14 +240,45 @@ fn main() -> io::Result<()> {
     let text = match Cli::parse().command.unwrap_or(Command::Tables(TablesOptions::default())) {
         Command::Tables(options) => tables(&options)?,
         Command::Fleet(options) => {
-            let fleet = options.fleet();
+            let mut fleet = options.fleet();
             let period = options.period(&fleet);
             let (buffer, outcomes) = match options.goal_percent {
                 Some(goal) => least_buffer(&fleet, period, options.seeds, goal / 100.0, options.buffer),
                 None => (options.buffer, simulate_seeds(&fleet, period, options.seeds)),
             };
-            describe(buffer, &outcomes)
+            fleet.control.buffer = buffer;
+            describe(buffer, &outcomes) + &formula(&fleet).unwrap_or_default()
         }
     };
     io::stdout().write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn options_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_fleet_that_asks_at_once_has_a_formula_beside_it() {
+        let parse = |extra: &str| {
+            let words = "simulate fleet --policy at-once --streams 360 --buffer 6".split(' ');
+            let extra = extra.split(' ').filter(|word| !word.is_empty());
+            match Cli::parse_from(words.chain(extra)).command {
+                Some(Command::Fleet(options)) => options.fleet(),
+                Some(Command::Tables(_)) | None => panic!("the command is `fleet`"),
+            }
+        };
+        // Six erlangs, six servers.
+        assert!(formula(&parse("")).unwrap().contains("26.492 %"), "{:?}", formula(&parse("")));
+        for extra in
+            ["--retries 1", "--lag-seconds 1", "--every-seconds 5", "--spike-percent 10", "--usual-day"]
+        {
+            assert_eq!(formula(&parse(extra)), None, "{extra}");
+        }
+    }
 }
