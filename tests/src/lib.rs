@@ -29,5 +29,6 @@ pub mod publisher;
 pub mod reference;
 pub mod static_server;
 pub mod turn;
+pub mod varnish;
 pub mod verdict;
 pub mod viewer;
