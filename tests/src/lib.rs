@@ -27,6 +27,7 @@ pub mod probe;
 pub mod process;
 pub mod publisher;
 pub mod reference;
+pub mod request_counter;
 pub mod static_server;
 pub mod turn;
 pub mod varnish;

@@ -53,6 +53,36 @@ impl Edge {
     }
 }
 
+/// A listed part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Media sequence number of its segment.
+    pub(super) msn: u64,
+    /// Its number in the segment, from 0.
+    pub(super) number: u64,
+    /// Its URI as listed.
+    pub(super) uri: String,
+}
+
+/// All listed parts in their order; empty if the text is not a playlist.
+pub(super) fn parts(text: &str) -> Vec<Part> {
+    let first = text.lines().find_map(|line| line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:"));
+    let Some(mut msn) = first.and_then(|number| number.trim().parse().ok()) else { return Vec::new() };
+    let mut number = 0;
+    let mut found = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(attributes) = line.strip_prefix("#EXT-X-PART:") {
+            let uri = attributes.split_once("URI=\"").and_then(|(_, rest)| rest.split('"').next());
+            found.extend(uri.map(|uri| Part { msn, number, uri: uri.to_owned() }));
+            number += 1;
+        } else if !line.starts_with('#') {
+            msn += 1;
+            number = 0;
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +110,9 @@ mod tests {
         assert_eq!((edge.msn, edge.parts), (44, 1));
         assert_eq!(edge.blocking_query().unwrap(), "_HLS_msn=44&_HLS_part=1");
         assert_eq!(Edge::of(&head).unwrap().blocking_query().unwrap(), "_HLS_msn=43&_HLS_part=0");
+        let listed: Vec<(u64, u64)> = parts(&text).iter().map(|part| (part.msn, part.number)).collect();
+        assert_eq!(listed, [(43, 0), (43, 1), (44, 0)]);
+        assert_eq!((parts(&text)[0].uri.as_str(), parts("#EXTM3U")), ("p", Vec::new()));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Thousands of viewers that only reload playlists, on one thread. Measures what blocking reloads or polling cost a
 //! server, and how late the last viewer gets a new version. Media is not fetched: bytes load the network, not the
-//! server's logic.
+//! server's logic. [`crowd`] compares servers with one another: it is cheaper for each client and fetches parts too.
 //!
 //! The generator itself needs time to read thousands of responses, on processors that the server needs too. The delays
 //! include that time: they are an upper bound for the server's own.
 
+pub mod crowd;
 mod follow;
+pub mod response;
 
 pub use follow::Edge;
 
