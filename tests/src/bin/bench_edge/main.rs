@@ -2,7 +2,7 @@
 //! with three rungs hold reloads at the encoder itself, at one `encoder edge`, at two of them, at Varnish and at nginx;
 //! fewer viewers also fetch every part. Measured are the server's CPU time and memory, the delay that it adds to
 //! playlists and parts, and the requests that reach the encoder. Publisher, encoder, server and viewers share the
-//! machine. Missed goals (`report`) exit with 1; Varnish and nginx have no goals.
+//! machine. Missed goals (`goals`) exit with 1; Varnish and nginx have no goals.
 //!
 //! Environment: `BENCH_VIEWERS` (that hold reloads, default 10000; at the encoder itself as many as fetch parts),
 //! `BENCH_FETCHING` (that fetch parts, default 2000), `BENCH_SECONDS` (measured, default 30), `BENCH_LATENCY` (default
@@ -12,6 +12,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
+mod goals;
 mod measure;
 mod report;
 mod servers;

@@ -1,5 +1,6 @@
-//! The table on standard output, the raw figures as JSON lines in a file, and the goals.
+//! The table on standard output, and the raw figures as JSON lines in a file.
 
+use crate::goals::missed;
 use crate::measure::{Figures, Quantiles};
 use crate::servers::Kind;
 use anyhow::Context;
@@ -7,14 +8,6 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use tests::encoder_process::workspace;
-
-/// Goal: seconds that a server may add to a playlist or a part for 99 of 100 viewers.
-const DELAY: f64 = 0.1;
-/// Goal: requests to the encoder with many viewers, of those with a few. The rest is for reloads without directives and
-/// for versions at the ends of the measuring time.
-const MORE_REQUESTS: f64 = 1.2;
-/// Goal: requests to the encoder for two edges, of those for one.
-const TWICE: f64 = 2.0 * MORE_REQUESTS;
 
 const HEAD: [&str; 18] = [
     "server",
@@ -92,36 +85,6 @@ impl Report {
         println!("\nraw figures: {}", self.path.display());
         self.missed.is_empty()
     }
-}
-
-/// The goals that a server misses.
-fn missed(figures: &Figures, one_edge: Option<f64>) -> Vec<String> {
-    let mut missed = Vec::new();
-    let delays = [("playlists", Some(figures.playlist)), ("parts", figures.part)];
-    for (what, delay) in delays.iter().filter_map(|(what, delay)| Some((what, delay.as_ref()?))) {
-        if delay.p99 > DELAY {
-            missed.push(format!(
-                "{what} come {:.0} ms late (p99), {:.0} ms allowed",
-                delay.p99 * 1e3,
-                DELAY * 1e3
-            ));
-        }
-    }
-    let wrong = figures.refused + figures.stale + figures.broken + figures.missed as u64;
-    if wrong > 0 {
-        missed.push(format!("{wrong} refused, stale, broken or missed answers"));
-    }
-    if let Some((few, all)) = figures.requests_few.zip(figures.requests)
-        && all > MORE_REQUESTS * few
-    {
-        missed.push(format!("{all:.2} requests to the encoder per version, {few:.2} with a few viewers"));
-    }
-    if let Some((one, two)) = one_edge.zip(figures.requests)
-        && two > TWICE * one
-    {
-        missed.push(format!("{two:.2} requests to the encoder per version, {one:.2} with one edge"));
-    }
-    missed
 }
 
 fn fetch(figures: &Figures) -> &'static str {
