@@ -17,7 +17,7 @@ pub(crate) const RELOAD: HeaderName = HeaderName::from_static("encoder-reload");
 /// Longest file name of a hint: a session, two numbers, and room.
 const MAX_HINT: usize = 160;
 /// Longest duration that is believed, in milliseconds.
-const MAX_MS: u64 = 3_600_000;
+const MAX_MS: u64 = 60_000;
 
 /// Writes the header's value.
 pub(crate) fn write(reload: &Reloadable) -> Option<HeaderValue> {
@@ -67,14 +67,36 @@ pub(crate) fn read(value: &HeaderValue) -> Option<Reloadable> {
         },
         target_duration: duration(target)?,
         part_target: duration(part),
-        hint: hint.filter(|hint| hint.len() <= MAX_HINT && !hint.contains('/')).map(Into::into),
+        hint: hint.filter(|hint| is_file(hint)).map(Into::into),
     })
+}
+
+/// Whether a hint is the name of a file, and neither a path nor a query: an edge asks for the hinted part unseen.
+fn is_file(hint: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_HINT).contains(&hint.len()) && !hint.starts_with('.') && hint.bytes().all(plain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_hint_leads_to_no_other_folder_and_a_hold_is_bounded() {
+        let read = |hint: &str| {
+            let text = format!("last=7, parts=0, open=0, ended=0, target=1000, hint={hint}");
+            read(&HeaderValue::try_from(text).unwrap()).unwrap().hint
+        };
+        assert_eq!(read("kx-0-8.1.m4s").as_deref(), Some("kx-0-8.1.m4s"));
+        for hint in
+            ["..", "../x", "..\\..\\x.m4s", ".m4s", "x.m4s?a=b", "x.m4s#", "%2e%2e", "", &"x".repeat(161)]
+        {
+            assert_eq!(read(hint), None, "{hint}");
+        }
+        let hour = HeaderValue::from_static("last=7, parts=0, open=0, ended=0, target=3600000");
+        assert_eq!(super::read(&hour), None);
+    }
 
     proptest! {
         #[test]
