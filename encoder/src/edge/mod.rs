@@ -26,6 +26,7 @@ mod stored;
 mod stream;
 mod upstream;
 mod viewers;
+mod warnings;
 
 pub(crate) use access::EdgeAccess;
 pub(crate) use reports::EdgeReports;

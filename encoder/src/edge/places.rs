@@ -4,6 +4,7 @@
 
 use super::secret::EdgeSecret;
 use super::upstream::Upstream;
+use super::warnings::OncePerMinute;
 use crate::delivery::takeover::Whereabouts;
 use crate::fleet::resolve::addresses;
 use crate::origin::StreamPath;
@@ -66,11 +67,13 @@ impl fmt::Display for Place {
 pub(super) struct Places {
     record: Option<RecordReader>,
     surveyed: Option<RwLock<Surveyed>>,
+    store_silent: OncePerMinute,
 }
 
 struct RecordReader {
     store: Arc<dyn Store>,
     secret: Option<EdgeSecret>,
+    cannot_open: OncePerMinute,
 }
 
 impl fmt::Debug for RecordReader {
@@ -95,8 +98,9 @@ impl Places {
     /// With a store that holds records, or encoders that are asked, or both.
     pub(super) fn new(store: Option<Arc<dyn Store>>, secret: Option<EdgeSecret>, asks: bool) -> Self {
         Self {
-            record: store.map(|store| RecordReader { store, secret }),
+            record: store.map(|store| RecordReader { store, secret, cannot_open: OncePerMinute::default() }),
             surveyed: asks.then(RwLock::default),
+            store_silent: OncePerMinute::default(),
         }
     }
 
@@ -117,6 +121,16 @@ impl Places {
             Err(_) => "failed",
         };
         counter!("encoder_edge_lookups_total", "result" => result).increment(1);
+        if let Err(error) = &found
+            && self.store_silent.is_due()
+        {
+            warn!(
+                %stream,
+                %error,
+                "the store does not say where a stream is: viewers wait for streams that this edge does not know, and \
+                 takeovers are not followed; check the store and the right to read it"
+            );
+        }
         found
     }
 
@@ -198,11 +212,13 @@ impl RecordReader {
         match opened {
             Some(address) => Ok(Place::Encoder { address, claim: claim.into(), since }),
             None => {
-                warn!(
-                    %stream,
-                    "the address of the stream's encoder cannot be opened: viewers get the stream from the store, \
-                     later than live; give encoders and edges the same --edge-secret"
-                );
+                if self.cannot_open.is_due() {
+                    warn!(
+                        %stream,
+                        "the address of the stream's encoder cannot be opened: viewers get the stream from the store, \
+                         later than live; give encoders and edges the same --edge-secret"
+                    );
+                }
                 Ok(Place::Store { ended, since })
             }
         }
