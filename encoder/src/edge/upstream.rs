@@ -1,8 +1,9 @@
-//! Requests to encoders: HTTP/2 with prior knowledge, one connection for each encoder, however many requests are held
-//! on it. What is asked and what answers mean belongs in [`super::stream`].
+//! Requests to encoders: HTTP/2 with prior knowledge, two connections for each encoder, one for playlists and one for
+//! objects, however many requests are held on them. What is asked and what answers mean belongs in [`super::stream`].
 
 use super::access::EDGE;
 use super::secret::EdgeSecret;
+use super::warnings::OncePerMinute;
 use crate::origin::source::ListedStream;
 use crate::origin::{Reloadable, StreamPath, told};
 use crate::web::{body, describe};
@@ -14,8 +15,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use store::content_type;
 use tracing::warn;
 
@@ -32,19 +33,21 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 const MAX_BODY: usize = 32 << 20;
 /// Most bytes of an encoder's list of streams.
 const MAX_LISTING: usize = 4 << 20;
-/// Least interval between two warnings.
-const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Time-out of an encoder's list of streams.
 const LIST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The client of all encoders.
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
-    client: Client,
+    /// Playlists and objects have connections of their own: an encoder bounds the requests on one connection, and
+    /// requests for playlists are held all the time.
+    playlists: Client,
+    objects: Client,
     secret: Option<EdgeSecret>,
     /// This edge's identity.
     id: String,
-    warned: Arc<Mutex<Option<Instant>>>,
+    misconfigured: Arc<OncePerMinute>,
+    silent: Arc<OncePerMinute>,
 }
 
 /// What is asked for, for the metrics.
@@ -79,7 +82,7 @@ pub(super) enum UpstreamError {
     Refused(u16),
     #[error("answered with a status that an encoder does not use: {0}")]
     Unexpected(u16),
-    #[error("sent more than {MAX_BODY} bytes")]
+    #[error("sent more than an edge takes ({MAX_BODY} bytes, {MAX_LISTING} of a list of streams)")]
     TooLarge,
     #[error("did not describe its playlist: give encoders and edges the same --edge-secret and version")]
     Undescribed,
@@ -105,27 +108,13 @@ impl Upstream {
     pub(super) fn new(secret: Option<EdgeSecret>) -> Result<Self, String> {
         // The crates leave the choice of cryptography to the program. An error means that it is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .http2_prior_knowledge()
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(PING)
-            .http2_keep_alive_timeout(PING)
-            .connect_timeout(CONNECT_WITHIN)
-            .timeout(ANSWER_WITHIN)
-            .tcp_nodelay(true)
-            .redirect(Policy::none())
-            .no_proxy()
-            // Encoders are asked without TLS, inside their network, so no authorities are needed.
-            .tls_certs_only([])
-            .user_agent(concat!("encoder-edge/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(describe)?;
         Ok(Self {
-            client,
+            playlists: client()?,
+            objects: client()?,
             secret,
             id: EdgeId::from_random(fastrand::u64(..)).to_string(),
-            warned: Arc::default(),
+            misconfigured: Arc::default(),
+            silent: Arc::default(),
         })
     }
 
@@ -139,7 +128,11 @@ impl Upstream {
         more: HeaderMap,
     ) -> Result<Answer, UpstreamError> {
         let url = format!("http://{encoder}/{stream}/{path_and_query}");
-        let answer = self.ask(self.request(&url).headers(more), kind).await;
+        let client = match kind {
+            Kind::Playlist => &self.playlists,
+            Kind::Object => &self.objects,
+        };
+        let answer = self.ask(self.request(client, &url).headers(more), kind).await;
         let result = match &answer {
             Ok(Answer::Found { body, .. }) => {
                 counter!("encoder_edge_upstream_bytes_total").increment(body.len() as u64);
@@ -157,19 +150,28 @@ impl Upstream {
         answer
     }
 
-    /// Warns, once a minute, of what does not pass by itself.
+    /// Warns, once a minute, of encoders that do not answer or are not set up for this edge.
     fn warn_of(&self, encoder: SocketAddr, error: &UpstreamError) {
         match error {
-            UpstreamError::Connection(_) => return,
+            UpstreamError::Connection(_) if self.silent.is_due() => warn!(
+                %encoder,
+                %error,
+                "an encoder does not answer: its playlists stand still until another encoder has the stream; if the \
+                 encoder is well, check that the network lets edges ask its HTTP port"
+            ),
             UpstreamError::Refused(_)
             | UpstreamError::Unexpected(_)
             | UpstreamError::TooLarge
+            | UpstreamError::Undescribed
+                if self.misconfigured.is_due() =>
+            {
+                warn!(%encoder, %error, "an encoder cannot be asked: viewers get its streams from the store, if at all");
+            }
+            UpstreamError::Connection(_)
+            | UpstreamError::Refused(_)
+            | UpstreamError::Unexpected(_)
+            | UpstreamError::TooLarge
             | UpstreamError::Undescribed => {}
-        }
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
-            *warned = Some(Instant::now());
-            warn!(%encoder, %error, "an encoder cannot be asked: viewers get its streams from the store, if at all");
         }
     }
 
@@ -179,10 +181,7 @@ impl Upstream {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(Answer::Missing),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_REQUEST => return Ok(Answer::NotYet),
-            status @ (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
-                return Err(UpstreamError::Refused(status.as_u16()));
-            }
-            status => return Err(UpstreamError::Unexpected(status.as_u16())),
+            status => return Err(refused(status)),
         }
         let reload = response.headers().get(&told::RELOAD).and_then(told::read);
         if kind == Kind::Playlist && reload.is_none() {
@@ -193,16 +192,22 @@ impl Upstream {
             .await
             .map_err(UpstreamError::Connection)?
             .ok_or(UpstreamError::TooLarge)?;
-        Ok(Answer::Found { body: body.into(), content_type, reload })
+        // Without the room that a growing buffer has to spare: the cache counts the bytes that it keeps.
+        Ok(Answer::Found { body: body.into_boxed_slice().into(), content_type, reload })
     }
 
     /// The streams that an encoder has.
     pub(super) async fn listing(&self, encoder: SocketAddr) -> Result<Vec<ListedStream>, UpstreamError> {
-        let request = self.request(&format!("http://{encoder}/streams.json")).timeout(LIST_WITHIN);
-        let response = request.send().await.map_err(failed)?;
+        let listing = self.ask_for_listing(encoder).await;
+        listing.inspect_err(|error| self.warn_of(encoder, error))
+    }
+
+    async fn ask_for_listing(&self, encoder: SocketAddr) -> Result<Vec<ListedStream>, UpstreamError> {
+        let url = format!("http://{encoder}/streams.json");
+        let response = self.request(&self.objects, &url).timeout(LIST_WITHIN).send().await.map_err(failed)?;
         match response.status() {
             StatusCode::OK => {}
-            status => return Err(UpstreamError::Refused(status.as_u16())),
+            status => return Err(refused(status)),
         }
         let body = body(response, MAX_LISTING).await.map_err(UpstreamError::Connection)?;
         let body = body.ok_or(UpstreamError::TooLarge)?;
@@ -210,13 +215,40 @@ impl Upstream {
         listing.map(|listing| listing.streams).map_err(|_| UpstreamError::Undescribed)
     }
 
-    fn request(&self, url: &str) -> RequestBuilder {
-        let request = self.client.get(url).header(EDGE, &self.id);
+    fn request(&self, client: &Client, url: &str) -> RequestBuilder {
+        let request = client.get(url).header(EDGE, &self.id);
         match &self.secret {
             Some(secret) => request.header(AUTHORIZATION, format!("Bearer {}", secret.token())),
             None => request,
         }
     }
+}
+
+fn refused(status: StatusCode) -> UpstreamError {
+    match status {
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => UpstreamError::Refused(status.as_u16()),
+        _ => UpstreamError::Unexpected(status.as_u16()),
+    }
+}
+
+/// A client with one connection to each encoder.
+fn client() -> Result<Client, String> {
+    Client::builder()
+        .http2_prior_knowledge()
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING)
+        .connect_timeout(CONNECT_WITHIN)
+        .timeout(ANSWER_WITHIN)
+        .tcp_nodelay(true)
+        .redirect(Policy::none())
+        .no_proxy()
+        // Encoders are asked without TLS, inside their network, so no authorities are needed.
+        .tls_certs_only([])
+        .user_agent(concat!("encoder-edge/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(describe)
 }
 
 fn failed(error: reqwest::Error) -> UpstreamError {

@@ -279,7 +279,9 @@ fn show_metrics() {
 
 fn viewer_limits(config: &ServeConfig, shares: Shares) -> origin::ViewerLimits {
     let (connections, idle) = (shares.viewers, config.http_idle_timeout);
-    origin::ViewerLimits { connections, idle, ..origin::ViewerLimits::default() }
+    // On one connection an edge holds a request for each playlist that its viewers follow, on another one for each part.
+    let streams = 1024;
+    origin::ViewerLimits { connections, idle, streams, ..origin::ViewerLimits::default() }
 }
 
 fn publisher_options(config: &ServeConfig, shares: Shares) -> ingest::ServerOptions {
