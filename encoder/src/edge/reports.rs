@@ -20,10 +20,14 @@ impl EdgeReports {
         let mut streams = self.lock();
         let edge = request.get(&EDGE).and_then(|value| value.to_str().ok()?.parse().ok());
         let report = request.get(HEADER).map(HeaderValue::as_bytes).map(Report::parse);
-        if let (Some(edge), Some(Ok(report))) = (edge, report)
-            && streams.entry(stream.clone()).or_default().record(edge, report, now).is_err()
-        {
-            counter!("encoder_edge_reports_refused_total").increment(1);
+        if let (Some(edge), Some(Ok(report))) = (edge, report) {
+            if !streams.contains_key(stream) {
+                // Forget streams that no edge reports any more: perhaps nobody asks for viewers.
+                streams.retain(|_, reports| reports.edges(now) > 0);
+            }
+            if streams.entry(stream.clone()).or_default().record(edge, report, now).is_err() {
+                counter!("encoder_edge_reports_refused_total").increment(1);
+            }
         }
     }
 
