@@ -4,16 +4,22 @@
 use super::flights::{Boarded, Flights};
 use crate::origin::CachedObject;
 use metrics::{counter, gauge};
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{OptionsBuilder, Weighter};
 use std::sync::Arc;
 use std::time::Duration;
+use store::content_type;
 use tokio::time::Instant;
 
 /// Bytes that an entry takes beside its body and its name.
 const ENTRY_BYTES: usize = 512;
 /// Bytes of the least object, for the number of entries that the cache makes room for in advance.
 const TYPICAL_BYTES: u64 = 64 * 1024;
+
+/// Least bytes of a shard of the cache, where there are several: room for four of the largest objects.
+const SHARD_BYTES: u64 = 128 << 20;
+/// Most shards. A shard's lock is held for a look-up, so a few are enough for many cores.
+const MOST_SHARDS: usize = 16;
 
 /// What came of a fetch.
 #[derive(Clone, Debug)]
@@ -54,6 +60,10 @@ struct Weight;
 impl Weighter<Arc<str>, Entry> for Weight {
     fn weight(&self, name: &Arc<str>, entry: &Entry) -> u64 {
         let body = match &entry.outcome {
+            // A compressed copy may be kept beside a playlist. It is made later, when the weight no longer changes.
+            Outcome::Found(object) if object.object.content_type == content_type::PLAYLIST => {
+                2 * object.object.body.len()
+            }
             Outcome::Found(object) => object.object.body.len(),
             Outcome::Missing | Outcome::Failed => 0,
         };
@@ -65,7 +75,16 @@ impl Objects {
     /// Keeps `bytes` at most, the bodies of answers that are being sent not counted.
     pub(super) fn new(bytes: u64) -> Arc<Self> {
         let entries = usize::try_from(bytes / TYPICAL_BYTES).unwrap_or(usize::MAX).max(64);
-        Arc::new(Self { cache: Cache::with_weighter(entries, bytes, Weight), flights: Flights::default() })
+        // By default there are four for each core, and what is larger than a shard is not kept.
+        let shards = usize::try_from(bytes / SHARD_BYTES).unwrap_or(usize::MAX).clamp(1, MOST_SHARDS);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(entries)
+            .weight_capacity(bytes)
+            .shards(shards)
+            .build()
+            .expect("both capacities are given");
+        let cache = Cache::with_options(options, Weight, Default::default(), Default::default());
+        Arc::new(Self { cache, flights: Flights::default() })
     }
 
     /// An object, or that it is missing, if that is known and current.
@@ -138,7 +157,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use store::{Caching, Object, content_type};
+    use store::{Caching, Object};
     use tokio::sync::oneshot;
 
     fn object(length: usize) -> Outcome {
@@ -214,6 +233,27 @@ mod tests {
             objects.fetch(name, Keep::ForEver, || async { object(100_000) }).await;
             assert!(objects.cache.weight() <= 1 << 20, "{}", objects.cache.weight());
         }
+    }
+
+    #[tokio::test]
+    async fn a_long_segment_is_kept_in_a_small_cache() {
+        let objects = Objects::new(16 << 20);
+        for name in ["a", "b"] {
+            objects.fetch(name.into(), Keep::ForEver, || async { object(5 << 20) }).await;
+            assert!(objects.get(name).is_some_and(|outcome| is_found(&outcome)), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn compressed_copies_of_playlists_are_within_the_bound() {
+        let objects = Objects::new(1 << 20);
+        let playlist = || async {
+            let body = vec![b'#'; 100_000].into();
+            let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
+            Outcome::Found(Arc::new(CachedObject::new(object, None)))
+        };
+        objects.fetch("a".into(), Keep::ForEver, playlist).await;
+        assert!(objects.cache.weight() >= 200_000, "{}", objects.cache.weight());
     }
 
     #[tokio::test]
