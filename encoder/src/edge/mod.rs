@@ -28,6 +28,9 @@ mod upstream;
 mod viewers;
 mod warnings;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use access::EdgeAccess;
 pub(crate) use reports::EdgeReports;
 pub(crate) use viewers::Viewers;
@@ -50,7 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use store::Store;
 use stored::{Named, StoredStreams};
-use stream::{EdgeStream, playlist_path};
+use stream::{EdgeStream, FROM_START};
 use tracing::debug;
 use upstream::Upstream;
 
@@ -137,7 +140,7 @@ impl Edge {
         let shared = Arc::new(Shared {
             upstream: Upstream::new(secret.clone())?,
             places: Places::new(store.clone(), secret, !encoders.is_empty()),
-            stored: store.map(StoredStreams),
+            stored: store.map(StoredStreams::new),
             objects: Objects::new(cache_bytes),
             playlists: ObjectCache::new(),
             viewers,
@@ -167,7 +170,13 @@ impl Edge {
 
     fn tidy(&self) {
         let mut streams = lock(&self.streams);
-        streams.retain(|_, stream| !stream.is_idle());
+        streams.retain(|path, stream| {
+            let idle = stream.is_idle();
+            if idle {
+                self.shared.playlists.remove_stream(path);
+            }
+            !idle
+        });
         gauge!("encoder_edge_streams").set(streams.len() as f64);
         let followed: usize = streams.values().map(|stream| stream.followed()).sum();
         drop(streams);
@@ -188,9 +197,11 @@ impl Edge {
     }
 
     fn stream(&self, path: &StreamPath) -> Option<Arc<EdgeStream>> {
-        let stream = lock(&self.streams).get(path).cloned()?;
+        // Under the lock: a stream that is forgotten meanwhile would be followed twice.
+        let streams = lock(&self.streams);
+        let stream = streams.get(path)?;
         stream.touch();
-        Some(stream)
+        Some(Arc::clone(stream))
     }
 
     /// Finds a stream that viewers have not asked for lately. Of all who ask for it one looks it up.
@@ -241,6 +252,39 @@ impl Edge {
         lock(&self.budget).pay(client, Instant::now())
     }
 
+    /// What is in memory and current. So what many ask for is answered also while no more requests may be held.
+    fn in_memory(
+        &self,
+        stream: &EdgeStream,
+        named: Named<'_>,
+        path: &str,
+        from_start: bool,
+    ) -> Option<Found> {
+        let query = match named {
+            Named::Playlist(rung) => {
+                if let Some(versions) = stream.shown(rung, path) {
+                    return Some(Found::Playlist(versions));
+                }
+                // An encoder's playlist is followed.
+                if stream.encoder().is_some() {
+                    return None;
+                }
+                ""
+            }
+            Named::Multivariant if from_start => FROM_START,
+            Named::Multivariant | Named::Picture | Named::Media | Named::ArchivePlaylist => "",
+            Named::Recording => return None,
+        };
+        match self.shared.objects.get(&format!("{}/{path}{query}", stream.path()))? {
+            Outcome::Found(object) => {
+                stream.wants(path);
+                Some(Found::Object(object))
+            }
+            Outcome::Missing => Some(Found::Missing),
+            Outcome::Failed => None,
+        }
+    }
+
     /// Answers from a stream, as soon as there is an answer.
     async fn answer(&self, stream: Arc<EdgeStream>, path: &str, from_start: bool) -> Found {
         let outcome = match Named::read(path) {
@@ -271,7 +315,20 @@ impl Edge {
 
     async fn recording(&self, stream: &EdgeStream, path: &str) -> Found {
         let Some(stored) = &self.shared.stored else { return Found::Missing };
-        stored.recording(stream.path(), path).await.map_or(Found::Missing, Found::Stored)
+        if let Some(known) = stored.known_recording(stream.path(), path) {
+            return Found::Stored(known);
+        }
+        if !stream.may_miss() {
+            return Found::Overloaded;
+        }
+        match stored.recording(stream.path(), path).await {
+            Ok(Some(recording)) => {
+                stream.did_not_miss();
+                Found::Stored(recording)
+            }
+            Ok(None) => Found::Missing,
+            Err(_) => Found::Overloaded,
+        }
     }
 }
 
@@ -291,31 +348,20 @@ impl ObjectSource for Edge {
     ) -> Found {
         let Some(named) = Named::read(path) else { return Found::Missing };
         let known = self.stream(stream);
-        if let Some(known) = &known {
-            match named {
-                Named::Playlist(rung) => {
-                    if let Some(versions) = known.shown(rung, &playlist_path(rung)) {
-                        return Found::Playlist(versions);
-                    }
-                }
-                Named::Media => {
-                    if let Some(Outcome::Found(object)) = self.shared.objects.get(&format!("{stream}/{path}"))
-                    {
-                        known.wants(path);
-                        return Found::Object(object);
-                    }
-                }
-                Named::Multivariant | Named::Picture | Named::ArchivePlaylist | Named::Recording => {}
-            }
-        }
         let from_start =
             query.is_some_and(|query| query.split('&').any(|parameter| parameter == "from=START"));
+        if let Some(found) = known.as_ref().and_then(|known| self.in_memory(known, named, path, from_start)) {
+            return found;
+        }
+        let is_media = named == Named::Media;
         let (edge, stream, path) = (Arc::clone(self), stream.clone(), path.to_owned());
         let later = async move {
             let stream = match known {
                 Some(known) => known,
                 None => match Arc::clone(&edge).find_stream(stream, client).await {
                     LookUp::Stream(stream) => stream,
+                    // Another edge may have shown the viewer the playlist of a stream that has just begun.
+                    LookUp::Nobodys if is_media => return Found::NotNow,
                     LookUp::Nobodys => return Found::Missing,
                     LookUp::Unknown => return Found::Overloaded,
                 },

@@ -128,9 +128,12 @@ impl Objects {
         flight.landed().await.unwrap_or(Outcome::Failed)
     }
 
-    /// Whether some version of an object is known, however old.
-    pub(super) fn knew(&self, name: &str) -> bool {
-        self.cache.peek(name).is_some_and(|entry| matches!(entry.outcome, Outcome::Found(_)))
+    /// The newest version of an object that is known, however old.
+    pub(super) fn newest(&self, name: &str) -> Option<Arc<CachedObject>> {
+        match self.cache.peek(name)?.outcome {
+            Outcome::Found(object) => Some(object),
+            Outcome::Missing | Outcome::Failed => None,
+        }
     }
 
     fn settle(&self, name: &Arc<str>, keep: Keep, outcome: Outcome) -> Outcome {

@@ -8,6 +8,7 @@ use crate::origin::{CachedObject, StreamPath};
 use bytes::Bytes;
 use media::{MediaSpan, WallTime};
 use metrics::counter;
+use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Caching, Object, ObjectName, Store, StoreError, content_type};
@@ -21,9 +22,16 @@ const MEDIA_WITHIN: Duration = Duration::from_secs(10);
 /// How long before the last claim a broadcast may have begun: two days, negative.
 const LONGEST_BROADCAST: MediaSpan = MediaSpan::from_millis(-48 * 3_600_000);
 
+/// Recordings whose length is remembered: each is asked for again and again, in ranges.
+const MOST_RECORDINGS: usize = 4096;
+
 /// The store, read only.
 #[derive(Clone)]
-pub(super) struct StoredStreams(pub(super) Arc<dyn Store>);
+pub(super) struct StoredStreams {
+    store: Arc<dyn Store>,
+    /// The lengths of recordings, which are never written again.
+    recordings: Arc<Cache<ObjectName, u64>>,
+}
 
 /// What a path within a stream is the name of. Other paths are nobody's, and nobody is asked for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +96,10 @@ fn type_of(path: &str) -> &'static str {
 }
 
 impl StoredStreams {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, recordings: Arc::new(Cache::new(MOST_RECORDINGS)) }
+    }
+
     /// A playlist or a picture as it is stored.
     pub(super) async fn small(&self, stream: &StreamPath, path: &str) -> Outcome {
         let kind = if path.ends_with(".jpg") { content_type::JPEG } else { content_type::PLAYLIST };
@@ -111,7 +123,7 @@ impl StoredStreams {
     pub(super) async fn archive(&self, stream: &StreamPath, claimed: WallTime, whole: bool) -> Outcome {
         // The broadcast may have begun at another encoder.
         let since = claimed + LONGEST_BROADCAST;
-        let newest = store::within(TEXT_WITHIN, archive::newest(&self.0, stream, since, whole)).await;
+        let newest = store::within(TEXT_WITHIN, archive::newest(&self.store, stream, since, whole)).await;
         let folder = match newest {
             Ok(Some(session)) => format!("archive/{session}/"),
             Ok(None) => return Outcome::Missing,
@@ -126,18 +138,39 @@ impl StoredStreams {
         })
     }
 
-    /// A recording; `None` if there is none, or the store does not say.
-    pub(super) async fn recording(&self, stream: &StreamPath, path: &str) -> Option<StoredObject> {
+    /// A recording that was found before.
+    pub(super) fn known_recording(&self, stream: &StreamPath, path: &str) -> Option<StoredObject> {
         let name = ObjectName::new(format!("{stream}/{path}"));
-        let (folder, _) = name.as_str().rsplit_once('/')?;
+        let length = self.recordings.get(&name)?;
+        Some(self.recording_of(name, length))
+    }
+
+    fn recording_of(&self, name: ObjectName, length: u64) -> StoredObject {
+        StoredObject { store: Arc::clone(&self.store), name, length, content_type: content_type::MP4 }
+    }
+
+    /// A recording; `None` if there is none.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub(super) async fn recording(
+        &self,
+        stream: &StreamPath,
+        path: &str,
+    ) -> Result<Option<StoredObject>, StoreError> {
+        let name = ObjectName::new(format!("{stream}/{path}"));
+        let Some((folder, _)) = name.as_str().rsplit_once('/') else { return Ok(None) };
         let folder = ObjectName::new(folder);
         // Recordings are the last in a folder's order, so one answer has them.
         let before = ObjectName::new(format!("{folder}/recording"));
-        let listed = store::within(TEXT_WITHIN, self.0.list(&folder, Some(&before))).await;
-        let listed = listed.inspect_err(|error| debug!(%stream, %error, "the store does not list")).ok()?;
-        let length = listed.iter().find(|listed| listed.name == name)?.size;
+        let listed = store::within(TEXT_WITHIN, self.store.list(&folder, Some(&before))).await;
+        let listed = listed.inspect_err(|error| debug!(%stream, %error, "the store does not list"))?;
+        let Some(length) = listed.iter().find(|listed| listed.name == name).map(|listed| listed.size) else {
+            return Ok(None);
+        };
         counter!("encoder_edge_stored_total").increment(1);
-        Some(StoredObject { store: Arc::clone(&self.0), name, length, content_type: content_type::MP4 })
+        self.recordings.insert(name.clone(), length);
+        Ok(Some(self.recording_of(name, length)))
     }
 
     async fn read(
@@ -147,7 +180,7 @@ impl StoredStreams {
         within: Duration,
     ) -> Result<Option<Bytes>, StoreError> {
         let name = ObjectName::new(format!("{stream}/{path}"));
-        Ok(store::within(within, self.0.read(&name)).await?.map(|stored| stored.body))
+        Ok(store::within(within, self.store.read(&name)).await?.map(|stored| stored.body))
     }
 
     fn outcome(

@@ -18,6 +18,7 @@ use metrics::counter;
 use reqwest::header::{HeaderMap, HeaderName};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::{Caching, Object, content_type};
@@ -59,6 +60,8 @@ struct Follow {
     asked: Mutex<Instant>,
     part_asked: Mutex<Option<Instant>>,
     state: watch::Sender<FollowState>,
+    /// Whether a token of the stream's misses is to be given back once a version has come.
+    paid: bool,
 }
 
 /// What is known of a followed playlist.
@@ -75,6 +78,7 @@ enum FollowState {
 /// The version that is shown.
 struct Shown {
     claim: Arc<str>,
+    since: WallTime,
     reload: Reloadable,
     /// Whether the next request asks for the newest version, because the encoder did not answer the last one.
     plainly: bool,
@@ -131,7 +135,7 @@ impl EdgeStream {
     }
 
     /// The encoder's address, if an encoder has the stream.
-    pub(super) fn encoder(&self) -> Option<std::net::SocketAddr> {
+    pub(super) fn encoder(&self) -> Option<SocketAddr> {
         match *self.place.borrow() {
             Place::Encoder { address, .. } => Some(address),
             Place::Store { .. } | Place::Nowhere => None,
@@ -187,7 +191,9 @@ impl EdgeStream {
 
     /// A playlist that is followed already.
     pub(super) fn shown(&self, rung: &str, path: &str) -> Option<watch::Receiver<Arc<CachedObject>>> {
-        let follow = lock(&self.follows).get(rung).cloned()?;
+        // The lock is held to the end: a task ends under the same lock, and not while a viewer finds its playlist.
+        let follows = lock(&self.follows);
+        let follow = follows.get(rung)?;
         *lock(&follow.asked) = Instant::now();
         self.shared.playlists.follow(&self.path, path)
     }
@@ -201,7 +207,8 @@ impl EdgeStream {
             Entry::Vacant(vacant) => vacant,
         };
         self.encoder()?;
-        if !self.may_miss() {
+        let paid = !self.is_in_multivariant(&playlist_path(rung));
+        if paid && !self.may_miss() {
             return None;
         }
         let follow = Arc::new(Follow {
@@ -209,6 +216,7 @@ impl EdgeStream {
             asked: Mutex::new(Instant::now()),
             part_asked: Mutex::new(None),
             state: watch::Sender::new(FollowState::Starting),
+            paid,
         });
         vacant.insert(Arc::clone(&follow));
         let following =
@@ -218,12 +226,44 @@ impl EdgeStream {
     }
 
     /// Whether something may be asked for that may not exist. Give back what did exist.
-    fn may_miss(&self) -> bool {
+    pub(super) fn may_miss(&self) -> bool {
         lock(&self.misses).take(Instant::now().into_std())
     }
 
-    fn did_not_miss(&self) {
+    pub(super) fn did_not_miss(&self) {
         lock(&self.misses).give_back();
+    }
+
+    /// Asks for what may not exist, as often as the stream's misses allow. What a playlist names is asked for in any
+    /// case: requests for made-up names must not keep media from viewers.
+    async fn ask_within_misses(&self, named: bool, ask: impl Future<Output = Outcome>) -> Outcome {
+        if named {
+            return ask.await;
+        }
+        if !self.may_miss() {
+            return Outcome::Failed;
+        }
+        let outcome = ask.await;
+        if matches!(outcome, Outcome::Found(_)) {
+            self.did_not_miss();
+        }
+        outcome
+    }
+
+    /// Whether the newest playlist of the rung names this media.
+    fn is_in_playlist(&self, path: &str) -> bool {
+        let Some((rung, file)) = path.split_once('/') else { return false };
+        let playlist = playlist_path(rung);
+        let followed = self.shared.playlists.get(&self.path, &playlist);
+        let newest = followed.or_else(|| self.shared.objects.newest(&format!("{}/{playlist}", self.path)));
+        newest.is_some_and(|newest| names(&newest.object.body, file))
+    }
+
+    /// Whether a multivariant playlist names this media playlist.
+    fn is_in_multivariant(&self, path: &str) -> bool {
+        let newest = |query| self.shared.objects.newest(&format!("{}/index.m3u8{query}", self.path));
+        let known = [newest(""), newest(FROM_START)];
+        known.into_iter().flatten().any(|newest| names(&newest.object.body, path))
     }
 
     // === objects ===
@@ -248,14 +288,8 @@ impl EdgeStream {
         let name: Arc<str> = format!("{}/{path}", self.path).into();
         let (stream, path) = (Arc::clone(&self), path.to_owned());
         let fetch = || async move {
-            if !stream.may_miss() {
-                return Outcome::Failed;
-            }
-            let outcome = stream.ask_for_media(&path).await;
-            if matches!(outcome, Outcome::Found(_)) {
-                stream.did_not_miss();
-            }
-            outcome
+            let named = stream.is_in_playlist(&path);
+            stream.ask_within_misses(named, stream.ask_for_media(&path)).await
         };
         self.shared.objects.fetch(name, Keep::ForEver, fetch).await
     }
@@ -309,14 +343,17 @@ impl EdgeStream {
         let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
         let name: Arc<str> = format!("{}/{path}", self.path).into();
         let (stream, path) = (Arc::clone(&self), path.to_owned());
-        let fetch = || async move { stored.small(&stream.path, &path).await };
+        let fetch = || async move {
+            let named = stream.is_in_multivariant(&path);
+            stream.ask_within_misses(named, stored.small(&stream.path, &path)).await
+        };
         self.shared.objects.fetch(name, KEEP, fetch).await
     }
 
     /// The multivariant playlist of everything since the stream began, complete or not.
     pub(super) async fn from_start(self: Arc<Self>) -> Outcome {
         let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
-        let name: Arc<str> = format!("{}/index.m3u8?from=START", self.path).into();
+        let name: Arc<str> = format!("{}/index.m3u8{FROM_START}", self.path).into();
         let stream = Arc::clone(&self);
         let fetch = || async move {
             match stream.claimed() {
@@ -346,7 +383,9 @@ impl EdgeStream {
         match from_encoder {
             Outcome::Found(_) => from_encoder,
             // What viewers have of a stream whose encoder is away stands still.
-            Outcome::Failed if self.shared.objects.knew(&format!("{}/{path}", self.path)) => Outcome::Failed,
+            Outcome::Failed if self.shared.objects.newest(&format!("{}/{path}", self.path)).is_some() => {
+                Outcome::Failed
+            }
             Outcome::Failed | Outcome::Missing => {
                 let ended = matches!(*self.place.borrow(), Place::Store { ended: true, .. });
                 if path.ends_with(".m3u8")
@@ -384,11 +423,9 @@ struct Following {
 }
 
 impl Drop for Following {
-    /// In this order: the playlist of a task that begins next stays, and who waits for the first version looks for it
-    /// once the state says that there is none.
+    /// A viewer who waits for the first version looks for it again once the state says that there is none.
     fn drop(&mut self) {
-        self.stream.shared.playlists.remove(&self.stream.path, &self.path);
-        lock(&self.stream.follows).remove(&self.follow.rung);
+        self.end(&mut lock(&self.stream.follows));
         self.follow.state.send_replace(FollowState::Gone);
     }
 }
@@ -397,34 +434,84 @@ impl Following {
     async fn run(&self) {
         let mut place = self.stream.place.subscribe();
         let mut shown: Option<Shown> = None;
-        while !self.is_idle() {
-            let encoder = match &*place.borrow_and_update() {
-                Place::Encoder { address, claim, .. } => Some((*address, Arc::clone(claim))),
-                Place::Store { .. } | Place::Nowhere => None,
-            };
-            let ended = shown.as_ref().is_some_and(|shown| shown.reload.edge.ended);
-            let same = |shown: &Shown, claim: &Arc<str>| shown.claim == *claim;
-            match encoder {
-                Some((address, claim))
-                    if !(ended && shown.as_ref().is_some_and(|shown| same(shown, &claim))) =>
+        while !self.end_if_idle() {
+            let now = place.borrow_and_update().clone();
+            match (now, &shown) {
+                // The last version stays for as long as viewers ask for it, unless the stream begins again.
+                (Place::Encoder { claim, .. }, Some(last)) if last.has_ended() && last.claim == claim => {
+                    self.stand_by(&mut place).await;
+                }
+                // It has begun again at an encoder that this edge cannot ask: viewers get it from the store.
+                (Place::Store { ended: false, since }, Some(last))
+                    if last.has_ended() && since > last.since =>
                 {
-                    match self.ask(address, &claim, shown.as_ref()).await {
-                        Asked::Answer(Ok(Answer::Found { body, reload: Some(reload), .. })) => {
-                            self.show(body, claim, reload, &mut shown);
-                        }
-                        Asked::Moved | Asked::Idle => {}
-                        Asked::Answer(answer) => {
-                            if !self.missed(answer, &mut shown).await {
-                                return;
-                            }
-                        }
+                    return;
+                }
+                (Place::Store { .. } | Place::Nowhere, Some(last)) if last.has_ended() => {
+                    self.stand_by(&mut place).await;
+                }
+                (Place::Encoder { address, claim, since }, _) => {
+                    self.forget_ended(&mut shown);
+                    let asked = self.ask(address, &claim, shown.as_ref(), &mut place).await;
+                    if !self.settle(asked, claim, since, &mut shown).await {
+                        return;
                     }
                 }
-                // The last version stays for as long as viewers ask for it.
-                _ if ended => drop(timeout(LOOK_EVERY, place.changed()).await),
-                _ if shown.is_some() => self.stand_still(&mut shown).await,
-                _ => return,
+                (Place::Store { .. } | Place::Nowhere, None) => return,
+                (Place::Store { ended, since }, Some(last)) if ended || since > last.since => {
+                    self.show_stored(ended, &mut shown).await;
+                }
+                (Place::Store { .. } | Place::Nowhere, Some(_)) => self.stand_still().await,
             }
+        }
+    }
+
+    /// Ends the task if nobody asks for the playlist: under the lock under which viewers find the playlist, so that
+    /// nobody finds a playlist that is removed a moment later.
+    fn end_if_idle(&self) -> bool {
+        let mut follows = lock(&self.stream.follows);
+        let idle = self.is_idle();
+        if idle {
+            self.end(&mut follows);
+        }
+        idle
+    }
+
+    /// Removes the task and its playlist, but not those of a task that has begun since.
+    fn end(&self, follows: &mut HashMap<String, Arc<Follow>>) {
+        if follows.get(&self.follow.rung).is_some_and(|follow| Arc::ptr_eq(follow, &self.follow)) {
+            self.stream.shared.playlists.remove(&self.stream.path, &self.path);
+            follows.remove(&self.follow.rung);
+        }
+    }
+
+    /// The stream has begun again under the name of one that ended: who comes now must not get the old playlist.
+    fn forget_ended(&self, shown: &mut Option<Shown>) {
+        if shown.as_ref().is_some_and(Shown::has_ended) {
+            *shown = None;
+            self.follow.state.send_replace(FollowState::Starting);
+            self.stream.shared.playlists.remove(&self.stream.path, &self.path);
+        }
+    }
+
+    /// Takes what came of a request for the next version. Returns whether to go on.
+    async fn settle(
+        &self,
+        asked: Asked,
+        claim: Arc<str>,
+        since: WallTime,
+        shown: &mut Option<Shown>,
+    ) -> bool {
+        match asked {
+            Asked::Answer(Ok(Answer::Found { body, reload: Some(reload), .. })) => {
+                let is_newer = self.show(body, Shown { claim, since, reload, plainly: false }, shown);
+                if !is_newer {
+                    sleep(PAUSE).await;
+                }
+                true
+            }
+            Asked::Moved | Asked::Idle => true,
+            Asked::Answer(answer) => self.missed(answer, shown).await,
         }
     }
 
@@ -434,7 +521,13 @@ impl Following {
     }
 
     /// Asks the encoder for the version after the one that is shown.
-    async fn ask(&self, address: std::net::SocketAddr, claim: &Arc<str>, shown: Option<&Shown>) -> Asked {
+    async fn ask(
+        &self,
+        address: SocketAddr,
+        claim: &Arc<str>,
+        shown: Option<&Shown>,
+        place: &mut watch::Receiver<Place>,
+    ) -> Asked {
         let next = shown.filter(|shown| shown.claim == *claim && !shown.plainly);
         let query = next.map(|shown| next_version(&shown.reload)).unwrap_or_default();
         let path = format!("{}{query}", self.path);
@@ -444,40 +537,53 @@ impl Following {
         let more = HeaderMap::from_iter(more);
         let request = upstream.get(address, &self.stream.path, &path, Kind::Playlist, more);
         let mut request = std::pin::pin!(request);
+        let mut moved = std::pin::pin!(moved(place, claim));
         let mut patience = next.map_or(LOOK_EVERY, |shown| standstill(&shown.reload));
         loop {
+            // The request goes on while the store is asked.
+            let look = async {
+                sleep(patience).await;
+                self.stream.look_again().await;
+            };
             tokio::select! {
+                // First: once the edge knows of the move, an answer of the former encoder is out of date.
+                biased;
+                () = &mut moved => return Asked::Moved,
                 answer = &mut request => return Asked::Answer(answer),
-                () = sleep(patience) => {}
+                () = look => {}
             }
             patience = LOOK_EVERY;
-            // The request goes on while the store is asked.
-            tokio::select! {
-                answer = &mut request => return Asked::Answer(answer),
-                () = self.stream.look_again() => {}
-            }
-            match &*self.stream.place.borrow() {
-                Place::Encoder { claim: now, .. } if now == claim => {}
-                Place::Encoder { .. } | Place::Store { .. } | Place::Nowhere => return Asked::Moved,
-            }
             if self.is_idle() {
                 return Asked::Idle;
             }
         }
     }
 
-    fn show(&self, body: Bytes, claim: Arc<str>, reload: Reloadable, shown: &mut Option<Shown>) {
+    /// Shows a version, unless the one that is shown is as new or newer: the versions of a claim do not go back. Returns
+    /// whether the version is newer; if not, asking again must wait.
+    fn show(&self, body: Bytes, version: Shown, shown: &mut Option<Shown>) -> bool {
+        let age = |shown: &Shown| {
+            let edge = shown.reload.edge;
+            (edge.ended, edge.last_sequence, edge.open_parts)
+        };
+        if let Some(known) = shown.as_mut().filter(|known| known.claim == version.claim)
+            && age(&version) <= age(known)
+        {
+            known.plainly = false;
+            return false;
+        }
+        match shown {
+            None if self.follow.paid => self.stream.did_not_miss(),
+            Some(shown) if shown.claim != version.claim => counter!("encoder_edge_moves_total").increment(1),
+            None | Some(_) => {}
+        }
         let Shared { playlists, .. } = &*self.stream.shared;
         let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
-        playlists.put_playlist(&self.stream.path, &self.path, object, reload.clone());
-        match shown {
-            None => self.stream.did_not_miss(),
-            Some(shown) if shown.claim != claim => counter!("encoder_edge_moves_total").increment(1),
-            Some(_) => {}
-        }
-        self.fetch_hinted(&reload);
-        *shown = Some(Shown { claim, reload, plainly: false });
+        playlists.put_playlist(&self.stream.path, &self.path, object, version.reload.clone());
+        self.fetch_hinted(&version.reload);
+        *shown = Some(version);
         self.follow.state.send_replace(FollowState::Shown);
+        true
     }
 
     /// Fetches the part that comes next while viewers fetch parts: the encoder holds the request, so the part is here as
@@ -508,24 +614,71 @@ impl Following {
         true
     }
 
-    /// No encoder has the stream: the version that is shown stays, unless the store has the last one.
-    async fn stand_still(&self, shown: &mut Option<Shown>) {
-        let ended = matches!(*self.stream.place.borrow(), Place::Store { ended: true, .. });
-        if let (true, Some(stored), Some(shown)) = (ended, &self.stream.shared.stored, shown)
-            && let Outcome::Found(last) = stored.small(&self.stream.path, &self.path).await
-            && last.object.body.windows(ENDLIST.len()).any(|bytes| bytes == ENDLIST)
-        {
-            shown.reload.edge.ended = true;
-            shown.reload.hint = None;
-            let object = last.object.clone();
-            let reload = shown.reload.clone();
-            self.stream.shared.playlists.put_playlist(&self.stream.path, &self.path, object, reload);
-            return;
+    /// The stream has ended: waits until it may have begun again.
+    async fn stand_by(&self, place: &mut watch::Receiver<Place>) {
+        if timeout(LOOK_EVERY, place.changed()).await.is_err() {
+            self.stream.look_again().await;
         }
+    }
+
+    /// No encoder has the stream: the version that is shown stays.
+    async fn stand_still(&self) {
         sleep(LOOK_EVERY).await;
         self.stream.look_again().await;
     }
+
+    /// The store has a later version: the last one, or those of an encoder that this edge cannot ask. The latter go on
+    /// without held requests.
+    async fn show_stored(&self, ended: bool, shown: &mut Option<Shown>) {
+        let Shared { playlists, stored, .. } = &*self.stream.shared;
+        if let (Some(stored), Some(shown)) = (stored, shown)
+            && let Outcome::Found(last) = stored.small(&self.stream.path, &self.path).await
+        {
+            let is_last = ended && last.object.body.windows(ENDLIST.len()).any(|bytes| bytes == ENDLIST);
+            if is_last || !ended {
+                shown.reload.hint = None;
+                shown.reload.edge.ended = is_last;
+                let mut reload = shown.reload.clone();
+                // Requests are answered with what there is, as after the end.
+                reload.edge.ended = true;
+                playlists.put_playlist(&self.stream.path, &self.path, last.object.clone(), reload);
+            }
+            if is_last {
+                return;
+            }
+        }
+        self.stand_still().await;
+    }
 }
+
+impl Shown {
+    fn has_ended(&self) -> bool {
+        self.reload.edge.ended
+    }
+}
+
+/// Waits until another claim holds the stream, or none.
+async fn moved(place: &mut watch::Receiver<Place>, held: &Arc<str>) {
+    let is_elsewhere = |place: &Place| match place {
+        Place::Encoder { claim, .. } => claim != held,
+        Place::Store { .. } | Place::Nowhere => true,
+    };
+    // An error is impossible: the stream, which the task shares, has the sender.
+    drop(place.wait_for(is_elsewhere).await);
+}
+
+/// Whether a playlist names an address: the whole of a line, or of an attribute in quotes.
+fn names(playlist: &[u8], address: &str) -> bool {
+    let Ok(text) = std::str::from_utf8(playlist) else { return false };
+    text.match_indices(address).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + address.len()..]);
+        let begins = before.is_empty() || before.ends_with(['\n', '"']);
+        begins && (after.is_empty() || after.starts_with(['\n', '\r', '"']))
+    })
+}
+
+/// The query that asks for everything since the stream began.
+pub(super) const FROM_START: &str = "?from=START";
 
 const ENDLIST: &[u8] = b"#EXT-X-ENDLIST";
 

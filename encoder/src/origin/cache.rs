@@ -232,6 +232,12 @@ impl ObjectCache {
         all_objects.iter().map(|stream_objects| bytes(stream_objects)).sum()
     }
 
+    /// The number of streams with an entry, for tests.
+    #[cfg(test)]
+    pub(crate) fn streams(&self) -> usize {
+        read(&self.streams).len()
+    }
+
     fn stream_objects(&self, stream: &StreamPath) -> Option<Arc<StreamObjects>> {
         read(&self.streams).get(stream).cloned()
     }
