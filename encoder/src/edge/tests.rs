@@ -362,7 +362,6 @@ async fn a_request_that_waits_takes_little_memory() {
         panic!("the edge has not fetched it");
     };
     let bytes = size_of_val(&*waits);
-    println!("a waiting request takes {bytes} bytes");
     assert!(bytes <= 2048, "{bytes}");
 }
 
