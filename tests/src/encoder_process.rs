@@ -147,6 +147,20 @@ pub fn free_port() -> u16 {
     panic!("no free port in {RANGE:?}");
 }
 
+/// Waits until the multivariant playlist at this URL exists and every media playlist that it names lists a segment.
+#[track_caller]
+pub fn wait_until_listed(url: &str) {
+    let client = Client::default();
+    eventually(&format!("{url} with segments"), Duration::from_secs(30), || {
+        let list = crate::playlist::multivariant(&client.get(url).ok()?.text().ok()?).ok()?;
+        let listed = list.playlists().iter().all(|p| {
+            let media = client.get(&crate::http::join(url, p)).ok().and_then(|r| r.text().ok());
+            media.and_then(|t| crate::playlist::media(&t).ok()).is_some_and(|m| !m.segments.is_empty())
+        });
+        (listed && !list.variants.is_empty()).then_some(())
+    });
+}
+
 /// A running `encoder serve`.
 pub struct Encoder {
     program: Program,
@@ -244,18 +258,11 @@ impl Encoder {
             .sum()
     }
 
-    /// Waits until the stream's multivariant playlist exists and every media playlist lists a segment; returns the URL.
+    /// Waits as [`wait_until_listed`] does; returns the URL of the stream's multivariant playlist.
     #[track_caller]
     pub fn wait_for_stream(&self, name: &str) -> String {
         let url = self.playlist_url(name);
-        eventually(&format!("{url} with segments"), Duration::from_secs(30), || {
-            let list = crate::playlist::multivariant(&self.client.get(&url).ok()?.text().ok()?).ok()?;
-            let listed = list.playlists().iter().all(|p| {
-                let media = self.client.get(&crate::http::join(&url, p)).ok().and_then(|r| r.text().ok());
-                media.and_then(|t| crate::playlist::media(&t).ok()).is_some_and(|m| !m.segments.is_empty())
-            });
-            (listed && !list.variants.is_empty()).then_some(())
-        });
+        wait_until_listed(&url);
         url
     }
 
