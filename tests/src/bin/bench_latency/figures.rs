@@ -26,6 +26,28 @@ impl Spread {
     }
 }
 
+/// How much later a viewer may be through an edge than from the origin, in seconds.
+pub(crate) const MOST_LATER: f64 = 0.1;
+
+/// How much later a viewer is through an edge than the same player at the origin, in seconds; negative if earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Later {
+    /// By the medians of the frames' ages. The page corrects its distance from live, and has no other difference.
+    pub(crate) on_screen: f64,
+    /// The same without the difference between the distances from the playlist's end at which hls.js plays. hls.js with
+    /// its defaults keeps the distance at which it happened to start, up to half a second more or less.
+    pub(crate) in_playlist: f64,
+}
+
+impl Later {
+    /// `None` if hls.js gave no estimate of a distance.
+    pub(crate) fn of(figures: &Figures, at_origin: &Figures) -> Option<Self> {
+        let on_screen = figures.age.median - at_origin.age.median;
+        let distance = figures.hls_latency? - at_origin.hls_latency?;
+        Some(Self { on_screen, in_playlist: on_screen - distance })
+    }
+}
+
 /// The figures of one viewing.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figures {
@@ -123,6 +145,23 @@ pub(crate) fn missed(knob: f64, figures: &Figures, lost_by_us: Option<usize>) ->
     wrong.into_iter().filter_map(|(is, what)| is.then_some(what)).collect()
 }
 
+/// Requirements for a viewer through an edge; `later` is `None` if the same player at the origin was not measured.
+/// `keeps_distance` says whether the player corrects its distance from live. Returns those that are not met.
+pub(crate) fn missed_through_edge(
+    later: Option<Later>,
+    keeps_distance: bool,
+    figures: &Figures,
+) -> Vec<&'static str> {
+    let late =
+        |later: Later| later.in_playlist > MOST_LATER || (keeps_distance && later.on_screen > MOST_LATER);
+    let wrong = [
+        (later.is_none(), "nothing to compare with"),
+        (later.is_some_and(late), "later than from the origin"),
+        (figures.stalls > 0, "stalls"),
+    ];
+    wrong.into_iter().filter_map(|(is, what)| is.then_some(what)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +224,31 @@ mod tests {
         assert_eq!(missed(2.9, &figures, Some(0)), ["median too high", "p95 too high"]);
         assert_eq!(missed(4.1, &figures, Some(3)), ["median too low", "frames lost"]);
         assert_eq!(missed(3.5, &figures, None), ["frames lost"]);
+    }
+
+    #[test]
+    fn an_edge_adds_a_tenth_of_a_second_at_most() {
+        let at_origin = Figures::of(&viewed(&[(4000.0, 1000, 1)]), &[1000]).unwrap();
+        // So much older pictures, at so much more distance from the playlist's end.
+        let through = |age: f64, distance: f64| {
+            let mut figures = at_origin.clone();
+            figures.age.median += age;
+            figures.hls_latency = Some(at_origin.hls_latency.unwrap() + distance);
+            figures
+        };
+        let missed = |age, distance, keeps_distance| {
+            let figures = through(age, distance);
+            missed_through_edge(Later::of(&figures, &at_origin), keeps_distance, &figures)
+        };
+        assert!(missed(0.09, 0.0, true).is_empty());
+        assert!(missed(-0.5, -0.5, true).is_empty());
+        assert_eq!(missed(0.11, 0.0, true), ["later than from the origin"]);
+        // The player started further from live, and stays there.
+        assert_eq!(missed(0.5, 0.5, true), ["later than from the origin"]);
+        assert!(missed(0.5, 0.5, false).is_empty());
+        // The player started closer to live, which hides what the edge adds.
+        assert_eq!(missed(-0.3, -0.5, false), ["later than from the origin"]);
+        let stalled = Figures { stalls: 1, ..through(0.0, 0.0) };
+        assert_eq!(missed_through_edge(None, true, &stalled), ["nothing to compare with", "stalls"]);
     }
 }

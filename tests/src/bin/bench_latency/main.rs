@@ -3,11 +3,14 @@
 //! headless Chromium plays it; a script reads every frame on screen (`tests::viewer`). For comparison, a common setup
 //! without the encoder: FFmpeg writing segments of 1 s and of 2 s, served by a web server, and hls.js with its
 //! defaults. All on one machine, so camera and screen share a clock. Prints a Markdown table; docs/latency.md explains
-//! it.
+//! it. A missed goal, or a viewing that failed, exits with 1.
 //!
-//! Environment: `BENCH_KNOBS` (default `2,3,4,6,10,15`), `BENCH_SECONDS` (measured, default 60), `BENCH_WARMUP` (before
-//! that, default 15), `BENCH_ONLY` (some of `page,plain,store,ffmpeg`), `BENCH_FILE` (one JSON line per viewing,
-//! default `target/bench-latency.jsonl`), `ENCODER_BIN` (an existing binary).
+//! `BENCH_ONLY=edge` measures viewers through an edge, and through Varnish in front of an edge, beside the same viewers
+//! at the origin, into a table of its own. Without `BENCH_ONLY` they are left out.
+//!
+//! Environment: `BENCH_KNOBS` (default `2,3,4,6,10,15`, with `BENCH_ONLY=edge` `2,3,4,6`), `BENCH_SECONDS` (measured,
+//! default 60), `BENCH_WARMUP` (before that, default 15), `BENCH_ONLY` (some of `page,plain,store,ffmpeg,edge`),
+//! `BENCH_FILE` (one JSON line per viewing, default `target/bench-latency.jsonl`), `ENCODER_BIN` (an existing binary).
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
@@ -16,13 +19,16 @@ mod report;
 mod stage;
 
 use anyhow::Context;
-use figures::Figures;
-use report::{Report, Row};
-use stage::{FfmpegStage, Stage, Viewer};
+use figures::{Figures, Later};
+use report::{Compared, Report, Row, Table};
+use stage::{FfmpegStage, Player, Server, Stage, Viewer};
 use std::collections::BTreeSet;
 use tests::footage::{Exposed, Footage};
 use tests::viewer::{self, View, Viewed};
 use tests::{encoder_process, fixtures, turn};
+
+/// What measures viewers through edges, in `BENCH_ONLY`.
+const EDGE: &str = "edge";
 
 /// Settings of a run.
 struct Settings {
@@ -34,7 +40,11 @@ struct Settings {
 
 impl Settings {
     fn wants(&self, what: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == what)
+        self.only.is_empty() || self.names(what)
+    }
+
+    fn names(&self, what: &str) -> bool {
+        self.only.iter().any(|only| only == what)
     }
 }
 
@@ -61,10 +71,12 @@ fn main() -> std::process::ExitCode {
 }
 
 fn bench() -> anyhow::Result<()> {
-    let knobs = list("BENCH_KNOBS", "2,3,4,6,10,15")?;
+    let only = list("BENCH_ONLY", "")?;
+    let knobs = if only == [EDGE] { "2,3,4,6" } else { "2,3,4,6,10,15" };
+    let knobs = list("BENCH_KNOBS", knobs)?;
     let settings = Settings {
         knobs: knobs.iter().map(|k| k.parse().context(k.clone())).collect::<Result<_, _>>()?,
-        only: list("BENCH_ONLY", "")?,
+        only,
         seconds: variable("BENCH_SECONDS", 60.0)?,
         warmup: variable("BENCH_WARMUP", 15.0)?,
     };
@@ -79,28 +91,32 @@ fn bench() -> anyhow::Result<()> {
     let mut report = Report::open(settings.seconds, settings.warmup)?;
 
     for knob in &settings.knobs {
-        let viewers: Vec<Viewer> = Viewer::ALL.into_iter().filter(|v| settings.wants(v.name())).collect();
-        if !viewers.is_empty() {
-            alone(&format!("{knob} s"), || {
-                at_setting(*knob, &viewers, &settings, &footage, &clip, &mut report)
-            });
+        let viewers: Vec<Viewer> =
+            Viewer::ALONE.into_iter().filter(|viewer| settings.wants(&viewer.name())).collect();
+        let through_edges = settings.names(EDGE).then_some(Viewer::THROUGH_EDGES.to_vec());
+        for viewers in [viewers, through_edges.unwrap_or_default()] {
+            if !viewers.is_empty() {
+                alone(&format!("{knob} s"), &mut report, |report| {
+                    at_setting(*knob, &viewers, &settings, &footage, &clip, report)
+                });
+            }
         }
     }
     for segment in [1.0, 2.0].into_iter().filter(|_| settings.wants("ffmpeg")) {
-        alone(&format!("ffmpeg with {segment} s"), || {
-            ffmpeg(segment, &settings, &footage, &clip, &mut report)
+        alone(&format!("ffmpeg with {segment} s"), &mut report, |report| {
+            ffmpeg(segment, &settings, &footage, &clip, report)
         });
     }
     report.close()
 }
 
 /// Runs one setting. A failure, even a panic of the harness, does not affect the other settings.
-fn alone(what: &str, act: impl FnOnce() -> anyhow::Result<()>) {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)) {
+fn alone(what: &str, report: &mut Report, act: impl FnOnce(&mut Report) -> anyhow::Result<()>) {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(report))) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => eprintln!("bench-latency: {what}: {error:#}"),
+        Ok(Err(error)) => report.failed(&format!("{what}: {error:#}")),
         // The panic has printed its message already.
-        Err(_) => eprintln!("bench-latency: {what}: given up"),
+        Err(_) => report.failed(&format!("{what}: given up")),
     }
 }
 
@@ -114,28 +130,53 @@ fn at_setting(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut stage = Stage::start(knob, footage, clip)?;
+    if viewers.iter().any(|viewer| viewer.is_through_edge()) {
+        stage.add_edges();
+    }
     let mut seen = Vec::new();
     for viewer in viewers {
-        eprintln!("bench-latency: {knob} s, {}", viewer.name());
-        match watch(stage.page(*viewer), settings) {
+        let what = format!("{knob} s, {}", viewer.name());
+        eprintln!("bench-latency: {what}");
+        match stage.page(*viewer).and_then(|page| watch(page, settings)) {
             Ok((viewed, busy)) => seen.push((*viewer, viewed, busy)),
-            Err(error) => eprintln!("bench-latency: {knob} s, {}: {error:#}", viewer.name()),
+            Err(error) => report.failed(&format!("{what}: {error:#}")),
         }
     }
     let exposed = stage.exposed()?;
     let stored = stage.finish()?;
+    let figures: Vec<_> = seen
+        .iter()
+        .filter_map(|(viewer, viewed, _)| Some((*viewer, Figures::of(viewed, &exposed.codes)?)))
+        .collect();
     for (viewer, viewed, busy) in seen {
         let lost = Figures::range(&viewed).map(|range| lost(&exposed, &stored, range));
         let row = Row {
             knob: Some(knob),
-            viewer: viewer.name().to_owned(),
-            goal: viewer == Viewer::Page,
+            viewer: viewer.name(),
+            goal: viewer.player == Player::Page,
+            table: table(viewer, viewers, &figures),
             lost,
             busy,
         };
         report.add(row, &viewed, &exposed)?;
     }
     Ok(())
+}
+
+/// The table of a viewer, who is one of `viewers`; `figures` are those of the viewers that were measured.
+fn table(viewer: Viewer, viewers: &[Viewer], figures: &[(Viewer, Figures)]) -> Table {
+    if !viewers.iter().any(|viewer| viewer.is_through_edge()) {
+        return Table::Alone;
+    }
+    if !viewer.is_through_edge() {
+        return Table::Edges(Compared::IsOrigin);
+    }
+    let of =
+        |wanted: Viewer| figures.iter().find(|(viewer, _)| *viewer == wanted).map(|(_, figures)| figures);
+    let at_origin = Viewer { server: Server::Origin, ..viewer };
+    Table::Edges(Compared::With(
+        of(viewer).zip(of(at_origin)).and_then(|(here, origin)| Later::of(here, origin)),
+    ))
 }
 
 fn ffmpeg(
@@ -150,7 +191,8 @@ fn ffmpeg(
     let (viewed, busy) = watch(stage.page(), settings)?;
     let exposed = stage.exposed()?;
     let viewer = format!("ffmpeg, {segment} s segments");
-    report.add(Row { knob: None, viewer, goal: false, lost: None, busy }, &viewed, &exposed)
+    let row = Row { knob: None, viewer, goal: false, table: Table::Alone, lost: None, busy };
+    report.add(row, &viewed, &exposed)
 }
 
 /// Runs one viewing; also returns the share of processor time in use.

@@ -1,8 +1,8 @@
 //! Writes the table to standard output and the raw figures to a file.
 
-use crate::figures::{Figures, missed};
+use crate::figures::{Figures, Later, missed, missed_through_edge};
 use crate::stage::{PRESET, RUNGS, SIZE};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -17,15 +17,37 @@ pub(crate) struct Row {
     pub(crate) viewer: String,
     /// Whether the row is judged against its setting.
     pub(crate) goal: bool,
+    pub(crate) table: Table,
     /// Number of published frames that are not in the store.
     pub(crate) lost: Option<usize>,
     /// Share of processor time in use, over all processes on the machine.
     pub(crate) busy: f64,
 }
 
-/// Collects the rows of the table and writes the raw figures.
+/// The table of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Table {
+    /// Viewers without edges.
+    Alone,
+    /// Viewers through edges, and those at the origin that they are compared with.
+    Edges(Compared),
+}
+
+/// What a row of the second table is compared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Compared {
+    /// The viewer is at the origin itself.
+    IsOrigin,
+    /// The same player at the origin; `None` if that was not measured.
+    With(Option<Later>),
+}
+
+/// Collects the rows of the tables and writes the raw figures.
 pub(crate) struct Report {
-    lines: Vec<String>,
+    alone: Vec<String>,
+    edges: Vec<String>,
+    /// Goals that were missed, and viewings that failed.
+    missed: Vec<String>,
     raw: File,
     path: PathBuf,
 }
@@ -45,7 +67,7 @@ impl Report {
             "{width}x{height} at {FRAME_RATE}, rungs {rungs}, x264 {PRESET}; {seconds} s after {warmup} s of warm-up; {}",
             machine()
         );
-        Ok(Self { lines: Vec::new(), raw, path })
+        Ok(Self { alone: Vec::new(), edges: Vec::new(), missed: Vec::new(), raw, path })
     }
 
     /// Adds and judges a viewing.
@@ -57,13 +79,20 @@ impl Report {
             "busy": row.busy,
             "lost_by_us": row.lost,
             "camera_late_ms": exposed.latest.as_millis() as u64,
+            "later": match row.table {
+                Table::Alone | Table::Edges(Compared::IsOrigin) => None,
+                Table::Edges(Compared::With(later)) => later,
+            },
             "figures": figures,
             "viewed": viewed,
         });
         writeln!(self.raw, "{line}")?;
         let text = match &figures {
-            Some(figures) => line_of(&row, figures),
-            None => format!("| {} | {} | no frame could be read |", knob(row.knob), row.viewer),
+            Some(figures) => self.judged(&row, figures),
+            None => {
+                self.failed(&format!("{} {}: no frame could be read", knob(row.knob), row.viewer));
+                format!("| {} | {} | no frame could be read |", knob(row.knob), row.viewer)
+            }
         };
         eprintln!("{text}");
         if let Some(figures) = figures {
@@ -71,22 +100,95 @@ impl Report {
                 eprintln!("    {error}");
             }
         }
-        self.lines.push(text);
+        match row.table {
+            Table::Alone => self.alone.push(text),
+            Table::Edges(_) => self.edges.push(text),
+        }
         Ok(())
     }
 
-    /// Prints the table.
+    /// Something could not be measured.
+    pub(crate) fn failed(&mut self, what: &str) {
+        eprintln!("bench-latency: {what}");
+        self.missed.push(what.to_owned());
+    }
+
+    /// The row's line with the verdict.
+    fn judged(&mut self, row: &Row, figures: &Figures) -> String {
+        let goals = goals(row, figures);
+        let verdict = match &goals {
+            None => "–".to_owned(),
+            Some(missed) if missed.is_empty() => "met".to_owned(),
+            Some(missed) => {
+                let missed = missed.join(", ");
+                self.missed.push(format!("{} {}: {missed}", knob(row.knob), row.viewer));
+                format!("not met: {missed}")
+            }
+        };
+        line_of(row, figures, verdict)
+    }
+
+    /// Prints the tables.
+    ///
+    /// # Errors
+    /// A goal is missed, or something could not be measured.
     pub(crate) fn close(self) -> anyhow::Result<()> {
-        println!(
-            "\n| latency | viewer | median | p5 | p95 | max | stalls | lost | unseen | unread | rate changes \
-             | hls.js says | readout off by | CPU | goal |"
-        );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
-        for line in &self.lines {
-            println!("{line}");
-        }
+        print_table(&self.alone, &HEAD);
+        let [rest @ .., goal] = HEAD;
+        print_table(&self.edges, &[&rest[..], &["later", "playlist later", goal]].concat());
         println!("\nraw figures: {}", self.path.display());
+        ensure!(self.missed.is_empty(), "goals missed:\n{}", self.missed.join("\n"));
         Ok(())
+    }
+}
+
+const HEAD: [&str; 15] = [
+    "latency",
+    "viewer",
+    "median",
+    "p5",
+    "p95",
+    "max",
+    "stalls",
+    "lost",
+    "unseen",
+    "unread",
+    "rate changes",
+    "hls.js says",
+    "readout off by",
+    "CPU",
+    "goal",
+];
+
+fn print_table(lines: &[String], head: &[&str]) {
+    if lines.is_empty() {
+        return;
+    }
+    println!("\n| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+/// The goals that a row misses; `None` if it has none.
+fn goals(row: &Row, figures: &Figures) -> Option<Vec<&'static str>> {
+    let setting = row.knob.filter(|_| row.goal).map(|knob| missed(knob, figures, row.lost));
+    let edge = match row.table {
+        Table::Alone | Table::Edges(Compared::IsOrigin) => None,
+        // Judged by its setting is the player that corrects its distance from live.
+        Table::Edges(Compared::With(later)) => Some(missed_through_edge(later, row.goal, figures)),
+    };
+    match (setting, edge) {
+        (None, None) => None,
+        (setting, edge) => {
+            let mut all = setting.unwrap_or_default();
+            for goal in edge.unwrap_or_default() {
+                if !all.contains(&goal) {
+                    all.push(goal);
+                }
+            }
+            Some(all)
+        }
     }
 }
 
@@ -94,21 +196,14 @@ fn knob(knob: Option<f64>) -> String {
     knob.map_or("".to_owned(), |k| format!("{k} s"))
 }
 
-fn line_of(row: &Row, figures: &Figures) -> String {
+fn line_of(row: &Row, figures: &Figures, verdict: String) -> String {
     let Figures { age, .. } = figures;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let stalls = match figures.stalls {
         0 => "0".to_owned(),
         n => format!("{n} (longest {:.2} s)", figures.freeze),
     };
-    let goal = match (row.knob, row.goal) {
-        (Some(knob), true) => match missed(knob, figures, row.lost) {
-            missed if missed.is_empty() => "met".to_owned(),
-            missed => format!("not met: {}", missed.join(", ")),
-        },
-        (_, _) => "–".to_owned(),
-    };
-    let cells = [
+    let mut cells = vec![
         knob(row.knob),
         row.viewer.clone(),
         format!("{:.2}", age.median),
@@ -125,8 +220,15 @@ fn line_of(row: &Row, figures: &Figures) -> String {
         or_dash(figures.hls_latency.map(|l| format!("{l:.2}"))),
         or_dash(figures.readout_error.map(|e| format!("{:+.2}", e.median))),
         format!("{:.0} %", row.busy * 100.0),
-        goal,
     ];
+    match row.table {
+        Table::Alone => {}
+        Table::Edges(Compared::IsOrigin | Compared::With(None)) => cells.extend(["–"; 2].map(str::to_owned)),
+        Table::Edges(Compared::With(Some(later))) => {
+            cells.extend([later.on_screen, later.in_playlist].map(|seconds| format!("{seconds:+.2}")));
+        }
+    }
+    cells.push(verdict);
     format!("| {} |", cells.join(" | "))
 }
 

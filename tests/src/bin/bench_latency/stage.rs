@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tests::edge_process::Edge;
 use tests::encoder_process::{Encoder, Options, free_port, workspace};
 use tests::footage::{Camera, Exposed, Footage};
 use tests::keeper::{self, Keeper};
@@ -13,6 +14,7 @@ use tests::patience::{eventually, pause};
 use tests::process::{Program, listens};
 use tests::reference::{Reference, Rung};
 use tests::static_server::StaticServer;
+use tests::varnish::{Freshness, Varnish};
 use transcode::pattern::read_clock;
 
 /// Picture size of the published stream in pixels.
@@ -31,26 +33,78 @@ const STREAM: &str = "bench";
 /// every viewer but the first finds.
 const LEAD: Duration = Duration::from_secs(5);
 
-/// The viewers, with player and source.
+/// What plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Viewer {
-    /// The encoder's player page, from the origin.
+pub(crate) enum Player {
+    /// The encoder's player page.
     Page,
-    /// hls.js with low-latency mode off, from the origin.
+    /// hls.js with its defaults.
+    HlsJs,
+    /// hls.js with low-latency mode off.
     Plain,
-    /// hls.js with low-latency mode off, from the directory store through a plain web server.
+}
+
+/// Who answers the player.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The encoder.
+    Origin,
+    /// An edge in front of the encoder.
+    Edge,
+    /// Varnish, in the place of a CDN, in front of that edge.
+    Varnish,
+    /// A plain web server with the files of the directory store. It has no page.
     Store,
 }
 
-impl Viewer {
-    pub(crate) const ALL: [Self; 3] = [Self::Page, Self::Plain, Self::Store];
+/// A viewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Viewer {
+    pub(crate) player: Player,
+    pub(crate) server: Server,
+}
 
-    /// Name in tables and in `BENCH_ONLY`.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Page => "page",
-            Self::Plain => "plain",
-            Self::Store => "store",
+impl Viewer {
+    /// Viewers of one encoder without edges.
+    pub(crate) const ALONE: [Self; 3] = [
+        Self::new(Player::Page, Server::Origin),
+        Self::new(Player::Plain, Server::Origin),
+        Self::new(Player::Plain, Server::Store),
+    ];
+    /// Viewers through edges, each after the same player at the origin.
+    pub(crate) const THROUGH_EDGES: [Self; 6] = [
+        Self::new(Player::Page, Server::Origin),
+        Self::new(Player::Page, Server::Edge),
+        Self::new(Player::Page, Server::Varnish),
+        Self::new(Player::HlsJs, Server::Origin),
+        Self::new(Player::HlsJs, Server::Edge),
+        Self::new(Player::HlsJs, Server::Varnish),
+    ];
+
+    const fn new(player: Player, server: Server) -> Self {
+        Self { player, server }
+    }
+
+    /// Name in tables; of viewers without edges also in `BENCH_ONLY`.
+    pub(crate) fn name(self) -> String {
+        let player = match self.player {
+            Player::Page => "page",
+            Player::HlsJs => "hls.js",
+            Player::Plain => "plain",
+        };
+        match self.server {
+            Server::Origin => player.to_owned(),
+            Server::Edge => format!("{player}, edge"),
+            Server::Varnish => format!("{player}, Varnish and edge"),
+            Server::Store => "store".to_owned(),
+        }
+    }
+
+    /// Whether an edge is between this viewer and the encoder.
+    pub(crate) fn is_through_edge(self) -> bool {
+        match self.server {
+            Server::Edge | Server::Varnish => true,
+            Server::Origin | Server::Store => false,
         }
     }
 }
@@ -61,6 +115,26 @@ pub(crate) struct Stage {
     encoder: Encoder,
     keeper: Keeper,
     store: StaticServer,
+    edges: Option<Edges>,
+}
+
+/// An edge in front of the encoder, and Varnish in front of the edge.
+struct Edges {
+    varnish: Varnish,
+    edge: Edge,
+}
+
+impl Edges {
+    fn start(encoder: &Encoder) -> Self {
+        let edge = Edge::start(&["--encoders", &format!("127.0.0.1:{}", encoder.ports.http)]);
+        let varnish = Varnish::start(edge.address(), Freshness::Server);
+        Self { varnish, edge }
+    }
+
+    fn stop(self) {
+        drop(self.varnish);
+        self.edge.stop();
+    }
 }
 
 impl Stage {
@@ -78,19 +152,34 @@ impl Stage {
         let camera = Camera::start(footage.clone(), clip, &encoder.rtmp_url(STREAM))?;
         encoder.wait_for_stream(STREAM);
         pause(Duration::from_secs_f64(knob) + LEAD);
-        Ok(Self { camera, encoder, keeper, store })
+        Ok(Self { camera, encoder, keeper, store, edges: None })
+    }
+
+    /// Starts an edge in front of the encoder, and Varnish in front of the edge.
+    pub(crate) fn add_edges(&mut self) {
+        self.edges = Some(Edges::start(&self.encoder));
     }
 
     /// URL of the page that a viewer opens.
-    pub(crate) fn page(&self, viewer: Viewer) -> String {
-        let off = r#"{"lowLatencyMode":false}"#;
-        match viewer {
-            Viewer::Page => self.encoder.url(&format!("?stream=live/{STREAM}")),
-            Viewer::Plain => bare_page(&self.store, &self.encoder.playlist_url(STREAM), off),
-            Viewer::Store => {
-                bare_page(&self.store, &self.store.url(&format!("live/{STREAM}/index.m3u8")), off)
-            }
-        }
+    ///
+    /// # Errors
+    /// The viewer's server was not started.
+    pub(crate) fn page(&self, viewer: Viewer) -> anyhow::Result<String> {
+        let edges = || self.edges.as_ref().context("no edges were started");
+        let at = |path: &str| {
+            Ok::<_, anyhow::Error>(match viewer.server {
+                Server::Origin => self.encoder.url(path),
+                Server::Edge => edges()?.edge.url(path),
+                Server::Varnish => edges()?.varnish.url(path),
+                Server::Store => self.store.url(path),
+            })
+        };
+        let playlist = format!("live/{STREAM}/index.m3u8");
+        Ok(match viewer.player {
+            Player::Page => at(&format!("?stream=live/{STREAM}"))?,
+            Player::HlsJs => bare_page(&self.store, &at(&playlist)?, "{}"),
+            Player::Plain => bare_page(&self.store, &at(&playlist)?, r#"{"lowLatencyMode":false}"#),
+        })
     }
 
     /// The frames published so far.
@@ -101,8 +190,11 @@ impl Stage {
 
     /// Ends the stream; returns the clocks of all frames of the largest rung that reached the store.
     pub(crate) fn finish(self) -> anyhow::Result<BTreeSet<u64>> {
-        let Self { camera, encoder, keeper, store } = self;
+        let Self { camera, encoder, keeper, store, edges } = self;
         drop((camera, store));
+        if let Some(edges) = edges {
+            edges.stop();
+        }
         let playlist = encoder.url(&format!("live/{STREAM}/{}/index.m3u8", RUNGS[0].name));
         eventually("the stream's end", Duration::from_secs(30), || {
             encoder.client.get(&playlist).ok()?.text().ok()?.contains("ENDLIST").then_some(())
