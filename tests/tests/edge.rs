@@ -7,6 +7,7 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
+use chrono::{DateTime, Utc};
 use rustix::process::Signal;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tests::http::{Client, join};
 use tests::patience::{eventually, pause};
 use tests::process::Program;
 use tests::static_server::StaticServer;
+use tests::varnish::{Freshness, Varnish};
 use tests::{fixtures, playlist, publisher, turn};
 
 /// Encoders and edges with a directory and a secret in common.
@@ -255,6 +257,23 @@ fn names_that_never_were_cost_little() {
     assert!(looked <= 32.0 + 4.0 * asked.elapsed().as_secs_f64() + 1.0, "{looked}");
     for path in ["live/../secret", "live/never/owner.json", "live/never/archive/x/sealed.json", "x"] {
         assert_eq!(edge.get(path).status, 404, "{path}");
+    }
+    edge.stop();
+}
+
+/// The page takes the server's clock from the Date of `/` (`readClock` in `web/src/player.js`).
+#[test]
+fn the_servers_clock_can_be_read_through_a_cache() {
+    let fleet = Fleet::new();
+    let edge = fleet.edge();
+    let cache = Varnish::start(edge.address(), Freshness::Server);
+    let client = Client::default();
+    for _ in 0..15 {
+        let asked = Utc::now();
+        let answer = client.get(&cache.url("")).unwrap();
+        let date = DateTime::parse_from_rfc2822(answer.header("date").unwrap()).unwrap();
+        assert!(date.timestamp() >= asked.timestamp(), "asked at {asked}, answered at {date}");
+        pause(Duration::from_millis(100));
     }
     edge.stop();
 }

@@ -108,7 +108,9 @@ export class Player {
   async readClock() {
     const asked = performance.now();
     try {
-      const answer = await fetch("/streams.json", { method: "HEAD", cache: "no-store" });
+      // The page itself: the only answer here that a shared cache may not give without asking the server. A copy has the
+      // Date of the time at which the copy was made.
+      const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
       this.clock.observe(Date.parse(answer.headers.get("date")), asked, performance.now());
     } catch {
       // The server is away; how playback goes on is decided elsewhere.

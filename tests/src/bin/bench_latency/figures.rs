@@ -27,7 +27,10 @@ impl Spread {
 }
 
 /// How much later a viewer may be through an edge than from the origin, in seconds.
-pub(crate) const MOST_LATER: f64 = 0.1;
+const MOST_LATER: f64 = 0.1;
+
+/// How much the latency that the page displays may differ from the picture's age, in seconds.
+const MOST_WRONG: f64 = 0.1;
 
 /// How much later a viewer is through an edge than the same player at the origin, in seconds; negative if earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -35,7 +38,7 @@ pub(crate) struct Later {
     /// By the medians of the frames' ages. The page corrects its distance from live, and has no other difference.
     pub(crate) on_screen: f64,
     /// The same without the difference between the distances from the playlist's end at which hls.js plays. hls.js with
-    /// its defaults keeps the distance at which it happened to start, up to half a second more or less.
+    /// its defaults keeps the distance at which it happened to start, up to a second more or less.
     pub(crate) in_playlist: f64,
 }
 
@@ -157,6 +160,7 @@ pub(crate) fn missed_through_edge(
     let wrong = [
         (later.is_none(), "nothing to compare with"),
         (later.is_some_and(late), "later than from the origin"),
+        (figures.readout_error.is_some_and(|error| error.median.abs() > MOST_WRONG), "readout wrong"),
         (figures.stalls > 0, "stalls"),
     ];
     wrong.into_iter().filter_map(|(is, what)| is.then_some(what)).collect()
@@ -248,6 +252,9 @@ mod tests {
         assert!(missed(0.5, 0.5, false).is_empty());
         // The player started closer to live, which hides what the edge adds.
         assert_eq!(missed(-0.3, -0.5, false), ["later than from the origin"]);
+        let wrong = Some(Spread { median: -0.4, p5: -0.4, p95: -0.4, max: -0.4 });
+        let wrong = Figures { readout_error: wrong, ..through(0.0, 0.0) };
+        assert_eq!(missed_through_edge(Later::of(&wrong, &at_origin), true, &wrong), ["readout wrong"]);
         let stalled = Figures { stalls: 1, ..through(0.0, 0.0) };
         assert_eq!(missed_through_edge(None, true, &stalled), ["nothing to compare with", "stalls"]);
     }
