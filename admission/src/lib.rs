@@ -1,11 +1,11 @@
-//! Who may publish: stream keys, signed tokens, and the questions that a back end is asked. Sans-IO: bytes and time in,
-//! verdicts and bytes out.
+//! Who may publish: stream keys, signed tokens, and the questions that a back end is asked. Who may watch: viewers'
+//! passes. Sans-IO: bytes and time in, verdicts and bytes out.
 //!
-//! What belongs here: the formats of the three sources of identity, the verdict that they all come to ([`Grant`]), and
-//! the signature on requests to other services ([`signature`]). What does not: files, sockets, clocks, logging, and
-//! what a grant leads to.
+//! What belongs here: the formats of the three sources of identity, the verdict that they all come to ([`Grant`]), the
+//! formats of passes ([`pass`]), and the signature on requests to other services ([`signature`]). What does not: files,
+//! sockets, clocks, logging, and what a grant leads to.
 //!
-//! A stream key is a secret. No error, log line or `Debug` of this crate contains one.
+//! A stream key is a secret, and so is a pass. No error, log line or `Debug` of this crate contains one.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "testing")]
@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod grant;
 pub mod hook;
 pub mod keys;
+pub mod pass;
 pub mod remembered;
 pub mod signature;
 pub mod token;

@@ -1,11 +1,11 @@
 //! Signed tokens as stream keys: JSON Web Tokens (RFC 7519) and the JSON Web Key Set (RFC 7517) that verifies them.
 //!
 //! The algorithms are ES256, EdDSA (Ed25519) and RS256. Secrets shared with the signer (HMAC) and unsigned tokens never
-//! count. The crate `jsonwebtoken` verifies, with the cryptography of `ring`.
+//! count here; viewers' passes ([`crate::pass`]) are signed with a shared secret. The crate `jsonwebtoken` verifies, with the cryptography of `ring`.
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod samples;
-mod verify;
+pub(crate) mod verify;
 
 use crate::Terms;
 use crate::grant::{Grant, TermsError};
@@ -226,7 +226,7 @@ fn header(token: &str) -> Option<Map<String, Value>> {
 }
 
 /// What `jsonwebtoken` is to check: the signature. It would ask the clock about the claims, which is not for this crate.
-fn signature_alone(algorithm: Algorithm) -> Validation {
+pub(crate) fn signature_alone(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
@@ -280,7 +280,7 @@ fn granted(
     Ok(Grant { app: app.to_owned(), name: name.to_owned(), proven: true, terms })
 }
 
-fn is_for_us(audience: Option<&Value>) -> bool {
+pub(crate) fn is_for_us(audience: Option<&Value>) -> bool {
     match audience {
         None => true,
         Some(Value::String(one)) => one == AUDIENCE,

@@ -4,6 +4,7 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result, new_error};
 use jsonwebtoken::signature::{Error, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
+use ring::hmac;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
@@ -16,7 +17,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
 };
 
 /// Makes `jsonwebtoken` use this provider, for the whole process.
-pub(super) fn install() {
+pub(crate) fn install() {
     // An error means that it is installed already: no other code of this program installs one.
     let _ = PROVIDER.install_default();
 }
@@ -31,7 +32,8 @@ impl RingVerifier {
         match (algorithm, key.family()) {
             (Algorithm::ES256, AlgorithmFamily::Ec)
             | (Algorithm::EdDSA, AlgorithmFamily::Ed)
-            | (Algorithm::RS256, AlgorithmFamily::Rsa) => Ok(Self { algorithm, key: key.clone() }),
+            | (Algorithm::RS256, AlgorithmFamily::Rsa)
+            | (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Self { algorithm, key: key.clone() }),
             _ => Err(new_error(ErrorKind::UnsupportedAlgorithm)),
         }
     }
@@ -45,6 +47,10 @@ impl Verifier<Vec<u8>> for RingVerifier {
             }
             (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(point)) => {
                 UnparsedPublicKey::new(&ED25519, point).verify(message, signature)
+            }
+            // In constant time. Sets of keys have no such key: [`crate::pass`] alone makes one.
+            (Algorithm::HS256, DecodingKeyKind::SecretOrDer(secret)) => {
+                hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, secret), message, signature)
             }
             (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
                 RsaPublicKeyComponents { n, e }.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
