@@ -106,6 +106,11 @@ pub(crate) fn describe() {
         ("encoder_edge_moves_total", "Playlists whose stream an edge has followed to another encoder"),
         ("encoder_edge_stored_total", "Objects that an edge has read from the store"),
         ("encoder_edge_reports_refused_total", "Reports about viewers from more edges than are kept"),
+        (
+            "encoder_viewer_passes_total",
+            "Requests that need a pass, by what came of the pass: yes, no (also without a pass), expired, cached (the \
+             back end's last yes, while it is down), down, refused (too many unknown passes)",
+        ),
         ("encoder_viewer_stalls_total", "Stalls that players tell of (CMCD)"),
         ("encoder_store_segments_total", "Segments that the store has acknowledged"),
         ("encoder_store_playlists_total", "Playlists that the store has acknowledged"),
@@ -165,6 +170,11 @@ pub(crate) fn describe() {
         "encoder_viewer_latency_seconds",
         Unit::Seconds,
         "Distance from live on players' screens, as players tell (CMCD)"
+    );
+    describe_histogram!(
+        "encoder_viewer_hook_seconds",
+        Unit::Seconds,
+        "Time of the back end's answers about viewers' passes, by result: yes, no, cached, down"
     );
     describe_gauge!("encoder_store_waiting_bytes", Unit::Bytes, "Bytes of segments that wait for the store");
     describe_gauge!("encoder_spool_bytes", Unit::Bytes, "Bytes of late segments that wait on disk");

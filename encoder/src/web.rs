@@ -1,8 +1,10 @@
 //! HTTP requests to other services: one client for each service, with time-outs and bounded answers. What is sent and
 //! what the answers mean does not belong here.
 
+use crate::identity::unix_now;
+use admission::signature::WebhookSecret;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use std::error::Error;
 use std::time::Duration;
 
@@ -28,6 +30,22 @@ pub(crate) fn client(url: &Url, within: Duration) -> Result<Client, String> {
     // Without TLS no authorities are needed, and some containers have none.
     let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
     builder.build().map_err(describe)
+}
+
+/// The request with the headers of Standard Webhooks, if there is a secret. `id` names the request, `body` is what it
+/// will send.
+pub(crate) fn signed(
+    request: RequestBuilder,
+    secret: Option<&WebhookSecret>,
+    id: &str,
+    body: &[u8],
+) -> RequestBuilder {
+    let Some(secret) = secret else { return request };
+    let timestamp = unix_now();
+    request
+        .header("webhook-id", id)
+        .header("webhook-timestamp", timestamp)
+        .header("webhook-signature", secret.sign(id, timestamp, body))
 }
 
 /// The body of an answer; `None` if the body is longer than `most` bytes.

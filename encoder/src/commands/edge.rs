@@ -7,7 +7,7 @@
 
 use super::serve::{bind, bind_https, machine, raise_open_files, serve_viewers};
 use crate::config::edge::EdgeConfig;
-use crate::edge::{Edge, EdgeAccess, EdgeOptions, Viewers};
+use crate::edge::{Edge, EdgeAccess, EdgeOptions, Passes, ViewerAccess, Viewers};
 use crate::fault::Fault;
 use crate::ingest::tls::Listener;
 use crate::listener::ListenerSettings;
@@ -15,6 +15,7 @@ use crate::origin::{self, ViewerLimits};
 use crate::shutdown::{Shutdown, ShutdownStage};
 use crate::telemetry;
 use audience::viewers::StreamViewers;
+use axum::Router;
 use probes::{Access, Admin, AdminHandle, AdminRoutes, Health, HealthVerdict};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -81,8 +82,8 @@ pub(super) async fn run(config: EdgeConfig) -> Result<(), Fault> {
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, serving_stopped) = watch::channel(false);
-    let router = origin::router(Arc::clone(&edge), Arc::new(EdgeAccess::default()));
-    let serving = serve_viewers(listeners, viewers.observe(router), limits, &serving_stopped);
+    let router = router(&edge, &viewers, &config.viewer_access)?;
+    let serving = serve_viewers(listeners, router, limits, &serving_stopped);
     if let Some(tls) = &config.tls {
         tokio::spawn(tls.identity.clone().follow_files());
     }
@@ -103,6 +104,20 @@ pub(super) async fn run(config: EdgeConfig) -> Result<(), Fault> {
     beating.abort();
     info!("edge leaves");
     admin.stop().map_err(|error| machine("cannot stop the admin server", &error))
+}
+
+/// The routes with the count of viewers, and in front the check of viewers' passes, if there is one.
+fn router(edge: &Arc<Edge>, viewers: &Arc<Viewers>, access: &ViewerAccess) -> Result<Router, Fault> {
+    let router = viewers.observe(origin::router(Arc::clone(edge), Arc::new(EdgeAccess::default())));
+    let passes = Passes::open(access, viewers.clone())
+        .map_err(|error| machine("cannot ask the back end about viewers (--viewer-hook)", &error))?;
+    Ok(match passes {
+        Some(passes) => {
+            info!("only viewers with a pass may watch, at /pass/TOKEN/APP/NAME/index.m3u8");
+            passes.guard(router)
+        }
+        None => router,
+    })
 }
 
 /// Waits until the answers in progress are finished, or cut off by [`ViewerLimits::drain`] or a further signal.

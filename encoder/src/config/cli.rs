@@ -368,6 +368,19 @@ pub(crate) struct EdgeArgs {
     /// that the secret can be changed
     #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
     pub edge_secret: Option<String>,
+    /// A secret that signs viewers' passes: a line of 16 characters at least, and while it changes further lines, which
+    /// count too. Only viewers with a pass may watch, at `/pass/{token}/{app}/{name}/…`; the token is a JSON Web Token
+    /// (HS256) with `exp` and `path`. For services without a CDN: each viewer has addresses of its own, which caches do
+    /// not share
+    #[arg(long, env = "ENCODER_VIEWER_SECRET", value_name = "FILE")]
+    pub viewer_secret: Option<String>,
+    /// A back end that is asked which viewers may watch, in place of the secret: once a minute for each pass and stream.
+    /// The token may be any 1 to 1024 of `A-Z a-z 0-9 - . _ ~`
+    #[arg(long, env = "ENCODER_VIEWER_HOOK", value_name = "URL")]
+    pub viewer_hook: Option<String>,
+    /// The secret that signs requests to that back end (Standard Webhooks)
+    #[arg(long, env = "ENCODER_VIEWER_HOOK_SECRET", value_name = "FILE")]
+    pub viewer_hook_secret: Option<String>,
     /// Mebibytes of segments and parts that are kept in memory
     #[arg(long, env = "ENCODER_CACHE_SIZE", value_name = "MIB", default_value = "512")]
     pub cache_size: String,

@@ -3,11 +3,13 @@
 use super::cli::{EdgeArgs, ServeArgs};
 use super::{
     BadSetting, NEEDS_PROXIES, TlsConfig, Validator, check_log_format, encoders, given, identity, networks,
-    output,
+    output, web_url, webhook_secret,
 };
 use crate::edge::secret::EdgeSecret;
-use crate::edge::{Advertised, EdgeAccess};
+use crate::edge::{Advertised, EdgeAccess, PassHookConfig, ViewerAccess};
+use admission::pass::PassSecret;
 use ipnet::IpNet;
+use reqwest::Url;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ pub(crate) struct EdgeConfig {
     pub encoders: Vec<String>,
     /// The secret in common with the encoders.
     pub secret: Option<EdgeSecret>,
+    /// Who may watch.
+    pub viewer_access: ViewerAccess,
     /// Bytes of objects that are kept in memory.
     pub cache_bytes: u64,
     /// Connections of viewers for each port.
@@ -69,6 +73,7 @@ pub(crate) fn edge(args: &EdgeArgs) -> Result<EdgeConfig, Vec<BadSetting>> {
         validator.reject("--output", "", "or --encoders must say where streams are");
     }
     let secret = secret(args.edge_secret.as_ref(), &mut validator);
+    let viewer_access = viewer_access(args, &mut validator);
     let cache_mib = validator.number("--cache-size", &args.cache_size, 16u64, 1 << 20);
     let connections = validator.number("--connections", &args.connections, 16, 1 << 20);
     let http_idle_timeout = validator.number("--http-idle-timeout", &args.http_idle_timeout, 20.0, 3600.0);
@@ -90,6 +95,7 @@ pub(crate) fn edge(args: &EdgeArgs) -> Result<EdgeConfig, Vec<BadSetting>> {
             output: location,
             encoders,
             secret,
+            viewer_access,
             cache_bytes: cache_mib? << 20,
             connections: connections?,
             http_idle_timeout: Duration::from_secs_f64(http_idle_timeout?),
@@ -151,6 +157,35 @@ pub(super) fn edges(args: &ServeArgs, validator: &mut Validator) -> EdgesConfig 
     EdgesConfig { advertise, access: EdgeAccess { secret, edges_alone, ..EdgeAccess::default() } }
 }
 
+/// Who may watch at an edge.
+fn viewer_access(args: &EdgeArgs, validator: &mut Validator) -> ViewerAccess {
+    const SECRET: &str = "--viewer-secret";
+    const HOOK: &str = "--viewer-hook";
+    const HOOK_SECRET: &str = "--viewer-hook-secret";
+    let hook_secret = webhook_secret(HOOK_SECRET, args.viewer_hook_secret.as_deref(), validator);
+    if let (Some(file), None) = (given(&args.viewer_hook_secret), given(&args.viewer_hook)) {
+        validator.reject(HOOK_SECRET, file, "is not used without --viewer-hook");
+    }
+    match (given(&args.viewer_secret), given(&args.viewer_hook)) {
+        (None, None) => ViewerAccess::Everybody,
+        (Some(_), Some(_)) => {
+            // The URL may contain a password.
+            validator.reject(HOOK, "", "is given beside --viewer-secret: give one of them");
+            ViewerAccess::Everybody
+        }
+        (Some(file), None) => {
+            let text = validator.take(SECRET, file, std::fs::read_to_string(file));
+            let secret = text.and_then(|text| validator.take(SECRET, file, PassSecret::parse(&text)));
+            // Without a secret a mistake was reported, and the edge does not start.
+            secret.map_or(ViewerAccess::Everybody, ViewerAccess::Secret)
+        }
+        (None, Some(url)) => match Url::parse(&web_url(HOOK, url, validator)) {
+            Ok(url) => ViewerAccess::Hook(PassHookConfig { url, secret: hook_secret }.into()),
+            Err(_) => ViewerAccess::Everybody,
+        },
+    }
+}
+
 fn secret(file: Option<&String>, validator: &mut Validator) -> Option<EdgeSecret> {
     const FLAG: &str = "--edge-secret";
     let file = file.filter(|file| !file.is_empty())?;
@@ -188,6 +223,31 @@ mod tests {
             judged(&["--encoders=a", "--cache-size=1", "--edge-secret=/none", "--https-listen=0.0.0.0:1"]);
         let expected = ["--https-listen", "--https-listen", "--encoders", "--edge-secret", "--cache-size"];
         assert_eq!(flags(bad), expected);
+    }
+
+    #[test]
+    fn everybody_may_watch_unless_a_secret_or_a_back_end_says_who() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a secret of twenty-four characters\n").unwrap();
+        let [secret, signing] = ["--viewer-secret", "--viewer-hook-secret"]
+            .map(|flag| format!("{flag}={}", file.path().display()));
+        let judged = |more: &[&str]| judged(&[&["--encoders=origin:80"], more].concat());
+        let access = |more: &[&str]| judged(more).unwrap().viewer_access;
+        let hook = "--viewer-hook=http://user:p4ss@example.org/view";
+        assert!(matches!(access(&[]), ViewerAccess::Everybody));
+        assert!(matches!(access(&["--viewer-secret=", "--viewer-hook="]), ViewerAccess::Everybody));
+        assert!(matches!(access(&[&secret]), ViewerAccess::Secret(_)));
+        assert!(matches!(access(&[hook]), ViewerAccess::Hook(hook) if hook.secret.is_none()));
+        let signed = access(&[hook, &signing]);
+        assert!(matches!(&signed, ViewerAccess::Hook(hook) if hook.secret.is_some()));
+        let shown = format!("{signed:?} {:?}", access(&[&secret]));
+        assert!(!shown.contains("p4ss") && !shown.contains("twenty"), "{shown}");
+        assert_eq!(flags(judged(&[&secret, hook])), ["--viewer-hook"], "one of them");
+        assert_eq!(flags(judged(&[&signing])), ["--viewer-hook-secret"]);
+        assert_eq!(flags(judged(&["--viewer-hook=example.org"])), ["--viewer-hook"]);
+        assert_eq!(flags(judged(&["--viewer-secret=/none"])), ["--viewer-secret"]);
+        std::fs::write(file.path(), "short\n").unwrap();
+        assert_eq!(flags(judged(&[&secret])), ["--viewer-secret"]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! An edge is an [`ObjectSource`]: the server, the holding of requests and the answers are the origin's own
 //! ([`crate::origin`]). What belongs here: where a stream is ([`places`]), what is asked of encoders ([`upstream`],
-//! [`stream`]) and of the store ([`stored`]), what is kept ([`objects`]), what strangers may cause ([`budget`]), and who
-//! watches ([`viewers`]; encoders learn of it in [`reports`]).
+//! [`stream`]) and of the store ([`stored`]), what is kept ([`objects`]), what strangers may cause ([`budget`]), who
+//! may watch ([`passes`]), and who watches ([`viewers`]; encoders learn of it in [`reports`]).
 //! What does not: media, which is not looked into, and the rules of playlists.
 //!
 //! | who is asked | for what | how often |
@@ -19,6 +19,8 @@ mod access;
 mod budget;
 mod flights;
 mod objects;
+mod pass_hook;
+mod passes;
 mod places;
 mod reports;
 pub(crate) mod secret;
@@ -32,6 +34,8 @@ mod warnings;
 mod tests;
 
 pub(crate) use access::EdgeAccess;
+pub(crate) use pass_hook::PassHookConfig;
+pub(crate) use passes::{Passes, ViewerAccess};
 pub(crate) use reports::EdgeReports;
 pub(crate) use viewers::Viewers;
 

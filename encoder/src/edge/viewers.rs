@@ -62,7 +62,7 @@ impl Viewers {
     }
 
     /// The client of a request that came from `peer`: with trusted proxies the last address that none of them added.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let trusted = |address: &IpAddr| {
             let address = address.to_canonical();
             self.proxies.iter().any(|network| network.contains(&address))

@@ -1,7 +1,7 @@
 //! Asks a back end about publishers, and falls back on the back end's earlier answers while it is down. The formats of
 //! question and answer are in [`admission::hook`].
 
-use super::{StreamTerms, unix_now};
+use super::StreamTerms;
 use crate::config::{HookConfig, HookFormat};
 use crate::web;
 use admission::Grant;
@@ -102,15 +102,8 @@ impl Hook {
             HookFormat::Json => ("application/json", question.json()),
             HookFormat::Form => ("application/x-www-form-urlencoded", question.form()),
         };
-        let timestamp = unix_now();
-        let mut request = self.client.post(self.config.url.clone());
-        request = request.header(CONTENT_TYPE, content_type);
-        if let Some(secret) = &self.config.secret {
-            request = request
-                .header("webhook-id", &question.id)
-                .header("webhook-timestamp", timestamp)
-                .header("webhook-signature", secret.sign(&question.id, timestamp, &body));
-        }
+        let request = self.client.post(self.config.url.clone()).header(CONTENT_TYPE, content_type);
+        let request = web::signed(request, self.config.secret.as_ref(), &question.id, &body);
         let response = request.body(body).send().await.map_err(web::describe)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = match web::body(response, MAX_ANSWER_BYTES).await {

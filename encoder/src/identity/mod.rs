@@ -132,7 +132,7 @@ fn unproven(request: &PublishRequest) -> Result<Grant, Refusal> {
 }
 
 /// The time in seconds since 1970.
-fn unix_now() -> i64 {
+pub(crate) fn unix_now() -> i64 {
     now().wall.unix_micros() / 1_000_000
 }
 
