@@ -2,11 +2,13 @@
 
 use crate::hook::{Answer, MAX_ANSWER_BYTES, Question, Response};
 use crate::keys::{BadEntry, BadKeys, KeyTable};
+use crate::pass::{self, PassSecret, is_pass};
 use crate::token::samples;
 use crate::token::{KeySet, MAX_TOKEN_BYTES, Verdict, is_token};
 use crate::{Grant, Terms};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
@@ -35,8 +37,8 @@ fn fixed() -> &'static Fixed {
     })
 }
 
-/// Reads the input as a token, as the claims of a signed token, as a key set, as a keys file and as answers of a back
-/// end. `check` says why terms cannot be used.
+/// Reads the input as a token, as the claims of a signed token, as a key set, as a keys file, as a viewer's pass and as
+/// answers of a back end. `check` says why terms cannot be used.
 pub fn tokens(input: &[u8], check: impl Fn(&Terms) -> Result<(), String> + Copy) {
     let text = String::from_utf8_lossy(input);
     judge(&text, check);
@@ -61,6 +63,32 @@ pub fn tokens(input: &[u8], check: impl Fn(&Terms) -> Result<(), String> + Copy)
         Err(bad) => assert!(!bad.to_string().contains("secret-of-")),
     }
     answers(input, &text, check);
+    passes(input, &text);
+}
+
+/// Reads the input as a pass, as the claims of a signed pass, as a secret, and as an answer about a pass.
+fn passes(input: &[u8], text: &str) {
+    const SECRET: &str = "the secret of passes";
+    let Ok(secret) = PassSecret::parse(SECRET) else { unreachable!("the secret is long enough") };
+    assert!(secret.judge(text, "live", "demo", samples::NOW).is_err(), "no one has signed it");
+    let message = [&br#"{"alg":"HS256"}"#[..], input].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), message.as_bytes());
+    let signed = format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag));
+    if secret.judge(&signed, "live", "demo", samples::NOW).is_ok() {
+        assert!(is_pass(&signed));
+        assert_eq!(secret.judge(&signed, "concert", "demo", samples::NOW), Err(pass::BadPass::OtherStream));
+    }
+    if let Ok(secret) = PassSecret::parse(text) {
+        assert!(secret.judge(&signed, "live", "demo", samples::NOW).is_err());
+    }
+    for status in [200, 403, 503] {
+        match pass::question::Answer::read(status, Some(input)) {
+            pass::question::Answer::Yes(counts) | pass::question::Answer::No(counts) => {
+                assert!((1..=3600).contains(&counts.as_secs()));
+            }
+            pass::question::Answer::Down(said) => assert_eq!(said, 503),
+        }
+    }
 }
 
 fn judge(token: &str, check: impl Fn(&Terms) -> Result<(), String> + Copy) {
