@@ -344,6 +344,63 @@ fn the_address_that_was_live_plays_the_recording() {
     edge.stop();
 }
 
+/// The two programs of docs/integration.md that make a pass, as they stand in the page, make one to [`STREAM`].
+fn passes(folder: &std::path::Path) -> [String; 2] {
+    let page = std::fs::read_to_string(workspace().join("docs/integration.md")).unwrap();
+    [("sh", "sh"), ("py", "python3")].map(|(language, interpreter)| {
+        let (_, block) = page.split_once(&format!("```{language}\n")).unwrap();
+        let (code, _) = block.split_once("```").unwrap();
+        let code = code.replace("live/demo", &format!("live/{STREAM}"));
+        let output = Command::new(interpreter).args(["-c", &code]).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    })
+}
+
+#[test]
+fn with_a_secret_only_viewers_with_a_pass_watch() {
+    let _turn = turn::Turn::take();
+    let encoder = Encoder::start(alone());
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("viewer.secret");
+    std::fs::write(&secret, "the secret that signs passes\n").unwrap();
+    let encoders = format!("127.0.0.1:{}", encoder.ports.http);
+    let edge = Edge::start(&["--encoders", &encoders, "--viewer-secret", secret.to_str().unwrap()]);
+    let publisher = publish(&encoder.rtmp_url(KEY));
+    let passes = passes(folder.path());
+    for pass in &passes {
+        let url = edge.url(&format!("pass/{pass}/live/{STREAM}/index.m3u8"));
+        assert!(playlists(&url).iter().all(|list| list.contains(pass)), "playlists keep the pass");
+        assert_eq!(decoded_by_ffmpeg(&url), "");
+        let other = edge.get(&format!("pass/{pass}/live/other/index.m3u8"));
+        assert_eq!((other.status, other.header("cache-control")), (403, Some("no-store")));
+    }
+    let problem = decoded_by_ffmpeg(&edge.playlist_url(STREAM));
+    assert!(problem.contains("403"), "{problem}");
+    assert_eq!((edge.get("streams.json").status, edge.get("").status), (403, 200));
+    let counted = |result| edge.metric("encoder_viewer_passes_total", &[result]);
+    assert!(counted("yes") > 8.0 && counted("no") >= 4.0, "{} {}", counted("yes"), counted("no"));
+    eventually("the viewers to be counted", Duration::from_secs(5), || {
+        let status: serde_json::Value = serde_json::from_slice(&edge.admin("status").body).unwrap();
+        (status["streams"][0]["stream"] == format!("live/{STREAM}")
+            && status["streams"][0]["viewers"].as_u64() > Some(0))
+        .then_some(())
+    });
+    let told = edge.admin("status").text().unwrap() + &edge.admin("metrics").text().unwrap();
+    drop(publisher);
+    let log = edge.stop();
+    for pass in &passes {
+        assert!(!log.contains(pass) && !told.contains(pass), "a pass is in the log or the metrics");
+    }
+}
+
+/// Plays two seconds, and returns what is wrong.
+fn decoded_by_ffmpeg(url: &str) -> String {
+    let mut ffmpeg = Command::new("ffmpeg");
+    let ffmpeg = ffmpeg.args(["-v", "error", "-nostdin", "-i", url, "-t", "2", "-f", "null", "-"]);
+    String::from_utf8(ffmpeg.output().unwrap().stderr).unwrap()
+}
+
 fn judged_by_ffprobe(url: &str) -> f64 {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", url])
