@@ -26,9 +26,6 @@ const MAX_NUMBER: u64 = 1 << 53;
 /// Longest accepted target duration, in seconds.
 const MAX_TARGET: u64 = 60;
 
-/// Shortest gap: EXTINF must not be 0.
-const SHORTEST_GAP: MediaSpan = MediaSpan::from_millis(100);
-
 /// Why stored playlists cannot be continued. A retry does not help: the playlists are from other software or damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
@@ -272,42 +269,6 @@ impl Past {
             ended_at,
             next_sequence,
         })
-    }
-
-    /// Leaves out the numbers that the former writer may have given to segments which the playlists do not list: viewers
-    /// of its own server may have seen these segments, and a player that finds another segment under a number that it
-    /// knows plays on only when that number has left the window. The playlists list a gap under each number. `until` is
-    /// the time up to which the writer may have gone on; a segment takes a target duration at most, and a second at
-    /// least. At most `most` numbers are left out.
-    #[must_use]
-    pub fn without_numbers_until(mut self, until: WallTime, most: u64) -> Self {
-        let passed_us = (until.unix_micros() - self.ended_at.unix_micros()).max(0);
-        let seconds = u64::try_from(passed_us / 1_000_000).unwrap_or(0);
-        let count = (seconds + 1).min(most);
-        // Together they take half of the time that has passed, so that no date goes backwards after them: the media that
-        // follows may have been captured before `until`.
-        let each_us = passed_us / 2 / i64::try_from(count).unwrap_or(i64::MAX).max(1);
-        let target = MediaSpan::from_millis(i64::from(self.target_duration) * 1000);
-        let each = MediaSpan::from_secs_f64(each_us as f64 / 1e6).clamp(SHORTEST_GAP, target);
-        for segments in self.segments.values_mut() {
-            let Some(last) = segments.last().cloned() else { continue };
-            let mut wall = self.ended_at;
-            for sequence in (self.next_sequence..).take(usize::try_from(count).unwrap_or(0)) {
-                let name = names::segment_name(&last.session, sequence);
-                let gap = SegmentInfo {
-                    sequence,
-                    name,
-                    discontinuity: false,
-                    duration: each,
-                    wall,
-                    ..last.clone()
-                };
-                segments.push(SegmentInfo { init: String::new(), ..gap.into_gap() });
-                wall = wall + each;
-            }
-        }
-        self.next_sequence += count;
-        self
     }
 
     /// EXT-X-TARGETDURATION in seconds.

@@ -114,45 +114,6 @@ fn a_stream_goes_on_with_one_discontinuity_in_every_rendition() {
     assert!(!texts.contains("EXT-X-GAP"));
 }
 
-/// The earlier writer died, and its own viewers have seen more than the playlists list.
-#[test]
-fn numbers_that_viewers_may_have_seen_are_left_out() {
-    let tracks = [video("720p"), audio()];
-    let mut run = Run::new(4.0);
-    broadcast(&mut run, 0, &tracks, &[20]);
-    let mut before = Presentation::new(&run.timing);
-    presented(&mut before, &tracks, &run.outputs);
-    let past = past(&texts(&before, &["720p", "audio"])).unwrap();
-    let after = |ms: i64| past.ended_at() + MediaSpan::from_millis(ms);
-    let left_out = |until, most| past.clone().without_numbers_until(until, most).next_sequence() - 20;
-    assert_eq!([left_out(after(0), 60), left_out(after(999), 60), left_out(after(1_000), 60)], [1, 1, 2]);
-    assert_eq!(
-        [left_out(after(-5_000), 60), left_out(after(500_000), 60), left_out(after(9_000), 0)],
-        [1, 60, 0]
-    );
-
-    let past = past.clone().without_numbers_until(after(5_500), 60);
-    let mut after = Presentation::resume(&run.timing, &past);
-    let mut next = Run::new(4.0);
-    next.packager = Packager::resume(timing(4.0), &past);
-    broadcast(&mut next, 7, &tracks, &[4]);
-    presented(&mut after, &tracks, &next.outputs);
-    for (rung, text) in texts(&after, &["720p", "audio"]) {
-        assert_eq!(text.matches("#EXT-X-GAP").count(), 6, "{rung}");
-        let read = StoredPlaylist::parse(&rung, &text).unwrap();
-        let ends =
-            read.segments.windows(2).take(25).map(|pair| (pair[0].wall + pair[0].duration, pair[1].wall));
-        let steps: Vec<_> = ends.map(|(end, next)| (next - end).as_secs_f64()).collect();
-        assert!(
-            steps.iter().all(|step| step.abs() < 0.03),
-            "{rung}: each begins where the last ends: {steps:?}"
-        );
-        let gap = read.segments[20].duration.as_secs_f64();
-        assert!((0.45..0.46).contains(&gap), "six gaps take half of the time that has passed: {gap}");
-        assert!(seen(&text).2[26].1, "{rung}: the discontinuity is where the media begins");
-    }
-}
-
 /// The earlier writer died between writing two playlists.
 #[test]
 fn a_rendition_that_is_behind_gets_gaps() {

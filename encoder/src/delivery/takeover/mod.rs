@@ -405,8 +405,6 @@ impl LookUp<'_> {
                     version: found.version,
                 };
                 let playlists = found.into_iter().map(inherited).collect();
-                let most = former.as_ref().map_or(0, |owner| owner.unlisted(&past, self.claim.now));
-                let past = past.without_numbers_until(self.claim.now, most);
                 return Ok(Ok(Inheritance { latency, past, playlists }));
             }
             found = self.fence_all(found).await?;

@@ -22,15 +22,6 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 /// long; a publisher that has proved who it is need not wait.
 pub(super) const ALIVE_FOR: MediaSpan = MediaSpan::from_millis(20_000);
 
-/// How long after its end a segment is listed, if the store takes it: a few attempts, and the least time between two
-/// writes of a playlist.
-const LISTED_WITHIN: MediaSpan = MediaSpan::from_millis(5_000);
-/// Segments that an encoder whose publisher is gone may not have listed yet: the last one, and the one before.
-const LAST_UNLISTED: u64 = 2;
-/// Most segments that an encoder may have shown without listing them in the store: a window of segments of one second.
-/// An encoder that goes on for longer without the store gives the stream's playlists up as gaps.
-const MOST_UNLISTED: u64 = 60;
-
 /// The lease record. It names its encoder by a random number and a sealed address only, because buckets may be public.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OwnerRecord {
@@ -108,18 +99,6 @@ impl OwnerRecord {
         let newest = past.map_or(since, |past| past.ended_at().max(since));
         let fresh = now <= newest + ALIVE_FOR;
         !self.released && self.published && self.encoder != encoder && fresh
-    }
-
-    /// Most segments that the stream's encoder may have shown its own viewers, and that the stored playlists, `past`, do
-    /// not list. An encoder whose publisher was connected may have shown segments up to now. One whose publisher is gone
-    /// has ended its last segment, and lists it as soon as it is stored.
-    pub(super) fn unlisted(&self, past: &Past, now: WallTime) -> u64 {
-        let settled = now > past.ended_at() + LISTED_WITHIN;
-        match (self.released, self.published) {
-            (false, true) => MOST_UNLISTED,
-            (false, false) if !settled => LAST_UNLISTED,
-            (false, false) | (true, _) => 0,
-        }
     }
 
     /// The time until which nobody may publish the stream, if that time is not over.
