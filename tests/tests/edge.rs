@@ -360,7 +360,7 @@ fn passes(folder: &std::path::Path) -> [String; 2] {
 #[test]
 fn with_a_secret_only_viewers_with_a_pass_watch() {
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(alone());
+    let encoder = Encoder::start(alone().with_keys());
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("viewer.secret");
     std::fs::write(&secret, "the secret that signs passes\n").unwrap();

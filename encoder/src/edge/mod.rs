@@ -18,6 +18,7 @@
 mod access;
 mod budget;
 mod flights;
+mod head;
 mod objects;
 mod pass_hook;
 mod passes;

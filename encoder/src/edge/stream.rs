@@ -7,6 +7,7 @@
 
 use super::Shared;
 use super::budget::TokenBucket;
+use super::head;
 use super::objects::{Keep, Outcome};
 use super::places::Place;
 use super::stored::is_part;
@@ -82,6 +83,8 @@ struct Shown {
     reload: Reloadable,
     /// Whether the next request asks for the newest version, because the encoder did not answer the last one.
     plainly: bool,
+    /// The last number under which a former encoder's segment or part was shown.
+    taken: Option<u64>,
 }
 
 /// What came of a request for the next version.
@@ -504,7 +507,8 @@ impl Following {
     ) -> bool {
         match asked {
             Asked::Answer(Ok(Answer::Found { body, reload: Some(reload), .. })) => {
-                let is_newer = self.show(body, Shown { claim, since, reload, plainly: false }, shown);
+                let is_newer =
+                    self.show(body, Shown { claim, since, reload, plainly: false, taken: None }, shown);
                 if !is_newer {
                     sleep(PAUSE).await;
                 }
@@ -561,7 +565,7 @@ impl Following {
 
     /// Shows a version, unless the one that is shown is as new or newer: the versions of a claim do not go back. Returns
     /// whether the version is newer; if not, asking again must wait.
-    fn show(&self, body: Bytes, version: Shown, shown: &mut Option<Shown>) -> bool {
+    fn show(&self, body: Bytes, mut version: Shown, shown: &mut Option<Shown>) -> bool {
         let age = |shown: &Shown| {
             let edge = shown.reload.edge;
             (edge.ended, edge.last_sequence, edge.open_parts)
@@ -577,6 +581,12 @@ impl Following {
             Some(shown) if shown.claim != version.claim => counter!("encoder_edge_moves_total").increment(1),
             None | Some(_) => {}
         }
+        version.taken = shown.as_ref().and_then(|known| known.taken_from(&version.claim));
+        let Some(body) = version.without_taken(body) else {
+            // The former encoder's last version stays until its successor has shown more.
+            *shown = Some(version);
+            return true;
+        };
         let Shared { playlists, .. } = &*self.stream.shared;
         let object = Object { body, content_type: content_type::PLAYLIST, caching: Caching::None };
         playlists.put_playlist(&self.stream.path, &self.path, object, version.reload.clone());
@@ -654,6 +664,25 @@ impl Following {
 impl Shown {
     fn has_ended(&self) -> bool {
         self.reload.edge.ended
+    }
+
+    /// The last number that viewers know from an encoder whose claim is not `claim`.
+    fn taken_from(&self, claim: &Arc<str>) -> Option<u64> {
+        if self.claim == *claim {
+            return self.taken;
+        }
+        let edge = self.reload.edge;
+        let last = edge.last_sequence.saturating_add(u64::from(edge.open_parts > 0));
+        self.taken.max(Some(last))
+    }
+
+    /// The playlist without the segments whose numbers are taken; `None` if no other is listed.
+    fn without_taken(&self, body: Bytes) -> Option<Bytes> {
+        let Some(last) = self.taken else { return Some(body) };
+        match std::str::from_utf8(&body) {
+            Ok(text) => head::without(text, last).map(Bytes::from),
+            Err(_) => Some(body),
+        }
     }
 }
 
