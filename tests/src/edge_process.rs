@@ -1,6 +1,6 @@
 //! A running `encoder edge`, as [`crate::encoder_process`] runs the encoder.
 
-use crate::encoder_process::{free_port, subcommand};
+use crate::encoder_process::{free_port, metric, subcommand};
 use crate::http::{Client, Response};
 use crate::patience::eventually;
 use crate::process::Program;
@@ -79,12 +79,7 @@ impl Edge {
     /// A metric's value: the sum over all label sets whose line contains every string in `labels`.
     #[track_caller]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.admin("metrics").text().expect("metrics are text");
-        text.lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-            .filter(|line| labels.iter().all(|label| line.contains(label)))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+        metric(&self.admin("metrics"), name, labels)
     }
 
     /// The log so far.

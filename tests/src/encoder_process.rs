@@ -250,12 +250,7 @@ impl Encoder {
     /// A metric's value: the sum over all label sets whose line contains every string in `labels`.
     #[track_caller]
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.admin("metrics").text().expect("metrics are text");
-        text.lines()
-            .filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-            .filter(|l| labels.iter().all(|label| l.contains(label)))
-            .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+        metric(&self.admin("metrics"), name, labels)
     }
 
     /// Waits as [`wait_until_listed`] does; returns the URL of the stream's multivariant playlist.
@@ -340,6 +335,18 @@ fn eprintln_log(log: &str) {
         "--- the encoder's log, last 80 lines ---\n{}",
         lines[lines.len().saturating_sub(80)..].join("\n")
     );
+}
+
+/// A metric's value in the answer of `/metrics`: the sum over all label sets whose line contains every string in
+/// `labels`.
+#[track_caller]
+pub(crate) fn metric(answer: &Response, name: &str, labels: &[&str]) -> f64 {
+    let text = answer.text().expect("metrics are text");
+    text.lines()
+        .filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|l| labels.iter().all(|label| l.contains(label)))
+        .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
 }
 
 /// The same command with a hard limit of open files.

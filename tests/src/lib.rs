@@ -5,6 +5,7 @@
 pub mod agones_sidecar;
 pub mod archived;
 pub mod balancer;
+pub mod bench;
 pub mod boxes;
 pub mod browser;
 pub mod certificate;

@@ -17,12 +17,11 @@ mod measure;
 mod report;
 mod servers;
 
-use anyhow::{Context, ensure};
 use measure::Plan;
 use report::Report;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use servers::{Kind, Server};
 use std::time::Duration;
+use tests::bench::{raise_open_files, variable};
 use tests::encoder_process::{self, Encoder, Options, STREAM};
 use tests::load::crowd::Fetch;
 use tests::patience::pause;
@@ -69,13 +68,6 @@ impl Settings {
     }
 }
 
-fn variable<T: std::str::FromStr>(name: &str, default: T) -> anyhow::Result<T> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().ok().with_context(|| format!("{name}: '{text}' cannot be used")),
-        Err(_) => Ok(default),
-    }
-}
-
 fn main() -> std::process::ExitCode {
     match bench() {
         Ok(true) => std::process::ExitCode::SUCCESS,
@@ -90,7 +82,7 @@ fn main() -> std::process::ExitCode {
 /// Runs all measurements; returns whether the goals were met.
 fn bench() -> anyhow::Result<bool> {
     let settings = Settings::read()?;
-    raise_open_files(settings.viewers.max(settings.fetching))?;
+    raise_open_files(settings.viewers.max(settings.fetching) + 1024)?;
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
         // Numbers of a debug build would be meaningless.
@@ -140,21 +132,6 @@ fn measure_all(settings: &Settings, encoder: &Encoder, report: &mut Report) -> a
             report.add(kind, &measure::measure(kind, &server, &plan)?)?;
             pause(RELEASE);
         }
-    }
-    Ok(())
-}
-
-/// Raises the limit of open files for the viewers' sockets, here and, by inheritance, in the servers.
-fn raise_open_files(viewers: usize) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = viewers as u64 + 1024;
-    if limit.current.is_some_and(|current| current < wanted) {
-        ensure!(
-            limit.maximum.is_none_or(|most| most >= wanted),
-            "open files are limited to {:?}",
-            limit.maximum
-        );
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use figures::{Figures, Later};
 use report::{Compared, Report, Row, Table};
 use stage::{FfmpegStage, Player, Server, Stage, Viewer};
 use std::collections::BTreeSet;
+use tests::bench::variable;
 use tests::footage::{Exposed, Footage};
 use tests::viewer::{self, View, Viewed};
 use tests::{encoder_process, fixtures, turn};
@@ -45,13 +46,6 @@ impl Settings {
 
     fn names(&self, what: &str) -> bool {
         self.only.iter().any(|only| only == what)
-    }
-}
-
-fn variable<T: std::str::FromStr>(name: &str, default: T) -> anyhow::Result<T> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().ok().with_context(|| format!("{name}: '{text}' cannot be used")),
-        Err(_) => Ok(default),
     }
 }
 

@@ -8,10 +8,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
-use anyhow::{Context, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use anyhow::Context;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tests::bench::{raise_open_files, variable};
 use tests::encoder_process::{self, Encoder, Options, STREAM};
 use tests::load::{self, Load, Loaded, Reload};
 use tests::patience::pause;
@@ -20,13 +20,6 @@ use tests::{fixtures, process, publisher, turn};
 /// Small pictures, because encoding is not measured.
 const LADDER: &str = "360p@700k,240p@400k,160p@200k";
 const RUNGS: [&str; 3] = ["360p", "240p", "160p"];
-
-fn variable<T: std::str::FromStr>(name: &str, default: T) -> anyhow::Result<T> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().ok().with_context(|| format!("{name}: '{text}' cannot be used")),
-        Err(_) => Ok(default),
-    }
-}
 
 fn main() -> std::process::ExitCode {
     match bench() {
@@ -42,7 +35,7 @@ fn bench() -> anyhow::Result<()> {
     let clients: usize = variable("BENCH_CLIENTS", 2000)?;
     let time = Duration::from_secs_f64(variable("BENCH_SECONDS", 30.0)?);
     let latency: String = variable("BENCH_LATENCY", "4".to_owned())?;
-    raise_open_files(clients)?;
+    raise_open_files(clients + 256)?;
     let _turn = turn::Turn::take();
     if std::env::var_os("ENCODER_BIN").is_none() && std::env::var_os("ENCODER_PROFILE").is_none() {
         // Numbers of a debug build would be meaningless.
@@ -156,19 +149,4 @@ impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.1} % of a core, {:.1} MiB", self.cpu * 100.0, self.pss_kib as f64 / 1024.0)
     }
-}
-
-/// Raises the limit of open files for the clients' sockets, here and, by inheritance, in the encoder.
-fn raise_open_files(clients: usize) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = clients as u64 + 256;
-    if limit.current.is_some_and(|current| current < wanted) {
-        ensure!(
-            limit.maximum.is_none_or(|most| most >= wanted),
-            "open files are limited to {:?}",
-            limit.maximum
-        );
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })?;
-    }
-    Ok(())
 }
