@@ -2,7 +2,7 @@
 //! passes. Sans-IO: bytes and time in, verdicts and bytes out.
 //!
 //! What belongs here: the formats of the three sources of identity, the verdict that they all come to ([`Grant`]), the
-//! formats of passes ([`pass`]), and the signature on requests to other services ([`signature`]). What does not: files,
+//! formats of passes ([`pass`]) and of shared secrets ([`secret`]), and the signature on requests to other services ([`signature`]). What does not: files,
 //! sockets, clocks, logging, and what a grant leads to.
 //!
 //! A stream key is a secret, and so is a pass. No error, log line or `Debug` of this crate contains one.
@@ -15,6 +15,7 @@ pub mod hook;
 pub mod keys;
 pub mod pass;
 pub mod remembered;
+pub mod secret;
 pub mod signature;
 pub mod token;
 

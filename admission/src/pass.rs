@@ -8,6 +8,7 @@
 
 pub mod question;
 
+use crate::secret::{self, BadSecret};
 use crate::token::{LEEWAY, is_for_us, signature_alone, verify};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -18,29 +19,10 @@ use std::sync::Arc;
 
 /// Longest pass in bytes.
 pub const MAX_PASS_BYTES: usize = 1024;
-/// Least length of a line of the secret, in bytes: shorter ones can be guessed.
-const SHORTEST: usize = 16;
-/// Most lines of the secret.
-const MOST_LINES: usize = 8;
-
 /// A secret that signs passes: one line, or during a change several, each of which verifies. `Debug` shows nothing of
 /// the secret.
 #[derive(Clone)]
 pub struct PassSecret(Arc<[DecodingKey]>);
-
-/// Why a text cannot be used as a secret. Contains no part of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPassSecret {
-    /// There is no line.
-    #[error("contains no secret")]
-    Empty,
-    /// A line is too short.
-    #[error("has a line of fewer than {SHORTEST} characters")]
-    Short,
-    /// There are too many lines.
-    #[error("has more than {MOST_LINES} lines")]
-    Long,
-}
 
 /// Why a pass does not count. The texts are for viewers: a player's developer reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,23 +64,13 @@ impl PassSecret {
     /// Reads a secret as it stands in a file.
     ///
     /// # Errors
-    /// See [`BadPassSecret`].
-    pub fn parse(text: &str) -> Result<Self, BadPassSecret> {
+    /// See [`BadSecret`].
+    pub fn parse(text: &str) -> Result<Self, BadSecret> {
         verify::install();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        if lines.is_empty() {
-            return Err(BadPassSecret::Empty);
-        }
-        if lines.len() > MOST_LINES {
-            return Err(BadPassSecret::Long);
-        }
-        if lines.iter().any(|line| line.len() < SHORTEST) {
-            return Err(BadPassSecret::Short);
-        }
         // An error means that the line is empty.
         let keys: Result<_, _> =
-            lines.into_iter().map(|line| DecodingKey::from_secret(line.as_bytes())).collect();
-        keys.map(Self).map_err(|_| BadPassSecret::Empty)
+            secret::lines(text)?.into_iter().map(|line| DecodingKey::from_secret(line.as_bytes())).collect();
+        keys.map(Self).map_err(|_| BadSecret::Empty)
     }
 
     /// Judges a pass to the stream `app`/`name` at `now` (Unix time in seconds). Clocks may differ by [`LEEWAY`].
@@ -255,9 +227,9 @@ mod tests {
     #[test]
     fn a_secret_is_long_enough_and_shows_nowhere() {
         let refused = |text: &str| PassSecret::parse(text).unwrap_err();
-        assert_eq!(refused(" \n"), BadPassSecret::Empty);
-        assert_eq!(refused(&format!("{NEW}\nshort")), BadPassSecret::Short);
-        assert_eq!(refused(&format!("{NEW}\n").repeat(9)), BadPassSecret::Long);
+        assert_eq!(refused(" \n"), BadSecret::Empty);
+        assert_eq!(refused(&format!("{NEW}\nshort")), BadSecret::Short);
+        assert_eq!(refused(&format!("{NEW}\n").repeat(9)), BadSecret::Long);
         assert!(!format!("{:?}", secret(NEW)).contains("year"));
     }
 

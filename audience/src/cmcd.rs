@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// The headers, in lower case, that carry members. Which of them carries a key does not matter.
+/// The names of the headers that carry members, in lower case. A key may stand in any of these headers.
 pub const HEADERS: [&str; 4] = ["cmcd-object", "cmcd-request", "cmcd-session", "cmcd-status"];
 /// Longest session ID in characters, the specification's own bound.
 pub const MAX_SID_CHARS: usize = 64;

@@ -31,7 +31,7 @@ pub enum Sample {
     LatencySeconds(f64),
 }
 
-/// Makes samples of requests. Takes 128 KiB at most, whatever the number of viewers.
+/// Makes samples of requests. The memory of stalls is 128 KiB at most, however many viewers there are.
 pub struct Playback {
     /// The session that stalled last in each place, and when. Empty until the first stall.
     stalls: Vec<Option<(Session, Instant)>>,
@@ -40,7 +40,7 @@ pub struct Playback {
 // === impl Playback ===
 
 impl Playback {
-    /// Nobody has stalled.
+    /// No session has stalled yet.
     pub fn new() -> Self {
         Self { stalls: Vec::new() }
     }

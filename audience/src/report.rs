@@ -21,12 +21,12 @@ pub const MAX_RUNGS: usize = 32;
 /// Longest value in bytes: for each rung a name, `=`, ten digits, a comma and a space.
 pub const MAX_VALUE_BYTES: usize = MAX_RUNGS * (media::MAX_NAME_LEN + 13);
 /// How long a report counts. Edges ask for a playlist every few seconds; a report that is older than this is of an edge
-/// that has ended, or that nobody asks for the stream any longer.
+/// that has ended or has no viewers of the stream any longer.
 pub const REPORT_LIFETIME: Duration = Duration::from_secs(15);
 /// Most edges whose reports are kept for one stream.
 pub const MAX_EDGES: usize = 256;
 
-/// The viewers of one stream by rung. Rungs without viewers are not in it.
+/// The viewers of one stream by rung. A report has no rungs without viewers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// At most [`MAX_RUNGS`] valid names.
@@ -62,7 +62,7 @@ pub struct EdgeId(u64);
 #[error("an edge's ID is not 16 hexadecimal digits in lower case")]
 pub struct BadEdgeId;
 
-/// The latest reports about one stream, at most [`MAX_EDGES`] of them.
+/// The latest reports about one stream: [`MAX_EDGES`] reports at most.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     /// Each report, and when it came.
@@ -87,7 +87,7 @@ impl Report {
         }
     }
 
-    /// Reads the header's value. An empty value is a report that nobody watches.
+    /// Reads the header's value. An empty value reports a stream without viewers.
     ///
     /// # Errors
     ///
@@ -168,7 +168,7 @@ impl FromStr for EdgeId {
 // === impl Reports ===
 
 impl Reports {
-    /// Takes an edge's report, which replaces the edge's former one. A report that nobody watches takes no place.
+    /// Takes an edge's report, which replaces that edge's former report. A report without viewers takes no place.
     ///
     /// # Errors
     ///

@@ -1,12 +1,12 @@
 //! Counts the distinct viewers of each stream and rung, in bounded memory.
 //!
-//! A viewer counts from its first request until [`VIEWER_WINDOW`] has passed since its last one, and on one rung: the
-//! one whose pictures it asked for last. So the sum over the rungs counts each viewer once. Times are kept in whole
-//! seconds, so a viewer leaves 15 to 16 s after its last request.
+//! A viewer counts from its first request until [`VIEWER_WINDOW`] has passed since its last request, and on one rung:
+//! the rung whose pictures the viewer asked for last. So the sum over the rungs counts each viewer once. Times are kept
+//! in whole seconds, so a viewer leaves 15 to 16 s after its last request.
 //!
-//! **Memory.** [`Audience::new`] is told how many sessions to keep; each takes 40 to 50 bytes at the bound. Up to it
-//! the counts are exact. At the bound only every other session goes on being tracked, at the next bound every fourth,
-//! and so on (*adaptive sampling*): whether a session is tracked depends on bits of its hash, so all requests of a
+//! **Memory.** [`Audience::new`] is told how many sessions to keep; each takes 40 to 50 bytes at the bound. Up to
+//! the bound the counts are exact. From there on every other session is tracked, and every fourth session once the bound
+//! is reached again, and so on (*adaptive sampling*): whether a session is tracked depends on bits of its hash, so all requests of a
 //! viewer are tracked or none. Counts are then those of the sample times 2, 4, and so on. With a limit of 200,000 the
 //! sample has 100,000 sessions or more while viewers come and 50,000 or more while they leave, so the standard error of
 //! the sum is at most 0.5 %. The standard error of a rung's count is the square root of the count times the factor less
@@ -16,13 +16,13 @@
 //!
 //! **Time.** A request takes one look-up in a hash table, below 0.1 µs. Sessions wait for their expiry in a ring of
 //! seconds: each session is in one place of the ring, and is looked at once in 16 s, by the first request of a second.
-//! If 100,000 viewers have come in the same second, that request takes 1 to 2 ms; otherwise their share of it. Reading
+//! If 100,000 viewers have come in the same second, that request takes 1 to 2 ms, and less with fewer viewers. Reading
 //! counts takes a pass over the streams. Only a change of the sampled share, which is when the number of viewers has
 //! doubled or halved, takes a pass over all sessions.
 //!
-//! The caller decides which requests count. It calls [`Audience::seen`] when a viewer's request for a media playlist,
-//! a segment or a part begins, and once more when a request that was held is answered; not for requests of edges, which
-//! send reports ([`crate::report`]).
+//! The caller decides which requests count, and calls [`Audience::seen`] for each: for a viewer's request for a media
+//! playlist, a segment or a part that was answered, not for requests of edges, which send reports ([`crate::report`]).
+//! A request that is held for longer than [`VIEWER_WINDOW`] is also to be counted when it begins.
 
 mod ring;
 mod sampling;
@@ -43,7 +43,7 @@ pub use streams::MAX_STREAM_BYTES;
 
 /// How long a viewer counts after its last request. Players ask at least once in a target duration (2 to 6 s), and a
 /// held request is answered within three target durations, during which the player asks for parts or other renditions.
-/// The window is longer than a segment and a held request together, so nobody who watches leaves in between.
+/// The window is longer than a segment and a held request together, so no viewer leaves the count while watching.
 pub const VIEWER_WINDOW: Duration = Duration::from_secs(WINDOW_S as u64);
 
 const WINDOW_S: u32 = 15;
@@ -91,7 +91,7 @@ struct Tracked {
     sound_from_s: u32,
 }
 
-/// The key of the day, and the one before while sessions under it may still count.
+/// The key of the day, and the former key while sessions under the former key may still count.
 struct Keys {
     key: Key,
     since_s: u32,
@@ -105,7 +105,7 @@ struct SessionHasher(u64);
 // === impl Audience ===
 
 impl Audience {
-    /// Nobody watches. At most `limit` sessions (at least 1) are kept. `now` is the earliest time that will be given.
+    /// A count without viewers. At most `limit` sessions (at least 1) are kept. `now` is the earliest time of all calls.
     pub fn new(limit: usize, key: Key, now: Instant) -> Self {
         Self {
             sessions: HashMap::default(),
@@ -142,8 +142,8 @@ impl Audience {
         u64::from(self.second(now) - self.keys.since_s) >= KEY_LIFETIME.as_secs()
     }
 
-    /// Goes on with a new random key. The former key is kept for [`VIEWER_WINDOW`], so that viewers count once; a key
-    /// that comes within this time is ignored.
+    /// Replaces the key by a new random key. The former key counts for [`VIEWER_WINDOW`], so that viewers count once; a
+    /// key that comes within this time is ignored.
     pub fn replace_key(&mut self, key: Key, now: Instant) {
         let since_s = self.advance(now);
         if key != self.keys.key && self.keys.former.is_none() {

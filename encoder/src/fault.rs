@@ -28,8 +28,10 @@ pub(crate) enum Fault {
         error: std::io::Error,
     },
     /// The store for segments cannot be used.
-    #[error("cannot keep segments in {place} (--output): {why}")]
+    #[error("cannot {what} {place} (--output): {why}")]
     Store {
+        /// What the process does with the store.
+        what: &'static str,
         /// The store's location.
         place: String,
         /// The cause.
@@ -58,14 +60,23 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The fault for a store that cannot be opened: what an operator must correct counts as an invalid setting,
-    /// anything else is a fault of the store.
+    /// The fault for a store that cannot be opened to keep segments: what an operator must correct counts as an invalid
+    /// setting, anything else is a fault of the store.
     pub(crate) fn store(flag: &'static str, location: &Location, error: &OpenError) -> Self {
+        Self::store_for("keep segments in", flag, location, error)
+    }
+
+    /// The same for a store that is only read.
+    pub(crate) fn store_to_read(flag: &'static str, location: &Location, error: &OpenError) -> Self {
+        Self::store_for("read streams in", flag, location, error)
+    }
+
+    fn store_for(what: &'static str, flag: &'static str, location: &Location, error: &OpenError) -> Self {
         let (place, why) = (location.to_string(), error.to_string());
         if error.is_setting() {
             Self::Settings(vec![BadSetting { flag, value: place, problem: why }])
         } else {
-            Self::Store { place, why }
+            Self::Store { what, place, why }
         }
     }
 

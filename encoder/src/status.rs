@@ -102,7 +102,7 @@ pub struct StreamStatus {
     pub stored: Option<StoredStatus>,
     /// Whether there is a thumbnail.
     pub picture: bool,
-    /// Viewers at edges by rung, as edges report them; those who ask this encoder are not counted.
+    /// Viewers at edges by rung, as edges report them. Viewers who ask this encoder are not counted.
     #[serde(default)]
     pub viewers: BTreeMap<String, u64>,
 }

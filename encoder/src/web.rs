@@ -4,7 +4,7 @@
 use crate::identity::unix_now;
 use admission::signature::WebhookSecret;
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, Url};
 use std::error::Error;
 use std::time::Duration;
 
@@ -19,17 +19,20 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// The machine has no certificates of authorities, and the URL begins with `https`.
 pub(crate) fn client(url: &Url, within: Duration) -> Result<Client, String> {
-    // The crates leave the choice of cryptography to the program. An error means that it is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = Client::builder()
-        .redirect(Policy::none())
-        .timeout(within)
+    let builder = builder(within)
         .pool_idle_timeout(KEEP_IDLE)
         .tcp_keepalive(PROBE_EVERY)
         .user_agent(concat!("encoder/", env!("CARGO_PKG_VERSION")));
     // Without TLS no authorities are needed, and some containers have none.
     let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
     builder.build().map_err(describe)
+}
+
+/// Begins a client. A request, with its answer, takes `within` at most. Redirects are not followed.
+pub(crate) fn builder(within: Duration) -> ClientBuilder {
+    // The crates leave the choice of cryptography to the program. An error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().redirect(Policy::none()).timeout(within)
 }
 
 /// The request with the headers of Standard Webhooks, if there is a secret. `id` names the request, `body` is what it

@@ -25,6 +25,7 @@ pub mod track;
 pub use names::{RungName, SessionId};
 pub use packager::{CutRule, Epoch, InitSegment, Output, Packager, PackagerCounters, PushError};
 pub use playlist::archive::{ArchivePlaylist, archive_multivariant};
+pub use playlist::edit;
 pub use playlist::media::date_time;
 pub use presentation::{Expired, Presentation};
 pub use resume::{Past, ResumeError, StoredPlaylist};

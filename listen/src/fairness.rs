@@ -17,10 +17,11 @@
 //!
 //! Sockets, clocks and random numbers do not belong here, nor what the connections are used for.
 
+use crate::bucket::{Rate, TokenBucket};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Highest probability of an early drop.
 const MAX_DROP: f64 = 0.5;
@@ -104,9 +105,7 @@ struct SourceState {
     busy: BTreeSet<(Instant, ConnectionId)>,
     held: usize,
     /// Connections that may be opened now.
-    tokens: f64,
-    /// When `tokens` was right.
-    counted_at: Instant,
+    bucket: TokenBucket,
     /// The key in [`FairnessTable::leaving`].
     full_at: Option<Instant>,
 }
@@ -119,6 +118,14 @@ struct Rank {
     connections: usize,
     oldest: Reverse<Instant>,
     source: Source,
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    fn rate(&self) -> Rate {
+        Rate { burst: self.burst, per_second: self.per_second }
+    }
 }
 
 // === impl Source ===
@@ -140,8 +147,7 @@ impl SourceState {
             idle: BTreeSet::new(),
             busy: BTreeSet::new(),
             held: 0,
-            tokens: bounds.burst,
-            counted_at: now,
+            bucket: TokenBucket::full(bounds.rate(), now),
             full_at: None,
         }
     }
@@ -159,19 +165,6 @@ impl SourceState {
         let (oldest, _) = self.oldest()?;
         let (has_idle, connections) = (!self.idle.is_empty(), self.connections());
         Some(Rank { has_idle, connections, oldest: Reverse(oldest), source })
-    }
-
-    fn refill(&mut self, bounds: &Bounds, now: Instant) {
-        let passed = now.saturating_duration_since(self.counted_at).as_secs_f64();
-        self.tokens = (self.tokens + passed * bounds.per_second).min(bounds.burst);
-        self.counted_at = self.counted_at.max(now);
-    }
-
-    /// When the bucket is full again; `None` if the bucket is full, or never will be.
-    fn full_at(&self, bounds: &Bounds) -> Option<Instant> {
-        let missing = bounds.burst - self.tokens;
-        let wait = Duration::try_from_secs_f64(missing / bounds.per_second).ok()?;
-        (missing > 0.0).then(|| self.counted_at + wait)
     }
 
     fn of_kind(&mut self, busy: bool) -> &mut BTreeSet<(Instant, ConnectionId)> {
@@ -255,11 +248,8 @@ impl FairnessTable {
         if let Some(full_at) = state.full_at.take() {
             self.leaving.remove(&(full_at, source));
         }
-        state.refill(&bounds, now);
-        let taken = state.tokens >= 1.0;
-        if taken {
-            state.tokens -= 1.0;
-        } else {
+        let taken = state.bucket.take(bounds.rate(), now);
+        if !taken {
             self.settle(source);
         }
         taken.then_some(()).ok_or(Refused::Rate)
@@ -371,7 +361,7 @@ impl FairnessTable {
         if state.connections() > 0 || state.held > 0 {
             return;
         }
-        let Some(full_at) = state.full_at(&self.bounds) else {
+        let Some(full_at) = state.bucket.full_at(self.bounds.rate()) else {
             self.sources.remove(&source);
             return;
         };

@@ -33,7 +33,7 @@ struct Tally {
     rung: String,
     /// Sessions that are tracked.
     tracked: u32,
-    /// Those of them that are counted.
+    /// The tracked sessions that are counted.
     counted: u32,
 }
 

@@ -246,7 +246,7 @@ fn debug_output_has_nothing_of_a_viewer() {
     assert_eq!(format!("{:?}", world.count), "Audience { sessions: 1, .. }");
 }
 
-/// Prints the time of a request, for those who want to know (`--no-capture`).
+/// Prints the time of a request (`--no-capture` shows the figure).
 #[test]
 fn a_hundred_thousand_viewers_are_counted_exactly() {
     const VIEWERS: u32 = 100_000;

@@ -76,7 +76,7 @@ pub(crate) async fn archives(store: &Arc<dyn Store>, stream: &str) -> Result<Vec
     Ok(places.filter(|place| seen.insert(place.session().clone())).collect())
 }
 
-/// The session of a stream's newest archive that began at `since` or later; with `sealed`, `None` if that archive is not
+/// A stream's newest archive that began at `since` or later; with `sealed`, `None` if that archive is not
 /// complete. Reads at most a page of each archive's names.
 ///
 /// # Errors
@@ -86,7 +86,7 @@ pub(crate) async fn newest(
     stream: &StreamPath,
     since: WallTime,
     sealed: bool,
-) -> Result<Option<SessionId>, StoreError> {
+) -> Result<Option<ArchivePlace>, StoreError> {
     let stream = stream.to_string();
     let folder = ArchivePlace::all(&stream);
     // Sessions sort by age.
@@ -99,7 +99,7 @@ pub(crate) async fn newest(
         let Some(place) = last else {
             let Some(place): Option<ArchivePlace> = newest else { return Ok(None) };
             let complete = !sealed || store.read(&place.sealed()).await?.is_some();
-            return Ok(complete.then(|| place.session().clone()));
+            return Ok(complete.then_some(place));
         };
         // Names of the same archive are skipped: `0` is the character after the slash.
         after = Some(ObjectName::new(format!("{}0", place.folder())));

@@ -14,7 +14,7 @@ use hls::{RungName, SessionId};
 use store::ObjectName;
 
 /// The folder of a stream's archives.
-const FOLDER: &str = "archive";
+pub(crate) const FOLDER: &str = "archive";
 /// The folder of notes on all streams' archives. The leading dot is safe: no application's name begins with one.
 const NOTES: &str = ".encoder/archives";
 const PAGE: &str = "index-";
@@ -91,6 +91,11 @@ impl ArchivePlace {
     /// A media segment or init segment of a rendition.
     pub fn media(&self, rung: &RungName, file: &str) -> ObjectName {
         ObjectName::new(format!("{}/{rung}/{file}", self.stream))
+    }
+
+    /// Relative path from the stream to the archive's objects.
+    pub fn way_from_stream(&self) -> String {
+        format!("{FOLDER}/{}/", self.session)
     }
 
     /// Relative path from a playlist to a rendition's segments.

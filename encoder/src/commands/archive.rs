@@ -21,7 +21,11 @@ pub(super) async fn run(config: &SealConfig) -> Result<bool, Fault> {
     if let Some(path) = output.as_directory()
         && !path.is_dir()
     {
-        return Err(Fault::Store { place: output.to_string(), why: "there is no such directory".to_owned() });
+        return Err(Fault::Store {
+            what: "keep segments in",
+            place: output.to_string(),
+            why: "there is no such directory".to_owned(),
+        });
     }
     let store = output.open().await.map_err(|error| Fault::store("--output", output, &error))?;
     let failed = |why: String| Fault::Machine { what: "cannot seal", why };

@@ -22,6 +22,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use store::Store;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -45,28 +47,8 @@ pub(super) async fn run(config: EdgeConfig) -> Result<(), Fault> {
     let shutdown = Shutdown::listen().map_err(|error| machine("cannot watch signals", &error))?;
     let listeners = listeners(&config).await?;
     let admin_listener = bind("--admin-listen", config.admin_listen).await?;
-    for listener in listeners.iter().flatten() {
-        let listen = listener.socket.local_addr().map(|address| address.to_string()).ok();
-        info!(listen, "viewers: {}", listener.settings.name);
-    }
-    let listen = admin_listener.local_addr().map(|address| address.to_string()).ok();
-    info!(listen, "operators: admin");
-
-    let store = match &config.output {
-        Some(output) => {
-            Some(output.open_to_read().await.map_err(|error| Fault::store("--output", output, &error))?)
-        }
-        None => None,
-    };
-    let location = store.as_ref().map(|store| store.location());
-    let encoders = Some(config.encoders.join(", ")).filter(|encoders| !encoders.is_empty());
-    info!(store = location, encoders, cache_bytes = config.cache_bytes, "streams are looked up");
-    if store.is_some() && config.secret.is_none() && config.encoders.is_empty() {
-        warn!(
-            "without --edge-secret the store does not say where encoders are: viewers get every stream from the store, \
-             4 to 6 s from live at best; give encoders --advertise and both the same --edge-secret"
-        );
-    }
+    let store = open_store(&config).await?;
+    announce(&config, &listeners, &admin_listener, store.as_ref());
     let viewers = Viewers::new(config.trusted_proxies.clone());
     let options = EdgeOptions {
         viewers: viewers.clone(),
@@ -104,6 +86,35 @@ pub(super) async fn run(config: EdgeConfig) -> Result<(), Fault> {
     beating.abort();
     info!("edge leaves");
     admin.stop().map_err(|error| machine("cannot stop the admin server", &error))
+}
+
+async fn open_store(config: &EdgeConfig) -> Result<Option<Arc<dyn Store>>, Fault> {
+    let Some(output) = &config.output else { return Ok(None) };
+    let store = output.open_to_read().await;
+    store.map(Some).map_err(|error| Fault::store_to_read("--output", output, &error))
+}
+
+/// Says where the edge is reached, and where streams are looked up.
+fn announce(
+    config: &EdgeConfig,
+    listeners: &[Option<Listener>],
+    admin: &TcpListener,
+    store: Option<&Arc<dyn Store>>,
+) {
+    let address = |socket: &TcpListener| socket.local_addr().map(|address| address.to_string()).ok();
+    for listener in listeners.iter().flatten() {
+        info!(listen = address(&listener.socket), "viewers: {}", listener.settings.name);
+    }
+    info!(listen = address(admin), "operators: admin");
+    let location = store.map(|store| store.location());
+    let encoders = Some(config.encoders.join(", ")).filter(|encoders| !encoders.is_empty());
+    info!(store = location, encoders, cache_bytes = config.cache_bytes, "streams are looked up");
+    if store.is_some() && config.secret.is_none() && config.encoders.is_empty() {
+        warn!(
+            "without --edge-secret the store does not say where encoders are: viewers get every stream from the store, \
+             4 to 6 s from live at best; give encoders --advertise and both the same --edge-secret"
+        );
+    }
 }
 
 /// The routes with the count of viewers, and in front the check of viewers' passes, if there is one.
@@ -160,7 +171,7 @@ async fn listeners(config: &EdgeConfig) -> Result<[Option<Listener>; 2], Fault> 
     Ok([Some(http), https])
 }
 
-fn start_admin(listener: tokio::net::TcpListener, health: &Arc<EdgeHealth>) -> Result<AdminHandle, Fault> {
+fn start_admin(listener: TcpListener, health: &Arc<EdgeHealth>) -> Result<AdminHandle, Fault> {
     const WHAT: &str = "cannot start the admin server";
     let listener = listener.into_std().map_err(|error| machine(WHAT, &error))?;
     let status = {

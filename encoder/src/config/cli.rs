@@ -176,12 +176,9 @@ pub(crate) struct ServeArgs {
     /// Where viewers connect with TLS: the same content as on --http-listen
     #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
     pub https_listen: Option<String>,
-    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
-    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<String>,
-    /// Private key of the first certificate (PEM)
-    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
     pub admin_listen: String,
@@ -248,10 +245,9 @@ pub(crate) struct ServeArgs {
     /// --edge-secret, the address is left in the store for edges
     #[arg(long, env = "ENCODER_ADVERTISE", value_name = "IP[:PORT]")]
     pub advertise: Option<String>,
-    /// A secret that encoders and edges share: a line of 16 characters at least. Each further line is accepted too, so
-    /// that the secret can be changed
-    #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
-    pub edge_secret: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shared: SharedArgs,
     /// Who is answered on the HTTP ports: `everyone`, or `edges` alone, which know the secret
     #[arg(long, env = "ENCODER_ORIGIN_FOR", value_name = "WHOM", default_value = "everyone")]
     pub origin_for: String,
@@ -315,6 +311,26 @@ pub(crate) struct PublisherArgs {
     pub trusted_proxies: Option<String>,
 }
 
+/// The certificate of the listeners with TLS: settings of `serve` and of `edge`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TlsArgs {
+    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
+    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// Private key of the first certificate (PEM)
+    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+}
+
+/// What encoders and edges have in common: a setting of `serve` and of `edge`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SharedArgs {
+    /// A secret that encoders and edges share: a line of 16 characters at least. Each further line is accepted too, so
+    /// that the secret can be changed
+    #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
+    pub edge_secret: Option<String>,
+}
+
 /// The settings of `lobby`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LobbyArgs {
@@ -345,12 +361,9 @@ pub(crate) struct EdgeArgs {
     /// Where they connect with TLS
     #[arg(long, env = "ENCODER_HTTPS_LISTEN", value_name = "ADDR:PORT")]
     pub https_listen: Option<String>,
-    /// Certificates for TLS, the server's own first (PEM); read again when the file changes
-    #[arg(long, env = "ENCODER_TLS_CERT", value_name = "FILE")]
-    pub tls_cert: Option<String>,
-    /// Private key of the first certificate (PEM)
-    #[arg(long, env = "ENCODER_TLS_KEY", value_name = "FILE")]
-    pub tls_key: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
     pub admin_listen: String,
@@ -364,10 +377,9 @@ pub(crate) struct EdgeArgs {
     /// for all its addresses
     #[arg(long, env = "ENCODER_ENCODERS", value_name = "HOST:PORT,…")]
     pub encoders: Option<String>,
-    /// A secret that encoders and edges share: a line of 16 characters at least. Each further line is accepted too, so
-    /// that the secret can be changed
-    #[arg(long, env = "ENCODER_EDGE_SECRET", value_name = "FILE")]
-    pub edge_secret: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shared: SharedArgs,
     /// A secret that signs viewers' passes: a line of 16 characters at least, and while it changes further lines, which
     /// count too. Only viewers with a pass may watch, at `/pass/{token}/{app}/{name}/…`; the token is a JSON Web Token
     /// (HS256) with `exp` and `path`. For services without a CDN: each viewer has addresses of its own, which caches do

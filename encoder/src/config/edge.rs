@@ -65,14 +65,14 @@ pub(crate) fn edge(args: &EdgeArgs) -> Result<EdgeConfig, Vec<BadSetting>> {
     let https_listen = args.https_listen.as_ref().map(|value| validator.address("--https-listen", value));
     let admin_listen = validator.address("--admin-listen", &args.admin_listen);
     let listeners = [("--https-listen", &args.https_listen)];
-    let identity = identity(&listeners, &args.tls_cert, &args.tls_key, &mut validator);
+    let identity = identity(&listeners, &args.tls, &mut validator);
     let endpoint = args.gcs_endpoint.as_deref();
     let location = given(&args.output).and_then(|text| output(text, endpoint, &mut validator));
     let encoders = encoders(args.encoders.as_deref().unwrap_or_default(), &mut validator);
     if given(&args.output).is_none() && given(&args.encoders).is_none() {
         validator.reject("--output", "", "or --encoders must say where streams are");
     }
-    let secret = secret(args.edge_secret.as_ref(), &mut validator);
+    let secret = secret(args.shared.edge_secret.as_ref(), &mut validator);
     let viewer_access = viewer_access(args, &mut validator);
     let cache_mib = validator.number("--cache-size", &args.cache_size, 16u64, 1 << 20);
     let connections = validator.number("--connections", &args.connections, 16, 1 << 20);
@@ -121,14 +121,14 @@ impl EdgesConfig {
 /// The settings of `serve` that are about edges.
 pub(super) fn edges(args: &ServeArgs, validator: &mut Validator) -> EdgesConfig {
     const ADVERTISE: &str = "--advertise";
-    let secret = secret(args.edge_secret.as_ref(), validator);
+    let secret = secret(args.shared.edge_secret.as_ref(), validator);
     let advertise = given(&args.advertise).and_then(|text| {
         let with_port = text.parse::<SocketAddr>().map(|address| (address.ip(), Some(address.port())));
         let parsed = with_port.or_else(|_| text.parse::<IpAddr>().map(|address| (address, None)));
         let usable = |address: &(IpAddr, Option<u16>)| !address.0.is_unspecified() && address.1 != Some(0);
         let problem = "must be this encoder's address, as in 10.0.0.7 or 10.0.0.7:8080";
         let address = validator.take(ADVERTISE, text, parsed.ok().filter(usable).ok_or(problem));
-        if args.edge_secret.is_none() {
+        if args.shared.edge_secret.is_none() {
             validator.reject(
                 ADVERTISE,
                 text,
@@ -140,7 +140,7 @@ pub(super) fn edges(args: &ServeArgs, validator: &mut Validator) -> EdgesConfig 
     let edges_alone = match args.origin_for.as_str() {
         "everyone" => false,
         "edges" => {
-            if args.edge_secret.is_none() {
+            if args.shared.edge_secret.is_none() {
                 validator.reject(
                     "--origin-for",
                     "edges",

@@ -7,7 +7,7 @@ pub(crate) mod file;
 
 use crate::archive;
 use crate::config::cli::{
-    ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TranscodeArgs,
+    ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TlsArgs, TranscodeArgs,
 };
 use crate::config::edge::EdgesConfig;
 use crate::fleet::Engine;
@@ -357,7 +357,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let archive = archive_settings(&args.archive, args.archive_rung.as_deref());
     let archive = archive.map_err(|bad| validator.bad.extend(bad)).ok();
     let tls_listeners = [("--https-listen", &args.https_listen), ("--rtmps-listen", &args.rtmps_listen)];
-    let identity = identity(&tls_listeners, &args.tls_cert, &args.tls_key, &mut validator);
+    let identity = identity(&tls_listeners, &args.tls, &mut validator);
     let edges = edge::edges(args, &mut validator);
     let capacity = validator.number("--capacity", &args.capacity, 1, 1000);
     let recycle_after = validator.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
@@ -744,10 +744,10 @@ fn gcs_endpoint(endpoint: Option<&str>, validator: &mut Validator) -> Option<Str
 /// without listeners.
 fn identity(
     listeners: &[(&'static str, &Option<String>)],
-    cert: &Option<String>,
-    key: &Option<String>,
+    args: &TlsArgs,
     validator: &mut Validator,
 ) -> Option<Identity> {
+    let TlsArgs { tls_cert: cert, tls_key: key } = args;
     let listener = listeners.iter().find_map(|(flag, value)| value.as_ref().map(|value| (*flag, value)));
     for (flag, file) in [("--tls-cert", cert), ("--tls-key", key)] {
         match (listener, file) {

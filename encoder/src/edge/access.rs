@@ -10,7 +10,7 @@ pub(crate) const EDGE: HeaderName = HeaderName::from_static("encoder-edge");
 /// Who may ask.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EdgeAccess {
-    /// The secret that edges prove to know; without one, whoever says so is an edge.
+    /// The secret that edges prove to know. Without a secret, every client that says so is an edge.
     pub(crate) secret: Option<EdgeSecret>,
     /// Whether edges alone are answered.
     pub(crate) edges_alone: bool,

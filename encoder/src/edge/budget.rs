@@ -1,59 +1,20 @@
-//! How often an edge asks on behalf of strangers: look-ups of names that turn out to be nobody's. Pure: time comes in.
+//! How often an edge asks on behalf of strangers: look-ups of names that no stream has. Pure: time comes in.
 //!
 //! A look-up that finds a stream costs nothing, so the budget bounds the requests for names that never were. Each of
 //! 256 groups of clients has a budget of its own, so that one client that asks for thousands of names uses up the
 //! budget of a 256th of all clients.
 
+use listen::bucket::{Rate, TokenBucket};
 use listen::fairness::Source;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 /// Number of groups.
 const GROUPS: usize = 256;
-/// Look-ups of unknown names that a group may cause at once.
-const GROUP_BURST: f64 = 32.0;
-/// And per second, over time.
-const GROUP_PER_SECOND: f64 = 4.0;
-/// The same for all groups together.
-const TOTAL_BURST: f64 = 512.0;
-const TOTAL_PER_SECOND: f64 = 128.0;
-
-/// A number of tokens that grows with time up to a bound.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TokenBucket {
-    tokens: f64,
-    most: f64,
-    per_second: f64,
-    filled: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket.
-    pub(super) fn new(most: f64, per_second: f64, now: Instant) -> Self {
-        Self { tokens: most, most, per_second, filled: now }
-    }
-
-    /// Takes a token if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
-        }
-        enough
-    }
-
-    /// Gives a token back.
-    pub(super) fn give_back(&mut self) {
-        self.tokens = (self.tokens + 1.0).min(self.most);
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + passed * self.per_second).min(self.most);
-        self.filled = now;
-    }
-}
+/// Look-ups of unknown names that a group may cause.
+const GROUP: Rate = Rate { burst: 32.0, per_second: 4.0 };
+/// Those of all groups together.
+const TOTAL: Rate = Rate { burst: 512.0, per_second: 128.0 };
 
 /// The budget of look-ups.
 #[derive(Debug)]
@@ -72,8 +33,8 @@ pub(super) struct Paid {
 impl LookUpBudget {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            groups: vec![TokenBucket::new(GROUP_BURST, GROUP_PER_SECOND, now); GROUPS].into(),
-            total: TokenBucket::new(TOTAL_BURST, TOTAL_PER_SECOND, now),
+            groups: vec![TokenBucket::full(GROUP, now); GROUPS].into(),
+            total: TokenBucket::full(TOTAL, now),
             hasher: RandomState::new(),
         }
     }
@@ -81,11 +42,11 @@ impl LookUpBudget {
     /// Pays for a look-up on behalf of a client. `None` if the budget is used up.
     pub(super) fn pay(&mut self, client: Option<Source>, now: Instant) -> Option<Paid> {
         let group = (self.hasher.hash_one(client) % GROUPS as u64) as usize;
-        if !self.groups[group].take(now) {
+        if !self.groups[group].take(GROUP, now) {
             return None;
         }
-        if !self.total.take(now) {
-            self.groups[group].give_back();
+        if !self.total.take(TOTAL, now) {
+            self.groups[group].give_back(GROUP);
             return None;
         }
         Some(Paid { group })
@@ -93,8 +54,8 @@ impl LookUpBudget {
 
     /// The look-up found a stream, or could not find out: it is not counted.
     pub(super) fn refund(&mut self, paid: Paid) {
-        self.groups[paid.group].give_back();
-        self.total.give_back();
+        self.groups[paid.group].give_back(GROUP);
+        self.total.give_back(TOTAL);
     }
 }
 
@@ -114,16 +75,16 @@ mod tests {
         let mut budget = LookUpBudget::new(now);
         let flood = source([192, 0, 2, 1]);
         let paid = (0..5000).filter(|_| budget.pay(flood, now).is_some()).count();
-        assert_eq!(paid, GROUP_BURST as usize);
+        assert_eq!(paid, GROUP.burst as usize);
         let later = now + Duration::from_secs(10);
         let paid = (0..5000).filter(|_| budget.pay(flood, later).is_some()).count();
-        assert_eq!(paid, GROUP_BURST as usize, "no more than the burst, however long it waited");
+        assert_eq!(paid, GROUP.burst as usize, "no more than the burst, however long it waited");
         let others = (0..64).map(|n| source([198, 51, 100, n]));
         let served = others.filter(|client| budget.pay(*client, later).is_some()).count();
         assert!(served > 60, "{served} of 64");
         let all = (0..=255).flat_map(|a| (0..=255).map(move |b| source([203, 0, a, b])));
         let paid = all.filter(|client| budget.pay(*client, later).is_some()).count();
-        assert!(paid <= TOTAL_BURST as usize, "{paid}");
+        assert!(paid <= TOTAL.burst as usize, "{paid}");
     }
 
     #[test]

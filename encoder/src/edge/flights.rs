@@ -1,8 +1,9 @@
-//! Work that many wait for and that is done once: whoever comes while it is under way joins it. What the work is belongs
-//! to the callers.
+//! Work that many callers wait for and that is done once: a caller that comes while the work is under way joins it. What
+//! the work is belongs to the callers.
 
+use super::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 /// Most pieces of work under way. Each waits for at most a few answers of an encoder or of the store.
@@ -39,9 +40,9 @@ impl<T> Default for Flights<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    /// Joins the work of that name, or begins it. It goes on when those who wait for it have left. `done` is asked
-    /// before work begins: it may have ended since the caller looked. Work that publishes its result before it ends is
-    /// therefore never done twice.
+    /// Joins the work of that name, or begins the work, which goes on when the callers that wait have left. `done` is
+    /// asked before work begins: other work of that name may have ended since the caller looked. Work that publishes its
+    /// result before it ends is therefore never done twice.
     pub(super) fn board<F>(
         &self,
         name: Arc<str>,
@@ -97,9 +98,4 @@ impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         lock(&self.flights).remove(&self.name);
     }
-}
-
-fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A map of finished values is consistent after a panic elsewhere.
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,7 +18,6 @@
 mod access;
 mod budget;
 mod flights;
-mod head;
 mod objects;
 mod pass_hook;
 mod passes;
@@ -40,6 +39,7 @@ pub(crate) use passes::{Passes, ViewerAccess};
 pub(crate) use reports::EdgeReports;
 pub(crate) use viewers::Viewers;
 
+use crate::origin::cache::{MULTIVARIANT, THUMBNAIL};
 use crate::origin::source::{Found, ListedStream, ObjectSource};
 use crate::origin::{ObjectCache, StreamPath};
 use budget::{LookUpBudget, Paid};
@@ -62,7 +62,7 @@ use stream::{EdgeStream, FROM_START};
 use tracing::debug;
 use upstream::Upstream;
 
-/// How long a name that is nobody's is remembered, without asking again.
+/// How long an edge remembers that a name is no stream's, without asking again.
 const NOBODYS: Duration = Duration::from_secs(1);
 /// Names of that kind that are remembered.
 const MOST_NOBODYS: usize = 16_384;
@@ -106,7 +106,7 @@ pub(crate) struct Edge {
     streams: Mutex<HashMap<StreamPath, Arc<EdgeStream>>>,
     budget: Mutex<LookUpBudget>,
     look_ups: Flights<LookUp>,
-    /// Names that were nobody's when they were last looked up.
+    /// Names that no stream had when they were last looked up.
     nobodys: Cache<StreamPath, Instant>,
 }
 
@@ -209,7 +209,7 @@ impl Edge {
         Some(Arc::clone(stream))
     }
 
-    /// Finds a stream that viewers have not asked for lately. Of all who ask for it one looks it up.
+    /// Finds a stream that viewers have not asked for lately. Of all requests for a stream, one looks the stream up.
     async fn find_stream(self: Arc<Self>, path: StreamPath, client: Option<Source>) -> LookUp {
         if self.nobodys.get(&path).is_some_and(|since| since.elapsed() < NOBODYS) {
             return LookUp::Nobodys;
@@ -280,7 +280,7 @@ impl Edge {
             Named::Multivariant | Named::Picture | Named::Media | Named::ArchivePlaylist => "",
             Named::Recording => return None,
         };
-        match self.shared.objects.get(&format!("{}/{path}{query}", stream.path()))? {
+        match self.shared.objects.get(&stream.object(&format!("{path}{query}")))? {
             Outcome::Found(object) => {
                 stream.wants(path);
                 Some(Found::Object(object))
@@ -292,27 +292,22 @@ impl Edge {
 
     /// Answers from a stream, as soon as there is an answer.
     async fn answer(&self, stream: Arc<EdgeStream>, path: &str, from_start: bool) -> Found {
-        let outcome = match Named::read(path) {
-            None => Outcome::Missing,
-            Some(Named::Multivariant) if from_start => stream.from_start().await,
-            Some(Named::Multivariant) => stream.small("index.m3u8").await,
-            Some(Named::Picture) => stream.small("thumb.jpg").await,
-            Some(Named::Media) => {
-                return match stream.media(path).await {
-                    Outcome::Found(object) => Found::Object(object),
-                    Outcome::Missing => Found::NotNow,
-                    Outcome::Failed => Found::Overloaded,
-                };
-            }
-            Some(Named::Playlist(rung)) => match Arc::clone(&stream).playlist(rung).await {
+        let Some(named) = Named::read(path) else { return Found::Missing };
+        let outcome = match named {
+            Named::Multivariant if from_start => stream.from_start().await,
+            Named::Multivariant => stream.small(MULTIVARIANT).await,
+            Named::Picture => stream.small(THUMBNAIL).await,
+            Named::Media => stream.media(path).await,
+            Named::Playlist(rung) => match Arc::clone(&stream).playlist(rung).await {
                 Some(versions) => return Found::Playlist(versions),
                 None => stream.stored(path).await,
             },
-            Some(Named::ArchivePlaylist) => stream.stored(path).await,
-            Some(Named::Recording) => return self.recording(&stream, path).await,
+            Named::ArchivePlaylist => stream.stored(path).await,
+            Named::Recording => return self.recording(&stream, path).await,
         };
         match outcome {
             Outcome::Found(object) => Found::Object(object),
+            Outcome::Missing if named == Named::Media => Found::NotNow,
             Outcome::Missing => Found::Missing,
             Outcome::Failed => Found::Overloaded,
         }

@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     Found(Arc<CachedObject>),
     /// There is no such object.
     Missing,
-    /// Nobody answered.
+    /// Neither encoder nor store answered.
     Failed,
 }
 
@@ -97,8 +97,8 @@ impl Objects {
         Some(entry.outcome)
     }
 
-    /// Fetches an object, or waits for the fetch that is under way. A fetch goes on when those who wait for it have left.
-    /// If it fails and an older version of the object is known, it comes to that version.
+    /// Fetches an object, or waits for the fetch that is under way. A fetch goes on when the callers that wait have left. A
+    /// fetch that fails comes to an older version of the object, if there is one in memory.
     pub(super) async fn fetch<F>(
         self: &Arc<Self>,
         name: Arc<str>,

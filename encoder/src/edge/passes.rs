@@ -10,6 +10,7 @@ use super::flights::Flight;
 use super::pass_hook::{BackEnd, Judged, Judgement, PassHook, PassHookConfig};
 use super::viewers::Viewers;
 use crate::listener::{EntryHandle, HeldRequest};
+use crate::origin::{self, StreamPath};
 use admission::pass::{BadPass, PassSecret, is_pass, question};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -51,8 +52,7 @@ enum Judge {
 /// A request's pass, and the stream that the request is for. Has no `Debug`: a pass is a secret.
 struct Presented<'a> {
     token: &'a str,
-    app: &'a str,
-    name: &'a str,
+    stream: StreamPath,
     /// The path without the pass.
     path: &'a str,
 }
@@ -109,14 +109,16 @@ impl Passes {
         let hook = match &self.judge {
             Judge::Secret(secret) => {
                 let now = crate::identity::unix_now();
-                let judged = secret.judge(presented.token, presented.app, presented.name, now);
+                let StreamPath { app, name } = &presented.stream;
+                let judged = secret.judge(presented.token, app, name, now);
                 return judged.map(|()| Waiting::No).map_err(Refusal::Bad);
             }
             Judge::Hook(hook) => hook,
         };
         let entry = request.extensions().get::<EntryHandle>();
         let address = entry.map(|entry| self.viewers.client(entry.address(), request.headers()));
-        let digest = question::digest(presented.app, presented.name, presented.token);
+        let StreamPath { app, name } = &presented.stream;
+        let digest = question::digest(app, name, presented.token);
         let question = |server: &str| presented.question(address, request.headers(), server);
         match hook.judge(&digest, question, address.map(Into::into)) {
             Judged::Now(judgement) => Ok(Waiting::Over(judgement)),
@@ -198,18 +200,17 @@ fn private(mut answer: Response) -> Response {
 impl<'a> Presented<'a> {
     /// Reads a request's path. The path is compared as the client wrote it, as the names of objects are.
     fn read(path: &'a str) -> Option<Self> {
-        let (token, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
-        let mut parts = rest.splitn(3, '/');
-        let (app, name, _) = (parts.next()?, parts.next()?, parts.next()?);
-        let valid = is_pass(token) && media::is_valid_name(app) && media::is_valid_name(name);
-        valid.then(|| Self { token, app, name, path: &path[PREFIX.len() + token.len()..] })
+        let (token, _) = path.strip_prefix(PREFIX)?.split_once('/').filter(|(token, _)| is_pass(token))?;
+        let path = &path[PREFIX.len() + token.len()..];
+        let (stream, _) = origin::split(path)?;
+        Some(Self { token, stream, path })
     }
 
     fn question(&self, address: Option<IpAddr>, headers: &HeaderMap, server: &str) -> question::Question {
         let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
         question::Question {
-            app: self.app.to_owned(),
-            name: self.name.to_owned(),
+            app: self.stream.app.to_string(),
+            name: self.stream.name.to_string(),
             token: self.token.to_owned(),
             address,
             user_agent: String::from_utf8_lossy(agent).into_owned(),

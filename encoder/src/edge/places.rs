@@ -5,7 +5,7 @@
 use super::secret::EdgeSecret;
 use super::upstream::Upstream;
 use super::warnings::OncePerMinute;
-use crate::delivery::takeover::Whereabouts;
+use crate::delivery::takeover::{Whereabouts, lease_name};
 use crate::fleet::resolve::addresses;
 use crate::origin::StreamPath;
 use crate::origin::source::ListedStream;
@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use store::{ObjectName, Store, StoreError};
+use store::{Store, StoreError};
 use tracing::{debug, warn};
 
 /// Time-out of reading a record.
@@ -186,7 +186,7 @@ impl Surveyed {
         for (address, answer) in answers {
             match answer {
                 Ok(mut streams) => {
-                    // Names are parts of paths: what is no name is nobody's stream.
+                    // Names are parts of paths: a stream with any other name is left out.
                     streams.retain(|listed| StreamPath::new(&listed.app, &listed.name).is_ok());
                     self.encoders.insert(address, Answered { streams, missed: 0 });
                 }
@@ -199,7 +199,7 @@ impl Surveyed {
 
 impl RecordReader {
     async fn read(&self, stream: &StreamPath) -> Result<Place, StoreError> {
-        let name = ObjectName::new(format!("{stream}/owner.json"));
+        let name = lease_name(&stream.to_string());
         let Some(stored) = store::within(READ_WITHIN, self.store.read(&name)).await? else {
             return Ok(Place::Nowhere);
         };

@@ -22,7 +22,7 @@ impl EdgeReports {
         let report = request.get(HEADER).map(HeaderValue::as_bytes).map(Report::parse);
         if let (Some(edge), Some(Ok(report))) = (edge, report) {
             if !streams.contains_key(stream) {
-                // Forget streams that no edge reports any more: perhaps nobody asks for viewers.
+                // Forget streams that no edge reports any more: /status, which forgets them too, may not be asked for.
                 streams.retain(|_, reports| reports.edges(now) > 0);
             }
             if streams.entry(stream.clone()).or_default().record(edge, report, now).is_err() {

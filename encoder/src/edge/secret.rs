@@ -5,6 +5,7 @@
 //! opens no sealed address. An address is sealed with ChaCha20-Poly1305 (RFC 8439) under a random nonce, together with
 //! the name of its stream: viewers may read the store, and neither learn the address nor move it to another stream.
 
+use admission::secret::{self, BadSecret};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -15,10 +16,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Least length of a line, in bytes: shorter ones can be guessed.
-const SHORTEST: usize = 16;
-/// Most lines of a secret.
-const MOST_LINES: usize = 8;
 /// Bytes of a derived key.
 const KEY: usize = 32;
 
@@ -30,20 +27,6 @@ pub(crate) struct EdgeSecret(Arc<[Line]>);
 struct Line {
     seal: LessSafeKey,
     token: String,
-}
-
-/// Why a text is no secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadSecret {
-    /// There is no line.
-    #[error("contains no secret")]
-    Empty,
-    /// A line is too short.
-    #[error("has a line of fewer than {SHORTEST} characters")]
-    Short,
-    /// There are too many lines.
-    #[error("has more than {MOST_LINES} lines")]
-    Long,
 }
 
 struct KeyLength;
@@ -60,17 +43,7 @@ impl EdgeSecret {
     /// # Errors
     /// See [`BadSecret`].
     pub(crate) fn parse(text: &str) -> Result<Self, BadSecret> {
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        if lines.is_empty() {
-            return Err(BadSecret::Empty);
-        }
-        if lines.len() > MOST_LINES {
-            return Err(BadSecret::Long);
-        }
-        if lines.iter().any(|line| line.len() < SHORTEST) {
-            return Err(BadSecret::Short);
-        }
-        Ok(Self(lines.into_iter().map(Line::derive).collect()))
+        Ok(Self(secret::lines(text)?.into_iter().map(Line::derive).collect()))
     }
 
     /// Seals an encoder's address for the record of the stream `{app}/{name}`.

@@ -3,6 +3,8 @@
 
 use super::objects::Outcome;
 use crate::archive;
+use crate::archive::names::FOLDER;
+use crate::origin::cache::{MEDIA_PLAYLIST, MULTIVARIANT, THUMBNAIL};
 use crate::origin::source::StoredObject;
 use crate::origin::{CachedObject, StreamPath};
 use bytes::Bytes;
@@ -33,7 +35,7 @@ pub(super) struct StoredStreams {
     recordings: Arc<Cache<ObjectName, u64>>,
 }
 
-/// What a path within a stream is the name of. Other paths are nobody's, and nobody is asked for them.
+/// What a path within a stream names. Other paths name nothing: neither encoder nor store is asked for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Named<'a> {
     /// The multivariant playlist.
@@ -55,16 +57,16 @@ impl<'a> Named<'a> {
     pub(super) fn read(path: &'a str) -> Option<Self> {
         let parts: Vec<&str> = path.splitn(4, '/').collect();
         match parts[..] {
-            ["index.m3u8"] => Some(Self::Multivariant),
-            ["thumb.jpg"] => Some(Self::Picture),
-            ["archive", session, file] if media::is_valid_name(session) && is_file(file) => {
+            [MULTIVARIANT] => Some(Self::Multivariant),
+            [THUMBNAIL] => Some(Self::Picture),
+            [FOLDER, session, file] if media::is_valid_name(session) && is_file(file) => {
                 match file.rsplit_once('.')? {
                     (_, "m3u8") => Some(Self::ArchivePlaylist),
                     (name, "mp4") if name.starts_with("recording") => Some(Self::Recording),
                     _ => None,
                 }
             }
-            [rung, "index.m3u8"] if media::is_valid_name(rung) => Some(Self::Playlist(rung)),
+            [rung, MEDIA_PLAYLIST] if media::is_valid_name(rung) => Some(Self::Playlist(rung)),
             [rung, file] if media::is_valid_name(rung) && is_file(file) => match file.rsplit_once('.')? {
                 (_, "m4s" | "mp4") => Some(Self::Media),
                 _ => None,
@@ -125,15 +127,15 @@ impl StoredStreams {
         let since = claimed + LONGEST_BROADCAST;
         let newest = store::within(TEXT_WITHIN, archive::newest(&self.store, stream, since, whole)).await;
         let folder = match newest {
-            Ok(Some(session)) => format!("archive/{session}/"),
+            Ok(Some(place)) => place.way_from_stream(),
             Ok(None) => return Outcome::Missing,
-            Err(error) => return self.failed(stream, "archive", &error),
+            Err(error) => return self.failed(stream, FOLDER, &error),
         };
-        let path = format!("{folder}index.m3u8");
+        let path = format!("{folder}{MULTIVARIANT}");
         let read = self.read(stream, &path, TEXT_WITHIN).await;
         self.outcome(stream, &path, read, |body| {
             let text = String::from_utf8_lossy(&body);
-            let body = below(&text, &folder).into();
+            let body = hls::edit::moved_up(&text, &folder).into();
             Object { body, content_type: content_type::PLAYLIST, caching: Caching::None }
         })
     }
@@ -206,28 +208,6 @@ impl StoredStreams {
     }
 }
 
-/// A playlist whose relative addresses lead to the same objects from a folder further up: `folder` is put before each.
-fn below(playlist: &str, folder: &str) -> String {
-    let is_relative = |address: &str| !address.starts_with('/') && !address.contains("://");
-    let mut text = String::with_capacity(playlist.len() + 256);
-    for line in playlist.lines() {
-        if !line.starts_with('#') {
-            if !line.is_empty() && is_relative(line) {
-                text.push_str(folder);
-            }
-            text.push_str(line);
-        } else if let Some((before, rest)) = line.split_once("URI=\"")
-            && is_relative(rest)
-        {
-            text.extend([before, "URI=\"", folder, rest]);
-        } else {
-            text.push_str(line);
-        }
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,17 +242,5 @@ mod tests {
         assert!(
             is_part("720p/kx-0-7.2.m4s") && !is_part("720p/kx-0-7.m4s") && !is_part("720p/kx-0-init.mp4")
         );
-    }
-
-    #[test]
-    fn an_archives_addresses_are_right_further_up() {
-        let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",URI=\"audio.m3u8\"\n\
-                    #EXT-X-STREAM-INF:BANDWIDTH=1\n720p.m3u8\n\
-                    #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"360p-pictures.m3u8\",CODECS=\"avc1\"\n\n/absolute\n";
-        let expected = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",URI=\"archive/s/audio.m3u8\"\n\
-                    #EXT-X-STREAM-INF:BANDWIDTH=1\narchive/s/720p.m3u8\n\
-                    #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"archive/s/360p-pictures.m3u8\",CODECS=\"avc1\"\n\n\
-                    /absolute\n";
-        assert_eq!(below(text, "archive/s/"), expected);
     }
 }

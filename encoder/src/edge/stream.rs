@@ -5,22 +5,22 @@
 //! A playlist that stands still makes the task look up where the stream is, once a second for each stream, so a
 //! takeover is followed within a second. Meanwhile the last version stays, and requests stay held.
 
-use super::Shared;
-use super::budget::TokenBucket;
-use super::head;
 use super::objects::{Keep, Outcome};
 use super::places::Place;
 use super::stored::is_part;
 use super::upstream::{Answer, Kind, UpstreamError};
+use super::{Shared, lock};
+use crate::origin::cache::{MULTIVARIANT, playlist_path};
 use crate::origin::{CachedObject, Reloadable, StreamPath};
 use bytes::Bytes;
+use listen::bucket::{Rate, TokenBucket};
 use media::WallTime;
 use metrics::counter;
-use reqwest::header::{HeaderMap, HeaderName};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::{Caching, Object, content_type};
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use tracing::{debug, info};
 
 /// Least interval between two looks at where a stream is.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A playlist that nobody has asked for this long is no longer followed: longer than a request is held, and than a
+/// A playlist without a request for this long is no longer followed: longer than a request is held, and than a
 /// player waits between two requests.
 const IDLE: Duration = Duration::from_secs(15);
 /// Parts are fetched before they are asked for while a viewer has asked for one within this time.
@@ -42,7 +42,7 @@ const FIRST_WITHIN: Duration = Duration::from_secs(4);
 const KEEP: Keep = Keep::For(Duration::from_secs(1));
 /// Requests for media or rungs that the encoder does not have, for one stream: at once, and per second. Names of media
 /// can be made up, and each would cost a request to the encoder.
-const MISSES: (f64, f64) = (128.0, 16.0);
+const MISSES: Rate = Rate { burst: 128.0, per_second: 16.0 };
 
 /// One stream.
 pub(super) struct EdgeStream {
@@ -92,13 +92,8 @@ enum Asked {
     Answer(Result<Answer, UpstreamError>),
     /// The stream is elsewhere now.
     Moved,
-    /// Nobody asks any more.
+    /// No viewer asks any more.
     Idle,
-}
-
-// A panic while one of these locks is held is impossible: values are moved, nothing else.
-fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl EdgeStream ===
@@ -112,7 +107,7 @@ impl EdgeStream {
             place: watch::Sender::new(place),
             looked: tokio::sync::Mutex::new(now),
             follows: Mutex::default(),
-            misses: Mutex::new(TokenBucket::new(MISSES.0, MISSES.1, now.into_std())),
+            misses: Mutex::new(TokenBucket::full(MISSES, now.into_std())),
             asked: Mutex::new(now),
         })
     }
@@ -230,11 +225,11 @@ impl EdgeStream {
 
     /// Whether something may be asked for that may not exist. Give back what did exist.
     pub(super) fn may_miss(&self) -> bool {
-        lock(&self.misses).take(Instant::now().into_std())
+        lock(&self.misses).take(MISSES, Instant::now().into_std())
     }
 
     pub(super) fn did_not_miss(&self) {
-        lock(&self.misses).give_back();
+        lock(&self.misses).give_back(MISSES);
     }
 
     /// Asks for what may not exist, as often as the stream's misses allow. What a playlist names is asked for in any
@@ -258,18 +253,23 @@ impl EdgeStream {
         let Some((rung, file)) = path.split_once('/') else { return false };
         let playlist = playlist_path(rung);
         let followed = self.shared.playlists.get(&self.path, &playlist);
-        let newest = followed.or_else(|| self.shared.objects.newest(&format!("{}/{playlist}", self.path)));
+        let newest = followed.or_else(|| self.shared.objects.newest(&self.object(&playlist)));
         newest.is_some_and(|newest| names(&newest.object.body, file))
     }
 
     /// Whether a multivariant playlist names this media playlist.
     fn is_in_multivariant(&self, path: &str) -> bool {
-        let newest = |query| self.shared.objects.newest(&format!("{}/index.m3u8{query}", self.path));
+        let newest = |query| self.shared.objects.newest(&self.object(&format!("{MULTIVARIANT}{query}")));
         let known = [newest(""), newest(FROM_START)];
         known.into_iter().flatten().any(|newest| names(&newest.object.body, path))
     }
 
     // === objects ===
+
+    /// The name of an object of the stream among those in memory.
+    pub(super) fn object(&self, path: &str) -> Arc<str> {
+        format!("{}/{path}", self.path).into()
+    }
 
     /// A viewer asks for media: if for a part, the next parts are fetched before they are asked for.
     pub(super) fn wants(&self, path: &str) {
@@ -288,7 +288,7 @@ impl EdgeStream {
     }
 
     async fn fetch_media(self: Arc<Self>, path: &str) -> Outcome {
-        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let name = self.object(path);
         let (stream, path) = (Arc::clone(&self), path.to_owned());
         let fetch = || async move {
             let named = stream.is_in_playlist(&path);
@@ -300,8 +300,7 @@ impl EdgeStream {
     async fn ask_for_media(&self, path: &str) -> Outcome {
         let asked = match self.encoder() {
             Some(encoder) => {
-                let answer =
-                    self.shared.upstream.get(encoder, &self.path, path, Kind::Object, HeaderMap::new()).await;
+                let answer = self.shared.upstream.get(encoder, &self.path, path, Kind::Object, None).await;
                 self.outcome(path, answer, Caching::Immutable)
             }
             None => Outcome::Missing,
@@ -336,7 +335,7 @@ impl EdgeStream {
     /// The multivariant playlist or the thumbnail: the encoder's, the recording's once the stream has ended, or the
     /// store's.
     pub(super) async fn small(self: Arc<Self>, path: &'static str) -> Outcome {
-        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let name = self.object(path);
         let stream = Arc::clone(&self);
         self.shared.objects.fetch(name, KEEP, || async move { stream.ask_for_small(path).await }).await
     }
@@ -344,7 +343,7 @@ impl EdgeStream {
     /// A playlist of the store.
     pub(super) async fn stored(self: Arc<Self>, path: &str) -> Outcome {
         let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
-        let name: Arc<str> = format!("{}/{path}", self.path).into();
+        let name = self.object(path);
         let (stream, path) = (Arc::clone(&self), path.to_owned());
         let fetch = || async move {
             let named = stream.is_in_multivariant(&path);
@@ -356,7 +355,7 @@ impl EdgeStream {
     /// The multivariant playlist of everything since the stream began, complete or not.
     pub(super) async fn from_start(self: Arc<Self>) -> Outcome {
         let Some(stored) = self.shared.stored.clone() else { return Outcome::Missing };
-        let name: Arc<str> = format!("{}/index.m3u8{FROM_START}", self.path).into();
+        let name = self.object(&format!("{MULTIVARIANT}{FROM_START}"));
         let stream = Arc::clone(&self);
         let fetch = || async move {
             match stream.claimed() {
@@ -373,8 +372,7 @@ impl EdgeStream {
         }
         let from_encoder = match self.encoder() {
             Some(encoder) => {
-                let answer =
-                    self.shared.upstream.get(encoder, &self.path, path, Kind::Object, HeaderMap::new()).await;
+                let answer = self.shared.upstream.get(encoder, &self.path, path, Kind::Object, None).await;
                 if !matches!(answer, Ok(Answer::Found { .. })) {
                     self.look_again().await;
                 }
@@ -386,9 +384,7 @@ impl EdgeStream {
         match from_encoder {
             Outcome::Found(_) => from_encoder,
             // What viewers have of a stream whose encoder is away stands still.
-            Outcome::Failed if self.shared.objects.newest(&format!("{}/{path}", self.path)).is_some() => {
-                Outcome::Failed
-            }
+            Outcome::Failed if self.shared.objects.newest(&self.object(path)).is_some() => Outcome::Failed,
             Outcome::Failed | Outcome::Missing => {
                 let ended = matches!(*self.place.borrow(), Place::Store { ended: true, .. });
                 if path.ends_with(".m3u8")
@@ -410,11 +406,6 @@ impl EdgeStream {
             versions.is_some_and(|versions| versions.borrow().reload.as_ref().is_some_and(|r| r.edge.ended))
         })
     }
-}
-
-/// The path of a rung's playlist within its stream.
-pub(super) fn playlist_path(rung: &str) -> String {
-    format!("{rung}/index.m3u8")
 }
 
 // === the task that follows ===
@@ -469,8 +460,8 @@ impl Following {
         }
     }
 
-    /// Ends the task if nobody asks for the playlist: under the lock under which viewers find the playlist, so that
-    /// nobody finds a playlist that is removed a moment later.
+    /// Ends the task if no viewer asks for the playlist: under the lock under which viewers find the playlist, so that no
+    /// viewer finds a playlist that is removed a moment later.
     fn end_if_idle(&self) -> bool {
         let mut follows = lock(&self.stream.follows);
         let idle = self.is_idle();
@@ -537,9 +528,7 @@ impl Following {
         let path = format!("{}{query}", self.path);
         let Shared { upstream, viewers, .. } = &*self.stream.shared;
         let report = viewers.report(&self.stream.path);
-        let more = report.map(|report| (HeaderName::from_static(audience::report::HEADER), report));
-        let more = HeaderMap::from_iter(more);
-        let request = upstream.get(address, &self.stream.path, &path, Kind::Playlist, more);
+        let request = upstream.get(address, &self.stream.path, &path, Kind::Playlist, report);
         let mut request = std::pin::pin!(request);
         let mut moved = std::pin::pin!(moved(place, claim));
         let mut patience = next.map_or(LOOK_EVERY, |shown| standstill(&shown.reload));
@@ -679,10 +668,12 @@ impl Shown {
     /// The playlist without the segments whose numbers are taken; `None` if no other is listed.
     fn without_taken(&self, body: Bytes) -> Option<Bytes> {
         let Some(last) = self.taken else { return Some(body) };
-        match std::str::from_utf8(&body) {
-            Ok(text) => head::without(text, last).map(Bytes::from),
-            Err(_) => Some(body),
-        }
+        let edited = match std::str::from_utf8(&body).map(|text| hls::edit::without_head(text, last)) {
+            Ok(Some(Cow::Owned(text))) => Bytes::from(text),
+            Ok(None) => return None,
+            Ok(Some(Cow::Borrowed(_))) | Err(_) => return Some(body),
+        };
+        Some(edited)
     }
 }
 

@@ -6,12 +6,11 @@ use super::secret::EdgeSecret;
 use super::warnings::OncePerMinute;
 use crate::origin::source::ListedStream;
 use crate::origin::{Reloadable, StreamPath, told};
-use crate::web::{body, describe};
+use crate::web::{self, body, describe};
 use audience::report::EdgeId;
 use bytes::Bytes;
 use metrics::counter;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
-use reqwest::redirect::Policy;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -106,8 +105,6 @@ impl Upstream {
     /// # Errors
     /// The machine does not provide what an HTTP client needs.
     pub(super) fn new(secret: Option<EdgeSecret>) -> Result<Self, String> {
-        // The crates leave the choice of cryptography to the program. An error means that it is installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             playlists: client()?,
             objects: client()?,
@@ -118,21 +115,25 @@ impl Upstream {
         })
     }
 
-    /// Asks an encoder for an object of a stream. `more` are further headers.
+    /// Asks an encoder for an object of a stream. `report` tells the encoder about the stream's viewers here.
     pub(super) async fn get(
         &self,
         encoder: SocketAddr,
         stream: &StreamPath,
         path_and_query: &str,
         kind: Kind,
-        more: HeaderMap,
+        report: Option<HeaderValue>,
     ) -> Result<Answer, UpstreamError> {
         let url = format!("http://{encoder}/{stream}/{path_and_query}");
         let client = match kind {
             Kind::Playlist => &self.playlists,
             Kind::Object => &self.objects,
         };
-        let answer = self.ask(self.request(client, &url).headers(more), kind).await;
+        let mut request = self.request(client, &url);
+        if let Some(report) = report {
+            request = request.header(audience::report::HEADER, report);
+        }
+        let answer = self.ask(request, kind).await;
         let result = match &answer {
             Ok(Answer::Found { body, .. }) => {
                 counter!("encoder_edge_upstream_bytes_total").increment(body.len() as u64);
@@ -233,16 +234,14 @@ fn refused(status: StatusCode) -> UpstreamError {
 
 /// A client with one connection to each encoder.
 fn client() -> Result<Client, String> {
-    Client::builder()
+    web::builder(ANSWER_WITHIN)
         .http2_prior_knowledge()
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PING)
         .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
         .tcp_nodelay(true)
-        .redirect(Policy::none())
         .no_proxy()
         // Encoders are asked without TLS, inside their network, so no authorities are needed.
         .tls_certs_only([])

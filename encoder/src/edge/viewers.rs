@@ -2,7 +2,8 @@
 //! crate `audience`'s; the requests, the clock and the metrics are here.
 
 use super::stored::Named;
-use crate::origin::{StreamPath, ViewerAddress};
+use crate::listener::EntryHandle;
+use crate::origin::{self, StreamPath, ViewerAddress};
 use audience::cmcd::{self, Cmcd};
 use audience::identity::{Key, Viewer};
 use audience::playback::{Playback, Sample};
@@ -14,6 +15,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use ipnet::IpNet;
 use metrics::{counter, gauge, histogram};
+use ring::rand::SystemRandom;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,14 +44,14 @@ struct ViewersState {
 /// What a request says about its viewer. The answer decides whether the viewer counts.
 struct Observed {
     stream: String,
-    rung: Option<String>,
+    rung: String,
     address: IpAddr,
     agent: Option<HeaderValue>,
     cmcd: Cmcd,
 }
 
 impl Viewers {
-    /// Nobody watches. `proxies` are those whose X-Forwarded-For is believed.
+    /// A count without viewers. `proxies` are the proxies whose X-Forwarded-For is believed.
     pub(crate) fn new(proxies: Vec<IpNet>) -> Arc<Self> {
         let audience = Audience::new(MOST_SESSIONS, random_key(), Instant::now());
         let state = ViewersState { audience, playback: Playback::new(), shown: BTreeSet::new() };
@@ -87,7 +89,7 @@ impl Viewers {
         let now = Instant::now();
         let agent = observed.agent.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         let viewer = Viewer { sid: observed.cmcd.sid.as_ref(), address: observed.address, agent };
-        let Some(rung) = &observed.rung else { return };
+        let rung = &observed.rung;
         let asked = if rung == SOUND { Asked::Sound(rung) } else { Asked::Rung(rung) };
         let samples: Vec<Sample> = {
             let mut state = self.lock();
@@ -148,17 +150,12 @@ impl Viewers {
 }
 
 fn random_key() -> Key {
-    let halves = [fastrand::u64(..).to_le_bytes(), fastrand::u64(..).to_le_bytes()];
-    let mut bytes = [0; 16];
-    if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_err() {
-        bytes = halves.as_flattened().try_into().unwrap_or(bytes);
-    }
-    Key::from_random(bytes)
+    let random = ring::rand::generate::<[u8; 16]>(&SystemRandom::new());
+    Key::from_random(random.map_or_else(|_| fastrand::u128(..).to_le_bytes(), |random| random.expose()))
 }
 
 async fn observe(State(viewers): State<Arc<Viewers>>, mut request: Request, next: Next) -> Response {
-    let Some(peer) = request.extensions().get::<crate::listener::EntryHandle>().map(|entry| entry.address())
-    else {
+    let Some(peer) = request.extensions().get::<EntryHandle>().map(|entry| entry.address()) else {
         return next.run(request).await;
     };
     let address = viewers.client(peer, request.headers());
@@ -176,8 +173,7 @@ async fn observe(State(viewers): State<Arc<Viewers>>, mut request: Request, next
 
 impl Observed {
     fn of(request: &Request, address: IpAddr) -> Option<Self> {
-        let (app, rest) = request.uri().path().strip_prefix('/')?.split_once('/')?;
-        let (name, path) = rest.split_once('/')?;
+        let (stream, path) = origin::split(request.uri().path())?;
         let rung = match Named::read(path)? {
             Named::Playlist(rung) => rung,
             Named::Media => path.split_once('/')?.0,
@@ -186,8 +182,8 @@ impl Observed {
         let headers = request.headers();
         let said = cmcd::HEADERS.iter().filter_map(|name| headers.get(*name)).map(HeaderValue::as_bytes);
         Some(Self {
-            stream: format!("{app}/{name}"),
-            rung: Some(rung.to_owned()),
+            stream: stream.to_string(),
+            rung: rung.to_owned(),
             address,
             agent: headers.get(header::USER_AGENT).cloned(),
             cmcd: Cmcd::read(request.uri().query(), said),

@@ -88,11 +88,16 @@ enum CacheSlot {
 }
 
 /// The path of the multivariant playlist within a stream.
-pub(super) const MULTIVARIANT: &str = "index.m3u8";
+pub(crate) const MULTIVARIANT: &str = "index.m3u8";
 /// The file name of a media playlist within its rendition's folder.
-pub(super) const MEDIA_PLAYLIST: &str = "index.m3u8";
+pub(crate) const MEDIA_PLAYLIST: &str = "index.m3u8";
 /// The path of the thumbnail within a stream that has one.
-pub(super) const THUMBNAIL: &str = "thumb.jpg";
+pub(crate) const THUMBNAIL: &str = "thumb.jpg";
+
+/// The path of a rendition's media playlist within its stream.
+pub(crate) fn playlist_path(rung: &str) -> String {
+    format!("{rung}/{MEDIA_PLAYLIST}")
+}
 
 // === impl StreamPath ===
 

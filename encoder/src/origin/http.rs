@@ -245,7 +245,7 @@ pub(super) fn not_found() -> Response {
 
 /// Splits a URL path into the stream and the path within the stream. The raw path is compared with the names of the
 /// objects as added, so percent-encoded paths and paths with `..` match nothing.
-fn split(path: &str) -> Option<(StreamPath, &str)> {
+pub(crate) fn split(path: &str) -> Option<(StreamPath, &str)> {
     let mut parts = path.strip_prefix('/')?.splitn(3, '/');
     let stream = StreamPath::new(parts.next()?, parts.next()?).ok()?;
     Some((stream, parts.next()?))

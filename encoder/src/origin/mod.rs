@@ -16,5 +16,5 @@ pub(crate) mod source;
 pub(crate) mod told;
 
 pub(crate) use cache::{CachedObject, ObjectCache, Reloadable, StreamInfo, StreamPath};
-pub(crate) use http::{ViewerAddress, router};
+pub(crate) use http::{ViewerAddress, router, split};
 pub(crate) use serve::{PROTOCOLS, ViewerLimits, serve};

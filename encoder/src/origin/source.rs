@@ -1,7 +1,7 @@
 //! Where the objects come from that answer requests: [`ObjectSource`]. An encoder answers from its object cache; an edge
 //! answers from encoders and the store ([`crate::edge`]). HTTP does not belong here.
 
-use super::cache::{CachedObject, MEDIA_PLAYLIST, MULTIVARIANT, ObjectCache, StreamPath, THUMBNAIL};
+use super::cache::{CachedObject, MULTIVARIANT, ObjectCache, StreamPath, THUMBNAIL, playlist_path};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use listen::fairness::Source;
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,7 @@ struct HintedPart {
 /// Looks a hinted part up. `None` if the playlist does not hint at the part.
 fn hinted(cache: &ObjectCache, stream: &StreamPath, path: &str) -> Option<HintedPart> {
     let (rung, file) = path.split_once('/')?;
-    let versions = cache.follow(stream, &format!("{rung}/{MEDIA_PLAYLIST}"))?;
+    let versions = cache.follow(stream, &playlist_path(rung))?;
     let stored = Arc::clone(&versions.borrow());
     let longest = HOLD_TARGET_DURATIONS * stored.reload.as_ref()?.target_duration;
     // Between the lookup of the part and this one the part may have been added, and the hint moved on.

@@ -2,6 +2,7 @@
 //! [`crate::packager`].
 
 pub(crate) mod archive;
+pub mod edit;
 pub(crate) mod media;
 pub(crate) mod multivariant;
 

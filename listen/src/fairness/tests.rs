@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const WIDE: Bounds = Bounds { total: 100, per_second: 10.0, burst: 1e6, held: 8, held_per_source: 5 };
 

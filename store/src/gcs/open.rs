@@ -198,7 +198,7 @@ impl GcsStore {
 #[derive(Default)]
 struct Proof {
     lacking: Vec<&'static str>,
-    /// The server's message about the first of them.
+    /// The server's message about the first permission that is lacking.
     said: String,
 }
 

@@ -1,7 +1,7 @@
 //! Bans in the store: until a time, no encoder claims the stream. A ban is a field of the stream's owner record, so the
 //! read that precedes every claim finds it, and a claim at the same time loses its conditional write or comes first.
 
-use super::owner::{OWNER, OwnerRecord};
+use super::owner::{OwnerRecord, lease_name};
 use super::{LeaseClient, owner_object};
 use crate::retry::{Attempts, Backoff, retry};
 use hls::timing::Latency;
@@ -9,7 +9,7 @@ use media::WallTime;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use store::{Expected, ObjectName, Store, StoreError};
+use store::{Expected, Store, StoreError};
 
 /// Attempts at one read or write: about ten seconds. A bucket refuses a second write of an object within a second.
 const ATTEMPTS: Attempts = Attempts {
@@ -34,7 +34,7 @@ impl LeaseClient {
         until: Option<WallTime>,
         now: WallTime,
     ) -> Result<(), StoreError> {
-        let name = ObjectName::new(format!("{prefix}/{OWNER}"));
+        let name = lease_name(prefix);
         let banned_until_ms = until.map(|until| until.unix_micros() / 1000);
         for _ in 0..CONFLICTS {
             let stored = retry(ATTEMPTS, || store.read(&name)).await?;

@@ -36,8 +36,8 @@ use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
 use hls::timing::Latency;
 use media::WallTime;
 use metrics::counter;
-pub(crate) use owner::{Claim, Whereabouts};
-use owner::{OWNER, OwnerRecord};
+use owner::OwnerRecord;
+pub(crate) use owner::{Claim, Whereabouts, lease_name};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -359,7 +359,7 @@ impl LookUp<'_> {
     }
 
     async fn run(&mut self) -> Result<Result<Inheritance, FreshReason>, Stop> {
-        let (owner_name, index_name) = (self.below(OWNER), self.below("index.m3u8"));
+        let (owner_name, index_name) = (lease_name(self.prefix), self.below("index.m3u8"));
         let (owner, index) = tokio::try_join!(
             read(self.store.clone(), owner_name.clone()),
             read(self.store.clone(), index_name)

@@ -8,9 +8,12 @@ use hls::timing::Latency;
 use media::{MediaSpan, WallTime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use store::ObjectName;
 
-/// Object name of the lease, below `{app}/{name}`.
-pub(super) const OWNER: &str = "owner.json";
+/// Object name of the lease of the stream `{app}/{name}`.
+pub(crate) fn lease_name(stream: &str) -> ObjectName {
+    ObjectName::new(format!("{stream}/owner.json"))
+}
 
 /// A claim younger than this is a race: the second claimant loses. If this were longer, a publisher that is cut off
 /// right after it connected would be kept waiting; if shorter, two publishers that reconnect automatically would take

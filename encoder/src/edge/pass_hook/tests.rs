@@ -1,4 +1,4 @@
-//! A back end's answers, and what becomes of them with a paused clock.
+//! A back end's answers, and what becomes of the answers with a paused clock.
 
 use super::*;
 use admission::pass::question::digest;
