@@ -2,8 +2,8 @@
 //! passes. Sans-IO: bytes and time in, verdicts and bytes out.
 //!
 //! What belongs here: the formats of the three sources of identity, the verdict that they all come to ([`Grant`]), the
-//! formats of passes ([`pass`]) and of shared secrets ([`secret`]), and the signature on requests to other services ([`signature`]). What does not: files,
-//! sockets, clocks, logging, and what a grant leads to.
+//! formats of passes ([`pass`]) and of shared secrets ([`secret`]), and the signature on requests to other services
+//! ([`signature`]). What does not: files, sockets, clocks, logging, and what a grant leads to.
 //!
 //! A stream key is a secret, and so is a pass. No error, log line or `Debug` of this crate contains one.
 #![forbid(unsafe_code)]
