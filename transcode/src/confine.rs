@@ -20,7 +20,7 @@ pub use calls::allowed;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use nix::sched::CloneFlags;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
@@ -271,12 +271,18 @@ fn set_limits(options: &ConfineOptions) -> Result<(), String> {
         limit(Resource::Nofile, 3)?;
     }
     if let Some(memory) = options.memory {
-        limit(Resource::Data, memory)?;
+        limit(Resource::Data, lowered(memory, getrlimit(Resource::Data).maximum))?;
     }
     // x264 asks for huge pages and leaves much of its bitstream buffers untouched; pages of 2 MiB would make the
     // untouched parts resident.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     Ok(())
+}
+
+/// The wanted limit, or a lower one that is in force already: the supervisor lowers the limits of running workers when
+/// another one starts, and a limit can only be lowered.
+fn lowered(wanted: u64, in_force: Option<u64>) -> u64 {
+    in_force.map_or(wanted, |in_force| wanted.min(in_force))
 }
 
 /// Many clusters forbid user namespaces inside containers; without them the other namespaces need a capability.
@@ -318,4 +324,16 @@ fn drop_privileges() -> Result<(), String> {
     let none = CapabilitySets { effective: empty, permitted: empty, inheritable: empty };
     rustix::thread::set_capabilities(None, none).map_err(words)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lowered;
+
+    #[test]
+    fn a_limit_that_the_supervisor_has_lowered_is_not_raised() {
+        assert_eq!(lowered(900, Some(400)), 400);
+        assert_eq!(lowered(900, Some(1000)), 900);
+        assert_eq!(lowered(900, None), 900);
+    }
 }

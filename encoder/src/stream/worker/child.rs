@@ -458,13 +458,13 @@ fn statm_bytes(pid: u32, number: usize) -> Option<u64> {
     pages.checked_mul(rustix::param::page_size() as u64)
 }
 
-/// Lowers the memory limit of a running worker to what it has now and `spare` bytes more, if that is less than `limit`.
-/// Returns the limit in force. A worker that has just ended has none.
-pub(crate) fn shrink(pid: u32, limit: u64, spare: u64) -> u64 {
+/// Lowers the memory limit of a running worker to what it has now and `spare` bytes more, but not below `least`, if that
+/// is less than `limit`. Returns the limit in force. A worker that has just ended has none.
+pub(crate) fn shrink(pid: u32, limit: u64, spare: u64, least: u64) -> u64 {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     // The sixth number: private writable memory and stacks, which RLIMIT_DATA counts.
     let Some(data) = statm_bytes(pid, 5) else { return 0 };
-    let lower = data.saturating_add(spare);
+    let lower = data.saturating_add(spare).max(least);
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let rlimit = Rlimit { current: Some(lower), maximum: Some(lower) };
     if lower >= limit || process.is_none() || prlimit(process, Resource::Data, rlimit).is_err() {
