@@ -53,7 +53,8 @@ pub fn build(profile: &str) -> PathBuf {
     let artifacts = String::from_utf8_lossy(&built.stdout);
     let mut executables = artifacts.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "encoder").then(|| message["executable"].as_str().map(PathBuf::from))?
+        let is_program = message["target"]["name"] == "encoder" && message["profile"]["test"] == false;
+        is_program.then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     executables.next_back().expect("cargo names the executable it built")
 }
@@ -253,6 +254,12 @@ impl Encoder {
         metric(&self.admin("metrics"), name, labels)
     }
 
+    /// The same for a counter that appears with its first rise, because its labels are not known before.
+    #[track_caller]
+    pub fn metric_if_any(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        metric_if_any(&self.admin("metrics"), name, labels)
+    }
+
     /// Waits as [`wait_until_listed`] does; returns the URL of the stream's multivariant playlist.
     #[track_caller]
     pub fn wait_for_stream(&self, name: &str) -> String {
@@ -338,15 +345,20 @@ fn eprintln_log(log: &str) {
 }
 
 /// A metric's value in the answer of `/metrics`: the sum over all label sets whose line contains every string in
-/// `labels`.
+/// `labels`. Panics if there is no metric of this name.
 #[track_caller]
 pub(crate) fn metric(answer: &Response, name: &str, labels: &[&str]) -> f64 {
+    metric_if_any(answer, name, labels).unwrap_or_else(|| panic!("there is no metric {name}"))
+}
+
+/// The same; `None` if there is no metric of this name.
+fn metric_if_any(answer: &Response, name: &str, labels: &[&str]) -> Option<f64> {
     let text = answer.text().expect("metrics are text");
-    text.lines()
-        .filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-        .filter(|l| labels.iter().all(|label| l.contains(label)))
-        .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
+    let is_named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let mut lines = text.lines().filter(is_named).peekable();
+    lines.peek()?;
+    let chosen = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
+    Some(chosen.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
 }
 
 /// The same command with a hard limit of open files.

@@ -11,7 +11,14 @@ use tests::{fixtures, flv, publisher, turn};
 const CLIP: &str = "footage-720p30-gop1s";
 
 /// Counters that every running encoder shows, also those that are zero.
-const COUNTERS: [&str; 7] = [
+const COUNTERS: [&str; 14] = [
+    "encoder_worker_restarts_total",
+    "encoder_worker_hangs_total",
+    "encoder_shed_units_total",
+    "encoder_fenced_total",
+    "encoder_store_segments_total",
+    "encoder_store_late_total",
+    "encoder_store_lost_total",
     "encoder_misaligned_cuts_total",
     "encoder_forced_cuts_total",
     "encoder_packager_gaps_total",

@@ -61,6 +61,7 @@ pub(super) async fn run(config: EdgeConfig) -> Result<(), Fault> {
     let health = Arc::new(EdgeHealth::new(Arc::clone(&edge), viewers.clone()));
     let admin = start_admin(admin_listener, &health)?;
     telemetry::describe();
+    crate::edge::show_counters();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
     let (stop_serving, serving_stopped) = watch::channel(false);

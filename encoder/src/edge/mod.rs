@@ -135,6 +135,27 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Shows every counter from the start, as zero: a rate misses the first rise of a counter that appears with it. Call
+/// this after the recorder is installed.
+pub(crate) fn show_counters() {
+    for name in ["encoder_edge_moves_total", "encoder_edge_stored_total", "encoder_edge_upstream_bytes_total"]
+    {
+        counter!(name).increment(0);
+    }
+    for result in ["encoder", "store", "none", "failed", "refused"] {
+        counter!("encoder_edge_lookups_total", "result" => result).increment(0);
+    }
+    for how in ["hit", "joined", "fetched"] {
+        counter!("encoder_edge_objects_total", "how" => how).increment(0);
+    }
+    for (kind, result) in ["playlist", "object"]
+        .into_iter()
+        .flat_map(|kind| ["found", "missing", "not_yet", "failed"].map(|result| (kind, result)))
+    {
+        counter!("encoder_edge_upstream_requests_total", "kind" => kind, "result" => result).increment(0);
+    }
+}
+
 impl Edge {
     /// An edge that knows no stream.
     ///
