@@ -14,6 +14,9 @@
 //! it is full and no cut can fall inside the part any more. A segment's body is then the concatenation of its parts'
 //! bodies.
 //!
+//! A rendition without media in the last slot of an epoch gets its gap there only when the next epoch begins: at the end
+//! of a stream its playlist is that much shorter instead, since players take a gap for a fault.
+//!
 //! Bounds: [`MAX_BUFFERED_BYTES`] over all renditions; [`Timing::stall`] beyond a segment in media time; [`MAX_JUMP`]
 //! between a sample and the newest sample before it. Contract: after each call, [`Packager::poll`] until `None`.
 
@@ -102,6 +105,8 @@ pub struct Packager {
     /// Wall-clock start and duration of the last closed slot.
     last_wall: Option<(WallTime, MediaSpan)>,
     out: VecDeque<Output>,
+    /// Gaps in the last slot of the last epoch: emitted if another epoch follows.
+    last_gaps: Vec<Segment>,
     counters: PackagerCounters,
 }
 
@@ -116,6 +121,7 @@ impl Packager {
             carried: BTreeMap::new(),
             last_wall: None,
             out: VecDeque::new(),
+            last_gaps: Vec::new(),
             counters: PackagerCounters::default(),
         }
     }
@@ -151,6 +157,7 @@ impl Packager {
             }
         }
         self.end_epoch(None);
+        self.fill_last_gaps();
         let name = names::init_name(&epoch.session);
         for (rung, body) in inits {
             let carried = self.carried.get(&rung);
@@ -230,8 +237,9 @@ impl Packager {
         Ok(())
     }
 
-    /// Ends the epoch and emits everything that is still queued. Samples shown at or after `at` are dropped, because
-    /// they belong to the next epoch; segments that were already emitted stay. Does nothing when no epoch is open.
+    /// Ends the epoch and emits everything that is still queued, except the gaps of renditions that have no media in the
+    /// last slot: these come when the next epoch begins. Samples shown at or after `at` are dropped, because they
+    /// belong to the next epoch; segments that were already emitted stay. Does nothing when no epoch is open.
     pub fn end_epoch(&mut self, at: Option<MediaTime>) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -262,6 +270,13 @@ impl Packager {
                 self.counters.surplus_samples += lane.left_over();
             }
         }
+    }
+
+    /// Emits the gaps that [`Packager::end_epoch`] has kept back. [`Packager::begin`] does that too; this is for callers
+    /// that tell of the next epoch before they take the output of `begin`.
+    pub fn fill_last_gaps(&mut self) {
+        self.counters.gaps += self.last_gaps.len() as u64;
+        self.out.extend(self.last_gaps.drain(..).map(Output::Segment));
     }
 
     /// Sets a new mapping to the wall clock for slots that open from now on. PROGRAM-DATE-TIME never goes backwards:
@@ -391,8 +406,12 @@ impl Packager {
                 };
                 self.out.extend(rest.into_iter().map(Output::Part));
                 let segment = writer.segment(lane, taken.start, taken.end);
-                self.counters.gaps += u64::from(segment.body().is_none());
-                self.out.push_back(Output::Segment(segment));
+                if last && segment.body().is_none() {
+                    self.last_gaps.push(segment);
+                } else {
+                    self.counters.gaps += u64::from(segment.body().is_none());
+                    self.out.push_back(Output::Segment(segment));
+                }
             }
         }
         let unfilled = open.lanes.iter().map(Lane::next_sequence).min().unwrap_or(self.next_sequence);

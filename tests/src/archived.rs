@@ -130,7 +130,10 @@ impl Archived {
         }
         self.pictures().context("the playlist of pictures")?;
         let top = multivariant.variants.first().context("no variant")?;
-        let (listed, breaks) = timeline(&self.media(&top.uri)?)?;
+        let (shown, breaks) = timeline(&self.media(&top.uri)?)?;
+        // Pictures and sound may end in different segments.
+        let (heard, _) = timeline(&self.media("audio.m3u8")?)?;
+        let listed = shown.max(heard);
         let recording = self.recording();
         let name = recording.to_string_lossy();
         let streams = probe::streams(&name)?;

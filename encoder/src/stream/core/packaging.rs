@@ -80,6 +80,8 @@ impl Packaging {
             renditions = tracks.len(),
             "epoch begins"
         );
+        self.packager.fill_last_gaps();
+        self.drain(effects);
         self.packager.begin(Epoch { session, start, anchor, tracks: tracks.clone(), cuts })?;
         effects.push_back(Effect::Epoch(tracks));
         self.drain(effects);

@@ -160,6 +160,33 @@ fn an_epoch_that_ends_within_a_listed_segment_keeps_its_number() {
     );
 }
 
+#[test]
+fn a_rendition_that_ends_early_ends_without_a_gap() {
+    for (video_frames, audio_frames, short) in [(60, 46, "audio"), (30, 94, "v")] {
+        let mut run = Run::with_parts(2.0);
+        let tracks = [video("v"), audio()];
+        run.begin(grid(&tracks));
+        run.push_all(&[
+            ("v", frames(START_MS, FPS, 30, video_frames, false)),
+            ("audio", sound(START_MS, 48_000, audio_frames)),
+        ]);
+        run.end(None);
+        run.check();
+        let gaps = |run: &Run| run.segments.iter().filter(|s| s.body().is_none()).count() as u64;
+        assert_eq!((gaps(&run), run.packager.counters().gaps), (0, 0), "{short}");
+        let longest = run.segments.iter().map(|s| s.info().sequence).max().unwrap();
+        assert!(run.of(short).last().unwrap().info().sequence < longest, "{short} has nothing at the end");
+
+        // Where the stream goes on, the numbers of all renditions do.
+        run.begin(epoch(1, 20_000, &tracks, CutRule::Grid));
+        run.push_all(&[("v", frames(20_000, FPS, 30, 42, false)), ("audio", sound(20_000, 48_000, 66))]);
+        run.end(None);
+        run.check();
+        assert_eq!((gaps(&run), run.packager.counters().gaps), (1, 1), "{short}");
+        assert_eq!(run.of("v").len(), run.of("audio").len());
+    }
+}
+
 /// The end of an epoch must not count as a frame that would make a part too long: only the last part may be short.
 #[test]
 fn the_end_makes_no_part_short_but_the_last() {
