@@ -314,7 +314,8 @@ fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
     assert!(body.contains("draining"), "{body}");
     assert_eq!(encoder.admin("livez").status, 200, "a draining encoder is alive");
     assert_eq!((encoder.metric("encoder_draining", &[]), encoder.metric("encoder_busy", &[])), (1.0, 0.0));
-    assert_eq!(connect(&encoder).unwrap_err(), ErrorKind::ConnectionRefused);
+    let refused = eventually("connections to be refused", Duration::from_secs(1), || connect(&encoder).err());
+    assert_eq!(refused, ErrorKind::ConnectionRefused);
 
     let media = tests::http::join(&url, "source/index.m3u8");
     let segments = || {
