@@ -20,6 +20,7 @@ pub mod latest;
 mod location;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+mod spread;
 
 pub use location::{Location, OpenError, StoreFinding};
 
@@ -270,4 +271,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The store's location, for logs and operators.
     fn location(&self) -> String;
+
+    /// The location below which an object is: of several buckets, the object's own.
+    fn location_of(&self, _name: &ObjectName) -> String {
+        self.location()
+    }
 }

@@ -4,20 +4,25 @@
 use crate::dir::DirStore;
 use crate::gcs::check::{Weight, judge, look};
 use crate::gcs::{self, GcsStore};
+use crate::spread::Spread;
 use crate::{Store, StoreError};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The place of a store: a directory, or `gs://bucket/prefix`.
+/// Most buckets of one location.
+const MAX_BUCKETS: usize = 100;
+
+/// The place of a store: a directory, `gs://bucket/prefix`, or several of these buckets, which share out the streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location(Kind);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Directory(PathBuf),
-    Bucket {
-        bucket: gcs::BucketLocation,
+    Buckets {
+        first: gcs::BucketLocation,
+        others: Vec<gcs::BucketLocation>,
         /// An emulator's URL; `None` means Google's endpoint.
         endpoint: Option<String>,
     },
@@ -59,7 +64,8 @@ pub struct StoreFinding {
 // === impl Location ===
 
 impl Location {
-    /// Reads a location. `endpoint` is an emulator's URL in place of Google's endpoint, for `gs://` alone.
+    /// Reads a location: a directory, or `gs://bucket/prefix` up to a hundred times, with commas between. `endpoint` is
+    /// an emulator's URL in place of Google's endpoint, for `gs://` alone.
     ///
     /// # Errors
     /// What is wrong with the text, for the operator.
@@ -67,12 +73,30 @@ impl Location {
         if text.is_empty() {
             Err("must name a directory or a bucket")
         } else if text.starts_with("gs://") {
-            Ok(Self(Kind::Bucket { bucket: text.parse()?, endpoint }))
+            Self::buckets(text, endpoint)
         } else if text.contains("://") {
             Err("must be a directory or gs://BUCKET/PREFIX")
         } else {
             Ok(Self::directory(text))
         }
+    }
+
+    fn buckets(text: &str, endpoint: Option<String>) -> Result<Self, &'static str> {
+        // A prefix may contain a comma.
+        let mut texts = text.split(",gs://");
+        let first: gcs::BucketLocation = texts.next().unwrap_or_default().parse()?;
+        let mut others: Vec<gcs::BucketLocation> = Vec::new();
+        for rest in texts {
+            let other = format!("gs://{rest}").parse()?;
+            if other == first || others.contains(&other) {
+                return Err("names the same bucket and prefix twice");
+            }
+            others.push(other);
+        }
+        if others.len() >= MAX_BUCKETS {
+            return Err("names more than 100 buckets");
+        }
+        Ok(Self(Kind::Buckets { first, others, endpoint }))
     }
 
     /// A directory.
@@ -84,7 +108,7 @@ impl Location {
     pub fn as_directory(&self) -> Option<&Path> {
         match &self.0 {
             Kind::Directory(path) => Some(path),
-            Kind::Bucket { .. } => None,
+            Kind::Buckets { .. } => None,
         }
     }
 
@@ -95,8 +119,10 @@ impl Location {
     pub async fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
         match &self.0 {
             Kind::Directory(path) => Ok(Arc::new(DirStore::open(path).await?)),
-            Kind::Bucket { bucket, endpoint } => {
-                Ok(Arc::new(GcsStore::open(bucket.clone(), endpoint.as_deref()).await?))
+            Kind::Buckets { first, others, endpoint } => {
+                let first = GcsStore::open(first.clone(), endpoint.as_deref()).await?;
+                let others = first.open_more(others).await?;
+                Ok(shared_out(first, others))
             }
         }
     }
@@ -108,8 +134,10 @@ impl Location {
     pub async fn open_to_read(&self) -> Result<Arc<dyn Store>, OpenError> {
         match &self.0 {
             Kind::Directory(path) => Ok(Arc::new(DirStore::open_to_read(path).await?)),
-            Kind::Bucket { bucket, endpoint } => {
-                Ok(Arc::new(GcsStore::open_to_read(bucket.clone(), endpoint.as_deref()).await?))
+            Kind::Buckets { first, others, endpoint } => {
+                let first = GcsStore::open_to_read(first.clone(), endpoint.as_deref()).await?;
+                let others = first.open_more_to_read(others).await?;
+                Ok(shared_out(first, others))
             }
         }
     }
@@ -120,30 +148,59 @@ impl Location {
     /// # Errors
     /// [`OpenError`]: the store does not answer, or may not be looked at.
     pub async fn check(&self) -> Result<Vec<StoreFinding>, OpenError> {
-        let Kind::Bucket { bucket, endpoint } = &self.0 else { return Ok(Vec::new()) };
+        let Kind::Buckets { first, others, endpoint } = &self.0 else { return Ok(Vec::new()) };
         let mut findings = Vec::new();
-        match GcsStore::open(bucket.clone(), endpoint.as_deref()).await {
-            Ok(_) => {}
-            Err(error @ gcs::BucketError::Forbidden { .. }) => {
-                findings.push(StoreFinding { wrong: true, what: error.to_string(), commands: Vec::new() });
-            }
-            Err(error) => return Err(error.into()),
+        for bucket in std::iter::once(first).chain(others) {
+            let found = check_bucket(bucket, endpoint.as_deref()).await?;
+            findings.extend(found.into_iter().map(|finding| match others.is_empty() {
+                true => finding,
+                false => {
+                    StoreFinding { what: format!("gs://{}: {}", bucket.bucket(), finding.what), ..finding }
+                }
+            }));
         }
-        let facts = look(bucket.clone(), endpoint.as_deref()).await?;
-        findings.extend(judge(&facts, bucket.bucket()).into_iter().map(|finding| StoreFinding {
-            wrong: finding.weight == Weight::Wrong,
-            what: finding.what.to_owned(),
-            commands: finding.commands,
-        }));
         Ok(findings)
     }
+}
+
+/// One bucket as it is; several buckets as one store.
+fn shared_out(first: GcsStore, others: Vec<GcsStore>) -> Arc<dyn Store> {
+    let first = Arc::new(first);
+    if others.is_empty() {
+        return first;
+    }
+    Arc::new(Spread::over(first, others.into_iter().map(|store| Arc::new(store) as Arc<dyn Store>)))
+}
+
+async fn check_bucket(
+    bucket: &gcs::BucketLocation,
+    endpoint: Option<&str>,
+) -> Result<Vec<StoreFinding>, OpenError> {
+    let mut findings = Vec::new();
+    match GcsStore::open(bucket.clone(), endpoint).await {
+        Ok(_) => {}
+        Err(error @ gcs::BucketError::Forbidden { .. }) => {
+            findings.push(StoreFinding { wrong: true, what: error.to_string(), commands: Vec::new() });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let facts = look(bucket.clone(), endpoint).await?;
+    findings.extend(judge(&facts, bucket.bucket()).into_iter().map(|finding| StoreFinding {
+        wrong: finding.weight == Weight::Wrong,
+        what: finding.what.to_owned(),
+        commands: finding.commands,
+    }));
+    Ok(findings)
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Directory(path) => path.display().fmt(f),
-            Kind::Bucket { bucket, .. } => bucket.fmt(f),
+            Kind::Buckets { first, others, .. } => {
+                first.fmt(f)?;
+                others.iter().try_for_each(|other| write!(f, ",{other}"))
+            }
         }
     }
 }
@@ -154,12 +211,24 @@ mod tests {
 
     #[test]
     fn a_location_is_a_directory_or_a_bucket() {
-        let parse = |text| Location::parse(text, None);
+        let parse = |text: &str| Location::parse(text, None);
         assert_eq!(parse("/srv/media"), Ok(Location::directory("/srv/media")));
         assert_eq!(parse("/srv/media").unwrap().as_directory(), Some(Path::new("/srv/media")));
         assert_eq!(parse("gs://live/tv/").unwrap().to_string(), "gs://live/tv");
         assert_eq!(parse("gs://live/tv").unwrap().as_directory(), None);
-        for bad in ["", "gs://NO", "s3://x", "gs:///x"] {
+        let several = "gs://live-0/tv,gs://live-1/a,b,gs://live-1";
+        assert_eq!(parse(several).unwrap().to_string(), several, "a prefix may contain a comma");
+        let many: Vec<_> = (0..=MAX_BUCKETS).map(|n| format!("gs://live-{n}")).collect();
+        assert!(parse(&many[1..].join(",")).is_ok() && parse(&many.join(",")).is_err());
+        for bad in [
+            "",
+            "gs://NO",
+            "s3://x",
+            "gs:///x",
+            "gs://live,gs://NO",
+            "gs://live,gs://live/",
+            "gs://live,media",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

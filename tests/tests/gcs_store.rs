@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use store::gcs::check::{Weight, judge, look};
 use store::gcs::{BucketError, BucketLocation, GcsStore};
-use store::{Caching, Object, ObjectName, Store, StoreError, content_type, contract};
+use store::{Caching, Location, Object, ObjectName, Store, StoreError, content_type, contract};
 use tests::encoder_process::binary;
 use tests::gcs::objects::{DEFAULT_CACHE_CONTROL, Permission, Settings};
 use tests::gcs::{FakeGcs, Fault, Operation};
@@ -41,6 +41,34 @@ async fn keeps_the_contract_of_every_store() {
     contract::check(&store).await;
     let names = fake.state().objects.names(BUCKET);
     assert!(names.iter().all(|name| name.starts_with("tv/one/live/")), "nothing else is left: {names:?}");
+}
+
+#[tokio::test]
+async fn several_buckets_share_out_the_streams() {
+    let fake = FakeGcs::start(BUCKET);
+    let others = ["live-1", "live-2"];
+    others.iter().for_each(|other| fake.state().objects.set_bucket(other, Settings::live()));
+    let location = "gs://live/tv/one,gs://live-1/tv/one,gs://live-2";
+    let location = Location::parse(location, Some(fake.endpoint())).unwrap();
+    let store = location.open().await.unwrap();
+    contract::check(&*store).await;
+    for n in 0..40 {
+        store.create(&ObjectName::new(format!("live/{n}/s-1.m4s")), segment("x")).await.unwrap();
+    }
+    let reader = location.open_to_read().await.unwrap();
+    let listed = reader.list(&ObjectName::new("live"), None).await.unwrap();
+    assert!(listed.len() >= 40, "{listed:?}");
+    for bucket in [BUCKET, "live-1", "live-2"] {
+        let streams = fake.state().objects.names(bucket).len();
+        assert!(streams >= 4, "{streams} objects in {bucket}");
+    }
+
+    let absent = Location::parse("gs://live,gs://absent", Some(fake.endpoint())).unwrap();
+    let error = absent.open().await.err().unwrap().to_string();
+    assert!(error.starts_with("there is no bucket absent"), "{error}");
+    fake.state().objects.deny("live-1", &[Permission::Create]);
+    let error = location.open().await.err().unwrap().to_string();
+    assert!(error.contains("storage.objects.create on gs://live-1"), "{error}");
 }
 
 #[tokio::test]

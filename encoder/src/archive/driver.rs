@@ -281,7 +281,7 @@ impl ArchiveManager {
         let began = Instant::now();
         let sealed: Result<Sealed, SealError> = seal(&self.store, place).await;
         if let Ok(sealed) = &sealed {
-            announce(&self.events, stream, &self.store.location(), place, sealed);
+            announce(&self.events, stream, &self.store.location_of(&place.folder()), place, sealed);
         }
         let outcome = match sealed {
             Ok(Sealed { already: true, .. }) => {

@@ -44,7 +44,8 @@ pub(super) async fn run(config: &SealConfig) -> Result<bool, Fault> {
     for place in places {
         match seal(&store, &place).await {
             Ok(sealed) => {
-                announce(&events, None, &store.location(), &place, &sealed);
+                let location = store.location_of(&place.folder());
+                announce(&events, None, &location, &place, &sealed);
                 let Sealed { already, duration, segments, gaps, recordings, compositions, .. } = sealed;
                 let state = if already { "was complete" } else { "is complete" };
                 print(format!(
@@ -54,7 +55,7 @@ pub(super) async fn run(config: &SealConfig) -> Result<bool, Fault> {
                 ))?;
                 let recordings = recordings.iter().map(|recording| &recording.object);
                 for object in [place.multivariant()].iter().chain(recordings) {
-                    print(format!("  {}/{object}", store.location()))?;
+                    print(format!("  {location}/{object}"))?;
                 }
             }
             Err(error) => {

@@ -182,7 +182,8 @@ pub(crate) struct ServeArgs {
     /// Where operators connect: probes, metrics, status; not for the public
     #[arg(long, env = "ENCODER_ADMIN_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:9090")]
     pub admin_listen: String,
-    /// Where segments and playlists are kept: a directory, or `gs://bucket/prefix` in Cloud Storage
+    /// Where segments and playlists are kept: a directory, or `gs://bucket/prefix` in Cloud Storage. Several buckets, with
+    /// commas between, share out the streams
     #[arg(long, env = "ENCODER_OUTPUT", value_name = "DIR|gs://…", default_value = "./media")]
     pub output: String,
     /// The URL of a Cloud Storage emulator to use instead of Google's, without credentials

@@ -3,6 +3,7 @@
 
 use super::error::{ErrorKind, kind, text};
 use super::{BucketLocation, GcsStore};
+use futures_util::future::try_join_all;
 use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
 use google_cloud_gax::options::RequestOptionsBuilder as _;
 use google_cloud_gax::retry_policy::NeverRetry;
@@ -91,11 +92,34 @@ impl GcsStore {
     pub async fn open_to_read(location: BucketLocation, endpoint: Option<&str>) -> Result<Self, BucketError> {
         let deadline = Instant::now() + OPEN_WITHIN;
         let store = Self::connect(location, endpoint, deadline).await?;
-        let name = store.location.object(".encoder/reader");
-        let mut proof = Proof::default();
-        store.prove_reading(&name, deadline, &mut proof).await?;
-        proof.judged(&store.location, "roles/storage.objectViewer")?;
+        store.prove_to_read(deadline).await?;
         Ok(store)
+    }
+
+    /// Opens further locations as [`GcsStore::open`] does, all at the same time, with this store's account and
+    /// connections. Takes at most half a minute.
+    pub async fn open_more(&self, locations: &[BucketLocation]) -> Result<Vec<Self>, BucketError> {
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let stores = self.at(locations);
+        try_join_all(stores.iter().map(|store| store.prove(deadline))).await?;
+        Ok(stores)
+    }
+
+    /// Opens further locations as [`GcsStore::open_to_read`] does; see [`GcsStore::open_more`].
+    pub async fn open_more_to_read(&self, locations: &[BucketLocation]) -> Result<Vec<Self>, BucketError> {
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let stores = self.at(locations);
+        try_join_all(stores.iter().map(|store| store.prove_to_read(deadline))).await?;
+        Ok(stores)
+    }
+
+    fn at(&self, locations: &[BucketLocation]) -> Vec<Self> {
+        let place = |location: &BucketLocation| Self {
+            resource: location.resource(),
+            location: location.clone(),
+            ..self.clone()
+        };
+        locations.iter().map(place).collect()
     }
 
     /// Makes clients with a token. Sends no request to the bucket yet.
@@ -163,6 +187,14 @@ impl GcsStore {
         self.prove_reading(&name, deadline, &mut proof).await?;
         proof.of("storage.objects.delete", patiently(deadline, remove).await)?;
         proof.judged(&self.location, "roles/storage.objectUser")
+    }
+
+    /// Does once everything that reading a broadcast needs.
+    async fn prove_to_read(&self, deadline: Instant) -> Result<(), BucketError> {
+        let name = self.location.object(".encoder/reader");
+        let mut proof = Proof::default();
+        self.prove_reading(&name, deadline, &mut proof).await?;
+        proof.judged(&self.location, "roles/storage.objectViewer")
     }
 
     /// Reads and lists an object, which may be missing.
