@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 /// Longest pass in bytes.
 pub const MAX_PASS_BYTES: usize = 1024;
+
 /// A secret that signs passes: one line, or during a change several, each of which verifies. `Debug` shows nothing of
 /// the secret.
 #[derive(Clone)]

@@ -5,9 +5,9 @@
 //! in whole seconds, so a viewer leaves 15 to 16 s after its last request.
 //!
 //! **Memory.** [`Audience::new`] is told how many sessions to keep; each takes 40 to 50 bytes at the bound. Up to
-//! the bound the counts are exact. From there on every other session is tracked, and every fourth session once the bound
-//! is reached again, and so on (*adaptive sampling*): whether a session is tracked depends on bits of its hash, so all requests of a
-//! viewer are tracked or none. Counts are then those of the sample times 2, 4, and so on. With a limit of 200,000 the
+//! the bound the counts are exact. From there on every other session is tracked, and every fourth session once the
+//! bound is reached again, and so on (*adaptive sampling*): whether a session is tracked depends on bits of the session's
+//! hash, so all requests of a viewer are tracked or none. Counts are then those of the sample times 2, 4, and so on. With a limit of 200,000 the
 //! sample has 100,000 sessions or more while viewers come and 50,000 or more while they leave, so the standard error of
 //! the sum is at most 0.5 %. The standard error of a rung's count is the square root of the count times the factor less
 //! one: with a factor of 2, 1 % at 10,000 viewers and 10 % at 100. A stream with a handful of viewers may be absent.

@@ -2,7 +2,7 @@
 //! the busy state are described in `probes`. Names include the unit. Label values are chosen by us or the operator,
 //! never stream names or addresses, so that outsiders cannot increase the number of time series.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// One stream's or one worker's share of a gauge that is the sum over all of them. Setting the gauge itself would let
 /// streams overwrite one another. Dropping the share takes it out of the sum.
@@ -30,6 +30,14 @@ impl GaugeShare {
 impl Drop for GaugeShare {
     fn drop(&mut self) {
         self.set(0.0);
+    }
+}
+
+/// Shows counters from the start, as zero: a rate misses the first rise of a counter that appears with that rise. Call
+/// this after the recorder is installed.
+pub(crate) fn show(counters: &[&'static str]) {
+    for name in counters {
+        counter!(*name).increment(0);
     }
 }
 

@@ -1,6 +1,6 @@
-//! Several stores as one, so that streams share out what a single bucket takes a second. Each stream is in one of the
-//! stores, chosen by the stream's name: which one, and calls that concern all of them. What a store does with an object
-//! is in the store's own module.
+//! Several stores as one, because a bucket takes only so many writes a second. Each stream's objects are in one of the
+//! stores. This module chooses the store by the stream's name, and lists folders that several stores share. The work of
+//! a store with an object belongs to the store's own module.
 //!
 //! The choice is rendezvous hashing: of the SHA-256 of each store's location, a line feed, and the first two parts of the
 //! object's name (`{app}/{name}`), the greatest names the store. So every process chooses alike from the same locations,

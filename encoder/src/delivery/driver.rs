@@ -211,6 +211,8 @@ async fn drive<P: Playlists>(
     let mut attempts = JoinSet::new();
     let mut jobs: HashMap<Id, StoreJobId> = HashMap::new();
     let mut reported = DeliveryCounters::default();
+    // Of several buckets, the stream's own.
+    let location = store.location_of(&shared.state().plan.multivariant());
     let mut logged = LoggedFailures::default();
     let mut waiting = GaugeShare::new("encoder_store_waiting_bytes");
     let mut spooled = GaugeShare::new("encoder_spool_bytes");
@@ -222,7 +224,7 @@ async fn drive<P: Playlists>(
                 jobs.insert(attempt.id(), id);
             }
             report(plan.counters(), &mut reported);
-            logged.update(plan.counters());
+            logged.update(plan.counters(), &location);
             waiting.set(plan.waiting_bytes() as f64);
             spooled.set(plan.spooled_bytes() as f64);
             logged.spooling(plan.counters(), plan.spooled_bytes());
@@ -253,7 +255,7 @@ async fn drive<P: Playlists>(
         plan.close();
         plan.counters().clone()
     });
-    log_end(&counters, &store.location());
+    log_end(&counters, &location);
     counters
 }
 
@@ -380,13 +382,14 @@ struct LoggedFailures {
 }
 
 impl LoggedFailures {
-    fn update(&mut self, now: &DeliveryCounters) {
+    fn update(&mut self, now: &DeliveryCounters, location: &str) {
         let gaps = now.gaps.values().sum();
         let news = now.failures > self.failures || gaps > self.gaps;
         if !news || self.at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
             return;
         }
         warn!(
+            location,
             failures = nonzero(now.failures - self.failures),
             gaps = nonzero(gaps - self.gaps),
             gaps_so_far = counts(now.gaps_by_reason()),
@@ -423,6 +426,11 @@ impl LoggedFailures {
             );
         }
     }
+}
+
+/// Shows the counters of all streams from the start, as zero.
+pub(crate) fn show_counters() {
+    report(&DeliveryCounters::default(), &mut DeliveryCounters::default());
 }
 
 /// Brings the process's metrics up to the plan's counters.

@@ -30,7 +30,7 @@ pub(crate) mod takeover;
 #[cfg(test)]
 mod testing;
 
-pub(crate) use driver::{Delivery, FateListeners, Readers};
+pub(crate) use driver::{Delivery, FateListeners, Readers, show_counters};
 pub(crate) use plan::{Answer, DeliveryPlan, ListedSegment, SpoolId, StoreJob, StoreJobId, StoreWork};
 pub use settings::{DeliveryCounters, DeliverySettings, Gap};
 pub use spool::Spool;

@@ -182,6 +182,11 @@ impl<P: Playlists> DeliveryPlan<P> {
         self.jobs.only_disk() && (nothing_left || self.lifecycle.has_given_up())
     }
 
+    /// Name of the multivariant playlist.
+    pub(super) fn multivariant(&self) -> ObjectName {
+        self.playlists.multivariant()
+    }
+
     /// The counters so far.
     pub(crate) fn counters(&self) -> &DeliveryCounters {
         &self.counters

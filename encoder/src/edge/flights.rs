@@ -40,7 +40,7 @@ impl<T> Default for Flights<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    /// Joins the work of that name, or begins the work, which goes on when the callers that wait have left. `done` is
+    /// Joins the work of that name, or begins the work. The work goes on when the waiting callers have left. `done` is
     /// asked before work begins: other work of that name may have ended since the caller looked. Work that publishes its
     /// result before it ends is therefore never done twice.
     pub(super) fn board<F>(

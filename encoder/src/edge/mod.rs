@@ -42,6 +42,7 @@ pub(crate) use viewers::Viewers;
 use crate::origin::cache::{MULTIVARIANT, THUMBNAIL};
 use crate::origin::source::{Found, ListedStream, ObjectSource};
 use crate::origin::{ObjectCache, StreamPath};
+use crate::telemetry;
 use budget::{LookUpBudget, Paid};
 use flights::{Boarded, Flights};
 use futures_util::FutureExt as _;
@@ -135,13 +136,13 @@ fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Shows every counter from the start, as zero: a rate misses the first rise of a counter that appears with it. Call
-/// this after the recorder is installed.
+/// Shows every counter of an edge from the start, as [`telemetry::show`] does.
 pub(crate) fn show_counters() {
-    for name in ["encoder_edge_moves_total", "encoder_edge_stored_total", "encoder_edge_upstream_bytes_total"]
-    {
-        counter!(name).increment(0);
-    }
+    telemetry::show(&[
+        "encoder_edge_moves_total",
+        "encoder_edge_stored_total",
+        "encoder_edge_upstream_bytes_total",
+    ]);
     for result in ["encoder", "store", "none", "failed", "refused"] {
         counter!("encoder_edge_lookups_total", "result" => result).increment(0);
     }

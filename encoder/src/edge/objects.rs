@@ -97,8 +97,8 @@ impl Objects {
         Some(entry.outcome)
     }
 
-    /// Fetches an object, or waits for the fetch that is under way. A fetch goes on when the callers that wait have left. A
-    /// fetch that fails comes to an older version of the object, if there is one in memory.
+    /// Fetches an object, or waits for the fetch of that object that is under way. The fetch goes on when the waiting
+    /// callers have left. If the fetch fails, the answer is the older version of the object in memory, if any.
     pub(super) async fn fetch<F>(
         self: &Arc<Self>,
         name: Arc<str>,

@@ -208,11 +208,12 @@ impl Run {
         (*next, *first) = (*next + 1, false);
     }
 
-    /// After an epoch, every rendition must have filled every slot, but for a gap in the last one until the next epoch.
-    fn check_that_all_ended(&self, left: u64) {
+    /// After an epoch, every rendition must have filled every slot, except the last `open` slots: the gap in an epoch's
+    /// last slot comes with the next epoch.
+    fn check_that_all_ended(&self, open: u64) {
         let end = self.packager.next_sequence();
         let mut nexts = self.next.values().map(|&(next, _)| next);
-        assert!(nexts.all(|next| next <= end && next + left >= end), "{:?} {end}", self.next);
+        assert!(nexts.all(|next| next <= end && next + open >= end), "{:?} {end}", self.next);
     }
 
     /// Checks the playlists that viewers read.

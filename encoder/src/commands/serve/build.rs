@@ -4,8 +4,8 @@ use super::announce::Addresses;
 use super::{ServeParts, Status};
 use crate::archive::{self, ArchiveManager};
 use crate::config::{AdminToken, ServeConfig, TlsConfig};
-use crate::delivery::Spool;
 use crate::delivery::outputs::OutputOptions;
+use crate::delivery::{self, Spool};
 use crate::events::Events;
 use crate::fault::Fault;
 use crate::fleet::Engine;
@@ -274,18 +274,13 @@ fn start_admin(
 fn show_metrics() {
     telemetry::describe();
     MetricsReport::default().bring_up(Default::default(), Default::default());
-    // A rate misses the first rise of a counter that appears with it.
-    for name in [
+    delivery::show_counters();
+    telemetry::show(&[
         "encoder_worker_restarts_total",
         "encoder_worker_hangs_total",
         "encoder_shed_units_total",
         "encoder_fenced_total",
-        "encoder_store_segments_total",
-        "encoder_store_late_total",
-        "encoder_store_lost_total",
-    ] {
-        metrics::counter!(name).increment(0);
-    }
+    ]);
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 }
 

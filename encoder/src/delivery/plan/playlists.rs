@@ -87,6 +87,11 @@ impl<P: Playlists> PlaylistWriters<P> {
         Self { settings, names, playlists, rungs, inherited, writers, listed, gave_up: false, random }
     }
 
+    /// Name of the multivariant playlist.
+    pub(super) fn multivariant(&self) -> ObjectName {
+        self.names.playlist(None)
+    }
+
     /// Sets the renditions of a new epoch. Returns the playlists to be removed: those of renditions that were taken over
     /// but do not continue. Players that find no playlist switch to another rendition, while a playlist that stopped
     /// growing would hold them.

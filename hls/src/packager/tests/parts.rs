@@ -177,7 +177,7 @@ fn a_rendition_that_ends_early_ends_without_a_gap() {
         let longest = run.segments.iter().map(|s| s.info().sequence).max().unwrap();
         assert!(run.of(short).last().unwrap().info().sequence < longest, "{short} has nothing at the end");
 
-        // Where the stream goes on, the numbers of all renditions do.
+        // If another epoch follows, the renditions' numbers agree again.
         run.begin(epoch(1, 20_000, &tracks, CutRule::Grid));
         run.push_all(&[("v", frames(20_000, FPS, 30, 42, false)), ("audio", sound(20_000, 48_000, 66))]);
         run.end(None);
