@@ -279,6 +279,11 @@ impl Packager {
         self.out.extend(self.last_gaps.drain(..).map(Output::Segment));
     }
 
+    /// End of the gaps that [`Packager::end_epoch`] has kept back: another epoch may not begin before this.
+    pub fn last_gaps_end(&self) -> Option<MediaTime> {
+        self.last_gaps.iter().map(|gap| gap.info().end()).max()
+    }
+
     /// Sets a new mapping to the wall clock for slots that open from now on. PROGRAM-DATE-TIME never goes backwards:
     /// where the new mapping is earlier than the old one, PROGRAM-DATE-TIME advances at half speed until the new
     /// mapping catches up.

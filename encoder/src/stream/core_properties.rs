@@ -232,6 +232,23 @@ fn check_segments(segments: &[Segment]) {
     }
 }
 
+#[test]
+fn an_epoch_begins_after_the_gap_that_ends_the_one_before() {
+    for (pause_ms, config) in [(3440, true), (3440, false), (1000, true), (5960, true)] {
+        let mut publisher = Publisher::new("720p,360p");
+        publisher.play(Event::Come);
+        publisher.publish(40, true, false);
+        publisher.publish(pause_ms, false, false);
+        publisher.publish(40, true, false);
+        if config {
+            publisher.play(Event::VideoConfig(0));
+        }
+        publisher.play(Event::Kill(0));
+        publisher.publish(20_000, true, true);
+        check_segments(&publisher.stage.segments);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, max_shrink_time: 15_000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -18,7 +18,7 @@ pub(super) struct Packaging {
     anchors: AnchorTracker,
     /// Number of epochs begun.
     epochs: u32,
-    /// End of the newest segment.
+    /// End of the newest segment, or of a gap that the packager keeps back.
     until: MediaTime,
 }
 
@@ -28,7 +28,7 @@ impl Packaging {
         Self { packager, anchors: AnchorTracker::default(), epochs: 0, until: MediaTime::ZERO }
     }
 
-    /// End of the newest segment.
+    /// End of the newest segment: the next epoch begins no earlier.
     pub(super) fn until(&self) -> MediaTime {
         self.until
     }
@@ -104,6 +104,7 @@ impl Packaging {
         let end = if run.worker == WorkerState::Dead { self.packager.video_end() } else { None };
         self.packager.end_epoch(end);
         self.drain(effects);
+        self.until = self.until.max(self.packager.last_gaps_end().unwrap_or(self.until));
     }
 
     fn drain(&mut self, effects: &mut VecDeque<Effect>) {
