@@ -135,6 +135,8 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
             }
             (8, Some(0)) => requests.push(Request::AudioConfig {
                 codec: AudioCodec::Aac,
+                sample_rate: 48_000,
+                channels: 2,
                 record: Bytes::copy_from_slice(&body[2..]),
             }),
             (8, Some(1)) => requests.push(unit(AUDIO_TRACK, 0, true, &body[2..])),

@@ -17,7 +17,7 @@ use hls::presentation::Presentation;
 use hls::resume::Past;
 use hls::timing::Latency;
 use listen::proxy::{BadHeader, Header, HeaderReader, MAX_V2_BYTES};
-use media::{MediaTime, aac, h264};
+use media::{MediaTime, aac, av1, framing, h264, hevc, sound, vpx};
 pub use packager::packager;
 use rtmp::chunk::{ChunkLimits, ChunkReader};
 use rtmp::flv::{FlvDemuxer, Tag};
@@ -146,9 +146,9 @@ pub fn amf_guard(input: &[u8]) {
 /// Codec configurations and access units, without a container: the first byte says of which kind the rest is.
 pub fn codec_facts(input: &[u8]) {
     let Some((&kind, bytes)) = input.split_first() else { return };
-    match kind % 5 {
+    match kind % 8 {
         0 => {
-            if let Ok((config, _)) = h264::read_config(&Bytes::copy_from_slice(bytes)) {
+            if let Ok((config, _)) = h264::read_config(&Bytes::copy_from_slice(bytes), None) {
                 assert!(h264::codecs_string(&config.record).is_some());
                 assert!(h264::Record::read(&config.record).is_ok(), "what was rewritten is readable");
             }
@@ -156,14 +156,22 @@ pub fn codec_facts(input: &[u8]) {
         1 => {
             let sets: Vec<Bytes> = h264::annex_b_units(bytes).map(Bytes::copy_from_slice).collect();
             h264::largest_picture(sets.iter().map(|set| &set[..]));
-            if let Some(config) = h264::in_band_config(&sets) {
+            if let Some(config) = h264::in_band_config(&sets, None) {
                 assert!(config.width > 0 && config.height > 0);
             }
             assert!(is_length_prefixed(&h264::annex_b_to_length_prefixed(bytes)));
         }
         2 => {
-            if let Ok(unit) = h264::read_unit(&Bytes::copy_from_slice(bytes), h264::LengthSize::Four) {
-                assert!(is_length_prefixed(&unit.data) && unit.data.len() <= bytes.len());
+            let payload = Bytes::copy_from_slice(bytes);
+            for size in
+                [None, Some(h264::LengthSize::One), Some(h264::LengthSize::Two), Some(h264::LengthSize::Four)]
+            {
+                for facts in [h264::facts, hevc::facts] {
+                    if let Some(unit) = framing::read_unit(&payload, size, facts) {
+                        // One-byte lengths or three-byte start codes of units of one byte become four-byte lengths.
+                        assert!(is_length_prefixed(&unit.data) && 2 * unit.data.len() <= 5 * bytes.len());
+                    }
+                }
             }
         }
         3 => {
@@ -171,6 +179,29 @@ pub fn codec_facts(input: &[u8]) {
                 assert!(config.sample_rate > 0 && config.channels > 0 && config.frame_samples > 0);
             }
             aac::codecs_string(bytes);
+        }
+        4 => {
+            let payload = Bytes::copy_from_slice(bytes);
+            if let Ok((config, _)) = hevc::read_config(&payload, None) {
+                assert!(hevc::read_config(&config.record, None).is_ok(), "what was rewritten is readable");
+            }
+            hevc::largest_picture_of_record(bytes);
+            let sets: Vec<Bytes> = h264::annex_b_units(bytes).map(Bytes::copy_from_slice).collect();
+            hevc::in_band_config(&sets, None);
+        }
+        5 => {
+            av1::read_config(&Bytes::copy_from_slice(bytes)).ok();
+            av1::read_unit(bytes);
+            vpx::read_vp8(bytes).ok();
+            vpx::read_vp9(bytes).ok();
+        }
+        6 => {
+            let record = Bytes::copy_from_slice(bytes);
+            let read =
+                [sound::mpeg_audio(bytes), sound::opus(&record), sound::flac(&record), sound::ac3(bytes)];
+            for config in read.into_iter().flatten() {
+                assert!(config.sample_rate > 0 && (1..=8).contains(&config.channels));
+            }
         }
         _ => {
             let frames = aac::adts_frames(bytes).take_while(Result::is_ok).flatten();
@@ -231,11 +262,15 @@ pub fn flv(input: &[u8]) {
                     assert!(den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den));
                 }
             }
-            Ok(Tag::Video(picture)) => assert!(is_length_prefixed(&picture.data)),
+            Ok(Tag::Video(picture)) => assert!(!picture.data.is_empty()),
             Ok(Tag::AudioConfig(config)) => {
-                assert!(config.sample_rate > 0 && config.channels > 0 && config.frame_samples > 0);
+                assert!(config.sample_rate > 0 && config.channels > 0);
             }
-            Ok(Tag::Audio(_) | Tag::EndOfSequence(_) | Tag::Nothing) | Err(_) => {}
+            Ok(Tag::Audio(audio)) => {
+                let whole: usize = audio.frames.iter().map(Bytes::len).sum();
+                assert!(whole <= body.len());
+            }
+            Ok(Tag::EndOfSequence(_) | Tag::OtherTrack | Tag::Nothing) | Err(_) => {}
         }
     }
 }
@@ -332,7 +367,7 @@ mod tests {
         }
         assert!(Page::from_json(&seed("stored_records", "page")[1..]).is_ok());
         let record = Bytes::from(seed("codec_facts", "record")).slice(1..);
-        assert!(h264::read_config(&record).is_ok());
+        assert!(h264::read_config(&record, None).is_ok());
     }
 
     /// Seeds that are refused early would not help a fuzzer.

@@ -82,8 +82,12 @@ pub(crate) fn describe() {
         ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
         (
             "encoder_odd_messages_total",
-            "Published messages that were dropped or corrected, by kind: malformed, false_keys (no decoding can start \
-             there), repeated_configs",
+            "Published messages that were dropped or corrected, by kind: unreadable, other_tracks, false_keys (no decoding \
+             can start there), repeated_configs",
+        ),
+        (
+            "encoder_unreadable_media_total",
+            "Publishers that sent media of a kind for three seconds of which nothing could be read, by kind and reason",
         ),
         (
             "encoder_connections_refused_total",

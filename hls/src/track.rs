@@ -37,7 +37,7 @@ pub struct VideoTrack {
     pub config: Bytes,
     /// The encoder's target bit rate in bits per second: BANDWIDTH until a bit rate is measured.
     pub nominal_bitrate: u32,
-    /// Codec: H.264 is packaged as `avc1`, with the parameter sets in the sample entry.
+    /// Codec: H.264 is packaged as `avc1`, with the parameter sets in the sample entry; other codecs are not packaged.
     pub codec: VideoCodec,
     /// Coded width in pixels after cropping.
     pub width: u16,
@@ -57,7 +57,7 @@ pub struct AudioTrack {
     pub config: Bytes,
     /// Bits per second: BANDWIDTH until a bit rate is measured.
     pub nominal_bitrate: u32,
-    /// Codec: AAC of any object type is packaged as `mp4a`.
+    /// Codec: AAC of any object type is packaged as `mp4a`; other codecs are not packaged.
     pub codec: AudioCodec,
     /// Samples per second.
     pub sample_rate: u32,
@@ -73,15 +73,17 @@ impl Track {
         matches!(self.kind, TrackKind::Audio(_))
     }
 
-    /// The CODECS entry of the track (RFC 6381); `None` when its configuration record is too short.
+    /// The CODECS entry of the track (RFC 6381); `None` when its configuration record is too short, and for codecs that
+    /// are not packaged.
     pub fn codecs_string(&self) -> Option<String> {
         match &self.kind {
             TrackKind::Video(video) => match video.codec {
                 VideoCodec::H264 => h264::codecs_string(&video.config),
+                VideoCodec::Hevc | VideoCodec::Av1 | VideoCodec::Vp9 | VideoCodec::Vp8 => None,
             },
-            TrackKind::Audio(audio) => match audio.codec {
-                AudioCodec::Aac => aac::codecs_string(&audio.config),
-            },
+            TrackKind::Audio(audio) => {
+                (audio.codec == AudioCodec::Aac).then(|| aac::codecs_string(&audio.config))?
+            }
         }
     }
 

@@ -14,6 +14,30 @@ pub const UNIT_OVERHEAD: usize = 128;
 pub enum VideoCodec {
     /// H.264/AVC.
     H264,
+    /// H.265/HEVC.
+    Hevc,
+    /// AV1.
+    Av1,
+    /// VP9.
+    Vp9,
+    /// VP8.
+    Vp8,
+}
+
+impl VideoCodec {
+    /// All codecs, in no order.
+    pub const ALL: [Self; 5] = [Self::H264, Self::Hevc, Self::Av1, Self::Vp9, Self::Vp8];
+
+    /// The codec's name in messages and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::H264 => "H.264",
+            Self::Hevc => "HEVC",
+            Self::Av1 => "AV1",
+            Self::Vp9 => "VP9",
+            Self::Vp8 => "VP8",
+        }
+    }
 }
 
 /// Audio codecs that a publisher may send.
@@ -22,6 +46,67 @@ pub enum VideoCodec {
 pub enum AudioCodec {
     /// AAC, any object type.
     Aac,
+    /// MPEG audio, layers I to III.
+    Mp3,
+    /// Opus.
+    Opus,
+    /// FLAC.
+    Flac,
+    /// AC-3 (Dolby Digital).
+    Ac3,
+    /// E-AC-3 (Dolby Digital Plus).
+    Eac3,
+    /// Speex, wideband.
+    Speex,
+    /// G.711, A-law.
+    Alaw,
+    /// G.711, mu-law.
+    Mulaw,
+    /// PCM, signed 16 bits, little-endian.
+    PcmS16,
+    /// PCM, unsigned 8 bits.
+    PcmU8,
+    /// Nellymoser Asao, of old Flash encoders.
+    Nellymoser,
+    /// ADPCM of Flash.
+    AdpcmFlash,
+}
+
+impl AudioCodec {
+    /// All codecs, in no order.
+    pub const ALL: [Self; 13] = [
+        Self::Aac,
+        Self::Mp3,
+        Self::Opus,
+        Self::Flac,
+        Self::Ac3,
+        Self::Eac3,
+        Self::Speex,
+        Self::Alaw,
+        Self::Mulaw,
+        Self::PcmS16,
+        Self::PcmU8,
+        Self::Nellymoser,
+        Self::AdpcmFlash,
+    ];
+
+    /// The codec's name in messages and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aac => "AAC",
+            Self::Mp3 => "MP3",
+            Self::Opus => "Opus",
+            Self::Flac => "FLAC",
+            Self::Ac3 => "AC-3",
+            Self::Eac3 => "E-AC-3",
+            Self::Speex => "Speex",
+            Self::Alaw => "G.711 A-law",
+            Self::Mulaw => "G.711 mu-law",
+            Self::PcmS16 | Self::PcmU8 => "PCM",
+            Self::Nellymoser => "Nellymoser",
+            Self::AdpcmFlash => "ADPCM",
+        }
+    }
 }
 
 /// A video decoder's configuration.
@@ -29,8 +114,9 @@ pub enum AudioCodec {
 pub struct VideoConfig {
     /// Codec.
     pub codec: VideoCodec,
-    /// The codec's record; for H.264 an AVCDecoderConfigurationRecord, as published but with NAL unit lengths of four
-    /// bytes.
+    /// The codec's record: for H.264 an AVCDecoderConfigurationRecord and for HEVC an HEVCDecoderConfigurationRecord, as
+    /// published but with NAL unit lengths of four bytes; for AV1 an AV1CodecConfigurationRecord; empty for VP8 and VP9,
+    /// and where the access units carry everything.
     pub record: Bytes,
     /// Width in pixels, after cropping.
     pub width: u16,
@@ -56,19 +142,21 @@ pub enum AacExtension {
 pub struct AudioConfig {
     /// Codec.
     pub codec: AudioCodec,
-    /// AudioSpecificConfig as published.
+    /// The codec's record as published: AudioSpecificConfig, OpusHead, FLAC's STREAMINFO; empty for the other codecs.
     pub record: Bytes,
-    /// MPEG-4 audio object type of the core, never of an extension: 2 is AAC-LC, also inside HE-AAC.
+    /// AAC: MPEG-4 audio object type of the core, never of an extension: 2 is AAC-LC, also inside HE-AAC. 0 for other
+    /// codecs.
     pub core_type: u8,
-    /// The extension of the core that the record (or a decoder) signals.
+    /// AAC: the extension of the core that the record (or a decoder) signals.
     pub extension: Option<AacExtension>,
-    /// The record's channelConfiguration, 0 to 14; 0: the channels are in a program config element.
+    /// AAC: the record's channelConfiguration, 0 to 14; 0: the channels are in a program config element. 0 for other
+    /// codecs.
     pub channel_config: u8,
     /// Sample rate of the decoder's output in Hz.
     pub sample_rate: u32,
     /// Number of channels of the decoder's output, 1 to 8.
     pub channels: u8,
-    /// PCM samples in one access unit at `sample_rate`.
+    /// PCM samples in one access unit at `sample_rate`; 0 where access units differ in length.
     pub frame_samples: u32,
 }
 
@@ -82,7 +170,8 @@ pub struct Unit {
     pub dts: MediaTime,
     /// Whether decoding can start here (IDR; every audio frame).
     pub key: bool,
-    /// The coded data: length-prefixed NAL units for H.264, a raw frame for AAC.
+    /// The coded data: NAL units with lengths of four bytes for H.264 and HEVC, a temporal unit for AV1, otherwise a raw
+    /// frame.
     pub data: Bytes,
 }
 

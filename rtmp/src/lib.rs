@@ -165,6 +165,16 @@ pub enum MessageKind {
     Audio,
 }
 
+impl MessageKind {
+    /// The kind in log lines and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Video => "video",
+            Self::Audio => "audio",
+        }
+    }
+}
+
 /// One published media message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaMessage {
@@ -191,6 +201,8 @@ pub struct Metadata {
     pub video_kbps: Option<f64>,
     /// `audiodatarate`, kbit/s
     pub audio_kbps: Option<f64>,
+    /// `audiosamplerate`, Hz
+    pub audio_sample_rate: Option<f64>,
     /// Whether a video codec was named.
     pub has_video: Option<bool>,
     /// Whether an audio codec was named.

@@ -35,6 +35,7 @@ pub(crate) fn read(values: Vec<Amf0Value>) -> Option<Metadata> {
         frame_rate: number("framerate").or_else(|| number("fps")),
         video_kbps: number("videodatarate"),
         audio_kbps: number("audiodatarate"),
+        audio_sample_rate: number("audiosamplerate"),
         has_video,
         has_audio,
         encoder: properties

@@ -224,7 +224,8 @@ impl Archived {
     pub fn in_step(&self, from: f64) -> anyhow::Result<f64> {
         let recording = self.recording();
         let (mut flashes, beeps) = (probe::flashes(&recording)?, probe::beeps(&recording)?);
-        flashes.retain(|flash| *flash > from);
+        // A flash that is on at `from` has lost its beginning.
+        flashes.retain(|flash| *flash > from + probe::FLASH);
         let errors = probe::sync_errors(&flashes, &beeps);
         let worst = errors.iter().fold(0.0_f64, |worst, error| worst.max(error.abs()));
         ensure!(errors.len() >= 2, "only {} flashes behind {from:.3} s", errors.len());

@@ -29,6 +29,7 @@ pub mod process;
 pub mod publisher;
 pub mod reference;
 pub mod request_counter;
+pub mod sender;
 pub mod static_server;
 pub mod turn;
 pub mod varnish;

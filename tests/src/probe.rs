@@ -152,6 +152,9 @@ pub fn beeps(audio: &Path) -> anyhow::Result<Vec<f64>> {
     Ok(rising(&per_frame(audio, "-af", &filter, key)?, -30.0))
 }
 
+/// Length of the fixtures' flashes and beeps in seconds.
+pub const FLASH: f64 = 0.1;
+
 /// Times at which the value rises above the threshold. The very first frame does not count, because the rise itself was
 /// not seen.
 fn rising(values: &[(f64, f64)], threshold: f64) -> Vec<f64> {

@@ -17,7 +17,12 @@ pub fn ffmpeg_once(clip: &Path, url: &str) -> Program {
 
 /// FFmpeg publishes the file in real time, with extra input options.
 pub fn ffmpeg(clip: &Path, url: &str, input: &[&str]) -> Program {
-    let mut command = Command::new("ffmpeg");
+    ffmpeg_at(Path::new("ffmpeg"), clip, url, input)
+}
+
+/// The same with the FFmpeg at `program`.
+pub fn ffmpeg_at(program: &Path, clip: &Path, url: &str, input: &[&str]) -> Program {
+    let mut command = Command::new(program);
     command.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-re"]).args(input);
     command.arg("-i").arg(clip).args(["-c", "copy", "-f", "flv", url]);
     Program::spawn("ffmpeg (publisher)", &mut command)

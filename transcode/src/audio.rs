@@ -1,4 +1,4 @@
-//! Transcodes AAC of any profile and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode.
+//! Transcodes audio of any codec and layout to AAC-LC for the audio rendition: decode, downmix and resample, encode.
 //! Output times come from counting samples; the count is kept in step with the source's own times.
 
 use super::error::{TranscodeError, is_memory};
@@ -75,9 +75,22 @@ impl SampleClock {
     }
 }
 
+/// The published audio.
+pub(super) struct AudioFormat {
+    /// Codec.
+    pub(super) codec: AudioCodec,
+    /// Sample rate in Hz, for codecs whose frames do not tell.
+    pub(super) sample_rate: u32,
+    /// Number of channels, for codecs whose frames do not tell.
+    pub(super) channels: u8,
+    /// The decoder configuration.
+    pub(super) record: Bytes,
+}
+
 /// The audio rendition.
 pub(super) struct AudioTranscoder {
-    decoder: decoder::Audio,
+    /// `None` if libav does not take the configuration: the rendition is silent then.
+    decoder: Option<decoder::Audio>,
     resampler: Option<resampling::Context>,
     encoder: encoder::audio::Encoder,
     packet: Packet,
@@ -99,23 +112,22 @@ pub(super) struct AudioTranscoder {
 type Out<'a> = &'a mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>;
 
 impl AudioTranscoder {
-    /// Opens the decoder and the encoder, and returns the encoder's AudioSpecificConfig.
-    pub(super) fn open(
-        codec: AudioCodec,
-        record: &[u8],
-        rung: &AudioRung,
-    ) -> Result<(Self, Bytes), TranscodeError> {
-        let id = match codec {
-            AudioCodec::Aac => codec::Id::AAC,
-        };
-        let decoder = raw::parameters(ffmpeg_next::media::Type::Audio, id, record)
-            .and_then(codec::Context::from_parameters)
-            .and_then(|context| {
-                let mut decoder = context.decoder();
-                decoder.set_packet_time_base(Rational(1, TICKS_PER_SECOND as i32));
-                decoder.audio()
-            })
-            .map_err(TranscodeError::AudioConfig)?;
+    /// Opens the decoder and the encoder, and returns the encoder's AudioSpecificConfig. A decoder that does not open is
+    /// logged, and the rendition is silent: sound that cannot be decoded must not end the pictures.
+    pub(super) fn open(format: &AudioFormat, rung: &AudioRung) -> Result<(Self, Bytes), TranscodeError> {
+        let sound = format.record.is_empty().then(|| (format.sample_rate, format.channels.clamp(1, 8)));
+        let decoder =
+            raw::parameters(ffmpeg_next::media::Type::Audio, decoder_id(format.codec), &format.record, sound)
+                .and_then(codec::Context::from_parameters)
+                .and_then(|context| {
+                    let mut decoder = context.decoder();
+                    decoder.set_packet_time_base(Rational(1, TICKS_PER_SECOND as i32));
+                    decoder.audio()
+                })
+                .inspect_err(|error| {
+                    super::log(format_args!("audio decoder does not take the configuration: {error}"));
+                })
+                .ok();
         let layout = if rung.channels == 1 { ChannelLayout::MONO } else { ChannelLayout::STEREO };
         let (encoder, config) = open_encoder(rung, layout)?;
         let frame_samples = match encoder.frame_size() {
@@ -140,29 +152,61 @@ impl AudioTranscoder {
         Ok((transcoder, config))
     }
 
-    /// Decodes one access unit and passes the encoded units that are ready to `out`.
+    /// Decodes one access unit and passes the encoded units that are ready to `out`. Silence takes the place of what
+    /// cannot be decoded.
     pub(super) fn submit(&mut self, unit: &Unit, out: Out<'_>) -> Result<(), TranscodeError> {
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.pts.ticks_90k()));
         // An empty packet would end the input.
-        let sent =
-            if unit.data.is_empty() { Err(Error::InvalidData) } else { self.decoder.send_packet(&packet) };
+        let sent = match &mut self.decoder {
+            Some(decoder) if !unit.data.is_empty() => decoder.send_packet(&packet),
+            Some(_) | None => Err(Error::InvalidData),
+        };
+        let errors = self.errors;
         match sent {
-            Ok(()) => self.take_decoded(out),
-            Err(error) if is_memory(error) => Err(TranscodeError::Memory("audio decoding")),
-            Err(_) => {
-                // The hole is filled when the next unit shows how long the hole is.
-                self.errors += 1;
-                Ok(())
-            }
+            Ok(()) => self.take_decoded(out)?,
+            Err(error) if is_memory(error) => return Err(TranscodeError::Memory("audio decoding")),
+            Err(_) => self.errors += 1,
         }
+        if self.errors > errors { self.be_silent_until(unit.pts.ticks_90k(), out) } else { Ok(()) }
+    }
+
+    /// Fills the time up to `pts` with silence, if it is too long to be jitter.
+    fn be_silent_until(&mut self, pts: i64, out: Out<'_>) -> Result<(), TranscodeError> {
+        match self.clock.fix(pts) {
+            Fix::None | Fix::Skip(_) => Ok(()),
+            Fix::Silence(samples) => {
+                self.insert_silence(samples);
+                self.encode_waiting(false, out)
+            }
+            Fix::Resync => self.resync(pts, out),
+        }
+    }
+
+    fn insert_silence(&mut self, samples: i64) {
+        for channel in &mut self.waiting {
+            channel.resize(channel.len() + samples as usize, 0.0);
+        }
+        self.clock.taken += samples;
+    }
+
+    /// Pads the waiting samples with silence to the end of a frame, and restarts the count of samples at `origin`.
+    fn resync(&mut self, origin: i64, out: Out<'_>) -> Result<(), TranscodeError> {
+        self.flush_resampler()?;
+        self.encode_waiting(true, out)?;
+        self.clock.origin = Some(origin);
+        self.clock.taken = 0;
+        self.anchors.push_back((self.encoded, origin));
+        Ok(())
     }
 
     /// Ends the input: pads the waiting samples to a whole frame and drains decoder and encoder into `out`.
     pub(super) fn finish(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
-        // `send_eof` fails only when the end was signalled before.
-        let _ = self.decoder.send_eof();
+        if let Some(decoder) = &mut self.decoder {
+            // `send_eof` fails only when the end was signalled before.
+            let _ = decoder.send_eof();
+        }
         self.take_decoded(out)?;
         self.flush_resampler()?;
         self.encode_waiting(true, out)?;
@@ -178,7 +222,8 @@ impl AudioTranscoder {
     fn take_decoded(&mut self, out: Out<'_>) -> Result<(), TranscodeError> {
         loop {
             let mut decoded = frame::Audio::empty();
-            match self.decoder.receive_frame(&mut decoded) {
+            let Some(decoder) = &mut self.decoder else { return Ok(()) };
+            match decoder.receive_frame(&mut decoded) {
                 Ok(()) => {}
                 Err(Error::Eof | Error::Other { errno: EAGAIN }) => return Ok(()),
                 Err(error) if is_memory(error) => {
@@ -205,10 +250,7 @@ impl AudioTranscoder {
         match fix {
             Fix::None => self.resample(decoded)?,
             Fix::Silence(samples) => {
-                for channel in &mut self.waiting {
-                    channel.resize(channel.len() + samples as usize, 0.0);
-                }
-                self.clock.taken += samples;
+                self.insert_silence(samples);
                 self.resample(decoded)?;
             }
             Fix::Skip(samples) => {
@@ -222,13 +264,7 @@ impl AudioTranscoder {
                 self.clock.taken -= drop as i64;
             }
             Fix::Resync => {
-                // Pad the waiting samples with silence to the end of a frame, so that counting can restart.
-                self.flush_resampler()?;
-                self.encode_waiting(true, out)?;
-                let origin = decoded.pts().unwrap_or(0);
-                self.clock.origin = Some(origin);
-                self.clock.taken = 0;
-                self.anchors.push_back((self.encoded, origin));
+                self.resync(decoded.pts().unwrap_or(0), out)?;
                 self.resample(decoded)?;
             }
         }
@@ -331,6 +367,24 @@ impl AudioTranscoder {
             let unit = Unit { pts, dts: pts, key: true, data: Bytes::copy_from_slice(data) };
             out(WireUnit { track: AUDIO_TRACK, unit })?;
         }
+    }
+}
+
+fn decoder_id(codec: AudioCodec) -> codec::Id {
+    match codec {
+        AudioCodec::Aac => codec::Id::AAC,
+        AudioCodec::Mp3 => codec::Id::MP3,
+        AudioCodec::Opus => codec::Id::OPUS,
+        AudioCodec::Flac => codec::Id::FLAC,
+        AudioCodec::Ac3 => codec::Id::AC3,
+        AudioCodec::Eac3 => codec::Id::EAC3,
+        AudioCodec::Speex => codec::Id::SPEEX,
+        AudioCodec::Alaw => codec::Id::PCM_ALAW,
+        AudioCodec::Mulaw => codec::Id::PCM_MULAW,
+        AudioCodec::PcmS16 => codec::Id::PCM_S16LE,
+        AudioCodec::PcmU8 => codec::Id::PCM_U8,
+        AudioCodec::Nellymoser => codec::Id::NELLYMOSER,
+        AudioCodec::AdpcmFlash => codec::Id::ADPCM_SWF,
     }
 }
 

@@ -43,9 +43,13 @@ impl VideoDecoder {
                 Record::read(record).map_err(TranscodeError::VideoRecord)?;
                 codec::Id::H264
             }
+            VideoCodec::Hevc => codec::Id::HEVC,
+            VideoCodec::Av1 => codec::Id::AV1,
+            VideoCodec::Vp9 => codec::Id::VP9,
+            VideoCodec::Vp8 => codec::Id::VP8,
         };
         let open = || -> Result<decoder::Video, Error> {
-            let parameters = raw::parameters(ffmpeg_next::media::Type::Video, id, record)?;
+            let parameters = raw::parameters(ffmpeg_next::media::Type::Video, id, record, None)?;
             let mut context = codec::Context::from_parameters(parameters)?;
             context.set_threading(threading::Config {
                 kind: threading::Type::Slice,
@@ -55,6 +59,10 @@ impl VideoDecoder {
             let mut options = Dictionary::new();
             if max_pixels > 0 {
                 options.set("max_pixels", &max_pixels.to_string());
+            }
+            if codec == VideoCodec::Av1 {
+                // Threads for whole frames would delay pictures. Decoders other than libdav1d ignore this.
+                options.set("max_frame_delay", "1");
             }
             let decoder = decoder::find(id).ok_or(Error::DecoderNotFound)?;
             context.decoder().open_as_with(decoder, options)?.video()

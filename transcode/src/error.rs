@@ -25,9 +25,6 @@ pub enum TranscodeError {
     /// The publisher's video configuration is malformed; another worker would fail in the same way.
     #[error("video configuration: {0}")]
     VideoRecord(#[source] H264Error),
-    /// The publisher's audio configuration cannot be used; another worker would fail in the same way.
-    #[error("audio decoder does not take the configuration: {0}")]
-    AudioConfig(#[source] ffmpeg_next::Error),
     /// libav has no encoder of the name in the job: a setting is wrong.
     #[error("no encoder named {0:?}")]
     NoEncoder(String),
@@ -95,7 +92,7 @@ impl TranscodeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Memory(_) => OUT_OF_MEMORY,
-            Self::VideoConfig(_) | Self::VideoRecord(_) | Self::AudioConfig(_) => 65,
+            Self::VideoConfig(_) | Self::VideoRecord(_) => 65,
             Self::NoEncoder(_) | Self::OpenEncoder { .. } => 64,
             Self::Pipe(_) => 74,
             Self::Protocol(_) | Self::Unexpected(_) => 76,

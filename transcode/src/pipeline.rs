@@ -12,7 +12,7 @@
 //! closed queues: a stage that sees its input queue closed flushes, passes the rest on, and ends. A stage that fails
 //! closes its input and output queues, and its error surfaces where the stage is joined.
 
-use super::audio::AudioTranscoder;
+use super::audio::{AudioFormat, AudioTranscoder};
 use super::cadence::{Decimator, KeyDecider};
 use super::counters::WorkerCounters;
 use super::decode::{DecodedPicture, VideoDecoder};
@@ -24,7 +24,7 @@ use super::{log, raw};
 use crate::wire::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::frame;
-use media::{AudioCodec, MediaTime, Unit, VideoCodec};
+use media::{MediaTime, Unit, VideoCodec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -62,7 +62,7 @@ enum VideoInput {
 }
 
 enum AudioInput {
-    Config(AudioCodec, Bytes),
+    Config(AudioFormat),
     Unit(Unit),
 }
 
@@ -115,8 +115,9 @@ impl Pipeline {
             Request::VideoConfig { codec, record } => {
                 self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Config(codec, record)).is_ok())
             }
-            Request::AudioConfig { codec, record } => {
-                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Config(codec, record)).is_ok())
+            Request::AudioConfig { codec, sample_rate, channels, record } => {
+                let format = AudioFormat { codec, sample_rate, channels, record };
+                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Config(format)).is_ok())
             }
             Request::Unit(WireUnit { track: AUDIO_TRACK, unit }) => {
                 self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Unit(unit)).is_ok())
@@ -385,11 +386,11 @@ fn run_audio(context: &Context, input: &Receiver<AudioInput>) -> Result<(), Tran
     let mut transcoder: Option<AudioTranscoder> = None;
     for item in input {
         match item {
-            AudioInput::Config(codec, record) => {
+            AudioInput::Config(format) => {
                 if let Some(mut old) = transcoder.take() {
                     old.finish(&mut out)?;
                 }
-                let (new, config) = AudioTranscoder::open(codec, &record, rung)?;
+                let (new, config) = AudioTranscoder::open(&format, rung)?;
                 transcoder = Some(new);
                 let track = OpenedTrack { track: AUDIO_TRACK, config: config.to_vec() };
                 context.send(Response::Opened(vec![track]))?;

@@ -10,15 +10,31 @@ use ffmpeg_next::{Codec, Dictionary, Error, codec, ffi, format, frame, software}
 use std::ffi::{c_int, c_void};
 use std::{io, ptr};
 
-/// Parameters for a decoder that gets its configuration `record` out of band instead of from a demuxer.
+/// Parameters for a decoder that gets its configuration `record` out of band instead of from a demuxer; an empty record
+/// for a codec without one. `sound` is the sample rate in Hz and the number of channels (1 to 8), for audio codecs whose
+/// frames do not tell.
 pub(super) fn parameters(
     medium: ffmpeg_next::media::Type,
     id: codec::Id,
     record: &[u8],
+    sound: Option<(u32, u8)>,
 ) -> Result<Parameters, Error> {
     let mut parameters = Parameters::new();
     parameters.set_medium(medium);
     parameters.set_id(id);
+    if let Some((rate, channels)) = sound {
+        let rate = c_int::try_from(rate).map_err(|_| Error::InvalidData)?;
+        // SAFETY: `parameters` is a live, exclusively owned AVCodecParameters. Its channel layout is the empty one after
+        // allocation, which owns no memory, and av_channel_layout_default overwrites it with one that owns none either.
+        unsafe {
+            let raw = parameters.as_mut_ptr();
+            (*raw).sample_rate = rate;
+            ffi::av_channel_layout_default(&mut (*raw).ch_layout, channels.into());
+        }
+    }
+    if record.is_empty() {
+        return Ok(parameters);
+    }
     let size = c_int::try_from(record.len()).map_err(|_| Error::InvalidData)?;
     let padded = record.len() + ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
     // SAFETY: `parameters` is a live, exclusively owned AVCodecParameters (`new` fails only out of memory, and then

@@ -126,14 +126,18 @@ pub enum Request {
     VideoConfig {
         /// Codec.
         codec: VideoCodec,
-        /// The decoder configuration record (avcC).
+        /// The decoder configuration record, as in [`media::VideoConfig::record`].
         record: bytes::Bytes,
     },
     /// The audio decoder configuration, sent like [`Self::VideoConfig`].
     AudioConfig {
         /// Codec.
         codec: AudioCodec,
-        /// The decoder configuration (AudioSpecificConfig).
+        /// Sample rate in Hz, for codecs whose frames do not tell.
+        sample_rate: u32,
+        /// Number of channels, for codecs whose frames do not tell.
+        channels: u8,
+        /// The decoder configuration, as in [`media::AudioConfig::record`].
         record: bytes::Bytes,
     },
     /// A coded access unit.

@@ -8,7 +8,7 @@ use crate::stream::ladder::Ladder;
 use hls::packager::Output;
 use hls::timing::Latency;
 use hls::{Segment, SegmentInfo, Timing, Track};
-use media::{Media, Unit, WallTime};
+use media::{AudioConfig, Media, MediaSpan, Unit, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use transcode::wire::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
@@ -575,6 +575,55 @@ fn late_audio_of_another_kind_costs_one_discontinuity() {
     stage.go();
     stage.check();
     assert_eq!(stage.discontinuities(), 1);
+}
+
+/// Mixers change their sound's format whenever they like; keyframes may be far away, or never come (intra refresh).
+#[test]
+fn sound_that_changes_between_keyframes_stops_no_pictures() {
+    for (ladder, changed, breaks) in [
+        // Of the same shape; transcoded; passed through where the video is encoded; and where it is passed through too.
+        ("360p", audio_config(2, 48_000, 2), 0),
+        ("360p", audio_config(2, 44_100, 2), 1),
+        ("360p", audio_config(2, 48_000, 6), 1),
+        ("source", audio_config(2, 44_100, 1), 0),
+    ] {
+        let mut stage = Stage::new(ladder);
+        stage.gop_ms = if ladder == "source" { 1000 } else { 60_000 };
+        stage.come();
+        stage.send(Media::VideoConfig(video_config(1280, 720)));
+        let record = bytes::Bytes::from_static(&[0x11, 0x90, 0x56, 0xe5, 0x00]);
+        stage.send(Media::AudioConfig(AudioConfig { record, ..audio_config(2, 48_000, 2) }));
+        stage.publish(0, 8_000, true, true);
+        // From here on no keyframe comes.
+        stage.gop_ms = 60_000;
+        stage.send(Media::AudioConfig(changed.clone()));
+        stage.publish(8_040, 14_000, true, true);
+        let segments = stage.rung(if ladder == "source" { "source" } else { "360p" });
+        let until = segments.last().unwrap().end().ticks_90k() - 900_000;
+        let least = if ladder == "source" { 7_900 } else { 12_000 };
+        assert!(until > 90 * least, "{ladder} {changed:?}: {} ms", until / 90);
+        let holes = segments.windows(2).map(|pair| pair[1].start - pair[0].end()).max().unwrap();
+        assert!(holes <= MediaSpan::from_millis(80), "{ladder} {changed:?}: {holes:?}");
+        stage.go();
+        stage.check();
+        if ladder != "source" {
+            assert_eq!(stage.discontinuities(), breaks, "{ladder} {changed:?}");
+        }
+    }
+}
+
+#[test]
+fn transcoded_sound_changes_its_format_in_the_same_epoch() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.send(Media::VideoConfig(video_config(1280, 720)));
+    stage.send(Media::AudioConfig(audio_config(2, 48_000, 6)));
+    stage.publish(0, 6_000, true, true);
+    stage.send(Media::AudioConfig(audio_config(2, 44_100, 1)));
+    stage.publish(6_000, 12_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!((stage.jobs.len(), stage.discontinuities()), (1, 0));
 }
 
 #[test]

@@ -12,6 +12,9 @@ const MAX_BYTES: usize = 16 << 20;
 /// headers first, but OBS' audio and some phones' cameras start up to a second apart.
 const WAIT_FOR_AUDIO: MediaSpan = MediaSpan::from_millis(1000);
 const WAIT_FOR_VIDEO: MediaSpan = MediaSpan::from_millis(2500);
+/// How long to wait for video that the publisher has announced, by `onMetaData` or by its configuration: some phones'
+/// cameras start seconds after their microphones, and players that have begun with audio alone never get the video.
+const WAIT_FOR_ANNOUNCED_VIDEO: MediaSpan = MediaSpan::from_millis(8000);
 /// Number of video frames from which a frame rate is measured.
 const MEASURED_FRAMES: usize = 12;
 /// Frame rates that cameras and encoders really have; a measured rate within 2 % is taken to be the nearest of these.
@@ -136,7 +139,9 @@ impl SourceProbe {
             patience = patience.max(wait(self.metadata.has_audio, WAIT_FOR_AUDIO));
         }
         if !self.has_video() {
-            patience = patience.max(wait(self.metadata.has_video, WAIT_FOR_VIDEO));
+            let announced = self.video.is_some() || self.metadata.has_video == Some(true);
+            let span = if announced { WAIT_FOR_ANNOUNCED_VIDEO } else { WAIT_FOR_VIDEO };
+            patience = patience.max(wait(self.metadata.has_video, span));
         } else if self.units(true).count() < MEASURED_FRAMES {
             patience = patience.max(WAIT_FOR_AUDIO);
         }
@@ -307,6 +312,22 @@ mod tests {
         probe.push(audio(0));
         assert_eq!(probe.verdict(now + Duration::from_secs(2)), None);
         assert_eq!(probe.verdict(now + Duration::from_secs(3)).unwrap().video, None);
+    }
+
+    #[test]
+    fn announced_video_is_waited_for_longer() {
+        let metadata = Metadata { has_video: Some(true), ..Metadata::default() };
+        let by_metadata = |probe: &mut SourceProbe| probe.metadata(metadata.clone());
+        let by_config = |probe: &mut SourceProbe| probe.push(Media::VideoConfig(video_config(1280, 720)));
+        for announce in [&by_metadata as &dyn Fn(&mut SourceProbe), &by_config] {
+            let now = Instant::now();
+            let mut probe = SourceProbe::new(None, now);
+            announce(&mut probe);
+            probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+            probe.push(audio(0));
+            assert_eq!(probe.verdict(now + Duration::from_secs(7)), None);
+            assert_eq!(probe.verdict(now + Duration::from_secs(8)).unwrap().video, None);
+        }
     }
 
     #[test]

@@ -75,7 +75,25 @@ fn fits(config: &AudioConfig) -> bool {
                 && config.frame_samples == 1024
                 && (22_050..=48_000).contains(&config.sample_rate)
         }
+        AudioCodec::Mp3
+        | AudioCodec::Opus
+        | AudioCodec::Flac
+        | AudioCodec::Ac3
+        | AudioCodec::Eac3
+        | AudioCodec::Speex
+        | AudioCodec::Alaw
+        | AudioCodec::Mulaw
+        | AudioCodec::PcmS16
+        | AudioCodec::PcmU8
+        | AudioCodec::Nellymoser
+        | AudioCodec::AdpcmFlash => false,
     }
+}
+
+/// Whether a decoder for one configuration of AAC-LC decodes the frames of the other.
+fn have_one_shape(one: &AudioConfig, other: &AudioConfig) -> bool {
+    (one.codec, one.sample_rate, one.channels, one.frame_samples)
+        == (other.codec, other.sample_rate, other.channels, other.frame_samples)
 }
 
 /// State of a run's worker.
@@ -270,9 +288,25 @@ impl Run {
         }
     }
 
-    /// Published audio starts, in exactly the format of the silent frames: it replaces them within the same epoch.
-    pub(super) fn unmute(&mut self, config: AudioConfig) {
-        self.audio = AudioSource::Copy(config);
+    /// Published audio comes or changes its format. Returns whether the rendition stays as it is, so that the audio
+    /// continues in the same epoch: it is transcoded anyway, or it is passed through and has the shape of the audio, or of
+    /// the silence, before it.
+    pub(super) fn take_audio_config(&mut self, config: AudioConfig) -> bool {
+        match &self.audio {
+            AudioSource::Transcode(_) => {
+                self.queue.audio_config(&config);
+                self.audio = AudioSource::Transcode(config);
+            }
+            AudioSource::Copy(_) | AudioSource::Silence => {
+                let continues = fits(&config)
+                    && self.audio.copied().is_some_and(|present| have_one_shape(&present, &config));
+                if !continues {
+                    return false;
+                }
+                self.audio = AudioSource::Copy(config);
+            }
+        }
+        true
     }
 
     /// Number of silent frames inserted, and of published frames dropped as late, since the last call.

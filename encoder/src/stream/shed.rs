@@ -54,7 +54,8 @@ impl ShedQueue {
 
     /// Appends a decoder configuration for audio.
     pub(super) fn audio_config(&mut self, config: &AudioConfig) {
-        self.items.push_back(Request::AudioConfig { codec: config.codec, record: config.record.clone() });
+        let AudioConfig { codec, sample_rate, channels, record, .. } = config.clone();
+        self.items.push_back(Request::AudioConfig { codec, sample_rate, channels, record });
     }
 
     /// Appends the end of the input.

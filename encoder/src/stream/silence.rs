@@ -19,12 +19,14 @@ pub(super) fn silent_config() -> AudioConfig {
     aac::lc_config(48_000, 2).expect("48 kHz has an index")
 }
 
-/// A silent access unit for this codec and number of channels; `None` for other numbers than one and two.
+/// A silent access unit for this codec and number of channels; `None` for other codecs than AAC and other numbers than
+/// one and two.
 pub(super) fn silent_frame(codec: AudioCodec, channels: u8) -> Option<Bytes> {
     match (codec, channels) {
         (AudioCodec::Aac, 1) => Some(Bytes::from_static(SILENT_MONO)),
         (AudioCodec::Aac, 2) => Some(Bytes::from_static(SILENT_STEREO)),
-        (AudioCodec::Aac, _) => None,
+        // Only AAC is passed through.
+        (_, _) => None,
     }
 }
 

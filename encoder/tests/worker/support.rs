@@ -118,7 +118,12 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
             }
             (8, Some(0)) => {
                 let record = Bytes::copy_from_slice(&body[2..]);
-                requests.push(Request::AudioConfig { codec: AudioCodec::Aac, record });
+                requests.push(Request::AudioConfig {
+                    codec: AudioCodec::Aac,
+                    sample_rate: 48_000,
+                    channels: 2,
+                    record,
+                });
             }
             (8, Some(1)) => requests.push(Request::Unit(WireUnit {
                 track: AUDIO_TRACK,

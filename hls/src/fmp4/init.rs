@@ -16,6 +16,9 @@ pub enum InvalidTrack {
     /// The H.264 configuration record cannot be read or has no parameter sets.
     #[error("the AVCDecoderConfigurationRecord is damaged: {0}")]
     Avc(String),
+    /// Tracks of this codec are not packaged.
+    #[error("{0} is not packaged")]
+    Codec(&'static str),
     /// The AudioSpecificConfig is missing or has an impossible length.
     #[error("the AudioSpecificConfig has {0} bytes, 2 to 64 are expected")]
     AudioConfig(usize),
@@ -70,6 +73,9 @@ fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
     let pasp = (!square).then_some(Pasp { h_spacing, v_spacing });
     let entry = match video.codec {
         VideoCodec::H264 => avc1(video, pasp)?,
+        codec @ (VideoCodec::Hevc | VideoCodec::Av1 | VideoCodec::Vp9 | VideoCodec::Vp8) => {
+            return Err(InvalidTrack::Codec(codec.name()));
+        }
     };
     let tkhd = Tkhd {
         width: FixedPoint::from(u16::try_from(shown_width).unwrap_or(u16::MAX)),
@@ -94,6 +100,7 @@ fn avc1(video: &VideoTrack, pasp: Option<Pasp>) -> Result<Codec, InvalidTrack> {
 fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {
     let entry = match audio.codec {
         AudioCodec::Aac => mp4a(audio)?,
+        other => return Err(InvalidTrack::Codec(other.name())),
     };
     let tkhd = Tkhd { volume: FixedPoint::from(1), ..tkhd() };
     let minf = Minf { smhd: Some(Smhd::default()), dinf: dinf(), stbl: stbl(entry), ..Minf::default() };

@@ -1,5 +1,7 @@
 //! The fields of an AudioSpecificConfig, bit by bit.
 
+use crate::bits::Bits;
+
 /// Sample rates in Hz by index (table 1.18).
 pub(super) const SAMPLE_RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
@@ -13,33 +15,7 @@ pub(super) fn rate_index(sample_rate: u32) -> Option<u8> {
     SAMPLE_RATES.iter().position(|rate| *rate == sample_rate).and_then(|index| u8::try_from(index).ok())
 }
 
-/// A bit reader, most significant bit first. Each method returns `None` when the bytes end early.
-#[derive(Clone, Copy)]
-pub(super) struct Bits<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Bits<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    /// Reads up to 32 bits.
-    pub(super) fn take(&mut self, count: usize) -> Option<u32> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = *self.bytes.get(self.at / 8)?;
-            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    pub(super) fn flag(&mut self) -> Option<bool> {
-        Some(self.take(1)? == 1)
-    }
-
+impl Bits<'_> {
     /// Reads an audio object type, 1 to 95; `None` for the reserved 0 too.
     pub(super) fn object_type(&mut self) -> Option<u8> {
         match self.take(5)? as u8 {
@@ -77,14 +53,9 @@ impl<'a> Bits<'a> {
         }
         self.skip(4 * (lfe + data) + 5 * coupling)?;
         // byte_alignment counts from the first bit of the AudioSpecificConfig.
-        self.at = self.at.next_multiple_of(8);
+        self.align();
         let comment_bytes = self.take(8)?;
         self.skip(8 * comment_bytes)?;
         Some(channels)
-    }
-
-    fn skip(&mut self, count: u32) -> Option<()> {
-        self.at += count as usize;
-        (self.at <= 8 * self.bytes.len()).then_some(())
     }
 }

@@ -11,8 +11,8 @@ mod tests;
 
 pub use adts::{AdtsFrame, adts_frames};
 
+use crate::bits::Bits;
 use crate::{AacExtension, AudioCodec, AudioConfig};
-use bits::Bits;
 use bytes::Bytes;
 
 /// Longest record accepted, in bytes: real records have 2 to 7, those with a program config element slightly more.

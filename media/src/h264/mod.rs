@@ -7,16 +7,18 @@
 
 mod nal;
 mod record;
+mod size;
 #[cfg(test)]
 mod tests;
 
 pub use nal::{
-    CodedUnit, LengthPrefixedUnits, LengthSize, annex_b, annex_b_to_length_prefixed, annex_b_units,
-    length_prefixed_units, nal_type, read_unit, relength,
+    LengthPrefixedUnits, LengthSize, annex_b, annex_b_to_length_prefixed, annex_b_units, facts,
+    length_prefixed_units, nal_type, relength,
 };
+pub(crate) use nal::{find_start_code, without_trailing_zeros};
 pub use record::{
     DIMENSIONS, MAX_RECORD, ParameterSets, Record, codecs_string, in_band_config, largest_picture,
-    read_config,
+    read_config, same_parameter_sets,
 };
 
 use std::fmt;
@@ -45,8 +47,6 @@ pub enum H264Error {
     },
     /// A NAL unit's length reaches beyond the end of the access unit.
     UnitLengths,
-    /// The access unit has no slice.
-    NoPicture,
 }
 
 impl H264Error {
@@ -61,7 +61,6 @@ impl H264Error {
             Self::ParameterSet => "sequence parameter set cannot be read",
             Self::PictureSize { .. } => "video is too small or too large",
             Self::UnitLengths => "NAL unit lengths do not fit the picture",
-            Self::NoPicture => "no picture in the access unit",
         }
     }
 }
@@ -79,8 +78,7 @@ impl fmt::Display for H264Error {
             | Self::RecordTruncated
             | Self::NoParameterSets
             | Self::ParameterSet
-            | Self::UnitLengths
-            | Self::NoPicture => f.write_str(self.reason()),
+            | Self::UnitLengths => f.write_str(self.reason()),
         }
     }
 }

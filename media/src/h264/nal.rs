@@ -6,6 +6,7 @@
 //! borrowed slices of that memory are enough.
 
 use super::H264Error;
+use crate::framing::NalFacts;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// NAL unit types (ITU-T H.264 table 7-1) that matter outside a decoder.
@@ -29,9 +30,6 @@ pub mod nal_type {
     }
 }
 
-/// Maximum number of parameter sets that [`read_unit`] returns: real access units have two or three.
-const MAX_SETS: usize = 16;
-
 /// Number of bytes in which a NAL unit's length is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthSize {
@@ -45,7 +43,7 @@ pub enum LengthSize {
 
 impl LengthSize {
     /// From lengthSizeMinusOne, the lowest two bits of a configuration record's fifth byte.
-    pub(super) fn from_record_byte(byte: u8) -> Result<Self, H264Error> {
+    pub(crate) fn from_record_byte(byte: u8) -> Result<Self, H264Error> {
         match byte & 3 {
             0 => Ok(Self::One),
             1 => Ok(Self::Two),
@@ -54,7 +52,7 @@ impl LengthSize {
         }
     }
 
-    const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Self::One => 1,
             Self::Two => 2,
@@ -113,13 +111,13 @@ pub fn annex_b_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     .filter(|unit| !unit.is_empty())
 }
 
-pub(super) fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
+pub(crate) fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     &bytes[..end]
 }
 
 /// Position of the next `00 00 01`.
-fn find_start_code(data: &[u8]) -> Option<usize> {
+pub(crate) fn find_start_code(data: &[u8]) -> Option<usize> {
     let mut at = 2;
     while at < data.len() {
         // Step by three bytes where possible: the third byte tells how far away the next start code must be.
@@ -177,41 +175,14 @@ pub fn relength(unit: &[u8], size: LengthSize) -> Result<Bytes, H264Error> {
     Ok(length_prefixed(units.filter_map(Result::ok)))
 }
 
-/// An access unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodedUnit {
-    /// Whether the access unit has an IDR slice. The I picture with a recovery point that begins an open GOP does not
-    /// count, because later pictures may refer to pictures before it.
-    pub idr: bool,
-    /// NAL units, each preceded by its length in four bytes.
-    pub data: Bytes,
-    /// The first sixteen parameter sets in the access unit, sequence and picture parameter sets alike.
-    pub sets: Vec<Bytes>,
-}
-
-/// Checks an access unit whose NAL unit lengths have `size` bytes, and rewrites them to four bytes. Empty NAL units are
-/// removed. An access unit with four-byte lengths and no empty NAL unit is not copied.
-///
-/// # Errors
-/// [`H264Error::UnitLengths`] when a length reaches beyond the end; [`H264Error::NoPicture`] without a slice.
-pub fn read_unit(payload: &Bytes, size: LengthSize) -> Result<CodedUnit, H264Error> {
-    let (mut idr, mut slices, mut as_is) = (false, false, size == LengthSize::Four);
-    let mut sets = Vec::new();
-    for nal in length_prefixed_units(payload, size) {
-        let nal = nal?;
-        let Some(kind) = nal_type::of(nal) else {
-            as_is = false;
-            continue;
-        };
-        idr |= kind == nal_type::IDR;
-        slices |= nal_type::SLICES.contains(&kind);
-        if matches!(kind, nal_type::SPS | nal_type::PPS) && sets.len() < MAX_SETS {
-            sets.push(payload.slice_ref(nal));
-        }
-    }
-    if !slices {
-        return Err(H264Error::NoPicture);
-    }
-    let data = if as_is { payload.clone() } else { relength(payload, size)? };
-    Ok(CodedUnit { idr, data, sets })
+/// What a NAL unit is; `None` for an empty one.
+pub fn facts(nal: &[u8]) -> Option<NalFacts> {
+    use nal_type::{ACCESS_UNIT_DELIMITER, FILLER, IDR, PPS, SLICES, SPS};
+    let kind = nal_type::of(nal)?;
+    Some(NalFacts {
+        slice: SLICES.contains(&kind),
+        key: kind == IDR,
+        parameter_set: matches!(kind, SPS | PPS),
+        delimiter: matches!(kind, ACCESS_UNIT_DELIMITER | FILLER),
+    })
 }

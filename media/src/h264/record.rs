@@ -1,16 +1,17 @@
 //! Parameter sets and the AVCDecoderConfigurationRecord (ISO/IEC 14496-15 5.3.3.1.2): the only place that reads or
 //! writes one (but for the box `avcC`, which `hls` fills with mp4-atom).
 //!
-//! Sequence parameter sets are parsed by h264-reader. Records are not read by `h264_reader::avcc`: its iterators index
+//! Sequence parameter sets are parsed by h264-reader, and where it refuses one, their size by [`super::size`]. Records are not read by `h264_reader::avcc`: its iterators index
 //! the first byte of a parameter set without a check, so a record that ends with an empty set panics, and a set of
 //! another type hides the sets after it. Nor by mp4-atom's `Avcc`: it copies every set, takes lengths of three bytes,
 //! and its writer cuts counts and lengths to their fields' width without an error.
 
 use super::H264Error;
 use super::nal::{LengthSize, annex_b_units, nal_type, without_trailing_zeros};
-use crate::{VideoCodec, VideoConfig};
+use super::size::{self, PictureSize};
+use crate::{VideoCodec, VideoConfig, plausible_rate};
 use bytes::{BufMut, Bytes, BytesMut};
-use h264_reader::nal::sps::{FrameMbsFlags, SeqParameterSet, VuiParameters};
+use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
 use h264_reader::rbsp::{BitReader, decode_nal};
 
 /// Longest record accepted, in bytes: real records have 30 to 300.
@@ -88,20 +89,39 @@ fn parameter_sets<'a>(count: u8, rest: &mut &'a [u8]) -> Result<Vec<&'a [u8]>, H
     (0..count).map(|_| one().ok_or(H264Error::RecordTruncated)).collect()
 }
 
-/// Reads a configuration record. Returns the configuration, with its record rewritten to four-byte lengths, and the
-/// size of the access units' length fields.
+/// Reads a configuration record, or the parameter sets as a byte stream, which some senders put in its place. Returns the
+/// configuration, with its record rewritten to four-byte lengths, and the size of the access units' length fields.
+///
+/// A sequence parameter set that cannot be parsed as a whole is read up to its picture size: some cameras write a VUI
+/// that h264-reader refuses, while decoders decode the pictures. `fallback_size` (width and height in pixels) is taken
+/// where even that fails.
 ///
 /// # Errors
 /// Those of [`Record::read`], and [`H264Error::ParameterSet`] or [`H264Error::PictureSize`] for the first sequence
 /// parameter set.
-pub fn read_config(record: &Bytes) -> Result<(VideoConfig, LengthSize), H264Error> {
+pub fn read_config(
+    record: &Bytes,
+    fallback_size: Option<(u32, u32)>,
+) -> Result<(VideoConfig, LengthSize), H264Error> {
+    if record.starts_with(&[0, 0, 1]) || record.starts_with(&[0, 0, 0, 1]) {
+        if record.len() > MAX_RECORD {
+            return Err(H264Error::RecordTooLong);
+        }
+        let record = ParameterSets::of_annex_b(record).record()?;
+        return read_config(&record, fallback_size);
+    }
     let parts = Record::read(record)?;
-    let sps = parse_sps(parts.sps.first().ok_or(H264Error::NoParameterSets)?)?;
-    let (width, height) = sps.pixel_dimensions().map_err(|_| H264Error::ParameterSet)?;
+    let first = parts.sps.first().ok_or(H264Error::NoParameterSets)?;
+    let strict = parse_sps(first);
+    let strict_size = strict.as_ref().ok().and_then(|sps| sps.pixel_dimensions().ok());
+    let (width, height) = strict_size
+        .or_else(|| size::read(first).map(|size| size.shown))
+        .or(fallback_size)
+        .ok_or(H264Error::ParameterSet)?;
     if !DIMENSIONS.contains(&width) || !DIMENSIONS.contains(&height) {
         return Err(H264Error::PictureSize { width, height });
     }
-    let vui = sps.vui_parameters.as_ref();
+    let vui = strict.as_ref().ok().and_then(|sps| sps.vui_parameters.as_ref());
     let config = VideoConfig {
         codec: VideoCodec::H264,
         record: parts.with_four_byte_lengths(),
@@ -111,6 +131,18 @@ pub fn read_config(record: &Bytes) -> Result<(VideoConfig, LengthSize), H264Erro
         frame_rate: vui.and_then(frame_rate),
     };
     Ok((config, parts.length_size))
+}
+
+/// Whether two records configure a decoder in the same way: they have the same parameter sets. Some senders repeat their
+/// configuration with other bytes elsewhere.
+pub fn same_parameter_sets(one: &[u8], other: &[u8]) -> bool {
+    match (Record::read(one), Record::read(other)) {
+        (Ok(one), Ok(other)) => one
+            .parameter_sets()
+            .map(without_trailing_zeros)
+            .eq(other.parameter_sets().map(without_trailing_zeros)),
+        _ => one == other,
+    }
 }
 
 /// Parses a sequence parameter set. h264-reader's allocations are bounded by the set's own counts (at most 255 and 32
@@ -135,16 +167,7 @@ fn sample_aspect(vui: &VuiParameters) -> Option<(u16, u16)> {
 /// The frame rate: two ticks make a frame (ITU-T H.264, E.2.1), for frames and field pairs alike.
 fn frame_rate(vui: &VuiParameters) -> Option<(u32, u32)> {
     let timing = vui.timing_info.as_ref()?;
-    let (rate, per) = (u64::from(timing.time_scale), 2 * u64::from(timing.num_units_in_tick));
-    if per == 0 || !(per..=240 * per).contains(&rate) {
-        return None;
-    }
-    let divisor = gcd(rate, per);
-    Some((u32::try_from(rate / divisor).ok()?, u32::try_from(per / divisor).ok()?))
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
+    plausible_rate(timing.time_scale.into(), 2 * u64::from(timing.num_units_in_tick))
 }
 
 /// Parameter sets collected from access units or a byte stream, at most 31 of each kind, from which records are
@@ -247,26 +270,21 @@ pub(super) fn exp_golomb(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Builds the configuration from the parameter sets of an access unit; `None` unless both kinds are present and
-/// readable.
-pub fn in_band_config(sets: &[Bytes]) -> Option<VideoConfig> {
+/// readable. `fallback_size` as in [`read_config`].
+pub fn in_band_config(sets: &[Bytes], fallback_size: Option<(u32, u32)>) -> Option<VideoConfig> {
     let mut kept = ParameterSets::default();
     for set in sets {
         kept.keep(set);
     }
-    let (config, _) = read_config(&kept.record().ok()?).ok()?;
+    let (config, _) = read_config(&kept.record().ok()?, fallback_size).ok()?;
     Some(config)
 }
 
 /// The size in pixels of the largest coded picture that the sequence parameter sets among these NAL units announce,
-/// before cropping: a decoder allocates such pictures. 0 where none can be parsed.
+/// before cropping: a decoder allocates such pictures. 0 where none can be read.
 pub fn largest_picture<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let pixels = |sps: SeqParameterSet| {
-        let fields = if matches!(sps.frame_mbs_flags, FrameMbsFlags::Frames) { 1 } else { 2 };
-        let width = 16 * (u64::from(sps.pic_width_in_mbs_minus1) + 1);
-        let height = 16 * fields * (u64::from(sps.pic_height_in_map_units_minus1) + 1);
-        width.saturating_mul(height)
-    };
-    sets.into_iter().filter_map(|set| parse_sps(set).ok().map(pixels)).max().unwrap_or(0)
+    let pixels = |PictureSize { coded: (width, height), .. }| u64::from(width).saturating_mul(height.into());
+    sets.into_iter().filter_map(|set| size::read(set).map(pixels)).max().unwrap_or(0)
 }
 
 /// The CODECS entry (RFC 6381) `avc1.PPCCLL`: profile, constraint flags and level from bytes 1 to 3 of the record.

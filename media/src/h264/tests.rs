@@ -82,7 +82,7 @@ fn chroma_and_depths_are_those_of_the_parameter_set() {
         let record = record_of(&[&sps, PPS]).unwrap();
         let expected = [0xfc | chroma_format, 0xf8 | luma, 0xf8 | chroma, 0];
         assert_eq!(record[record.len() - 4..], expected, "profile {profile}");
-        let (config, _) = read_config(&record).unwrap();
+        let (config, _) = read_config(&record, None).unwrap();
         assert_eq!((config.width, config.height), (64, 64), "profile {profile}");
         let other = h264_reader::avcc::AvcDecoderConfigurationRecord::try_from(&record[..]).unwrap();
         assert_eq!(other.chroma_format(), Some(chroma_format), "profile {profile}");
@@ -126,7 +126,7 @@ fn missing_sets_and_truncated_records_are_errors() {
     for cut in 0..record.len() - 4 {
         let error = if cut < 6 { H264Error::RecordVersion } else { H264Error::RecordTruncated };
         assert_eq!(Record::read(&record[..cut]), Err(error), "cut at {cut}");
-        assert_eq!(read_config(&record.slice(..cut)).unwrap_err(), error, "cut at {cut}");
+        assert_eq!(read_config(&record.slice(..cut), None).unwrap_err(), error, "cut at {cut}");
     }
     for size in [LengthSize::Two, LengthSize::Four] {
         for broken in [&[0, 0, 0, 2, 1][..], &[0, 9, 1], &[0]] {
@@ -153,7 +153,7 @@ fn other_records_are_refused_by_name() {
         (vec![1, 66, 0, 30, 0xff, 0xe1, 0, 1, 0x67, 0], H264Error::NoParameterSets),
     ];
     for (record, error) in table {
-        assert_eq!(read_config(&record.into()).unwrap_err(), error);
+        assert_eq!(read_config(&record.into(), None).unwrap_err(), error);
     }
     // The last set is empty: h264_reader::avcc panics here.
     let empty_last = [&good[..good.len() - 4 - PPS.len() - 2], &[0, 0]].concat();
@@ -168,7 +168,7 @@ fn a_set_too_long_for_its_length_field_is_not_kept() {
     assert!(!sets.keep(&long));
     assert!(sets.keep(PPS));
     assert_eq!(sets.record(), Err(H264Error::NoParameterSets));
-    assert_eq!(in_band_config(&[long.into(), PPS.into()]), None);
+    assert_eq!(in_band_config(&[long.into(), PPS.into()], None), None);
 }
 
 #[test]
@@ -192,16 +192,39 @@ fn one_and_two_byte_lengths_become_four() {
     assert_eq!(&data[..], [0, 0, 0, 2, 0x65, 9, 0, 0, 0, 1, 0x41]);
 }
 
+/// A VUI that says there is more than there is: decoders decode the pictures, h264-reader refuses the set.
 #[test]
-fn units_without_change_are_not_copied() {
-    let payload = Bytes::from_static(&[0, 0, 0, 2, 0x65, 1]);
-    let unit = read_unit(&payload, LengthSize::Four).unwrap();
-    assert!(unit.idr);
-    assert_eq!(unit.data.as_ptr(), payload.as_ptr());
-    assert_eq!(
-        read_unit(&Bytes::from_static(&[0, 0, 0, 1, 0x67]), LengthSize::Four),
-        Err(H264Error::NoPicture)
+fn a_parameter_set_with_a_broken_vui_has_a_size() {
+    let cut = &BASELINE_SPS[..11];
+    assert!(
+        h264_reader::nal::sps::SeqParameterSet::from_bits(h264_reader::rbsp::BitReader::new(&cut[1..]))
+            .is_err()
     );
+    let record = record_of(&[cut, PPS]).unwrap();
+    let (config, _) = read_config(&record, Some((640, 360))).unwrap();
+    assert_eq!((config.width, config.height), (320, 180));
+    let unreadable = record_of(&[&BASELINE_SPS[..5], PPS]).unwrap();
+    assert_eq!(read_config(&unreadable, None).unwrap_err(), H264Error::ParameterSet);
+    let (config, _) = read_config(&unreadable, Some((640, 360))).unwrap();
+    assert_eq!((config.width, config.height), (640, 360), "onMetaData knows");
+}
+
+#[test]
+fn a_byte_stream_in_place_of_a_record() {
+    let stream = Bytes::from(stream(&[BASELINE_SPS, PPS], true));
+    let (config, size) = read_config(&stream, None).unwrap();
+    assert_eq!((config.width, config.height, size), (320, 180, LengthSize::Four));
+    assert_eq!(config.record, record_of(&[BASELINE_SPS, PPS]).unwrap());
+}
+
+#[test]
+fn records_that_differ_beside_their_parameter_sets_mean_the_same() {
+    let record = record_of(&[&high_sps(), PPS]).unwrap();
+    let mut other = record.to_vec();
+    other[2] ^= 0x40;
+    other.truncate(record.len() - 4);
+    assert!(same_parameter_sets(&record, &other));
+    assert!(!same_parameter_sets(&record, &record_of(&[BASELINE_SPS, PPS]).unwrap()));
 }
 
 #[test]
@@ -239,10 +262,9 @@ proptest! {
         let data = Bytes::from(data);
         let _ = annex_b_to_length_prefixed(&data);
         let _ = relength(&data, size);
-        let _ = read_unit(&data, size);
         let _ = ParameterSets::of_annex_b(&data).record();
-        let _ = read_config(&data);
-        let _ = in_band_config(&[data.clone(), data.clone()]);
+        let _ = read_config(&data, Some((640, 360)));
+        let _ = in_band_config(&[data.clone(), data.clone()], None);
         let _ = codecs_string(&data);
     }
 }

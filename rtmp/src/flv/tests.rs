@@ -1,4 +1,5 @@
 use super::*;
+use media::{AudioCodec, VideoCodec, aac, h264};
 use proptest::prelude::*;
 
 /// From ffmpeg 5.1, libx264 ultrafast, 320x180, 30000/1001.
@@ -28,7 +29,7 @@ fn configured() -> FlvDemuxer {
 }
 
 fn config(record: &[u8]) -> Result<VideoConfig, FlvError> {
-    Ok(h264::read_config(&Bytes::copy_from_slice(record))?.0)
+    Ok(h264::read_config(&Bytes::copy_from_slice(record), None)?.0)
 }
 
 #[test]
@@ -88,31 +89,237 @@ fn a_key_is_an_idr_slice_and_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_encoded_is_called_by_its_name() {
+fn what_cannot_be_read_is_called_by_its_name() {
     let table = [
-        (MessageKind::Video, "91 68766331 000000 00", "HEVC (hvc1)"),
-        (MessageKind::Video, "90 61763031", "AV1 (av01)"),
-        (MessageKind::Video, "96 00 61766331", "multitrack"),
-        (MessageKind::Video, "90 00ff2278", "\\x00\\xff\\\"x"),
-        (MessageKind::Video, "1c 00 000000", "HEVC (legacy"),
+        (MessageKind::Video, "91 76766331 000000 00", "VVC"),
+        (MessageKind::Video, "90 00ff2278", "unknown FourCC"),
         (MessageKind::Video, "12 00", "Sorenson"),
-        (MessageKind::Audio, "2f 00", "MP3"),
-        (MessageKind::Audio, "b2 00", "Speex"),
-        (MessageKind::Audio, "90 4f707573", "Opus"),
-        (MessageKind::Audio, "95 00 6d703461", "multitrack"),
+        (MessageKind::Video, "1f 00", "unknown codec id"),
+        (MessageKind::Audio, "9f 00", "short audio tag"),
+        (MessageKind::Audio, "90 78797a31", "unknown FourCC"),
+        (MessageKind::Audio, "d2 00", "unknown sound format"),
     ];
     for (kind, body, name) in table {
         match FlvDemuxer::new().read(kind, &bytes(body)) {
-            Err(FlvError::Unsupported(text)) => {
-                assert!(text.contains(name) && text.contains("takes H.264"), "{body}: {text}");
-            }
+            Err(FlvError::Unreadable(reason)) => assert!(reason.contains(name), "{body}: {reason}"),
             other => panic!("{body}: {other:?}"),
         }
     }
 }
 
+/// Sequence start and first frames as FFmpeg 9 sends them.
 #[test]
-fn broken_messages_are_malformed_and_the_next_one_is_read() {
+fn all_codecs_of_enhanced_rtmp_are_read() {
+    let hvcc = "0101600000009000000000003cf000fcfdf8f800000f03200001001840010c01ffff01600000030090000003000003003c95\
+        9809210001002b42010101600000030090000003000003003ca00a080b9f796566924caf0168080000030008000003\
+        00c84022000100074401c172b46240";
+    let av1 = "12000a0b0200000561e7f66357cc023002daff";
+    let vp9 = "824983420013f00b36043824";
+    let table = [
+        (VideoCodec::Hevc, format!("90 68766331 {hvcc}"), "91 68766331 000050 00000003 260109"),
+        (VideoCodec::Hevc, format!("1c 00 000000 {hvcc}"), "1c 01 000050 00000003 260109"),
+        (
+            VideoCodec::Av1,
+            "90 61763031 81000c000a0b0200000561e7f66017c002".into(),
+            &format!("91 61763031 {av1}"),
+        ),
+        (
+            VideoCodec::Av1,
+            "1d 00 000000 81000c000a0b0200000561e7f66017c002".into(),
+            &format!("1d 01 000000 {av1}"),
+        ),
+        (VideoCodec::Vp9, "90 76703039 01000000000b820202020000".into(), &format!("91 76703039 {vp9}")),
+        (VideoCodec::Vp8, String::new(), "91 76703038 1002009d012a4001b400"),
+    ];
+    for (codec, start, key) in table {
+        let mut demuxer = FlvDemuxer::new();
+        let mut config = match demuxer.read(MessageKind::Video, &bytes(&start)).unwrap() {
+            Tag::VideoConfig(config) => Some(config),
+            _ => None,
+        };
+        let Tag::Video(picture) = demuxer.read(MessageKind::Video, &bytes(key)).unwrap() else {
+            panic!("{start}")
+        };
+        assert!(picture.key && picture.flagged_key, "{start}");
+        let offset = if codec == VideoCodec::Hevc { 0x50 } else { 0 };
+        assert_eq!(picture.composition_ms, offset, "{start}");
+        config = config.or(picture.config);
+        let config = config.unwrap();
+        assert_eq!((config.codec, config.width, config.height), (codec, 320, 180), "{start}");
+        let Tag::Video(picture) = demuxer.read(MessageKind::Video, &bytes(key)).unwrap() else {
+            panic!("{start}")
+        };
+        assert_eq!(picture.config, None, "told once");
+    }
+    let table = [
+        (AudioCodec::Opus, "90 4f707573 4f707573486561640102380180bb0000000000", "91 4f707573 fc7e"),
+        (AudioCodec::Opus, "", "91 4f707573 fc7e"),
+        (
+            AudioCodec::Flac,
+            "90 664c6143 100010000000000000000bb802f000000000000000000000000000000000000000000",
+            "91 664c6143 fff8",
+        ),
+        (AudioCodec::Ac3, "90 61632d33", "91 61632d33 0b77fe95144043e106f46370"),
+        (AudioCodec::Eac3, "90 65632d33", "91 65632d33 0b77017f3487c0002084"),
+        (AudioCodec::Mp3, "", "91 2e6d7033 fffb94640000"),
+        (AudioCodec::Mp3, "", "2f fffb94640000"),
+    ];
+    for (codec, start, frame) in table {
+        let mut demuxer = FlvDemuxer::new();
+        let config = match demuxer.read(MessageKind::Audio, &bytes(start)).unwrap() {
+            Tag::AudioConfig(config) => Some(config),
+            _ => None,
+        };
+        let Tag::Audio(audio) = demuxer.read(MessageKind::Audio, &bytes(frame)).unwrap() else {
+            panic!("{frame}")
+        };
+        let config = config.or(audio.config).unwrap();
+        assert_eq!((config.codec, config.sample_rate, config.channels), (codec, 48_000, 2), "{frame}");
+        let Tag::Audio(audio) = demuxer.read(MessageKind::Audio, &bytes(frame)).unwrap() else {
+            panic!("{frame}")
+        };
+        assert_eq!(audio.config, None, "told once");
+    }
+}
+
+#[test]
+fn old_sound_formats_describe_themselves() {
+    let table = [
+        ("3f 0000", AudioCodec::PcmS16, 44_100, 2),
+        ("0a 0000", AudioCodec::PcmS16, 22_050, 1),
+        ("3d 0000", AudioCodec::PcmU8, 44_100, 2),
+        ("1e 0000", AudioCodec::AdpcmFlash, 44_100, 1),
+        ("4f 0000", AudioCodec::Nellymoser, 16_000, 1),
+        ("6a 0000", AudioCodec::Nellymoser, 22_050, 1),
+        ("72 0000", AudioCodec::Alaw, 8_000, 1),
+        ("83 0000", AudioCodec::Mulaw, 8_000, 2),
+        ("b6 0000", AudioCodec::Speex, 16_000, 1),
+    ];
+    for (body, codec, sample_rate, channels) in table {
+        let read = FlvDemuxer::new().read(MessageKind::Audio, &bytes(body)).unwrap();
+        let Tag::Audio(CodedAudio { config: Some(config), frames }) = read else { panic!("{body}") };
+        assert_eq!(
+            (config.codec, config.sample_rate, config.channels),
+            (codec, sample_rate, channels),
+            "{body}"
+        );
+        assert_eq!(frames, [Bytes::from_static(&[0, 0])], "{body}");
+    }
+}
+
+/// OBS sends further sound tracks beside the first one, each in messages of its own.
+#[test]
+fn the_first_track_goes_on_and_others_are_passed_over() {
+    let mut demuxer = configured();
+    let slice = "00000002 41 03";
+    let table = [
+        ("one track, the first", format!("a6 03 61766331 00 {slice}"), true),
+        ("one track, another", format!("a6 03 61766331 02 {slice}"), false),
+        ("many tracks", format!("a6 13 61766331 01 000001 ff 00 000006 {slice}"), true),
+        ("many codecs", format!("a6 23 76766331 01 000001 ff 61766331 00 000006 {slice}"), true),
+        ("many tracks without the first", "a6 13 61766331 01 000001 ff 02 000001 ff".into(), false),
+        ("ModEx before the tracks", format!("a7 02 aabbcc 06 03 61766331 00 {slice}"), true),
+    ];
+    for (name, body, first) in table {
+        match demuxer.read(MessageKind::Video, &bytes(&body)) {
+            Ok(Tag::Video(picture)) => assert!(first && picture.data == bytes(slice), "{name}"),
+            Ok(Tag::OtherTrack) => assert!(!first, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let mut demuxer = FlvDemuxer::new();
+    let start = demuxer.read(MessageKind::Audio, &bytes("95 00 6d703461 00 1190"));
+    assert!(matches!(start, Ok(Tag::AudioConfig(_))), "{start:?}");
+    let frame = demuxer.read(MessageKind::Audio, &bytes("95 01 6d703461 00 2110"));
+    assert!(matches!(frame, Ok(Tag::Audio(_))), "{frame:?}");
+    assert_eq!(demuxer.read(MessageKind::Audio, &bytes("95 01 6d703461 01 2110")), Ok(Tag::OtherTrack));
+    for broken in [
+        "95",
+        "95 01",
+        "95 01 6d70",
+        "95 01 6d703461",
+        "95 11 6d703461 00 0000",
+        "95 11 6d703461 00 000009 00",
+        "95 31 6d703461 00",
+    ] {
+        let read = demuxer.read(MessageKind::Audio, &bytes(broken));
+        assert!(matches!(read, Err(FlvError::Unreadable(_))), "{broken}: {read:?}");
+    }
+}
+
+/// Cameras send their parameter sets in front of keyframes, and no sequence header.
+#[test]
+fn a_configuration_is_made_from_parameter_sets_in_band() {
+    let record = bytes(AVCC);
+    let sets = h264::Record::read(&record).unwrap();
+    let unit = |nal: &[u8]| [&u32::try_from(nal.len()).unwrap().to_be_bytes()[..], nal].concat();
+    let start = |nal: &[u8]| [&[0, 0, 0, 1][..], nal].concat();
+    for framed in [unit as fn(&[u8]) -> Vec<u8>, start] {
+        let (sps, pps, idr) = (framed(sets.sps[0]), framed(sets.pps[0]), framed(&[0x65, 1, 2]));
+        // In one message, and each in a message of its own.
+        for messages in [vec![[&sps[..], &pps, &idr].concat()], vec![sps.clone(), pps.clone(), idr.clone()]] {
+            let mut demuxer = FlvDemuxer::new();
+            let early = video(&mut demuxer, "27 01 000000", &framed(&[0x41, 1]));
+            assert_eq!(early, Err(FlvError::Unreadable("picture before its configuration")));
+            let mut configs = Vec::new();
+            let mut pictures = Vec::new();
+            for message in &messages {
+                match video(&mut demuxer, "17 01 000000", message).unwrap() {
+                    Tag::VideoConfig(config) => configs.push(config),
+                    Tag::Video(picture) => {
+                        configs.extend(picture.config);
+                        pictures.push(picture.data);
+                    }
+                    other => assert_eq!(other, Tag::Nothing),
+                }
+            }
+            assert_eq!(configs.iter().map(|c| (c.width, c.height)).collect::<Vec<_>>(), [(320, 180)]);
+            assert!(pictures[0].ends_with(&unit(&[0x65, 1, 2])), "{:?}", pictures[0]);
+        }
+    }
+}
+
+#[test]
+fn adts_headers_are_removed_and_configure() {
+    // AAC-LC, 48 kHz, stereo: a header of seven bytes, and a frame of two.
+    let frame = "fff14c80 013ffc 2110";
+    let mut demuxer = FlvDemuxer::new();
+    let Tag::Audio(read) = audio(&mut demuxer, "af 01", &bytes(frame)).unwrap() else { panic!() };
+    assert_eq!(read.config.map(|c| (c.sample_rate, c.channels, c.record)), Some((48_000, 2, bytes("1190"))));
+    assert_eq!(read.frames, [bytes("2110")]);
+    let two = [bytes(frame), bytes(frame)].concat();
+    let Tag::Audio(read) = audio(&mut demuxer, "af 01", &two).unwrap() else { panic!() };
+    assert_eq!((read.config, read.frames.len()), (None, 2));
+    // A raw frame that begins with the bits of a sync word.
+    let Tag::Audio(read) = audio(&mut demuxer, "af 01", &bytes("fff14c80 022ffc 2110")).unwrap() else {
+        panic!()
+    };
+    assert_eq!(read.frames[0].len(), 9);
+    // The configuration that was sent says more than the header: here SBR.
+    let mut demuxer = FlvDemuxer::new();
+    audio(&mut demuxer, "af 00", &bytes("2b118800")).unwrap();
+    let Tag::Audio(read) = audio(&mut demuxer, "af 01", &bytes(frame)).unwrap() else { panic!() };
+    assert_eq!((read.config, read.frames), (None, vec![bytes("2110")]));
+}
+
+/// Raw AAC without any configuration: after some frames, one is assumed.
+#[test]
+fn aac_without_a_configuration_is_assumed_to_be_what_the_metadata_says() {
+    for (rate, frame, expected) in [(Some(48_000.0), "2110", (48_000, 2)), (None, "0110", (44_100, 1))] {
+        let mut demuxer = FlvDemuxer::new();
+        demuxer.metadata(&Metadata { audio_sample_rate: rate, ..Metadata::default() });
+        let reads: Vec<_> = (0..12).map(|_| audio(&mut demuxer, "af 01", &bytes(frame))).collect();
+        assert!(reads[..9].iter().all(Result::is_err));
+        let Ok(Tag::Audio(CodedAudio { config: Some(config), .. })) = &reads[9] else {
+            panic!("{:?}", reads[9])
+        };
+        assert_eq!((config.sample_rate, config.channels), expected);
+        assert!(matches!(&reads[11], Ok(Tag::Audio(CodedAudio { config: None, .. }))));
+    }
+}
+
+#[test]
+fn broken_messages_are_passed_over_and_the_next_one_is_read() {
     let mut demuxer = configured();
     let table = [
         (MessageKind::Video, "17"),
@@ -124,11 +331,9 @@ fn broken_messages_are_malformed_and_the_next_one_is_read() {
         (MessageKind::Video, "97"),
         (MessageKind::Video, "97 ff 00"),
         (MessageKind::Video, "97 05 00"),
-        // Lengths that do not fit; a truncated length; only parameter sets.
+        // Lengths that do not fit; nothing but an empty unit.
         (MessageKind::Video, "17 01 000000 00000009 65 01"),
         (MessageKind::Video, "17 01 000000 ffffffff 65 01"),
-        (MessageKind::Video, "17 01 000000 00000001 65 0000"),
-        (MessageKind::Video, "17 01 000000 00000001 67"),
         (MessageKind::Video, "17 01 000000 00000000"),
         (MessageKind::Video, "17 00 000000 00"),
         (MessageKind::Audio, "af 01 aa"),
@@ -138,11 +343,11 @@ fn broken_messages_are_malformed_and_the_next_one_is_read() {
     ];
     for (kind, body) in table {
         let read = demuxer.read(kind, &bytes(body));
-        assert!(matches!(read, Err(FlvError::Malformed(_))), "{body}: {read:?}");
+        assert!(matches!(read, Err(FlvError::Unreadable(_))), "{body}: {read:?}");
     }
     assert!(matches!(video(&mut demuxer, "17 01 000000", &bytes("00000001 65")), Ok(Tag::Video(_))));
     let before = video(&mut FlvDemuxer::new(), "17 01 000000", &bytes("00000001 65"));
-    assert_eq!(before, Err(FlvError::Malformed("picture before its configuration")));
+    assert_eq!(before, Err(FlvError::Unreadable("picture before its configuration")));
 }
 
 /// Every parameter set is judged: the header's first and later ones, and those in band, at keyframes and elsewhere.
@@ -162,8 +367,7 @@ fn pictures_above_the_limit_are_refused_wherever_they_are_announced() {
         let mut demuxer = limited(61_440);
         video(&mut demuxer, "17 00 000000", &record).unwrap();
         assert!(matches!(video(&mut demuxer, first, &in_band(kind)), Ok(Tag::Video(_))));
-        let mut demuxer = FlvDemuxer { judged: Vec::new(), ..demuxer }.with_max_pixels(61_439);
-        assert!(refused(video(&mut demuxer, first, &in_band(kind))));
+        assert!(refused(video(&mut limited(61_439), first, &in_band(kind))));
     }
 }
 
@@ -180,13 +384,13 @@ fn lengths_become_four_bytes_in_record_and_units() {
         let Tag::Video(picture) = video(&mut demuxer, "17 01 000000", &bytes(unit)).unwrap() else {
             panic!()
         };
-        // The empty NAL unit is removed as well.
-        assert_eq!(picture.data, bytes("00000002 09f0 00000003 650102"), "{size}");
+        // The empty NAL unit and the delimiter are removed as well.
+        assert_eq!(picture.data, bytes("00000003 650102"), "{size}");
         assert!(picture.key);
     }
     let mut record = bytes(AVCC).to_vec();
     record[4] = 0xfe;
-    assert!(matches!(config(&record), Err(FlvError::Malformed(_))));
+    assert!(matches!(config(&record), Err(FlvError::Unreadable(_))));
 }
 
 /// Decoders do not check the level; phones write level 3.0 for 1080p.
@@ -228,8 +432,11 @@ fn audio_configurations() {
             assert_eq!(read, (core_type, sample_rate, channels, frame_samples), "{record}");
             assert_eq!(config.record, bytes(record));
         }
-        assert_eq!(audio(&mut demuxer, "af 01", &[1, 2]).unwrap(), Tag::Audio(Bytes::from_static(&[1, 2])));
-        assert_eq!(audio(&mut demuxer, "91 6d703461", &[1]).unwrap(), Tag::Audio(Bytes::from_static(&[1])));
+        let coded = |data: &'static [u8]| {
+            Tag::Audio(CodedAudio { frames: vec![Bytes::from_static(data)], config: None })
+        };
+        assert_eq!(audio(&mut demuxer, "af 01", &[1, 2]).unwrap(), coded(&[1, 2]));
+        assert_eq!(audio(&mut demuxer, "91 6d703461", &[1]).unwrap(), coded(&[1]));
         assert_eq!(audio(&mut demuxer, "af 01", &[]).unwrap(), Tag::Nothing);
     }
     for broken in ["11", "ff", "ffffff", "1780000010", "17ffffff90", "1680"] {

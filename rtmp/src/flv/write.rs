@@ -1,16 +1,15 @@
 //! From media to FLV tag bodies, and from media time to RTMP milliseconds: the inverse of [`crate::flv`] and
-//! [`crate::timeline`] on the server. Pure.
+//! [`crate::timeline`] on the server, for H.264 and AAC, the only codecs that the publisher sends. Pure.
 
 use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{AudioCodec, AudioConfig, Media, MediaTime, Unit, VideoCodec, VideoConfig};
+use media::{AudioConfig, Media, MediaTime, Unit, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
-/// FLV codec ids (video file format specification 10.1, E.4.2.1 and E.4.3.1). Access units do not name their codec:
-/// their tags are those of the only codec of their kind until they do.
-const AVC: u8 = video_id(VideoCodec::H264);
-const AAC: u8 = audio_id(AudioCodec::Aac);
+/// FLV codec ids (video file format specification 10.1, E.4.2.1 and E.4.3.1).
+const AVC: u8 = 7;
+const AAC: u8 = 10;
 /// AAC tags always say 44 kHz, 16 bits, stereo, whichever format the stream has (E.4.2.1).
 const AAC_HEADER: u8 = AAC << 4 | 0b1111;
 const KEY_FRAME: u8 = 1 << 4;
@@ -58,19 +57,7 @@ impl RtmpClock {
     }
 }
 
-const fn video_id(codec: VideoCodec) -> u8 {
-    match codec {
-        VideoCodec::H264 => 7,
-    }
-}
-
-const fn audio_id(codec: AudioCodec) -> u8 {
-    match codec {
-        AudioCodec::Aac => 10,
-    }
-}
-
-/// Makes a tag from a configuration or an access unit. Configurations have no time of their own and get `now`.
+/// Makes a tag from a configuration or an access unit of H.264 or AAC: what `encoder publish` sends. Configurations have no time of their own and get `now`.
 pub fn tag(media: &Media, clock: &RtmpClock, now: MediaTime) -> OutgoingTag {
     match media {
         Media::VideoConfig(config) => {
@@ -120,13 +107,13 @@ pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf
     if let Some(video) = video {
         number("width", video.width.into());
         number("height", video.height.into());
-        number("videocodecid", video_id(video.codec).into());
+        number("videocodecid", AVC.into());
         if let Some((num, den)) = video.frame_rate {
             number("framerate", f64::from(num) / f64::from(den.max(1)));
         }
     }
     if let Some(audio) = audio {
-        number("audiocodecid", audio_id(audio.codec).into());
+        number("audiocodecid", AAC.into());
         number("audiosamplerate", audio.sample_rate.into());
         number("audiosamplesize", 16.0);
         number("audiochannels", audio.channels.into());

@@ -1,7 +1,7 @@
 use super::*;
 use crate::MessageKind;
 use crate::flv::tests::{AVCC, bytes};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn message(kind: MessageKind, timestamp_ms: u32, body: &str) -> MediaMessage {
     MediaMessage { kind, timestamp_ms, payload: bytes(body), arrived: Instant::now() }
@@ -33,7 +33,10 @@ fn garbage_is_counted_and_the_stream_lives() {
     assert!(
         matches!(push(&mut ingest, video(100, "17 01 000000 00000001 41")), Ok(Some(Media::Video(unit))) if !unit.key)
     );
-    assert_eq!(ingest.oddities(), Oddities { malformed: 2, false_keys: 1, repeated_configs: 1 });
+    assert_eq!(
+        ingest.oddities(),
+        Oddities { unreadable: 2, false_keys: 1, repeated_configs: 1, other_tracks: 0 }
+    );
 }
 
 /// A phone is rotated and sends no sequence header. FLV requires one, but decoders follow the change anyway, and
@@ -63,14 +66,76 @@ fn another_size_in_a_picture_s_own_parameter_sets_is_a_new_configuration() {
 }
 
 #[test]
-fn what_can_never_be_encoded_is_an_error_for_the_publisher() {
+fn a_configuration_that_means_the_same_is_dropped() {
     let mut ingest = Ingest::new();
-    let error = push(&mut ingest, video(0, "90 68766331 00")).unwrap_err();
-    let refusal = Refusal::from(error);
+    push(&mut ingest, video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    // Another compatibility byte in the record; a byte behind the parameter sets.
+    for record in [AVCC.replacen("0142c0", "0142e0", 1), format!("{AVCC}ff")] {
+        assert_eq!(push(&mut ingest, video(0, &format!("17 00 000000 {record}"))), Ok(None), "{record}");
+    }
+    assert_eq!(ingest.oddities().repeated_configs, 2);
+}
+
+/// What came of a publisher that sends one of these bodies ten times a second.
+fn sent_for(
+    seconds: u64,
+    ingest: &mut Ingest,
+    bodies: &[(MessageKind, &str)],
+) -> Result<Vec<Notice>, IngestError> {
+    let began = Instant::now();
+    let mut notices = Vec::new();
+    for tenth in 0..=10 * seconds {
+        for &(kind, body) in bodies {
+            let arrived = began + Duration::from_millis(100 * tenth);
+            let message = MediaMessage { arrived, ..message(kind, 100 * tenth as u32, body) };
+            ingest.push(message)?.for_each(drop);
+            notices.extend(ingest.take_notice());
+        }
+    }
+    Ok(notices)
+}
+
+#[test]
+fn nobody_is_left_in_the_dark_about_what_cannot_be_read() {
+    const VVC: (MessageKind, &str) = (MessageKind::Video, "91 76766331 000000 00");
+    const ODD_SOUND: (MessageKind, &str) = (MessageKind::Audio, "d2 00");
+    const SOUND: (MessageKind, &str) = (MessageKind::Audio, "2f fffb94640000");
+    let notice = |kind, reason| vec![Notice { kind, reason }];
+    let vvc = || notice(MessageKind::Video, "video is VVC (vvc1)");
+    assert_eq!(sent_for(2, &mut Ingest::new(), &[VVC]), Ok(vec![]), "too early");
+    assert_eq!(sent_for(9, &mut Ingest::new(), &[VVC, SOUND]), Ok(vvc()), "once");
+    let sound = notice(MessageKind::Audio, "audio of an unknown sound format");
     assert_eq!(
-        refusal,
-        Refusal::Unsupported("video is HEVC (hvc1); this encoder takes H.264 video and AAC audio".into())
+        sent_for(60, &mut Ingest::new(), &[ODD_SOUND]),
+        Ok(sound),
+        "sound is not what a publisher is sent off for"
     );
+    let error = sent_for(10, &mut Ingest::new(), &[VVC, SOUND]).unwrap_err();
+    let said =
+        "no video could be read for 10 s: video is VVC (vvc1); this encoder takes H.264, HEVC, AV1, VP9, VP8";
+    assert_eq!(Refusal::from(error), Refusal::Unsupported(said.into()));
+    // Once there was a picture, the stream goes on.
+    let mut ingest = Ingest::new();
+    push(&mut ingest, video(0, &format!("17 00 000000 {AVCC}"))).unwrap();
+    assert_eq!(sent_for(60, &mut ingest, &[VVC]), Ok(vvc()));
+}
+
+/// Frames that come together in a message are placed one behind the other.
+#[test]
+fn several_frames_in_a_message_follow_each_other() {
+    let mut ingest = Ingest::new();
+    let frames = "fff14c80 013ffc 2110 fff14c80 013ffc 2110 fff14c80 013ffc 2110";
+    let media: Vec<Media> =
+        ingest.push(message(MessageKind::Audio, 0, &format!("af 01 {frames}"))).unwrap().collect();
+    let times: Vec<i64> = media
+        .iter()
+        .filter_map(|media| match media {
+            Media::Audio(unit) => Some(unit.pts.ticks_90k()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(media.len(), 4, "a configuration and three frames");
+    assert_eq!(times.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>(), [1920, 1920]);
 }
 
 #[test]

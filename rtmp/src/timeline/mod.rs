@@ -1,8 +1,8 @@
 //! Maps the 32-bit RTMP milliseconds of two tracks to one continuous 90 kHz axis, and counts every repair. Pure: the
 //! caller passes arrival times in.
 //!
-//! What belongs here: wrap, jumps, strictly growing decode times, audio times from sample counts ([`audio`]), video
-//! times on the frame grid ([`video`]). Parsing is in [`crate::flv`], shedding for lack of capacity in
+//! What belongs here: wrap, jumps, strictly growing decode times ([`order`]), audio times from sample counts ([`audio`]),
+//! video times on the frame grid ([`video`]). Parsing is in [`crate::flv`], shedding for lack of capacity in
 //! `encoder::stream`.
 //!
 //! How a message is placed:
@@ -17,10 +17,12 @@
 //!    messages are placed with the old correction.
 
 pub mod audio;
+mod order;
 pub mod video;
 
 use audio::SampleCounter;
 use media::{MediaSpan, MediaTime};
+use order::DecodeOrder;
 use std::time::{Duration, Instant};
 use video::FrameGrid;
 
@@ -89,8 +91,11 @@ repairs! {
     separated_starts,
     /// A picture's decode time did not grow and was moved up.
     reordered,
-    /// A picture's presentation time was before its decode time, or more than [`MAX_COMPOSITION`] after it.
+    /// A picture's presentation time was further before its decode time than any before, so that decode times were moved
+    /// ahead; or the two were more than [`MAX_COMPOSITION`] apart.
     compositions,
+    /// The publisher was found to send presentation times in place of decode times; decode times are made.
+    presentation_times,
     /// Audio times and sample count had diverged and were realigned.
     audio_resyncs,
     /// Audio frames dropped because there was more audio than time.
@@ -157,8 +162,8 @@ pub struct Timeline {
     correction: i64,
     /// The newest media of both tracks in ticks, and when it arrived.
     head: Option<(i64, Instant)>,
-    last_video_dts: Option<i64>,
     grid: FrameGrid,
+    order: DecodeOrder,
     samples: SampleCounter,
     repairs: Repairs,
 }
@@ -188,8 +193,8 @@ impl Timeline {
             audio: None,
             correction: 0,
             head: None,
-            last_video_dts: (floor > i64::MIN).then_some(floor),
             grid: FrameGrid::default(),
+            order: DecodeOrder::behind((floor > i64::MIN).then_some(floor)),
             samples: SampleCounter::behind(floor),
             repairs: Repairs::default(),
         }
@@ -216,28 +221,15 @@ impl Timeline {
         let placed = self.place(TimelineKind::Video, dts_ms, arrived);
         if placed.broken {
             self.grid.restart();
+            self.order.restart();
         }
         if placed.axis <= self.floor {
             self.repairs.before_start += 1;
             return None;
         }
         let composition = i64::from(composition_ms) * TICKS_PER_MS;
-        let (mut dts, mut pts) = self.grid.snap(placed.axis, composition, &mut self.repairs);
-        if let Some(last) = self.last_video_dts
-            && dts <= last
-        {
-            self.repairs.reordered += 1;
-            dts = last + MIN_STEP.ticks_90k();
-        }
-        self.last_video_dts = Some(dts);
-        if pts < dts || composition < 0 {
-            // A picture whose decode time was moved up does not have a wrong composition offset.
-            self.repairs.compositions += u64::from(composition < 0);
-            pts = pts.max(dts);
-        } else if composition > MAX_COMPOSITION.ticks_90k() {
-            self.repairs.compositions += 1;
-            pts = dts;
-        }
+        let (dts, pts) = self.grid.snap(placed.axis, composition, &mut self.repairs);
+        let (dts, pts) = self.order.place(dts, pts, &mut self.repairs);
         Some(Stamp { pts: MediaTime::from_ticks_90k(pts), dts: MediaTime::from_ticks_90k(dts) })
     }
 

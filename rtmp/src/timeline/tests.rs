@@ -118,15 +118,105 @@ fn presentation_is_on_the_grid_too() {
     }
 }
 
+/// Two B-frames between references at 25 frames a second: decode times in ms, with composition offsets.
+const REORDERED: [(u32, i32); 10] = [
+    (0, 80),
+    (40, 160),
+    (80, 40),
+    (120, 40),
+    (160, 160),
+    (200, 40),
+    (240, 40),
+    (280, 160),
+    (320, 40),
+    (360, 40),
+];
+
+/// Steps of the presentation times in display order, and whether all decode times are in order and not after them.
+fn display_steps(stamps: &[Stamp]) -> Vec<i64> {
+    assert!(stamps.windows(2).all(|pair| pair[0].dts < pair[1].dts), "{stamps:?}");
+    assert!(stamps.iter().all(|stamp| stamp.pts >= stamp.dts), "{stamps:?}");
+    let mut shown: Vec<i64> = stamps.iter().map(|stamp| ticks(stamp.pts)).collect();
+    shown.sort_unstable();
+    steps(&shown)
+}
+
+/// Some senders subtract the delay of reordering from all offsets, so that a presentation is before its decode time.
 #[test]
-fn impossible_presentation_is_repaired() {
+fn negative_offsets_move_decode_times_and_keep_presentation() {
+    for shift in [-80, -120, -200, -3000] {
+        let mut timeline = Timeline::new();
+        let now = Instant::now();
+        let place = |&(ms, composition): &(u32, i32)| timeline.video(ms, composition + shift, now).unwrap();
+        let stamps: Vec<Stamp> = REORDERED.iter().map(place).collect();
+        // Where the first picture is not the one with the lowest offset, a picture is moved by a millisecond once.
+        let steps = display_steps(&stamps);
+        assert!(steps[2..].iter().all(|&step| step == 3600), "{shift}: {steps:?}");
+        assert!(steps[..2].iter().all(|&step| (3500..3700).contains(&step)), "{shift}: {steps:?}");
+        assert_eq!(ticks(stamps[0].pts), i64::from(80 + shift) * 90, "{shift}: in step with the sound");
+        assert!(timeline.repairs().compositions <= 3, "{shift}: {:?}", timeline.repairs());
+    }
+}
+
+#[test]
+fn impossible_offsets_are_none() {
     let mut timeline = Timeline::new();
     let now = Instant::now();
-    for (ms, composition) in [(0, -40), (40, i32::MIN >> 8), (80, 8_388_607)] {
+    for (ms, composition) in [(0, i32::MIN >> 8), (40, 8_388_607), (80, -5001), (120, 5001)] {
         let stamp = timeline.video(ms, composition, now).unwrap();
         assert_eq!(stamp.pts, stamp.dts, "{composition}");
     }
-    assert_eq!(timeline.repairs().compositions, 3);
+    assert_eq!(timeline.repairs().compositions, 4);
+}
+
+/// Phones and cameras that put the presentation time into the tag, and no offset.
+#[test]
+fn presentation_times_in_place_of_decode_times_are_recognised() {
+    for rate in [None, Some((25, 1))] {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_frame_rate(rate);
+        // As decoded: a reference, then the two pictures before it.
+        let order = (0..60).flat_map(|n| [3 * n + 3, 3 * n + 1, 3 * n + 2]);
+        let times = std::iter::once(0).chain(order).map(|index| index * 40);
+        let stamps: Vec<Stamp> =
+            times.map(|ms| timeline.video(ms, 0, clock.at_ms(ms.into())).unwrap()).collect();
+        let known = 12;
+        assert_eq!(display_steps(&stamps)[known..], [3600; 180][known..], "{rate:?}");
+        let repairs = timeline.repairs();
+        assert_eq!(repairs.presentation_times, 1, "{rate:?}");
+        assert!(repairs.reordered <= 8, "{rate:?}: {repairs:?}");
+    }
+}
+
+/// Single disorder is none of that.
+#[test]
+fn a_late_picture_now_and_then_is_no_presentation_time() {
+    let clock = Clock::new();
+    let mut timeline = Timeline::new();
+    for n in 0..400_u32 {
+        let ms = if n % 10 == 9 { 40 * n - 50 } else { 40 * n };
+        timeline.video(ms, 0, clock.at_ms(ms.into())).unwrap();
+    }
+    assert_eq!(timeline.repairs().presentation_times, 0);
+}
+
+/// Phones that stamp two pictures alike: the second one belongs between the first and the next.
+#[test]
+fn equal_times_are_spread_evenly() {
+    for (rate, offset) in [(None, 0), (Some((25, 1)), 0), (None, 80)] {
+        let clock = Clock::new();
+        let mut timeline = Timeline::new();
+        timeline.set_frame_rate(rate);
+        let stamps: Vec<Stamp> = (0..200_u32)
+            .map(|n| {
+                let ms = 40 * if n % 10 == 9 { n - 1 } else { n };
+                timeline.video(ms, offset, clock.at_ms(ms.into())).unwrap()
+            })
+            .collect();
+        assert_eq!(display_steps(&stamps), [3600; 199], "{rate:?} {offset}");
+        assert_eq!(timeline.repairs().reordered, 20, "{rate:?} {offset}");
+    }
 }
 
 #[test]
@@ -257,7 +347,7 @@ fn decode_times_grow_whatever_is_sent() {
         assert!(last.is_none_or(|last| dts > last), "{ms}");
         last = Some(dts);
     }
-    assert_eq!(timeline.repairs().reordered, 5);
+    assert_eq!(timeline.repairs().reordered, 8);
 }
 
 #[test]

@@ -20,9 +20,32 @@ fn holes_are_filled_and_overlaps_left_out_up_to_a_bound() {
     assert_eq!(clock.fix(i64::MIN / 2), Fix::Resync);
 }
 
-#[test]
-fn a_record_that_is_none_is_an_error() {
+/// Frames of 1024 samples of a format, none of which can be decoded; returns the number of encoded units.
+fn encoded_of(format: &AudioFormat, frames: usize) -> usize {
     let rung = AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 };
-    let opened = AudioTranscoder::open(AudioCodec::Aac, &[0xff; 2], &rung);
-    assert!(matches!(opened, Err(TranscodeError::AudioConfig(_))));
+    let (mut transcoder, _) = AudioTranscoder::open(format, &rung).unwrap();
+    let mut units = 0;
+    let mut out = |_| {
+        units += 1;
+        Ok(())
+    };
+    for number in 0..frames {
+        let pts = MediaTime::from_ticks_90k(900_000 + 1920 * number as i64);
+        let data = Bytes::from_static(&[0xff; 64]);
+        transcoder.submit(&Unit { pts, dts: pts, key: true, data }, &mut out).unwrap();
+    }
+    assert_eq!(transcoder.take_errors(), frames as u64);
+    transcoder.finish(&mut out).unwrap();
+    units
+}
+
+#[test]
+fn what_cannot_be_decoded_is_silence() {
+    // A record that is none, and one whose frames are none.
+    for record in [&[0xff; 2], &[0x11, 0x90]] {
+        let record = Bytes::from_static(record);
+        let format = AudioFormat { codec: AudioCodec::Aac, sample_rate: 48_000, channels: 2, record };
+        let units = encoded_of(&format, 100);
+        assert!((95..=103).contains(&units), "{units}");
+    }
 }

@@ -25,7 +25,7 @@ fn setup(from: (u32, u32), to: (u32, u32), to_rect: Rect) -> ScalerSetup {
 #[test]
 fn parameters_own_a_padded_copy() {
     let record = vec![1, 2, 3];
-    let parameters = parameters(ffmpeg_next::media::Type::Video, codec::Id::H264, &record).unwrap();
+    let parameters = parameters(ffmpeg_next::media::Type::Video, codec::Id::H264, &record, None).unwrap();
     drop(record);
     let context = Context::from_parameters(parameters).unwrap();
     assert_eq!(extradata(&context), [1, 2, 3]);

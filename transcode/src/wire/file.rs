@@ -3,8 +3,8 @@
 //! no other value leaves the range in which the demuxer of this process would have kept it.
 
 use super::protocol::{
-    MAX_CONTROL, MAX_UNIT, ProtocolError, UNIT_HEAD, WireMessage, kind, read_json, read_unit, write_json,
-    write_unit,
+    MAX_CONTROL, MAX_UNIT, ProtocolError, UNIT_HEAD, WireMessage, code_of, codec_of, kind, read_json,
+    read_unit, write_json, write_unit,
 };
 use super::{AUDIO_TRACK, WireUnit};
 use crate::demux::SourceInfo;
@@ -63,10 +63,7 @@ impl WireMessage for FileMessage {
             Self::Opened(info) => write_json(kind::FILE_OPENED, info, out)?,
             Self::Media(Media::VideoConfig(config)) => write_video(config, out),
             Self::Media(Media::AudioConfig(config)) => {
-                let code = match config.codec {
-                    AudioCodec::Aac => 0,
-                };
-                out.put_slice(&[kind::FILE_AUDIO, code]);
+                out.put_slice(&[kind::FILE_AUDIO, code_of(&AudioCodec::ALL, config.codec)]);
                 out.put_u32_le(config.sample_rate);
                 out.put_slice(&config.record);
             }
@@ -98,10 +95,7 @@ impl WireMessage for FileMessage {
 }
 
 fn write_video(config: &VideoConfig, out: &mut BytesMut) {
-    let code = match config.codec {
-        VideoCodec::H264 => 0,
-    };
-    out.put_slice(&[kind::FILE_VIDEO, code]);
+    out.put_slice(&[kind::FILE_VIDEO, code_of(&VideoCodec::ALL, config.codec)]);
     for number in [config.width, config.height, config.sample_aspect.0, config.sample_aspect.1] {
         out.put_u16_le(number);
     }
@@ -113,10 +107,8 @@ fn write_video(config: &VideoConfig, out: &mut BytesMut) {
 
 fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
     let read = || -> Option<VideoConfig> {
-        let codec = match body.try_get_u8().ok()? {
-            0 => VideoCodec::H264,
-            _ => return None,
-        };
+        // Whatever the file has, H.264 comes from it.
+        let codec = codec_of(&VideoCodec::ALL, &mut body).filter(|codec| *codec == VideoCodec::H264)?;
         let width = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
         let height = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
         let aspect = (body.try_get_u16_le().ok()?, body.try_get_u16_le().ok()?);
@@ -135,9 +127,10 @@ fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
 
 fn read_audio(mut body: Bytes) -> Result<AudioConfig, ProtocolError> {
     let malformed = ProtocolError::Malformed("audio configuration");
-    match (body.try_get_u8(), body.try_get_u32_le()) {
-        (Ok(0), Ok(rate)) => aac::read_config(&body, Some(rate)).map_err(|_| malformed),
-        (Ok(_) | Err(_), _) => Err(malformed),
+    // Whatever the file has, AAC comes from it.
+    match (codec_of(&AudioCodec::ALL, &mut body), body.try_get_u32_le()) {
+        (Some(AudioCodec::Aac), Ok(rate)) => aac::read_config(&body, Some(rate)).map_err(|_| malformed),
+        _ => Err(malformed),
     }
 }
 

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 /// Protocol version, incremented with every change of the layout. Supervisor and worker are the same binary, so a
 /// mismatch means that the file was replaced while the supervisor was running.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The largest coded access unit or thumbnail, in bytes: several seconds of the highest ladder bitrate in one frame.
 pub const MAX_UNIT: usize = 16 << 20;
@@ -257,17 +257,13 @@ impl WireMessage for Request {
         match self {
             Self::Start(job) => write_json(kind::START, job, out)?,
             Self::VideoConfig { codec, record } => {
-                let code = match codec {
-                    VideoCodec::H264 => 0,
-                };
-                out.put_slice(&[kind::VIDEO_CONFIG, code]);
+                out.put_slice(&[kind::VIDEO_CONFIG, code_of(&VideoCodec::ALL, *codec)]);
                 out.put_slice(record);
             }
-            Self::AudioConfig { codec, record } => {
-                let code = match codec {
-                    AudioCodec::Aac => 0,
-                };
-                out.put_slice(&[kind::AUDIO_CONFIG, code]);
+            Self::AudioConfig { codec, sample_rate, channels, record } => {
+                out.put_slice(&[kind::AUDIO_CONFIG, code_of(&AudioCodec::ALL, *codec)]);
+                out.put_u32_le(*sample_rate);
+                out.put_u8(*channels);
                 out.put_slice(record);
             }
             Self::Unit(WireUnit { track, unit }) => write_unit(kind::UNIT, *track, unit, out),
@@ -279,14 +275,19 @@ impl WireMessage for Request {
     fn read_body(kind: u8, mut body: Bytes) -> Result<Self, ProtocolError> {
         match kind {
             kind::START => Ok(Self::Start(read_json::<Job>(&body, "job")?)),
-            kind::VIDEO_CONFIG => match body.try_get_u8() {
-                Ok(0) => Ok(Self::VideoConfig { codec: VideoCodec::H264, record: body }),
-                _ => Err(ProtocolError::Malformed("video codec")),
+            kind::VIDEO_CONFIG => match codec_of(&VideoCodec::ALL, &mut body) {
+                Some(codec) => Ok(Self::VideoConfig { codec, record: body }),
+                None => Err(ProtocolError::Malformed("video codec")),
             },
-            kind::AUDIO_CONFIG => match body.try_get_u8() {
-                Ok(0) => Ok(Self::AudioConfig { codec: AudioCodec::Aac, record: body }),
-                _ => Err(ProtocolError::Malformed("audio codec")),
-            },
+            kind::AUDIO_CONFIG => {
+                let codec = codec_of(&AudioCodec::ALL, &mut body);
+                match (codec, body.try_get_u32_le(), body.try_get_u8()) {
+                    (Some(codec), Ok(sample_rate), Ok(channels)) => {
+                        Ok(Self::AudioConfig { codec, sample_rate, channels, record: body })
+                    }
+                    _ => Err(ProtocolError::Malformed("audio codec")),
+                }
+            }
             kind::UNIT => read_unit(body).map(Self::Unit),
             kind::FINISH => Ok(Self::Finish),
             other => Err(ProtocolError::UnknownType(other)),
@@ -331,6 +332,16 @@ impl WireMessage for Response {
             other => Err(ProtocolError::UnknownType(other)),
         }
     }
+}
+
+/// A codec's code: its place in the list of all codecs.
+pub(super) fn code_of<C: PartialEq>(all: &[C], codec: C) -> u8 {
+    all.iter().position(|known| *known == codec).and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
+}
+
+/// Reads a codec's code.
+pub(super) fn codec_of<C: Copy>(all: &[C], body: &mut Bytes) -> Option<C> {
+    all.get(usize::from(body.try_get_u8().ok()?)).copied()
 }
 
 pub(super) fn write_unit(kind: u8, track: u8, unit: &Unit, out: &mut BytesMut) {

@@ -8,8 +8,6 @@ use super::{Now, StreamCore};
 use crate::logging::rounded;
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
-use crate::stream::run::AudioSource;
-use crate::stream::silence;
 use media::{AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoConfig};
 use tracing::{info, warn};
 
@@ -50,7 +48,7 @@ impl StreamCore {
         }
         match media {
             Media::VideoConfig(config) => self.video_config(config),
-            Media::AudioConfig(config) => self.audio_config(config),
+            Media::AudioConfig(config) => self.audio_config(config, now),
             Media::Video(unit) => self.video(unit, now),
             Media::Audio(unit) => self.audio(unit, now),
         }
@@ -92,7 +90,9 @@ impl StreamCore {
         self.append_run(start, now);
     }
 
-    fn audio_config(&mut self, config: AudioConfig) {
+    /// Audio comes, or changes its format. Where the rendition can stay as it is, the run goes on. Otherwise a new run
+    /// starts: at once, from the media since the last keyframe, if the video is encoded anyway; else at the next keyframe.
+    fn audio_config(&mut self, config: AudioConfig, now: Now) {
         if !self.source.change_audio(&config) {
             return;
         }
@@ -101,26 +101,35 @@ impl StreamCore {
             flow.gop.forget_audio();
             return;
         };
-        if run.audio == AudioSource::Silence && config == silence::silent_config() {
-            info!("audio has come, in place of the silence");
-            run.unmute(config);
-            return;
-        }
         info!(
+            codec = config.codec.name(),
             sample_rate = config.sample_rate,
             channels = config.channels,
-            "published audio changes its format"
+            "published audio comes, or changes its format"
         );
         flow.gop.forget_audio();
-        flow.change_at_keyframe();
+        if run.take_audio_config(config) {
+            return;
+        }
+        let passed_through = run.follows_source();
+        if !self.source.has_video() {
+            // The next audio frame starts the run.
+            flow.change_at_keyframe();
+        } else if passed_through || self.runs.is_full() || flow.restart_from(&self.source).is_none() {
+            flow.change_sound_at_keyframe();
+        } else {
+            flow.restart = Some(Restart { at: now.instant, replay: true });
+            self.runs.end_input(now.instant);
+            self.restart_if_due(now);
+        }
     }
 
     fn video(&mut self, unit: Unit, now: Now) {
-        if self.changes() {
-            if !unit.key || self.runs.is_full() {
-                return;
-            }
+        let may_switch = unit.key && !self.runs.is_full();
+        if self.changes() && may_switch {
             self.switch_run(unit.pts, now);
+        } else if self.state.flow().is_some_and(Flow::holds_video) {
+            return;
         }
         if self.stopped_fitting(&unit) {
             // The next run is fed everything since the last keyframe, this unit included.

@@ -22,6 +22,8 @@ pub(super) struct RunRow {
     next_id: u32,
     /// Newest presentation time that a run was fed.
     fed_until: MediaTime,
+    /// Newest presentation time of the pictures that runs were fed.
+    pictures_until: MediaTime,
     restarts: RestartPolicy,
 }
 
@@ -65,6 +67,12 @@ impl RunRow {
     /// Newest presentation time that a run was fed, or the start of the last run.
     pub(super) fn fed_until(&self) -> MediaTime {
         self.fed_until
+    }
+
+    /// The time behind the newest picture that the last run brings when it is flushed; zero if its worker is dead.
+    pub(super) fn flushes_until(&self) -> MediaTime {
+        let flushes = self.runs.back().is_some_and(|run| run.worker != WorkerState::Dead);
+        if flushes { self.pictures_until + MediaSpan::from_ticks_90k(1) } else { MediaTime::ZERO }
     }
 
     /// Whether a run still exists.
@@ -138,6 +146,9 @@ impl RunRow {
         let run = self.runs.back_mut().filter(|run| run.input_ended.is_none())?;
         if let Media::Video(unit) | Media::Audio(unit) = &media {
             self.fed_until = self.fed_until.max(unit.pts);
+        }
+        if let Media::Video(unit) = &media {
+            self.pictures_until = self.pictures_until.max(unit.pts);
         }
         let mut samples = Vec::new();
         match media {

@@ -35,6 +35,8 @@ impl StreamCore {
     /// pending restart or change; only an announced video configuration still waits for its keyframe.
     pub(super) fn append_run(&mut self, first_pts: MediaTime, now: Now) {
         self.runs.end_input(now.instant);
+        // A worker that flushes brings its pictures up to the newest that it was fed.
+        let encode_from = self.packaging.until().max(self.runs.flushes_until());
         while self.runs.is_full() {
             self.hurry_front(now);
         }
@@ -43,7 +45,7 @@ impl StreamCore {
         }
         let id = self.runs.take_id();
         self.runs.append(self.source.run_setup(id, first_pts, &self.settings), now.instant);
-        let job = self.runs.live().and_then(|run| run.job(&self.settings, self.packaging.until()));
+        let job = self.runs.live().and_then(|run| run.job(&self.settings, encode_from));
         if let Some(job) = job {
             self.effects.push_back(Effect::StartWorker(id, Box::new(job)));
         }

@@ -5,7 +5,7 @@ use crate::logging::rounded;
 use crate::stream::ladder::{self, Plan, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::run::{AudioSource, RunId, RunSetup};
-use media::{AudioConfig, MediaTime, VideoConfig};
+use media::{AudioConfig, MediaTime, VideoCodec, VideoConfig};
 use tracing::info;
 
 /// What is known of the published media.
@@ -118,6 +118,8 @@ impl SourceFacts {
 
     /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
     fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool, settings: &StreamSettings) {
+        // Other codecs are not packaged.
+        let fits = fits && config.codec == VideoCodec::H264;
         let plan = match &self.plan {
             Some(former) => ladder::replan(former, &source, fits && former.source),
             None => ladder::plan(&settings.ladder, &source, fits, settings.cores),

@@ -66,6 +66,9 @@ pub(super) enum Change {
         /// The video configuration that takes effect with that keyframe; `None` if it stays.
         video: Option<VideoConfig>,
     },
+    /// Only the audio does not continue: the next keyframe starts a new run. Until then the video goes on in the present
+    /// run, with silence.
+    SoundAtNextKeyframe,
 }
 
 // === impl StreamState ===
@@ -192,8 +195,15 @@ impl Flow {
 
     /// The next keyframe starts a new run. A configuration that was announced before stays announced.
     pub(super) fn change_at_keyframe(&mut self) {
-        if matches!(self.change, Change::None) {
+        if matches!(self.change, Change::None | Change::SoundAtNextKeyframe) {
             self.change = Change::AtNextKeyframe { video: None };
+        }
+    }
+
+    /// The next keyframe starts a new run; the video goes on until then.
+    pub(super) fn change_sound_at_keyframe(&mut self) {
+        if matches!(self.change, Change::None) {
+            self.change = Change::SoundAtNextKeyframe;
         }
     }
 
@@ -201,15 +211,23 @@ impl Flow {
     pub(super) fn announced(&self) -> Option<&VideoConfig> {
         match &self.change {
             Change::AtNextKeyframe { video } => video.as_ref(),
-            Change::None => None,
+            Change::None | Change::SoundAtNextKeyframe => None,
         }
     }
 
     /// Whether the next keyframe starts a new run.
     pub(super) fn changes(&self) -> bool {
         match self.change {
-            Change::AtNextKeyframe { .. } => true,
+            Change::AtNextKeyframe { .. } | Change::SoundAtNextKeyframe => true,
             Change::None => false,
+        }
+    }
+
+    /// Whether the video waits for the keyframe that starts a new run.
+    pub(super) fn holds_video(&self) -> bool {
+        match self.change {
+            Change::AtNextKeyframe { .. } => true,
+            Change::None | Change::SoundAtNextKeyframe => false,
         }
     }
 
@@ -226,7 +244,7 @@ impl Flow {
     pub(super) fn take_change(&mut self) -> Option<VideoConfig> {
         match std::mem::take(&mut self.change) {
             Change::AtNextKeyframe { video } => video,
-            Change::None => None,
+            Change::None | Change::SoundAtNextKeyframe => None,
         }
     }
 
@@ -251,7 +269,7 @@ impl Flow {
         if !source.has_video() {
             return Some(source.newest());
         }
-        match self.gop.since_keyframe().first().filter(|_| !self.changes())? {
+        match self.gop.since_keyframe().first().filter(|_| !self.holds_video())? {
             Media::Video(unit) => Some(unit.pts),
             Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
         }

@@ -9,7 +9,7 @@ use crate::logging::counts;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
 use crate::stream::driver::now;
-use rtmp::ingest::{Ingest, Oddities};
+use rtmp::ingest::{Ingest, Notice, Oddities, WARN_AFTER};
 use rtmp::timeline::Repairs;
 use rtmp::{EndReason, MediaMessage, Metadata, Refusal};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::time::Sleep;
-use tracing::info;
+use tracing::{info, warn};
 
 /// An admitted publisher.
 pub(crate) struct Publisher {
@@ -56,6 +56,9 @@ impl MediaSink for Publisher {
         let mut media = media.peekable();
         let readable = media.peek().is_some();
         self.count();
+        if let Some(notice) = self.ingest.take_notice() {
+            warn_of(&self.path, notice);
+        }
         for media in media {
             let present = self.entry.present();
             if present.number != self.number {
@@ -130,6 +133,20 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Says that a publisher sends media of a kind of which nothing can be read.
+fn warn_of(path: &StreamPath, Notice { kind, reason }: Notice) {
+    let seconds = WARN_AFTER.as_secs();
+    metrics::counter!("encoder_unreadable_media_total", "kind" => kind.as_str(), "reason" => reason)
+        .increment(1);
+    warn!(
+        stream = %path,
+        kind = kind.as_str(),
+        reason,
+        seconds,
+        "the publisher sends media that cannot be read: viewers do not get it; change the codec in the publisher"
+    );
 }
 
 /// Frees the place however the connection ended, a panic included.

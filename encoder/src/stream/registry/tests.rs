@@ -217,7 +217,7 @@ async fn messages_that_cannot_be_read_are_counted_where_operators_look() {
         };
         publisher.media(message).unwrap();
     }
-    let counted = "encoder_odd_messages_total{kind=\"malformed\"} 3";
+    let counted = "encoder_odd_messages_total{kind=\"unreadable\"} 3";
     assert!(handle.render().contains(counted), "{}", handle.render());
 }
 

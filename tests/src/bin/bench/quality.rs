@@ -147,7 +147,7 @@ pub(crate) fn scores(distorted: &Path, reference: &Path, vmaf: bool) -> anyhow::
 
 /// Path of an FFmpeg with libvmaf: Debian's has none, PyPI's imageio-ffmpeg contains one.
 fn vmaf_program() -> Option<PathBuf> {
-    let done = Command::new(workspace().join("fixtures/vmaf.sh")).output().ok()?;
+    let done = Command::new(workspace().join("fixtures/recent-ffmpeg.sh")).output().ok()?;
     let path = PathBuf::from(String::from_utf8(done.stdout).ok()?.trim());
     (done.status.success() && path.exists()).then_some(path)
 }

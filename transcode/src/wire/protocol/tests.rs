@@ -39,8 +39,16 @@ fn unit() -> impl Strategy<Value = WireUnit> {
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Request::Start(job())),
-        bytes().prop_map(|record| Request::VideoConfig { codec: VideoCodec::H264, record }),
-        bytes().prop_map(|record| Request::AudioConfig { codec: AudioCodec::Aac, record }),
+        (prop::sample::select(&VideoCodec::ALL[..]), bytes())
+            .prop_map(|(codec, record)| Request::VideoConfig { codec, record }),
+        (prop::sample::select(&AudioCodec::ALL[..]), any::<(u32, u8)>(), bytes()).prop_map(
+            |(codec, (sample_rate, channels), record)| Request::AudioConfig {
+                codec,
+                sample_rate,
+                channels,
+                record
+            }
+        ),
         unit().prop_map(Request::Unit),
         Just(Request::Finish),
     ]

@@ -1,0 +1,327 @@
+//! HEVC (ITU-T H.265, ISO/IEC 14496-15 8.3.3): the HEVCDecoderConfigurationRecord, read and written, the picture size in
+//! sequence parameter sets, and which access units are keyframes.
+//!
+//! What belongs here: what several crates need to know about the codec. Framing of NAL units is the same as in H.264 and
+//! is in [`crate::framing`]. What does not: containers, timestamps, decoding; nothing here reads a slice's payload.
+//!
+//! Sequence parameter sets are read only up to the cropping of the picture: some cameras write a VUI that strict parsers
+//! refuse, while decoders decode the pictures.
+
+use crate::bits::{Bits, without_emulation_prevention};
+use crate::error::{CodecError, checked_size};
+use crate::framing::NalFacts;
+use crate::h264::{LengthSize, annex_b_units};
+use crate::{VideoCodec, VideoConfig};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Longest record accepted, in bytes.
+pub const MAX_RECORD: usize = 16 << 10;
+/// Longest sequence parameter set read, in bytes.
+const MAX_SPS: usize = 1 << 10;
+/// Maximum number of parameter sets kept of each kind (VPS and SPS ids have four bits).
+const MAX_KEPT: usize = 16;
+/// Bytes of a record before its arrays.
+const RECORD_HEAD: usize = 23;
+
+/// NAL unit types (ITU-T H.265 table 7-1) that matter outside a decoder.
+mod nal_type {
+    pub(super) const SLICES: std::ops::RangeInclusive<u8> = 0..=31;
+    /// Random access points: BLA, IDR, CRA and the reserved types behind them.
+    pub(super) const RANDOM_ACCESS: std::ops::RangeInclusive<u8> = 16..=23;
+    pub(super) const VPS: u8 = 32;
+    pub(super) const SPS: u8 = 33;
+    pub(super) const PPS: u8 = 34;
+    pub(super) const ACCESS_UNIT_DELIMITER: u8 = 35;
+    pub(super) const FILLER: u8 = 38;
+
+    pub(super) fn of(nal: &[u8]) -> Option<u8> {
+        (nal.len() >= 2).then(|| nal[0] >> 1 & 0x3f)
+    }
+}
+
+/// What a NAL unit is; `None` if it is too short for its header.
+pub fn facts(nal: &[u8]) -> Option<NalFacts> {
+    let kind = nal_type::of(nal)?;
+    Some(NalFacts {
+        slice: nal_type::SLICES.contains(&kind),
+        key: nal_type::RANDOM_ACCESS.contains(&kind),
+        parameter_set: matches!(kind, nal_type::VPS | nal_type::SPS | nal_type::PPS),
+        delimiter: matches!(kind, nal_type::ACCESS_UNIT_DELIMITER | nal_type::FILLER),
+    })
+}
+
+/// Reads a configuration record, or the parameter sets as a byte stream, which some senders put in its place. Returns the
+/// configuration, with its record rewritten to four-byte lengths, and the size of the access units' length fields.
+/// `fallback_size` (width and height in pixels) is taken where no sequence parameter set can be read.
+///
+/// # Errors
+/// [`CodecError`].
+pub fn read_config(
+    record: &Bytes,
+    fallback_size: Option<(u32, u32)>,
+) -> Result<(VideoConfig, LengthSize), CodecError> {
+    if record.len() > MAX_RECORD {
+        return Err(CodecError::Broken("HEVC configuration is too long"));
+    }
+    if record.starts_with(&[0, 0, 1]) || record.starts_with(&[0, 0, 0, 1]) {
+        let mut sets = ParameterSets::default();
+        annex_b_units(record).for_each(|nal| sets.keep(nal));
+        let record = sets.record().ok_or(CodecError::Broken("HEVC configuration without parameter sets"))?;
+        return Ok((config(record, &sets.sps, fallback_size)?, LengthSize::Four));
+    }
+    let sets = sets_of(record).ok_or(CodecError::Broken("HEVC configuration cannot be read"))?;
+    let length_size = LengthSize::from_record_byte(record[21])
+        .map_err(|_| CodecError::Broken("HEVC configuration with lengths of three bytes"))?;
+    if sets.sps.is_empty() {
+        return Err(CodecError::Broken("HEVC configuration without parameter sets"));
+    }
+    let mut own = BytesMut::from(&record[..]);
+    own[21] |= 3;
+    Ok((config(own.freeze(), &sets.sps, fallback_size)?, length_size))
+}
+
+fn config(
+    record: Bytes,
+    sps: &[Bytes],
+    fallback_size: Option<(u32, u32)>,
+) -> Result<VideoConfig, CodecError> {
+    let shown = sps.iter().find_map(|sps| size_of(sps)).map(|size| size.shown).or(fallback_size);
+    let (width, height) = shown.ok_or(CodecError::Broken("HEVC picture size cannot be read"))?;
+    let (width, height) = checked_size(width, height)?;
+    Ok(VideoConfig {
+        codec: VideoCodec::Hevc,
+        record,
+        width,
+        height,
+        sample_aspect: (1, 1),
+        frame_rate: None,
+    })
+}
+
+fn sets_of(record: &[u8]) -> Option<ParameterSets> {
+    let arrays = *record.get(RECORD_HEAD - 1)?;
+    if record[0] > 1 {
+        return None;
+    }
+    let mut rest = &record[RECORD_HEAD..];
+    let mut sets = ParameterSets::default();
+    for _ in 0..arrays {
+        let (&[_kind, a, b], mut tail) = rest.split_first_chunk::<3>()?;
+        for _ in 0..u16::from_be_bytes([a, b]) {
+            let (length, behind) = tail.split_first_chunk::<2>()?;
+            let (nal, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            sets.keep(nal);
+            tail = behind;
+        }
+        rest = tail;
+    }
+    Some(sets)
+}
+
+/// Whether two records have the same parameter sets, so that they configure a decoder in the same way.
+pub fn same_parameter_sets(one: &[u8], other: &[u8]) -> bool {
+    match (sets_of(one), sets_of(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// The size in pixels of the largest coded picture that the sequence parameter sets among these NAL units announce,
+/// before cropping: a decoder allocates such pictures. 0 where none can be read.
+pub fn largest_picture<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let pixels = |size: Size| u64::from(size.coded.0).saturating_mul(u64::from(size.coded.1));
+    sets.into_iter().filter_map(|set| size_of(set).map(pixels)).max().unwrap_or(0)
+}
+
+/// The size of the largest picture that a configuration record announces, as [`largest_picture`].
+pub fn largest_picture_of_record(record: &[u8]) -> u64 {
+    let sets = sets_of(record).map(|sets| sets.sps).unwrap_or_default();
+    largest_picture(sets.iter().map(|set| &set[..]))
+}
+
+/// A picture's size in pixels.
+#[derive(Clone, Copy)]
+struct Size {
+    coded: (u32, u32),
+    shown: (u32, u32),
+}
+
+/// The picture size in a sequence parameter set (7.3.2.2.1); `None` for other NAL units and for sets that end early.
+fn size_of(nal: &[u8]) -> Option<Size> {
+    if nal_type::of(nal) != Some(nal_type::SPS) || nal.len() > MAX_SPS {
+        return None;
+    }
+    let payload = without_emulation_prevention(&nal[2..]);
+    let mut bits = Bits::new(&payload);
+    // sps_video_parameter_set_id
+    bits.take(4)?;
+    let sub_layers = bits.take(3)?;
+    bits.flag()?;
+    profile_tier_level(&mut bits, sub_layers)?;
+    // sps_seq_parameter_set_id
+    bits.ue()?;
+    let chroma = bits.ue()?;
+    if chroma == 3 {
+        bits.flag()?;
+    }
+    let coded = (bits.ue()?, bits.ue()?);
+    let mut shown = coded;
+    if bits.flag()? {
+        let (left, right, top, bottom) = (bits.ue()?, bits.ue()?, bits.ue()?, bits.ue()?);
+        let (unit_x, unit_y) = match chroma {
+            1 => (2, 2),
+            2 => (2, 1),
+            _ => (1, 1),
+        };
+        let cropped =
+            |size: u32, a: u32, b: u32, unit: u32| size.checked_sub(a.checked_add(b)?.checked_mul(unit)?);
+        shown = (cropped(coded.0, left, right, unit_x)?, cropped(coded.1, top, bottom, unit_y)?);
+    }
+    Some(Size { coded, shown })
+}
+
+/// Skips profile_tier_level() (7.3.3).
+fn profile_tier_level(bits: &mut Bits<'_>, sub_layers: u32) -> Option<()> {
+    const PROFILE: u32 = 88;
+    const LEVEL: u32 = 8;
+    bits.skip(PROFILE + LEVEL)?;
+    let mut present = Vec::new();
+    for _ in 0..sub_layers {
+        present.push((bits.flag()?, bits.flag()?));
+    }
+    if sub_layers > 0 {
+        bits.skip(2 * (8 - sub_layers))?;
+    }
+    for (profile, level) in present {
+        bits.skip(if profile { PROFILE } else { 0 } + if level { LEVEL } else { 0 })?;
+    }
+    Some(())
+}
+
+/// Builds the configuration from the parameter sets of access units; `None` unless all kinds are present and readable.
+/// `fallback_size` as in [`read_config`].
+pub fn in_band_config(sets: &[Bytes], fallback_size: Option<(u32, u32)>) -> Option<VideoConfig> {
+    let mut kept = ParameterSets::default();
+    sets.iter().for_each(|set| kept.keep(set));
+    config(kept.record()?, &kept.sps, fallback_size).ok()
+}
+
+/// Parameter sets from which a record is written.
+#[derive(Default, PartialEq)]
+struct ParameterSets {
+    vps: Vec<Bytes>,
+    sps: Vec<Bytes>,
+    pps: Vec<Bytes>,
+}
+
+impl ParameterSets {
+    /// Keeps a copy of a parameter set; ignores other NAL units, repeated sets, and sets beyond the bounds.
+    fn keep(&mut self, nal: &[u8]) {
+        let sets = match nal_type::of(nal) {
+            Some(nal_type::VPS) => &mut self.vps,
+            Some(nal_type::SPS) => &mut self.sps,
+            Some(nal_type::PPS) => &mut self.pps,
+            Some(_) | None => return,
+        };
+        if sets.len() < MAX_KEPT && nal.len() <= MAX_RECORD && !sets.iter().any(|kept| kept == nal) {
+            sets.push(Bytes::copy_from_slice(nal));
+        }
+    }
+
+    /// The record for access units with four-byte lengths; `None` while a kind is missing. Profile and level are copied
+    /// from the sequence parameter set; the fields that only describe the stream are left at "unknown".
+    fn record(&self) -> Option<Bytes> {
+        let sps = self.sps.first()?;
+        if self.vps.is_empty() || self.pps.is_empty() {
+            return None;
+        }
+        let payload = without_emulation_prevention(sps.get(2..)?);
+        let mut record = BytesMut::new();
+        record.put_u8(1);
+        // profile_tier_level begins at the second byte: eleven bytes of profile, one of level.
+        record.put_slice(payload.get(1..13)?);
+        record.put_slice(&[0xf0, 0, 0xfc, 0xfd, 0xf8, 0xf8, 0, 0]);
+        // One temporal layer, lengths of four bytes; three arrays.
+        record.put_slice(&[0b0000_1111, 3]);
+        for (kind, sets) in
+            [(nal_type::VPS, &self.vps), (nal_type::SPS, &self.sps), (nal_type::PPS, &self.pps)]
+        {
+            record.put_u8(0x80 | kind);
+            record.put_u16(sets.len() as u16);
+            for set in sets {
+                record.put_u16(set.len() as u16);
+                record.put_slice(set);
+            }
+        }
+        Some(record.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing;
+    use crate::testing::bytes;
+
+    /// 320x180, from libx265 by FFmpeg 9, without its SEI.
+    const RECORD: &str =
+        "0101600000009000000000003cf000fcfdf8f800000f03200001001840010c01ffff01600000030090000003000003003c95
+        9809210001002b42010101600000030090000003000003003ca00a080b9f796566924caf0168080000030008000003\
+        00c84022000100074401c172b46240";
+
+    fn record() -> Bytes {
+        bytes(RECORD)
+    }
+
+    #[test]
+    fn the_configuration_says_what_ffprobe_says() {
+        let (config, size) = read_config(&record(), None).unwrap();
+        assert_eq!((config.codec, config.width, config.height), (VideoCodec::Hevc, 320, 180));
+        assert_eq!((config.record, size), (record(), LengthSize::Four));
+        assert_eq!(largest_picture_of_record(&record()), 320 * 184, "as coded: whole blocks of eight");
+    }
+
+    #[test]
+    fn lengths_in_the_record_become_four_bytes() {
+        let mut short = record().to_vec();
+        short[21] = short[21] & !3 | 1;
+        let (config, size) = read_config(&short.into(), None).unwrap();
+        assert_eq!((config.record, size), (record(), LengthSize::Two));
+    }
+
+    #[test]
+    fn a_record_is_made_from_parameter_sets() {
+        let sets = sets_of(&record()).unwrap();
+        let all: Vec<Bytes> = [sets.vps, sets.sps, sets.pps].concat();
+        let config = in_band_config(&all, None).unwrap();
+        assert_eq!((config.width, config.height), (320, 180));
+        assert!(same_parameter_sets(&config.record, &record()));
+        assert_eq!(config.record[1..13], record()[1..13], "profile and level");
+        assert_eq!(in_band_config(&all[1..], None), None, "without a VPS");
+        let stream = crate::h264::annex_b(all.iter().map(|set| &set[..]));
+        assert_eq!(read_config(&stream, None).unwrap().0, config, "as a byte stream");
+    }
+
+    #[test]
+    fn keyframes_are_random_access_points() {
+        // IDR_W_RADL, CRA, a trailing picture; parameter sets in front.
+        for (head, key) in [([0x26, 1], true), ([0x2a, 1], true), ([0x02, 1], false)] {
+            let payload = [&[0, 0, 0, 3, 0x40, 1, 7, 0, 0, 0, 4][..], &head, &[9, 9]].concat();
+            let unit = framing::read_unit(&payload.into(), Some(LengthSize::Four), facts).unwrap();
+            assert_eq!((unit.key, unit.has_picture, unit.sets.len()), (key, true, 1), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let cut = |len: usize| read_config(&record().slice(..len), None);
+        assert!((0..record().len()).all(|len| cut(len).is_err()));
+        let mut no_size = record().to_vec();
+        // The sequence parameter set's identifier becomes an endless code.
+        let sps = 23 + 5 + 24 + 5;
+        no_size[sps + 2..sps + 43].fill(0);
+        let no_size = Bytes::from(no_size);
+        assert!(matches!(read_config(&no_size, None), Err(CodecError::Broken(_))));
+        assert_eq!(read_config(&no_size, Some((640, 360))).unwrap().0.width, 640, "onMetaData knows");
+    }
+}
