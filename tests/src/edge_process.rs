@@ -92,6 +92,14 @@ impl Edge {
         self.program.signal(signal);
     }
 
+    /// Waits for the edge to exit with code 0, and checks its log.
+    #[track_caller]
+    pub fn wait(&mut self, wait: Duration) {
+        let status = self.program.wait(wait);
+        let log = self.check_log();
+        assert!(status.is_some_and(|status| status.success()), "{status:?}:\n{log}");
+    }
+
     /// Kills the edge without notice.
     pub fn kill(mut self) {
         self.program.signal(Signal::KILL);
@@ -123,7 +131,7 @@ impl Drop for Edge {
         if self.checked {
             return;
         }
-        // A second signal ends the wait for balancers.
+        // SIGINT ends the wait for balancers.
         self.program.signal(Signal::TERM);
         self.program.signal(Signal::INT);
         self.program.stop(Duration::from_secs(10));

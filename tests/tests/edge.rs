@@ -91,6 +91,21 @@ fn playlists(url: &str) -> Vec<String> {
     })
 }
 
+/// Platforms repeat SIGTERM. An edge serves on for five seconds all the same, while balancers still send it viewers.
+#[test]
+fn told_to_leave_again_it_still_waits_for_balancers() {
+    let mut edge = Edge::start(&["--encoders", "127.0.0.1:9"]);
+    let asked = Instant::now();
+    edge.signal(Signal::TERM);
+    eventually("readiness to fall", Duration::from_secs(5), || {
+        let ready = Client::default().get(&format!("http://127.0.0.1:{}/readyz", edge.admin)).ok()?;
+        (ready.status == 503).then_some(())
+    });
+    edge.signal(Signal::TERM);
+    edge.wait(Duration::from_secs(15));
+    assert!(asked.elapsed() >= Duration::from_secs(5), "left after {:?}:\n{}", asked.elapsed(), edge.log());
+}
+
 #[test]
 fn every_stream_is_found_and_asked_for_once() {
     let fleet = Fleet::new();

@@ -272,8 +272,7 @@ fn archived(output: &std::path::Path) -> bool {
     Archived::of(output).is_some_and(|archived| archived.is_complete())
 }
 
-/// Sends the first SIGTERM and waits until the encoder drains: of two identical signals in quick succession a process
-/// sees only one.
+/// Sends SIGTERM and waits until the encoder drains.
 fn drain(encoder: &Encoder) {
     encoder.signal(Signal::TERM);
     eventually("the drain", Duration::from_secs(5), || {
@@ -350,15 +349,52 @@ fn told_to_leave_while_a_publisher_is_away_it_does_not_wait_for_it() {
     assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
 }
 
+/// Platforms repeat SIGTERM: a restart of containerd makes the kubelet stop a draining pod once more.
 #[test]
-fn told_twice_it_seals_and_goes_within_five_seconds() {
+fn told_to_leave_again_and_again_it_still_lets_the_publisher_finish() {
+    let clip = fixtures::clip(CLIP);
+    let _turn = turn::Turn::take();
+    let mut encoder = Encoder::start(member());
+    let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
+    let url = encoder.wait_for_stream(STREAM);
+    drain(&encoder);
+    for repeated in 1..=3 {
+        encoder.signal(Signal::TERM);
+        // The next signal is sent when this one was heard: of two that wait, a process hears one.
+        eventually("the signal to be heard", Duration::from_secs(5), || {
+            (encoder.log().matches("signal again").count() == repeated).then_some(())
+        });
+    }
+    let media = tests::http::join(&url, "source/index.m3u8");
+    let segments = || Some(encoder.client.get(&media).ok()?.text().ok()?.matches("#EXTINF").count());
+    let before = segments().unwrap();
+    eventually("the stream to go on", Duration::from_secs(20), || (segments()? >= before + 2).then_some(()));
+    assert!(publisher.exited().is_none(), "{}", publisher.output());
+
+    publisher.stop(Duration::from_secs(5));
+    let status = encoder.wait(Duration::from_secs(10));
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}");
+    assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
+}
+
+#[test]
+fn told_to_hurry_while_it_drains_it_seals_and_goes_within_five_seconds() {
+    hurries(Signal::INT);
+}
+
+#[test]
+fn told_to_quit_while_it_drains_it_seals_and_goes_within_five_seconds() {
+    hurries(Signal::QUIT);
+}
+
+fn hurries(signal: Signal) {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
     let mut encoder = Encoder::start(member());
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     drain(&encoder);
-    let took = leaves(&mut encoder, Signal::TERM);
+    let took = leaves(&mut encoder, signal);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     assert!(sealed(encoder.output.path()).is_some() && archived(encoder.output.path()));
     publisher.wait(publisher::REFUSAL);
@@ -399,7 +435,7 @@ fn a_store_that_is_down_does_not_keep_it() {
     });
     assert_eq!(encoder.admin("livez").status, 200, "a restart would not bring the store back");
     drain(&encoder);
-    let took = leaves(&mut encoder, Signal::TERM);
+    let took = leaves(&mut encoder, Signal::INT);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(&aside, &folder).unwrap();
@@ -433,11 +469,11 @@ fn a_bucket_that_is_down_keeps_it_for_half_a_minute_at_most() {
 }
 
 #[test]
-fn a_bucket_that_hangs_does_not_keep_it_when_told_twice() {
+fn a_bucket_that_hangs_does_not_keep_it_when_told_to_hurry() {
     let _turn = turn::Turn::take();
     let (_bucket, mut encoder, _publisher) = into_a_bucket_that_is_down(Fault::Hang);
     drain(&encoder);
-    let took = leaves(&mut encoder, Signal::TERM);
+    let took = leaves(&mut encoder, Signal::INT);
     assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     assert!(encoder.log().contains("last writes unfinished"), "{}", encoder.log());
 }

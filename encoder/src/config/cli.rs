@@ -222,7 +222,7 @@ pub(crate) struct ServeArgs {
     /// Seconds without a byte after which a publisher counts as gone
     #[arg(long, env = "ENCODER_PUBLISH_TIMEOUT", value_name = "SECONDS", default_value = "30")]
     pub publish_timeout: String,
-    /// Seconds that publishers get to end their streams after SIGTERM
+    /// Seconds that publishers get to end their streams after SIGTERM; SIGINT ends streams within seconds
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "3600")]
     pub drain_timeout: String,
     /// Seconds from the streamer's camera to the viewer's screen, 2 to 15, fractions are fine; by application too:
@@ -403,7 +403,7 @@ pub(crate) struct EdgeArgs {
     /// Seconds that an idle connection is kept; longer than the proxies in front keep theirs
     #[arg(long, env = "ENCODER_HTTP_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "650")]
     pub http_idle_timeout: String,
-    /// Seconds that answers in progress get after SIGTERM
+    /// Seconds that answers in progress get after SIGTERM; SIGINT ends them at once
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30")]
     pub drain_timeout: String,
     /// Connections of the trusted proxies begin with a PROXY protocol header (version 1 or 2)

@@ -6,9 +6,9 @@ use crate::archive::ArchiveManager;
 use crate::events::Events;
 use crate::fault::Fault;
 use crate::shutdown::{Shutdown, ShutdownStage};
-use crate::stream::registry::Registry;
 use rtmp::Refusal;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Time for ended streams to write their last playlists. Together with the later deadlines this makes the process
@@ -36,7 +36,8 @@ impl ServeParts {
         self.probe.drain();
         self.registry.drain();
         let drained_by = Instant::now() + self.config.drain_timeout;
-        end_streams(&self.registry, &self.shutdown, self.config.drain_timeout).await;
+        let end_all = || self.registry.end_all(&Refusal::Draining);
+        end_streams(self.registry.count(), end_all, &self.shutdown, self.config.drain_timeout).await;
         let left = drained_by.saturating_duration_since(Instant::now());
         finish_archives(&self.archives, &self.shutdown, left.max(ARCHIVES_AT_LEAST)).await;
         deliver_events(&self.events, &self.shutdown).await;
@@ -71,12 +72,21 @@ impl ServeParts {
     }
 }
 
-/// Waits until the streams end by themselves; on the drain time-out or a signal ends them; on a further signal or the
-/// deadline stops waiting.
-async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Duration) {
-    let mut count = registry.count();
+/// Waits until the streams end by themselves; on the drain time-out or SIGINT ends them with `end_all`; on a further
+/// SIGINT or the deadline stops waiting. `count` is the number of streams.
+async fn end_streams(
+    mut count: watch::Receiver<usize>,
+    end_all: impl FnOnce(),
+    shutdown: &Shutdown,
+    drain_timeout: Duration,
+) {
+    let streams = *count.borrow();
+    if streams > 0 {
+        let drain_timeout_seconds = drain_timeout.as_secs_f64();
+        info!(streams, drain_timeout_seconds, "drains: streams end with their publishers");
+    }
     let mut none_left = async || {
-        // The registry owns the sender and outlives this wait, so there is no error.
+        // Without a sender the registry is gone, and its streams with it.
         let _ = count.wait_for(|count| *count == 0).await;
     };
     tokio::select! {
@@ -84,7 +94,7 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
         () = shutdown.reached(ShutdownStage::Ending) => {}
         () = tokio::time::sleep(drain_timeout) => warn!("drain time-out (--drain-timeout): running streams are ended"),
     }
-    registry.end_all(&Refusal::Draining);
+    end_all();
     tokio::select! {
         () = none_left() => {}
         () = shutdown.reached(ShutdownStage::Leaving) => warn!("left without waiting for the last writes"),
@@ -93,7 +103,7 @@ async fn end_streams(registry: &Registry, shutdown: &Shutdown, drain_timeout: Du
 }
 
 /// Waits for archives to be completed: for all archives within the time limit, or only for [`ARCHIVE_DEADLINE`] after
-/// a signal to end. The next encoder that takes the stream, or `encoder archive seal`, completes the remaining
+/// SIGINT. The next encoder that takes the stream, or `encoder archive seal`, completes the remaining
 /// archives.
 async fn finish_archives(archives: &ArchiveManager, shutdown: &Shutdown, within: Duration) {
     let hurried = async {
@@ -109,8 +119,7 @@ async fn finish_archives(archives: &ArchiveManager, shutdown: &Shutdown, within:
     warn!("left with archives unfinished: `encoder archive seal` completes them");
 }
 
-/// Waits until the last events are delivered: for a few seconds, or for less after a signal to end. Says how many are
-/// lost.
+/// Waits until the last events are delivered: for a few seconds, or for less after SIGINT. Says how many are lost.
 async fn deliver_events(events: &Events, shutdown: &Shutdown) {
     let in_hurry = async {
         shutdown.clone().reached(ShutdownStage::Ending).await;
@@ -121,4 +130,85 @@ async fn deliver_events(events: &Events, shutdown: &Shutdown) {
         () = in_hurry => {}
     }
     events.leave();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::pin::pin;
+
+    const DRAIN_TIMEOUT: Duration = Duration::from_secs(14_400);
+
+    /// One stream that drains, with paused time.
+    struct Drain {
+        count: watch::Sender<usize>,
+        stage: watch::Sender<ShutdownStage>,
+        ended: Cell<bool>,
+        started: tokio::time::Instant,
+    }
+
+    impl Drain {
+        fn new() -> Self {
+            Self {
+                count: watch::Sender::new(1),
+                stage: watch::Sender::new(ShutdownStage::Draining),
+                ended: Cell::new(false),
+                started: tokio::time::Instant::now(),
+            }
+        }
+
+        async fn run(&self) {
+            let shutdown = Shutdown::following(self.stage.subscribe());
+            end_streams(self.count.subscribe(), || self.ended.set(true), &shutdown, DRAIN_TIMEOUT).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_its_publisher() {
+        let drain = Drain::new();
+        let mut running = pin!(drain.run());
+        let an_hour = tokio::time::timeout(Duration::from_secs(3_600), &mut running).await;
+        assert!(an_hour.is_err() && !drain.ended.get(), "the stream was cut off");
+        drain.count.send_replace(0);
+        running.await;
+        assert!(!drain.ended.get());
+    }
+
+    /// What a repeated SIGTERM does to those who wait: the stage is sent again and is the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_repeated_stage_ends_nothing() {
+        let drain = Drain::new();
+        let mut running = pin!(drain.run());
+        for _ in 0..3 {
+            drain.stage.send_replace(ShutdownStage::Draining);
+            assert!(tokio::time::timeout(Duration::from_secs(60), &mut running).await.is_err());
+        }
+        assert!(!drain.ended.get(), "the stream was cut off");
+    }
+
+    /// Sealing begins at the drain time-out and takes its own deadline at most.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_out_ends_what_is_left_and_does_not_wait_for_ever() {
+        let drain = Drain::new();
+        let mut running = pin!(drain.run());
+        let just_before = DRAIN_TIMEOUT - Duration::from_millis(10);
+        assert!(tokio::time::timeout(just_before, &mut running).await.is_err());
+        assert!(!drain.ended.get());
+        running.await;
+        assert!(drain.ended.get());
+        assert_eq!(drain.started.elapsed().as_secs(), (DRAIN_TIMEOUT + SEAL_DEADLINE).as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sigint_ends_streams_and_a_second_one_does_not_wait_for_their_writes() {
+        let drain = Drain::new();
+        let mut running = pin!(drain.run());
+        drain.stage.send_replace(ShutdownStage::Ending);
+        assert!(tokio::time::timeout(SEAL_DEADLINE / 2, &mut running).await.is_err());
+        assert!(drain.ended.get(), "the stream goes on");
+        drain.stage.send_replace(ShutdownStage::Leaving);
+        running.await;
+        assert!(drain.started.elapsed() < SEAL_DEADLINE);
+    }
 }
