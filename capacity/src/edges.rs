@@ -68,8 +68,8 @@ const BUCKET_WRITES: f64 = 1_000.0;
 const BUCKET_DOUBLES_MINUTES: f64 = 20.0;
 /// Endpoints in a slice.
 const SLICE_ENDPOINTS: f64 = 100.0;
-/// Services that select the encoders: `rtmp`, `encoders`, `origin`.
-const SERVICES: f64 = 3.0;
+/// Services that select the encoders: `rtmp`, `encoders`.
+const SERVICES: f64 = 2.0;
 /// Mean length of a stream, as in the simulation, in seconds.
 const STREAM_SECONDS: f64 = 1_800.0;
 

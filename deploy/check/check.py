@@ -188,13 +188,14 @@ def guard(overlay, documents):
     for document in documents:
         by_kind.setdefault(document["kind"], []).append(document)
         want(document["metadata"].get("namespace", "live") == "live", name_of(document), "is in another namespace")
-        if document["kind"] not in ("Namespace", "ClusterRole"):
-            want("AlwaysAllow" not in json.dumps(document), name_of(document), "AlwaysAllow evicts every busy encoder")
 
+    guard_namespace(by_kind, want)
     encoders = 0
     for document, metadata, spec, container in workloads(documents):
         where = name_of(document)
         guard_pod(spec, container, want, where)
+        guard_graces(spec, container, want, where)
+        guard_collectors(documents, metadata, container, want, where)
         if container["args"] == ["edge"]:
             guard_edge(documents, document, metadata, spec, container, want)
             continue
@@ -206,13 +207,13 @@ def guard(overlay, documents):
         guard_listeners(documents, spec, container, want, where)
         limit = container["resources"]["limits"]
         if container["args"] != ["serve"]:
-            live = container["livenessProbe"]
-            want(live["httpGet"]["path"] == "/livez", where, "liveness asks something else")
+            guard_lobby(documents, document, container, want)
             continue
 
         encoders += 1
         guard_rtmps(documents, metadata, container, want, where)
         guard_origin(documents, metadata, spec, container, want, where)
+        guard_budget(by_kind, document, metadata, want)
         # One budget for all workers of a stream, and the supervisor with its window of segments and what waits for the store.
         workers = int(variable(container, "ENCODER_WORKER_MEMORY", "1536")) * int(variable(container, "ENCODER_CAPACITY", "1"))
         want(mebibytes(limit["memory"]) >= workers + 1024, where, "the kernel kills the pod before a worker reaches its limit")
@@ -224,27 +225,17 @@ def guard(overlay, documents):
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         want("/media" in mounts and "/tmp" in mounts, where, "nowhere to write")
         if document["kind"] == "Fleet":
-            template = document["spec"]["template"]["spec"]
-            want(template["eviction"]["safe"] == "Never", where, "may be evicted")
-            want(variable(container, "ENCODER_FLEET") == "agones", where, "does not tell Agones")
-            want("livenessProbe" not in container, where, "recycling would look like a crash")
-            want(template["health"]["periodSeconds"] * template["health"]["failureThreshold"] >= 15, where, "impatient health")
-            want(template["ports"][0]["portPolicy"] == "None", where, "host ports by-pass the balancer")
-            policies = [p["spec"] for p in by_kind["NetworkPolicy"] if p["spec"]["podSelector"]["matchLabels"].items() <= metadata["labels"].items()]
-            out = [block["ipBlock"] for p in policies for rule in p.get("egress", []) if any(port["port"] == 443 for port in rule["ports"]) for block in rule["to"] if "ipBlock" in block]
-            want(any(block["cidr"] == "10.0.0.0/8" for block in out), where, "its sidecar does not reach the API server")
+            guard_fleet(by_kind, document, metadata, spec, container, want)
             continue
+        want(spec.get("automountServiceAccountToken") is False, where, "has a token of the cluster's API")
         annotation = "cluster-autoscaler.kubernetes.io/safe-to-evict"
         want(metadata["annotations"].get(annotation) == "false", where, "the cluster autoscaler may take it")
         live = container["livenessProbe"]
         want(live["httpGet"]["path"] == "/livez", where, "liveness asks something else")
-        want(live["terminationGracePeriodSeconds"] <= 30, where, "who is stuck is waited for as long as a stream lasts")
         want(live["periodSeconds"] * live["failureThreshold"] >= 30, where, "impatient liveness")
-        want(document["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, where, "a rollout takes encoders away")
+        guard_rollout(document, want, where)
         want(variable(container, "ENCODER_RECYCLE_AFTER") == "0", where, "a restart after each stream runs into back-off")
         selector = document["spec"]["selector"]["matchLabels"].items()
-        budgets = [b for b in by_kind.get("PodDisruptionBudget", []) if b["spec"]["selector"]["matchLabels"].items() <= metadata["labels"].items()]
-        want(len(budgets) == 1 and budgets[0]["spec"]["maxUnavailable"] == 0, where, "may be evicted")
         want(selector <= metadata["labels"].items(), where, "does not select its own pods")
     want(encoders == 1, "encoders", f"{encoders} workloads take streams")
 
@@ -253,15 +244,16 @@ def guard(overlay, documents):
     want(rtmp["type"] == "LoadBalancer" and rtmp["externalTrafficPolicy"] == "Cluster", "Service/rtmp", "Local loses streams and drops publishers")
     want(not rtmp.get("publishNotReadyAddresses"), "Service/rtmp", "readiness would steer nothing")
     want(rtmp.get("sessionAffinity", "None") == "None", "Service/rtmp", "affinity sends publishers to busy encoders")
-    want(services["encoders"]["publishNotReadyAddresses"] is True, "Service/encoders", "the lobby sees free encoders only")
-    want(services["origin"]["publishNotReadyAddresses"] is True, "Service/origin", "viewers lose busy encoders")
+    blind = "the lobby sees free encoders only, and viewers lose busy ones"
+    want(services["encoders"]["publishNotReadyAddresses"] is True, "Service/encoders", blind)
     for document in by_kind["Service"]:
-        selected = [
-            name_of(workload)
-            for workload, metadata, _, _ in workloads(documents)
-            if document["spec"]["selector"].items() <= metadata["labels"].items()
-        ]
-        want(selected, name_of(document), "selects nothing")
+        guard_service(documents, document, want)
+    of_encoders = [
+        name_of(service)
+        for service in by_kind["Service"]
+        if service["spec"]["selector"].get("app.kubernetes.io/component", "encoder") == "encoder"
+    ]
+    want(len(of_encoders) == 2, "encoders", f"{' and '.join(of_encoders)} are each written at every change of readiness")
 
     for scaled in by_kind.get("ScaledObject", []):
         where, trigger = name_of(scaled), scaled["spec"]["triggers"][0]
@@ -295,6 +287,168 @@ def guard_pod(spec, container, want, where):
     request, limit = container["resources"]["requests"], container["resources"].get("limits", {})
     want("cpu" not in limit or cores(limit["cpu"]) > cores(request["cpu"]), where, "throttled CPU drops frames")
     want("memory" in limit, where, "memory without a limit takes the node along")
+
+
+# A probe's failure counts with the pod's own grace above this many seconds; a stuck process does not exit by itself.
+SHORT_GRACE = 30
+# Namespaces of Google's collectors of metrics: on Standard and on Autopilot.
+COLLECTORS = {"gmp-system", "gke-gmp-system"}
+# Ports of Agones' sidecar in the pod: health, gRPC and HTTP.
+SIDECAR_PORTS = {8080, 9357, 9358}
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+def guard_namespace(by_kind, want):
+    """The level of Pod Security: the strictest that admits every container, Agones' sidecar included."""
+    for namespace in by_kind["Namespace"]:
+        level = namespace["metadata"]["labels"].get("pod-security.kubernetes.io/enforce")
+        if "Fleet" in by_kind:
+            want(level == "baseline", name_of(namespace), "refuses Agones' sidecar, or more than has to be is allowed")
+        else:
+            want(level == "restricted", name_of(namespace), "allows more than its pods need")
+
+
+def guard_graces(spec, container, want, where):
+    """A failed probe kills with the pod's grace unless the probe has its own. (The startup probe is asked again after a
+    restart of the kubelet.)"""
+    whole = spec.get("terminationGracePeriodSeconds", 30)
+    for name in ("startupProbe", "livenessProbe"):
+        grace = container.get(name, {}).get("terminationGracePeriodSeconds", whole)
+        want(name not in container or grace <= SHORT_GRACE, where, f"a stuck process has {whole} s after its {name} failed")
+
+
+def guard_collectors(documents, metadata, container, want, where):
+    named = {name for peer in peers(documents, metadata, container, "admin") for name in namespaces(peer)}
+    want(COLLECTORS <= named, where, f"the policy does not admit the collectors of {sorted(COLLECTORS - named)}")
+
+
+def namespaces(peer):
+    """The namespaces that a peer of a policy names."""
+    selector = (peer or {}).get("namespaceSelector", {})
+    found = {selector.get("matchLabels", {}).get("kubernetes.io/metadata.name")}
+    for rule in selector.get("matchExpressions", []):
+        if rule["key"] == "kubernetes.io/metadata.name" and rule["operator"] == "In":
+            found |= set(rule["values"])
+    return found - {None}
+
+
+def listens_on(documents, container):
+    """The numbers of the ports on which a container listens, by name; None stands for a listener that is off."""
+    chosen = settings(documents, container)
+    defaults = {
+        "serve": {"RTMP": "0.0.0.0:1935", "HTTP": "0.0.0.0:8080", "ADMIN": "127.0.0.1:9090"},
+        "lobby": {"RTMP": "0.0.0.0:1935", "ADMIN": "127.0.0.1:9090"},
+        "edge": {"HTTP": "0.0.0.0:8080", "ADMIN": "127.0.0.1:9090"},
+    }[container["args"][0]]
+    optional = {"RTMPS": "", "HTTPS": ""}
+    addresses = {name: chosen.get(f"ENCODER_{name}_LISTEN", default) for name, default in {**optional, **defaults}.items()}
+    return {name.lower(): int(address.rpartition(":")[2]) for name, address in addresses.items() if address}
+
+
+def guard_service(documents, service, want):
+    """Each port of a Service leads to a listener of each pod that the Service selects."""
+    where, spec = name_of(service), service["spec"]
+    selected = [w for w in workloads(documents) if spec["selector"].items() <= w[1]["labels"].items()]
+    want(selected, where, "selects nothing")
+    for document, _, _, container in selected:
+        named = {port["name"]: port["containerPort"] for port in container["ports"]}
+        listens = listens_on(documents, container)
+        for port in spec["ports"]:
+            target = port["targetPort"]
+            # The lobby does not speak TLS.
+            if target == "rtmps" and container["args"] == ["lobby"]:
+                continue
+            want(target in named, where, f"{name_of(document)} has no port named {target}")
+            right = listens.get(target) == named.get(target)
+            want(right, where, f"{name_of(document)} does not listen where its port {target} is")
+            if spec.get("clusterIP") == "None":
+                want(port["port"] == named.get(target), where, "headless: clients connect to `port` itself")
+
+
+def guard_lobby(documents, document, container, want):
+    where = name_of(document)
+    live = container["livenessProbe"]
+    want(live["httpGet"]["path"] == "/livez", where, "liveness asks something else")
+    spec = document["spec"]["template"]["spec"]
+    want(spec.get("automountServiceAccountToken") is False, where, "has a token of the cluster's API")
+    waits = document["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != "100%"
+    want(not waits, where, "is seldom ready: a rollout that waits for ready pods does not end")
+    encoders = next(d["spec"] for d in documents if d["kind"] == "Service" and d["metadata"]["name"] == "encoders")
+    ports = [port["port"] for port in encoders["ports"] if port["targetPort"] == "admin"]
+    asked = settings(documents, container).get("ENCODER_LOBBY_ENCODERS")
+    want([asked] == [f"encoders:{port}" for port in ports], where, "asks no encoder whether it is free")
+
+
+def guard_rollout(document, want, where):
+    """Busy encoders are not ready: they use up the surge, and count as unavailable."""
+    bounds = document["spec"]["strategy"]["rollingUpdate"]
+    want(bounds["maxSurge"] == "100%", where, "new pods that become busy use up the surge: a rollout stands still")
+    percent = re.fullmatch(r"(\d+)%", str(bounds["maxUnavailable"]))
+    room = percent and 50 <= int(percent[1]) < 100
+    want(room, where, "busy pods count as unavailable: a rollout stands still, or takes all free encoders at once")
+
+
+def guard_budget(by_kind, document, metadata, want):
+    """Nodes can be drained, one free encoder after the other, and no pod has two budgets, which makes evictions fail."""
+    where = name_of(document)
+    budgets = [
+        b["spec"] for b in by_kind.get("PodDisruptionBudget", [])
+        if b["spec"]["selector"]["matchLabels"].items() <= metadata["labels"].items()
+    ]
+    want(len(budgets) == 1, where, "has no disruption budget, or several")
+    free = fewest_free(by_kind, document)
+    for budget in budgets:
+        least = budget.get("minAvailable")
+        want(isinstance(least, int) and least >= 1, where, "a drain of nodes takes all free encoders at once, or moves none")
+        want(not isinstance(least, int) or least < free, where, f"nodes cannot be drained while no more than {free} run")
+        policy = budget.get("unhealthyPodEvictionPolicy")
+        want(policy == "AlwaysAllow", where, "a busy encoder keeps its node from being drained")
+
+
+def fewest_free(by_kind, document):
+    """The number of encoders of a fleet without any stream."""
+    name = document["metadata"]["name"]
+    for scaled in by_kind.get("ScaledObject", []):
+        if scaled["spec"]["scaleTargetRef"]["name"] == name:
+            return scaled["spec"]["minReplicaCount"]
+    for scaler in by_kind.get("FleetAutoscaler", []):
+        if scaler["spec"]["fleetName"] == name:
+            return scaler["spec"]["policy"]["buffer"]["minReplicas"]
+    return document["spec"].get("replicas", 1)
+
+
+def guard_fleet(by_kind, document, metadata, spec, container, want):
+    """What Agones' webhooks and its sidecar want, and no schema says."""
+    where, template = name_of(document), document["spec"]["template"]["spec"]
+    unavailable = str(document["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"])
+    want(int(unavailable.rstrip("%")) >= 1, where, "Agones' webhook wants maxUnavailable of 1 at least")
+    safe = template["eviction"]["safe"]
+    want(safe == "OnUpgrade", where, "the cluster autoscaler may take it (Always), or it has Agones' budget besides (Never)")
+    want(variable(container, "ENCODER_FLEET") == "agones", where, "does not tell Agones")
+    want("livenessProbe" not in container, where, "Agones' own health check would never begin")
+    want(template["health"]["periodSeconds"] * template["health"]["failureThreshold"] >= 15, where, "impatient health")
+    want("ports" not in template, where, "Agones adds ports without their names, by which the Service finds them")
+    documents = [d for kind in by_kind.values() for d in kind]
+    taken = SIDECAR_PORTS | {template["sdkServer"][name] for name in ("grpcPort", "httpPort")}
+    want(not taken & set(listens_on(documents, container).values()), where, "listens on a port of Agones' sidecar")
+    guard_sidecar_access(by_kind, spec, container, want, where)
+    policies = [p["spec"] for p in by_kind["NetworkPolicy"] if p["spec"]["podSelector"]["matchLabels"].items() <= metadata["labels"].items()]
+    out = [block["ipBlock"] for p in policies for rule in p.get("egress", []) if any(port["port"] == 443 for port in rule["ports"]) for block in rule["to"] if "ipBlock" in block]
+    want(any(block["cidr"] == "10.0.0.0/8" for block in out), where, "its sidecar does not reach the API server")
+
+
+def guard_sidecar_access(by_kind, spec, container, want, where):
+    """The sidecar has a token that may use the API, and the encoder has none."""
+    want(spec.get("automountServiceAccountToken") is True, where, "its sidecar has no token")
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    hidden = [volumes[mount["name"]] for mount in container["volumeMounts"] if mount["mountPath"] == TOKEN]
+    want(hidden and "emptyDir" in hidden[0], where, "the sidecar's token is mounted in the encoder's container too")
+    account = {"kind": "ServiceAccount", "name": spec["serviceAccountName"]}
+    bindings = [b for b in by_kind.get("RoleBinding", []) if b["roleRef"]["name"] == "agones-sdk"]
+    subjects = [subject for binding in bindings for subject in binding["subjects"]]
+    want(any(account.items() <= subject.items() for subject in subjects), where, "its sidecar may not use the API")
+    names = {binding["metadata"]["name"] for binding in bindings}
+    want("agones-sdk-access" not in names, where, "Helm has a RoleBinding of that name: one replaces the other")
 
 
 def guard_rtmps(documents, metadata, container, want, where):
@@ -362,7 +516,7 @@ def policies_of(documents, metadata, direction):
 
 def peers(documents, metadata, container, name):
     """The policies' peers that reach a port of a pod; ANYONE stands for a rule without peers."""
-    number = next(port["containerPort"] for port in container["ports"] if port["name"] == name)
+    number = next((port["containerPort"] for port in container["ports"] if port["name"] == name), None)
     policies = list(policies_of(documents, metadata, "Ingress"))
     found = [] if policies else [ANYONE]
     for policy in policies:
@@ -466,8 +620,14 @@ def guard_edge_account(documents, chosen, spec, want, where):
             same = settings(documents, container).get("ENCODER_OUTPUT") == chosen.get("ENCODER_OUTPUT")
             want(same, where, "reads another store than the encoders'")
     common, asks = chosen.get("ENCODER_OUTPUT", "").startswith("gs://"), "ENCODER_ENCODERS" in chosen
-    want(common or chosen.get("ENCODER_ENCODERS") == "origin:8080", where, "finds no encoder: no common store, and none to ask")
+    want(common or chosen.get("ENCODER_ENCODERS") == http_of_encoders(documents), where, "finds no encoder: no common store, and none to ask")
     want(not (common and asks), where, "asks every encoder once a second, although the bucket says where streams are")
+
+
+def http_of_encoders(documents):
+    """Where edges find the encoders' HTTP port."""
+    spec = next(d["spec"] for d in documents if d["kind"] == "Service" and d["metadata"]["name"] == "encoders")
+    return next((f"encoders:{port['port']}" for port in spec["ports"] if port["targetPort"] == "http"), None)
 
 
 def guard_edge_network(documents, metadata, container, want, where):

@@ -44,10 +44,6 @@ def stuck_for_hours(d):
     del container(d)[1]["livenessProbe"]["terminationGracePeriodSeconds"]
 
 
-def always_allow(d):
-    find(d, "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
-
-
 def no_budget(d):
     d.remove(find(d, "PodDisruptionBudget"))
 
@@ -105,7 +101,7 @@ def keda_typo(d):
 
 
 def agones_typo(d):
-    find(d, "Fleet")["spec"]["template"]["spec"]["ports"][0]["hostport"] = 1
+    find(d, "Fleet")["spec"]["template"]["spec"]["health"]["failures"] = 3
 
 
 def agones_pod_typo(d):
@@ -206,7 +202,7 @@ def agones_rtmps_without_name(d):
 
 MUTATIONS = {
     "autoscale": [
-        grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, always_allow, no_budget, evictable, throttled,
+        grace, drain, typo, wrong_type, slow_readiness, stuck_for_hours, no_budget, evictable, throttled,
         no_room_for_workers, root,
         local_policy, not_ready_published, lobby_blind, restarts, fixed_size, plain_buffer, value, null_is_zero, keda_typo,
         nobody_known, known_by_nothing, anyone, keys_from_nowhere, keys_not_waited_for, lobby_knows_nobody,
@@ -269,7 +265,7 @@ EDGE_MUTATIONS = [
     ("answers viewers beside", lambda d: set_variable(container(d)[1], "ENCODER_ORIGIN_FOR", "everyone")),
     ("answers viewers beside", lambda d: d.remove(find(d, "Deployment", "edge"))),
     ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][0]["ports"].append({"port": "http"})),
-    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][0]["ports"].append({"port": 8080})),
+    ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][0]["ports"].append({"port": 8081})),
     ("open to others than edges", lambda d: policy(d, "encoder")["ingress"].append({"from": [{"podSelector": {}}]})),
     ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][2]["from"].append({"namespaceSelector": {}})),
     ("open to others than edges", lambda d: policy(d, "encoder")["ingress"][2]["from"][0].update(namespaceSelector={})),
@@ -446,7 +442,135 @@ def judged(name, documents):
     return [*check.complaints]
 
 
+# --- what schemas do not see: each fault was seen on a real cluster -----------------------------------------------------
+
+
+def fleet(d):
+    """The game server's part of the Fleet."""
+    return find(d, "Fleet")["spec"]["template"]["spec"]
+
+
+def strategy(d, kind="Deployment", name="encoder"):
+    return find(d, kind, name)["spec"]["strategy"]["rollingUpdate"]
+
+
+def budget(d):
+    return find(d, "PodDisruptionBudget")["spec"]
+
+
+def level(d, level):
+    find(d, "Namespace", "live")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = level
+
+
+def without_mount(target, path):
+    target["volumeMounts"] = [mount for mount in target["volumeMounts"] if mount["mountPath"] != path]
+
+
+def without_port(target, name):
+    target["ports"] = [port for port in target["ports"] if port["name"] != name]
+
+
+def ports_by_agones(d):
+    """As it was: Agones is to add the port, and does so without its name."""
+    without_port(container(d, "Fleet")[1], "rtmp")
+    fleet(d)["ports"] = [{"name": "rtmp", "portPolicy": "None", "containerPort": 1935, "protocol": "TCP"}]
+
+
+def agones_budget(d):
+    """Agones' own budget, where Helm's `gameservers.namespaces` lists the namespace."""
+    fleet(d)["eviction"]["safe"] = "Never"
+
+
+def second_budget(d):
+    d.append(copy.deepcopy(find(d, "PodDisruptionBudget")))
+    d[-1]["metadata"]["name"] = "encoder-too"
+
+
+def headless_service(d):
+    """One more Service that selects the encoders, as there was."""
+    d.append(copy.deepcopy(find(d, "Service", "encoders")))
+    d[-1]["metadata"]["name"] = "origin"
+
+
+def own_liveness_probe(d):
+    probe = copy.deepcopy(container(d, "Fleet")[1]["startupProbe"])
+    container(d, "Fleet")[1]["livenessProbe"] = probe | {"httpGet": {"path": "/livez", "port": "admin"}}
+
+
+def collectors(d, name, namespaces):
+    for rule in policy(d, name)["ingress"]:
+        for peer in rule.get("from", []):
+            if "namespaceSelector" in peer:
+                peer["namespaceSelector"]["matchExpressions"][0]["values"] = namespaces
+
+
+SEEN = {
+    "agones": [
+        ("webhook wants maxUnavailable", lambda d: strategy(d, "Fleet").update(maxUnavailable=0)),
+        ("webhook wants maxUnavailable", lambda d: strategy(d, "Fleet").update(maxUnavailable="0%")),
+        ("refuses Agones' sidecar", lambda d: level(d, "restricted")),
+        ("more than has to be is allowed", lambda d: level(d, "privileged")),
+        ("its sidecar has no token", lambda d: container(d, "Fleet")[0].update(automountServiceAccountToken=False)),
+        ("its sidecar has no token", lambda d: container(d, "Fleet")[0].pop("automountServiceAccountToken")),
+        ("encoder's container too", lambda d: without_mount(container(d, "Fleet")[1], check.TOKEN)),
+        ("may not use the API", lambda d: d.remove(find(d, "RoleBinding", "encoder-agones-sdk"))),
+        ("may not use the API", lambda d: container(d, "Fleet")[0].update(serviceAccountName="lobby")),
+        (
+            "Helm has a RoleBinding",
+            lambda d: find(d, "RoleBinding", "encoder-agones-sdk")["metadata"].update(name="agones-sdk-access"),
+        ),
+        ("port of Agones' sidecar", lambda d: set_variable(container(d, "Fleet")[1], "ENCODER_HTTP_LISTEN", "0.0.0.0:8080")),
+        ("port of Agones' sidecar", lambda d: drop_variable(container(d, "Fleet")[1], "ENCODER_HTTP_LISTEN")),
+        ("port of Agones' sidecar", lambda d: fleet(d)["sdkServer"].update(httpPort=9090)),
+        ("Agones adds ports without their names", ports_by_agones),
+        ("has no port named rtmp", ports_by_agones),
+        ("health check would never begin", own_liveness_probe),
+        ("Agones' budget besides", agones_budget),
+        ("no disruption budget", lambda d: d.remove(find(d, "PodDisruptionBudget"))),
+        ("its startupProbe failed", lambda d: container(d, "Fleet")[1]["startupProbe"].pop("terminationGracePeriodSeconds")),
+        ("nodes cannot be drained", lambda d: budget(d).update(minAvailable=2)),
+    ],
+    "autoscale": [
+        ("allows more than its pods need", lambda d: level(d, "baseline")),
+        ("has no port named http", lambda d: without_port(container(d)[1], "http")),
+        ("does not listen where", lambda d: drop_variable(container(d)[1], "ENCODER_HTTP_LISTEN")),
+        ("headless", lambda d: find(d, "Service", "encoders")["spec"]["ports"][1].update(port=8080)),
+        ("written at every change", headless_service),
+        ("token of the cluster's API", lambda d: container(d)[0].pop("automountServiceAccountToken")),
+        ("token of the cluster's API", lambda d: container(d, name="lobby")[0].pop("automountServiceAccountToken")),
+        ("use up the surge", lambda d: strategy(d).update(maxSurge="25%")),
+        ("count as unavailable", lambda d: strategy(d).update(maxUnavailable=0)),
+        ("count as unavailable", lambda d: strategy(d).update(maxUnavailable="25%")),
+        ("all free encoders at once", lambda d: strategy(d).update(maxUnavailable="100%")),
+        ("a rollout that waits for ready pods", lambda d: strategy(d, name="lobby").update(maxUnavailable=0)),
+        ("asks no encoder", lambda d: set_variable(container(d, name="lobby")[1], "ENCODER_LOBBY_ENCODERS", "encoders:8081")),
+        ("takes all free encoders at once, or moves none", lambda d: budget(d).pop("minAvailable")),
+        ("takes all free encoders at once, or moves none", lambda d: budget(d).update(minAvailable="50%")),
+        ("nodes cannot be drained", lambda d: budget(d).update(minAvailable=2)),
+        ("keeps its node", lambda d: budget(d).update(unhealthyPodEvictionPolicy="IfHealthyBudget")),
+        ("keeps its node", lambda d: budget(d).pop("unhealthyPodEvictionPolicy")),
+        ("or several", second_budget),
+        ("its startupProbe failed", lambda d: container(d)[1]["startupProbe"].pop("terminationGracePeriodSeconds")),
+        ("its livenessProbe failed", lambda d: container(d)[1]["livenessProbe"].pop("terminationGracePeriodSeconds")),
+        ("does not admit the collectors", lambda d: collectors(d, "encoder", ["gmp-system"])),
+        ("does not admit the collectors", lambda d: collectors(d, "lobby", ["gke-gmp-system"])),
+        ("restart after each stream", lambda d: set_variable(container(d)[1], "ENCODER_RECYCLE_AFTER", "1")),
+    ],
+}
+
+
 class Mutations(unittest.TestCase):
+    def test_each_fault_that_a_cluster_showed_is_named(self):
+        for overlay, faults in SEEN.items():
+            good = check.build(check.DEPLOY / "overlays" / overlay)
+            self.assertEqual(judged(overlay, good), [], "good manifests pass")
+            for number, (said, put_back) in enumerate(faults):
+                with self.subTest(f"{overlay}, {number}: {said}"):
+                    documents = copy.deepcopy(good)
+                    put_back(documents)
+                    self.assertIn(said, "\n".join(judged(overlay, documents)))
+        check.complaints.clear()
+
     def test_each_is_complained_about(self):
         built = [(overlay, check.build(check.DEPLOY / "overlays" / overlay), m) for overlay, m in MUTATIONS.items()]
         for (overlay, component), mutations in COMPONENT_MUTATIONS.items():
