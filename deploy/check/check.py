@@ -214,6 +214,7 @@ def guard(overlay, documents):
         guard_rtmps(documents, metadata, container, want, where)
         guard_origin(documents, metadata, spec, container, want, where)
         guard_budget(by_kind, document, metadata, want)
+        guard_way_to_google(documents, metadata, want, where)
         # One budget for all workers of a stream, and the supervisor with its window of segments and what waits for the store.
         workers = int(variable(container, "ENCODER_WORKER_MEMORY", "1536")) * int(variable(container, "ENCODER_CAPACITY", "1"))
         want(mebibytes(limit["memory"]) >= workers + 1024, where, "the kernel kills the pod before a worker reaches its limit")
@@ -332,6 +333,20 @@ def namespaces(peer):
     return found - {None}
 
 
+def guard_way_to_google(documents, metadata, want, where):
+    """The metadata server, which gives out the account's tokens, and Google's APIs: all of them, or none but the private
+    addresses (components/private-google-access)."""
+    reached = {}
+    for policy in policies_of(documents, metadata, "Egress"):
+        for rule in policy.get("egress", []):
+            for peer in rule["to"]:
+                for port in rule["ports"]:
+                    reached.setdefault(port["port"], set()).add(peer.get("ipBlock", {}).get("cidr"))
+    want({"169.254.169.252/32", "169.254.169.254/32"} <= reached.get(988, set()), where, "does not reach the metadata server")
+    google = {"0.0.0.0/0", "199.36.153.8/30"} & reached.get(443, set())
+    want(len(google) == 1, where, "does not reach the store, or reaches all addresses besides the private ones")
+
+
 def listens_on(documents, container):
     """The numbers of the ports on which a container listens, by name; None stands for a listener that is off."""
     chosen = settings(documents, container)
@@ -373,6 +388,8 @@ def guard_lobby(documents, document, container, want):
     want(spec.get("automountServiceAccountToken") is False, where, "has a token of the cluster's API")
     waits = document["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] != "100%"
     want(not waits, where, "is seldom ready: a rollout that waits for ready pods does not end")
+    endless = document["spec"].get("progressDeadlineSeconds") == 2**31 - 1
+    want(endless, where, "is seldom ready: its rollouts count as failed after a deadline")
     encoders = next(d["spec"] for d in documents if d["kind"] == "Service" and d["metadata"]["name"] == "encoders")
     ports = [port["port"] for port in encoders["ports"] if port["targetPort"] == "admin"]
     asked = settings(documents, container).get("ENCODER_LOBBY_ENCODERS")
@@ -645,7 +662,7 @@ def guard_edge_network(documents, metadata, container, want, where):
         if {"podSelector": {"matchLabels": encoders}} in rule["to"]
     ]
     want(reached == ["http"], where, "does not reach the encoders' HTTP port, or reaches more of them")
-    want(any({"port": 443} in rule["ports"] for rule in rules), where, "does not reach the store")
+    guard_way_to_google(documents, metadata, want, where)
 
 
 def guard_edge_scaling(documents, scaled, want):
@@ -801,7 +818,8 @@ def main():
     overlays = sorted((DEPLOY / "overlays").iterdir())
     builds = [(folder.name, build(folder)) for folder in [DEPLOY / "base", *overlays]]
     components = [(component,) for component in sorted((DEPLOY / "components").iterdir())]
-    for chosen in [*components, (DEPLOY / "components/tls", DEPLOY / "components/edge")]:
+    together = [("tls", "edge"), ("edge", "private-google-access")]
+    for chosen in [*components, *(tuple(DEPLOY / "components" / name for name in names) for names in together)]:
         names = " and ".join(component.name for component in chosen)
         builds += [(f"{overlay.name} with {names}", build_with(overlay, *chosen)) for overlay in overlays]
     for name, documents in builds:

@@ -543,6 +543,7 @@ SEEN = {
         ("count as unavailable", lambda d: strategy(d).update(maxUnavailable="25%")),
         ("all free encoders at once", lambda d: strategy(d).update(maxUnavailable="100%")),
         ("a rollout that waits for ready pods", lambda d: strategy(d, name="lobby").update(maxUnavailable=0)),
+        ("count as failed", lambda d: find(d, "Deployment", "lobby")["spec"].pop("progressDeadlineSeconds")),
         ("asks no encoder", lambda d: set_variable(container(d, name="lobby")[1], "ENCODER_LOBBY_ENCODERS", "encoders:8081")),
         ("takes all free encoders at once, or moves none", lambda d: budget(d).pop("minAvailable")),
         ("takes all free encoders at once, or moves none", lambda d: budget(d).update(minAvailable="50%")),
@@ -554,6 +555,12 @@ SEEN = {
         ("its livenessProbe failed", lambda d: container(d)[1]["livenessProbe"].pop("terminationGracePeriodSeconds")),
         ("does not admit the collectors", lambda d: collectors(d, "encoder", ["gmp-system"])),
         ("does not admit the collectors", lambda d: collectors(d, "lobby", ["gke-gmp-system"])),
+        ("does not reach the store", lambda d: policy(d, "encoder")["egress"].pop()),
+        ("does not reach the metadata server", lambda d: policy(d, "encoder")["egress"].pop(1)),
+        (
+            "all addresses besides",
+            lambda d: policy(d, "encoder")["egress"][2]["to"].append({"ipBlock": {"cidr": "199.36.153.8/30"}}),
+        ),
         ("restart after each stream", lambda d: set_variable(container(d)[1], "ENCODER_RECYCLE_AFTER", "1")),
     ],
 }
