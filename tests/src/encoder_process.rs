@@ -1,14 +1,17 @@
 //! The real binary: built once, started on free ports with its own folder. Every log is searched for panics and leaked
-//! keys.
+//! keys, and every encoder is judged by what it has put right in silence ([`crate::upsets`]).
 
 use crate::http::{Client, Response};
 use crate::patience::{self, eventually};
 use crate::process::{self, ProcStat, Program};
+use crate::upsets::Expectations;
 use rustix::process::Signal;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Stream name of most tests, and the key where encoders know no keys.
@@ -77,6 +80,8 @@ pub struct Options {
     pub all_admin_addresses: bool,
     /// The hard limit of open files; inherited if not set.
     pub open_files: Option<u32>,
+    /// What the test lets go wrong.
+    pub expectations: Expectations,
 }
 
 impl Default for Options {
@@ -98,6 +103,7 @@ impl Default for Options {
             secrets: Vec::new(),
             all_admin_addresses: false,
             open_files: None,
+            expectations: Expectations::default(),
         }
     }
 }
@@ -108,6 +114,32 @@ impl Options {
         let file = workspace().join("tests/keys.toml");
         self.secrets.push(KEY.to_owned());
         self.set("--publish-keys", file.to_str().expect("a path in UTF-8"))
+    }
+
+    /// These counters of upsets rise in this test.
+    #[track_caller]
+    pub fn expecting(mut self, counters: &[&'static str]) -> Self {
+        self.expectations.expect(counters);
+        self
+    }
+
+    /// These counters of upsets may rise in this test.
+    #[track_caller]
+    pub fn allowing(mut self, counters: &[&'static str]) -> Self {
+        self.expectations.allow(counters);
+        self
+    }
+
+    /// Warnings and errors that contain one of these texts may be in the log.
+    pub fn logging(mut self, texts: &[&'static str]) -> Self {
+        self.expectations.allow_lines(texts);
+        self
+    }
+
+    /// Upsets are not judged: for benchmarks, which load a machine until it shows.
+    pub fn unjudged(mut self) -> Self {
+        self.expectations.leave_unjudged();
+        self
     }
 
     /// Sets a flag; replaces its default.
@@ -131,21 +163,30 @@ pub struct Ports {
     pub admin: u16,
 }
 
-/// A port that was free a moment ago. Ports come from below the kernel's range for outgoing connections, so only
-/// another test can take the port in the meantime; callers then try again.
+/// A port that is free, and stays this process's own until the process ends: programs that tests start close and open
+/// their ports, and tests run side by side. Ports come from below the kernel's range for outgoing connections.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let spread = (std::process::id() as u16).wrapping_mul(37);
     for _ in 0..RANGE.len() {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = RANGE.start + spread.wrapping_add(step) % RANGE.len() as u16;
+        let Ok(claim) = claim(port) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            lock(&CLAIMS).push(claim);
             return port;
         }
     }
     panic!("no free port in {RANGE:?}");
+}
+
+/// Claims a port among all processes of tests. The kernel gives a name of this kind to one process at a time, and frees
+/// the name with the process.
+fn claim(port: u16) -> std::io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("encoder-tests.port.{port}"))?)
 }
 
 /// Waits until the multivariant playlist at this URL exists and every media playlist that it names lists a segment.
@@ -174,6 +215,9 @@ pub struct Encoder {
     pub client: Client,
     /// Time from spawning the process to the first successful `/readyz`, with a resolution of about a millisecond.
     pub started_in: Duration,
+    expectations: Mutex<Expectations>,
+    /// The last answer of `/metrics` before the encoder was told to end.
+    last_metrics: Mutex<Option<String>>,
     checked: bool,
 }
 
@@ -223,7 +267,34 @@ impl Encoder {
             patience::pause(Duration::from_millis(1));
         }
         let started_in = spawned.elapsed();
-        Some(Self { program, options: options.clone(), ports, output, client, started_in, checked: false })
+        Some(Self {
+            program,
+            options: options.clone(),
+            ports,
+            output,
+            client,
+            started_in,
+            expectations: Mutex::new(options.expectations.clone()),
+            last_metrics: Mutex::default(),
+            checked: false,
+        })
+    }
+
+    /// As [`Options::expecting`], for what becomes known while the encoder runs.
+    #[track_caller]
+    pub fn expect(&self, counters: &[&'static str]) {
+        lock(&self.expectations).expect(counters);
+    }
+
+    /// As [`Options::allowing`].
+    #[track_caller]
+    pub fn allow(&self, counters: &[&'static str]) {
+        lock(&self.expectations).allow(counters);
+    }
+
+    /// As [`Options::logging`].
+    pub fn allow_lines(&self, texts: &[&'static str]) {
+        lock(&self.expectations).allow_lines(texts);
     }
 
     /// URL to publish to.
@@ -291,7 +362,19 @@ impl Encoder {
 
     /// Sends a signal to the supervisor.
     pub fn signal(&self, signal: Signal) {
+        if [Signal::TERM, Signal::INT, Signal::KILL].contains(&signal) {
+            self.read_metrics();
+        }
         self.program.signal(signal);
+    }
+
+    /// Reads the metrics by which the encoder is judged, if it still answers.
+    fn read_metrics(&self) {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports.admin);
+        let text = self.client.get(&url).and_then(|answer| answer.text());
+        if let Ok(text) = text {
+            *lock(&self.last_metrics) = Some(text);
+        }
     }
 
     /// Exit status after the process has ended, with the log checked; `None` after `wait` (stretched by patience).
@@ -305,6 +388,7 @@ impl Encoder {
     /// Stops the encoder as an operator would and checks the log. A running stream gets up to 20 s to be sealed.
     #[track_caller]
     pub fn stop(mut self) -> String {
+        self.read_metrics();
         let asked = self.program.stop(Duration::from_secs(20));
         let log = self.check_log();
         assert!(asked, "SIGTERM was not enough:\n{log}");
@@ -319,8 +403,17 @@ impl Encoder {
         for secret in &self.options.secrets {
             assert!(!log.contains(secret.as_str()), "a secret is in the log:\n{log}");
         }
+        let wrong = lock(&self.expectations).complaints(lock(&self.last_metrics).as_deref(), &log);
+        if !wrong.is_empty() {
+            eprintln_log(&log);
+            panic!("the encoder met upsets that the test does not expect:\n{}", wrong.join("\n"));
+        }
         log
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Encoder {
@@ -329,6 +422,7 @@ impl Drop for Encoder {
             eprintln_log(&self.program.output());
             self.program.stop(Duration::from_secs(2));
         } else if !self.checked {
+            self.read_metrics();
             self.program.stop(Duration::from_secs(10));
             self.check_log();
         }

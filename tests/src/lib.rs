@@ -32,6 +32,7 @@ pub mod request_counter;
 pub mod sender;
 pub mod static_server;
 pub mod turn;
+pub mod upsets;
 pub mod varnish;
 pub mod verdict;
 pub mod viewer;

@@ -18,6 +18,7 @@ use tests::http::Client;
 use tests::patience::eventually;
 use tests::process::signal_pid;
 use tests::static_server::StaticServer;
+use tests::upsets::{INTERRUPTED, STORE_FAILS};
 use tests::{fixtures, playlist, probe, publisher, turn};
 
 const BUCKET: &str = "live";
@@ -61,7 +62,8 @@ fn listed_live(output: &Path, seconds: f64) {
 fn a_broadcast_leaves_a_recording_that_plays_and_seeks() {
     let clip = clip();
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default().set("--reconnect-window", "6"));
+    let options = Options::default().set("--reconnect-window", "6").allowing(INTERRUPTED);
+    let encoder = Encoder::start(options);
     let output = encoder.output.path().to_owned();
     let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     let event = event_playlist(&output, 10.0);
@@ -114,7 +116,8 @@ fn watch_recording(url: &str, seconds: f64, size: (u32, u32)) {
 fn a_killed_worker_is_a_break_in_the_recording() {
     let clip = clip();
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default());
+    let options = Options::default().expecting(&["encoder_worker_restarts_total"]).allowing(INTERRUPTED);
+    let encoder = Encoder::start(options);
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     listed_live(encoder.output.path(), 6.0);
     let workers = encoder.workers();
@@ -209,7 +212,8 @@ fn what_a_killed_encoder_stored_in_a_bucket_can_be_sealed() {
     let _turn = turn::Turn::take();
     let fake = FakeGcs::start(BUCKET);
     fake.set_rule(tests::gcs::faults::some(1, 0.05, Fault::Status(503)));
-    let mut encoder = Encoder::start(into_a_bucket(&fake));
+    let options = into_a_bucket(&fake).expecting(&["encoder_store_writes_total"]).allowing(STORE_FAILS);
+    let mut encoder = Encoder::start(options);
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     let stored = || {

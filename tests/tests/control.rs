@@ -79,9 +79,10 @@ fn other_address() -> Option<IpAddr> {
 fn an_operator_ends_a_stream_and_bans_its_name_at_every_encoder_of_the_store() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(options());
+    let refusing = || options().expecting(&["encoder_rejected_total"]);
+    let encoder = Encoder::start(refusing());
     let output = encoder.output.path().to_str().unwrap().to_owned();
-    let other = Encoder::start(options().set("--output", &output));
+    let other = Encoder::start(refusing().set("--output", &output));
     let mut running = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     let (status, details) = curl(&show(&encoder), &[]);
@@ -117,7 +118,7 @@ fn a_ban_is_over_by_itself() {
     // Creating the clip takes longer than the ban.
     fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(options());
+    let encoder = Encoder::start(options().expecting(&["encoder_rejected_total"]));
     assert_eq!(curl(&show(&encoder), &["-X", "DELETE"]).0, 404, "nothing runs, and no ban is asked for");
     let (status, _) = curl(&show(&encoder), &["-X", "DELETE", "-d", "{\"ban_seconds\": 10}"]);
     assert_eq!(status, 202);

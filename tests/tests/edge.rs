@@ -22,6 +22,7 @@ use tests::http::{Client, join};
 use tests::patience::{eventually, pause};
 use tests::process::Program;
 use tests::static_server::StaticServer;
+use tests::upsets::{GIVEN_UP, INTERRUPTED, STORE_FAILS};
 use tests::varnish::{Freshness, Varnish};
 use tests::{fixtures, playlist, publisher, turn};
 
@@ -168,6 +169,8 @@ fn viewer(source: &str, seconds: f64) -> std::thread::JoinHandle<Played> {
 fn a_viewer_goes_on_while_the_stream_moves_and_an_edge_dies() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.encoder(), fleet.encoder());
+    a.allow(GIVEN_UP);
+    [&a, &b].into_iter().for_each(|encoder| encoder.allow(INTERRUPTED));
     let (one, two) = (fleet.edge(), fleet.edge());
     let front = Balancer::of_edges(&[&one, &two]);
     let mut first = publish(&a.rtmp_url(KEY));
@@ -199,6 +202,7 @@ fn a_viewer_goes_on_while_the_stream_moves_and_an_edge_dies() {
 fn a_viewer_goes_on_when_an_encoder_dies() {
     let fleet = Fleet::new();
     let (mut a, b) = (fleet.encoder(), fleet.encoder());
+    b.allow(INTERRUPTED);
     let edge = fleet.edge();
     let first = publish(&a.rtmp_url(KEY));
     let source = edge.playlist_url(STREAM);
@@ -232,7 +236,9 @@ fn live_goes_on_without_the_store() {
             .set("--output", &place)
             .set("--gcs-endpoint", &endpoint)
             .set("--edge-secret", secret)
-            .set("--advertise", "127.0.0.1"),
+            .set("--advertise", "127.0.0.1")
+            .expecting(&["encoder_store_writes_total"])
+            .allowing(STORE_FAILS),
     );
     let edge = Edge::start(&["--output", &place, "--gcs-endpoint", &endpoint, "--edge-secret", secret]);
     let publisher = publish(&encoder.rtmp_url(STREAM));

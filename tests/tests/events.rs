@@ -16,6 +16,7 @@ use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::event_receiver::EventReceiver;
 use tests::patience::eventually;
 use tests::process::signal_pid;
+use tests::upsets::INTERRUPTED;
 use tests::{fixtures, playlist, publisher, turn};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -74,8 +75,13 @@ fn a_broadcast_is_told_from_its_start_to_its_archive() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
     std::fs::write(&secret, SECRET).unwrap();
-    let options =
-        options(&receiver).set("--events-secret", secret.to_str().unwrap()).set("--reconnect-window", "8");
+    let options = options(&receiver)
+        .set("--events-secret", secret.to_str().unwrap())
+        .set("--reconnect-window", "8")
+        .expecting(&["encoder_events_total"])
+        .allowing(INTERRUPTED)
+        // The publisher may come back before the encoder has noticed that it was gone.
+        .allowing(&["encoder_rejected_total"]);
     let encoder = Encoder::start(Options { secrets: vec![SECRET.to_owned()], ..options });
     let output = encoder.output.path().to_owned();
     let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
@@ -129,7 +135,8 @@ fn an_archive_that_another_process_completes_is_told_of() {
     let clip = clip();
     let _turn = turn::Turn::take();
     let receiver = EventReceiver::start();
-    let mut encoder = Encoder::start(options(&receiver));
+    let options = options(&receiver).expecting(&["encoder_worker_restarts_total"]).allowing(INTERRUPTED);
+    let mut encoder = Encoder::start(options);
     let output = encoder.output.path().to_owned();
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     listed(&output, 4.0);

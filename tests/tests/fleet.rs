@@ -21,6 +21,7 @@ use tests::gcs::{FakeGcs, Fault, Operation};
 use tests::http::Client;
 use tests::patience::{eventually, patience, poll};
 use tests::process::Program;
+use tests::upsets::{INTERRUPTED, STORE_FAILS};
 use tests::{fixtures, publisher, turn};
 
 const CLIP: &str = "footage-720p30-gop1s";
@@ -111,6 +112,8 @@ fn connect(encoder: &Encoder) -> Result<TcpStream, ErrorKind> {
 fn streams_spread_over_free_encoders_and_one_too_many_is_told_in_the_lobby() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
+    // A publisher may connect in the moment in which the encoder becomes busy.
+    let member = || member().allowing(&["encoder_rejected_total"]);
     let encoders: Vec<Encoder> = (0..4).map(|_| Encoder::start(member())).collect();
     let admins: Vec<String> = encoders.iter().map(|e| format!("127.0.0.1:{}", e.ports.admin)).collect();
     let lobby = Lobby::start(&admins.join(","));
@@ -185,7 +188,8 @@ fn who_comes_before_the_balancer_knows_is_sent_on_or_told_and_lands_elsewhere() 
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
     for (when_full, is_told) in [("refuse", false), ("tell", true)] {
-        let start = || Encoder::start(member().set("--when-full", when_full));
+        let options = || member().set("--when-full", when_full).allowing(&["encoder_rejected_total"]);
+        let start = || Encoder::start(options());
         let encoders = [start(), start()];
         let servers =
             encoders.each_ref().map(|e| Server { rtmp: e.ports.rtmp, admin: e.ports.admin, backup: false });
@@ -212,7 +216,13 @@ fn who_comes_before_the_balancer_knows_is_sent_on_or_told_and_lands_elsewhere() 
 fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(member().set("--reconnect-window", "20").with_keys());
+    let options = member()
+        .set("--reconnect-window", "20")
+        .with_keys()
+        .expecting(&["encoder_rejected_total"])
+        .allowing(INTERRUPTED)
+        .logging(&["publisher has gone silent and another one came"]);
+    let encoder = Encoder::start(options);
     let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(KEY));
     encoder.wait_for_stream(STREAM);
     assert_eq!(encoder.admin("readyz").status, 503);
@@ -260,6 +270,16 @@ fn a_lobby_that_hears_from_nobody_stays_away() {
 }
 
 // --- leaving ---------------------------------------------------------------------------------------------------------
+
+/// The line about a second signal.
+const TOLD_AGAIN: &str = " signal stage=";
+/// Lines of an encoder that leaves while its store does not take what it has.
+const LEFT_UNFINISHED: [&str; 4] = [
+    "left with last writes unfinished",
+    "left with archives unfinished",
+    "cannot look for unfinished archives",
+    "the end of an archive's index is not stored",
+];
 
 /// Text of the stored playlist; `None` until it has EXT-X-ENDLIST.
 fn sealed(output: &std::path::Path) -> Option<String> {
@@ -336,7 +356,7 @@ fn told_to_leave_during_a_stream_it_lets_the_publisher_finish() {
 fn told_to_leave_while_a_publisher_is_away_it_does_not_wait_for_it() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let mut encoder = Encoder::start(member().set("--reconnect-window", "300"));
+    let mut encoder = Encoder::start(member().set("--reconnect-window", "300").allowing(INTERRUPTED));
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     publisher.signal(Signal::KILL);
@@ -390,7 +410,7 @@ fn told_to_quit_while_it_drains_it_seals_and_goes_within_five_seconds() {
 fn hurries(signal: Signal) {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let mut encoder = Encoder::start(member());
+    let mut encoder = Encoder::start(member().logging(&[TOLD_AGAIN]));
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     drain(&encoder);
@@ -421,7 +441,12 @@ fn the_drain_has_a_deadline() {
 fn a_store_that_is_down_does_not_keep_it() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let mut encoder = Encoder::start(member());
+    let options = member()
+        .expecting(&["encoder_store_writes_total"])
+        .allowing(STORE_FAILS)
+        .logging(&[TOLD_AGAIN])
+        .logging(&LEFT_UNFINISHED);
+    let mut encoder = Encoder::start(options);
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     // Replace the folder by a file: from now on every write fails, even for root.
@@ -444,7 +469,12 @@ fn a_store_that_is_down_does_not_keep_it() {
 /// An encoder with a stream into a bucket; from now on every call to the bucket meets the fault.
 fn into_a_bucket_that_is_down(fault: Fault) -> (FakeGcs, Encoder, Program) {
     let bucket = FakeGcs::start("live");
-    let options = member().set("--output", "gs://live/tv").set("--gcs-endpoint", &bucket.endpoint());
+    let options = member()
+        .set("--output", "gs://live/tv")
+        .set("--gcs-endpoint", &bucket.endpoint())
+        .allowing(STORE_FAILS)
+        .logging(&[TOLD_AGAIN])
+        .logging(&LEFT_UNFINISHED);
     let encoder = Encoder::start(options);
     let publisher = publisher::ffmpeg_looped(&fixtures::clip(CLIP), &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
@@ -511,7 +541,8 @@ fn after_as_many_streams_as_it_should_serve_liveness_falls_once_all_is_complete(
 fn metrics_explain_themselves_and_their_number_is_bounded() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(member().set("--when-full", "tell").set("--ladder", "360p@800k"));
+    let options = member().set("--when-full", "tell").set("--ladder", "360p@800k");
+    let encoder = Encoder::start(options.expecting(&["encoder_rejected_total"]));
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url("one-name"));
     encoder.wait_for_stream("one-name");
     turned_away(&encoder.rtmp_url("another-name"));
@@ -551,7 +582,7 @@ fn agones_hears_of_every_change_and_of_health_and_again_after_its_sidecar_restar
     let _turn = turn::Turn::take();
     let sidecar = Sidecar::start();
     let port = sidecar.port();
-    let mut options = member().set("--fleet", "agones");
+    let mut options = member().set("--fleet", "agones").logging(&["agones: the sidecar does not answer"]);
     options.env.push(("AGONES_SDK_GRPC_PORT".to_owned(), port.to_string()));
     let mut encoder = Encoder::start(options);
     let heard = |sidecar: &Sidecar, calls: &[&str]| {
@@ -591,7 +622,9 @@ fn the_operators_page_shows_what_status_says() {
     let clip = fixtures::clip(CLIP);
     let _turn = turn::Turn::take();
     let ladder = "source,360p@800k,240p@400k";
-    let encoder = Encoder::start(member().set("--when-full", "tell").set("--ladder", ladder));
+    let options = member().set("--when-full", "tell").set("--ladder", ladder);
+    let restarts = ["encoder_worker_restarts_total"];
+    let encoder = Encoder::start(options.expecting(&restarts).allowing(INTERRUPTED));
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     // Cause a warning: kill the worker.

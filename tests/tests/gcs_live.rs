@@ -13,6 +13,7 @@ use tests::gcs::{FakeGcs, Fault};
 use tests::http::Client;
 use tests::patience::eventually;
 use tests::static_server::StaticServer;
+use tests::upsets::STORE_FAILS;
 use tests::{fixtures, publisher, turn};
 
 const BUCKET: &str = "live";
@@ -70,7 +71,8 @@ fn viewers_of_the_bucket_play_without_a_stall() {
 fn a_store_that_fails_is_outlived() {
     let _turn = turn::Turn::take();
     let fake = FakeGcs::start(BUCKET);
-    let encoder = Encoder::start(options(&fake));
+    let outage = ["encoder_store_writes_total", "encoder_store_gaps_total"];
+    let encoder = Encoder::start(options(&fake).expecting(&outage).allowing(&["encoder_store_late_total"]));
     let mut publisher =
         publisher::ffmpeg_looped(&fixtures::clip("footage-720p30-gop2s"), &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
@@ -111,7 +113,8 @@ fn a_bucket_that_becomes_read_only_is_said_and_viewers_of_the_origin_play_on() {
     let _turn = turn::Turn::take();
     let fake = FakeGcs::start(BUCKET);
     let deny = |permissions: &[Permission]| fake.state().objects.deny(BUCKET, permissions);
-    let encoder = Encoder::start(options(&fake));
+    let denied = ["encoder_store_writes_total", "encoder_store_gaps_total"];
+    let encoder = Encoder::start(options(&fake).expecting(&denied).allowing(STORE_FAILS));
     let mut publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     eventually("some segments", Duration::from_secs(40), || {

@@ -76,7 +76,8 @@ fn the_back_end_of_the_page_decides_and_hears() {
         .set("--publish-hook", &format!("{}/publish", back_end.url))
         .set("--publish-hook-secret", secret)
         .set("--events", &format!("{}/events", back_end.url))
-        .set("--events-secret", secret);
+        .set("--events-secret", secret)
+        .expecting(&["encoder_rejected_total"]);
     options.secrets.extend([KEY.to_owned(), SECRET.to_owned()]);
     let encoder = Encoder::start(options);
 
@@ -110,7 +111,10 @@ fn the_keys_file_of_the_page_is_one() {
     let digest = "dfc42b5169264b0614a973f3460a90a255e72d3bf083ced693776b21a3821690";
     let keys = file(folder.path(), "keys.toml", &toml.replace('…', digest));
     let encoder = Encoder::start(
-        Options::default().set("--ladder", "source").set("--publish-keys", keys.to_str().unwrap()),
+        Options::default()
+            .set("--ladder", "source")
+            .set("--publish-keys", keys.to_str().unwrap())
+            .expecting(&["encoder_rejected_total"]),
     );
     let said = refused(&encoder.rtmp_url("camera-1"));
     assert!(said.contains("this stream key may not publish here"), "{said}");

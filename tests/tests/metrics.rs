@@ -55,7 +55,14 @@ fn a_misaligned_cut_is_counted_where_operators_look() {
     // The NAL unit's type and length stay, so that the picture is published and passed through as a keyframe.
     let clip = flv::edit_keyframe(&fixtures::clip(CLIP), 6, folder.path(), |units| break_slices(units));
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default().set("--ladder", "source,360p"));
+    let options = Options::default()
+        .set("--ladder", "source,360p")
+        .expecting(&["encoder_misaligned_cuts_total", "encoder_decode_errors_total"])
+        // What follows the broken picture cannot be shown.
+        .allowing(&["encoder_dropped_units_total", "encoder_packager_gaps_total"])
+        // libav says what is wrong with the picture.
+        .logging(&["[h264 @"]);
+    let encoder = Encoder::start(options);
     for counter in COUNTERS {
         let text = encoder.admin("metrics").text().unwrap();
         assert!(text.lines().any(|line| line.starts_with(counter)), "{counter} is not shown:\n{text}");

@@ -87,7 +87,8 @@ fn an_application_has_its_own_and_an_operator_sets_the_next() {
 #[test]
 fn a_publisher_has_its_wish_within_bounds() {
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(options().set("--latency-bounds", "3-10"));
+    let options = options().set("--latency-bounds", "3-10").logging(&["outside --latency-bounds"]);
+    let encoder = Encoder::start(options);
     assert_eq!(latency_of_a_publish(&encoder, "?token=x&latency=5"), 5.0);
     assert_eq!(latency_of_a_publish(&encoder, "?latency=2"), 3.0, "on the air, at the bound");
     assert_eq!(latency_of_a_publish(&encoder, ""), 6.0);

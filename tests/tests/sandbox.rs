@@ -9,6 +9,7 @@ use tests::checker::Settings;
 use tests::checker::watch::{Watch, report};
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::patience::eventually;
+use tests::upsets::INTERRUPTED;
 use tests::{fixtures, flv, publisher, turn};
 
 const CLIP: &str = "footage-720p30-gop1s";
@@ -21,7 +22,11 @@ fn a_forbidden_call_ends_the_worker_alone() {
         units.splice(0..0, transcode::attack_message("socket"));
     });
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default().set("--ladder", "360p"));
+    let options = Options::default()
+        .set("--ladder", "360p")
+        .expecting(&["encoder_worker_forbidden_calls_total", "encoder_worker_restarts_total"])
+        .allowing(INTERRUPTED);
+    let encoder = Encoder::start(options);
     let status: EncoderStatus = serde_json::from_str(&encoder.admin("status").text().unwrap()).unwrap();
     assert_eq!(status.worker_sandbox.mode.name(), "strict");
     let mut publisher = publisher::ffmpeg_once(&clip, &encoder.rtmp_url(STREAM));

@@ -27,6 +27,9 @@ const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// A client's head that asks for little.
 const HEAD: &[u8] = b"HEAD /streams.json HTTP/1.1\r\nHost: x\r\n\r\n";
 
+/// What crowds of strangers are about.
+const REFUSED: [&str; 1] = ["encoder_connections_refused_total"];
+
 /// Connections that stay open as long as the server lets them, and are replaced when they are closed.
 struct Crowd {
     runtime: Runtime,
@@ -162,7 +165,7 @@ async fn shakes_hands(from: Ipv4Addr, port: u16) -> bool {
 #[test]
 fn idle_connections_do_not_keep_publishers_out() {
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default());
+    let encoder = Encoder::start(Options::default().expecting(&REFUSED));
     let crowd = Crowd::new();
     crowd.add_publishers(CROWD, encoder.ports.rtmp);
     crowd.wait_for(150);
@@ -202,7 +205,7 @@ fn idle_connections_do_not_keep_publishers_out() {
 #[test]
 fn idle_connections_do_not_keep_viewers_out() {
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default());
+    let encoder = Encoder::start(Options::default().expecting(&REFUSED));
     let _publisher = publish(encoder.ports.rtmp);
     encoder.wait_for_stream(STREAM);
     let viewer = Forwarder::start(HONEST, encoder.ports.http);
@@ -240,7 +243,11 @@ fn idle_connections_do_not_keep_viewers_out() {
 #[test]
 fn a_low_limit_of_open_files_leaves_room_for_publishers_and_probes() {
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options { open_files: Some(1024), ..Options::default() });
+    let options = Options::default().expecting(&REFUSED).logging(&[
+        "cannot raise the limit of open files",
+        "the limit of open files is too low for the capacity",
+    ]);
+    let encoder = Encoder::start(Options { open_files: Some(1024), ..options });
     let crowd = Crowd::new();
     crowd.add(&[CROWD], 1_100, encoder.ports.http, HEAD, Duration::from_secs(15));
     crowd.add_publishers(CROWD, encoder.ports.rtmp);
@@ -301,7 +308,8 @@ fn through(encoder: Encoder, proxy: HeaderProxy) -> String {
 }
 
 fn behind_a_proxy() -> Encoder {
-    let options = Options::default().set("--trusted-proxies", "127.0.0.1");
+    // The stranger's header.
+    let options = Options::default().set("--trusted-proxies", "127.0.0.1").expecting(&REFUSED);
     Encoder::start(Options { args: [options.args, vec!["--proxy-protocol".into()]].concat(), ..options })
 }
 

@@ -14,6 +14,7 @@ use tests::checker::{Checker, Settings};
 use tests::encoder_process::{Encoder, Options, STREAM};
 use tests::patience::{eventually, patience};
 use tests::process::{self, Program};
+use tests::upsets::INTERRUPTED;
 use tests::{fixtures, publisher, turn};
 
 struct Scene {
@@ -77,7 +78,8 @@ fn discontinuities(checker: &Checker, expected: usize) {
 
 #[test]
 fn a_killed_worker_is_replaced_within_a_second() {
-    let scene = scene(Options::default());
+    let restarts = ["encoder_worker_restarts_total"];
+    let scene = scene(Options::default().expecting(&restarts).allowing(INTERRUPTED));
     let worker = scene.worker();
     scene.watch.checker().expect_outage();
     let killed = Instant::now();
@@ -97,7 +99,10 @@ fn a_killed_worker_is_replaced_within_a_second() {
 
 #[test]
 fn a_hung_worker_is_replaced() {
-    let scene = scene(Options::default());
+    let hangs = ["encoder_worker_hangs_total", "encoder_worker_restarts_total"];
+    // What is published while nobody encodes it is dropped once the queue is full.
+    let shed = ["encoder_shed_units_total"];
+    let scene = scene(Options::default().expecting(&hangs).allowing(&shed).allowing(INTERRUPTED));
     let worker = scene.worker();
     scene.watch.checker().expect_outage();
     process::signal_pid(worker, Signal::STOP);
@@ -114,7 +119,12 @@ fn a_hung_worker_is_replaced() {
 #[test]
 fn a_publisher_who_drops_and_comes_back_goes_on_in_the_same_playlists() {
     let clip = fixtures::clip("footage-720p30-gop1s");
-    let mut scene = scene(Options::default().set("--reconnect-window", "15"));
+    let options = Options::default()
+        .set("--reconnect-window", "15")
+        .allowing(INTERRUPTED)
+        // The publisher may come back before the encoder has noticed that it was gone.
+        .allowing(&["encoder_rejected_total"]);
+    let mut scene = scene(options);
     scene.watch.checker().expect_outage();
     scene.publisher.signal(Signal::KILL);
     scene.publisher.wait(Duration::from_secs(5));
@@ -133,7 +143,7 @@ fn a_publisher_who_drops_and_comes_back_goes_on_in_the_same_playlists() {
 
 #[test]
 fn a_publisher_who_stays_away_ends_the_stream() {
-    let mut scene = scene(Options::default());
+    let mut scene = scene(Options::default().allowing(INTERRUPTED));
     scene.watch.checker().expect_outage();
     scene.publisher.signal(Signal::KILL);
     scene.publisher.wait(Duration::from_secs(5));
@@ -149,7 +159,8 @@ fn a_publisher_who_stays_away_ends_the_stream() {
 fn second_publishers_are_refused_with_a_reason() {
     let clip = fixtures::clip("small");
     let _turn = turn::Turn::take();
-    let encoder = Encoder::start(Options::default().set("--ladder", "source"));
+    let options = Options::default().set("--ladder", "source").expecting(&["encoder_rejected_total"]);
+    let encoder = Encoder::start(options);
     let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     for (key, reason) in [(STREAM, "already being published"), ("other", "busy"), ("no.good", "1 to 64")] {
@@ -168,7 +179,7 @@ fn what_is_secret_is_in_no_log_and_no_page() {
     let secret = "hUnTeR2";
     let clip = fixtures::clip("small");
     let _turn = turn::Turn::take();
-    let mut options = Options::default().set("--ladder", "source");
+    let mut options = Options::default().set("--ladder", "source").expecting(&["encoder_rejected_total"]);
     options.secrets.push(secret.to_owned());
     let encoder = Encoder::start(options);
     // A mistyped key may be another publisher's key, and a query may contain a token.

@@ -22,6 +22,7 @@ use tests::http::Client;
 use tests::patience::{eventually, pause};
 use tests::process::Program;
 use tests::static_server::StaticServer;
+use tests::upsets::{GIVEN_UP, INTERRUPTED};
 use tests::{fixtures, publisher, turn};
 
 /// A directory that several encoders write to and viewers read from.
@@ -149,6 +150,13 @@ fn end(watch: Watch, mut publisher: Program) -> Checker {
     watch.finish()
 }
 
+/// Says which upsets a takeover is: the second encoder takes the stream from the first one, in the middle of its media.
+fn takes_over(from: &Encoder, to: &Encoder) {
+    from.allow(GIVEN_UP);
+    from.allow(INTERRUPTED);
+    to.allow(INTERRUPTED);
+}
+
 fn fenced(encoder: &Encoder) -> Option<()> {
     (encoder.metric("encoder_fenced_total", &[]) == 1.0).then_some(())
 }
@@ -161,6 +169,7 @@ fn taken_over(encoder: &Encoder) -> f64 {
 fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
     let place = Place::new();
     let (a, b) = (place.encoder(), place.encoder());
+    takes_over(&a, &b);
     let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let watch = place.watch();
     watch.checker().expect_outage();
@@ -187,6 +196,7 @@ fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
 fn whoever_still_publishes_elsewhere_is_sent_off() {
     let place = Place::new();
     let (a, b) = (place.encoder(), place.encoder());
+    takes_over(&a, &b);
     let mut first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let watch = place.watch();
     watch.checker().expect_outage();
@@ -215,6 +225,8 @@ fn whoever_still_publishes_elsewhere_is_sent_off() {
 fn a_stranger_takes_no_stream_over() {
     let place = Place::new();
     let (a, b) = (Encoder::start(place.open_options()), Encoder::start(place.open_options()));
+    takes_over(&a, &b);
+    b.expect(&["encoder_rejected_total"]);
     let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(STREAM));
     let watch = place.watch();
     let mut stranger = publisher::ffmpeg_looped(&clip(), &b.rtmp_url(STREAM));
@@ -241,6 +253,10 @@ fn a_stranger_takes_no_stream_over() {
 fn of_two_that_come_at_once_one_is_told() {
     let place = Place::new();
     let encoders = [place.encoder(), place.encoder()];
+    for encoder in &encoders {
+        encoder.allow(&["encoder_rejected_total"]);
+        encoder.allow(GIVEN_UP);
+    }
     let mut publishers =
         encoders.each_ref().map(|encoder| publisher::ffmpeg_looped(&clip(), &encoder.rtmp_url(KEY)));
     let watch = place.watch();
@@ -267,6 +283,7 @@ fn a_killed_encoder_goes_on_where_it_was() {
     a.signal(Signal::KILL);
     first.wait(Duration::from_secs(10));
     let a = place.encoder();
+    a.allow(INTERRUPTED);
     let second = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     more_segments(&watch, 5);
     watch.checker().outage_over();
@@ -292,6 +309,7 @@ fn a_bucket_is_taken_over_too() {
             .with_keys()
     };
     let (a, b) = (Encoder::start(options()), Encoder::start(options()));
+    takes_over(&a, &b);
     let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     let url = fake.public_url(BUCKET, &format!("tv/live/{STREAM}/index.m3u8"));
     wait_for_playlist(&url);
@@ -327,6 +345,7 @@ fn the_browser_plays_over_it() {
     let place = Place::new();
     let latency = |options: Options| options.set("--latency", "10");
     let (a, b) = (Encoder::start(latency(place.options())), Encoder::start(latency(place.options())));
+    takes_over(&a, &b);
     let first = publisher::ffmpeg_looped(&clip(), &a.rtmp_url(KEY));
     wait_for_playlist(&place.url());
     let js = workspace().join("tests/js");

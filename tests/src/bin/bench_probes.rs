@@ -50,7 +50,7 @@ fn probes(requests: usize) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     // One stream per core, each more work than a core can do.
     let options = Options::default().set("--capacity", &cores.to_string()).set("--preset", "slow");
-    let encoder = Encoder::start(options);
+    let encoder = Encoder::start(options.unjudged());
     let publishers: Vec<Program> =
         (0..cores).map(|n| publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(&format!("load{n}")))).collect();
     for n in 0..cores {
@@ -87,7 +87,7 @@ fn windows(streams: usize) -> anyhow::Result<()> {
         .set("--ladder", "source")
         .set("--when-full", "refuse")
         .set("--reconnect-window", "0");
-    let encoder = Encoder::start(options);
+    let encoder = Encoder::start(options.unjudged());
     let server = Server { rtmp: encoder.ports.rtmp, admin: encoder.ports.admin, backup: false };
     let balancer = Balancer::start(&[server], Duration::from_secs(1));
     let mut took = Vec::new();

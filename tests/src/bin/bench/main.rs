@@ -104,7 +104,7 @@ fn bench() -> anyhow::Result<()> {
 
 /// Measures an encoder without streams.
 fn idle(goals: &mut Goals) {
-    let encoder = Encoder::start(Options::default());
+    let encoder = Encoder::start(Options::default().unjudged());
     // Let the allocations of the start-up settle.
     pause(Duration::from_millis(300));
     goals.at_most("idle memory (RSS), MiB", encoder.stat().rss_kib as f64 / 1024.0, 40.0);

@@ -94,7 +94,7 @@ fn bench() -> anyhow::Result<bool> {
         .set("--latency", &settings.latency)
         .set("--ladder", LADDER)
         .set("--preset", "ultrafast");
-    let encoder = Encoder::start(options);
+    let encoder = Encoder::start(options.unjudged());
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     pause(FILLED);

@@ -146,7 +146,7 @@ impl Stage {
             .set("--latency", &knob.to_string())
             .set("--ladder", &ladder.join(","))
             .set("--preset", PRESET);
-        let encoder = Encoder::start(options);
+        let encoder = Encoder::start(options.unjudged());
         let keeper = Keeper::start(encoder.output.path().join("live").join(STREAM));
         let store = serve(encoder.output.path())?;
         let camera = Camera::start(footage.clone(), clip, &encoder.rtmp_url(STREAM))?;

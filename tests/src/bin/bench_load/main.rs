@@ -43,7 +43,7 @@ fn bench() -> anyhow::Result<()> {
     }
     let clip = fixtures::clip("footage-720p30-gop1s");
     let options = Options::default().set("--latency", &latency).set("--ladder", LADDER);
-    let encoder = Encoder::start(options);
+    let encoder = Encoder::start(options.unjudged());
     let _publisher = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     encoder.wait_for_stream(STREAM);
     // Wait until the window of segments is full: after that, additional memory is the clients'.
