@@ -14,11 +14,11 @@ ENCODER_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/encoder
 export ENCODER_BIN
 if cargo nextest --version >/dev/null 2>&1; then
     case $kind in
-    unit) filter='not package(tests)' ;;
-    e2e) filter='package(tests)' ;;
+    unit) profile=default filter='not package(tests)' ;;
+    e2e) profile=e2e filter='package(tests)' ;;
     esac
-    cargo nextest run --workspace --locked --no-tests=pass --status-level=slow --final-status-level=slow \
-        --filterset "$filter" "$@"
+    cargo nextest run --workspace --locked --profile "$profile" --no-tests=pass --status-level=slow \
+        --final-status-level=slow --filterset "$filter" "$@"
 else
     case $kind in
     unit) selected=(--exclude tests) ;;

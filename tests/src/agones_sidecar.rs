@@ -1,6 +1,7 @@
 //! A sidecar that speaks the gRPC of the Agones SDK (`sdk.proto`, package `agones.dev.sdk`): accepts calls, records
 //! them, and can be stopped and restarted. hyper provides HTTP/2; frames and statuses follow gRPC over HTTP/2.
 
+use crate::encoder_process::free_port;
 use crate::patience::eventually;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
@@ -33,9 +34,9 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts a sidecar on a port that the system chooses.
+    /// Starts a sidecar on a free port.
     pub fn start() -> Self {
-        Self::at(0)
+        Self::at(free_port())
     }
 
     /// Starts a sidecar on the given port, as after a restart.
@@ -45,7 +46,6 @@ impl Sidecar {
             TcpListener::bind(("127.0.0.1", port)).ok()
         });
         listener.set_nonblocking(true).expect("a socket");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sidecar")

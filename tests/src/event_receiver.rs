@@ -1,5 +1,6 @@
 //! A service that is told what happens to streams: it records CloudEvents, and can be down for a while.
 
+use crate::encoder_process::free_port;
 use crate::patience::eventually;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -62,10 +63,10 @@ pub struct EventReceiver {
 }
 
 impl EventReceiver {
-    /// Starts a receiver on a port that the system chooses.
+    /// Starts a receiver on a free port.
     #[track_caller]
     pub fn start() -> Self {
-        let mut receiver = Self { port: 0, received: Arc::default(), runtime: None };
+        let mut receiver = Self { port: free_port(), received: Arc::default(), runtime: None };
         receiver.up();
         receiver
     }
@@ -77,7 +78,6 @@ impl EventReceiver {
             TcpListener::bind(("127.0.0.1", self.port)).ok()
         });
         listener.set_nonblocking(true).expect("a socket");
-        self.port = listener.local_addr().expect("a bound socket has an address").port();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
