@@ -36,7 +36,11 @@ build: web ## build the encoder, optimised
 demo: build ## watch a live stream of the test pattern in the browser
 	@RTMP_PORT=$(RTMP_PORT) HTTP_PORT=$(HTTP_PORT) ADMIN_PORT=$(ADMIN_PORT) MEDIA=$(MEDIA) scripts/demo.sh
 
-test: setup-test web lint unit e2e deploy-check deny fuzz-build ## run all checks and tests, as CI does
+test: setup-test tools web lint unit e2e deploy-check deny fuzz-build ## run all checks and tests, as CI does
+
+.PHONY: tools
+tools:
+	@scripts/tools.sh
 
 lint: ## check formatting, log lines, clippy and documentation; any warning fails
 	@cargo fmt --all --check

@@ -3,13 +3,15 @@
 # them, the targets run on FUZZ_INPUTS random mutations of their seeds each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [ ! -d tests/fuzz ]; then
-    echo "fuzz: there are no fuzz targets"
+# shellcheck source=scripts/missing.sh
+source scripts/missing.sh
+has_nightly() { cargo +nightly --version >/dev/null 2>&1; }
+if [ "${1-build}" != run ] && ! has_nightly; then
+    missing nightly "building the fuzz targets (Rust's nightly toolchain)"
     exit
 fi
-if ! cargo +nightly --version >/dev/null 2>&1 || { [ "${1-build}" = run ] && ! cargo fuzz --version >/dev/null 2>&1; }; then
+if ! has_nightly || { [ "${1-build}" = run ] && ! cargo fuzz --version >/dev/null 2>&1; }; then
     echo "fuzz: nightly Rust or cargo-fuzz is missing: nothing guides the inputs (the unit tests replay the corpus)"
-    [ "${1-build}" = run ] || exit 0
     exec cargo run --quiet --release --locked --package encoder --example mutate -- all "${FUZZ_INPUTS:-1000000}" "${FUZZ_SEED:-1}"
 fi
 cd tests/fuzz

@@ -2,8 +2,10 @@
 # Checks the manifests and tests the check itself. Python packages from PyPI go into the build folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=scripts/missing.sh
+source scripts/missing.sh
 if ! command -v kubectl >/dev/null && ! command -v kustomize >/dev/null; then
-    echo "deploy: neither kubectl nor kustomize is installed; the manifests were not checked"
+    missing kubectl "checking the manifests (kustomize does as well)"
     exit
 fi
 packages=$(realpath -m "${CARGO_TARGET_DIR:-target}")/deploy-check

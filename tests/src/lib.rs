@@ -30,6 +30,7 @@ pub mod publisher;
 pub mod reference;
 pub mod request_counter;
 pub mod sender;
+pub mod skip;
 pub mod static_server;
 pub mod turn;
 pub mod upsets;

@@ -15,6 +15,7 @@ use crate::encoder_process::{free_port, workspace};
 use crate::http::Client;
 use crate::patience::eventually;
 use crate::process::Program;
+use crate::skip;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -55,13 +56,14 @@ struct Upstream {
 // === impl Emulator ===
 
 impl Emulator {
-    /// Starts the emulator with one bucket; returns `None`, with a note on standard error, if the package is not
-    /// installed.
-    #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
+    /// Starts the emulator with one bucket; `None` if the package is not installed and the check may be left out
+    /// ([`crate::skip`]).
+    #[track_caller]
     pub fn start(bucket: &str) -> Option<Self> {
         let package = workspace().join(PACKAGE);
         if !package.join("gcp_storage_emulator").is_dir() {
-            eprintln!("left out: gcp-storage-emulator is not in {PACKAGE}; `make setup-test` installs it");
+            let what = format!("gcp-storage-emulator is not in {PACKAGE}: `make setup-test` installs it");
+            skip::missing("gcp-storage-emulator", &what);
             return None;
         }
         let port = free_port();
