@@ -4,7 +4,7 @@
 use super::outputs::Acknowledged;
 use super::spool::StreamSpool;
 use super::{
-    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Inherited, ListedSegment,
+    Answer, DeliveryCounters, DeliveryEvent, DeliveryPlan, DeliverySettings, Gap, Inherited, ListedSegment,
     Playlists, Spool, StoreJob, StoreJobId, StoreWork,
 };
 use crate::archive::Archive;
@@ -383,7 +383,9 @@ struct LoggedFailures {
 
 impl LoggedFailures {
     fn update(&mut self, now: &DeliveryCounters, location: &str) {
-        let gaps = now.gaps.values().sum();
+        // What the packager lacked is no fault of the store.
+        let of_the_store = now.gaps.iter().filter(|(reason, _)| **reason != Gap::Packager);
+        let gaps = of_the_store.map(|(_, count)| count).sum();
         let news = now.failures > self.failures || gaps > self.gaps;
         if !news || self.at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
             return;

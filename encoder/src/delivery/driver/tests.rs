@@ -2,7 +2,6 @@
 //! fault.
 
 use super::*;
-use crate::delivery::Gap;
 use crate::delivery::testing::{TextPlaylists, init, segment, tracks};
 use store::memory::{InjectedFault, MemoryStore, Operation, RecordedCall};
 use store::{Expected, Object, ObjectName};
@@ -16,6 +15,19 @@ fn settings() -> DeliverySettings {
         playlist_interval: SECOND,
         ..DeliverySettings::default()
     }
+}
+
+/// A segment that the packager did not have is no reason to look after the store.
+#[test]
+fn the_log_blames_the_store_for_its_own_gaps_alone() {
+    let said = |reason| {
+        let mut logged = LoggedFailures::default();
+        logged
+            .update(&DeliveryCounters { gaps: [(reason, 1)].into(), ..DeliveryCounters::default() }, "store");
+        logged.at.is_some()
+    };
+    assert!(said(Gap::Deadline) && said(Gap::Refused));
+    assert!(!said(Gap::Packager));
 }
 
 /// Publishes one segment a second in two rungs for `seconds`, then ends the stream.
