@@ -256,6 +256,24 @@ fn live_goes_on_without_the_store() {
     edge.stop();
 }
 
+/// The records in the store seal the encoders' addresses: an edge with another secret shows what the store has.
+#[test]
+fn with_another_secret_viewers_get_the_stream_from_the_store() {
+    let fleet = Fleet::new();
+    let encoder = fleet.encoder();
+    let other = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(other.path(), "not the secret of this fleet\n").unwrap();
+    let directory = fleet.directory.path().to_str().unwrap();
+    let edge = Edge::start(&["--output", directory, "--edge-secret", other.path().to_str().unwrap()]);
+    let publisher = publish(&encoder.rtmp_url(KEY));
+    playlists(&edge.playlist_url(STREAM));
+    assert!(edge.metric("encoder_edge_lookups_total", &["result=\"store\""]) > 0.0);
+    assert_eq!(edge.metric("encoder_edge_upstream_requests_total", &["result=\"found\""]), 0.0);
+    drop(publisher);
+    let log = edge.stop();
+    assert!(log.contains("the address of the stream's encoder cannot be opened"), "{log}");
+}
+
 #[test]
 fn names_that_never_were_cost_little() {
     let fleet = Fleet::new();
