@@ -12,6 +12,8 @@ shift
 cargo build --workspace --bin encoder --tests --locked --quiet
 ENCODER_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/encoder
 export ENCODER_BIN
+# Made before the tests, because a test that encodes its media takes the processors from those beside it.
+[ "$kind" = unit ] || fixtures/make.sh
 if cargo nextest --version >/dev/null 2>&1; then
     case $kind in
     unit) profile=default filter='not package(tests)' ;;

@@ -219,6 +219,7 @@ pub struct Encoder {
     /// The last answer of `/metrics` before the encoder was told to end.
     last_metrics: Mutex<Option<String>>,
     checked: bool,
+    is_log_shown: bool,
 }
 
 impl Encoder {
@@ -277,6 +278,7 @@ impl Encoder {
             expectations: Mutex::new(options.expectations.clone()),
             last_metrics: Mutex::default(),
             checked: false,
+            is_log_shown: false,
         })
     }
 
@@ -406,6 +408,7 @@ impl Encoder {
         let wrong = lock(&self.expectations).complaints(lock(&self.last_metrics).as_deref(), &log);
         if !wrong.is_empty() {
             eprintln_log(&log);
+            self.is_log_shown = true;
             panic!("the encoder met upsets that the test does not expect:\n{}", wrong.join("\n"));
         }
         log
@@ -419,7 +422,9 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Encoder {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln_log(&self.program.output());
+            if !self.is_log_shown {
+                eprintln_log(&self.program.output());
+            }
             self.program.stop(Duration::from_secs(2));
         } else if !self.checked {
             self.read_metrics();

@@ -36,7 +36,12 @@ const UPSETS: [Upset; 27] = [
     },
     // Media that viewers do not get as it was published.
     Upset { counter: "encoder_shed_units_total", calm: &[], lines: &["media is late for ten seconds"] },
-    Upset { counter: "encoder_dropped_units_total", calm: &[], lines: &[] },
+    Upset {
+        counter: "encoder_dropped_units_total",
+        // At each end: sound that is shorter than the last picture's time on the screen, or longer.
+        calm: &["reason=\"surplus\""],
+        lines: &[],
+    },
     Upset { counter: "encoder_decode_errors_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_misaligned_cuts_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_forced_cuts_total", calm: &[], lines: &[] },
@@ -54,7 +59,12 @@ const UPSETS: [Upset; 27] = [
             "the store does not have the last playlists",
         ],
     },
-    Upset { counter: "encoder_store_gaps_total", calm: &[], lines: &[LATE_IN_THE_STORE] },
+    Upset {
+        counter: "encoder_store_gaps_total",
+        // These are `encoder_packager_gaps_total`.
+        calm: &["reason=\"packager\""],
+        lines: &[LATE_IN_THE_STORE],
+    },
     Upset { counter: "encoder_store_late_total", calm: &[], lines: &[LATE_IN_THE_STORE] },
     Upset { counter: "encoder_store_lost_total", calm: &[], lines: &[LATE_IN_THE_STORE] },
     Upset { counter: "encoder_spool_segments_total", calm: &[], lines: &["the store is slow"] },
@@ -115,8 +125,14 @@ const HARMLESS: [&str; 3] = [
 pub const INTERRUPTED: &[&str] =
     &["encoder_packager_gaps_total", "encoder_dropped_units_total", "encoder_silent_frames_total"];
 
-/// What an encoder may count from which another one takes a stream: it finds that out by a write that is refused.
-pub const GIVEN_UP: &[&str] = &["encoder_fenced_total", "encoder_store_writes_total"];
+/// What an encoder may count from which another one takes a stream: it finds that out by a write that is refused, and
+/// what it has not stored by then is in no playlist.
+pub const GIVEN_UP: &[&str] = &[
+    "encoder_fenced_total",
+    "encoder_store_writes_total",
+    "encoder_store_gaps_total",
+    "encoder_store_lost_total",
+];
 
 /// What a store that fails may cause.
 pub const STORE_FAILS: &[&str] = &[

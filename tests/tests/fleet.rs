@@ -221,7 +221,7 @@ fn a_full_encoder_refuses_connections_and_takes_back_who_has_gone_silent() {
         .with_keys()
         .expecting(&["encoder_rejected_total"])
         .allowing(INTERRUPTED)
-        .logging(&["publisher has gone silent and another one came"]);
+        .logging(&["publisher has gone silent and another one came", TOLD_AGAIN]);
     let encoder = Encoder::start(options);
     let first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(KEY));
     encoder.wait_for_stream(STREAM);
