@@ -82,7 +82,7 @@ impl Identity {
         }
         let key = request.full_key();
         let decoded = admission::decoded(key.expose());
-        let readings = [Some(key.expose()), decoded.as_deref()];
+        let readings = readings(key.expose(), decoded.as_deref());
         let readings = || readings.into_iter().flatten();
         if let Some(keys) = &self.keys {
             let table = keys.current();
@@ -118,15 +118,31 @@ impl Identity {
     }
 }
 
+/// What a publisher may mean by its key: the key as it was sent, the key without its percent-escapes, and the end of a
+/// whole publishing URL that was entered in place of the key.
+fn readings<'a>(key: &'a str, decoded: Option<&'a str>) -> [Option<&'a str>; 3] {
+    [Some(key), decoded, key_in_url(decoded.unwrap_or(key))]
+}
+
+/// The key of a publishing URL, `rtmp://HOST/APP/KEY`; `None` if the text is no such URL.
+fn key_in_url(text: &str) -> Option<&str> {
+    let (_scheme, rest) = text.split_once("://")?;
+    let (_host, path) = rest.split_once('/')?;
+    let (_app, key) = path.split_once('/')?;
+    Some(key.split('?').next().unwrap_or(key)).filter(|key| !key.is_empty())
+}
+
 /// The grant without a source of identity.
 fn unproven(request: &PublishRequest) -> Result<Grant, Refusal> {
     if !request.path.expose().is_empty() {
         return Err(Refusal::too_many_parts());
     }
-    let name = request.key.expose();
-    if !media::is_valid_name(name) {
+    let key = request.key.expose();
+    let decoded = admission::decoded(key);
+    let mut readings = readings(key, decoded.as_deref()).into_iter().flatten();
+    let Some(name) = readings.find(|name| media::is_valid_name(name)) else {
         return Err(Refusal::BadName("the stream's name is 1 to 64 of A-Z a-z 0-9 _ -".into()));
-    }
+    };
     let (app, name, terms) = (request.app.clone(), name.to_owned(), Terms::default());
     Ok(Grant { app, name, proven: false, terms })
 }

@@ -199,7 +199,14 @@ async fn without_a_source_the_key_is_the_name_and_proves_nothing() {
     let identity = Identity::open(&PublisherConfig::default()).unwrap();
     let grant = identity.decide(&request("camera", "")).await.unwrap();
     assert_eq!((&*grant.app, &*grant.name, grant.proven), ("live", "camera", false));
-    assert!(matches!(identity.decide(&request("a/b", "")).await, Err(Refusal::BadName(_))));
+    for (key, expected) in
+        [("cam%65ra", "camera"), ("rtmp%3A%2F%2Fh%2Flive%2Fcamera", "camera"), ("rtmp://h:1/x/b", "b")]
+    {
+        assert_eq!(identity.decide(&request(key, "")).await.unwrap().name, expected, "{key}");
+    }
+    for key in ["a/b", "a%2Fb", "rtmp://h/live/", "rtmp://h/live", "://", "rtmp://h/live/a/b"] {
+        assert!(matches!(identity.decide(&request(key, "")).await, Err(Refusal::BadName(_))), "{key}");
+    }
     let inside = PublishRequest { path: StreamKey::new("a".into()), ..request("b", "") };
     assert_eq!(identity.decide(&inside).await, Err(Refusal::too_many_parts()));
 }
@@ -210,7 +217,7 @@ async fn keys_are_found_as_sent_decoded_and_split_between_url_and_key() {
     let identity = Identity { keys: Some(keys_file(folder.path())), tokens: None, hook: None };
     let grant = identity.decide(&request("camera-s3cret", "")).await.unwrap();
     assert_eq!((&*grant.name, grant.proven, grant.terms.latency), ("camera", true, Some(5.0)));
-    for key in ["a b/c.dee", "a%20b/c.dee", "a%20b%2Fc%2edee"] {
+    for key in ["a b/c.dee", "a%20b/c.dee", "a%20b%2Fc%2edee", "rtmps://h/live/a%20b/c.dee?x=1"] {
         assert_eq!(name(&identity, key).await.as_deref(), Ok("odd"), "{key}");
     }
     for key in ["camera", "a%2520b/c.dee", "%ff", "x.y.z"] {
