@@ -84,7 +84,7 @@ fn session(bytes: &[u8], piece: usize) -> usize {
             };
             assert!(session.buffered_bytes() <= ChunkLimits::PUBLISHING.partial_bytes);
             match event {
-                ServerEvent::Publish(_) => {
+                ServerEvent::Publish(_) | ServerEvent::PublishInstead(_) => {
                     if session.accept().is_err() {
                         return media;
                     }
@@ -137,9 +137,7 @@ fn read_proxy_header(bytes: &[u8], piece: usize) -> (Result<Header, BadHeader>, 
 
 /// Reads the input as AMF values and as a command.
 pub fn amf_guard(input: &[u8]) {
-    if let Ok(values) = amf::values(input) {
-        assert!(values.len() <= amf::MAX_VALUES);
-    }
+    assert!(amf::read(input).values.len() <= amf::MAX_VALUES);
     amf::command(input).ok();
 }
 

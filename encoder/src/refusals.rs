@@ -55,6 +55,8 @@ pub(crate) fn reason(refusal: &Refusal) -> &'static str {
         Refusal::OverLimit(_) => "over_limit",
         Refusal::Draining => "draining",
         Refusal::Unsupported(_) => "unsupported",
+        Refusal::Silent(_) => "silent",
+        Refusal::Violation(_) => "violation",
         Refusal::Internal => "internal",
     }
 }

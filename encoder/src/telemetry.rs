@@ -83,7 +83,7 @@ pub(crate) fn describe() {
         (
             "encoder_odd_messages_total",
             "Published messages that were dropped or corrected, by kind: unreadable, other_tracks, false_keys (no decoding \
-             can start there), repeated_configs",
+             can start there), repeated_configs, too_long, unreadable_commands, unreadable_metadata",
         ),
         (
             "encoder_unreadable_media_total",

@@ -185,6 +185,7 @@ async fn assert_healthy(server: &mut Server) {
     let mut client = Client::publishing(server.address).await;
     client.video(0, b"hello").await;
     client.command(0, "deleteStream", vec![Amf0Value::Number(1.0)]).await;
+    drop(client);
     let (reason, heard) = end(server).await;
     assert_eq!(reason, EndReason::Unpublished);
     assert_eq!(&heard.video[0].payload[..], b"hello");
@@ -206,7 +207,6 @@ async fn what_a_stranger_sends_costs_its_own_connection() {
         ("16 MB announced", chunks(20, 0, (16 << 20) - 1, &[5; 128])),
         ("video before publish", whole(9, 1, b"video")),
         ("chunk size 0", whole(1, 0, &[0; 4])),
-        ("chunk size of 2 GiB", whole(1, 0, &[0x7f, 0xff, 0xff, 0xff])),
         ("chunk size without a size", whole(1, 0, &[])),
         ("publish before connect", whole(20, 0, &[string("publish"), vec![0; 9], vec![5]].concat())),
         ("a type 3 header first", vec![0xc7; 64]),
@@ -252,6 +252,8 @@ async fn what_is_odd_but_harmless_is_passed_over() {
         ("a user control event cut short", whole(4, 0, &[0])),
         ("an unknown message", whole(200, 0, b"?")),
         ("an abort of nothing", whole(2, 0, &[0, 0, 0, 9])),
+        ("a command of one value", whole(20, 0, &string("FCPublish"))),
+        ("a command of two values", whole(20, 0, &[string("FCPublish"), vec![0; 9]].concat())),
     ];
     let mut server = server(Ok(()), None).await;
     for (name, bytes) in &table {
@@ -313,20 +315,77 @@ async fn interleaved_messages_arrive_whole() {
     assert_eq!(&heard.audio[0].payload[..], &[2; 300]);
 }
 
+/// One chunk for each message, however long: the largest chunk size is announced.
 #[tokio::test]
-async fn one_connect_and_one_publish() {
+async fn the_largest_chunk_size_is_accepted() {
     let mut server = server(Ok(()), None).await;
-    for command in ["connect", "publish", "play"] {
-        let mut client = Client::publishing(server.address).await;
-        client.command(1, command, vec![text("other")]).await;
-        client.closed().await;
-        assert_eq!(end(&mut server).await.0, EndReason::Violation, "{command}");
-    }
-    let mut client = Client::connected(server.address).await;
+    let mut client = Client::publishing(server.address).await;
+    client.raw(&whole(1, 0, &[0x7f, 0xff, 0xff, 0xff])).await;
+    client.raw(&[&chunks(9, 1, 300_000, &[])[..], &[7; 300_000]].concat()).await;
+    drop(client);
+    let (reason, heard) = end(&mut server).await;
+    assert_eq!((reason, heard.video[0].payload.len()), (EndReason::Closed, 300_000));
+}
+
+#[tokio::test]
+async fn a_second_connect_and_play_are_passed_over_and_a_second_publish_is_another_one() {
+    let mut server = server(Ok(()), None).await;
+    let mut client = Client::publishing(server.address).await;
     client.connect("other").await;
+    client.command(1, "play", vec![text("key")]).await;
+    client.command(1, "publish", vec![text("key")]).await;
+    client.until("NetStream.Publish.Start").await;
+    client.video(0, b"one").await;
+    client.command(1, "publish", vec![text("other")]).await;
+    client.until("NetStream.Publish.Start").await;
+    client.video(0, b"two").await;
+    drop(client);
+    for (expected, payload) in [(EndReason::Unpublished, b"one"), (EndReason::Closed, b"two")] {
+        let (reason, heard) = end(&mut server).await;
+        assert_eq!((reason, &heard.video[0].payload[..]), (expected, &payload[..]));
+    }
+    let requests = server.stage.requests.lock().unwrap();
+    let asked: Vec<_> = requests.iter().map(|request| (&*request.app, request.key.expose())).collect();
+    assert_eq!(asked, [("live", "key"), ("live", "other")]);
+}
+
+/// After its goodbye a publisher may publish again on its connection: at once, and after its stream has ended.
+#[tokio::test]
+async fn a_publisher_that_said_goodbye_may_publish_again() {
+    for republish_within in [Duration::ZERO, 2 * PATIENCE] {
+        let options =
+            ServerOptions { republish_within, publish_timeout: PATIENCE, ..ServerOptions::default() };
+        let mut server = server_with(Ok(()), None, options).await;
+        let mut client = Client::publishing(server.address).await;
+        for _ in 0..3 {
+            client.video(0, b"video").await;
+            client.command(0, "deleteStream", vec![Amf0Value::Number(1.0)]).await;
+            if republish_within.is_zero() {
+                assert_eq!(end(&mut server).await.0, EndReason::Unpublished);
+            }
+            client.command(1, "publish", vec![text("key")]).await;
+            client.until("NetStream.Publish.Start").await;
+            if !republish_within.is_zero() {
+                // The former sink ends once the next one has taken over.
+                assert_eq!(end(&mut server).await.0, EndReason::Unpublished);
+            }
+        }
+        client.command(0, "FCUnpublish", vec![]).await;
+        // The stream does not wait for a connection that is closed.
+        drop(client);
+        assert_eq!(end(&mut server).await.0, EndReason::Unpublished);
+    }
+}
+
+/// A publisher whose protocol leaves no way to go on is told what is wrong.
+#[tokio::test]
+async fn a_publisher_that_breaks_the_protocol_is_told() {
+    let mut server = server(Ok(()), None).await;
+    let mut client = Client::publishing(server.address).await;
+    client.raw(&whole(1, 0, &[0; 4])).await;
+    client.until("a chunk size of zero").await;
     client.closed().await;
-    assert_eq!(server.stage.requests.lock().unwrap().len(), 3);
-    assert_healthy(&mut server).await;
+    assert_eq!(end(&mut server).await.0, EndReason::Violation);
 }
 
 #[tokio::test]
@@ -388,9 +447,9 @@ async fn refusals_are_errors_that_name_their_reason() {
         let mut client = Client::connected(server.address).await;
         client.command(1, "publish", vec![text("key")]).await;
         let answer = client.until("onStatus").await;
-        let (name, _, values) = amf::command(&answer).unwrap();
+        let amf::AmfCommand { name, arguments, .. } = amf::command(&answer).unwrap();
         assert_eq!(name, "onStatus");
-        let status = values[1].clone().get_object_properties().unwrap();
+        let status = arguments[1].clone().get_object_properties().unwrap();
         assert_eq!(status["level"], text("error"));
         assert_eq!(status["code"], text(code));
         assert_eq!(status["description"], text(&refusal.to_string()));
@@ -450,7 +509,13 @@ async fn those_who_say_nothing_are_let_go() {
             () = chatting => {}
             (reason, _) = end(&mut server) => assert_eq!(reason, expected),
         }
+        client.until("no video or audio that can be read came").await;
     }
+    // A publisher that sends nothing at all any more.
+    let mut client = Client::publishing(server.address).await;
+    client.video(0, b"video").await;
+    client.until("the publisher or its network stands still").await;
+    assert_eq!(end(&mut server).await.0, EndReason::TimedOut);
 }
 
 /// A publisher that sends faster than allowed is told the bound.
@@ -634,7 +699,10 @@ async fn the_log_says_who_published_and_never_the_key() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let mut server = server(Ok(()), None).await;
+    // Connections are closed soon after a goodbye.
+    let options = ServerOptions { republish_within: Duration::ZERO, ..ServerOptions::default() };
+    let options = ServerOptions { publish_timeout: Duration::from_secs(2), ..options };
+    let mut server = server_with(Ok(()), None, options).await;
     for (app, key) in [("live", "topsecret?a=topsecret"), ("live/topsecret", "topsecret")] {
         let mut client = Client::shaken(server.address).await;
         client.connect(app).await;

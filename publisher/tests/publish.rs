@@ -403,7 +403,13 @@ fn serve_one(mut socket: std::net::TcpStream, fate: &Fate) -> Vec<MediaMessage> 
                 }
                 (ServerEvent::Publish(_), Fate::CutAfter(_) | Fate::Serve) => session.accept().unwrap(),
                 (ServerEvent::Media(message), _) => taken.push(message),
-                (ServerEvent::Ended(_) | ServerEvent::Refused(_) | ServerEvent::Metadata(_), _) => {}
+                (
+                    ServerEvent::Ended(_)
+                    | ServerEvent::Refused(_)
+                    | ServerEvent::Metadata(_)
+                    | ServerEvent::PublishInstead(_),
+                    _,
+                ) => {}
             }
         }
         let output = std::mem::take(session.output());

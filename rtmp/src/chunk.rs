@@ -23,8 +23,9 @@ use std::collections::HashMap;
 
 /// Chunk size in bytes until the peer sends SetChunkSize (RTMP 1.0, 5.4.1).
 const INITIAL_CHUNK_SIZE: u32 = 128;
-/// Largest chunk size accepted, in bytes.
-const MAX_CHUNK_SIZE: u32 = 1 << 20;
+/// Largest chunk size in bytes (RTMP 1.0, 5.4.1). Clients that want one chunk for each message announce it. It costs no
+/// memory: buffers follow the length of messages, which have limits of their own.
+const MAX_CHUNK_SIZE: u32 = 0x7fff_ffff;
 /// A timestamp field with this value means that the extended timestamp field follows.
 const EXTENDED: u32 = 0xff_ffff;
 /// Longest header in bytes: basic header 3, message header 11, extended timestamp 4.
@@ -75,6 +76,9 @@ pub struct ChunkLimits {
     pub partial_messages: usize,
     /// Maximum number of chunk streams used over the connection's life.
     pub chunk_streams: usize,
+    /// Whether a message beyond a limit of bytes is passed over: its bytes are discarded as they come. Otherwise it ends
+    /// the connection.
+    pub passes_over: bool,
 }
 
 impl ChunkLimits {
@@ -86,16 +90,22 @@ impl ChunkLimits {
         partial_bytes: 64 << 10,
         partial_messages: 8,
         chunk_streams: 64,
+        passes_over: false,
     };
-    /// For an admitted publisher: 8 MiB per picture, 12 MiB in total.
+    /// For an admitted publisher: 8 MiB per picture, 1 MiB of metadata (recorded files have an index of keyframes in
+    /// it), 12 MiB in total.
     pub const PUBLISHING: Self = Self {
         video: 8 << 20,
-        audio: 256 << 10,
-        other: 16 << 10,
+        audio: 1 << 20,
+        other: 1 << 20,
         partial_bytes: 12 << 20,
         partial_messages: 8,
         chunk_streams: 64,
+        passes_over: true,
     };
+    /// For a publisher that has ended its publish and may begin another one: commands only. Media that was still under
+    /// way is passed over.
+    pub const BETWEEN_PUBLISHES: Self = Self { passes_over: true, ..Self::BEFORE_PUBLISH };
 
     fn message_len(&self, type_id: u8) -> u32 {
         match type_id {
@@ -103,6 +113,16 @@ impl ChunkLimits {
             message_type::AUDIO => self.audio,
             _ => self.other,
         }
+    }
+
+    /// Why a message cannot be kept while the unfinished messages have announced `partial_bytes`; `None` if it can.
+    fn exceeded_by(&self, type_id: u8, length: u32, partial_bytes: usize) -> Option<ChunkError> {
+        let limit = self.message_len(type_id);
+        if length > limit {
+            return Some(ChunkError::MessageTooLong { type_id, length, limit });
+        }
+        (partial_bytes + length as usize > self.partial_bytes)
+            .then_some(ChunkError::TooManyPartialBytes(self.partial_bytes))
     }
 }
 
@@ -134,9 +154,9 @@ pub enum ChunkError {
     /// The announced lengths of the unfinished messages exceed [`ChunkLimits::partial_bytes`].
     #[error("unfinished messages of more than {0} bytes")]
     TooManyPartialBytes(usize),
-    /// SetChunkSize outside 1 ..= 1 MiB.
-    #[error("chunk size {0} is not within 1 and {MAX_CHUNK_SIZE}")]
-    BadChunkSize(u32),
+    /// SetChunkSize to zero: no message could ever be complete.
+    #[error("a chunk size of zero")]
+    ChunkSizeZero,
     /// A protocol control message shorter than its four bytes.
     #[error("control message of type {0} is too short")]
     ShortControl(u8),
@@ -166,7 +186,16 @@ struct ChunkStream {
     length: u32,
     type_id: u8,
     stream_id: u32,
-    partial: Option<BytesMut>,
+    partial: Option<Partial>,
+}
+
+/// An unfinished message.
+#[derive(Debug)]
+enum Partial {
+    /// The payload so far.
+    Kept(BytesMut),
+    /// The message is passed over: the number of its bytes so far.
+    PassedOver(u32),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +231,7 @@ pub struct ChunkReader {
     streams: HashMap<u32, ChunkStream>,
     partial_messages: usize,
     partial_bytes: usize,
+    passed_over: u64,
 }
 
 impl ChunkReader {
@@ -216,6 +246,7 @@ impl ChunkReader {
             streams: HashMap::new(),
             partial_messages: 0,
             partial_bytes: 0,
+            passed_over: 0,
         }
     }
 
@@ -227,6 +258,11 @@ impl ChunkReader {
     /// Bytes reserved for unfinished messages; never above [`ChunkLimits::partial_bytes`].
     pub fn buffered_bytes(&self) -> usize {
         self.partial_bytes
+    }
+
+    /// Number of messages that were passed over because they were too long.
+    pub fn passed_over(&self) -> u64 {
+        self.passed_over
     }
 
     /// Reads bytes off the front of `input` until a message is complete (`Some`) or `input` is empty (`None`).
@@ -250,11 +286,11 @@ impl ChunkReader {
             };
             match message {
                 Some(message) if message.type_id == message_type::SET_CHUNK_SIZE => {
-                    let size = control_value(&message)?;
-                    if !(1..=MAX_CHUNK_SIZE).contains(&size) {
-                        return Err(ChunkError::BadChunkSize(size));
-                    }
-                    self.chunk_size = size;
+                    // The first bit must be zero (RTMP 1.0, 5.4.1), so it carries no value.
+                    self.chunk_size = match control_value(&message)? & MAX_CHUNK_SIZE {
+                        0 => return Err(ChunkError::ChunkSizeZero),
+                        size => size,
+                    };
                 }
                 Some(message) if message.type_id == message_type::ABORT => {
                     let csid = control_value(&message)?;
@@ -354,18 +390,20 @@ impl ChunkReader {
     fn begin_chunk(&mut self, header: &Header) -> Result<Option<ChunkMessage>, ChunkError> {
         let stream = self.streams.entry(header.csid).or_default();
         if stream.partial.is_none() {
-            let limit = self.limits.message_len(header.type_id);
-            if header.length > limit {
-                let (type_id, length) = (header.type_id, header.length);
-                return Err(ChunkError::MessageTooLong { type_id, length, limit });
-            }
             let length = header.length as usize;
             if self.partial_messages >= self.limits.partial_messages {
                 return Err(ChunkError::TooManyPartialMessages(self.limits.partial_messages));
             }
-            if self.partial_bytes + length > self.limits.partial_bytes {
-                return Err(ChunkError::TooManyPartialBytes(self.limits.partial_bytes));
-            }
+            let beyond = self.limits.exceeded_by(header.type_id, header.length, self.partial_bytes);
+            stream.partial = Some(match beyond {
+                None => {
+                    self.partial_bytes += length;
+                    Partial::Kept(BytesMut::with_capacity(length))
+                }
+                Some(_) if self.limits.passes_over => Partial::PassedOver(0),
+                Some(error) => return Err(error),
+            });
+            self.partial_messages += 1;
             stream.timestamp_ms = match header.format {
                 0 => header.time,
                 _ => stream.timestamp_ms.wrapping_add(header.time),
@@ -375,11 +413,12 @@ impl ChunkReader {
             stream.length = header.length;
             stream.type_id = header.type_id;
             stream.stream_id = header.stream_id;
-            stream.partial = Some(BytesMut::with_capacity(length));
-            self.partial_messages += 1;
-            self.partial_bytes += length;
         }
-        let got = stream.partial.as_ref().map_or(0, BytesMut::len) as u32;
+        let got = match &stream.partial {
+            Some(Partial::Kept(bytes)) => bytes.len() as u32,
+            Some(Partial::PassedOver(got)) => *got,
+            None => 0,
+        };
         let left = (stream.length - got).min(self.chunk_size);
         self.state = ReaderState::Payload { csid: header.csid, left };
         if left == 0 { Ok(self.take_payload(header.csid, 0, &[])) } else { Ok(None) }
@@ -391,13 +430,27 @@ impl ChunkReader {
         self.state = if left == 0 { ReaderState::Header } else { ReaderState::Payload { csid, left } };
         // An Abort takes effect between chunks, so the unfinished message exists whenever its payload is read.
         let stream = self.streams.get_mut(&csid)?;
-        let partial = stream.partial.as_mut()?;
-        partial.extend_from_slice(bytes);
-        if partial.len() < stream.length as usize {
+        let complete = match stream.partial.as_mut()? {
+            Partial::Kept(partial) => {
+                partial.extend_from_slice(bytes);
+                partial.len() >= stream.length as usize
+            }
+            Partial::PassedOver(got) => {
+                *got += bytes.len() as u32;
+                *got >= stream.length
+            }
+        };
+        if !complete {
             return None;
         }
-        let payload = stream.partial.take()?.freeze();
         self.partial_messages -= 1;
+        let payload = match stream.partial.take()? {
+            Partial::Kept(partial) => partial.freeze(),
+            Partial::PassedOver(_) => {
+                self.passed_over += 1;
+                return None;
+            }
+        };
         self.partial_bytes -= payload.len();
         Some(ChunkMessage {
             type_id: stream.type_id,
@@ -409,12 +462,13 @@ impl ChunkReader {
 
     /// Drops the unfinished message of a chunk stream (RTMP 1.0, 5.4.2).
     fn abort(&mut self, csid: u32) {
-        if let Some(stream) = self.streams.get_mut(&csid)
-            && stream.partial.take().is_some()
-        {
-            self.partial_messages -= 1;
-            self.partial_bytes -= stream.length as usize;
+        let Some(stream) = self.streams.get_mut(&csid) else { return };
+        match stream.partial.take() {
+            Some(Partial::Kept(_)) => self.partial_bytes -= stream.length as usize,
+            Some(Partial::PassedOver(_)) => {}
+            None => return,
         }
+        self.partial_messages -= 1;
     }
 }
 

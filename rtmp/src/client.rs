@@ -6,7 +6,7 @@
 
 use super::url::RtmpUrl;
 use crate::MessageKind;
-use crate::amf::{self, AmfError};
+use crate::amf::{self, AmfCommand, AmfError};
 use crate::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_type};
 use crate::flv::write::OutgoingTag;
 use crate::session::HANDSHAKE_LEN;
@@ -308,11 +308,14 @@ impl ClientSession {
 }
 
 fn parse_reply(payload: &[u8]) -> Result<Reply, ClientError> {
-    let (name, transaction, mut values) = match amf::command(payload) {
-        // A command with too few values is ignored.
+    let AmfCommand { name, transaction, arguments: mut values, cut } = match amf::command(payload) {
+        // A command without a name is ignored.
         Err(AmfError::NotACommand) => return Ok(Reply::Other),
         command => command?,
     };
+    if let Some(error) = cut {
+        return Err(error.into());
+    }
     let value = (values.len() > 1).then(|| values.swap_remove(1));
     Ok(match name.as_str() {
         "_result" => Reply::Result { transaction, value },

@@ -64,7 +64,7 @@ pub struct PublishRequest {
 }
 
 /// What a publisher sent with `connect` and `publish` besides application, key and name. All texts but the query are cut
-/// to 1024 printable characters. `Debug` shows nothing, because each may contain a secret.
+/// to 1024 printable characters. `Debug` shows nothing, because each text may contain a secret.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RequestDetails {
     /// The query of the application (`live?token=…`), without the question mark; empty without a query.
@@ -77,6 +77,8 @@ pub struct RequestDetails {
     pub page_url: String,
     /// The type of the publish: `live`, `record` or `append`.
     pub publish_type: String,
+    /// Whether the publisher connects anew when it is asked to (Enhanced RTMP 2, the reconnect bit of `capsEx`).
+    pub can_reconnect: bool,
 }
 
 impl PublishRequest {
@@ -87,6 +89,11 @@ impl PublishRequest {
             (path, "") => StreamKey::new(path.to_owned()),
             (path, key) => StreamKey::new(format!("{path}/{key}")),
         }
+    }
+
+    /// Whether another request asks for the same stream, in so far as the publisher's words tell.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.app == other.app && self.path == other.path && self.key == other.key
     }
 }
 
@@ -143,6 +150,12 @@ pub enum Refusal {
     /// The published media cannot be encoded.
     #[error("{0}")]
     Unsupported(String),
+    /// The publisher sent no media that can be read for too long. Holds what came instead.
+    #[error("{0}")]
+    Silent(String),
+    /// The publisher broke the protocol or a limit in a way that leaves no way to go on. Holds what was wrong.
+    #[error("the connection cannot go on: {0}")]
+    Violation(String),
     /// An internal error of this server.
     #[error("internal error, try again")]
     Internal,
@@ -235,6 +248,16 @@ impl EndReason {
             Self::TimedOut => "timed out",
             Self::Violation => "violation",
             Self::SentOff => "sent off",
+        }
+    }
+
+    /// Who has to mend something when a publish ends like this; `None` if nobody has to, or if the reason that the
+    /// publisher was told says so.
+    pub const fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::TimedOut => Some("publisher or its network"),
+            Self::Violation => Some("publisher"),
+            Self::Unpublished | Self::Closed | Self::SentOff => None,
         }
     }
 }

@@ -12,7 +12,8 @@ pub(crate) fn read(values: Vec<Amf0Value>) -> Option<Metadata> {
     if name == "@setDataFrame" {
         name = values.next()?.get_string()?;
     }
-    if name != "onMetaData" {
+    // Some encoders write `onMetadata`.
+    if !name.eq_ignore_ascii_case("onMetaData") {
         return None;
     }
     let mut properties = values.next()?.get_object_properties()?;

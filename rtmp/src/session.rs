@@ -10,18 +10,17 @@
 
 mod aggregate;
 mod answer;
+mod capabilities;
 mod command;
 
-use super::amf::{self, AmfError};
+use super::amf::{self, AmfError, AmfMessage};
 use super::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_type};
 use super::{EndReason, MediaMessage, MessageKind, Metadata, PublishRequest, Refusal, metadata};
 use aggregate::{Aggregate, SubMessage};
-use answer::{on_status, status_code};
+use answer::status_code;
 use command::{Connected, Published, RtmpCommand, parse, request, without_amf3_marker};
-use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
-use rml_rtmp::messages::{RtmpMessage, UserControlEventType};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -30,8 +29,8 @@ pub(super) const HANDSHAKE_LEN: usize = 1 + 1536 + 1536;
 /// Smallest acknowledgement window in bytes that a peer can set; with smaller windows the server would answer every
 /// packet.
 const MIN_ACK_WINDOW: u32 = 64 << 10;
-/// The only message stream ID that `createStream` returns.
-const STREAM_ID: u32 = 1;
+/// The message stream ID that the first `createStream` returns.
+const FIRST_STREAM_ID: u32 = 1;
 
 /// The session cannot continue. The peer's fault, except [`ServerError::Internal`].
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +68,43 @@ pub enum ServerEvent {
     Media(MediaMessage),
     /// The publisher's `onMetaData`.
     Metadata(Metadata),
-    /// The publisher has ended the publish.
+    /// The publisher has ended the publish. It may begin another one on the same connection.
     Ended(EndReason),
+    /// The publisher has ended the publish by asking to publish another stream: to be answered like
+    /// [`ServerEvent::Publish`].
+    PublishInstead(PublishRequest),
+}
+
+/// Counts of messages that were passed over since the connection began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Commands that could not be read, or not to their end.
+    pub commands: u64,
+    /// Metadata that could not be read, or not to its end.
+    pub metadata: u64,
+    /// Messages that were too long.
+    pub too_long: u64,
+}
+
+impl PassedOver {
+    /// What came since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            commands: self.commands.saturating_sub(earlier.commands),
+            metadata: self.metadata.saturating_sub(earlier.metadata),
+            too_long: self.too_long.saturating_sub(earlier.too_long),
+        }
+    }
+
+    /// Kinds and counts, for logs and metrics.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("unreadable_commands", self.commands),
+            ("unreadable_metadata", self.metadata),
+            ("too_long", self.too_long),
+        ]
+        .into_iter()
+    }
 }
 
 /// The session's state.
@@ -79,14 +113,21 @@ enum SessionState {
     Handshake { handshake: Box<Handshake>, left: usize },
     /// The chunk layer is running; `connect` is expected.
     Connect,
-    /// `createStream` and then `publish` are expected.
+    /// `createStream` and then `publish` are expected: before the first publish, and after each.
     Connected(Connected),
     /// [`ServerEvent::Publish`] was returned; the caller has not decided yet.
-    Deciding { stream_id: u32 },
+    Deciding(Publication),
     /// The publisher sends media.
-    Publishing { stream_id: u32 },
+    Publishing(Publication),
     /// Further input is discarded.
     Ended,
+}
+
+/// A publish that was asked for.
+struct Publication {
+    connected: Connected,
+    published: Published,
+    stream_id: u32,
 }
 
 /// One connection's RTMP session.
@@ -103,6 +144,9 @@ pub struct ServerSession {
     received: u32,
     acknowledged: u32,
     ack_window: Option<u32>,
+    /// The number of message streams that `createStream` has returned, which is the last one's ID.
+    created: u32,
+    unreadable_commands: u64,
     unreadable_metadata: u64,
 }
 
@@ -123,6 +167,8 @@ impl ServerSession {
             received: 0,
             acknowledged: 0,
             ack_window: None,
+            created: 0,
+            unreadable_commands: 0,
             unreadable_metadata: 0,
         }
     }
@@ -139,9 +185,25 @@ impl ServerSession {
         !matches!(self.state, SessionState::Handshake { .. })
     }
 
-    /// Number of metadata messages that could not be read and were ignored.
-    pub fn unreadable_metadata(&self) -> u64 {
-        self.unreadable_metadata
+    /// Messages that were passed over so far.
+    pub fn passed_over(&self) -> PassedOver {
+        PassedOver {
+            commands: self.unreadable_commands,
+            metadata: self.unreadable_metadata,
+            too_long: self.reader.passed_over(),
+        }
+    }
+
+    /// Whether the publisher would follow a request to connect anew ([`Self::ask_to_reconnect`]).
+    pub fn can_reconnect(&self) -> bool {
+        match &self.state {
+            SessionState::Publishing(Publication { connected, .. }) => connected.capabilities.can_reconnect,
+            SessionState::Handshake { .. }
+            | SessionState::Connect
+            | SessionState::Connected(_)
+            | SessionState::Deciding(_)
+            | SessionState::Ended => false,
+        }
     }
 
     /// Bytes held for unfinished messages: at most the current phase's [`ChunkLimits::partial_bytes`].
@@ -186,8 +248,8 @@ impl ServerSession {
                 }
                 SessionState::Connect
                 | SessionState::Connected(_)
-                | SessionState::Deciding { .. }
-                | SessionState::Publishing { .. } => {
+                | SessionState::Deciding(_)
+                | SessionState::Publishing(_) => {
                     let before = input.len();
                     let message = self.reader.read(input);
                     self.received = self.received.wrapping_add((before - input.len()) as u32);
@@ -203,19 +265,17 @@ impl ServerSession {
 
     /// Admits the publisher.
     pub fn accept(&mut self) -> Result<(), ServerError> {
-        let SessionState::Deciding { stream_id } = self.state else { return Err(ServerError::Internal) };
+        let publication = match std::mem::replace(&mut self.state, SessionState::Ended) {
+            SessionState::Deciding(publication) => publication,
+            SessionState::Handshake { .. }
+            | SessionState::Connect
+            | SessionState::Connected(_)
+            | SessionState::Publishing(_)
+            | SessionState::Ended => return Err(ServerError::Internal),
+        };
         self.reader.set_limits(ChunkLimits::PUBLISHING);
-        self.send(
-            RtmpMessage::UserControl {
-                event_type: UserControlEventType::StreamBegin,
-                stream_id: Some(stream_id),
-                buffer_length: None,
-                timestamp: None,
-            },
-            0,
-        )?;
-        self.send(on_status("status", "NetStream.Publish.Start", "publishing"), stream_id)?;
-        self.state = SessionState::Publishing { stream_id };
+        self.send_publish_start(publication.stream_id)?;
+        self.state = SessionState::Publishing(publication);
         Ok(())
     }
 
@@ -223,11 +283,12 @@ impl ServerSession {
     /// the output, gives the client a moment to read it, and closes.
     pub fn refuse(&mut self, refusal: &Refusal) -> Result<(), ServerError> {
         let stream_id = match self.state {
-            SessionState::Deciding { stream_id } | SessionState::Publishing { stream_id } => stream_id,
+            SessionState::Deciding(Publication { stream_id, .. })
+            | SessionState::Publishing(Publication { stream_id, .. }) => stream_id,
             SessionState::Handshake { .. }
             | SessionState::Connect
             | SessionState::Connected(_)
-            | SessionState::Ended => STREAM_ID,
+            | SessionState::Ended => FIRST_STREAM_ID,
         };
         self.refuse_with(stream_id, status_code(refusal), &refusal.to_string())
     }
@@ -238,16 +299,16 @@ impl ServerSession {
             message_type::AUDIO => Ok(self.media(MessageKind::Audio, message, now)),
             message_type::VIDEO => Ok(self.media(MessageKind::Video, message, now)),
             message_type::AGGREGATE => {
-                if let SessionState::Publishing { .. } = self.state {
+                if let SessionState::Publishing(_) = self.state {
                     self.aggregate = Some(Aggregate::new(message.payload, message.timestamp_ms));
                 }
                 Ok(None)
             }
             message_type::DATA_AMF0 => Ok(self.data(&message.payload)),
             message_type::DATA_AMF3 => Ok(self.data(without_amf3_marker(&message.payload))),
-            message_type::COMMAND_AMF0 => self.command(parse(&message.payload, message.stream_id)?),
+            message_type::COMMAND_AMF0 => self.read_command(&message.payload, message.stream_id),
             message_type::COMMAND_AMF3 => {
-                self.command(parse(without_amf3_marker(&message.payload), message.stream_id)?)
+                self.read_command(without_amf3_marker(&message.payload), message.stream_id)
             }
             message_type::WINDOW_ACK_SIZE => {
                 if let Some(size) = message.payload.first_chunk::<4>() {
@@ -265,44 +326,48 @@ impl ServerSession {
         }
     }
 
+    /// Reads a command as far as it can be read. A stranger whose first command is no command does not speak RTMP; after
+    /// `connect`, what cannot be read is passed over.
+    fn read_command(&mut self, payload: &[u8], stream_id: u32) -> Result<Option<ServerEvent>, ServerError> {
+        let command = amf::command(payload);
+        let problem = match &command {
+            Ok(command) => command.cut,
+            Err(error) => Some(*error),
+        };
+        if let Some(problem) = problem {
+            if let SessionState::Connect = self.state {
+                return Err(problem.into());
+            }
+            self.unreadable_commands += 1;
+        }
+        command.map_or(Ok(None), |command| self.command(parse(command, stream_id)))
+    }
+
     /// The session's transition function.
     fn command(&mut self, command: RtmpCommand) -> Result<Option<ServerEvent>, ServerError> {
         match (&self.state, command) {
             (SessionState::Connect, RtmpCommand::Connect { transaction, connected }) => {
-                self.send_connected(transaction)?;
+                self.send_connected(transaction, connected.capabilities.enhanced)?;
                 self.state = SessionState::Connected(connected);
                 Ok(None)
             }
-            (SessionState::Connect, RtmpCommand::Other | RtmpCommand::Unpublish) => Ok(None),
+            (SessionState::Connect, RtmpCommand::Other | RtmpCommand::Unpublish { .. }) => Ok(None),
             (
                 SessionState::Connect,
                 RtmpCommand::CreateStream { .. } | RtmpCommand::Publish { .. } | RtmpCommand::Play { .. },
             ) => Err(ServerError::OutOfOrder("the first command is connect")),
 
-            (SessionState::Connected(_), RtmpCommand::CreateStream { transaction }) => {
-                self.send(
-                    RtmpMessage::Amf0Command {
-                        command_name: "_result".into(),
-                        transaction_id: transaction,
-                        command_object: Amf0Value::Null,
-                        additional_arguments: vec![Amf0Value::Number(STREAM_ID.into())],
-                    },
-                    0,
-                )?;
+            (
+                SessionState::Connected(_) | SessionState::Deciding(_) | SessionState::Publishing(_),
+                RtmpCommand::CreateStream { transaction },
+            ) => {
+                self.send_stream_created(transaction)?;
                 Ok(None)
             }
-            (SessionState::Connected(connected), RtmpCommand::Publish { stream_id, name, publish_type }) => {
-                let published = Published { name, publish_type };
-                match request(connected, published, self.peer, self.key_paths) {
-                    Ok(request) => {
-                        self.state = SessionState::Deciding { stream_id };
-                        Ok(Some(ServerEvent::Publish(request)))
-                    }
-                    Err(refusal) => {
-                        self.refuse_with(stream_id, status_code(&refusal), &refusal.to_string())?;
-                        Ok(Some(ServerEvent::Refused(refusal)))
-                    }
-                }
+            (SessionState::Connected(connected), RtmpCommand::Publish { stream_id, published }) => {
+                let connected = connected.clone();
+                let request = self.ask(Publication { connected, published, stream_id })?;
+                Ok(Some(request.map_or_else(ServerEvent::Refused, ServerEvent::Publish)))
             }
             (SessionState::Connected(_), RtmpCommand::Play { stream_id }) => {
                 let refusal =
@@ -310,28 +375,41 @@ impl ServerSession {
                 self.refuse_with(stream_id, "NetStream.Play.Failed", &refusal.to_string())?;
                 Ok(Some(ServerEvent::Refused(refusal)))
             }
-            (SessionState::Connected(_), RtmpCommand::Unpublish | RtmpCommand::Other) => Ok(None),
-            (
-                SessionState::Connected(_) | SessionState::Deciding { .. } | SessionState::Publishing { .. },
-                RtmpCommand::Connect { .. },
-            ) => Err(ServerError::OutOfOrder("one connect in a connection")),
+            (SessionState::Connected(_), RtmpCommand::Unpublish { .. } | RtmpCommand::Other) => Ok(None),
 
-            (SessionState::Publishing { .. }, RtmpCommand::Unpublish) => {
-                self.state = SessionState::Ended;
+            (SessionState::Publishing(publication), RtmpCommand::Unpublish { stream_id }) => {
+                if stream_id.is_some_and(|id| self.is_another_stream(id, publication)) {
+                    return Ok(None);
+                }
+                let connected = publication.connected.clone();
+                self.reader.set_limits(ChunkLimits::BETWEEN_PUBLISHES);
+                self.state = SessionState::Connected(connected);
                 Ok(Some(ServerEvent::Ended(EndReason::Unpublished)))
             }
-            (
-                SessionState::Deciding { .. } | SessionState::Publishing { .. },
-                RtmpCommand::Publish { .. },
-            ) => Err(ServerError::OutOfOrder("one publish in a connection")),
-            (SessionState::Deciding { .. } | SessionState::Publishing { .. }, RtmpCommand::Play { .. }) => {
-                Err(ServerError::OutOfOrder("a publisher cannot play"))
+            (SessionState::Publishing(publication), RtmpCommand::Publish { stream_id, published }) => {
+                let connected = publication.connected.clone();
+                let is_same = publication.published.name == published.name;
+                let publication = Publication { connected, published, stream_id };
+                if is_same {
+                    self.send_publish_start(stream_id)?;
+                    self.state = SessionState::Publishing(publication);
+                    return Ok(None);
+                }
+                self.reader.set_limits(ChunkLimits::BETWEEN_PUBLISHES);
+                let request = self.ask(publication)?;
+                Ok(Some(request.map_or_else(ServerEvent::Refused, ServerEvent::PublishInstead)))
             }
+            // A publisher that plays or connects as well goes on as a publisher.
             (
-                SessionState::Deciding { .. } | SessionState::Publishing { .. },
-                RtmpCommand::CreateStream { .. } | RtmpCommand::Other,
-            ) => Ok(None),
-            (SessionState::Deciding { .. }, RtmpCommand::Unpublish) => Ok(None),
+                SessionState::Connected(_) | SessionState::Deciding(_) | SessionState::Publishing(_),
+                RtmpCommand::Connect { .. },
+            )
+            | (SessionState::Deciding(_), RtmpCommand::Publish { .. })
+            | (
+                SessionState::Deciding(_) | SessionState::Publishing(_),
+                RtmpCommand::Play { .. } | RtmpCommand::Other,
+            )
+            | (SessionState::Deciding(_), RtmpCommand::Unpublish { .. }) => Ok(None),
             // Messages are not read in these states.
             (
                 SessionState::Handshake { .. } | SessionState::Ended,
@@ -339,16 +417,36 @@ impl ServerSession {
                 | RtmpCommand::CreateStream { .. }
                 | RtmpCommand::Publish { .. }
                 | RtmpCommand::Play { .. }
-                | RtmpCommand::Unpublish
+                | RtmpCommand::Unpublish { .. }
                 | RtmpCommand::Other,
             ) => Ok(None),
         }
     }
 
-    /// Turns a media message into an event. Outside a publish, [`ChunkLimits::BEFORE_PUBLISH`] admits only empty media
-    /// messages, which are ignored here.
+    /// Makes a request of what the publisher asks for, or refuses it.
+    fn ask(&mut self, publication: Publication) -> Result<Result<PublishRequest, Refusal>, ServerError> {
+        let Publication { connected, published, stream_id } = &publication;
+        let request = request(connected, published.clone(), self.peer, self.key_paths);
+        match &request {
+            Ok(_) => self.state = SessionState::Deciding(publication),
+            Err(refusal) => self.refuse_with(*stream_id, status_code(refusal), &refusal.to_string())?,
+        }
+        Ok(request)
+    }
+
+    /// Whether a message stream is one that `createStream` has returned and not the published one: publishers that
+    /// change their stream delete the former one afterwards.
+    fn is_another_stream(&self, stream_id: u32, publication: &Publication) -> bool {
+        let created = FIRST_STREAM_ID..=self.created;
+        stream_id != publication.stream_id
+            && created.contains(&stream_id)
+            && created.contains(&publication.stream_id)
+    }
+
+    /// Turns a media message into an event. Outside a publish, [`ChunkLimits`] admit only empty media messages and those
+    /// that had begun before; they are ignored here.
     fn media(&self, kind: MessageKind, message: ChunkMessage, now: Instant) -> Option<ServerEvent> {
-        let SessionState::Publishing { .. } = self.state else { return None };
+        let SessionState::Publishing(_) = self.state else { return None };
         let (timestamp_ms, payload) = (message.timestamp_ms, message.payload);
         Some(ServerEvent::Media(MediaMessage { kind, timestamp_ms, payload, arrived: now }))
     }
@@ -363,14 +461,10 @@ impl ServerSession {
     }
 
     fn data(&mut self, payload: &[u8]) -> Option<ServerEvent> {
-        let SessionState::Publishing { .. } = self.state else { return None };
-        match amf::values(payload) {
-            Ok(values) => metadata::read(values).map(ServerEvent::Metadata),
-            Err(_) => {
-                self.unreadable_metadata += 1;
-                None
-            }
-        }
+        let SessionState::Publishing(_) = self.state else { return None };
+        let AmfMessage { values, cut } = amf::read(payload);
+        self.unreadable_metadata += u64::from(cut.is_some());
+        metadata::read(values).map(ServerEvent::Metadata)
     }
 }
 

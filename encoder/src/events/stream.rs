@@ -202,6 +202,8 @@ fn end_cause(told: Option<&Refusal>, left: Option<EndReason>) -> (EndCause, Opti
             | Refusal::Forbidden(_)
             | Refusal::AdmissionDown
             | Refusal::Draining
+            | Refusal::Silent(_)
+            | Refusal::Violation(_)
             | Refusal::Internal,
         )
         | None => {

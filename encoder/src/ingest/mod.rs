@@ -7,7 +7,7 @@ mod rate;
 pub(crate) mod server;
 pub(crate) mod tls;
 
-pub(crate) use server::{Publishers, ServerOptions, serve};
+pub(crate) use server::{Publishers, ServerOptions, serve, show_counters};
 
 use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::future::Future;
@@ -42,6 +42,10 @@ pub trait MediaSink: Send + 'static {
 
     /// Resolves when the server should end the publish, with the reason to send to the publisher. Pending until then.
     fn sent_off(&mut self) -> impl Future<Output = Refusal> + Send;
+
+    /// The publisher has said goodbye. It may publish again for a moment, on this connection or on another one;
+    /// [`Self::end`] follows.
+    fn said_goodbye(&mut self) {}
 
     /// Reports the end of the publish. No other call follows.
     fn end(self, reason: EndReason);

@@ -5,16 +5,19 @@
 //!
 //! Each connection has its own task, so a slow, dead or hostile peer delays no other peer. A panic in a task is caught
 //! where the task is joined, and logged: it ends that connection only (its sink is dropped without `end`).
+//!
+//! A publisher that says goodbye (FCUnpublish, deleteStream, closeStream) may publish again on its connection. Until it
+//! closes the connection, or for [`ServerOptions::republish_within`], its sink is kept, so that the stream can go on.
 
 use super::{Admission, MediaSink};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::rate::ReceiveRate;
 use crate::ingest::tls::{Acceptor, Listener};
 use crate::listener::{self, Descriptor, Limiter, TableEntry};
-use crate::logging::{nonzero, rounded};
+use crate::logging::{counts, nonzero, rounded};
 use crate::refusals::{self, RefusalSampler};
 use crate::wake::until;
-use rtmp::session::{ServerError, ServerEvent, ServerSession};
+use rtmp::session::{PassedOver, ServerError, ServerEvent, ServerSession};
 use rtmp::{EndReason, MessageKind, PublishRequest, Refusal};
 use std::future::Future;
 use std::io;
@@ -24,20 +27,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 /// Bytes read from a socket at a time.
 const READ_BUFFER: usize = 32 << 10;
+/// The metric of messages that were passed over.
+const ODD_MESSAGES: &str = "encoder_odd_messages_total";
 /// How long a refused client has to read the reason: rtmp2sink and librtmp need the socket to stay open, and then to be
 /// closed.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(300);
 /// How long the server keeps reading after it has closed its sending side, so that a reset by the kernel does not
 /// discard the last output before the peer has read it.
 const LINGER: Duration = Duration::from_secs(1);
+/// Most connections per port that stay open without a publish after a goodbye, in case that the publisher begins
+/// another one. Each holds 200 kB, or 300 kB with TLS. Further ones are closed after [`ServerOptions::republish_within`].
+const MAX_LINGERING: usize = 32;
 /// Longest pause after a failed accept.
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Shows the counters of messages that were passed over from the start, as zero.
+pub(crate) fn show_counters() {
+    for (kind, count) in PassedOver::default().by_kind() {
+        metrics::counter!(ODD_MESSAGES, "kind" => kind).increment(count);
+    }
+}
 
 /// Time-outs and limits. `Default` suits the public internet.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +71,10 @@ pub struct ServerOptions {
     /// How long an admitted publisher may then send no media that can be read; other messages do not count. Default
     /// 30 s.
     pub read_timeout: Duration,
+    /// How long a stream waits for its publisher after the publisher's goodbye, if the publisher leaves its connection
+    /// open. Default 0.9 s: FMLE, Wirecast and Flash clients that change something publish again within half a second,
+    /// and those that are done close the connection.
+    pub republish_within: Duration,
     /// How long a peer may leave the server's output unread. Default 10 s.
     pub write_timeout: Duration,
     /// Idle time before the kernel sends keepalive probes. Default 30 s, because load balancers drop connections that
@@ -77,6 +97,7 @@ impl Default for ServerOptions {
             admission_timeout: Duration::from_secs(10),
             first_media_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
+            republish_within: Duration::from_millis(900),
             write_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(30),
             max_waiting: 256,
@@ -118,7 +139,11 @@ pub async fn serve<A: Admission>(
     let limiter = Limiter::new(settings, listener::publishers(options.max_waiting));
     let mut reports = pin!(limiter.report());
     let mut tasks = JoinSet::new();
-    let refusals = Arc::new(RefusalSampler::default());
+    let shared = Arc::new(PortState {
+        options,
+        refusals: RefusalSampler::default(),
+        lingering: Semaphore::new(MAX_LINGERING),
+    });
     let mut pause = Duration::ZERO;
     let mut gate = ListenerGate::new(socket, admission.open());
     let mut shutdown = pin!(shutdown);
@@ -131,8 +156,8 @@ pub async fn serve<A: Admission>(
             accepted = accept(&gate, &limiter, pause) => match accepted {
                 Ok(accepted) => {
                     pause = Duration::ZERO;
-                    let (admission, refusals) = (Arc::clone(&admission), Arc::clone(&refusals));
-                    tasks.spawn(welcome(accepted, limiter.clone(), tls.clone(), admission, options, refusals));
+                    let (admission, shared) = (Arc::clone(&admission), Arc::clone(&shared));
+                    tasks.spawn(welcome(accepted, limiter.clone(), tls.clone(), admission, shared));
                 }
                 Err(error) => {
                     // Usually the process is out of file descriptors: a loop without a pause would use a whole core
@@ -144,6 +169,15 @@ pub async fn serve<A: Admission>(
             },
         }
     }
+}
+
+/// What the connections of a port have in common.
+struct PortState {
+    options: ServerOptions,
+    /// Decides which refusals are logged.
+    refusals: RefusalSampler,
+    /// Room for connections that stay open after a goodbye.
+    lingering: Semaphore,
 }
 
 /// An accepted connection.
@@ -169,19 +203,19 @@ async fn welcome<A: Admission>(
     limiter: Limiter,
     tls: Option<Acceptor>,
     admission: Arc<A>,
-    options: ServerOptions,
-    refusals: Arc<RefusalSampler>,
+    shared: Arc<PortState>,
 ) {
+    let options = shared.options;
     set_socket_options(&socket, &options);
     let Some(entry) = limiter.enter(&mut socket, peer, descriptor).await else { return };
     let peer = entry.peer;
     let evicted = entry.evicted();
     let running = async {
         let Some(tls) = tls else {
-            return Connection::new(socket, peer, options, refusals).run(&*admission, entry).await;
+            return Connection::new(socket, peer, shared).run(&*admission, entry).await;
         };
         match timeout(options.handshake_timeout, tls.accept(socket)).await {
-            Ok(Ok(stream)) => Connection::new(stream, peer, options, refusals).run(&*admission, entry).await,
+            Ok(Ok(stream)) => Connection::new(stream, peer, shared).run(&*admission, entry).await,
             // Logged at debug level, as every connection that ends before publish.
             Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => debug!(%peer, "TLS handshake took too long"),
@@ -238,6 +272,25 @@ impl LinkError {
             Self::TooFast | Self::Session(_) => EndReason::Violation,
         }
     }
+
+    /// What to say to the publisher at fault, if it can still hear.
+    fn told(&self) -> Option<Refusal> {
+        match self {
+            Self::Session(ServerError::Internal) => Some(Refusal::Internal),
+            Self::Session(ServerError::OutputOverflow) => None,
+            Self::Session(error) => Some(Refusal::Violation(error.to_string())),
+            Self::Closed | Self::Socket(_) | Self::TimedOut(_) | Self::TooFast => None,
+        }
+    }
+}
+
+/// How a publish ended.
+struct PublishEnd {
+    reason: EndReason,
+    /// What the publisher was told, or what went wrong.
+    cause: Option<String>,
+    /// What the publisher wants to publish instead.
+    next: Option<PublishRequest>,
 }
 
 /// What was received during a publish, for its last log line.
@@ -267,12 +320,14 @@ struct Connection<S> {
     rate: Option<ReceiveRate>,
     /// Written output may still be buffered below, as a TLS record that did not fit the socket's buffer.
     unflushed: bool,
-    /// Decides which refusals are logged.
-    refusals: Arc<RefusalSampler>,
+    shared: Arc<PortState>,
+    /// What the session has passed over, as far as the metrics count it.
+    counted: PassedOver,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
-    fn new(socket: S, peer: SocketAddr, options: ServerOptions, refusals: Arc<RefusalSampler>) -> Self {
+    fn new(socket: S, peer: SocketAddr, shared: Arc<PortState>) -> Self {
+        let options = shared.options;
         let (reader, writer) = tokio::io::split(socket);
         let session = ServerSession::new(peer);
         Self {
@@ -287,62 +342,80 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             write_deadline: None,
             rate: None,
             unflushed: false,
-            refusals,
+            shared,
+            counted: PassedOver::default(),
         }
     }
 
     /// Runs the connection from the first byte to the last. The publisher leaves the table of waiting connections when
     /// it is admitted.
     async fn run<A: Admission>(mut self, admission: &A, waiting: TableEntry) {
-        let request = match self.until_publish(&waiting).await {
+        let mut request = match self.until_publish(&waiting).await {
             Ok(Some(request)) => request,
             Ok(None) => return self.say_goodbye().await,
             // Port scans, health checks and strangers: nothing that an operator must see.
             Err(error) => return debug!(peer = %self.peer, %error, "connection ended before publish"),
         };
-        let (app, client, peer) = (request.app.clone(), request.client.clone(), self.peer);
         // The decision may wait for a back end: the publisher has done its part.
         waiting.handle().busy();
-        let admitted = match timeout(self.options.admission_timeout, admission.admit(request)).await {
-            Ok(admitted) => admitted,
-            Err(_) => Err(Refusal::Internal),
-        };
-        let sink = match admitted {
-            Ok(sink) => sink,
-            Err(refusal) => {
-                waiting.handle().idle();
-                if let Some(left_out) = self.refusals.refused(refusals::reason(&refusal), Instant::now()) {
-                    let left_out = nonzero(left_out);
-                    info!(app, %peer, client, %refusal, left_out, "publish refused");
+        let mut waiting = Some(waiting);
+        let mut former: Option<A::Sink> = None;
+        loop {
+            let mut sink = match self.admit(admission, &request).await {
+                Ok(sink) => sink,
+                Err(refusal) => {
+                    if let Some(waiting) = &waiting {
+                        waiting.handle().idle();
+                    }
+                    if let Some(former) = former {
+                        former.end(EndReason::Unpublished);
+                    }
+                    return self.refuse(&refusal).await;
                 }
-                return self.refuse(&refusal).await;
+            };
+            waiting = None;
+            // The stream goes on with the new sink; otherwise the former one has ended it before.
+            if let Some(former) = former.take() {
+                former.end(EndReason::Unpublished);
             }
-        };
-        drop(waiting);
-        info!(app, %peer, client, "publish started");
-        let began = Instant::now();
-        let mut counters = PublishCounters::default();
-        let (reason, cause) = self.publish(sink, &mut counters).await;
-        let PublishCounters { bytes, video, audio, metadata } = counters;
-        let seconds = rounded(began.elapsed().as_secs_f64());
-        info!(
-            app,
-            %peer,
-            client,
-            reason = reason.as_str(),
-            cause,
-            seconds,
-            bytes,
-            video,
-            audio,
-            metadata,
-            unreadable_metadata = nonzero(self.session.unreadable_metadata()),
-            "publish ended"
-        );
-        match reason {
-            EndReason::SentOff | EndReason::Unpublished => self.say_goodbye().await,
-            EndReason::Closed | EndReason::TimedOut | EndReason::Violation => {}
+            let PublishEnd { reason, next, .. } = self.publish(&mut sink, &request).await;
+            match reason {
+                EndReason::Unpublished => {}
+                EndReason::SentOff | EndReason::TimedOut | EndReason::Violation => {
+                    sink.end(reason);
+                    return self.say_goodbye().await;
+                }
+                EndReason::Closed => return sink.end(reason),
+            }
+            sink.said_goodbye();
+            let mut kept = Some(sink);
+            let next = match next {
+                Some(next) => Some(next),
+                None => self.until_next_publish(&mut kept).await,
+            };
+            let goes_on = next.as_ref().is_some_and(|next| next.has_key_of(&request));
+            match kept {
+                Some(sink) if goes_on => former = Some(sink),
+                // Its place may be the one that the next stream needs.
+                Some(sink) => sink.end(EndReason::Unpublished),
+                None => {}
+            }
+            let Some(next) = next else { return self.say_goodbye().await };
+            request = next;
         }
+    }
+
+    /// Asks whether a publisher may publish, and logs a refusal.
+    async fn admit<A: Admission>(&self, admission: &A, request: &PublishRequest) -> Result<A::Sink, Refusal> {
+        let deciding = timeout(self.options.admission_timeout, admission.admit(request.clone()));
+        let admitted = deciding.await.unwrap_or(Err(Refusal::Internal));
+        if let Err(refusal) = &admitted
+            && let Some(left_out) = self.shared.refusals.refused(refusals::reason(refusal), Instant::now())
+        {
+            let PublishRequest { app, client, .. } = request;
+            info!(app, peer = %self.peer, client, %refusal, left_out = nonzero(left_out), "publish refused");
+        }
+        admitted
     }
 
     /// Handshake, connect, createStream. `None` when the session itself refused the request.
@@ -366,55 +439,120 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                 waiting.handle().progress();
             }
             match event {
-                None => {}
                 Some(ServerEvent::Publish(request)) => return Ok(Some(request)),
                 Some(ServerEvent::Refused(refusal)) => {
-                    if let Some(left_out) = self.refusals.refused(refusals::reason(&refusal), Instant::now())
-                    {
-                        let left_out = nonzero(left_out);
-                        info!(peer = %self.peer, %refusal, left_out, "request refused");
-                    }
+                    self.log_refused_request(&refusal);
                     return Ok(None);
                 }
-                Some(ServerEvent::Media(_) | ServerEvent::Metadata(_) | ServerEvent::Ended(_)) => {}
+                // The session emits the other events during a publish alone.
+                None
+                | Some(
+                    ServerEvent::Media(_)
+                    | ServerEvent::Metadata(_)
+                    | ServerEvent::Ended(_)
+                    | ServerEvent::PublishInstead(_),
+                ) => {}
             }
         }
     }
 
-    /// Runs a publish from `NetStream.Publish.Start` to its end and reports the end to the sink.
-    async fn publish<K: MediaSink>(
-        &mut self,
-        mut sink: K,
-        counters: &mut PublishCounters,
-    ) -> (EndReason, Option<String>) {
-        let (reason, cause) = match self.relay(&mut sink, counters).await {
-            Ok((reason, refusal)) => (reason, refusal.map(|refusal| refusal.to_string())),
-            Err(error) => (error.end_reason(), Some(error.to_string())),
-        };
-        sink.end(reason);
-        (reason, cause)
+    /// Waits for another publish after a goodbye. A stream that is not published again soon ends: its sink is taken out
+    /// of `kept`. `None` when there is no other publish.
+    async fn until_next_publish<K: MediaSink>(&mut self, kept: &mut Option<K>) -> Option<PublishRequest> {
+        let goodbye = tokio::time::Instant::now();
+        if let Ok(next) = timeout_at(goodbye + self.options.republish_within, self.next_request()).await {
+            return next;
+        }
+        if let Some(sink) = kept.take() {
+            sink.end(EndReason::Unpublished);
+        }
+        let shared = Arc::clone(&self.shared);
+        let _room = shared.lingering.try_acquire().ok()?;
+        timeout_at(goodbye + self.options.publish_timeout, self.next_request()).await.ok().flatten()
     }
 
-    /// Returns how the publish ended, and what the publisher was told if it was sent off.
+    /// The next request to publish; `None` when the connection ends or a request is refused.
+    async fn next_request(&mut self) -> Option<PublishRequest> {
+        loop {
+            match self.step().await {
+                Ok(Some(ServerEvent::Publish(request))) => return Some(request),
+                Ok(Some(ServerEvent::Refused(refusal))) => {
+                    self.log_refused_request(&refusal);
+                    return None;
+                }
+                Ok(
+                    None
+                    | Some(
+                        ServerEvent::Media(_)
+                        | ServerEvent::Metadata(_)
+                        | ServerEvent::Ended(_)
+                        | ServerEvent::PublishInstead(_),
+                    ),
+                ) => {}
+                Err(error) => {
+                    debug!(peer = %self.peer, %error, "connection ended after a publish");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn log_refused_request(&self, refusal: &Refusal) {
+        if let Some(left_out) = self.shared.refusals.refused(refusals::reason(refusal), Instant::now()) {
+            info!(peer = %self.peer, %refusal, left_out = nonzero(left_out), "request refused");
+        }
+    }
+
+    /// Runs a publish from `NetStream.Publish.Start` to its end, and logs both. A publisher at fault is told what is
+    /// wrong.
+    async fn publish<K: MediaSink>(&mut self, sink: &mut K, request: &PublishRequest) -> PublishEnd {
+        let (PublishRequest { app, client, .. }, peer) = (request, self.peer);
+        info!(app, %peer, client, "publish started");
+        let began = Instant::now();
+        let mut counters = PublishCounters::default();
+        let before = self.session.passed_over();
+        let end = match self.relay(sink, &mut counters).await {
+            Ok(end) => end,
+            Err(error) => {
+                let (reason, cause) = (error.end_reason(), Some(error.to_string()));
+                if let Some(refusal) = error.told() {
+                    // Whatever fails here, the connection ends.
+                    self.session.refuse(&refusal).ok();
+                }
+                PublishEnd { reason, cause, next: None }
+            }
+        };
+        let PublishCounters { bytes, video, audio, metadata } = counters;
+        let seconds = rounded(began.elapsed().as_secs_f64());
+        let (reason, cause) = (end.reason.as_str(), end.cause.as_deref());
+        if let Some(fault) = end.reason.fault() {
+            warn!(app, %peer, client, cause, fault, "publisher is disconnected; it may come back at once");
+        }
+        let passed_over = counts(self.session.passed_over().since(&before).by_kind());
+        info!(app, %peer, client, reason, cause, seconds, bytes, video, audio, metadata, passed_over, "publish ended");
+        end
+    }
+
     async fn relay<K: MediaSink>(
         &mut self,
         sink: &mut K,
         counters: &mut PublishCounters,
-    ) -> Result<(EndReason, Option<Refusal>), LinkError> {
+    ) -> Result<PublishEnd, LinkError> {
         self.session.accept()?;
         self.rate = Some(ReceiveRate::new(sink.most_bits_per_second(), self.arrived));
         let mut has_media = false;
         let mut deadline = tokio::time::Instant::now() + self.options.first_media_timeout;
         loop {
             let event = tokio::select! {
-                refusal = sink.sent_off() => return self.send_off(refusal),
+                refusal = sink.sent_off() => return self.send_off(EndReason::SentOff, &refusal),
                 step = timeout_at(deadline, self.step()) => match step {
-                    Ok(Err(LinkError::TooFast)) => return self.send_off(too_fast(sink)),
+                    Ok(Err(LinkError::TooFast)) => return self.send_off(EndReason::SentOff, &too_fast(sink)),
                     Ok(step) => step?,
-                    Err(_) if has_media => return Err(LinkError::TimedOut("media")),
-                    Err(_) => return self.send_off(self.nothing_readable()),
+                    Err(_) if has_media => return self.send_off(EndReason::TimedOut, &self.silence()),
+                    Err(_) => return self.send_off(EndReason::SentOff, &self.nothing_readable()),
                 },
             };
+            self.count_passed_over();
             match event {
                 None => continue,
                 Some(ServerEvent::Media(message)) => {
@@ -429,16 +567,26 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
                             has_media = true;
                             deadline = tokio::time::Instant::now() + self.options.read_timeout;
                         }
-                        Err(refusal) => return self.send_off(refusal),
+                        Err(refusal) => return self.send_off(EndReason::SentOff, &refusal),
                     }
                 }
                 Some(ServerEvent::Metadata(metadata)) => {
                     counters.metadata += 1;
                     sink.metadata(metadata);
                 }
-                Some(ServerEvent::Ended(reason)) => return Ok((reason, None)),
-                // The session emits neither event after admission.
-                Some(ServerEvent::Publish(_) | ServerEvent::Refused(_)) => {}
+                Some(ServerEvent::Ended(reason)) => {
+                    return Ok(PublishEnd { reason, cause: None, next: None });
+                }
+                Some(ServerEvent::PublishInstead(next)) => {
+                    return Ok(PublishEnd { reason: EndReason::Unpublished, cause: None, next: Some(next) });
+                }
+                // The session has already told the publisher.
+                Some(ServerEvent::Refused(refusal)) => {
+                    let cause = Some(refusal.to_string());
+                    return Ok(PublishEnd { reason: EndReason::SentOff, cause, next: None });
+                }
+                // The session emits this event outside a publish alone.
+                Some(ServerEvent::Publish(_)) => {}
             }
         }
     }
@@ -448,10 +596,33 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
         Refusal::Unsupported(format!("no video or audio that can be read came within {seconds} s"))
     }
 
+    /// What to say to a publisher that has sent media and sends none any more.
+    fn silence(&self) -> Refusal {
+        let seconds = self.options.read_timeout.as_secs();
+        Refusal::Silent(match self.arrived.elapsed() < self.options.read_timeout / 2 {
+            true => {
+                format!("no video or audio that can be read came for {seconds} s, though other messages did")
+            }
+            false => format!("nothing came for {seconds} s: the publisher or its network stands still"),
+        })
+    }
+
+    /// Brings the metrics up to what the session has passed over.
+    fn count_passed_over(&mut self) {
+        let now = self.session.passed_over();
+        if now == self.counted {
+            return;
+        }
+        for (kind, count) in now.since(&self.counted).by_kind().filter(|(_, count)| *count > 0) {
+            metrics::counter!(ODD_MESSAGES, "kind" => kind).increment(count);
+        }
+        self.counted = now;
+    }
+
     /// Tells the publisher why its publish ends.
-    fn send_off(&mut self, refusal: Refusal) -> Result<(EndReason, Option<Refusal>), LinkError> {
-        self.session.refuse(&refusal)?;
-        Ok((EndReason::SentOff, Some(refusal)))
+    fn send_off(&mut self, reason: EndReason, refusal: &Refusal) -> Result<PublishEnd, LinkError> {
+        self.session.refuse(refusal)?;
+        Ok(PublishEnd { reason, cause: Some(refusal.to_string()), next: None })
     }
 
     /// Does one read or one write, or returns one event from bytes already read. Cancel-safe: dropping the future loses

@@ -139,13 +139,19 @@ fn a_shorter_message_inside_a_longer_one_and_the_other_way_round() {
 }
 
 #[test]
-fn chunk_sizes_outside_the_bounds_end_the_connection() {
-    for bad in [0, MAX_CHUNK_SIZE + 1, 0x7fff_ffff, 0x8000_0001, u32::MAX] {
-        assert_eq!(read_all(&mut reader(), &chunk_size(bad)), Err(ChunkError::BadChunkSize(bad)));
+fn any_chunk_size_but_zero_is_taken() {
+    // The first bit carries no value.
+    for zero in [0, 0x8000_0000] {
+        assert_eq!(read_all(&mut reader(), &chunk_size(zero)), Err(ChunkError::ChunkSizeZero));
     }
-    for good in [1, 127, MAX_CHUNK_SIZE] {
-        let bytes = [chunk_size(good), full(4, 0, 3, 9), vec![1]].concat();
-        assert_eq!(read_all(&mut reader(), &bytes), Ok(vec![]));
+    for good in [1, 127, 1 << 20, 134_217_728, 0x7fff_ffff, 0x8000_0001, u32::MAX] {
+        let mut reader = reader();
+        let mut bytes = [chunk_size(good), full(4, 0, 3, 9), vec![1]].concat();
+        assert_eq!(read_all(&mut reader, &bytes), Ok(vec![]));
+        assert_eq!(reader.buffered_bytes(), 3, "memory follows the message");
+        // Three chunks, or the rest of one.
+        bytes = if good & MAX_CHUNK_SIZE == 1 { vec![0xc4, 2, 0xc4, 3] } else { vec![2, 3] };
+        assert_eq!(read_all(&mut reader, &bytes), Ok(vec![message(9, 0, &[1, 2, 3])]), "{good}");
     }
     let short = [full(2, 0, 2, 1), vec![0, 9]].concat();
     assert_eq!(read_all(&mut reader(), &short), Err(ChunkError::ShortControl(1)));
@@ -166,22 +172,58 @@ fn abort_forgets_the_message_under_way() {
 }
 
 #[test]
-fn lengths_are_refused_before_a_byte_is_buffered() {
-    for (limits, type_id, limit) in [
-        (ChunkLimits::BEFORE_PUBLISH, 9, 0),
-        (ChunkLimits::BEFORE_PUBLISH, 8, 0),
-        (ChunkLimits::BEFORE_PUBLISH, 20, 16 << 10),
-        (ChunkLimits::BEFORE_PUBLISH, 77, 16 << 10),
-        (ChunkLimits::PUBLISHING, 9, 8 << 20),
-        (ChunkLimits::PUBLISHING, 22, 8 << 20),
-        (ChunkLimits::PUBLISHING, 8, 256 << 10),
-        (ChunkLimits::PUBLISHING, 18, 16 << 10),
-    ] {
-        let mut reader = ChunkReader::new(limits);
+fn strangers_lengths_are_refused_before_a_byte_is_buffered() {
+    for (type_id, limit) in [(9, 0), (8, 0), (20, 16 << 10), (77, 16 << 10)] {
+        let mut reader = ChunkReader::new(ChunkLimits::BEFORE_PUBLISH);
         let length = limit + 1;
         let error = Err(ChunkError::MessageTooLong { type_id, length, limit });
         assert_eq!(read_all(&mut reader, &full(4, 0, length, type_id)), error);
         assert_eq!(reader.buffered_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_publishers_long_messages_are_passed_over() {
+    let table = [
+        (ChunkLimits::PUBLISHING, 9, 8 << 20),
+        (ChunkLimits::PUBLISHING, 22, 8 << 20),
+        (ChunkLimits::PUBLISHING, 8, 1 << 20),
+        (ChunkLimits::PUBLISHING, 18, 1 << 20),
+        (ChunkLimits::BETWEEN_PUBLISHES, 9, 0),
+        (ChunkLimits::BETWEEN_PUBLISHES, 20, 16 << 10),
+    ];
+    for (limits, type_id, limit) in table {
+        let mut reader = ChunkReader::new(limits);
+        let length = limit + 1;
+        let mut bytes = chunk_size(1000);
+        bytes.extend(full(4, 0, length, type_id));
+        for (n, chunk) in vec![7; length as usize].chunks(1000).enumerate() {
+            if n > 0 {
+                bytes.push(0xc4);
+            }
+            bytes.extend(chunk);
+            if n == 0 {
+                // Another message inside it is read.
+                bytes.extend([full(5, 0, 1, 4), vec![1]].concat());
+            }
+        }
+        let (head, rest) = bytes.split_at(20);
+        assert_eq!(read_all(&mut reader, head), Ok(vec![]));
+        assert_eq!(reader.buffered_bytes(), 0, "{type_id}");
+        assert_eq!(read_all(&mut reader, rest), Ok(vec![message(4, 0, &[1])]));
+        assert_eq!((reader.buffered_bytes(), reader.passed_over()), (0, 1), "{type_id}");
+        assert_eq!(
+            read_all(&mut reader, &[full(4, 5, 1, 4), vec![2]].concat()),
+            Ok(vec![message(4, 5, &[2])])
+        );
+    }
+    // An Abort ends it as well, and leaves room for as many messages as before.
+    let mut reader = reader();
+    for _ in 0..20 {
+        let long = [full(4, 0, 9 << 20, 9), vec![7; 128]].concat();
+        assert_eq!(read_all(&mut reader, &long), Ok(vec![]));
+        let abort = [full(2, 0, 4, 2), 4u32.to_be_bytes().to_vec()].concat();
+        assert_eq!(read_all(&mut reader, &abort), Ok(vec![]));
     }
 }
 
@@ -194,12 +236,15 @@ fn unfinished_messages_are_bounded_in_number_and_bytes() {
     assert_eq!(reader.buffered_bytes(), 8000);
     assert_eq!(read_all(&mut reader, &full(11, 0, 1000, 9)), Err(ChunkError::TooManyPartialMessages(8)));
 
-    let mut reader = ChunkReader::new(ChunkLimits::PUBLISHING);
-    let big = [full(4, 0, 8 << 20, 9), vec![0; 128]].concat();
-    assert_eq!(read_all(&mut reader, &big), Ok(vec![]));
-    let error = Err(ChunkError::TooManyPartialBytes(12 << 20));
-    assert_eq!(read_all(&mut reader, &full(5, 0, 5 << 20, 9)), error);
-    assert_eq!(reader.buffered_bytes(), 8 << 20);
+    for passes_over in [false, true] {
+        let mut reader = ChunkReader::new(ChunkLimits { passes_over, ..ChunkLimits::PUBLISHING });
+        let big = [full(4, 0, 8 << 20, 9), vec![0; 128]].concat();
+        assert_eq!(read_all(&mut reader, &big), Ok(vec![]));
+        let error = Err(ChunkError::TooManyPartialBytes(12 << 20));
+        let expected = if passes_over { Ok(vec![]) } else { error };
+        assert_eq!(read_all(&mut reader, &full(5, 0, 5 << 20, 9)), expected);
+        assert_eq!(reader.buffered_bytes(), 8 << 20);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Writes this server's messages: answers to commands, refusals, acknowledgements and pongs, and bounds the unsent
 //! output. When to send a message is decided in [`super`].
 
-use super::{ServerError, ServerSession, SessionState};
+use super::{ServerError, ServerSession, SessionState, capabilities};
 use crate::{Refusal, metadata};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
@@ -59,15 +59,19 @@ impl ServerSession {
         self.send(RtmpMessage::Acknowledgement { sequence_number: self.received }, 0)
     }
 
-    /// Answers `connect`.
-    pub(super) fn send_connected(&mut self, transaction: f64) -> Result<(), ServerError> {
+    /// Answers `connect`. A client of Enhanced RTMP is told what this server can do; all others get what servers have
+    /// always sent, because the parsers of cameras are written for that.
+    pub(super) fn send_connected(&mut self, transaction: f64, enhanced: bool) -> Result<(), ServerError> {
         self.send(RtmpMessage::WindowAcknowledgement { size: OUR_WINDOW }, 0)?;
         self.send(
             RtmpMessage::SetPeerBandwidth { size: OUR_WINDOW, limit_type: PeerBandwidthLimitType::Dynamic },
             0,
         )?;
         self.send_chunk_size()?;
-        let server = [("fmsVer", text("FMS/3,5,7,7009")), ("capabilities", Amf0Value::Number(31.0))];
+        let mut server = vec![("fmsVer", text("FMS/3,5,7,7009")), ("capabilities", Amf0Value::Number(31.0))];
+        if enhanced {
+            server.extend(capabilities::of_this_server());
+        }
         let information = [
             ("level", text("status")),
             ("code", text("NetConnection.Connect.Success")),
@@ -83,6 +87,34 @@ impl ServerSession {
             },
             0,
         )
+    }
+
+    /// Answers `createStream`. Each one returns another message stream, so that a later `deleteStream` says which.
+    pub(super) fn send_stream_created(&mut self, transaction: f64) -> Result<(), ServerError> {
+        self.created = self.created.saturating_add(1);
+        self.send(
+            RtmpMessage::Amf0Command {
+                command_name: "_result".into(),
+                transaction_id: transaction,
+                command_object: Amf0Value::Null,
+                additional_arguments: vec![Amf0Value::Number(self.created.into())],
+            },
+            0,
+        )
+    }
+
+    /// Tells the publisher that it may send media.
+    pub(super) fn send_publish_start(&mut self, stream_id: u32) -> Result<(), ServerError> {
+        self.send(
+            RtmpMessage::UserControl {
+                event_type: UserControlEventType::StreamBegin,
+                stream_id: Some(stream_id),
+                buffer_length: None,
+                timestamp: None,
+            },
+            0,
+        )?;
+        self.send(on_status("status", "NetStream.Publish.Start", "publishing"), stream_id)
     }
 
     fn send_chunk_size(&mut self) -> Result<(), ServerError> {
@@ -112,12 +144,16 @@ pub(super) fn status_code(refusal: &Refusal) -> &'static str {
         Refusal::BadName(_) | Refusal::Forbidden(_) | Refusal::AlreadyPublishing | Refusal::TakenOver => {
             "NetStream.Publish.BadName"
         }
-        Refusal::Busy | Refusal::AllBusy | Refusal::AdmissionDown | Refusal::Draining | Refusal::Internal => {
-            "NetStream.Publish.Denied"
-        }
-        Refusal::Unsupported(_) | Refusal::EndedByOperator(_) | Refusal::OverLimit(_) => {
-            "NetStream.Publish.Rejected"
-        }
+        Refusal::Busy
+        | Refusal::AllBusy
+        | Refusal::AdmissionDown
+        | Refusal::Draining
+        | Refusal::Silent(_)
+        | Refusal::Internal => "NetStream.Publish.Denied",
+        Refusal::Unsupported(_)
+        | Refusal::Violation(_)
+        | Refusal::EndedByOperator(_)
+        | Refusal::OverLimit(_) => "NetStream.Publish.Rejected",
     }
 }
 
@@ -134,7 +170,7 @@ pub(super) fn on_status(level: &str, code: &str, description: &str) -> RtmpMessa
     }
 }
 
-pub(super) fn object<const N: usize>(properties: [(&str, Amf0Value); N]) -> Amf0Value {
+pub(super) fn object<'a>(properties: impl IntoIterator<Item = (&'a str, Amf0Value)>) -> Amf0Value {
     Amf0Value::Object(properties.into_iter().map(|(key, value)| (key.to_string(), value)).collect())
 }
 

@@ -1,7 +1,8 @@
 //! Parses the peer's commands as far as this server uses them, and builds the publish request. What a command leads to
 //! is in [`super`].
 
-use crate::amf::{self, AmfError};
+use super::capabilities::ClientCapabilities;
+use crate::amf::AmfCommand;
 use crate::{PublishRequest, Refusal, RequestDetails, StreamKey, metadata};
 use rml_amf0::Amf0Value;
 use std::fmt;
@@ -22,25 +23,28 @@ pub(super) enum RtmpCommand {
     },
     Publish {
         stream_id: u32,
-        name: Option<String>,
-        publish_type: Option<String>,
+        published: Published,
     },
     Play {
         stream_id: u32,
     },
-    /// FCUnpublish, deleteStream, closeStream.
-    Unpublish,
+    /// FCUnpublish, deleteStream, closeStream. Holds the message stream that ends, if the command says which.
+    Unpublish {
+        stream_id: Option<u32>,
+    },
     /// releaseStream, FCPublish, _checkbw and all other commands: no client waits for an answer.
     Other,
 }
 
-pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<RtmpCommand, AmfError> {
-    let (name, transaction, arguments) = amf::command(payload)?;
+/// Reads a command that came on a message stream.
+pub(super) fn parse(command: AmfCommand, stream_id: u32) -> RtmpCommand {
+    let AmfCommand { name, transaction, arguments, cut: _ } = command;
     let mut arguments = arguments.into_iter();
-    Ok(match name.as_str() {
+    match name.as_str() {
         "connect" => {
             let mut properties =
                 arguments.next().and_then(Amf0Value::get_object_properties).unwrap_or_default();
+            let capabilities = ClientCapabilities::read(&properties);
             let mut string = |key| properties.remove(key).and_then(Amf0Value::get_string);
             let app = string("app").unwrap_or_default();
             let client = metadata::printable(&string("flashVer").unwrap_or_default(), 64);
@@ -49,20 +53,32 @@ pub(super) fn parse(payload: &[u8], stream_id: u32) -> Result<RtmpCommand, AmfEr
                 tc_url: detail("tcUrl"),
                 swf_url: detail("swfUrl"),
                 page_url: detail("pageUrl"),
+                can_reconnect: capabilities.can_reconnect,
                 ..RequestDetails::default()
             };
-            RtmpCommand::Connect { transaction, connected: Connected { app, client, details } }
+            RtmpCommand::Connect { transaction, connected: Connected { app, client, details, capabilities } }
         }
         "createStream" => RtmpCommand::CreateStream { transaction },
         "publish" => {
-            let name = arguments.nth(1).and_then(Amf0Value::get_string);
+            // Some clients leave out the command object in front of the name.
+            let name = match arguments.next() {
+                Some(Amf0Value::Utf8String(name)) => Some(name),
+                Some(_) | None => arguments.next().and_then(Amf0Value::get_string),
+            };
             let publish_type = arguments.next().and_then(Amf0Value::get_string);
-            RtmpCommand::Publish { stream_id, name, publish_type }
+            RtmpCommand::Publish { stream_id, published: Published { name, publish_type } }
         }
         "play" | "play2" => RtmpCommand::Play { stream_id },
-        "FCUnpublish" | "deleteStream" | "closeStream" => RtmpCommand::Unpublish,
+        "FCUnpublish" => RtmpCommand::Unpublish { stream_id: None },
+        "deleteStream" => {
+            // Some clients leave the number out, or the command object in front of it.
+            let number = arguments.find_map(Amf0Value::get_number);
+            let stream_id = number.filter(|number| (1.0..=f64::from(u32::MAX)).contains(number));
+            RtmpCommand::Unpublish { stream_id: stream_id.map(|number| number as u32) }
+        }
+        "closeStream" => RtmpCommand::Unpublish { stream_id: Some(stream_id).filter(|id| *id != 0) },
         _ => RtmpCommand::Other,
-    })
+    }
 }
 
 /// Removes the zero byte that precedes the AMF0 content of messages marked as AMF3; some clients omit this byte. The
@@ -78,6 +94,7 @@ pub(super) struct Connected {
     pub(super) client: String,
     /// Without what the query of the application and `publish` add.
     pub(super) details: RequestDetails,
+    pub(super) capabilities: ClientCapabilities,
 }
 
 impl fmt::Debug for Connected {
@@ -88,10 +105,18 @@ impl fmt::Debug for Connected {
 }
 
 /// The values of `publish`.
+#[derive(Clone)]
 pub(super) struct Published {
     /// The key and its query.
     pub(super) name: Option<String>,
     pub(super) publish_type: Option<String>,
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The name is the key.
+        f.debug_struct("Published").finish_non_exhaustive()
+    }
 }
 
 /// Builds a publish request or refuses it. With `key_paths`, what follows a slash in the application is taken as the

@@ -275,6 +275,7 @@ fn show_metrics() {
     telemetry::describe();
     MetricsReport::default().bring_up(Default::default(), Default::default());
     delivery::show_counters();
+    ingest::show_counters();
     telemetry::show(&[
         "encoder_worker_restarts_total",
         "encoder_worker_hangs_total",
