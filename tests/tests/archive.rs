@@ -67,7 +67,9 @@ fn a_broadcast_leaves_a_recording_that_plays_and_seeks() {
     let output = encoder.output.path().to_owned();
     let mut first = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     let event = event_playlist(&output, 10.0);
-    first.stop(Duration::from_secs(5));
+    // Killed: FFmpeg says goodbye when it is asked to stop, and that ends the broadcast.
+    first.signal(Signal::KILL);
+    first.wait(Duration::from_secs(5));
     let mut second = publisher::ffmpeg_looped(&clip, &encoder.rtmp_url(STREAM));
     event_playlist(&output, playlist::media(&event).unwrap().duration() + 8.0);
     second.stop(Duration::from_secs(5));

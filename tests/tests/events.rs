@@ -106,7 +106,7 @@ fn a_broadcast_is_told_from_its_start_to_its_archive() {
     assert!(receiver.wait_for("stream.resumed", 1).data()["interrupted_seconds"].as_f64().unwrap() < 8.0);
 
     second.stop(Duration::from_secs(5));
-    assert_eq!(receiver.wait_for("stream.interrupted", 2).data()["reason"], "unpublished");
+    // FFmpeg says goodbye: the stream ends without an interruption.
     let ended = receiver.wait_for("stream.ended", 1);
     assert_eq!(ended.data()["reason"], "unpublished");
     assert!(ended.data()["received_bytes"].as_u64().unwrap() > 100_000, "{}", ended.event);
@@ -116,14 +116,8 @@ fn a_broadcast_is_told_from_its_start_to_its_archive() {
     receiver.verify(SECRET).unwrap();
     // The publisher that came back too early was refused.
     let kinds: Vec<_> = receiver.kinds().into_iter().filter(|kind| kind != "publish.refused").collect();
-    let expected = [
-        "stream.started",
-        "stream.interrupted",
-        "stream.resumed",
-        "stream.interrupted",
-        "stream.ended",
-        "archive.ready",
-    ];
+    let expected =
+        ["stream.started", "stream.interrupted", "stream.resumed", "stream.ended", "archive.ready"];
     assert_eq!(kinds, expected);
     assert_eq!(encoder.metric("encoder_events_waiting", &[]), 0.0);
     encoder.stop();

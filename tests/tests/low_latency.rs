@@ -9,6 +9,7 @@
 )]
 
 use bytes::Bytes;
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use tests::checker::Settings;
 use tests::checker::watch::{Watch, report};
@@ -117,7 +118,9 @@ fn the_servers_contract() {
         hinted_parts(video, audio);
         assert_eq!(video.list("").server_control, audio.list("").server_control);
     });
-    publisher.stop(Duration::from_secs(5));
+    // Killed: a publisher that says goodbye ends the stream, and its playlists.
+    publisher.signal(Signal::KILL);
+    publisher.wait(Duration::from_secs(5));
     at_each(&served, |video, _| publisher_gone(video));
     edge.stop();
     encoder.stop();

@@ -347,6 +347,11 @@ impl StreamCore {
         self.state.is_over()
     }
 
+    /// Whether the stream has ended, or ends once all media is flushed: another stream may follow it.
+    pub fn is_ending(&self) -> bool {
+        !self.is_published() && !self.state.accepts_publisher()
+    }
+
     /// Whether segments are published in parts.
     pub fn has_parts(&self) -> bool {
         self.settings.timing.parts.is_some()

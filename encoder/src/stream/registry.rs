@@ -44,6 +44,10 @@ use tracing::{Instrument, info, info_span, warn};
 /// mobile is locked out of its own stream for the read time-out.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
+/// How long a publisher waits for a stream that is ending, whose name or place it needs: its last segments and playlists
+/// are being written. Well below the time-out of an admission.
+const ENDING_WITHIN: Duration = Duration::from_secs(5);
+
 /// The streams of a process.
 pub(crate) struct Registry {
     /// Weak reference to this registry, for the tasks that attend to streams.
@@ -308,9 +312,10 @@ impl Registry {
     async fn take_place(&self, candidate: Candidate) -> Result<Publisher, Refusal> {
         let path = &candidate.path;
         self.refuse_banned(path)?;
-        let reserved = match self.enter_or_reserve(&candidate)? {
+        let reserved = match self.placement(&candidate).await? {
             Placement::Stream(publisher) => return Ok(*publisher),
             Placement::Place(reserved) => reserved,
+            Placement::Later => return Err(Refusal::Busy),
         };
         self.review_gate();
         let (chosen, requested) = self.latencies.choose(path, &candidate.query, candidate.terms.latency);
@@ -345,6 +350,23 @@ impl Registry {
         outputs
     }
 
+    /// Like [`Self::enter_or_reserve`], but waits for a bounded time while another stream is about to make room:
+    /// streamers that stop and start again want to go on at once.
+    async fn placement(&self, candidate: &Candidate) -> Result<Placement, Refusal> {
+        let deadline = tokio::time::Instant::now() + ENDING_WITHIN;
+        let mut count = self.count();
+        loop {
+            count.mark_unchanged();
+            let placement = self.enter_or_reserve(candidate)?;
+            // The registry owns the sender, so there is no other error than the deadline.
+            if !matches!(placement, Placement::Later)
+                || tokio::time::timeout_at(deadline, count.changed()).await.is_err()
+            {
+                return Ok(placement);
+            }
+        }
+    }
+
     /// Gives the publisher its place if the stream exists and waits for a publisher; otherwise reserves a place for a
     /// new stream.
     fn enter_or_reserve(&self, candidate: &Candidate) -> Result<Placement, Refusal> {
@@ -352,19 +374,26 @@ impl Registry {
         // Held until the publisher has entered, so that of two simultaneous publishers only one takes a free place.
         let streams = self.lock();
         match streams.get(path).cloned() {
+            Some(_) if self.leaving.load(Ordering::SeqCst) => Err(Refusal::Draining),
             // The stream's last writes are still in progress; a new stream's playlists must be written after them.
-            Some(entry) if entry.core.look(StreamCore::is_over) => Err(Refusal::Busy),
+            Some(entry) if entry.core.look(StreamCore::is_ending) => Ok(Placement::Later),
             Some(entry) if entry.awaits_publisher(candidate.proven) => {
                 Ok(Placement::Stream(Box::new(self.enter(candidate, entry)?)))
             }
             Some(_) => Err(Refusal::AlreadyPublishing),
             None if self.beginning().contains(path) => Err(Refusal::AlreadyPublishing),
             None => {
-                let permit = self.probe.accept_stream().map_err(|denied| match denied {
-                    Denied::Full | Denied::NoStream => Refusal::Busy,
-                    Denied::Starting => Refusal::Internal,
-                    Denied::Leaving => Refusal::Draining,
-                })?;
+                let permit = match self.probe.accept_stream() {
+                    Ok(permit) => permit,
+                    Err(Denied::Full)
+                        if streams.values().any(|entry| entry.core.look(StreamCore::is_ending)) =>
+                    {
+                        return Ok(Placement::Later);
+                    }
+                    Err(Denied::Full | Denied::NoStream) => return Err(Refusal::Busy),
+                    Err(Denied::Starting) => return Err(Refusal::Internal),
+                    Err(Denied::Leaving) => return Err(Refusal::Draining),
+                };
                 self.beginning().insert(path.clone());
                 Ok(Placement::Place(Reserved {
                     path: path.clone(),
@@ -414,6 +443,7 @@ impl Registry {
             ends,
             over: Box::pin(tokio::time::sleep_until(ends.at.into())),
             counted: Default::default(),
+            has_said_goodbye: false,
             sent_off,
             path: path.clone(),
             registry: self.me.clone(),
@@ -555,6 +585,8 @@ enum Placement {
     Stream(Box<Publisher>),
     /// A reservation for a new stream.
     Place(Reserved),
+    /// Neither yet: a stream that is ending has the name, or the last place.
+    Later,
 }
 
 /// A reservation for a stream that has not begun; released when dropped.

@@ -33,6 +33,8 @@ pub(crate) struct Publisher {
     pub(super) over: Pin<Box<Sleep>>,
     /// Repairs and odd messages that are already counted in the metrics.
     pub(super) counted: (Repairs, Oddities),
+    /// Whether the publisher has said goodbye: its stream ends unless the publisher comes back at once.
+    pub(super) has_said_goodbye: bool,
     pub(super) sent_off: watch::Receiver<Option<Refusal>>,
     pub(super) path: StreamPath,
     pub(super) registry: Weak<Registry>,
@@ -98,6 +100,20 @@ impl MediaSink for Publisher {
         }
     }
 
+    fn said_goodbye(&mut self) {
+        self.has_said_goodbye = true;
+        {
+            let present = self.entry.present();
+            if present.number == self.number {
+                self.entry.core.with(StreamCore::publisher_gone);
+                self.entry.published.send_replace(false);
+            }
+        }
+        if let Some(registry) = self.registry.upgrade() {
+            registry.review_gate();
+        }
+    }
+
     fn end(self, reason: EndReason) {
         if self.entry.present().number == self.number {
             self.entry.events.publisher_ends(reason);
@@ -149,13 +165,17 @@ fn warn_of(path: &StreamPath, Notice { kind, reason }: Notice) {
     );
 }
 
-/// Frees the place however the connection ended, a panic included.
+/// Frees the place however the connection ended, a panic included. A publisher that has said goodbye is not awaited: its
+/// stream ends at once.
 impl Drop for Publisher {
     fn drop(&mut self) {
         {
             let present = self.entry.present();
             if present.number == self.number {
-                self.entry.core.with(StreamCore::publisher_gone);
+                match self.has_said_goodbye {
+                    true => self.entry.core.with(|core, now| core.close(now)),
+                    false => self.entry.core.with(StreamCore::publisher_gone),
+                }
                 self.entry.published.send_replace(false);
                 self.entry.events.publisher_gone(self.entry.core.look(StreamCore::is_waiting));
             }

@@ -125,6 +125,54 @@ async fn the_receiver_of_events_learns_what_happens_to_a_stream() {
     assert_eq!((&ended["reason"], &ended["message"]), (&json!("operator"), &json!("off the air")));
 }
 
+/// The reconnect window is for publishers that are lost.
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_ends_the_stream_at_once() {
+    let registry = registry("4", None);
+    let mut publisher = publish(&registry, "").await.unwrap();
+    let began = tokio::time::Instant::now();
+    publisher.said_goodbye();
+    publisher.end(rtmp::EndReason::Unpublished);
+    registry.count().wait_for(|count| *count == 0).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let told = registry.outputs.events.take();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[1]["data"]["reason"], "unpublished");
+}
+
+/// A publisher that comes back before its former sink has ended goes on in its stream; one that comes later, while the
+/// last segments are written, waits for that and begins a new stream.
+#[tokio::test]
+async fn a_publisher_that_comes_back_after_its_goodbye_is_never_refused() {
+    let registry = registry("4", None);
+    let mut first = publish(&registry, "").await.unwrap();
+    first.said_goodbye();
+    let second = publish(&registry, "").await.unwrap();
+    assert!(Arc::ptr_eq(&first.entry, &second.entry));
+    let entry = first.entry.clone();
+    first.end(rtmp::EndReason::Unpublished);
+    assert!(entry.core.look(StreamCore::is_published), "the former sink ends nothing");
+    let mut second = second;
+    second.said_goodbye();
+    second.end(rtmp::EndReason::Unpublished);
+    let third = publish(&registry, "").await.unwrap();
+    assert!(!Arc::ptr_eq(&entry, &third.entry));
+    let kinds: Vec<_> = registry.outputs.events.take().iter().map(|event| event["type"].clone()).collect();
+    let expected = ["stream.started", "stream.ended", "stream.started"];
+    assert_eq!(kinds, expected.map(|name| json!(format!("live.encoder.{name}"))));
+}
+
+/// The last place is waited for while a stream that said goodbye gives it back.
+#[tokio::test]
+async fn another_stream_waits_for_the_place_of_one_that_ends() {
+    let registry = registry("4", None);
+    let mut publisher = publish(&registry, "").await.unwrap();
+    assert_eq!(publish_as(&registry, "other", "").await.err(), Some(Refusal::Busy));
+    publisher.said_goodbye();
+    publisher.end(rtmp::EndReason::Unpublished);
+    publish_as(&registry, "other", "").await.unwrap();
+}
+
 /// A stream that accepts no publisher any more does not wait for one.
 #[tokio::test]
 async fn a_draining_stream_ends_without_an_interruption() {
