@@ -33,6 +33,8 @@ pub(super) enum BroadcastEnding {
     Finished,
     /// The user asked to stop, and the server was told if a publish had begun.
     Stopped,
+    /// The server asked for a new connection: to the application at this URL (`tcUrl`), or to the same one.
+    Moved(Option<String>),
     /// The server refused the publish.
     Refused(String),
     /// The connection broke, fell silent, or the server ended the publish; the text says which.
@@ -71,6 +73,15 @@ impl Broadcast {
     fn configs(&self) -> Vec<Media> {
         let video = self.video.clone().map(Media::VideoConfig);
         video.into_iter().chain(self.audio.clone().map(Media::AudioConfig)).collect()
+    }
+
+    /// Whether another connection can begin with this media.
+    fn can_pause_before(&self, media: &Media) -> bool {
+        match media {
+            Media::Video(unit) => unit.key,
+            Media::Audio(_) => self.video.is_none(),
+            Media::VideoConfig(_) | Media::AudioConfig(_) => false,
+        }
     }
 
     /// Restarts pacing: after a pause the file continues where it stopped and does not skip the paused time.
@@ -147,7 +158,7 @@ pub(super) async fn run(
     // correctness.
     let _ = socket.set_nodelay(true);
     let mut link = match ClientSession::new(url.clone()) {
-        Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now() },
+        Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now(), asked: None },
         Err(error) => return BroadcastEnding::Lost(error.to_string()),
     };
     let set_up = tokio::select! {
@@ -161,8 +172,8 @@ pub(super) async fn run(
     }
     progress.published();
     let ending = link.publish(&mut socket, broadcast, source, progress, stop).await;
-    if matches!(ending, BroadcastEnding::Finished | BroadcastEnding::Stopped) {
-        // The broadcast has ended in any case, so errors of the farewell do not matter.
+    if matches!(ending, BroadcastEnding::Finished | BroadcastEnding::Stopped | BroadcastEnding::Moved(_)) {
+        // The publish has ended in any case, so errors of the farewell do not matter.
         let _ = timeout(FAREWELL, link.say_farewell(&mut socket)).await;
     }
     ending
@@ -174,6 +185,8 @@ struct Link {
     unsent: BytesMut,
     /// When bytes were last sent, or when there were none to send.
     moved: Instant,
+    /// The server has asked for a new connection: to the application at this URL, or to the same one.
+    asked: Option<Option<String>>,
 }
 
 impl Link {
@@ -188,7 +201,7 @@ impl Link {
                 Ok(Some(ClientEvent::Publishing)) => return None,
                 Ok(Some(ClientEvent::Refused(text))) => return Some(BroadcastEnding::Refused(text)),
                 Ok(Some(ClientEvent::SentOff(text))) => return Some(sent_off(&text)),
-                Ok(None) => {}
+                Ok(Some(ClientEvent::ReconnectAsked(_)) | None) => {}
                 Err(ending) => return Some(ending),
             }
         }
@@ -210,6 +223,7 @@ impl Link {
         while let Some(event) = self.session.handle(&mut input)? {
             match event {
                 ClientEvent::Publishing => last = Some(event),
+                ClientEvent::ReconnectAsked(tc_url) => self.asked = Some(tc_url),
                 ClientEvent::Refused(_) | ClientEvent::SentOff(_) => return Ok(Some(event)),
             }
         }
@@ -256,7 +270,7 @@ impl Link {
                         Ok(0) => return BroadcastEnding::Lost("the server closed the connection".into()),
                         Ok(len) => match self.receive(&buffer[..len]) {
                             Ok(Some(ClientEvent::Refused(text) | ClientEvent::SentOff(text))) => return sent_off(&text),
-                            Ok(Some(ClientEvent::Publishing) | None) => {}
+                            Ok(Some(ClientEvent::Publishing | ClientEvent::ReconnectAsked(_)) | None) => {}
                             Err(error) => return lost(error),
                         },
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -267,6 +281,11 @@ impl Link {
                     return BroadcastEnding::Lost("the server takes nothing any more".into());
                 }
                 media = broadcast.next(source), if self.unsent.len() < MAX_UNSENT => match media {
+                    Some(Ok(media)) if self.asked.is_some() && broadcast.can_pause_before(&media) => {
+                        // The next connection begins with it.
+                        broadcast.held = Some(Held { media, due: None });
+                        return BroadcastEnding::Moved(self.asked.take().flatten());
+                    }
                     Some(Ok(media)) => if let Err(error) = self.send(broadcast, progress, &media) {
                         return lost(error);
                     },

@@ -24,6 +24,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+/// How long attempts to connect are repeated after a server has asked for a new connection.
+const MOVES_WITHIN: Duration = Duration::from_secs(30);
+
 /// Which media of the source is published.
 #[derive(Clone, Copy, Debug)]
 struct PublishSettings {
@@ -85,7 +88,7 @@ pub async fn run(args: PublishArgs) -> Result<(), PublishError> {
 
 /// Publishes until the source ends or `stop` resolves.
 pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Result<(), PublishError> {
-    let (url, input, settings) = args.plan().map_err(PublishError::Settings)?;
+    let (mut url, input, settings) = args.plan().map_err(PublishError::Settings)?;
     let total = match &input {
         Input::File { path, looped: false, reader } => {
             let (path, reader) = (path.clone(), reader.clone());
@@ -107,6 +110,7 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
     let mut ending = primed.err();
     let mut backoff = ReconnectBackoff::default();
     let mut ever_published = false;
+    let mut moved_at: Option<Instant> = None;
     let ending = loop {
         if let Some(ending) = ending {
             break ending;
@@ -116,12 +120,23 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
         let attempt = connection::run(&url, &mut broadcast, &mut source, &mut progress, stop.as_mut()).await;
         let published = progress.connections() > published_before;
         ever_published |= published;
+        let attempt = match attempt {
+            BroadcastEnding::Moved(to) => {
+                progress.say(&format!("{url}: the server asks for a new connection"));
+                url = to.and_then(|to| url.moved_to(&to)).unwrap_or(url);
+                moved_at = Some(Instant::now());
+                continue;
+            }
+            attempt => attempt,
+        };
+        // The server that was asked for may still be starting.
+        let reconnects = args.reconnect || moved_at.is_some_and(|at| at.elapsed() < MOVES_WITHIN);
         let lasted = if published { started.elapsed() } else { Duration::ZERO };
         // A refusal on the first attempt is final: most likely the key is wrong. Later refusals are retried, because
         // the server may still hold the connection that was lost.
         let reason = match attempt {
-            BroadcastEnding::Lost(reason) if args.reconnect => reason,
-            BroadcastEnding::Refused(reason) if args.reconnect && ever_published => {
+            BroadcastEnding::Lost(reason) if reconnects => reason,
+            BroadcastEnding::Refused(reason) if reconnects && ever_published => {
                 format!("refused: {reason}")
             }
             ending => break ending,
@@ -135,7 +150,8 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
     };
     progress.finish(source.dropped(), broadcast.late());
     match ending {
-        BroadcastEnding::Finished => Ok(()),
+        // A move is followed by another attempt, so it ends no broadcast.
+        BroadcastEnding::Finished | BroadcastEnding::Moved(_) => Ok(()),
         BroadcastEnding::Stopped => Err(PublishError::Interrupted),
         BroadcastEnding::Refused(reason) => Err(PublishError::Refused { url: url.to_string(), reason }),
         BroadcastEnding::Lost(reason) => Err(PublishError::Lost { url: url.to_string(), reason }),

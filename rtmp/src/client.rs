@@ -27,6 +27,8 @@ const CHUNK_SIZE: u32 = 65_536;
 /// User control events (RTMP 1.0, 7.1.7).
 const PING_REQUEST: [u8; 2] = [0, 6];
 const PING_RESPONSE: [u8; 2] = [0, 7];
+/// `capsEx` (Enhanced RTMP 2): this client connects anew when it is asked to.
+const CAN_RECONNECT: f64 = 1.0;
 /// Longest text from a server that is shown, in characters.
 const MAX_TEXT: usize = 200;
 
@@ -43,6 +45,9 @@ pub enum ClientEvent {
     Refused(String),
     /// The server ended a publish that it had accepted, with its text; no event follows.
     SentOff(String),
+    /// The server is about to leave, and asks for a new connection after the present group of pictures: to this
+    /// application's URL (`tcUrl`), or to the same server. The publish goes on until then.
+    ReconnectAsked(Option<String>),
 }
 
 /// The server's RTMP is invalid or unsupported. A retry may reach another server.
@@ -93,6 +98,8 @@ enum Reply {
     Failure(String),
     /// `onStatus` of another level, by its code.
     Status(String),
+    /// The server asks for a new connection (Enhanced RTMP 2), perhaps to another URL.
+    Reconnect(Option<String>),
     /// Commands without effect: `onBWDone`, `onFCPublish`.
     Other,
 }
@@ -226,6 +233,9 @@ impl ClientSession {
                 self.state = ClientState::Over;
                 return Ok(Some(ClientEvent::Refused(text)));
             }
+            (ClientState::Publishing { .. }, Reply::Reconnect(tc_url)) => {
+                return Ok(Some(ClientEvent::ReconnectAsked(tc_url)));
+            }
             (ClientState::Publishing { .. }, Reply::Failure(text)) => {
                 self.state = ClientState::Over;
                 return Ok(Some(ClientEvent::SentOff(text)));
@@ -240,6 +250,13 @@ impl ClientSession {
                 Reply::Result { .. } | Reply::Status(_) | Reply::Other,
             )
             | (ClientState::Handshake { .. }, Reply::Failure(_))
+            | (
+                ClientState::Handshake { .. }
+                | ClientState::Connecting
+                | ClientState::CreatingStream
+                | ClientState::Asking { .. },
+                Reply::Reconnect(_),
+            )
             | (ClientState::Over, _) => {}
         }
         Ok(None)
@@ -257,6 +274,7 @@ impl ClientSession {
             ("type".into(), text("nonprivate")),
             ("flashVer".into(), text(&format!("FMLE/3.0 (compatible; {})", CLIENT_NAME))),
             ("tcUrl".into(), text(&self.url.tc_url())),
+            ("capsEx".into(), Amf0Value::Number(CAN_RECONNECT)),
         ]);
         self.command("connect", CONNECT, Amf0Value::Object(object), None)
     }
@@ -322,6 +340,9 @@ fn parse_reply(payload: &[u8]) -> Result<Reply, ClientError> {
         "_error" => Reply::Failure(status_text(value)),
         "onStatus" => match property(value.as_ref(), "level") {
             Some("error") => Reply::Failure(status_text(value)),
+            _ if property(value.as_ref(), "code") == Some("NetConnection.Connect.ReconnectRequest") => {
+                Reply::Reconnect(property(value.as_ref(), "tcUrl").map(str::to_owned))
+            }
             Some(_) | None => Reply::Status(property(value.as_ref(), "code").unwrap_or_default().to_owned()),
         },
         _ => Reply::Other,

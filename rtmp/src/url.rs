@@ -38,6 +38,11 @@ pub enum BadUrl {
 }
 
 impl RtmpUrl {
+    /// The same key at another application, which is given as `connect` names it; `None` if that is no such URL.
+    pub fn moved_to(&self, tc_url: &str) -> Option<Self> {
+        format!("{}/{}", tc_url.trim_end_matches('/'), self.key.expose()).parse().ok()
+    }
+
     /// The URL of the application, without the key, as `connect` names it.
     pub(crate) fn tc_url(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -128,6 +133,15 @@ mod tests {
         for (url, expected) in table {
             assert_eq!(parts(url), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn a_url_moves_with_its_key() {
+        let url: RtmpUrl = "rtmp://h/live/abc?x=a/b".parse().unwrap();
+        let moved = url.moved_to("rtmp://other:1936/app/").unwrap();
+        assert_eq!((moved.host.as_str(), moved.port, moved.app.as_str()), ("other", 1936, "app"));
+        assert_eq!(moved.key, url.key);
+        assert_eq!((url.moved_to("other/app"), url.moved_to("rtmp://other")), (None, None));
     }
 
     #[test]

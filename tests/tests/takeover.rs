@@ -15,7 +15,7 @@ use tests::archived::Archived;
 use tests::browser::{self, Play};
 use tests::checker::watch::{Watch, report};
 use tests::checker::{Checker, Rule, Settings};
-use tests::encoder_process::{Encoder, KEY, Options, STREAM, workspace};
+use tests::encoder_process::{Encoder, KEY, Options, STREAM, subcommand, workspace};
 use tests::gcs::FakeGcs;
 use tests::gcs::audit::audit;
 use tests::http::Client;
@@ -216,6 +216,32 @@ fn whoever_still_publishes_elsewhere_is_sent_off() {
     one_recording(&Archived::complete(place.directory.path()), &checker);
     let log = a.stop();
     assert!(log.contains("another encoder"), "{log}");
+    b.stop();
+}
+
+/// An encoder that is told to leave asks a publisher that understands it to go to another one, which goes on with the
+/// stream.
+#[test]
+fn a_publisher_that_is_asked_to_move_takes_its_stream_along() {
+    let place = Place::new();
+    let b = place.encoder();
+    let to = format!("rtmp://127.0.0.1:{}", b.ports.rtmp);
+    let mut a = Encoder::start(place.options().set("--drain-reconnect", &to));
+    let mut command = subcommand("publish");
+    command.arg("--loop").arg(clip()).arg(a.rtmp_url(KEY));
+    let publisher = Program::spawn("encoder publish", &mut command);
+    let watch = place.watch();
+    watch.checker().expect_outage();
+    a.signal(Signal::TERM);
+    b.wait_for_stream(STREAM);
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    let status = a.wait(Duration::from_secs(30));
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{status:?}\n{}", a.log());
+    assert!(a.log().contains("publisher is asked to connect anew"), "{}", a.log());
+    let checker = end(watch, publisher);
+    discontinuities(&checker, 1);
+    one_recording(&Archived::complete(place.directory.path()), &checker);
     b.stop();
 }
 

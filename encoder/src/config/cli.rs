@@ -225,6 +225,10 @@ pub(crate) struct ServeArgs {
     /// Seconds that publishers get to end their streams after SIGTERM; SIGINT ends streams within seconds
     #[arg(long, env = "ENCODER_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "3600")]
     pub drain_timeout: String,
+    /// Where publishers that understand it (Enhanced RTMP 2) are asked to connect anew after SIGTERM, so that another
+    /// encoder goes on with their streams: `same` address, `off`, or `rtmp://HOST:PORT`
+    #[arg(long, env = "ENCODER_DRAIN_RECONNECT", value_name = "WHERE", default_value = "same")]
+    pub drain_reconnect: String,
     /// Seconds from the streamer's camera to the viewer's screen, 2 to 15, fractions are fine; by application too:
     /// `4,live=3,concert=10`
     #[arg(long, env = "ENCODER_LATENCY", value_name = "SECONDS", default_value = "4")]

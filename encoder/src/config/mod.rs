@@ -12,6 +12,7 @@ use crate::config::cli::{
 use crate::config::edge::EdgesConfig;
 use crate::fleet::Engine;
 use crate::identity::FollowedFile;
+use crate::ingest::ReconnectRequest;
 use crate::ingest::tls::{self, Identity};
 use crate::origin::StreamPath;
 use crate::stream::StreamSettings;
@@ -97,6 +98,8 @@ pub(crate) struct ServeConfig {
     pub publish_timeout: Duration,
     /// Time for running streams to end after SIGTERM.
     pub drain_timeout: Duration,
+    /// Where publishers that connect anew when they are asked to go at the beginning of a drain.
+    pub drain_reconnect: DrainReconnect,
     /// The encoding settings of streams, at the default latency.
     pub stream: StreamSettings,
     /// The latency settings of all streams.
@@ -319,6 +322,47 @@ impl Validator {
     }
 }
 
+/// Where publishers are asked to connect anew when the encoder drains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DrainReconnect {
+    /// Nowhere: every publisher finishes here.
+    Off,
+    /// At the address of their URL, where a balancer knows another encoder.
+    Same,
+    /// At this address, `rtmp://HOST[:PORT]`, in the same application.
+    To(String),
+}
+
+impl DrainReconnect {
+    fn parse(value: &str) -> Result<Self, &'static str> {
+        match value {
+            "off" => return Ok(Self::Off),
+            "same" => return Ok(Self::Same),
+            _ => {}
+        }
+        let address = value.trim_end_matches('/');
+        let host = address.strip_prefix("rtmp://").or_else(|| address.strip_prefix("rtmps://"));
+        let is_host = |host: &str| {
+            !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"/@?#".contains(c))
+        };
+        match host.filter(|host| is_host(host)) {
+            Some(_) => Ok(Self::To(address.to_owned())),
+            None => Err(
+                "must be same, off, or an address as in rtmp://live.example.org:1935, without an application",
+            ),
+        }
+    }
+
+    /// What a publisher of an application is asked; `None` if it is not asked.
+    pub(crate) fn request(&self, app: &str) -> Option<ReconnectRequest> {
+        match self {
+            Self::Off => None,
+            Self::Same => Some(ReconnectRequest { tc_url: None }),
+            Self::To(address) => Some(ReconnectRequest { tc_url: Some(format!("{address}/{app}")) }),
+        }
+    }
+}
+
 /// Validates the settings of `serve`.
 ///
 /// # Errors
@@ -363,6 +407,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
     let recycle_after = validator.number("--recycle-after", &args.recycle_after, 0, 1_000_000);
     let publish_timeout = validator.number("--publish-timeout", &args.publish_timeout, 1.0, 600.0);
     let drain_timeout = validator.number("--drain-timeout", &args.drain_timeout, 0.0, 604_800.0);
+    let drain_reconnect = DrainReconnect::parse(&args.drain_reconnect);
+    let drain_reconnect = validator.take("--drain-reconnect", &args.drain_reconnect, drain_reconnect);
     let when_full = match args.when_full.as_str() {
         "tell" => Some(WhenFull::Tell),
         "refuse" => Some(WhenFull::Refuse),
@@ -417,6 +463,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ServeConfig, Vec<BadSetting>> {
             fleet: fleet?,
             publish_timeout: Duration::from_secs_f64(publish_timeout?),
             drain_timeout: Duration::from_secs_f64(drain_timeout?),
+            drain_reconnect: drain_reconnect?,
             stream,
             latencies: latencies?,
             workers,

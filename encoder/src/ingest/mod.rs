@@ -13,6 +13,13 @@ use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use std::future::Future;
 use tokio::sync::watch;
 
+/// What a publisher is asked when it is to connect anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReconnectRequest {
+    /// The URL of the application to connect to; `None` for the present one.
+    pub tc_url: Option<String>,
+}
+
 /// Decides who may publish.
 pub trait Admission: Send + Sync + 'static {
     /// Receives what an admitted publisher sends.
@@ -42,6 +49,11 @@ pub trait MediaSink: Send + 'static {
 
     /// Resolves when the server should end the publish, with the reason to send to the publisher. Pending until then.
     fn sent_off(&mut self) -> impl Future<Output = Refusal> + Send;
+
+    /// Asks the publisher to connect anew once a value is there; `None` if this publisher never is asked.
+    fn reconnect(&self) -> Option<watch::Receiver<Option<ReconnectRequest>>> {
+        None
+    }
 
     /// The publisher has said goodbye. It may publish again for a moment, on this connection or on another one;
     /// [`Self::end`] follows.

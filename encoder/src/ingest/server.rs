@@ -9,7 +9,7 @@
 //! A publisher that says goodbye (FCUnpublish, deleteStream, closeStream) may publish again on its connection. Until it
 //! closes the connection, or for [`ServerOptions::republish_within`], its sink is kept, so that the stream can go on.
 
-use super::{Admission, MediaSink};
+use super::{Admission, MediaSink, ReconnectRequest};
 use crate::ingest::gate::ListenerGate;
 use crate::ingest::rate::ReceiveRate;
 use crate::ingest::tls::{Acceptor, Listener};
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
@@ -540,11 +540,19 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
     ) -> Result<PublishEnd, LinkError> {
         self.session.accept()?;
         self.rate = Some(ReceiveRate::new(sink.most_bits_per_second(), self.arrived));
+        let mut reconnect = sink.reconnect();
         let mut has_media = false;
         let mut deadline = tokio::time::Instant::now() + self.options.first_media_timeout;
         loop {
             let event = tokio::select! {
                 refusal = sink.sent_off() => return self.send_off(EndReason::SentOff, &refusal),
+                ReconnectRequest { tc_url } = asked(&mut reconnect) => {
+                    reconnect = None;
+                    if self.session.ask_to_reconnect(tc_url.as_deref())? {
+                        info!(peer = %self.peer, tc_url, "publisher is asked to connect anew");
+                    }
+                    continue;
+                }
                 step = timeout_at(deadline, self.step()) => match step {
                     Ok(Err(LinkError::TooFast)) => return self.send_off(EndReason::SentOff, &too_fast(sink)),
                     Ok(step) => step?,
@@ -697,6 +705,17 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             () = discard => {}
         }
     }
+}
+
+/// Resolves when the publisher is to be asked to connect anew.
+async fn asked(reconnect: &mut Option<watch::Receiver<Option<ReconnectRequest>>>) -> ReconnectRequest {
+    if let Some(reconnect) = reconnect
+        && let Ok(request) = reconnect.wait_for(Option::is_some).await
+        && let Some(request) = request.clone()
+    {
+        return request;
+    }
+    std::future::pending().await
 }
 
 fn too_fast(sink: &impl MediaSink) -> Refusal {

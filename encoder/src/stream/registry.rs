@@ -14,12 +14,13 @@ use super::bans::Bans;
 use super::core::{StreamCore, StreamOver, StreamSettings};
 use super::driver::{SharedCore, StreamEnding, drive, now};
 use super::latency::{Bounds, Chosen, Latencies, LatencyTable, Origin, RequestedLatency, TableFull};
-use crate::config::PublishLimits;
+use crate::config::{DrainReconnect, PublishLimits};
 use crate::delivery::outputs::{OutputOptions, Outputs, THUMBNAIL};
 use crate::delivery::takeover::{Claim, Lease, LeaseClient, StreamStart};
 use crate::edge::Advertised;
 use crate::events::{HealthSigns, StreamEvents};
 use crate::identity::Identity;
+use crate::ingest::ReconnectRequest;
 use crate::logging::rounded;
 use crate::origin::StreamPath;
 use crate::status::{LatencySet, SourceStatus, StreamStatus};
@@ -44,6 +45,9 @@ use tracing::{Instrument, info, info_span, warn};
 /// mobile is locked out of its own stream for the read time-out.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
+/// How long after it was asked to connect anew a publisher that leaves is taken to move: it ends its group of pictures
+/// first.
+const MOVES_WITHIN: Duration = Duration::from_secs(30);
 /// How long a publisher waits for a stream that is ending, whose name or place it needs: its last segments and playlists
 /// are being written. Well below the time-out of an admission.
 const ENDING_WITHIN: Duration = Duration::from_secs(5);
@@ -124,6 +128,10 @@ struct Present {
     number: u64,
     last_message_at: Instant,
     send_off: watch::Sender<Option<Refusal>>,
+    /// How the publisher is asked to connect anew; `None` if it does not do that.
+    reconnect: Option<watch::Sender<Option<ReconnectRequest>>>,
+    /// When the publisher was asked to connect anew.
+    asked_at: Option<Instant>,
     /// Who publishes, for operators.
     facts: Option<PublisherFacts>,
 }
@@ -216,12 +224,18 @@ impl Registry {
         }
     }
 
-    /// Admits no further publishers: streams end when their publishers leave, and streams without a publisher end now.
-    pub(crate) fn drain(&self) {
+    /// Admits no further publishers: streams end when their publishers leave, and streams without a publisher end now. A
+    /// publisher that connects anew when it is asked to is asked, if `to` says where: its stream waits to be taken over.
+    pub(crate) fn drain(&self, to: &DrainReconnect) {
         self.leaving.store(true, Ordering::SeqCst);
-        for entry in self.entries() {
+        let entries: Vec<(StreamPath, Arc<StreamEntry>)> =
+            self.lock().iter().map(|(path, entry)| (path.clone(), entry.clone())).collect();
+        for (path, entry) in entries {
             entry.events.ending(&Refusal::Draining);
-            entry.core.with(StreamCore::close_after_publisher);
+            let asked = to.request(&path.app).is_some_and(|request| entry.ask_to_reconnect(request));
+            if !asked {
+                entry.core.with(StreamCore::close_after_publisher);
+            }
         }
     }
 
@@ -426,6 +440,8 @@ impl Registry {
             present.number += 1;
             present.last_message_at = Instant::now();
             present.send_off = send_off;
+            present.reconnect = None;
+            present.asked_at = None;
             entry.events.publisher_came();
             present.facts = None;
             (present.number, resume)
@@ -490,6 +506,8 @@ impl Registry {
                 number: 0,
                 last_message_at: Instant::now(),
                 send_off,
+                reconnect: None,
+                asked_at: None,
                 facts: None,
             }),
             published: watch::Sender::new(true),
@@ -646,6 +664,18 @@ impl StreamEntry {
     fn present(&self) -> MutexGuard<'_, Present> {
         // A number and a time are consistent even after a panic.
         self.publisher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the publisher to connect anew; `false` if there is none, or none that does so.
+    fn ask_to_reconnect(&self, request: ReconnectRequest) -> bool {
+        let mut present = self.present();
+        if !self.core.look(StreamCore::is_published) {
+            return false;
+        }
+        let Some(reconnect) = &present.reconnect else { return false };
+        reconnect.send_replace(Some(request));
+        present.asked_at = Some(Instant::now());
+        true
     }
 
     /// Whether another publisher of this name would be admitted: no publisher is connected, or the connected publisher

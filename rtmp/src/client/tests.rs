@@ -100,6 +100,22 @@ fn being_sent_off_is_heard_too() {
 }
 
 #[test]
+fn a_request_to_reconnect_is_heard_and_the_publish_goes_on() {
+    let (mut client, mut server) = (client(), server());
+    assert!(!server.ask_to_reconnect(None).unwrap(), "nobody publishes");
+    converse(&mut client, &mut server, None, 100_000);
+    for tc_url in [None, Some("rtmp://other/live")] {
+        assert!(server.ask_to_reconnect(tc_url).unwrap());
+        client
+            .media(OutgoingTag { kind: MessageKind::Audio, timestamp_ms: 0, body: Bytes::from_static(&[1]) })
+            .unwrap();
+        let (heard, seen) = converse(&mut client, &mut server, None, 100_000);
+        assert_eq!(heard, [ClientEvent::ReconnectAsked(tc_url.map(str::to_owned))]);
+        assert!(matches!(&seen[..], [ServerEvent::Media(_)]), "{seen:?}");
+    }
+}
+
+#[test]
 fn what_follows_an_event_in_the_same_read_is_heard_too() {
     let (mut client, mut server) = (client(), server());
     let mut heard = Vec::new();

@@ -117,6 +117,22 @@ impl ServerSession {
         self.send(on_status("status", "NetStream.Publish.Start", "publishing"), stream_id)
     }
 
+    /// Asks the publisher to end its group of pictures and to connect anew, at `tc_url` or, without one, where it is
+    /// connected. The publish goes on until the publisher leaves. Returns whether the publisher is one that does so.
+    pub fn ask_to_reconnect(&mut self, tc_url: Option<&str>) -> Result<bool, ServerError> {
+        if !self.can_reconnect() {
+            return Ok(false);
+        }
+        let mut properties = vec![
+            ("level", text("status")),
+            ("code", text("NetConnection.Connect.ReconnectRequest")),
+            ("description", text("this server is about to leave")),
+        ];
+        properties.extend(tc_url.map(|url| ("tcUrl", text(url))));
+        self.send(on_status_of(properties), 0)?;
+        Ok(true)
+    }
+
     fn send_chunk_size(&mut self) -> Result<(), ServerError> {
         let packet = self.serializer.set_max_chunk_size(OUR_CHUNK_SIZE, RtmpTimestamp::new(0));
         self.output.extend_from_slice(&packet.map_err(|_| ServerError::Internal)?.bytes);
@@ -158,15 +174,16 @@ pub(super) fn status_code(refusal: &Refusal) -> &'static str {
 }
 
 pub(super) fn on_status(level: &str, code: &str, description: &str) -> RtmpMessage {
+    let description = text(&metadata::printable(description, 512));
+    on_status_of([("level", text(level)), ("code", text(code)), ("description", description)])
+}
+
+fn on_status_of<'a>(properties: impl IntoIterator<Item = (&'a str, Amf0Value)>) -> RtmpMessage {
     RtmpMessage::Amf0Command {
         command_name: "onStatus".into(),
         transaction_id: 0.0,
         command_object: Amf0Value::Null,
-        additional_arguments: vec![object([
-            ("level", text(level)),
-            ("code", text(code)),
-            ("description", text(&metadata::printable(description, 512))),
-        ])],
+        additional_arguments: vec![object(properties)],
     }
 }
 

@@ -34,7 +34,7 @@ impl ServeParts {
     /// server last.
     pub(super) async fn drain(mut self) -> Result<(), Fault> {
         self.probe.drain();
-        self.registry.drain();
+        self.registry.drain(&self.config.drain_reconnect);
         let drained_by = Instant::now() + self.config.drain_timeout;
         let end_all = || self.registry.end_all(&Refusal::Draining);
         end_streams(self.registry.count(), end_all, &self.shutdown, self.config.drain_timeout).await;

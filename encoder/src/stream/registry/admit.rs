@@ -109,7 +109,7 @@ impl Admission for Registry {
         let path = candidate.as_ref().ok().map(|candidate| candidate.path.clone());
         let admitted = match candidate {
             Ok(candidate) => self.take_place(candidate).await.inspect(|publisher| {
-                publisher.introduce(request.client.clone(), request.peer);
+                publisher.introduce(request.client.clone(), request.peer, request.details.can_reconnect);
             }),
             Err(refusal) => Err(refusal),
         };

@@ -2,9 +2,9 @@
 
 use super::admit::BroadcastEnd;
 use super::control::PublisherFacts;
-use super::{Registry, StreamEntry};
+use super::{MOVES_WITHIN, Registry, StreamEntry};
 use crate::config::PublishLimits;
-use crate::ingest::MediaSink;
+use crate::ingest::{MediaSink, ReconnectRequest};
 use crate::logging::counts;
 use crate::origin::StreamPath;
 use crate::stream::core::StreamCore;
@@ -100,6 +100,11 @@ impl MediaSink for Publisher {
         }
     }
 
+    fn reconnect(&self) -> Option<watch::Receiver<Option<ReconnectRequest>>> {
+        let present = self.entry.present();
+        present.reconnect.as_ref().filter(|_| present.number == self.number).map(watch::Sender::subscribe)
+    }
+
     fn said_goodbye(&mut self) {
         self.has_said_goodbye = true;
         {
@@ -126,10 +131,11 @@ impl MediaSink for Publisher {
 
 impl Publisher {
     /// Says who publishes, for operators.
-    pub(super) fn introduce(&self, client: String, peer: SocketAddr) {
+    pub(super) fn introduce(&self, client: String, peer: SocketAddr, can_reconnect: bool) {
         let mut present = self.entry.present();
         if present.number == self.number {
             present.facts = Some(PublisherFacts::new(client, peer, now().wall, Instant::now()));
+            present.reconnect = can_reconnect.then(|| watch::Sender::new(None));
         }
     }
 
@@ -172,9 +178,14 @@ impl Drop for Publisher {
         {
             let present = self.entry.present();
             if present.number == self.number {
-                match self.has_said_goodbye {
-                    true => self.entry.core.with(|core, now| core.close(now)),
-                    false => self.entry.core.with(StreamCore::publisher_gone),
+                let asked = present.asked_at.map(|asked| asked.elapsed());
+                match asked {
+                    // Another encoder goes on with the stream.
+                    Some(ago) if ago < MOVES_WITHIN => self.entry.core.with(StreamCore::publisher_gone),
+                    // It finished in peace at an encoder that drains.
+                    Some(_) => self.entry.core.with(|core, now| core.close(now)),
+                    None if self.has_said_goodbye => self.entry.core.with(|core, now| core.close(now)),
+                    None => self.entry.core.with(StreamCore::publisher_gone),
                 }
                 self.entry.published.send_replace(false);
                 self.entry.events.publisher_gone(self.entry.core.look(StreamCore::is_waiting));

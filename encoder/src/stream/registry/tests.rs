@@ -173,12 +173,42 @@ async fn another_stream_waits_for_the_place_of_one_that_ends() {
     publish_as(&registry, "other", "").await.unwrap();
 }
 
+/// A publisher that can connect anew is asked to, and its stream is left open for another encoder.
+#[tokio::test]
+async fn a_publisher_that_moves_at_a_drain_leaves_its_stream_open() {
+    for (can_reconnect, goodbye, to, is_left_open) in [
+        (true, true, DrainReconnect::Same, true),
+        (true, false, DrainReconnect::To("rtmp://other".into()), true),
+        (true, true, DrainReconnect::Off, false),
+        (false, false, DrainReconnect::Same, false),
+    ] {
+        let registry = registry("4", None);
+        let mut publisher = publish(&registry, "").await.unwrap();
+        publisher.introduce("test".into(), "127.0.0.1:1".parse().unwrap(), can_reconnect);
+        let entry = publisher.entry.clone();
+        registry.drain(&to);
+        let asked = publisher.reconnect().and_then(|asked| asked.borrow().clone());
+        let expected = match &to {
+            _ if !is_left_open => None,
+            DrainReconnect::To(_) => Some(ReconnectRequest { tc_url: Some("rtmp://other/live".into()) }),
+            DrainReconnect::Same | DrainReconnect::Off => Some(ReconnectRequest { tc_url: None }),
+        };
+        assert_eq!(asked, expected);
+        if goodbye {
+            publisher.said_goodbye();
+        }
+        drop(publisher);
+        assert_eq!(entry.core.look(StreamCore::is_waiting), is_left_open, "{to:?}");
+        assert_eq!(publish(&registry, "").await.err(), Some(Refusal::Draining));
+    }
+}
+
 /// A stream that accepts no publisher any more does not wait for one.
 #[tokio::test]
 async fn a_draining_stream_ends_without_an_interruption() {
     let registry = registry("4", None);
     let publisher = publish(&registry, "").await.unwrap();
-    registry.drain();
+    registry.drain(&DrainReconnect::Same);
     publisher.end(rtmp::EndReason::Closed);
     registry.count().wait_for(|count| *count == 0).await.unwrap();
     let told = registry.outputs.events.take();
