@@ -195,7 +195,7 @@ impl ServerSession {
     }
 
     /// Whether the publisher would follow a request to connect anew ([`Self::ask_to_reconnect`]).
-    pub fn can_reconnect(&self) -> bool {
+    fn can_reconnect(&self) -> bool {
         match &self.state {
             SessionState::Publishing(Publication { connected, .. }) => connected.capabilities.can_reconnect,
             SessionState::Handshake { .. }
