@@ -3,25 +3,25 @@
 use media::{AudioCodec, VideoCodec};
 
 /// Video codecs.
-pub const VIDEO: [(&[u8; 4], VideoCodec); 5] = [
-    (b"avc1", VideoCodec::H264),
-    (b"hvc1", VideoCodec::Hevc),
-    (b"av01", VideoCodec::Av1),
-    (b"vp09", VideoCodec::Vp9),
-    (b"vp08", VideoCodec::Vp8),
+pub const VIDEO: [(&str, VideoCodec); 5] = [
+    ("avc1", VideoCodec::H264),
+    ("hvc1", VideoCodec::Hevc),
+    ("av01", VideoCodec::Av1),
+    ("vp09", VideoCodec::Vp9),
+    ("vp08", VideoCodec::Vp8),
 ];
 
 /// Audio codecs.
-pub const AUDIO: [(&[u8; 4], AudioCodec); 6] = [
-    (b"mp4a", AudioCodec::Aac),
-    (b"Opus", AudioCodec::Opus),
-    (b"fLaC", AudioCodec::Flac),
-    (b"ac-3", AudioCodec::Ac3),
-    (b"ec-3", AudioCodec::Eac3),
-    (b".mp3", AudioCodec::Mp3),
+pub const AUDIO: [(&str, AudioCodec); 6] = [
+    ("mp4a", AudioCodec::Aac),
+    ("Opus", AudioCodec::Opus),
+    ("fLaC", AudioCodec::Flac),
+    ("ac-3", AudioCodec::Ac3),
+    ("ec-3", AudioCodec::Eac3),
+    (".mp3", AudioCodec::Mp3),
 ];
 
 /// The codec with a FourCC in one of the lists.
-pub(super) fn find<C: Copy>(list: &[(&[u8; 4], C)], code: &[u8; 4]) -> Option<C> {
-    list.iter().find(|(known, _)| *known == code).map(|(_, codec)| *codec)
+pub(super) fn find<C: Copy>(list: &[(&str, C)], code: &[u8; 4]) -> Option<C> {
+    list.iter().find(|(known, _)| known.as_bytes() == code).map(|(_, codec)| *codec)
 }

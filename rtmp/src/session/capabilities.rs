@@ -1,13 +1,10 @@
 //! Enhanced RTMP 2: what a client says at `connect` that it can do, and what this server answers. How the media itself
 //! is read is in [`crate::flv`].
 
+use crate::flv::four_cc;
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
-/// FourCCs of the video codecs that are read besides the legacy ones.
-const VIDEO_CODECS: [&str; 5] = ["avc1", "hvc1", "av01", "vp09", "vp08"];
-/// FourCCs of the audio codecs that are read besides the legacy ones.
-const AUDIO_CODECS: [&str; 6] = ["mp4a", "Opus", "fLaC", "ac-3", "ec-3", ".mp3"];
 /// In a codec's entry of `videoFourCcInfoMap` and `audioFourCcInfoMap`: the codec can be decoded.
 const CAN_DECODE: f64 = 1.0;
 
@@ -45,18 +42,20 @@ impl ClientCapabilities {
 
 /// The properties of this server's answer to `connect` that Enhanced RTMP adds.
 pub(super) fn of_this_server() -> [(&'static str, Amf0Value); 4] {
-    let name = |codec: &&str| Amf0Value::Utf8String((*codec).to_owned());
-    let map = |codecs: &[&str]| {
+    let video: Vec<&str> = four_cc::VIDEO.iter().map(|(code, _)| *code).collect();
+    let audio: Vec<&str> = four_cc::AUDIO.iter().map(|(code, _)| *code).collect();
+    let name = |code: &&str| Amf0Value::Utf8String((*code).to_owned());
+    let map = |codes: &[&str]| {
         Amf0Value::Object(
-            codecs.iter().map(|codec| ((*codec).to_owned(), Amf0Value::Number(CAN_DECODE))).collect(),
+            codes.iter().map(|code| ((*code).to_owned(), Amf0Value::Number(CAN_DECODE))).collect(),
         )
     };
     let caps = caps::RECONNECT | caps::MULTITRACK | caps::MOD_EX | caps::NANOSECOND_OFFSET;
     [
         // The list of Enhanced RTMP 1 knows video alone, but version 2 allows codecs of both kinds.
-        ("fourCcList", Amf0Value::StrictArray(VIDEO_CODECS.iter().chain(&AUDIO_CODECS).map(name).collect())),
-        ("videoFourCcInfoMap", map(&VIDEO_CODECS)),
-        ("audioFourCcInfoMap", map(&AUDIO_CODECS)),
+        ("fourCcList", Amf0Value::StrictArray(video.iter().chain(&audio).map(name).collect())),
+        ("videoFourCcInfoMap", map(&video)),
+        ("audioFourCcInfoMap", map(&audio)),
         ("capsEx", Amf0Value::Number(caps.into())),
     ]
 }
