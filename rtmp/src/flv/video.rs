@@ -188,7 +188,8 @@ impl VideoReader {
         let picture = |key, config, data| CodedPicture { composition_ms, key, flagged_key, data, config };
         let read = match codec {
             VideoCodec::H264 | VideoCodec::Hevc => {
-                let (unit, config) = self.nal_units(codec, &data)?;
+                let rules = if codec == VideoCodec::Hevc { HEVC } else { H264 };
+                let (unit, config) = self.nal_units(rules, &data)?;
                 if !unit.has_picture {
                     return Ok(config.map_or(Tag::Nothing, Tag::VideoConfig));
                 }
@@ -229,35 +230,23 @@ impl VideoReader {
         Ok(Some(config))
     }
 
-    /// Reads an access unit of H.264 or HEVC, and finds the configuration that it brings.
+    /// Reads an access unit, and finds the configuration that it brings.
     fn nal_units(
         &mut self,
-        codec: VideoCodec,
+        codec: NalCodec,
         payload: &Bytes,
     ) -> Result<(CodedUnit, Option<VideoConfig>), FlvError> {
-        let (facts, largest, in_band): (fn(&[u8]) -> Option<NalFacts>, fn(&[Bytes]) -> u64, _) = match codec {
-            VideoCodec::Hevc => (
-                hevc::facts,
-                |sets| hevc::largest_picture(sets.iter().map(|set| &set[..])),
-                hevc::in_band_config as fn(&[Bytes], Option<(u32, u32)>) -> Option<VideoConfig>,
-            ),
-            VideoCodec::H264 | VideoCodec::Av1 | VideoCodec::Vp9 | VideoCodec::Vp8 => (
-                h264::facts,
-                |sets| h264::largest_picture(sets.iter().map(|set| &set[..])),
-                h264::in_band_config,
-            ),
-        };
-        let size = self.length_size.filter(|_| self.codec == Some(codec));
-        let unit = framing::read_unit(payload, size, facts)
+        let is_present = self.codec == Some(codec.codec);
+        let unit = framing::read_unit(payload, self.length_size.filter(|_| is_present), codec.facts)
             .ok_or(FlvError::Unreadable("no picture in the access unit"))?;
         if !unit.sets.is_empty() && unit.sets != self.judged {
-            self.judge(largest(&unit.sets))?;
+            self.judge((codec.largest_picture)(&unit.sets))?;
             self.judged = copied(&unit.sets);
         }
-        let config = if self.codec != Some(codec) {
-            self.first_sets(&unit.sets, |sets, size| in_band(sets, size))
+        let config = if !is_present {
+            self.first_sets(codec, &unit.sets)
         } else if unit.key {
-            self.another_size(&unit.sets, |sets, size| in_band(sets, size))
+            self.another_size(codec, &unit.sets)
         } else {
             None
         };
@@ -265,20 +254,18 @@ impl VideoReader {
     }
 
     /// Collects parameter sets while no configuration has come: some cameras send them in front of keyframes alone.
-    fn first_sets(
-        &mut self,
-        sets: &[Bytes],
-        in_band: impl Fn(&[Bytes], Option<(u32, u32)>) -> Option<VideoConfig>,
-    ) -> Option<VideoConfig> {
+    fn first_sets(&mut self, codec: NalCodec, sets: &[Bytes]) -> Option<VideoConfig> {
         /// Sets kept: those of the last few messages that had any.
         const MOST: usize = 32;
+        /// Longest set kept, in bytes.
+        const LONGEST: usize = 4 << 10;
         if sets.is_empty() {
             return None;
         }
-        self.sets.extend(copied(sets));
+        self.sets.extend(copied(sets).into_iter().filter(|set| set.len() <= LONGEST));
         let surplus = self.sets.len().saturating_sub(MOST);
         self.sets.drain(..surplus);
-        let config = in_band(&self.sets, self.metadata_size)?;
+        let config = (codec.config)(&self.sets, self.metadata_size)?;
         self.adopt(&config);
         self.length_size = None;
         Some(config)
@@ -286,20 +273,42 @@ impl VideoReader {
 
     /// Returns a configuration only if the picture size changes. Some encoders send parameter sets with every IDR
     /// picture that differ from the sequence header in other ways; decoders read those sets anyway.
-    fn another_size(
-        &mut self,
-        sets: &[Bytes],
-        in_band: impl Fn(&[Bytes], Option<(u32, u32)>) -> Option<VideoConfig>,
-    ) -> Option<VideoConfig> {
+    fn another_size(&mut self, codec: NalCodec, sets: &[Bytes]) -> Option<VideoConfig> {
         if sets.is_empty() || sets == self.sets {
             return None;
         }
         self.sets = copied(sets);
-        let config = in_band(&self.sets, self.metadata_size)?;
+        let config = (codec.config)(&self.sets, self.metadata_size)?;
         let size = (config.width, config.height);
         (std::mem::replace(&mut self.size, size) != size).then_some(config)
     }
 }
+
+/// What differs between the codecs with NAL units.
+#[derive(Clone, Copy)]
+struct NalCodec {
+    codec: VideoCodec,
+    /// What a NAL unit is.
+    facts: fn(&[u8]) -> Option<NalFacts>,
+    /// Pixels of the largest picture that parameter sets announce.
+    largest_picture: fn(&[Bytes]) -> u64,
+    /// The configuration that parameter sets give, with the size to fall back on.
+    config: fn(&[Bytes], Option<(u32, u32)>) -> Option<VideoConfig>,
+}
+
+const H264: NalCodec = NalCodec {
+    codec: VideoCodec::H264,
+    facts: h264::facts,
+    largest_picture: |sets| h264::largest_picture(sets.iter().map(|set| &set[..])),
+    config: h264::in_band_config,
+};
+
+const HEVC: NalCodec = NalCodec {
+    codec: VideoCodec::Hevc,
+    facts: hevc::facts,
+    largest_picture: |sets| hevc::largest_picture(sets.iter().map(|set| &set[..])),
+    config: hevc::in_band_config,
+};
 
 /// Copies parameter sets, so that they do not keep the whole message in memory.
 fn copied(sets: &[Bytes]) -> Vec<Bytes> {
