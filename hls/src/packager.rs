@@ -445,7 +445,8 @@ impl Writer<'_> {
         let body =
             fmp4::fragment(begins, lane.fragment_kind(), *fragments, chunk.base_decode_time, &chunk.samples);
         parts.bodies.push(body.clone());
-        let independent = chunk.samples.iter().any(|s| s.key);
+        // Players begin at the first sample: a keyframe behind it does not help them.
+        let independent = chunk.samples.first().is_some_and(|sample| sample.key);
         self.list(lane, segment_start, chunk.start..chunk.end, independent, Some(body))
     }
 

@@ -100,6 +100,19 @@ fn audio_has_parts_as_soon_as_video_says_that_no_cut_lies_in_them() {
     assert!(run.parts.iter().filter(|p| p.info().rung == RungName::audio()).all(|p| p.info().independent));
 }
 
+/// Players begin to decode at a part's first sample.
+#[test]
+fn a_part_is_independent_if_it_begins_with_a_keyframe() {
+    let mut run = Run::with_parts(2.0);
+    run.begin(grid(&[video("v")]));
+    run.push_all(&[("v", frames(START_MS, FPS, 20, 120, false))]);
+    run.end(None);
+    let key_at = |part: &PartInfo| (part.start.ticks_90k() - 90 * START_MS) % (20 * 3_000) == 0;
+    let parts: Vec<&PartInfo> = run.parts.iter().map(Part::info).collect();
+    assert!(parts.iter().all(|part| part.independent == key_at(part)), "{parts:?}");
+    assert!(parts.iter().any(|part| part.independent) && parts.iter().any(|part| !part.independent));
+}
+
 #[test]
 fn a_frame_longer_than_part_target_is_followed_by_gaps() {
     let mut samples = frames(START_MS, FPS, 30, 61, false);
