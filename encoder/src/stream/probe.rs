@@ -40,6 +40,8 @@ pub(super) struct Findings {
     /// Video configuration, the properties that the ladder needs, and whether keyframes are close enough together to be
     /// the segment grid.
     pub video: Option<(VideoConfig, SourceVideo, bool)>,
+    /// Bits per second of the video as measured over a second at least; `None` where less was held.
+    pub video_bitrate: Option<u32>,
     /// Audio configuration.
     pub audio: Option<AudioConfig>,
 }
@@ -173,7 +175,8 @@ impl SourceProbe {
             };
             (config, source, fits)
         });
-        Findings { video, audio: self.audio.clone().filter(|_| self.has_audio()) }
+        let audio = self.audio.clone().filter(|_| self.has_audio());
+        Findings { video, video_bitrate: self.measured_bitrate(), audio }
     }
 
     /// Takes the held media, in order of arrival.
@@ -237,6 +240,14 @@ impl SourceProbe {
         (span > 0.0).then(|| (times.len() - 1) as f64 / span)
     }
 
+    fn measured_bitrate(&self) -> Option<u32> {
+        const LEAST_SECONDS: f64 = 0.9;
+        let (first, last) = (self.units(true).next()?, self.units(true).last()?);
+        let seconds = (last.dts - first.dts).as_secs_f64();
+        let bytes: usize = self.units(true).map(|unit| unit.data.len()).sum();
+        (seconds >= LEAST_SECONDS).then_some((bytes as f64 * 8.0 / seconds) as u32)
+    }
+
     fn bitrate(&self) -> Option<u32> {
         let kbps = self.metadata.video_kbps?;
         (50.0..=200_000.0).contains(&kbps).then_some((kbps * 1000.0) as u32)
@@ -289,6 +300,22 @@ mod tests {
         let findings = probe.verdict(now).unwrap();
         assert_eq!(findings.video.unwrap().1.frame_rate, (25, 1));
         assert!(findings.audio.is_some());
+        assert_eq!(findings.video_bitrate, None, "not a second yet");
+    }
+
+    #[test]
+    fn the_bitrate_is_measured_where_a_second_is_held() {
+        let now = Instant::now();
+        let mut probe = SourceProbe::new(Some(MediaSpan::from_millis(2000)), now);
+        probe.push(Media::VideoConfig(video_config(1280, 720)));
+        probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+        for ms in (0..=2000).step_by(40) {
+            let Media::Video(unit) = video(ms, ms % 2000 == 0) else { unreachable!() };
+            probe.push(Media::Video(Unit { data: vec![0; 1000].into(), ..unit }));
+            probe.push(audio(ms));
+        }
+        let bitrate = probe.verdict(now).unwrap().video_bitrate.unwrap();
+        assert!((195_000..210_000).contains(&bitrate), "{bitrate}");
     }
 
     #[test]

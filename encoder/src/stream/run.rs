@@ -135,6 +135,7 @@ pub(super) struct Run {
     pub video: Option<VideoConfig>,
     /// Frame rate of the published video in frames per second, as a fraction.
     pub frame_rate: (u32, u32),
+    video_bitrate: Option<u32>,
     /// Source of the audio rendition.
     pub audio: AudioSource,
     /// Video renditions.
@@ -168,6 +169,8 @@ pub(super) struct RunSetup {
     pub video: Option<VideoConfig>,
     /// Frame rate of the published video in frames per second, as a fraction.
     pub frame_rate: (u32, u32),
+    /// Bits per second of the published video, measured or else announced.
+    pub video_bitrate: Option<u32>,
     /// Source of the audio rendition.
     pub audio: AudioSource,
     /// Video renditions.
@@ -187,7 +190,7 @@ impl Run {
 
     /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
     pub(super) fn new(setup: RunSetup, now: Instant) -> Self {
-        let RunSetup { id, video, frame_rate, audio, plan, first_pts, shed_budget } = setup;
+        let RunSetup { id, video, frame_rate, video_bitrate, audio, plan, first_pts, shed_budget } = setup;
         let mut queue = ShedQueue::new(shed_budget);
         let encodes_video = video.is_some() && !plan.rungs.is_empty();
         if encodes_video && let Some(config) = &video {
@@ -207,6 +210,7 @@ impl Run {
             id,
             video,
             frame_rate,
+            video_bitrate,
             audio,
             plan,
             worker,
@@ -416,8 +420,9 @@ impl Run {
         let mut tracks = Vec::new();
         if let Some(config) = &self.video {
             if self.plan.source {
-                let nominal = self.plan.rungs.first().map_or(3_000_000, |rung| rung.bitrate * 2);
-                tracks.push(source_track(config, self.frame_rate, nominal));
+                let guessed = || self.plan.rungs.first().map_or(3_000_000, |rung| rung.bitrate * 2);
+                let bitrate = self.video_bitrate.unwrap_or_else(guessed);
+                tracks.push(source_track(config, self.frame_rate, bitrate));
             }
             for (index, rung) in self.plan.rungs.iter().enumerate() {
                 let kind = TrackKind::Video(VideoTrack {
@@ -505,6 +510,7 @@ mod tests {
             id: RunId(0),
             video: None,
             frame_rate: (25, 1),
+            video_bitrate: None,
             audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
             plan: Plan { source: false, rungs: Vec::new(), reasons: Vec::new() },
             first_pts: MediaTime::ZERO,

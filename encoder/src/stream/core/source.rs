@@ -22,6 +22,8 @@ pub(super) struct SourceFacts {
     fits: bool,
     /// Configuration of the video; `None` if none is published.
     video: Option<VideoConfig>,
+    /// Measured bits per second of the video.
+    video_bitrate: Option<u32>,
     /// Configuration of the audio; `None` if none is published.
     audio: Option<AudioConfig>,
     /// Newest presentation time.
@@ -76,6 +78,7 @@ impl SourceFacts {
     /// Adopts what the probe found of a publisher's media.
     pub(super) fn adopt_findings(&mut self, findings: Findings, settings: &StreamSettings) {
         self.audio = findings.audio;
+        self.video_bitrate = findings.video_bitrate;
         self.video = None;
         if let Some((config, source, fits)) = findings.video {
             self.adopt(config, source, fits, settings);
@@ -109,6 +112,7 @@ impl SourceFacts {
             id,
             video: self.video.clone(),
             frame_rate: self.properties.map_or((30, 1), |source| source.frame_rate),
+            video_bitrate: self.video_bitrate.or(self.properties.and_then(|source| source.bitrate)),
             audio: self.audio_source(),
             plan: self.plan.clone().filter(|_| self.has_video()).unwrap_or(empty),
             first_pts,
