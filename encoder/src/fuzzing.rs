@@ -364,8 +364,37 @@ mod tests {
             assert_eq!((past.next_sequence(), past.discontinuities()), (next, discontinuities), "{name}");
         }
         assert!(Page::from_json(&seed("stored_records", "page")[1..]).is_ok());
-        let record = Bytes::from(seed("codec_facts", "record")).slice(1..);
-        assert!(h264::read_config(&record, None).is_ok());
+        let facts = |name| Bytes::from(seed("codec_facts", name)).slice(1..);
+        assert!(h264::read_config(&facts("record"), None).is_ok());
+        assert!(hevc::read_config(&facts("hevc-record"), None).is_ok());
+        assert!(hevc::read_config(&facts("hevc-parameter-sets"), None).is_ok());
+        assert!(av1::read_config(&facts("av1-record")).is_ok_and(|config| config.is_some()));
+        assert!(av1::read_unit(&facts("av1-unit")).is_some_and(|unit| unit.key));
+        assert!(vpx::read_vp9(&facts("vp9-keyframe")).is_ok_and(|frame| frame.key));
+        assert!(vpx::read_vp8(&facts("vp8-keyframe")).is_ok_and(|frame| frame.key));
+        assert!(sound::mpeg_audio(&facts("mp3-header")).is_some());
+        assert!(sound::opus(&facts("opus-head")).is_some());
+        assert!(sound::flac(&facts("flac-stream-info")).is_some());
+        assert!(sound::ac3(&facts("ac3-header")).is_some() && sound::ac3(&facts("eac3-header")).is_some());
+        let unit = framing::read_unit(&facts("byte-stream-unit"), None, h264::facts);
+        assert!(unit.is_some_and(|unit| unit.key && unit.sets.len() == 2));
+        for name in ["hevc-enhanced", "av1-vp9-vp8", "tracks", "sounds", "sets-in-band"] {
+            assert!(flv_units(&seed("flv", name)) >= 2, "{name}");
+        }
+    }
+
+    /// The number of pictures and pieces of audio in a seed of the target `flv`.
+    fn flv_units(input: &[u8]) -> usize {
+        let mut demuxer = FlvDemuxer::new();
+        let (mut rest, mut units) = (input, 0);
+        while let [kind, high, low, tail @ ..] = rest {
+            let (body, behind) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            rest = behind;
+            let kind = if kind & 1 == 0 { MessageKind::Video } else { MessageKind::Audio };
+            let tag = demuxer.read(kind, &Bytes::copy_from_slice(body));
+            units += usize::from(matches!(tag, Ok(Tag::Video(_) | Tag::Audio(_))));
+        }
+        units
     }
 
     /// Seeds that are refused early would not help a fuzzer.
