@@ -118,7 +118,7 @@ fn log(heard: Heard, before: ShutdownStage, after: ShutdownStage) {
             info!(signal, stage, "signal again: it changes nothing (SIGINT hurries)");
         }
         Heard::Terminate => info!(signal, stage, "signal"),
-        Heard::Interrupt | Heard::Quit => warn!(signal, stage, "signal"),
+        Heard::Interrupt | Heard::Quit => warn!(signal, stage, "signal: streams are cut short"),
     }
 }
 
