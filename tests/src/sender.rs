@@ -80,12 +80,11 @@ fn run(url: &str, announced: Option<Announced>, messages: &[Message]) -> anyhow:
     let mut socket = TcpStream::connect((url.host.as_str(), url.port)).context("the encoder listens")?;
     socket.set_nodelay(true)?;
     let mut session = ClientSession::new(url)?;
-    loop {
-        match talk(&mut socket, &mut session, Duration::from_secs(10))? {
-            Some(ClientEvent::Publishing) => break,
-            Some(ClientEvent::Refused(why) | ClientEvent::SentOff(why)) => return Ok(Some(why)),
-            None => bail!("the server does not answer"),
-        }
+    match talk(&mut socket, &mut session, Duration::from_secs(10))? {
+        Some(ClientEvent::Publishing) => {}
+        Some(ClientEvent::Refused(why) | ClientEvent::SentOff(why)) => return Ok(Some(why)),
+        Some(ClientEvent::ReconnectAsked(_)) => bail!("the server is leaving"),
+        None => bail!("the server does not answer"),
     }
     if let Some(announced) = announced {
         session.metadata(write::metadata(announced.video.as_ref(), announced.audio.as_ref()))?;

@@ -21,7 +21,7 @@ const STRANGERS: &str = "connections of strangers were refused or closed";
 /// not a whole number of frames long, so every repetition is one), `encoder_streams_ended_total` (what an operator
 /// wants), counters of edges (edges are other processes), `encoder_viewer_stalls_total` (players tell of those, and the
 /// browser's tests count them).
-const UPSETS: [Upset; 27] = [
+const UPSETS: [Upset; 28] = [
     // The processes that encode.
     Upset {
         counter: "encoder_worker_restarts_total",
@@ -47,8 +47,18 @@ const UPSETS: [Upset; 27] = [
     Upset { counter: "encoder_forced_cuts_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_packager_gaps_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_silent_frames_total", calm: &[], lines: &[] },
-    Upset { counter: "encoder_timestamp_repairs_total", calm: &[], lines: &[] },
+    Upset {
+        counter: "encoder_timestamp_repairs_total",
+        // FFmpeg repeats a clip that is not a whole number of pictures long.
+        calm: &["kind=\"grid_losses\""],
+        lines: &[],
+    },
     Upset { counter: "encoder_odd_messages_total", calm: &[], lines: &[] },
+    Upset {
+        counter: "encoder_unreadable_media_total",
+        calm: &[],
+        lines: &["the publisher sends media that cannot be read"],
+    },
     // The store and the archive.
     Upset {
         counter: "encoder_store_writes_total",
@@ -111,13 +121,15 @@ const UPSETS: [Upset; 27] = [
 ];
 
 /// Parts of warnings that stand in the log of every encoder that gives a reason for them.
-const HARMLESS: [&str; 4] = [
+const HARMLESS: [&str; 5] = [
     // Settings below 6 s of latency are what many tests are about; the encoder says at its start what they cost players
     // without parts and viewers of the store.
     "players that do not understand parts (plain HLS) are further behind",
     "viewers who read from the store, without parts, are further behind",
     // `Options::default` sets two seconds, so that a test may stop an encoder whose publisher is still there.
     "drain time-out (--drain-timeout)",
+    // Nobody but the test sends that signal.
+    "signal: streams are cut short",
     // The publisher is a program of the test's own, which competes with other tests for the processors. Encoded media
     // that is late is another line.
     "or about to stall stage=\"arrived\"",

@@ -354,13 +354,16 @@ fn times(clip: &Clip) -> Vec<Habit> {
     ]
 }
 
-/// Publishes all habits at the same time; returns what is wrong.
-fn wrong_with(clip: &Clip, habits: Vec<Habit>) -> Vec<String> {
+/// Publishes all habits at the same time; returns what is wrong. `upsets` are the counters that may rise.
+fn wrong_with(clip: &Clip, habits: Vec<Habit>, upsets: &[&'static str]) -> Vec<String> {
     let _turn = turn::Turn::take();
     let options = Options::default()
         .set("--capacity", &habits.len().to_string())
         .set("--ladder", "180p@300k")
-        .set("--reconnect-window", "1");
+        .set("--reconnect-window", "1")
+        // Sound that ends before the first picture, or begins after it.
+        .allowing(&["encoder_dropped_units_total", "encoder_silent_frames_total"])
+        .allowing(upsets);
     let encoder = Encoder::start(options);
     let mut running = Vec::new();
     for Habit { name, announced, messages, sound } in habits {
@@ -374,7 +377,8 @@ fn wrong_with(clip: &Clip, habits: Vec<Habit>) -> Vec<String> {
         .iter()
         .map(|(name, ..)| Watch::start(&encoder.wait_for_stream(name), rules.clone()))
         .collect();
-    let mut all = Vec::new();
+    // An encoder forgets a stream soon after its end: every watch ends before the first stream is judged.
+    let mut ended = Vec::new();
     for ((name, sound, sending), watch) in running.into_iter().zip(watches) {
         let mut wrong = Vec::new();
         match sending.join() {
@@ -385,7 +389,10 @@ fn wrong_with(clip: &Clip, habits: Vec<Habit>) -> Vec<String> {
         }
         watch.checker().expect_outage();
         eventually("ENDLIST", Duration::from_secs(20), || watch.checker().ended().then_some(()));
-        let checker = watch.finish();
+        ended.push((name, sound, watch.finish(), wrong));
+    }
+    let mut all = Vec::new();
+    for (name, sound, checker, mut wrong) in ended {
         if !checker.violations().is_empty() {
             wrong.push(report(checker.violations()));
         }
@@ -417,28 +424,28 @@ fn wrong_with(clip: &Clip, habits: Vec<Habit>) -> Vec<String> {
 }
 
 #[track_caller]
-fn fine(habits: impl FnOnce(&Clip) -> Vec<Habit>) {
+fn fine(habits: impl FnOnce(&Clip) -> Vec<Habit>, upsets: &[&'static str]) {
     let clip = Clip::read();
-    let wrong = wrong_with(&clip, habits(&clip));
+    let wrong = wrong_with(&clip, habits(&clip), upsets);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
 fn pictures_in_every_framing() {
-    fine(framings);
+    fine(framings, &["encoder_odd_messages_total"]);
 }
 
 #[test]
 fn enhanced_rtmp_with_tracks_and_nanoseconds() {
-    fine(enhanced);
+    fine(enhanced, &["encoder_odd_messages_total"]);
 }
 
 #[test]
 fn sound_without_and_with_headers() {
-    fine(sounds);
+    fine(sounds, &["encoder_odd_messages_total", "encoder_unreadable_media_total"]);
 }
 
 #[test]
 fn times_of_all_kinds() {
-    fine(times);
+    fine(times, &["encoder_timestamp_repairs_total"]);
 }

@@ -227,6 +227,7 @@ fn a_publisher_that_is_asked_to_move_takes_its_stream_along() {
     let b = place.encoder();
     let to = format!("rtmp://127.0.0.1:{}", b.ports.rtmp);
     let mut a = Encoder::start(place.options().set("--drain-reconnect", &to));
+    takes_over(&a, &b);
     let mut command = subcommand("publish");
     command.arg("--loop").arg(clip()).arg(a.rtmp_url(KEY));
     let publisher = Program::spawn("encoder publish", &mut command);
