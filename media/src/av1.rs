@@ -98,15 +98,25 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 fn config(sequence_header: &[u8], record: Bytes) -> Result<VideoConfig, CodecError> {
-    let (width, height, frame_rate) =
+    let Sequence { width, height, frame_rate } =
         sequence(sequence_header).ok_or(CodecError::Broken("AV1 sequence header cannot be read"))?;
     let (width, height) = checked_size(width, height)?;
     Ok(VideoConfig { codec: VideoCodec::Av1, record, width, height, sample_aspect: (1, 1), frame_rate })
 }
 
-/// Reads a sequence header (5.5.1) as far as the picture size: width and height in pixels, and the frame rate if the
-/// header gives a plausible constant one.
-fn sequence(payload: &[u8]) -> Option<(u32, u32, Option<(u32, u32)>)> {
+/// What a sequence header says.
+#[derive(Debug, PartialEq, Eq)]
+struct Sequence {
+    /// In pixels.
+    width: u32,
+    /// In pixels.
+    height: u32,
+    /// If the header gives a plausible constant one.
+    frame_rate: Option<(u32, u32)>,
+}
+
+/// Reads a sequence header (5.5.1) as far as the picture size.
+fn sequence(payload: &[u8]) -> Option<Sequence> {
     let mut bits = Bits::new(payload);
     // seq_profile, still_picture
     bits.take(3 + 1)?;
@@ -131,7 +141,7 @@ fn sequence(payload: &[u8]) -> Option<(u32, u32, Option<(u32, u32)>)> {
     }
     let (width_bits, height_bits) = (bits.take(4)? + 1, bits.take(4)? + 1);
     let (width, height) = (bits.take(width_bits as usize)? + 1, bits.take(height_bits as usize)? + 1);
-    Some((width, height, frame_rate))
+    Some(Sequence { width, height, frame_rate })
 }
 
 fn timing_info(bits: &mut Bits<'_>) -> Option<Option<(u32, u32)>> {
@@ -235,6 +245,7 @@ mod tests {
             .chunks(8)
             .map(|byte| byte.iter().fold(0, |v, bit| v << 1 | (bit - b'0')))
             .collect();
-        assert_eq!(sequence(&header), Some((320, 180, Some((30, 1)))));
+        let expected = Sequence { width: 320, height: 180, frame_rate: Some((30, 1)) };
+        assert_eq!(sequence(&header), Some(expected));
     }
 }

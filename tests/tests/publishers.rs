@@ -143,9 +143,12 @@ fn habit(name: &'static str, messages: Vec<Message>) -> Habit {
     Habit { name, announced: false, messages, sound: Sound::InStep }
 }
 
+/// Makes one or several messages of a picture's message and its NAL units.
+type ChangePicture<'a> = dyn Fn(&Message, Vec<&[u8]>) -> Vec<Message> + 'a;
+
 /// Cameras: parameter sets in band, start codes, lengths and zeros of their own.
 fn framings(clip: &Clip) -> Vec<Habit> {
-    let no_header = |change: &dyn Fn(&Message, Vec<&[u8]>) -> Vec<Message>| -> Vec<Message> {
+    let no_header = |change: &ChangePicture<'_>| -> Vec<Message> {
         let header = |m: &&Message| !(m.kind == Video && is_config(m));
         let rest: Vec<Message> = clip.messages.iter().filter(header).cloned().collect();
         Clip { messages: rest, video: clip.video.clone(), audio: clip.audio.clone() }.pictures(change)

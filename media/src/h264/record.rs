@@ -1,10 +1,10 @@
 //! Parameter sets and the AVCDecoderConfigurationRecord (ISO/IEC 14496-15 5.3.3.1.2): the only place that reads or
 //! writes one (but for the box `avcC`, which `hls` fills with mp4-atom).
 //!
-//! Sequence parameter sets are parsed by h264-reader, and where it refuses one, their size by [`super::size`]. Records are not read by `h264_reader::avcc`: its iterators index
-//! the first byte of a parameter set without a check, so a record that ends with an empty set panics, and a set of
-//! another type hides the sets after it. Nor by mp4-atom's `Avcc`: it copies every set, takes lengths of three bytes,
-//! and its writer cuts counts and lengths to their fields' width without an error.
+//! Sequence parameter sets are parsed by h264-reader, and where it refuses one, their size by [`super::size`]. Records are
+//! not read by `h264_reader::avcc`: its iterators index the first byte of a parameter set without a check, so a record that
+//! ends with an empty set panics, and a set of another type hides the sets after it. Nor by mp4-atom's `Avcc`: it copies
+//! every set, takes lengths of three bytes, and its writer cuts counts and lengths to their fields' width without an error.
 
 use super::H264Error;
 use super::nal::{LengthSize, annex_b_units, nal_type, without_trailing_zeros};

@@ -1,13 +1,13 @@
 //! From FLV tag bodies, as RTMP carries them, to configurations and access units.
 //!
-//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP 1 and 2), and in [`video`] and [`audio`] the checks that
+//! What belongs here: tag headers (FLV annex E, and Enhanced RTMP 1 and 2), and in `video` and `audio` the checks that
 //! a payload is what its header says; the codecs themselves are in the crate `media`. Timestamps are repaired in
 //! [`crate::timeline`]; [`crate::ingest`] combines both.
 //!
 //! The rule: what a mainstream player would show is read. What cannot be read is passed over and counted with its reason;
 //! only pictures that are too large or too small end the publish.
 //!
-//! To add a codec, add its FourCC to [`four_cc`] and a match arm to [`video`] or [`audio`].
+//! To add a codec, add its FourCC to [`four_cc`] and a match arm to `video` or `audio`.
 
 mod audio;
 pub mod four_cc;

@@ -42,8 +42,11 @@ pub(super) struct VideoReader {
     /// Pixels of the largest coded picture that is accepted; `None`: any.
     max_pixels: Option<u64>,
     /// Width and height in pixels by `onMetaData`, for parameter sets that cannot be read.
-    metadata_size: Option<(u32, u32)>,
+    metadata_size: MetadataSize,
 }
+
+/// Width and height in pixels that `onMetaData` gives.
+type MetadataSize = Option<(u32, u32)>;
 
 /// Where a picture's composition offset is.
 enum Composition {
@@ -293,7 +296,7 @@ struct NalCodec {
     /// Pixels of the largest picture that parameter sets announce.
     largest_picture: fn(&[Bytes]) -> u64,
     /// The configuration that parameter sets give, with the size to fall back on.
-    config: fn(&[Bytes], Option<(u32, u32)>) -> Option<VideoConfig>,
+    config: fn(&[Bytes], MetadataSize) -> Option<VideoConfig>,
 }
 
 const H264: NalCodec = NalCodec {

@@ -1,7 +1,7 @@
 //! Maps the 32-bit RTMP milliseconds of two tracks to one continuous 90 kHz axis, and counts every repair. Pure: the
 //! caller passes arrival times in.
 //!
-//! What belongs here: wrap, jumps, strictly growing decode times ([`order`]), audio times from sample counts ([`audio`]),
+//! What belongs here: wrap, jumps, strictly growing decode times (`order`), audio times from sample counts ([`audio`]),
 //! video times on the frame grid ([`video`]). Parsing is in [`crate::flv`], shedding for lack of capacity in
 //! `encoder::stream`.
 //!
