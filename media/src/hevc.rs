@@ -11,6 +11,7 @@ use crate::bits::{Bits, without_emulation_prevention};
 use crate::error::{CodecError, checked_size};
 use crate::framing::NalFacts;
 use crate::h264::{LengthSize, annex_b_units};
+use crate::picture::PictureSize;
 use crate::{VideoCodec, VideoConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -129,8 +130,7 @@ pub fn same_parameter_sets(one: &[u8], other: &[u8]) -> bool {
 /// The size in pixels of the largest coded picture that the sequence parameter sets among these NAL units announce,
 /// before cropping: a decoder allocates such pictures. 0 where none can be read.
 pub fn largest_picture<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let pixels = |size: Size| u64::from(size.coded.0).saturating_mul(u64::from(size.coded.1));
-    sets.into_iter().filter_map(|set| size_of(set).map(pixels)).max().unwrap_or(0)
+    sets.into_iter().filter_map(size_of).map(PictureSize::coded_pixels).max().unwrap_or(0)
 }
 
 /// The size of the largest picture that a configuration record announces, as [`largest_picture`].
@@ -139,15 +139,8 @@ pub fn largest_picture_of_record(record: &[u8]) -> u64 {
     largest_picture(sets.iter().map(|set| &set[..]))
 }
 
-/// A picture's size in pixels.
-#[derive(Clone, Copy)]
-struct Size {
-    coded: (u32, u32),
-    shown: (u32, u32),
-}
-
 /// The picture size in a sequence parameter set (7.3.2.2.1); `None` for other NAL units and for sets that end early.
-fn size_of(nal: &[u8]) -> Option<Size> {
+fn size_of(nal: &[u8]) -> Option<PictureSize> {
     if nal_type::of(nal) != Some(nal_type::SPS) || nal.len() > MAX_SPS {
         return None;
     }
@@ -165,19 +158,7 @@ fn size_of(nal: &[u8]) -> Option<Size> {
         bits.flag()?;
     }
     let coded = (bits.ue()?, bits.ue()?);
-    let mut shown = coded;
-    if bits.flag()? {
-        let (left, right, top, bottom) = (bits.ue()?, bits.ue()?, bits.ue()?, bits.ue()?);
-        let (unit_x, unit_y) = match chroma {
-            1 => (2, 2),
-            2 => (2, 1),
-            _ => (1, 1),
-        };
-        let cropped =
-            |size: u32, a: u32, b: u32, unit: u32| size.checked_sub(a.checked_add(b)?.checked_mul(unit)?);
-        shown = (cropped(coded.0, left, right, unit_x)?, cropped(coded.1, top, bottom, unit_y)?);
-    }
-    Some(Size { coded, shown })
+    PictureSize::read_cropping(&mut bits, coded, chroma, 1)
 }
 
 /// Skips profile_tier_level() (7.3.3).

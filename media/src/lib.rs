@@ -16,6 +16,7 @@ pub mod framing;
 pub mod h264;
 pub mod hevc;
 mod name;
+mod picture;
 pub mod sound;
 #[cfg(test)]
 mod testing;

@@ -8,7 +8,8 @@
 
 use super::H264Error;
 use super::nal::{LengthSize, annex_b_units, nal_type, without_trailing_zeros};
-use super::size::{self, PictureSize};
+use super::size;
+use crate::picture::PictureSize;
 use crate::{VideoCodec, VideoConfig, plausible_rate};
 use bytes::{BufMut, Bytes, BytesMut};
 use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
@@ -283,8 +284,7 @@ pub fn in_band_config(sets: &[Bytes], fallback_size: Option<(u32, u32)>) -> Opti
 /// The size in pixels of the largest coded picture that the sequence parameter sets among these NAL units announce,
 /// before cropping: a decoder allocates such pictures. 0 where none can be read.
 pub fn largest_picture<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let pixels = |PictureSize { coded: (width, height), .. }| u64::from(width).saturating_mul(height.into());
-    sets.into_iter().filter_map(|set| size::read(set).map(pixels)).max().unwrap_or(0)
+    sets.into_iter().filter_map(size::read).map(PictureSize::coded_pixels).max().unwrap_or(0)
 }
 
 /// The CODECS entry (RFC 6381) `avc1.PPCCLL`: profile, constraint flags and level from bytes 1 to 3 of the record.

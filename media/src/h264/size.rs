@@ -5,20 +5,12 @@
 
 use super::nal::nal_type;
 use crate::bits::{Bits, without_emulation_prevention};
+use crate::picture::PictureSize;
 
 /// Longest sequence parameter set read, in bytes.
 const MAX_SPS: usize = 1 << 10;
 /// Profiles whose sequence parameter sets name a chroma format.
 const WITH_CHROMA: [u32; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135];
-
-/// A picture's width and height in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PictureSize {
-    /// As coded, in whole macroblocks.
-    pub(super) coded: (u32, u32),
-    /// After cropping.
-    pub(super) shown: (u32, u32),
-}
 
 /// Reads the size; `None` for other NAL units, and for sets that end early.
 pub(super) fn read(nal: &[u8]) -> Option<PictureSize> {
@@ -47,19 +39,7 @@ pub(super) fn read(nal: &[u8]) -> Option<PictureSize> {
     bits.flag()?;
     let fields = if frames_only { 1 } else { 2 };
     let coded = (macroblocks.0.checked_mul(16)?, macroblocks.1.checked_mul(16 * fields)?);
-    let mut shown = coded;
-    if bits.flag()? {
-        let (left, right, top, bottom) = (bits.ue()?, bits.ue()?, bits.ue()?, bits.ue()?);
-        let (unit_x, unit_y) = match chroma {
-            1 => (2, 2),
-            2 => (2, 1),
-            _ => (1, 1),
-        };
-        let cropped =
-            |size: u32, a: u32, b: u32, unit| size.checked_sub(a.checked_add(b)?.checked_mul(unit)?);
-        shown = (cropped(coded.0, left, right, unit_x)?, cropped(coded.1, top, bottom, unit_y * fields)?);
-    }
-    Some(PictureSize { coded, shown })
+    PictureSize::read_cropping(&mut bits, coded, chroma, fields)
 }
 
 /// Reads the chroma format, and skips the bit depths and scaling lists behind it.
