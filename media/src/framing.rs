@@ -80,7 +80,7 @@ pub fn read_unit(
 struct Split<'a> {
     /// None is empty.
     units: Vec<&'a [u8]>,
-    /// The units are exactly those that the lengths give, none of them empty.
+    /// The units are exactly those that the lengths give, and each unit has a byte at least.
     plain: bool,
 }
 

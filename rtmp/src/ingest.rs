@@ -56,7 +56,7 @@ impl Oddities {
     }
 }
 
-/// Media of a kind has come for [`WARN_AFTER`], and none of it could be read.
+/// Media of a kind has come for [`WARN_AFTER`] without a message that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The kind of media.

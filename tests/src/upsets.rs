@@ -10,7 +10,7 @@ struct Upset {
     counter: &'static str,
     /// Series with one of these labels count what is no upset.
     calm: &'static [&'static str],
-    /// Parts of the log lines that tell of this upset: whoever expects the upset expects them.
+    /// Parts of the log lines that tell of this upset: a test that expects the upset expects these lines too.
     lines: &'static [&'static str],
 }
 
@@ -128,7 +128,7 @@ const HARMLESS: [&str; 5] = [
     "viewers who read from the store, without parts, are further behind",
     // `Options::default` sets two seconds, so that a test may stop an encoder whose publisher is still there.
     "drain time-out (--drain-timeout)",
-    // Nobody but the test sends that signal.
+    // The test alone sends that signal.
     "signal: streams are cut short",
     // The publisher is a program of the test's own, which competes with other tests for the processors. Encoded media
     // that is late is another line.

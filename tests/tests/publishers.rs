@@ -43,7 +43,7 @@ impl Clip {
         Record::read(record).unwrap().parameter_sets().collect()
     }
 
-    /// Each message through a function that makes one or several of it.
+    /// Each message through a function that makes one or several messages of the message.
     fn each(&self, change: impl Fn(&Message) -> Vec<Message>) -> Vec<Message> {
         self.messages.iter().flat_map(change).collect()
     }

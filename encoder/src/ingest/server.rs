@@ -516,7 +516,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Connection<S> {
             Err(error) => {
                 let (reason, cause) = (error.end_reason(), Some(error.to_string()));
                 if let Some(refusal) = error.told() {
-                    // Whatever fails here, the connection ends.
+                    // The connection ends, even if the publisher cannot be told.
                     self.session.refuse(&refusal).ok();
                 }
                 PublishEnd { reason, cause, next: None }
