@@ -1,7 +1,7 @@
 //! Decodes access units to pictures. Damaged units are counted and skipped. Not here: scaling, and the decision which
 //! pictures are encoded.
 
-use super::error::{TranscodeError, is_memory};
+use super::error::{TranscodeError, is_memory_for};
 use super::raw;
 use ffmpeg_next::codec::{self, packet, threading};
 use ffmpeg_next::error::EAGAIN;
@@ -107,7 +107,7 @@ impl VideoDecoder {
                 }
                 Err(Error::Eof | Error::Other { errno: EAGAIN }) => return None,
                 Err(error @ Error::Other { .. }) => {
-                    self.out_of_memory |= is_memory(error);
+                    self.out_of_memory |= self.is_memory(error);
                     return None;
                 }
                 Err(error) => self.failed(error),
@@ -117,7 +117,13 @@ impl VideoDecoder {
 
     fn failed(&mut self, error: Error) {
         self.errors += 1;
-        self.out_of_memory |= is_memory(error);
+        self.out_of_memory |= self.is_memory(error);
+    }
+
+    /// Whether the error may come from the allocation of a picture: its largest plane, at up to two bytes a sample.
+    fn is_memory(&self, error: Error) -> bool {
+        let plane = u64::from(self.inner.width()) * u64::from(self.inner.height()) * 2;
+        is_memory_for(error, usize::try_from(plane).unwrap_or(usize::MAX))
     }
 
     /// Fails once an allocation has failed: every further picture would.

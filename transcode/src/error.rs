@@ -9,11 +9,17 @@ pub const OUT_OF_MEMORY: u8 = 75;
 /// What an allocation must still find, in bytes, for an error to have another cause.
 const SPARE: usize = 16 << 20;
 
-/// Whether libav's error is, or may come from, a failed allocation: decoders and encoders report many failed
-/// allocations as broken data, so the limit is tried with an allocation of [`SPARE`] bytes, which are not touched.
+/// Whether libav's error is, or may come from, a failed allocation ([`is_memory_for`] with nothing large in mind).
 pub(crate) fn is_memory(error: ffmpeg_next::Error) -> bool {
+    is_memory_for(error, 0)
+}
+
+/// Whether libav's error is, or may come from, a failed allocation of `wanted` bytes or of [`SPARE`] bytes: decoders and
+/// encoders report many failed allocations as broken data, so the limit is tried with an allocation of that size, which
+/// is not touched.
+pub(crate) fn is_memory_for(error: ffmpeg_next::Error, wanted: usize) -> bool {
     let told = matches!(error, ffmpeg_next::Error::Other { errno } if errno == libc::ENOMEM);
-    told || Vec::<u8>::new().try_reserve_exact(SPARE).is_err()
+    told || Vec::<u8>::new().try_reserve_exact(SPARE.max(wanted)).is_err()
 }
 
 /// Why a worker gave up. Damage in single access units is counted instead and never becomes one of these errors.

@@ -564,4 +564,26 @@ mod tests {
             assert_eq!(default, [OsString::from(value)], "{name}");
         }
     }
+
+    /// A secret that is a value of a setting would be in the process's command line and environment.
+    #[test]
+    fn every_secret_is_in_a_file() {
+        let cli = Cli::command();
+        let mut secrets = 0;
+        for command in cli.get_subcommands().flat_map(|command| command.get_subcommands().chain([command])) {
+            for argument in command.get_arguments() {
+                let name = argument.get_id().as_str();
+                if ["secret", "token", "key", "keys", "password"]
+                    .iter()
+                    .any(|word| name.split('_').any(|w| w == *word))
+                {
+                    let values: Vec<_> =
+                        argument.get_value_names().unwrap().iter().map(|name| name.as_str()).collect();
+                    assert_eq!(values, ["FILE"], "{} of {}", argument.get_id(), command.get_name());
+                    secrets += 1;
+                }
+            }
+        }
+        assert!(secrets >= 9, "{secrets}");
+    }
 }

@@ -4,6 +4,7 @@
 
 mod faults;
 mod files;
+mod memory;
 mod sandbox;
 mod sound;
 mod support;

@@ -13,14 +13,14 @@ use transcode::wire::Request;
 use transcode::wire::protocol::FrameWriter;
 
 /// A user that is not root, as in the container image.
-const NOBODY: u32 = 10_001;
+pub(crate) const NOBODY: u32 = 10_001;
 
 /// How a worker ended.
-struct Ending {
-    code: Option<i32>,
-    signal: Option<i32>,
-    stdout: Vec<u8>,
-    stderr: String,
+pub(crate) struct Ending {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
 }
 
 impl fmt::Debug for Ending {
@@ -31,7 +31,7 @@ impl fmt::Debug for Ending {
 }
 
 /// Runs a worker of this user and with these arguments on these bytes.
-fn run(user: u32, arguments: &[&str], input: &[u8]) -> Ending {
+pub(crate) fn run(user: u32, arguments: &[&str], input: &[u8]) -> Ending {
     let mut child = Command::new(env!("CARGO_BIN_EXE_encoder"))
         .arg("transcode-worker")
         .args(arguments)
@@ -59,7 +59,7 @@ fn run(user: u32, arguments: &[&str], input: &[u8]) -> Ending {
 }
 
 /// Requests as the supervisor sends them.
-fn encoded(requests: &[Request]) -> Vec<u8> {
+pub(crate) fn encoded(requests: &[Request]) -> Vec<u8> {
     let (mut writer, mut bytes) = (FrameWriter::new(), BytesMut::new());
     for request in requests {
         writer.encode(request, &mut bytes).unwrap();
@@ -68,7 +68,7 @@ fn encoded(requests: &[Request]) -> Vec<u8> {
 }
 
 /// A short job whose fourth unit carries the attack.
-fn attack(name: &str) -> Vec<u8> {
+pub(crate) fn attack(name: &str) -> Vec<u8> {
     let mut requests = vec![Request::Start(job(vec![rung(160, 90, 25, 200_000)]))];
     requests.extend(Source::video("160x90", "25", 1, "").requests);
     let units = requests.iter_mut().filter_map(|request| match request {
@@ -195,33 +195,6 @@ fn the_other_walls_hold_alone() {
         let ending = run(own, &limits, &attack(name));
         assert_eq!(ending.stderr, format!("worker: attack {name}: refused: {errno}\n"));
     }
-}
-
-/// The largest resident size that a process of this test had, by the kernel, in bytes. ffmpeg, which makes the source,
-/// is among these processes: the limit has to be above what it needs.
-fn peak() -> i64 {
-    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap().max_rss() * 1024
-}
-
-#[test]
-fn a_leak_ends_the_worker_at_its_limit() {
-    const LIMIT: i64 = 256 << 20;
-    let input = attack("leak");
-    let ending = run(NOBODY, &[&format!("--memory={LIMIT}")], &input);
-    assert_eq!(ending.signal, Some(libc::SIGABRT), "{ending:?}");
-    assert!(ending.stderr.contains("memory allocation of 1048576 bytes failed"), "{ending:?}");
-    let peak = peak();
-    assert!((LIMIT * 8 / 10..LIMIT + LIMIT / 20).contains(&peak), "{peak} bytes at a limit of {LIMIT}");
-}
-
-#[test]
-fn pictures_that_need_more_than_the_limit_end_the_worker() {
-    // Each picture of 4096x2304 takes 14 MB; decoder, scaler and encoder hold many pictures.
-    let mut requests = vec![Request::Start(job(vec![rung(1280, 720, 25, 2_000_000)]))];
-    requests.extend(Source::video("4096x2304", "25", 1, "").requests);
-    requests.push(Request::Finish);
-    let ending = run(NOBODY, &["--memory=67108864"], &encoded(&requests));
-    assert_eq!(ending.code, Some(i32::from(transcode::OUT_OF_MEMORY)), "{ending:?}");
 }
 
 /// What the worker says about its walls.
