@@ -4,13 +4,13 @@
 use super::Repairs;
 use media::time::{TICKS_PER_SECOND, rescale};
 
-/// Largest average drift in ticks (40 ms) before the count is realigned with the milliseconds: senders that stamp on
-/// arrival have less jitter, and audio that is 40 ms early is not noticed.
-const MAX_DRIFT: i64 = 40 * 90;
+/// Largest average drift in ticks (34 ms) before the count is realigned with the milliseconds: senders that stamp on
+/// arrival have less jitter, and the average lags behind: sound stays within 40 ms of the picture.
+const MAX_DRIFT: i64 = 34 * 90;
 /// A single deviation above this, in ticks (120 ms), means that frames are missing.
 const MAX_OFF: i64 = 120 * 90;
-/// The average covers about this many frames.
-const AVERAGE: i64 = 16;
+/// The average covers about this many frames: 0.7 s of AAC.
+const AVERAGE: i64 = 32;
 
 /// Counts samples from an anchor on the axis.
 #[derive(Clone, Debug, Default)]

@@ -356,4 +356,6 @@ fn distance(step: i64, silence: i64) -> i64 {
 }
 
 #[cfg(test)]
+mod day_tests;
+#[cfg(test)]
 mod tests;

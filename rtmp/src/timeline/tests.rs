@@ -2,14 +2,14 @@ use super::*;
 use proptest::prelude::*;
 
 /// A wall clock that advances only when the test says so, so that input arrives as fast as possible.
-struct Clock(Instant);
+pub(super) struct Clock(Instant);
 
 impl Clock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Instant::now())
     }
 
-    fn at_ms(&self, ms: u64) -> Instant {
+    pub(super) fn at_ms(&self, ms: u64) -> Instant {
         self.0 + Duration::from_millis(ms)
     }
 }
