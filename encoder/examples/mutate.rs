@@ -1,10 +1,11 @@
 //! Runs the fuzz targets on mutated seeds, on stable Rust: `mutate [TARGET [INPUTS [SEED]]]`. TARGET may be `all`.
 //!
-//! Every input is a seed of `fixtures/corpus` with one to eight random changes. Nothing guides the changes (for that,
-//! `make fuzz` with nightly Rust runs libFuzzer over the same functions), but millions of inputs take seconds. The same
-//! SEED makes the same inputs. An input that breaks a guarantee is written to `target/mutate`, and the exit code is 1.
+//! Every input of `fixtures/corpus` comes first as it is, then INPUTS times one of them with one to eight random changes.
+//! Nothing guides the changes (for that, `make fuzz` with nightly Rust runs libFuzzer over the same functions), but
+//! millions of inputs take seconds. The same SEED makes the same inputs. An input that breaks a guarantee is written to
+//! `target/mutate`, and the exit code is 1.
 
-use encoder::testing::fuzzing::TARGETS;
+use encoder::testing::fuzzing::{TARGETS, corpus};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -40,11 +41,11 @@ fn main() -> ExitCode {
     let seed = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(1);
     let mut failed = false;
     for (name, target) in TARGETS.into_iter().filter(|(name, _)| wanted == "all" || *name == wanted) {
-        let seeds = seeds(name);
+        let seeds = corpus(name);
         let mut random = fastrand::Rng::with_seed(seed);
         let began = Instant::now();
-        for _ in 0..inputs {
-            let input = mutate(&seeds, &mut random);
+        let mutations = (0..inputs).map(|_| mutate(&seeds, &mut random));
+        for input in seeds.iter().cloned().chain(mutations) {
             if catch_unwind(AssertUnwindSafe(|| target(&input))).is_err() {
                 let folder = Path::new("target/mutate");
                 let file = folder.join(format!("{name}-{:016x}", hash(&input)));
@@ -58,15 +59,6 @@ fn main() -> ExitCode {
         println!("{name}: {inputs} inputs from {} seeds in {seconds:.0} s", seeds.len());
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-#[allow(clippy::expect_used, reason = "a corpus that cannot be read is the caller's mistake")]
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/corpus").join(target);
-    let entries = std::fs::read_dir(&folder).expect("the corpus is there");
-    let mut files: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
-    files.sort();
-    files.iter().map(|file| std::fs::read(file).expect("readable")).collect()
 }
 
 /// A seed with some changes.

@@ -2,9 +2,10 @@
 //! bytes, returns nothing, and asserts every guarantee that holds for untrusted bytes. The encoder itself does not use
 //! them.
 //!
-//! To add a target, add a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, and a folder of
-//! seeds.
+//! To add a target, add a function here, an entry in [`TARGETS`], a file in `tests/fuzz/fuzz_targets`, a folder of seeds,
+//! and an empty file for the inputs that are found.
 
+mod corpus;
 mod packager;
 
 use crate::archive::page::Page;
@@ -12,6 +13,7 @@ use crate::delivery::takeover;
 use crate::identity::StreamTerms;
 pub use audience::fuzzing::audience;
 use bytes::Bytes;
+pub use corpus::corpus;
 use hls::Timing;
 use hls::presentation::Presentation;
 use hls::resume::Past;

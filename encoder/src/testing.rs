@@ -24,8 +24,8 @@ pub mod events {
 /// The targets of the fuzzers.
 pub mod fuzzing {
     pub use crate::fuzzing::{
-        TARGETS, amf_guard, audience, chunk_reader, codec_facts, flv, flv_file, packager, proxy_header,
-        stored_playlists, stored_records, timeline, tokens, worker_protocol,
+        TARGETS, amf_guard, audience, chunk_reader, codec_facts, corpus, flv, flv_file, packager,
+        proxy_header, stored_playlists, stored_records, timeline, tokens, worker_protocol,
     };
 }
 
