@@ -11,7 +11,7 @@ HTTP_PORT ?= 8080
 ADMIN_PORT ?= 9090
 MEDIA ?= ./target/media
 
-.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deploy-check image-test deny bench bench-latency bench-load bench-edge simulate fuzz clean
+.PHONY: help setup setup-test setup-bench web build demo test lint unit e2e deploy-check image-test deny bench bench-latency bench-load bench-lobby bench-edge simulate fuzz clean
 
 help: ## list the commands
 	@echo 'encoder: RTMP in, adaptive-bitrate HLS out'
@@ -72,6 +72,9 @@ bench-latency: setup-test web ## measure glass-to-glass latency off the picture 
 
 bench-load: setup-test web ## measure 2,000 viewers reloading playlists: CPU, memory, delay
 	@scripts/bench.sh bench_load
+
+bench-lobby: setup-test ## measure what it costs a lobby to know 1,000 and 5,000 encoders (8 minutes)
+	@scripts/bench.sh bench_lobby
 
 bench-edge: setup-bench web ## measure 10,000 viewers at an edge, at Varnish and at nginx: CPU, memory, delay (15 minutes)
 	@scripts/bench.sh bench_edge

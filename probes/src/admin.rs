@@ -7,16 +7,19 @@ use crate::health::{Health, HealthVerdict};
 use crate::serve::{ConnectionLimits, serve};
 use crate::{metrics, page};
 use axum::http::{HeaderName, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Json, Response};
 use axum::{Router, extract, middleware, routing::get};
+use futures_util::stream;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use serde_json::{Value, json};
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::error;
 use utoipa::OpenApi;
 
@@ -24,6 +27,11 @@ use utoipa::OpenApi;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Maximum number of operator pages that follow one process at the same time.
 const MAX_WATCHERS: usize = 16;
+
+/// Maximum number of clients that follow the readiness at the same time; others get the verdict of the moment.
+const MAX_FOLLOWERS: usize = 32;
+/// A follower of the readiness hears from this process at least once in this time.
+pub const FOLLOWERS_HEAR_EVERY: Duration = Duration::from_secs(15);
 
 /// Source of `/status`. Called on the admin thread: implementations may take a short lock and must not wait for media
 /// or a store.
@@ -118,6 +126,8 @@ pub(crate) struct AdminShared {
     describe: fn() -> utoipa::openapi::OpenApi,
     /// Limits the pages that follow the status at the same time; further pages are refused.
     pub(crate) watchers: Arc<Semaphore>,
+    /// Limits the clients that follow the readiness.
+    followers: Arc<Semaphore>,
 }
 
 // === impl Admin ===
@@ -144,6 +154,7 @@ impl Admin {
             metrics: metrics.clone(),
             describe: more.describe,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         };
         let guard = middleware::from_fn_with_state(Arc::new(access), access::guard);
         let router = router(shared).merge(more.router).layer(guard);
@@ -226,13 +237,46 @@ async fn livez(extract::State(shared): extract::State<AdminShared>) -> Response 
     answer(shared.health.live(), &shared)
 }
 
-/// Readiness: whether the process takes the next publisher.
-#[utoipa::path(get, path = "/readyz", tag = "probes", responses(
-    (status = 200, description = "Yes; the body has the reason", body = serde_json::Value),
-    (status = 503, description = "No; the body has the reason", body = serde_json::Value),
-))]
-async fn readyz(extract::State(shared): extract::State<AdminShared>) -> Response {
+/// Readiness: whether the process takes the next publisher. With `?follow` the answer has the same status and goes on as
+/// server-sent events: `ready` or `unready` with each change.
+#[utoipa::path(get, path = "/readyz", tag = "probes",
+    params(("follow" = Option<bool>, Query, description = "The answer tells later changes too")),
+    responses(
+        (status = 200, description = "Yes; the body has the reason", body = serde_json::Value),
+        (status = 503, description = "No; the body has the reason", body = serde_json::Value),
+    ))]
+async fn readyz(
+    extract::State(shared): extract::State<AdminShared>,
+    extract::RawQuery(query): extract::RawQuery,
+) -> Response {
+    if query.as_deref() == Some("follow")
+        && let Ok(place) = Arc::clone(&shared.followers).try_acquire_owned()
+    {
+        return follow(shared.health, place);
+    }
     answer(shared.health.ready(), &shared)
+}
+
+/// The verdict as status, and every later verdict that differs as an event.
+fn follow(health: Arc<dyn Health>, place: OwnedSemaphorePermit) -> Response {
+    // Subscribed before the verdict is read, so that no change falls between the two.
+    let changed = health.changed();
+    let ready = health.ready().good;
+    let events =
+        stream::unfold((health, changed, ready, place), |(health, mut changed, told, place)| async move {
+            loop {
+                changed.await;
+                changed = health.changed();
+                let ready = health.ready().good;
+                if ready != told {
+                    let event = Event::default().data(if ready { "ready" } else { "unready" });
+                    return Some((Ok::<_, Infallible>(event), (health, changed, ready, place)));
+                }
+            }
+        });
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(FOLLOWERS_HEAR_EVERY));
+    (code, [NO_STORE], events).into_response()
 }
 
 /// Whether start-up is complete.

@@ -2,6 +2,8 @@
 //! answers in place of encoders. HTTP is in [`crate::admin`].
 
 use serde_json::{Map, Value};
+use std::future::Future;
+use std::pin::Pin;
 
 /// The result of a probe, with the reason in words. Platforms read the result, the operator on call reads the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,12 @@ pub trait Health: Send + Sync + 'static {
 
     /// Fields that the response bodies contain in addition to the verdict.
     fn details(&self) -> Map<String, Value>;
+
+    /// Resolves at the next change that may alter [`Health::ready`]. Changes before the call do not count, so call this
+    /// first and read the verdict afterwards. Without an implementation nobody can follow the readiness.
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
 
     /// Sets the gauges again, because values set before the metrics recorder was installed are lost.
     fn publish_gauges(&self) {}

@@ -15,7 +15,7 @@ pub mod probe;
 mod serve;
 
 pub use access::Access;
-pub use admin::{Admin, AdminError, AdminHandle, AdminRoutes, StatusSource};
+pub use admin::{Admin, AdminError, AdminHandle, AdminRoutes, FOLLOWERS_HEAR_EVERY, StatusSource};
 pub use busy::{BusyEvent, BusyReason, BusyState, Denied, ProbeSettings};
 pub use health::{Health, HealthVerdict};
 pub use probe::{Liveness, Probe, StreamPermit};

@@ -4,6 +4,8 @@
 use crate::busy::{BusyEvent, BusyReason, BusyState, Denied, ProbeSettings};
 use crate::health::{Health, HealthVerdict};
 use serde_json::{Map, Value, json};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -189,6 +191,16 @@ impl Health for Probe {
             Ok(()) => HealthVerdict::good("a stream is welcome"),
             Err(denied) => HealthVerdict::bad(denied.to_string()),
         }
+    }
+
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut state = self.state.subscribe();
+        Box::pin(async move {
+            if state.changed().await.is_err() {
+                // The process ends.
+                std::future::pending().await
+            }
+        })
     }
 
     /// A process that is spent before it was ever ready has failed to start, unless it was asked to leave.

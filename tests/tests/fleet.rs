@@ -11,14 +11,14 @@ use encoder::testing::status::EncoderStatus;
 use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tests::agones_sidecar::Sidecar;
 use tests::archived::Archived;
 use tests::balancer::{Balancer, Server};
-use tests::encoder_process::{Encoder, KEY, Options, STREAM, binary, free_port};
+use tests::encoder_process::{Encoder, KEY, Options, STREAM, free_port};
 use tests::gcs::{FakeGcs, Fault, Operation};
-use tests::http::Client;
+use tests::lobby_process::Lobby;
+use tests::many_encoders::ManyEncoders;
 use tests::patience::{eventually, patience, poll};
 use tests::process::Program;
 use tests::upsets::{INTERRUPTED, STORE_FAILS};
@@ -36,47 +36,6 @@ fn member() -> Options {
         .set("--when-full", "refuse")
         .set("--reconnect-window", "0")
         .set("--drain-timeout", "60")
-}
-
-/// A running `encoder lobby`.
-struct Lobby {
-    program: Program,
-    rtmp: u16,
-    admin: u16,
-    client: Client,
-}
-
-impl Lobby {
-    fn start(encoders: &str) -> Self {
-        let (rtmp, admin) = (free_port(), free_port());
-        let mut command = Command::new(binary());
-        command.args(["lobby", "--encoders", encoders]);
-        command.args(["--rtmp-listen", &format!("127.0.0.1:{rtmp}")]);
-        command.args(["--admin-listen", &format!("127.0.0.1:{admin}")]);
-        let lobby =
-            Self { program: Program::spawn("lobby", &mut command), rtmp, admin, client: Client::default() };
-        eventually("the lobby", Duration::from_secs(10), || lobby.get("livez"));
-        lobby
-    }
-
-    /// Sends a GET to the lobby's admin port; returns status and body.
-    fn get(&self, path: &str) -> Option<(u16, String)> {
-        let answer = self.client.get(&format!("http://127.0.0.1:{}/{path}", self.admin)).ok()?;
-        Some((answer.status, answer.text().ok()?))
-    }
-
-    fn wait_ready(&self, ready: bool) {
-        let status = if ready { 200 } else { 503 };
-        eventually(&format!("the lobby's readyz to say {status}"), Duration::from_secs(10), || {
-            self.get("readyz").filter(|answer| answer.0 == status)
-        });
-    }
-
-    fn leave(mut self) {
-        self.program.signal(Signal::TERM);
-        let status = self.program.wait(Duration::from_secs(10));
-        assert!(status.is_some_and(|s| s.success()), "{status:?}\n{}", self.program.output());
-    }
 }
 
 /// Names of the streams on an encoder.
@@ -266,6 +225,50 @@ fn a_lobby_that_hears_from_nobody_stays_away() {
     assert_eq!((status, body.contains("no encoder has answered")), (503, true), "{body}");
     let door = poll(Duration::from_secs(5), || TcpStream::connect(("127.0.0.1", lobby.rtmp)).err());
     assert_eq!(door.map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
+    lobby.leave();
+}
+
+/// The encoders are simulated; the lobby meets real ones in the tests above.
+#[test]
+fn a_lobby_follows_a_thousand_encoders_with_a_connection_each() {
+    let encoders = ManyEncoders::start(1_000);
+    encoders.set(617, true);
+    let began = Instant::now();
+    let lobby = Lobby::start(&encoders.names());
+    lobby.wait_until("that one is free", |status, body| status == 503 && body.contains("1 free"));
+    eventually("each encoder to be asked", Duration::from_secs(60), || {
+        (encoders.asked() == 1_000).then_some(())
+    });
+    // A connection's place is free again after 25 ms, so this bound holds however slow the machine is.
+    let most = began.elapsed().as_millis() / 25 + 1;
+    assert!(u128::from(encoders.asked()) <= most, "{most} connections at most in that time");
+
+    encoders.set(617, false);
+    lobby.wait_until("that all are busy", |status, body| {
+        status == 200 && body.contains("all 1000 encoders are busy")
+    });
+    encoders.set(3, true);
+    encoders.set(999, true);
+    lobby.wait_until("that two are free", |status, body| status == 503 && body.contains("2 free"));
+    // An encoder that dies is asked again, and is not free meanwhile.
+    encoders.set(3, false);
+    encoders.cut(999);
+    lobby.wait_until("that it is there again", |status, body| {
+        encoders.asked() > 1_000 && status == 503 && body.contains("1 free")
+    });
+    assert_eq!(encoders.asked(), 1_001, "nobody else is asked twice");
+    lobby.leave();
+}
+
+#[test]
+fn a_lobby_takes_the_word_of_encoders_that_cannot_be_followed() {
+    let encoders = ManyEncoders::start_older(3);
+    let lobby = Lobby::start(&encoders.names());
+    lobby.wait_until("that all are busy", |status, body| {
+        status == 200 && body.contains("all 3 encoders are busy")
+    });
+    encoders.set(1, true);
+    lobby.wait_until("that one is free", |status, body| status == 503 && body.contains("1 free"));
     lobby.leave();
 }
 

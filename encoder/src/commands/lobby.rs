@@ -3,13 +3,16 @@
 //! encoders, so that a stranger hears nothing about them.
 //!
 //! The lobby is ready only while no encoder is free, and refuses connections otherwise: as far as it knows, it never
-//! takes a publisher that an encoder could have taken. Its knowledge comes from the encoders' own readiness probes
-//! ([`survey`]). The balancer acts on the same probes, encoders need no registration, and the knowledge is never
-//! older than one survey round. A balancer that itself knows when no other server is left (HAProxy's `backup`) needs
-//! none of this: without `--encoders` the lobby is always ready.
+//! takes a publisher that an encoder could have taken. Its knowledge comes from the encoders' own readiness probes, which
+//! it follows ([`follow`], [`roll`], [`survey`]). The balancer acts on the same probes, encoders need no registration, and
+//! an encoder tells each change as it happens. A balancer that itself knows when no other server is left (HAProxy's
+//! `backup`) needs none of this: without `--encoders` the lobby is always ready.
 
-pub(super) mod survey;
+mod follow;
+mod roll;
+mod survey;
 
+use super::serve::raise_open_files;
 use crate::config::LobbyConfig;
 use crate::fault::Fault;
 use crate::identity::Identity;
@@ -24,17 +27,13 @@ use rtmp::{EndReason, MediaMessage, Metadata, PublishRequest, Refusal};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use survey::{Standing, Surveyor};
+use survey::{Standing, Unknown};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
-/// Interval between survey rounds. A balancer probes once a second, so the lobby's readiness is current at the
-/// balancer's next probe.
-const ROUND: Duration = Duration::from_millis(500);
-/// Liveness fails after this long without a finished round. Every round ends earlier, by [`survey::ROUND_WITHIN`].
+/// Liveness fails after this long without a report on the encoders, which comes twice a second.
 const PATIENCE: Duration = Duration::from_secs(15);
-const _: () = assert!(survey::ROUND_WITHIN.as_millis() + ROUND.as_millis() < PATIENCE.as_millis());
 /// Time for open connections when the lobby is asked to leave: refused publishers close within two seconds.
 const GOODBYES: Duration = Duration::from_secs(3);
 
@@ -55,7 +54,8 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     info!(listen = address(&admin_listener), encoders, "operators: admin");
 
     let always = config.encoders.is_empty();
-    let standing = if always { Standing::AllBusy { encoders: 0 } } else { Standing::Unknown };
+    let standing =
+        if always { Standing::AllBusy { encoders: 0 } } else { Standing::Unknown(Unknown::Everything) };
     let identity = Identity::open(&config.publishers)?;
     let lobby = Arc::new(Lobby::new(standing, identity.clone()));
     let machine = |error: &dyn std::fmt::Display| Fault::Machine {
@@ -72,7 +72,9 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     telemetry::describe();
     probes::metrics::build_info(env!("CARGO_PKG_VERSION"), crate::REVISION);
 
-    let rounds = tokio::spawn(ask_around(Surveyor::new(config.encoders), lobby.clone()));
+    // One connection for each encoder.
+    raise_open_files();
+    let rounds = tokio::spawn(know_the_encoders(config.encoders, lobby.clone()));
     let settings = ListenerSettings { name: "rtmp", proxies: config.publishers.proxies() };
     let rtmp_listener = Listener { socket: rtmp_listener, tls: None, settings };
     let sources = tokio::spawn(identity.attend());
@@ -102,17 +104,16 @@ pub(super) async fn run(config: LobbyConfig) -> Result<(), Fault> {
     admin.stop().map_err(|error| machine(&error))
 }
 
-async fn ask_around(mut surveyor: Surveyor, lobby: Arc<Lobby>) {
-    let mut rounds = tokio::time::interval(ROUND);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        rounds.tick().await;
-        match surveyor.round().await {
-            Some(found) => lobby.settle(found.standing()),
-            // No encoders are configured, so the standing stays as it was at the start.
-            None => lobby.settle(Standing::AllBusy { encoders: 0 }),
+async fn know_the_encoders(encoders: Vec<String>, lobby: Arc<Lobby>) {
+    if encoders.is_empty() {
+        // The standing stays as it was at the start; what is reported is that this task makes progress.
+        let mut reports = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            reports.tick().await;
+            lobby.settle(Standing::AllBusy { encoders: 0 });
         }
     }
+    follow::follow(encoders, |survey| lobby.settle(survey.standing())).await;
 }
 
 /// The lobby's knowledge, shared by the survey task, the RTMP server and the probes.
@@ -125,7 +126,7 @@ struct Lobby {
 #[derive(Clone, Copy)]
 struct Known {
     standing: Standing,
-    /// When the last round ended.
+    /// When the encoders were reported on last.
     at: Instant,
 }
 

@@ -169,10 +169,11 @@ impl Places {
         let mut lost = false;
         loop {
             rounds.tick().await;
-            let (found, nameless) = addresses(encoders, lost).await;
-            lost = nameless > 0;
+            let found = addresses(encoders, lost).await;
+            lost = found.nameless + found.cut_off > 0;
             let ask = |address| async move { (address, upstream.listing(address).await) };
-            let answers: Vec<_> = stream::iter(found).map(ask).buffer_unordered(AT_ONCE).collect().await;
+            let answers: Vec<_> =
+                stream::iter(found.addresses).map(ask).buffer_unordered(AT_ONCE).collect().await;
             surveyed.write().unwrap_or_else(PoisonError::into_inner).settle(answers);
         }
     }

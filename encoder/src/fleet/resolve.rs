@@ -16,24 +16,57 @@ const LOOK_UPS_AT_ONCE: usize = 8;
 /// Time-out of one look-up.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(1);
 
-/// Every address of `HOST:PORT`s once, and the number of names that did not resolve. Those are logged unless `lost` says
-/// that they were before: once per outage.
-pub(crate) async fn addresses(names: &[String], lost: bool) -> (BTreeSet<SocketAddr>, usize) {
-    let mut addresses = BTreeSet::new();
-    let mut nameless = 0;
+/// Addresses for one name from which on some may be missing: a DNS message has 64 kB, and 4,092 addresses came of 5,000,
+/// without an error.
+const MOST_OF_A_MESSAGE: usize = 4_000;
+/// Exactly so many addresses: GKE's kube-dns gives no more for one headless Service.
+const MOST_OF_KUBE_DNS: usize = 1_000;
+
+/// What names stand for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// Every address once.
+    pub(crate) addresses: BTreeSet<SocketAddr>,
+    /// Names that did not resolve.
+    pub(crate) nameless: usize,
+    /// Names that may have more addresses than the answer has room for.
+    pub(crate) cut_off: usize,
+}
+
+/// The addresses of `HOST:PORT`s. Names that do not resolve, or whose addresses may be cut off, are logged unless `warned`
+/// says that they were before: once per outage.
+pub(crate) async fn addresses(names: &[String], warned: bool) -> Resolved {
     let resolve = |name| async move { Ok(lookup_host(name).await?.collect()) };
+    let mut resolved = Resolved::default();
     for (encoder, found) in look_up(names, resolve).await {
         match found {
-            Ok(found) => addresses.extend(found),
+            Ok(found) => {
+                if may_be_cut_off(found.len()) {
+                    resolved.cut_off += 1;
+                    if !warned {
+                        warn!(
+                            encoder,
+                            addresses = found.len(),
+                            "an encoder's name may have more addresses than its answer has room for: give each thousand \
+                             encoders a name of their own (--encoders)"
+                        );
+                    }
+                }
+                resolved.addresses.extend(found);
+            }
             Err(error) => {
-                nameless += 1;
-                if !lost {
+                resolved.nameless += 1;
+                if !warned {
                     warn!(encoder, %error, "cannot resolve an encoder's name: check --encoders");
                 }
             }
         }
     }
-    (addresses, nameless)
+    resolved
+}
+
+fn may_be_cut_off(addresses: usize) -> bool {
+    addresses >= MOST_OF_A_MESSAGE || addresses == MOST_OF_KUBE_DNS
 }
 
 /// The addresses of every name, in the order of the answers.
@@ -67,6 +100,13 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_the_largest_size_may_be_cut_off() {
+        let sizes = [0, 1, 999, 1_000, 1_001, 3_999, 4_000, 4_092, 5_000];
+        let cut_off: Vec<_> = sizes.into_iter().filter(|addresses| may_be_cut_off(*addresses)).collect();
+        assert_eq!(cut_off, [1_000, 4_000, 4_092, 5_000]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn names_without_an_answer_are_waited_for_side_by_side() {

@@ -140,7 +140,11 @@ fn publish(habits: &Habits, seconds: f64, seed: u64) -> u32 {
         }
         if taken > next_look && taken > upset + SETTLES {
             let apart = tracks[1].offset() - tracks[0].offset();
-            assert!(apart.abs() <= APART, "{taken:.1} s: sound is {apart:.3} s late; {:?}", timeline.repairs());
+            assert!(
+                apart.abs() <= APART,
+                "{taken:.1} s: sound is {apart:.3} s late; {:?}",
+                timeline.repairs()
+            );
             compared += 1;
             next_look = taken + 10.0;
         }

@@ -1,40 +1,29 @@
-//! Asks all encoders whether they are ready and decides what this means for the lobby. Acting on the result does not
-//! belong here.
+//! What the readiness of all encoders means for the lobby. Who is asked, and when, is in [`super::roll`].
 
-use crate::fleet::neighbour;
-use crate::fleet::resolve::addresses;
 use std::fmt;
-use std::future::Future;
-use std::time::Duration;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tracing::{debug, warn};
 
-/// Concurrent requests: a bound on sockets, not on encoders.
-const AT_ONCE: usize = 64;
-/// Time-out of one request, equal to a kubelet's default time-out for a readiness probe.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Time-out of a whole round. It is enough for 72 names without an answer, or for 576 addresses.
-pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(10);
-
-/// The result of one survey round.
+/// What is known of all encoders together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Survey {
+pub(super) struct Survey {
     /// Encoders that would accept a stream.
-    pub free: usize,
+    pub(super) free: usize,
     /// Encoders that answered that they would not accept a stream.
-    pub taken: usize,
+    pub(super) taken: usize,
     /// Addresses that did not answer.
-    pub silent: usize,
+    pub(super) silent: usize,
+    /// Addresses that were not asked yet.
+    pub(super) unasked: usize,
     /// Host names that did not resolve.
-    pub nameless: usize,
+    pub(super) nameless: usize,
+    /// Host names that may have more addresses than are known.
+    pub(super) cut_off: usize,
 }
 
-/// What the result of a round means for the lobby.
+/// What that means for the lobby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Nothing is known: no encoder has answered, or one may be free at an address that did not resolve.
-    Unknown,
+pub(super) enum Standing {
+    /// An encoder may be free that the lobby does not know of.
+    Unknown(Unknown),
     /// Encoders are free to take publishers.
     SomeFree {
         /// The number of free encoders.
@@ -49,15 +38,30 @@ pub(crate) enum Standing {
     Leaving,
 }
 
+/// What the lobby does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// No encoder has answered: more likely the lobby is cut off than all encoders.
+    Everything,
+    /// That many addresses were not asked yet.
+    Unasked(usize),
+    /// That many names did not resolve.
+    Nameless(usize),
+    /// That many names may have more addresses than are known.
+    CutOff(usize),
+}
+
 impl Survey {
     /// An encoder that does not answer is not free, as for a kubelet. But if none answers, more likely the lobby
     /// itself is cut off from the network, and then it must not compete with free encoders.
-    pub(crate) fn standing(self) -> Standing {
+    pub(super) fn standing(self) -> Standing {
         match self {
             Self { free: 1.., .. } => Standing::SomeFree { free: self.free },
-            Self { taken: 0, .. } => Standing::Unknown,
-            // Free encoders may exist under a name that did not resolve.
-            Self { nameless: 1.., .. } => Standing::Unknown,
+            Self { taken: 0, .. } => Standing::Unknown(Unknown::Everything),
+            // Free encoders may exist where the lobby has not looked.
+            Self { nameless: 1.., .. } => Standing::Unknown(Unknown::Nameless(self.nameless)),
+            Self { cut_off: 1.., .. } => Standing::Unknown(Unknown::CutOff(self.cut_off)),
+            Self { unasked: 1.., .. } => Standing::Unknown(Unknown::Unasked(self.unasked)),
             Self { taken, .. } => Standing::AllBusy { encoders: taken },
         }
     }
@@ -65,19 +69,19 @@ impl Survey {
 
 impl Standing {
     /// Whether the lobby should answer publishers.
-    pub(crate) fn wants_lobby(self) -> bool {
+    pub(super) fn wants_lobby(self) -> bool {
         match self {
             Self::AllBusy { .. } => true,
-            Self::Unknown | Self::SomeFree { .. } | Self::Leaving => false,
+            Self::Unknown(_) | Self::SomeFree { .. } | Self::Leaving => false,
         }
     }
 
     /// The number of free encoders, if known.
-    pub(crate) fn free(self) -> Option<usize> {
+    pub(super) fn free(self) -> Option<usize> {
         match self {
             Self::SomeFree { free } => Some(free),
             Self::AllBusy { encoders: 1.. } => Some(0),
-            Self::AllBusy { encoders: 0 } | Self::Unknown | Self::Leaving => None,
+            Self::AllBusy { encoders: 0 } | Self::Unknown(_) | Self::Leaving => None,
         }
     }
 }
@@ -85,7 +89,12 @@ impl Standing {
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("no encoder has answered"),
+            Self::Unknown(Unknown::Everything) => f.write_str("no encoder has answered"),
+            Self::Unknown(Unknown::Unasked(left)) => write!(f, "{left} encoders are not asked yet"),
+            Self::Unknown(Unknown::Nameless(names)) => write!(f, "{names} names of encoders do not resolve"),
+            Self::Unknown(Unknown::CutOff(names)) => {
+                write!(f, "{names} names may have more encoders than their answers have room for")
+            }
             Self::SomeFree { free } => write!(f, "{free} free"),
             Self::AllBusy { encoders: 0 } => f.write_str("always ready: no encoders are asked"),
             Self::AllBusy { encoders } => write!(f, "all {encoders} encoders are busy"),
@@ -94,119 +103,28 @@ impl fmt::Display for Standing {
     }
 }
 
-/// Asks all encoders, one round at a time.
-#[derive(Debug)]
-pub(crate) struct Surveyor {
-    encoders: Vec<String>,
-    lost: bool,
-}
-
-impl Surveyor {
-    /// For encoders' admin ports as `HOST:PORT`; a host name stands for all its addresses.
-    pub(crate) fn new(encoders: Vec<String>) -> Self {
-        Self { encoders, lost: false }
-    }
-
-    /// Runs one round; `None` if no encoders are configured. Takes a few seconds at most for a hundred encoders that
-    /// do not answer, and ten seconds in any case.
-    pub(crate) async fn round(&mut self) -> Option<Survey> {
-        if self.encoders.is_empty() {
-            return None;
-        }
-        Some(bounded(self.ask_all()).await)
-    }
-
-    async fn ask_all(&mut self) -> Survey {
-        let (addresses, nameless) = addresses(&self.encoders, self.lost).await;
-        self.lost = nameless > 0;
-        let mut found = Survey { nameless, ..Survey::default() };
-        let mut asked = JoinSet::new();
-        for address in addresses {
-            if asked.len() >= AT_ONCE
-                && let Some(answer) = asked.join_next().await
-            {
-                found.count(answer.unwrap_or(None));
-            }
-            asked.spawn(async move {
-                let answer = neighbour::get(address, "/readyz", PATIENCE).await;
-                answer.inspect_err(|error| debug!(%address, %error, "encoder does not answer")).ok()
-            });
-        }
-        while let Some(answer) = asked.join_next().await {
-            found.count(answer.unwrap_or(None));
-        }
-        found
-    }
-}
-
-/// Ends a round after [`ROUND_WITHIN`]. Nothing is known then, because an encoder that was not asked may be free.
-async fn bounded(round: impl Future<Output = Survey>) -> Survey {
-    timeout(ROUND_WITHIN, round).await.unwrap_or_else(|_| {
-        warn!(
-            limit_seconds = ROUND_WITHIN.as_secs(),
-            "too many encoders do not answer: the round is cut short"
-        );
-        Survey::default()
-    })
-}
-
-impl Survey {
-    fn count(&mut self, status: Option<hyper::StatusCode>) {
-        match status {
-            Some(status) if status.is_success() => self.free += 1,
-            Some(_) => self.taken += 1,
-            None => self.silent += 1,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
-
-    fn found(free: usize, taken: usize, silent: usize, nameless: usize) -> Standing {
-        Survey { free, taken, silent, nameless }.standing()
-    }
 
     #[test]
     fn only_when_encoders_say_that_they_are_busy_the_lobby_answers() {
-        assert_eq!(found(0, 3, 0, 0), Standing::AllBusy { encoders: 3 });
-        assert_eq!(found(0, 3, 2, 0), Standing::AllBusy { encoders: 3 }, "who is silent is not free");
-        for (standing, why) in [
-            (found(1, 3, 0, 0), "one is free"),
-            (found(1, 0, 0, 1), "one is free, wherever the others are"),
-            (found(0, 0, 3, 0), "it may be the lobby that is cut off"),
-            (found(0, 0, 0, 1), "nothing is known"),
-            (found(0, 2, 0, 1), "free ones may be behind the other name"),
-            (Standing::Leaving, "it is leaving"),
+        let nothing = Survey::default();
+        let busy = Survey { taken: 3, ..nothing };
+        assert_eq!(busy.standing(), Standing::AllBusy { encoders: 3 });
+        let silent = Survey { silent: 2, ..busy };
+        assert_eq!(silent.standing(), Standing::AllBusy { encoders: 3 }, "who is silent is not free");
+        for (survey, why) in [
+            (Survey { free: 1, ..busy }, "one is free"),
+            (Survey { free: 1, nameless: 1, ..nothing }, "one is free, wherever the others are"),
+            (Survey { silent: 3, ..nothing }, "it may be the lobby that is cut off"),
+            (Survey { nameless: 1, ..nothing }, "nothing is known"),
+            (Survey { nameless: 1, ..busy }, "free ones may be behind the other name"),
+            (Survey { cut_off: 1, ..busy }, "free ones may be among those left out"),
+            (Survey { unasked: 1, ..busy }, "the last one may be free"),
         ] {
-            assert!(!standing.wants_lobby(), "{why}: {standing:?}");
+            assert!(!survey.standing().wants_lobby(), "{why}: {survey:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn names_and_addresses_are_asked_once_each() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let asked = std::thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            io::Read::read(&mut socket, &mut [0; 1024]).unwrap();
-            let busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
-            io::Write::write_all(&mut socket, busy).unwrap();
-        });
-        let twice = vec![format!("127.0.0.1:{port}"), format!("127.0.0.1:{port}")];
-        let found = Surveyor::new(twice).round().await.unwrap();
-        asked.join().unwrap();
-        assert_eq!(found, Survey { taken: 1, ..Survey::default() });
-        assert_eq!(Surveyor::new(Vec::new()).round().await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_round_without_end_is_cut_short_and_knows_nothing() {
-        let began = tokio::time::Instant::now();
-        let found = bounded(std::future::pending()).await;
-        assert!(began.elapsed() <= ROUND_WITHIN + Duration::from_millis(100));
-        assert_eq!(found.standing(), Standing::Unknown);
+        assert!(!Standing::Leaving.wants_lobby());
     }
 }
