@@ -54,6 +54,13 @@ impl<'a> Bits<'a> {
         }
         Some((1_u32 << zeros) - 1 + self.take(zeros)?)
     }
+
+    /// Reads se(v), a signed Exp-Golomb code (ITU-T H.264, 9.1.1).
+    pub(crate) fn se(&mut self) -> Option<i64> {
+        let code = i64::from(self.ue()?);
+        let half = (code + 1) / 2;
+        Some(if code % 2 == 1 { half } else { -half })
+    }
 }
 
 /// The payload of a NAL unit without its emulation prevention bytes (ITU-T H.264, 7.4.1): `00 00 03` stands for `00 00`.

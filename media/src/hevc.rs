@@ -1,18 +1,18 @@
-//! HEVC (ITU-T H.265, ISO/IEC 14496-15 8.3.3): the HEVCDecoderConfigurationRecord, read and written, the picture size in
-//! sequence parameter sets, and which access units are keyframes.
+//! HEVC (ITU-T H.265, ISO/IEC 14496-15 8.3.3): the HEVCDecoderConfigurationRecord, read and written, what sequence
+//! parameter sets say, and which access units are keyframes.
 //!
 //! What belongs here: what several crates need to know about the codec. Framing of NAL units is the same as in H.264 and
 //! is in [`crate::framing`]. What does not: containers, timestamps, decoding; nothing here reads a slice's payload.
-//!
-//! Sequence parameter sets are read only up to the cropping of the picture: some cameras write a VUI that strict parsers
-//! refuse, while decoders decode the pictures.
 
-use crate::bits::{Bits, without_emulation_prevention};
+mod sps;
+
+use self::sps::Sps;
+use crate::bits::without_emulation_prevention;
 use crate::error::{CodecError, checked_size};
 use crate::framing::NalFacts;
 use crate::h264::{LengthSize, annex_b_units};
 use crate::picture::PictureSize;
-use crate::{VideoCodec, VideoConfig};
+use crate::{Colour, PictureFormat, VideoCodec, VideoConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// Longest record accepted, in bytes.
@@ -86,7 +86,8 @@ fn config(
     sps: &[Bytes],
     fallback_size: Option<(u32, u32)>,
 ) -> Result<VideoConfig, CodecError> {
-    let shown = sps.iter().find_map(|sps| size_of(sps)).map(|size| size.shown).or(fallback_size);
+    let sps = sps.iter().find_map(|sps| sps::read(sps));
+    let shown = sps.map(|sps| sps.size.shown).or(fallback_size);
     let (width, height) = shown.ok_or(CodecError::Broken("HEVC picture size cannot be read"))?;
     let (width, height) = checked_size(width, height)?;
     Ok(VideoConfig {
@@ -94,8 +95,8 @@ fn config(
         record,
         width,
         height,
-        sample_aspect: (1, 1),
-        frame_rate: None,
+        sample_aspect: sps.and_then(|sps| sps.sample_aspect).unwrap_or((1, 1)),
+        frame_rate: sps.and_then(|sps| sps.frame_rate),
     })
 }
 
@@ -139,44 +140,28 @@ pub fn largest_picture_of_record(record: &[u8]) -> u64 {
     largest_picture(sets.iter().map(|set| &set[..]))
 }
 
-/// The picture size in a sequence parameter set (7.3.2.2.1); `None` for other NAL units and for sets that end early.
 fn size_of(nal: &[u8]) -> Option<PictureSize> {
-    if nal_type::of(nal) != Some(nal_type::SPS) || nal.len() > MAX_SPS {
-        return None;
-    }
-    let payload = without_emulation_prevention(&nal[2..]);
-    let mut bits = Bits::new(&payload);
-    // sps_video_parameter_set_id
-    bits.take(4)?;
-    let sub_layers = bits.take(3)?;
-    bits.flag()?;
-    profile_tier_level(&mut bits, sub_layers)?;
-    // sps_seq_parameter_set_id
-    bits.ue()?;
-    let chroma = bits.ue()?;
-    if chroma == 3 {
-        bits.flag()?;
-    }
-    let coded = (bits.ue()?, bits.ue()?);
-    PictureSize::read_cropping(&mut bits, coded, chroma, 1)
+    sps::read(nal).map(|sps| sps.size)
 }
 
-/// Skips profile_tier_level() (7.3.3).
-fn profile_tier_level(bits: &mut Bits<'_>, sub_layers: u32) -> Option<()> {
-    const PROFILE: u32 = 88;
-    const LEVEL: u32 = 8;
-    bits.skip(PROFILE + LEVEL)?;
-    let mut present = Vec::new();
-    for _ in 0..sub_layers {
-        present.push((bits.flag()?, bits.flag()?));
+/// The picture format that the record's first readable sequence parameter set gives.
+pub fn picture_format(record: &[u8]) -> Option<PictureFormat> {
+    sets_of(record)?.sps.iter().find_map(|set| sps::read(set))?.format
+}
+
+/// The CODECS entry (RFC 6381; ISO/IEC 14496-15 annex E.3) `hvc1.…`: profile, compatibility, tier and level, and the
+/// constraint bytes up to the last one that is not zero. `None` when the record is too short.
+pub fn codecs_string(record: &[u8]) -> Option<String> {
+    let &[_, profile, a, b, c, d, ref constraints @ .., level] = record.get(..13)? else { return None };
+    let space = ["", "A", "B", "C"][usize::from(profile >> 6)];
+    let tier = if profile & 0x20 == 0 { 'L' } else { 'H' };
+    let compatibility = u32::from_be_bytes([a, b, c, d]).reverse_bits();
+    let mut codecs = format!("hvc1.{space}{}.{compatibility:X}.{tier}{level}", profile & 0x1f);
+    let used = constraints.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    for byte in &constraints[..used] {
+        codecs.push_str(&format!(".{byte:X}"));
     }
-    if sub_layers > 0 {
-        bits.skip(2 * (8 - sub_layers))?;
-    }
-    for (profile, level) in present {
-        bits.skip(if profile { PROFILE } else { 0 } + if level { LEVEL } else { 0 })?;
-    }
-    Some(())
+    Some(codecs)
 }
 
 /// Builds the configuration from the parameter sets of access units; `None` unless all kinds are present and readable.
@@ -209,10 +194,14 @@ impl ParameterSets {
         }
     }
 
-    /// The record for access units with four-byte lengths; `None` while a kind is missing. Profile and level are copied
-    /// from the sequence parameter set; the fields that only describe the stream are left at "unknown".
+    /// The record for access units with four-byte lengths; `None` while a kind is missing. Profile, level, chroma format
+    /// and bit depth are copied from the sequence parameter set; the fields that only describe the stream are left at
+    /// "unknown".
     fn record(&self) -> Option<Bytes> {
+        const USUAL: PictureFormat = PictureFormat { chroma: 1, bit_depth: 8, colour: Colour::UNSPECIFIED };
         let sps = self.sps.first()?;
+        let PictureFormat { chroma, bit_depth, .. } =
+            sps::read(sps).and_then(|Sps { format, .. }| format).unwrap_or(USUAL);
         if self.vps.is_empty() || self.pps.is_empty() {
             return None;
         }
@@ -221,7 +210,16 @@ impl ParameterSets {
         record.put_u8(1);
         // profile_tier_level begins at the second byte: eleven bytes of profile, one of level.
         record.put_slice(payload.get(1..13)?);
-        record.put_slice(&[0xf0, 0, 0xfc, 0xfd, 0xf8, 0xf8, 0, 0]);
+        record.put_slice(&[
+            0xf0,
+            0,
+            0xfc,
+            0xfc | chroma,
+            0xf8 | (bit_depth - 8),
+            0xf8 | (bit_depth - 8),
+            0,
+            0,
+        ]);
         // One temporal layer, lengths of four bytes; three arrays.
         record.put_slice(&[0b0000_1111, 3]);
         for (kind, sets) in
@@ -260,6 +258,71 @@ mod tests {
         assert_eq!((config.codec, config.width, config.height), (VideoCodec::Hevc, 320, 180));
         assert_eq!((config.record, size), (record(), LengthSize::Four));
         assert_eq!(largest_picture_of_record(&record()), 320 * 184, "as coded: whole blocks of eight");
+    }
+
+    #[test]
+    fn codecs_strings_are_those_of_the_standard() {
+        assert_eq!(codecs_string(&record()).unwrap(), "hvc1.1.6.L60.90");
+        // The example of ISO/IEC 14496-15 annex E.3, and one with a profile space, the high tier and two constraints.
+        for (head, codecs) in [
+            ("0101600000 00b00000000000 5d f0", "hvc1.1.6.L93.B0"),
+            ("01 62 20000000 b0 00 08 00 00 00 99 f0", "hvc1.A2.4.H153.B0.0.8"),
+            ("01 01 60000000 00 00 00 00 00 00 5d f0", "hvc1.1.6.L93"),
+        ] {
+            assert_eq!(codecs_string(&bytes(&head.replace(' ', ""))).as_deref(), Some(codecs), "{head}");
+        }
+        assert_eq!(codecs_string(&record()[..12]), None);
+    }
+
+    /// 320x180 in PQ at 30 frames a second, sample aspect ratio 16:11, 4:2:0 in 10 bits; HLG at 30000/1001, full range,
+    /// 4:2:2 in 10 bits, five reference pictures; both from libx265 by FFmpeg 7.
+    const PQ: &str =
+        "0102200000009000000000003cf000fcfdfafa00000f03a00001001840010c01ffff02200000030090000003000003003c95
+        9809a10001002d42010102200000030090000003000003003ca00a080b9f6d96566924e57823509100904000000300400000\
+        0782a2000100074401c172b46240";
+    const HLG: &str =
+        "0104080000009d08000000003cf000fcfefafa00000f03a00001001840010c01ffff0408000003009d0800000300003c9988
+        0240a10001002c4201010408000003009d0800000300003cb00a080b9f2b659988924caf016e1224120800001f480003a980\
+        40a2000100074401c172b46240";
+
+    #[test]
+    fn formats_and_rates_are_those_that_ffprobe_reads() {
+        let config = |record: &str| read_config(&bytes(record), None).unwrap().0;
+        let bt2020 = |transfer, full_range| Colour { primaries: 9, transfer, matrix: 9, full_range };
+        for (record, codecs, format, rate, aspect) in [
+            (RECORD, "hvc1.1.6.L60.90", (1, 8, Colour::UNSPECIFIED), (25, 1), (1, 1)),
+            (PQ, "hvc1.2.4.L60.90", (1, 10, bt2020(16, false)), (30, 1), (16, 11)),
+            (HLG, "hvc1.4.10.L60.9D.8", (2, 10, bt2020(18, true)), (30_000, 1001), (1, 1)),
+        ] {
+            let config = config(record);
+            let (chroma, bit_depth, colour) = format;
+            assert_eq!(
+                config.picture_format(),
+                Some(PictureFormat { chroma, bit_depth, colour }),
+                "{codecs}"
+            );
+            assert_eq!((config.frame_rate, config.sample_aspect), (Some(rate), aspect), "{codecs}");
+            assert_eq!(codecs_string(&config.record).as_deref(), Some(codecs));
+        }
+    }
+
+    #[test]
+    fn a_set_that_breaks_off_behind_its_size_still_has_its_size() {
+        let sps = sets_of(&bytes(HLG)).unwrap().sps.remove(0);
+        let whole = sps::read(&sps).unwrap();
+        for length in 0..sps.len() {
+            let Some(cut) = sps::read(&sps[..length]) else { continue };
+            assert_eq!(cut.size, whole.size, "{length}");
+        }
+        let first = (0..sps.len()).find(|length| sps::read(&sps[..*length]).is_some()).unwrap();
+        assert!(first < sps.len() - 10, "{first}");
+    }
+
+    #[test]
+    fn the_record_made_from_parameter_sets_has_their_format() {
+        let ParameterSets { vps, sps, pps } = sets_of(&bytes(HLG)).unwrap();
+        let made = in_band_config(&[vps, sps, pps].concat(), None).unwrap().record;
+        assert_eq!(made[16..19], bytes(HLG)[16..19], "chroma format and bit depths");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 pub mod aac;
 pub mod av1;
 mod bits;
+mod colour;
 mod error;
 pub mod framing;
 pub mod h264;
@@ -24,6 +25,7 @@ pub mod time;
 mod unit;
 pub mod vpx;
 
+pub use colour::{Colour, PictureFormat, picture_format};
 pub use error::CodecError;
 pub use name::{MAX_NAME_LEN, is_valid_name};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};

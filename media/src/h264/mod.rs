@@ -18,7 +18,7 @@ pub use nal::{
 pub(crate) use nal::{find_start_code, without_trailing_zeros};
 pub use record::{
     DIMENSIONS, MAX_RECORD, ParameterSets, Record, codecs_string, in_band_config, largest_picture,
-    read_config, same_parameter_sets,
+    picture_format, read_config, same_parameter_sets,
 };
 
 use std::fmt;

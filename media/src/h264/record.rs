@@ -10,7 +10,7 @@ use super::H264Error;
 use super::nal::{LengthSize, annex_b_units, nal_type, without_trailing_zeros};
 use super::size;
 use crate::picture::PictureSize;
-use crate::{VideoCodec, VideoConfig, plausible_rate};
+use crate::{Colour, PictureFormat, VideoCodec, VideoConfig, plausible_rate};
 use bytes::{BufMut, Bytes, BytesMut};
 use h264_reader::nal::sps::{SeqParameterSet, VuiParameters};
 use h264_reader::rbsp::{BitReader, decode_nal};
@@ -144,6 +144,27 @@ pub fn same_parameter_sets(one: &[u8], other: &[u8]) -> bool {
             .eq(other.parameter_sets().map(without_trailing_zeros)),
         _ => one == other,
     }
+}
+
+/// The picture format that the record's first sequence parameter set gives; `None` where that set cannot be parsed as a
+/// whole.
+pub fn picture_format(record: &[u8]) -> Option<PictureFormat> {
+    let record = Record::read(record).ok()?;
+    let sps = parse_sps(record.sps.first()?).ok()?;
+    let signal = sps.vui_parameters.as_ref().and_then(|vui| vui.video_signal_type.as_ref());
+    let colour = signal.map_or(Colour::UNSPECIFIED, |signal| {
+        let full_range = signal.video_full_range_flag;
+        let given = signal.colour_description.as_ref().map(|given| Colour {
+            primaries: given.colour_primaries,
+            transfer: given.transfer_characteristics,
+            matrix: given.matrix_coefficients,
+            full_range,
+        });
+        given.unwrap_or(Colour { full_range, ..Colour::UNSPECIFIED })
+    });
+    let chroma = u8::try_from(sps.chroma_info.chroma_format.to_u32()).ok()?;
+    let bit_depth = sps.chroma_info.bit_depth_luma_minus8.checked_add(8)?;
+    Some(PictureFormat { chroma, bit_depth, colour })
 }
 
 /// Parses a sequence parameter set. h264-reader's allocations are bounded by the set's own counts (at most 255 and 32

@@ -66,7 +66,7 @@ fn scaling_list(bits: &mut Bits<'_>, entries: usize) -> Option<()> {
     let (mut last, mut next) = (8_i64, 8_i64);
     for _ in 0..entries {
         if next != 0 {
-            next = (last + signed(bits.ue()?)).rem_euclid(256);
+            next = (last + bits.se()?).rem_euclid(256);
         }
         last = if next == 0 { last } else { next };
     }
@@ -87,10 +87,4 @@ fn picture_order(bits: &mut Bits<'_>) -> Option<()> {
         }
         _ => Some(()),
     }
-}
-
-/// se(v) from ue(v) (9.1.1).
-fn signed(code: u32) -> i64 {
-    let half = (i64::from(code) + 1) / 2;
-    if code % 2 == 1 { half } else { -half }
 }
