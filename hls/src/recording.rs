@@ -192,8 +192,10 @@ impl Recording {
             return Err(RecordingError::Empty);
         }
         let origin = self.origin();
-        let ftyp =
-            Ftyp { major_brand: ISOM, minor_version: 512, compatible_brands: vec![ISOM, ISO2, AVC1, MP41] };
+        let has_avc = |table: &Table| table.entries.iter().any(|entry| matches!(entry, Codec::Avc1(_)));
+        let mut compatible_brands = vec![ISOM, ISO2, AVC1, MP41];
+        compatible_brands.retain(|brand| *brand != AVC1 || self.tracks.iter().any(has_avc));
+        let ftyp = Ftyp { major_brand: ISOM, minor_version: 512, compatible_brands };
         let mut out = Vec::new();
         encode(&ftyp, &mut out)?;
         let begin = out.len();

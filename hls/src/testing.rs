@@ -51,6 +51,47 @@ pub(crate) fn video(name: &str) -> Track {
     Track { rung: rung(name), kind }
 }
 
+/// 320x180 in PQ, sample aspect ratio 16:11, Main 10, by libx265.
+pub(crate) fn hvcc() -> Vec<u8> {
+    hex(concat!(
+        "0102200000009000000000003cf000fcfdfafa00000f03200001001840010c01ffff0220000003009000000300000300",
+        "3c959809210001002d42010102200000030090000003000003003ca00a080b9f6d96566924e578235091009040000003",
+        "00400000078222000100074401c172b46240",
+    ))
+}
+
+/// 320x180, 10 bits, with the matrix of BT.2020, by SVT-AV1.
+pub(crate) fn av1c() -> Vec<u8> {
+    hex("81004c000a0e0200000521e7f66017c281010482")
+}
+
+fn hex(digits: &str) -> Vec<u8> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+/// A rendition in HEVC and HDR.
+pub(crate) fn hevc(name: &str) -> Track {
+    in_codec(name, VideoCodec::Hevc, hvcc(), (16, 11))
+}
+
+/// A rendition in AV1.
+pub(crate) fn av1(name: &str) -> Track {
+    in_codec(name, VideoCodec::Av1, av1c(), (1, 1))
+}
+
+fn in_codec(name: &str, codec: VideoCodec, record: Vec<u8>, sample_aspect: (u16, u16)) -> Track {
+    let kind = TrackKind::Video(VideoTrack {
+        codec,
+        config: record.into(),
+        width: 320,
+        height: 180,
+        sample_aspect,
+        frame_rate: 30.0,
+        nominal_bitrate: 800_000,
+    });
+    Track { rung: rung(name), kind }
+}
+
 pub(crate) fn audio() -> Track {
     audio_at(48_000)
 }

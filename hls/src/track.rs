@@ -5,7 +5,7 @@
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use bytes::Bytes;
-use media::{AudioCodec, VideoCodec, aac, h264};
+use media::{AudioCodec, Colour, VideoCodec, aac, av1, h264, hevc, picture_format};
 use serde::{Deserialize, Serialize};
 
 /// One rendition of an epoch.
@@ -32,12 +32,14 @@ pub enum TrackKind {
 /// Parameters of a video track.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VideoTrack {
-    /// The codec's configuration record; for H.264 an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1).
+    /// The codec's configuration record: an AVCDecoderConfigurationRecord (ISO 14496-15 5.3.3.1), an
+    /// HEVCDecoderConfigurationRecord (8.3.3.1) or an AV1CodecConfigurationRecord.
     #[serde(with = "crate::hex")]
     pub config: Bytes,
     /// The encoder's target bit rate in bits per second: BANDWIDTH until a bit rate is measured.
     pub nominal_bitrate: u32,
-    /// Codec: H.264 is packaged as `avc1`, with the parameter sets in the sample entry; other codecs are not packaged.
+    /// Codec: H.264 is packaged as `avc1` and HEVC as `hvc1`, with the parameter sets in the sample entry, AV1 as `av01`;
+    /// VP8 and VP9 are not packaged.
     pub codec: VideoCodec,
     /// Coded width in pixels after cropping.
     pub width: u16,
@@ -67,6 +69,41 @@ pub struct AudioTrack {
     pub frame_samples: u32,
 }
 
+/// VIDEO-RANGE (rfc8216bis 4.4.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VideoRange {
+    Sdr,
+    Hlg,
+    Pq,
+}
+
+impl VideoRange {
+    /// The attribute's value.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sdr => "SDR",
+            Self::Hlg => "HLG",
+            Self::Pq => "PQ",
+        }
+    }
+}
+
+impl VideoTrack {
+    /// The colours that the configuration record gives; `None` where it cannot be read.
+    pub(crate) fn colour(&self) -> Option<Colour> {
+        picture_format(self.codec, &self.config).map(|format| format.colour)
+    }
+
+    /// The dynamic range, by the transfer characteristics.
+    pub(crate) fn range(&self) -> VideoRange {
+        match self.colour().map(|colour| colour.transfer) {
+            Some(16) => VideoRange::Pq,
+            Some(18) => VideoRange::Hlg,
+            Some(_) | None => VideoRange::Sdr,
+        }
+    }
+}
+
 impl Track {
     /// Whether this is an audio track.
     pub const fn is_audio(&self) -> bool {
@@ -79,7 +116,9 @@ impl Track {
         match &self.kind {
             TrackKind::Video(video) => match video.codec {
                 VideoCodec::H264 => h264::codecs_string(&video.config),
-                VideoCodec::Hevc | VideoCodec::Av1 | VideoCodec::Vp9 | VideoCodec::Vp8 => None,
+                VideoCodec::Hevc => hevc::codecs_string(&video.config),
+                VideoCodec::Av1 => av1::codecs_string(&video.config),
+                VideoCodec::Vp9 | VideoCodec::Vp8 => None,
             },
             TrackKind::Audio(audio) => {
                 (audio.codec == AudioCodec::Aac).then(|| aac::codecs_string(&audio.config))?

@@ -116,7 +116,7 @@ pub struct VideoConfig {
     pub codec: VideoCodec,
     /// The codec's record: for H.264 an AVCDecoderConfigurationRecord and for HEVC an HEVCDecoderConfigurationRecord, as
     /// published but with NAL unit lengths of four bytes; for AV1 an AV1CodecConfigurationRecord; empty for VP8 and VP9,
-    /// and where the access units carry everything.
+    /// and for AV1 whose sequence header cannot be read as a whole.
     pub record: Bytes,
     /// Width in pixels, after cropping.
     pub width: u16,
@@ -168,10 +168,11 @@ pub struct Unit {
     pub pts: MediaTime,
     /// Decode time.
     pub dts: MediaTime,
-    /// Whether decoding can start here (IDR; every audio frame).
+    /// Whether decoding can start here (IDR of H.264, random access point of HEVC, key frame of AV1 that is shown; every audio
+    /// frame).
     pub key: bool,
-    /// The coded data: NAL units with lengths of four bytes for H.264 and HEVC, a temporal unit for AV1, otherwise a raw
-    /// frame.
+    /// The coded data: NAL units with lengths of four bytes for H.264 and HEVC, a temporal unit without its delimiters for
+    /// AV1, otherwise a raw frame.
     pub data: Bytes,
 }
 

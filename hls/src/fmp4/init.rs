@@ -3,11 +3,11 @@
 use super::{CMFC, FLAGS_KEY, FLAGS_NON_KEY, ISO6, TRACK_ID, VIDEO_TIMESCALE};
 use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
 use bytes::Bytes;
-use media::{AudioCodec, VideoCodec};
+use media::{AudioCodec, Colour, VideoCodec};
 use mp4_atom::{
-    Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr,
-    Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd, Trak, Trex, Url, Visual, Vmhd,
-    esds,
+    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec, Colr, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint,
+    FourCC, Ftyp, Hdlr, Hvc1, Hvcc, Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stsd, Tkhd,
+    Trak, Trex, Url, Visual, Vmhd, esds,
 };
 
 /// A track's parameters do not describe playable media. The publisher's fault; the same track fails again.
@@ -16,9 +16,18 @@ pub enum InvalidTrack {
     /// The H.264 configuration record cannot be read or has no parameter sets.
     #[error("the AVCDecoderConfigurationRecord is damaged: {0}")]
     Avc(String),
+    /// The HEVC configuration record cannot be read or has no parameter sets.
+    #[error("the HEVCDecoderConfigurationRecord is damaged: {0}")]
+    Hevc(String),
+    /// The AV1 configuration record cannot be read or has no sequence header.
+    #[error("the AV1CodecConfigurationRecord is damaged: {0}")]
+    Av1(String),
     /// Tracks of this codec are not packaged.
     #[error("{0} is not packaged")]
     Codec(&'static str),
+    /// The parameters are too large for their boxes.
+    #[error("boxes cannot be written: {0}")]
+    Boxes(String),
     /// The AudioSpecificConfig is missing or has an impossible length.
     #[error("the AudioSpecificConfig has {0} bytes, 2 to 64 are expected")]
     AudioConfig(usize),
@@ -60,7 +69,7 @@ pub fn init_segment(track: &Track) -> Result<Bytes, InvalidTrack> {
     };
     let mut out = Vec::with_capacity(1024);
     ftyp.encode(&mut out).expect("three brands always encode");
-    moov.encode(&mut out).map_err(|e| InvalidTrack::Avc(e.to_string()))?;
+    moov.encode(&mut out).map_err(|e| InvalidTrack::Boxes(e.to_string()))?;
     Ok(out.into())
 }
 
@@ -73,9 +82,9 @@ fn video_trak(video: &VideoTrack) -> Result<Trak, InvalidTrack> {
     let pasp = (!square).then_some(Pasp { h_spacing, v_spacing });
     let entry = match video.codec {
         VideoCodec::H264 => avc1(video, pasp)?,
-        codec @ (VideoCodec::Hevc | VideoCodec::Av1 | VideoCodec::Vp9 | VideoCodec::Vp8) => {
-            return Err(InvalidTrack::Codec(codec.name()));
-        }
+        VideoCodec::Hevc => hvc1(video, pasp)?,
+        VideoCodec::Av1 => av01(video, pasp)?,
+        codec @ (VideoCodec::Vp9 | VideoCodec::Vp8) => return Err(InvalidTrack::Codec(codec.name())),
     };
     let tkhd = Tkhd {
         width: FixedPoint::from(u16::try_from(shown_width).unwrap_or(u16::MAX)),
@@ -92,9 +101,45 @@ fn avc1(video: &VideoTrack, pasp: Option<Pasp>) -> Result<Codec, InvalidTrack> {
     if avcc.sequence_parameter_sets.is_empty() || avcc.picture_parameter_sets.is_empty() {
         return Err(InvalidTrack::Avc("no parameter sets".into()));
     }
-    let visual =
-        Visual { data_reference_index: 1, width: video.width, height: video.height, ..Visual::default() };
-    Ok(Codec::Avc1(Avc1 { visual, avcc, pasp, ..Avc1::default() }))
+    Ok(Codec::Avc1(Avc1 { visual: visual(video), avcc, pasp, ..Avc1::default() }))
+}
+
+/// The sample entry of HEVC. The arrays of parameter sets are complete, as `hvc1` requires (ISO 14496-15 8.4.1.1).
+fn hvc1(video: &VideoTrack, pasp: Option<Pasp>) -> Result<Codec, InvalidTrack> {
+    /// VPS, SPS, PPS.
+    const PARAMETER_SETS: [u8; 3] = [32, 33, 34];
+    let mut hvcc =
+        Hvcc::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Hevc(e.to_string()))?;
+    for kind in PARAMETER_SETS {
+        let mut arrays = hvcc.arrays.iter_mut().filter(|array| array.nal_unit_type == kind);
+        let array = arrays.find(|array| !array.nalus.is_empty());
+        array.ok_or_else(|| InvalidTrack::Hevc("no parameter sets".into()))?.completeness = true;
+    }
+    Ok(Codec::Hvc1(Hvc1 { visual: visual(video), hvcc, pasp, colr: colr(video), ..Hvc1::default() }))
+}
+
+/// The sample entry of AV1.
+fn av01(video: &VideoTrack, pasp: Option<Pasp>) -> Result<Codec, InvalidTrack> {
+    let av1c = Av1c::decode_body(&mut video.config.as_ref()).map_err(|e| InvalidTrack::Av1(e.to_string()))?;
+    if media::av1::picture_format(&video.config).is_none() {
+        return Err(InvalidTrack::Av1("no sequence header".into()));
+    }
+    Ok(Codec::Av01(Av01 { visual: visual(video), av1c, pasp, colr: colr(video), ..Av01::default() }))
+}
+
+fn visual(video: &VideoTrack) -> Visual {
+    Visual { data_reference_index: 1, width: video.width, height: video.height, ..Visual::default() }
+}
+
+/// The box with the stream's colours; `None` where the stream says nothing of them.
+fn colr(video: &VideoTrack) -> Option<Colr> {
+    let colour = video.colour().filter(|colour| *colour != Colour::UNSPECIFIED)?;
+    Some(Colr::Nclx {
+        colour_primaries: colour.primaries.into(),
+        transfer_characteristics: colour.transfer.into(),
+        matrix_coefficients: colour.matrix.into(),
+        full_range_flag: colour.full_range,
+    })
 }
 
 fn audio_trak(audio: &AudioTrack) -> Result<Trak, InvalidTrack> {

@@ -96,6 +96,9 @@ pub(super) struct Lane {
     newest: Option<MediaTime>,
     /// The lane drops samples until the next keyframe, because they cannot be decoded.
     awaits_key: bool,
+    /// Presentation time of the keyframe after dropped samples, until the next keyframe: pictures between these two in
+    /// decode order that are shown before the former refer to dropped pictures (RASL in HEVC), and cannot be decoded.
+    leading_before: Option<MediaTime>,
     /// End of the last segment where it differs from the common cut: audio ends up to one frame after the cut.
     boundary: Option<MediaTime>,
     /// The samples of the next segment that are already in parts.
@@ -129,6 +132,7 @@ impl Lane {
         Self {
             rung: track.rung,
             awaits_key: audio.is_none(),
+            leading_before: None,
             audio,
             frame_duration,
             queue: VecDeque::new(),
@@ -231,11 +235,13 @@ impl Lane {
         {
             self.frame_duration = duration((sample.dts - last).ticks_90k());
         }
-        if self.awaits_key && !sample.key {
+        if sample.key {
+            self.leading_before = Some(sample.pts).filter(|_| self.awaits_key);
+            self.awaits_key = false;
+        } else if self.awaits_key || self.leading_before.is_some_and(|key| sample.pts < key) {
             counters.undecodable_samples += 1;
             return Ok(None);
         }
-        self.awaits_key = false;
         let queued = match &mut self.audio {
             Some(clock) => {
                 let shown = clock.place(sample.pts, counters);
@@ -440,6 +446,11 @@ impl Lane {
         let mut times: Vec<i64> = self.queue.range(first..behind).map(|s| s.shown).collect();
         times.sort_unstable();
         let timescale = self.audio.as_ref().map_or(VIDEO_TIMESCALE, |clock| clock.rate);
+        if self.is_video()
+            && let Some(key) = self.queue.get(first)
+        {
+            delay_leading(&mut times, key.shown);
+        }
         // The last sample lasts to the segment's end; for audio, the next frame begins there.
         times.push(end.to_scaled(timescale));
         let count = self.parted.map_or(0, |parted| parted.count);
@@ -476,6 +487,22 @@ impl Lane {
     fn frame_span(&self) -> MediaSpan {
         let rate = self.audio.as_ref().map_or(TICKS_PER_SECOND, |clock| i64::from(clock.rate));
         MediaSpan::from_ticks_90k(media::time::rescale(self.frame_duration.into(), rate, TICKS_PER_SECOND))
+    }
+}
+
+/// Pictures that are decoded after the keyframe that begins a segment and shown before it would take their decode times
+/// from the segment before. Their times and the keyframe's own share what lies between the keyframe and the next picture.
+/// `times` are presentation times in ascending order, one of which is the keyframe's.
+fn delay_leading(times: &mut [i64], key: i64) {
+    let leading = times.partition_point(|time| *time < key);
+    if leading == 0 {
+        return;
+    }
+    let frame = times.windows(2).map(|pair| pair[1] - pair[0]).filter(|step| *step > 0).min().unwrap_or(1);
+    let until = times.get(leading + 1).copied().unwrap_or(key + frame);
+    let count = leading as i64 + 1;
+    for (index, time) in (0..).zip(&mut times[..=leading]) {
+        *time = key + (until - key) * index / count;
     }
 }
 

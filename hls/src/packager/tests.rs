@@ -240,6 +240,62 @@ fn source_keys_cut_all_renditions() {
     assert_eq!(run.packager.counters(), PackagerCounters::default());
 }
 
+/// An open GOP of HEVC: each keyframe from the second on is followed in decode order by two pictures shown before it.
+fn open_gops(start_ms: i64, gop: usize, count: usize) -> Vec<Unit> {
+    let mut samples = frames(start_ms, FPS, gop, count, false);
+    let times: Vec<_> = samples.iter().map(|s| s.dts).collect();
+    for at in (gop..count).step_by(gop) {
+        samples[at - 2..=at].rotate_right(1);
+    }
+    for (sample, dts) in samples.iter_mut().zip(times) {
+        sample.dts = dts - MediaSpan::from_millis(100);
+    }
+    samples
+}
+
+#[test]
+fn pictures_shown_before_their_keyframe_are_in_its_segment_and_decode_times_never_overlap() {
+    for parts in [false, true] {
+        let mut run = if parts { Run::with_parts(4.0) } else { Run::new(4.0) };
+        run.begin(epoch(0, START_MS, &[video("source"), audio()], CutRule::SourceKeys));
+        let samples = open_gops(START_MS, 36, 144);
+        run.push_all(&[("source", samples.clone()), ("audio", sound(START_MS, 48_000, 225))]);
+        run.end(None);
+        assert_eq!(run.check()[&rung("source")], 144);
+        assert_eq!(run.packager.counters(), PackagerCounters::default(), "nothing is dropped");
+        assert_eq!(run.spans("source")[..3], [(10_000, 1_200), (11_200, 1_200), (12_400, 1_200)]);
+        let mut shown = Vec::new();
+        let mut ends = 0;
+        for segment in run.parsed("source") {
+            assert!(segment.base >= ends, "{} after {ends}", segment.base);
+            let mut decode = segment.base as i64;
+            for (duration, offset, ..) in &segment.samples {
+                shown.push(decode + offset);
+                decode += i64::from(*duration);
+            }
+            ends = decode as u64;
+        }
+        let published: Vec<i64> = samples.iter().map(|s| s.pts.ticks_90k()).collect();
+        assert_eq!(shown, published, "shown when they should be");
+    }
+}
+
+#[test]
+fn an_epoch_that_begins_with_an_open_gop_leaves_out_what_it_cannot_decode() {
+    let mut run = Run::new(4.0);
+    let samples = open_gops(START_MS - 1_200, 36, 108).split_off(34);
+    assert!(samples[0].key && samples[1].pts < samples[0].pts && samples[2].pts < samples[0].pts);
+    run.begin(epoch(0, START_MS, &[video("source")], CutRule::SourceKeys));
+    run.push_all(&[("source", samples)]);
+    run.end(None);
+    assert_eq!(run.check()[&rung("source")], 72);
+    assert_eq!(
+        run.packager.counters().undecodable_samples,
+        2,
+        "leading pictures of the second keyframe stay"
+    );
+}
+
 #[test]
 fn a_published_gop_at_the_limit_passes_and_extinf_stays_in_bounds() {
     for latency in [2.0, 10.5, 15.0] {
@@ -559,4 +615,50 @@ fn init_segments_say_what_the_tracks_are() {
     let Codec::Mp4a(mp4a) = &moov.trak[0].mdia.minf.stbl.stsd.codecs[0] else { panic!("mp4a") };
     assert_eq!(mp4a.esds.es_desc.dec_config.object_type_indication, 0x40);
     assert_eq!(mp4a.esds.es_desc.dec_config.dec_specific.as_ref().unwrap().raw, [0x11, 0x90]);
+}
+
+#[test]
+fn init_segments_of_hevc_and_av1_have_their_records_and_colours() {
+    let nclx = |transfer_characteristics| {
+        Some(mp4_atom::Colr::Nclx {
+            colour_primaries: if transfer_characteristics == 2 { 2 } else { 9 },
+            transfer_characteristics,
+            matrix_coefficients: 9,
+            full_range_flag: false,
+        })
+    };
+    let mut run = Run::new(4.0);
+    run.begin(grid(&[testing::hevc("hevc"), testing::av1("av1")]));
+    let entry = |name: &str| {
+        let init = run.inits.iter().find(|i| i.rung == rung(name)).unwrap();
+        testing::parse_init(&init.body).trak[0].mdia.minf.stbl.stsd.codecs[0].clone()
+    };
+    let mut record = Vec::new();
+    let Codec::Hvc1(hvc1) = entry("hevc") else { panic!("hvc1") };
+    mp4_atom::Atom::encode_body(&hvc1.hvcc, &mut record).unwrap();
+    let complete: Vec<bool> = hvc1.hvcc.arrays.iter().map(|array| array.completeness).collect();
+    assert_eq!(complete, [true; 3]);
+    // The published record has the three arrays as incomplete.
+    let differing = record.iter().zip(testing::hvcc()).filter(|(made, given)| *made != given).count();
+    assert_eq!((record.len(), differing), (testing::hvcc().len(), 3));
+    assert_eq!((hvc1.colr, (hvc1.visual.width, hvc1.visual.height)), (nclx(16), (320, 180)));
+    assert_eq!(hvc1.pasp.map(|pasp| (pasp.h_spacing, pasp.v_spacing)), Some((16, 11)));
+    let Codec::Av01(av01) = entry("av1") else { panic!("av01") };
+    let mut record = Vec::new();
+    mp4_atom::Atom::encode_body(&av01.av1c, &mut record).unwrap();
+    assert_eq!((record, av01.colr), (testing::av1c(), nclx(2)));
+}
+
+#[test]
+fn records_of_hevc_and_av1_that_cannot_be_read_are_refused() {
+    let mut packager = Packager::new(testing::timing(4.0), 0);
+    for (track, record) in [(testing::hevc("v"), testing::hvcc()), (testing::av1("v"), testing::av1c())] {
+        let TrackKind::Video(kind) = track.kind else { panic!("video") };
+        for length in 0..record.len() {
+            let kind =
+                crate::VideoTrack { config: Bytes::copy_from_slice(&record[..length]), ..kind.clone() };
+            let cut = Track { rung: rung("v"), kind: TrackKind::Video(kind) };
+            assert!(matches!(packager.begin(grid(&[cut])), Err(BeginError::Track { .. })), "{length}");
+        }
+    }
 }

@@ -2,8 +2,10 @@
 
 use super::VERSION;
 use crate::names::RungName;
-use crate::track::{AudioTrack, Track, TrackKind, VideoTrack};
-use m3u8_rs::{AlternativeMedia, AlternativeMediaType, MasterPlaylist, Resolution, VariantStream};
+use crate::track::{AudioTrack, Track, TrackKind, VideoRange, VideoTrack};
+use m3u8_rs::{
+    AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream,
+};
 
 /// GROUP-ID of the only audio group.
 const AUDIO_GROUP: &str = "audio";
@@ -33,6 +35,10 @@ pub(crate) fn render(
             TrackKind::Audio(_) => None,
         })
         .collect();
+    let pictures_range = pictures.as_ref().and_then(|(track, ..)| match &track.kind {
+        TrackKind::Video(video) => Some(video.range()),
+        TrackKind::Audio(_) => None,
+    });
     let mut playlist =
         MasterPlaylist { version: Some(VERSION), independent_segments: true, ..MasterPlaylist::default() };
     match (videos.as_slice(), audio) {
@@ -48,6 +54,15 @@ pub(crate) fn render(
         }
     }
     playlist.variants.extend(pictures.and_then(|(track, bandwidth, uri)| i_frames(track, bandwidth, uri)));
+    // Without the attribute a variant is SDR (rfc8216bis 4.4.6.2), so it is left out where all are.
+    if videos.iter().any(|(_, video, _)| video.range() != VideoRange::Sdr) {
+        let ranges = videos.iter().map(|(_, video, _)| video.range());
+        let ranges = ranges.chain(pictures_range);
+        for (variant, range) in playlist.variants.iter_mut().zip(ranges) {
+            let value = QuotedOrUnquoted::Unquoted(range.name().to_owned());
+            variant.other_attributes = Some([("VIDEO-RANGE".to_owned(), value)].into());
+        }
+    }
     let mut text = Vec::new();
     playlist.write_to(&mut text).expect("writing to memory does not fail");
     String::from_utf8(text).expect("names, codecs and numbers are ASCII")

@@ -4,7 +4,7 @@ use super::*;
 use crate::ledger::Ledger;
 use crate::packager::{CutRule, Output};
 use crate::segment::Segment;
-use crate::testing::{Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
+use crate::testing::{self, Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -175,6 +175,30 @@ fn a_multivariant_playlist_as_players_read_it() {
              #EXT-X-STREAM-INF:{stream}\n720p/index.m3u8\n\
              #EXT-X-STREAM-INF:{stream}\n360p/index.m3u8\n"
         )
+    );
+}
+
+#[test]
+fn variants_say_their_codecs_and_where_one_is_not_sdr_their_ranges() {
+    let streams = |tracks: &[Track]| -> Vec<String> {
+        let run = broadcast(4.0, 1, 3, tracks);
+        let text = presented(&run, tracks).multivariant().unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("#EXT-X-STREAM-INF:"));
+        lines.map(|line| line.split_once("CODECS=").unwrap().1.to_owned()).collect()
+    };
+    assert_eq!(
+        streams(&[testing::hevc("source"), video("360p"), audio()]),
+        [
+            "\"hvc1.2.4.L60.90,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,VIDEO-RANGE=PQ,AUDIO=\"audio\"",
+            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,VIDEO-RANGE=SDR,AUDIO=\"audio\"",
+        ]
+    );
+    assert_eq!(
+        streams(&[testing::av1("source"), video("360p"), audio()]),
+        [
+            "\"av01.0.00M.10.0.110.02.02.09.0,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,AUDIO=\"audio\"",
+            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"",
+        ]
     );
 }
 

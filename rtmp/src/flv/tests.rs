@@ -113,7 +113,7 @@ fn all_codecs_of_enhanced_rtmp_are_read() {
     let hvcc = "0101600000009000000000003cf000fcfdf8f800000f03200001001840010c01ffff01600000030090000003000003003c95\
         9809210001002b42010101600000030090000003000003003ca00a080b9f796566924caf0168080000030008000003\
         00c84022000100074401c172b46240";
-    let av1 = "12000a0b0200000561e7f66357cc023002daff";
+    let av1 = "12000a0b0200000561e7f66357cc02301400ff";
     let vp9 = "824983420013f00b36043824";
     let table = [
         (VideoCodec::Hevc, format!("90 68766331 {hvcc}"), "91 68766331 000050 00000003 260109"),
@@ -150,6 +150,9 @@ fn all_codecs_of_enhanced_rtmp_are_read() {
             panic!("{start}")
         };
         assert_eq!(picture.config, None, "told once");
+        if codec == VideoCodec::Av1 {
+            assert_eq!(picture.data, bytes(&av1[4..]), "without its temporal delimiter");
+        }
     }
     let table = [
         (AudioCodec::Opus, "90 4f707573 4f707573486561640102380180bb0000000000", "91 4f707573 fc7e"),

@@ -9,7 +9,7 @@ use crate::{MessageKind, Metadata};
 use bytes::Bytes;
 use media::framing::{self, CodedUnit, NalFacts};
 use media::h264::LengthSize;
-use media::{CodecError, VideoCodec, VideoConfig, av1, h264, hevc, vpx};
+use media::{CodecError, PictureFormat, VideoCodec, VideoConfig, av1, h264, hevc, vpx};
 
 /// Frame type 5: a command for a player that seeks.
 const COMMAND: u8 = 5;
@@ -32,8 +32,8 @@ pub(super) struct VideoReader {
     codec: Option<VideoCodec>,
     /// Size of a NAL unit's length field, from the configuration.
     length_size: Option<LengthSize>,
-    /// Picture size in pixels, from the present configuration.
-    size: (u16, u16),
+    /// The pictures of the present configuration.
+    pictures: Pictures,
     /// Parameter sets in band, collected while there is no configuration, and the last ones of a keyframe that were
     /// examined afterwards.
     sets: Vec<Bytes>,
@@ -43,6 +43,27 @@ pub(super) struct VideoReader {
     max_pixels: Option<u64>,
     /// Width and height in pixels by `onMetaData`, for parameter sets that cannot be read.
     metadata_size: MetadataSize,
+}
+
+/// What about pictures makes a new configuration where a keyframe's own headers differ from the present one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pictures {
+    /// Width and height in pixels.
+    size: (u16, u16),
+    /// Of HEVC and AV1, whose pictures may be passed through with a description of their format. Of H.264 only the size
+    /// counts: some encoders send parameter sets with every IDR picture that differ from the sequence header in other
+    /// ways, and decoders read those sets anyway.
+    format: Option<PictureFormat>,
+}
+
+impl Pictures {
+    fn of(config: &VideoConfig) -> Self {
+        let format = match config.codec {
+            VideoCodec::Hevc | VideoCodec::Av1 => config.picture_format(),
+            VideoCodec::H264 | VideoCodec::Vp9 | VideoCodec::Vp8 => None,
+        };
+        Self { size: (config.width, config.height), format }
+    }
 }
 
 /// Width and height in pixels that `onMetaData` gives.
@@ -160,7 +181,7 @@ impl VideoReader {
 
     fn adopt(&mut self, config: &VideoConfig) {
         self.codec = Some(config.codec);
-        self.size = (config.width, config.height);
+        self.pictures = Pictures::of(config);
         self.sets.clear();
     }
 
@@ -201,7 +222,8 @@ impl VideoReader {
             VideoCodec::Av1 => {
                 let unit =
                     av1::read_unit(&data).ok_or(FlvError::Unreadable("AV1 temporal unit without a frame"))?;
-                picture(unit.key, self.new_size(unit.config, unit.key)?, data)
+                let config = self.new_pictures(unit.config, unit.key)?;
+                picture(unit.key, config, av1::without_delimiters(&data))
             }
             VideoCodec::Vp9 => self.vpx(vpx::read_vp9(&data), data, picture)?,
             VideoCodec::Vp8 => self.vpx(vpx::read_vp8(&data), data, picture)?,
@@ -219,13 +241,17 @@ impl VideoReader {
         picture: impl Fn(bool, Option<VideoConfig>, Bytes) -> CodedPicture,
     ) -> Result<CodedPicture, FlvError> {
         let vpx::Frame { key, config } = frame?;
-        Ok(picture(key, self.new_size(config, key)?, data))
+        Ok(picture(key, self.new_pictures(config, key)?, data))
     }
 
-    /// Adopts a keyframe's own configuration if it has another codec or picture size than the present one.
-    fn new_size(&mut self, config: Option<VideoConfig>, key: bool) -> Result<Option<VideoConfig>, FlvError> {
+    /// Adopts a keyframe's own configuration if it has another codec or other pictures than the present one.
+    fn new_pictures(
+        &mut self,
+        config: Option<VideoConfig>,
+        key: bool,
+    ) -> Result<Option<VideoConfig>, FlvError> {
         let Some(config) = config.filter(|_| key) else { return Ok(None) };
-        if self.codec == Some(config.codec) && self.size == (config.width, config.height) {
+        if self.codec == Some(config.codec) && self.pictures == Pictures::of(&config) {
             return Ok(None);
         }
         self.judge(u64::from(config.width) * u64::from(config.height))?;
@@ -249,7 +275,7 @@ impl VideoReader {
         let config = if !is_present {
             self.first_sets(codec, &unit.sets)
         } else if unit.key {
-            self.another_size(codec, &unit.sets)
+            self.other_pictures(codec, &unit.sets)
         } else {
             None
         };
@@ -274,16 +300,15 @@ impl VideoReader {
         Some(config)
     }
 
-    /// Returns a configuration only if the picture size changes. Some encoders send parameter sets with every IDR
-    /// picture that differ from the sequence header in other ways; decoders read those sets anyway.
-    fn another_size(&mut self, codec: NalCodec, sets: &[Bytes]) -> Option<VideoConfig> {
+    /// Returns a configuration only if the pictures change; see [`Pictures`].
+    fn other_pictures(&mut self, codec: NalCodec, sets: &[Bytes]) -> Option<VideoConfig> {
         if sets.is_empty() || sets == self.sets {
             return None;
         }
         self.sets = copied(sets);
         let config = (codec.config)(&self.sets, self.metadata_size)?;
-        let size = (config.width, config.height);
-        (std::mem::replace(&mut self.size, size) != size).then_some(config)
+        let pictures = Pictures::of(&config);
+        (std::mem::replace(&mut self.pictures, pictures) != pictures).then_some(config)
     }
 }
 
