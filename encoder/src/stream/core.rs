@@ -73,7 +73,10 @@ impl StreamSettings {
     fn source_gop(&self) -> Option<MediaSpan> {
         match &self.ladder {
             Ladder::Auto => None,
-            Ladder::Rungs(specs) => specs.contains(&RungSpec::Source).then_some(self.timing.max_source_gop),
+            Ladder::Rungs(specs) => {
+                let passes = specs.iter().any(|spec| matches!(spec, RungSpec::Source(_)));
+                passes.then_some(self.timing.max_source_gop)
+            }
         }
     }
 }

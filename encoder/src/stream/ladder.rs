@@ -2,6 +2,7 @@
 //! rungs with reasons. Pure; encoding is in [`transcode`], and [`crate::stream`] decides when to make or keep
 //! a plan.
 
+use media::VideoCodec;
 use std::fmt;
 use std::str::FromStr;
 use transcode::wire::{VideoRung, rate_of};
@@ -33,8 +34,8 @@ pub enum Ladder {
 /// One rung as written by the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RungSpec {
-    /// The published video, passed through.
-    Source,
+    /// The published video, passed through if its codec is one of these, and otherwise encoded.
+    Source(PassedCodecs),
     /// An encoded rung.
     Encoded {
         /// The shorter side in pixels, so that portrait video works.
@@ -46,6 +47,48 @@ pub enum RungSpec {
     },
 }
 
+/// The codecs that a rung `source` passes through. H.264 always is: every player decodes it. Further codecs are named by
+/// the operator (`source+hevc+av1`), because viewers whose players lack a codec are left with the rungs below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassedCodecs {
+    /// HEVC.
+    pub hevc: bool,
+    /// AV1.
+    pub av1: bool,
+}
+
+impl PassedCodecs {
+    /// Reads what follows `source`: `+hevc`, `+av1`, both or nothing. `None` for anything else.
+    fn read(text: &str) -> Option<Self> {
+        let mut passed = Self::default();
+        let mut names = text.split('+');
+        if !names.next()?.is_empty() {
+            return None;
+        }
+        for name in names {
+            let codec = match name {
+                "hevc" => &mut passed.hevc,
+                "av1" => &mut passed.av1,
+                _ => return None,
+            };
+            if std::mem::replace(codec, true) {
+                return None;
+            }
+        }
+        Some(passed)
+    }
+
+    /// Whether video of this codec is passed through.
+    const fn includes(self, codec: VideoCodec) -> bool {
+        match codec {
+            VideoCodec::H264 => true,
+            VideoCodec::Hevc => self.hevc,
+            VideoCodec::Av1 => self.av1,
+            VideoCodec::Vp9 | VideoCodec::Vp8 => false,
+        }
+    }
+}
+
 /// Why a `--ladder` setting is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LadderError {
@@ -53,7 +96,7 @@ pub enum LadderError {
     #[error("a ladder needs at least one rung")]
     Empty,
     /// A rung is not `source` and not of a form like `720p`, `720p@2800k`, `720p60@4500k`.
-    #[error("`{0}` is not a rung: write `source`, `720p`, `720p@2800k` or `720p60@4500k`")]
+    #[error("`{0}` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or `720p60@4500k`")]
     Malformed(String),
     /// A number is outside its range.
     #[error("`{rung}`: {what} must be {least} to {most}")]
@@ -95,10 +138,10 @@ impl FromStr for RungSpec {
     type Err = LadderError;
 
     fn from_str(text: &str) -> Result<Self, LadderError> {
-        if text == "source" {
-            return Ok(Self::Source);
-        }
         let malformed = || LadderError::Malformed(text.to_owned());
+        if let Some(codecs) = text.strip_prefix("source") {
+            return Ok(Self::Source(PassedCodecs::read(codecs).ok_or_else(malformed)?));
+        }
         let (size, bitrate) = match text.split_once('@') {
             Some((size, bitrate)) => (size, Some(parse_bitrate(bitrate).ok_or_else(malformed)?)),
             None => (text, None),
@@ -146,7 +189,7 @@ impl RungSpec {
     /// The rung's name in playlists: `source`, `720p`, `720p60`.
     pub fn name(&self) -> String {
         match self {
-            Self::Source => "source".to_owned(),
+            Self::Source(_) => "source".to_owned(),
             Self::Encoded { side, frame_rate: None, .. } => format!("{side}p"),
             Self::Encoded { side, frame_rate: Some(rate), .. } => format!("{side}p{rate}"),
         }
@@ -158,16 +201,29 @@ impl fmt::Display for Ladder {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Rungs(rungs) => {
-                let names: Vec<_> = rungs.iter().map(RungSpec::name).collect();
+                let names: Vec<_> = rungs.iter().map(ToString::to_string).collect();
                 f.write_str(&names.join(","))
             }
         }
     }
 }
 
+impl fmt::Display for RungSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())?;
+        if let Self::Source(PassedCodecs { hevc, av1 }) = self {
+            f.write_str(if *hevc { "+hevc" } else { "" })?;
+            f.write_str(if *av1 { "+av1" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 /// The properties of the published video that are known when rungs are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SourceVideo {
+    /// Codec.
+    pub codec: VideoCodec,
     /// Coded width in pixels.
     pub width: u16,
     /// Coded height in pixels.
@@ -218,16 +274,20 @@ fn even_down(length: f64) -> u16 {
 /// The rungs of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Whether a rung `source` passes the published video through unchanged.
-    pub source: bool,
+    /// Codec of the rung `source`, which passes the published video through unchanged; `None` where there is no such rung.
+    pub source: Option<VideoCodec>,
     /// Encoded rungs, largest first.
     pub rungs: Vec<VideoRung>,
     /// The omitted and changed rungs with reasons, for the log.
     pub reasons: Vec<String>,
 }
 
+/// The shorter side, in pixels, of the rung that is added where no other one is H.264.
+const ADDED_SIDE: u16 = 720;
+
 /// Chooses the rungs for a source. `source_fits` says whether the published keyframes can serve as the keyframe grid;
-/// if not, the rung `source` is encoded at the source's size under the same name.
+/// if not, the rung `source` is encoded at the source's size under the same name. Beside a rung `source` of another codec
+/// than H.264 there is always an encoded one, for players that lack the codec.
 pub(crate) fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cores: usize) -> Plan {
     match ladder {
         Ladder::Auto => plan_auto(source, cores),
@@ -237,34 +297,54 @@ pub(crate) fn plan(ladder: &Ladder, source: &SourceVideo, source_fits: bool, cor
 
 /// Adapts the rungs of `former` to a source that has changed. The names stay, so that the multivariant playlist does
 /// not change; the sizes follow the new source and never exceed it.
+///
+/// The codec of a rung `source` stays or becomes H.264. To no other codec does it change: viewers have chosen the rung by
+/// the codec that it had, and their players may not have another one.
 pub(crate) fn replan(former: &Plan, source: &SourceVideo, source_fits: bool) -> Plan {
-    let mut reasons = Vec::new();
-    let mut rungs = Vec::new();
-    if former.source && !source_fits {
-        rungs.push(encoded_source(source));
-        reasons.push("published keyframes are too far apart: rung `source` is encoded".to_owned());
+    let mut plan = Plan { source: None, rungs: Vec::new(), reasons: Vec::new() };
+    if let Some(codec) = former.source {
+        if !source_fits {
+            plan.reasons.push(TOO_FAR_APART.to_owned());
+        } else if ![codec, VideoCodec::H264].contains(&source.codec) {
+            plan.reasons.push(format!(
+                "rung `source` is encoded: {} is published, and the stream began with {}",
+                source.codec.name(),
+                codec.name()
+            ));
+        } else {
+            plan.source = Some(source.codec);
+        }
+        if plan.source.is_none() {
+            plan.rungs.push(encoded_source(source));
+        }
     }
     for rung in &former.rungs {
         if rung.name == "source" {
-            rungs.push(encoded_source(source));
+            plan.rungs.push(encoded_source(source));
             continue;
         }
         let (width, height) = source.size_for(rung.width.min(rung.height));
         let frame_rate = divided_rate(source, rate_of(rung.frame_rate) + 0.5);
-        rungs.push(VideoRung { width, height, frame_rate, ..rung.clone() });
+        plan.rungs.push(VideoRung { width, height, frame_rate, ..rung.clone() });
     }
-    Plan { source: former.source && source_fits, rungs, reasons }
+    plan
 }
 
+const TOO_FAR_APART: &str = "published keyframes are too far apart: rung `source` is encoded";
+
 fn plan_listed(specs: &[RungSpec], source: &SourceVideo, source_fits: bool) -> Plan {
-    let mut plan = Plan { source: false, rungs: Vec::new(), reasons: Vec::new() };
+    let mut plan = Plan { source: None, rungs: Vec::new(), reasons: Vec::new() };
     for spec in specs {
         match *spec {
-            RungSpec::Source if source_fits => plan.source = true,
-            RungSpec::Source => {
+            RungSpec::Source(codecs) if source_fits && codecs.includes(source.codec) => {
+                plan.source = Some(source.codec);
+            }
+            RungSpec::Source(codecs) => {
                 plan.rungs.push(encoded_source(source));
-                plan.reasons
-                    .push("published keyframes are too far apart: rung `source` is encoded".to_owned());
+                plan.reasons.push(match codecs.includes(source.codec) {
+                    true => TOO_FAR_APART.to_owned(),
+                    false => format!("rung `source` is encoded: {} is published", source.codec.name()),
+                });
             }
             RungSpec::Encoded { side, frame_rate, bitrate } => {
                 if f64::from(side) > source.short_side() + 1.0 {
@@ -275,10 +355,19 @@ fn plan_listed(specs: &[RungSpec], source: &SourceVideo, source_fits: bool) -> P
             }
         }
     }
-    if plan.rungs.is_empty() && !plan.source {
-        let side = even_down(source.short_side());
-        plan.reasons.push(format!("every rung is larger than the source: one at its own size, {side}p"));
-        plan.rungs.push(encoded(format!("{side}p"), side, None, None, source));
+    match plan.source {
+        _ if !plan.rungs.is_empty() => {}
+        Some(VideoCodec::H264) => {}
+        Some(codec) => {
+            let side = even_down(source.short_side()).min(ADDED_SIDE);
+            plan.reasons.push(format!("{side}p in H.264 added: not every player decodes {}", codec.name()));
+            plan.rungs.push(encoded(format!("{side}p"), side, None, None, source));
+        }
+        None => {
+            let side = even_down(source.short_side());
+            plan.reasons.push(format!("every rung is larger than the source: one at its own size, {side}p"));
+            plan.rungs.push(encoded(format!("{side}p"), side, None, None, source));
+        }
     }
     plan.rungs.sort_by_key(|rung| std::cmp::Reverse(u32::from(rung.width) * u32::from(rung.height)));
     plan
@@ -325,7 +414,7 @@ fn plan_auto(source: &SourceVideo, cores: usize) -> Plan {
         let ceiling = rungs[i - 1].bitrate / 4 * 3;
         rungs[i].bitrate = rungs[i].bitrate.min(ceiling.max(*BITRATES.start()));
     }
-    Plan { source: false, rungs, reasons }
+    Plan { source: None, rungs, reasons }
 }
 
 fn encoded(
@@ -377,7 +466,8 @@ mod tests {
     use super::*;
 
     fn source(width: u16, height: u16, fps: u32) -> SourceVideo {
-        SourceVideo { width, height, sample_aspect: (1, 1), frame_rate: (fps, 1), bitrate: None }
+        let codec = VideoCodec::H264;
+        SourceVideo { codec, width, height, sample_aspect: (1, 1), frame_rate: (fps, 1), bitrate: None }
     }
 
     fn sizes(plan: &Plan) -> Vec<(&str, u16, u16)> {
@@ -386,11 +476,12 @@ mod tests {
 
     #[test]
     fn ladders_are_read_as_written() {
-        let ladder: Ladder = "source,720p60@4500k, 480p@1.4M,360p".parse().unwrap();
+        let ladder: Ladder = "source+av1,720p60@4500k, 480p@1.4M,360p".parse().unwrap();
+        assert_eq!(ladder.to_string(), "source+av1,720p60,480p,360p");
         assert_eq!(
             ladder,
             Ladder::Rungs(vec![
-                RungSpec::Source,
+                RungSpec::Source(PassedCodecs { hevc: false, av1: true }),
                 RungSpec::Encoded { side: 720, frame_rate: Some(60), bitrate: Some(4_500_000) },
                 RungSpec::Encoded { side: 480, frame_rate: None, bitrate: Some(1_400_000) },
                 RungSpec::Encoded { side: 360, frame_rate: None, bitrate: None },
@@ -403,13 +494,29 @@ mod tests {
     fn bad_ladders_say_what_is_wrong() {
         for (text, error) in [
             ("", "a ladder needs at least one rung"),
-            ("720", "`720` is not a rung: write `source`, `720p`, `720p@2800k` or `720p60@4500k`"),
-            ("720p@", "`720p@` is not a rung: write `source`, `720p`, `720p@2800k` or `720p60@4500k`"),
+            (
+                "720",
+                "`720` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or `720p60@4500k`",
+            ),
+            (
+                "720p@",
+                "`720p@` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or `720p60@4500k`",
+            ),
+            (
+                "source+vp9",
+                "`source+vp9` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or `720p60@4500k`",
+            ),
+            (
+                "source+av1+av1",
+                "`source+av1+av1` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or \
+                 `720p60@4500k`",
+            ),
+            ("source,source+hevc", "rung `source` is there twice"),
             ("9p", "`9p`: the shorter side must be 64 to 4320"),
             ("720p@1k", "`720p@1k`: the bitrate in bit/s must be 50000 to 100000000"),
             (
                 "720p@1k@2k",
-                "`720p@1k@2k` is not a rung: write `source`, `720p`, `720p@2800k` or `720p60@4500k`",
+                "`720p@1k@2k` is not a rung: write `source`, `source+hevc+av1`, `720p`, `720p@2800k` or `720p60@4500k`",
             ),
             ("720p0", "`720p0`: the frame rate must be 1 to 120"),
             ("720p,720p@1000k", "rung `720p` is there twice"),
@@ -475,11 +582,71 @@ mod tests {
     fn a_source_that_does_not_fit_is_encoded_under_the_same_name() {
         let ladder = "source,360p".parse().unwrap();
         let hd = source(1280, 720, 30);
-        assert!(plan(&ladder, &hd, true, 2).source);
         let fits = plan(&ladder, &hd, true, 2);
+        assert_eq!(fits.source, Some(VideoCodec::H264));
         let not = replan(&fits, &hd, false);
-        assert!(!not.source);
+        assert_eq!(not.source, None);
         assert_eq!(sizes(&not), [("source", 1280, 720), ("360p", 640, 360)]);
+    }
+
+    fn published(codec: VideoCodec) -> SourceVideo {
+        SourceVideo { codec, ..source(1920, 1080, 30) }
+    }
+
+    #[test]
+    fn codecs_are_passed_through_where_the_operator_names_them() {
+        use VideoCodec::{Av1, H264, Hevc, Vp9};
+        for (ladder, passed) in [
+            ("source,360p", vec![H264]),
+            ("source+hevc,360p", vec![H264, Hevc]),
+            ("source+av1+hevc,360p", vec![H264, Hevc, Av1]),
+        ] {
+            let ladder = ladder.parse().unwrap();
+            for codec in VideoCodec::ALL {
+                let plan = plan(&ladder, &published(codec), true, 2);
+                let expected = Some(codec).filter(|codec| passed.contains(codec));
+                assert_eq!(plan.source, expected, "{ladder}");
+                let rungs = if expected.is_some() { &["360p"][..] } else { &["source", "360p"] };
+                assert_eq!(sizes(&plan).iter().map(|rung| rung.0).collect::<Vec<_>>(), rungs, "{ladder}");
+            }
+        }
+        let vp9 = plan(&"source+hevc+av1,360p".parse().unwrap(), &published(Vp9), true, 2);
+        assert_eq!(vp9.reasons, ["rung `source` is encoded: VP9 is published"]);
+    }
+
+    #[test]
+    fn beside_another_codec_there_is_always_h264() {
+        let hevc = published(VideoCodec::Hevc);
+        let alone = plan(&"source+hevc".parse().unwrap(), &hevc, true, 2);
+        assert_eq!(sizes(&alone), [("720p", 1280, 720)]);
+        assert_eq!(alone.reasons, ["720p in H.264 added: not every player decodes HEVC"]);
+        let small = SourceVideo { width: 640, height: 360, ..hevc };
+        let too_large = plan(&"source+hevc,720p".parse().unwrap(), &small, true, 2);
+        assert_eq!(sizes(&too_large), [("360p", 640, 360)]);
+        let h264 = plan(&"source+hevc".parse().unwrap(), &published(VideoCodec::H264), true, 2);
+        assert_eq!(sizes(&h264), []);
+        // The next publisher's H.264 leaves the added rung where it is.
+        let next = replan(&alone, &published(VideoCodec::H264), true);
+        assert_eq!((next.source, sizes(&next)), (Some(VideoCodec::H264), sizes(&alone)));
+    }
+
+    #[test]
+    fn the_codec_of_a_source_rung_stays_or_becomes_h264() {
+        use VideoCodec::{Av1, H264, Hevc};
+        let ladder = "source+hevc+av1,360p".parse().unwrap();
+        for (first, next, passed) in [
+            (H264, H264, Some(H264)),
+            (Hevc, Hevc, Some(Hevc)),
+            (Hevc, H264, Some(H264)),
+            (H264, Hevc, None),
+            (Hevc, Av1, None),
+        ] {
+            let former = plan(&ladder, &published(first), true, 2);
+            let again = replan(&former, &published(next), true);
+            assert_eq!(again.source, passed, "{first:?}, {next:?}");
+            let encoded = again.rungs.iter().any(|rung| rung.name == "source");
+            assert_eq!(encoded, passed.is_none(), "the rung stays");
+        }
     }
 
     #[test]

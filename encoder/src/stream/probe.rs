@@ -163,6 +163,7 @@ impl SourceProbe {
     fn findings(&self) -> Findings {
         let video = self.video.clone().filter(|_| self.has_video()).map(|config| {
             let source = SourceVideo {
+                codec: config.codec,
                 width: config.width,
                 height: config.height,
                 sample_aspect: config.sample_aspect,

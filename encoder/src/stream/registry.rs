@@ -262,7 +262,7 @@ impl Registry {
                 height: source.height,
                 frame_rate: source.fps(),
             }),
-            passed_through: core.plan().is_some_and(|plan| plan.source),
+            passed_through: core.plan().is_some_and(|plan| plan.source.is_some()),
             rungs: core.plan().map(|plan| plan.rungs.clone()),
             counters: core.counters(),
             packager: core.packager_counters().into(),

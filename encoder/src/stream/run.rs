@@ -240,7 +240,7 @@ impl Run {
         }
         let rungs = if self.video.is_some() { self.plan.rungs.clone() } else { Vec::new() };
         let mut video = settings.video.clone();
-        if self.plan.source {
+        if self.plan.source.is_some() {
             video.keyframes = Keyframes::Source;
         }
         let audio = matches!(self.audio, AudioSource::Transcode(_)).then_some(TRANSCODED_AUDIO);
@@ -256,7 +256,7 @@ impl Run {
 
     /// Whether segments are cut at published keyframes.
     pub(super) fn follows_source(&self) -> bool {
-        self.plan.source && self.video.is_some()
+        self.plan.source.is_some() && self.video.is_some()
     }
 
     /// Takes a published video frame: queues it for the worker, and appends the samples that need no worker to `out`
@@ -265,7 +265,7 @@ impl Run {
         if self.encodes_video {
             self.queue.video(unit);
         }
-        if self.plan.source {
+        if self.plan.source.is_some() {
             out.push((RungName::source(), unit.clone()));
         }
         if let Some(filler) = &mut self.filler {
@@ -419,7 +419,7 @@ impl Run {
     fn assemble(&self) -> Option<Vec<Track>> {
         let mut tracks = Vec::new();
         if let Some(config) = &self.video {
-            if self.plan.source {
+            if self.plan.source.is_some() {
                 let guessed = || self.plan.rungs.first().map_or(3_000_000, |rung| rung.bitrate * 2);
                 let bitrate = self.video_bitrate.unwrap_or_else(guessed);
                 tracks.push(source_track(config, self.frame_rate, bitrate));
@@ -512,7 +512,7 @@ mod tests {
             frame_rate: (25, 1),
             video_bitrate: None,
             audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
-            plan: Plan { source: false, rungs: Vec::new(), reasons: Vec::new() },
+            plan: Plan { source: None, rungs: Vec::new(), reasons: Vec::new() },
             first_pts: MediaTime::ZERO,
             shed_budget: MediaSpan::from_millis(1000),
         };

@@ -89,6 +89,7 @@ impl SourceFacts {
     pub(super) fn adopt_changed(&mut self, config: VideoConfig, settings: &StreamSettings) {
         let former = self.properties;
         let source = SourceVideo {
+            codec: config.codec,
             width: config.width,
             height: config.height,
             sample_aspect: config.sample_aspect,
@@ -107,7 +108,7 @@ impl SourceFacts {
 
     /// Parameters of a run that begins at `first_pts`.
     pub(super) fn run_setup(&self, id: RunId, first_pts: MediaTime, settings: &StreamSettings) -> RunSetup {
-        let empty = Plan { source: false, rungs: Vec::new(), reasons: Vec::new() };
+        let empty = Plan { source: None, rungs: Vec::new(), reasons: Vec::new() };
         RunSetup {
             id,
             video: self.video.clone(),
@@ -122,10 +123,9 @@ impl SourceFacts {
 
     /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
     fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool, settings: &StreamSettings) {
-        // Other codecs are not packaged.
-        let fits = fits && config.codec == VideoCodec::H264;
+        let fits = fits && can_be_packaged(&config);
         let plan = match &self.plan {
-            Some(former) => ladder::replan(former, &source, fits && former.source),
+            Some(former) => ladder::replan(former, &source, fits && former.source.is_some()),
             None => ladder::plan(&settings.ladder, &source, fits, settings.cores),
         };
         log_plan(&plan, &source);
@@ -133,6 +133,16 @@ impl SourceFacts {
         self.properties = Some(source);
         self.fits = fits;
         self.video = Some(config);
+    }
+}
+
+/// Whether init segments can be made of the configuration. The worker decodes more than players can be told of: streams
+/// whose headers cannot be read as a whole.
+fn can_be_packaged(config: &VideoConfig) -> bool {
+    match config.codec {
+        VideoCodec::H264 => true,
+        VideoCodec::Hevc | VideoCodec::Av1 => config.picture_format().is_some(),
+        VideoCodec::Vp9 | VideoCodec::Vp8 => false,
     }
 }
 
@@ -148,7 +158,7 @@ fn log_plan(plan: &Plan, source: &SourceVideo) {
     info!(
         source = format!("{}x{}", source.width, source.height),
         fps = rounded(source.fps()),
-        passed_through = plan.source,
+        passed_through = plan.source.map(VideoCodec::name),
         rungs = rungs.join(", "),
         reasons = Some(plan.reasons.join("; ")).filter(|reasons| !reasons.is_empty()),
         "renditions chosen"
