@@ -30,6 +30,18 @@ impl FromStr for UrlArg {
     }
 }
 
+/// Whether media in other codecs than H.264 and AAC is sent as it is, by Enhanced RTMP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EnhancedMode {
+    /// Where the server says that it takes the codec.
+    #[default]
+    Auto,
+    /// Whatever the server says.
+    Always,
+    /// Never: it is encoded to H.264 and AAC.
+    Never,
+}
+
 /// Publish a file or a test pattern to an RTMP server, in real time
 #[derive(Clone, Debug, clap::Args)]
 #[command(
@@ -41,7 +53,8 @@ impl FromStr for UrlArg {
                   encoder publish --loop film.mp4 rtmp://localhost/live/demo"
 )]
 pub struct PublishArgs {
-    /// Media file to publish. H.264 and AAC are sent as they are, anything else is encoded first
+    /// Media file to publish. H.264 and AAC are sent as they are, and so are HEVC, AV1, Opus, FLAC, AC-3 and E-AC-3 to
+    /// servers that take them by Enhanced RTMP; anything else is encoded first
     #[arg(
         env = "ENCODER_PUBLISH_INPUT",
         required_unless_present = "test_pattern",
@@ -49,7 +62,8 @@ pub struct PublishArgs {
     )]
     pub input: Option<PathBuf>,
 
-    /// Where to publish: rtmp://HOST:PORT/APP/KEY (port 1935 if left out). The key is never shown
+    /// Where to publish: rtmp://HOST:PORT/APP/KEY (port 1935 if left out), or rtmps:// inside TLS (port 443 if left out).
+    /// The key is never shown
     #[arg(env = "ENCODER_PUBLISH_URL", hide_env_values = true)]
     pub url: UrlArg,
 
@@ -95,6 +109,16 @@ pub struct PublishArgs {
     )]
     pub bitrate: u32,
 
+    /// PEM file with the certificates of the authorities that a server's certificate may be signed by (rtmps://); without
+    /// it, those that the system trusts
+    #[arg(long, env = "ENCODER_PUBLISH_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Whether HEVC, AV1, Opus, FLAC, AC-3 and E-AC-3 are sent as they are: `auto`, where the server says that it takes the
+    /// codec; `always`, also to servers that do not say so, such as FFmpeg; `never`
+    #[arg(long, env = "ENCODER_PUBLISH_ENHANCED", value_name = "MODE", default_value = "auto")]
+    pub enhanced: EnhancedMode,
+
     /// Publish no audio
     #[arg(long, env = "ENCODER_PUBLISH_NO_AUDIO")]
     pub no_audio: bool,
@@ -121,6 +145,7 @@ impl PublishArgs {
             video: !self.no_video,
             audio: !self.no_audio,
             bitrate: self.bitrate,
+            enhanced: self.enhanced,
             duration: self.duration.map_or(MediaSpan::from_ticks_90k(i64::MAX), MediaSpan::from),
         };
         let input = match (&self.input, self.test_pattern) {
@@ -232,7 +257,7 @@ mod tests {
     #[test]
     fn a_bad_url_is_told_without_its_key() {
         let args = parse(&["a.mp4", "http://h/live/secret"]).unwrap();
-        assert_eq!(args.plan().unwrap_err(), "the URL must begin with rtmp://");
+        assert_eq!(args.plan().unwrap_err(), "the URL must begin with rtmp:// or rtmps://");
         assert!(!format!("{args:?}").contains("secret"));
     }
 

@@ -2,16 +2,17 @@
 
 use super::pacer::Pacer;
 use super::progress::ProgressDisplay;
-use super::source::{Gate, Source, SourceError};
+use super::source::{Gate, PendingSource, Source, SourceError};
+use super::tls::Connector;
 use bytes::{Buf, BytesMut};
 use media::{AudioConfig, Media, MediaTime, VideoConfig};
 use rtmp::client::{ClientError, ClientEvent, ClientSession};
-use rtmp::flv::write::{self, RtmpClock};
+use rtmp::flv::write::{self, RtmpClock, TagWriter};
 use rtmp::url::RtmpUrl;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -50,6 +51,7 @@ pub(super) struct Broadcast {
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
     clock: Option<RtmpClock>,
+    tags: TagWriter,
     position: MediaTime,
     pacer: Pacer,
     gate: Gate,
@@ -137,26 +139,54 @@ impl Broadcast {
     }
 }
 
+/// A connection to a server, with or without TLS.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// The two directions of a connection.
+struct Socket {
+    reader: ReadHalf<Box<dyn Transport>>,
+    writer: WriteHalf<Box<dyn Transport>>,
+}
+
+/// Connects to the server, inside TLS where the URL says so.
+async fn connect(url: &RtmpUrl, tls: Option<&Connector>) -> Result<Socket, String> {
+    let cannot = |reason: &str| format!("cannot connect: {reason}");
+    let socket = timeout(SET_UP, TcpStream::connect((url.host.as_str(), url.port))).await;
+    let socket = socket.map_err(|_| cannot("no answer"))?.map_err(|error| cannot(&error.to_string()))?;
+    // Small messages must be sent immediately, because this module does the pacing. A failure costs latency, not
+    // correctness.
+    let _ = socket.set_nodelay(true);
+    let transport: Box<dyn Transport> = match tls {
+        Some(connector) if url.tls => match timeout(SET_UP, connector.connect(&url.host, socket)).await {
+            Ok(stream) => stream.map_err(|reason| cannot(&reason))?,
+            Err(_) => return Err(cannot("no answer to the TLS handshake")),
+        },
+        None if url.tls => return Err(cannot("TLS is not set up")),
+        Some(_) | None => Box::new(socket),
+    };
+    let (reader, writer) = tokio::io::split(transport);
+    Ok(Socket { reader, writer })
+}
+
 /// Connects, publishes, and returns when this connection has ended.
 pub(super) async fn run(
     url: &RtmpUrl,
+    tls: Option<&Connector>,
     broadcast: &mut Broadcast,
-    source: &mut Source,
+    source: &mut PendingSource,
     progress: &mut ProgressDisplay,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> BroadcastEnding {
     let socket = tokio::select! {
-        socket = timeout(SET_UP, TcpStream::connect((url.host.as_str(), url.port))) => socket,
+        socket = connect(url, tls) => socket,
         () = &mut stop => return BroadcastEnding::Stopped,
     };
     let mut socket = match socket {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return BroadcastEnding::Lost(format!("cannot connect: {error}")),
-        Err(_) => return BroadcastEnding::Lost("cannot connect: no answer".into()),
+        Ok(socket) => socket,
+        Err(reason) => return BroadcastEnding::Lost(reason),
     };
-    // Small messages must be sent immediately, because this module does the pacing. A failure costs latency, not
-    // correctness.
-    let _ = socket.set_nodelay(true);
     let mut link = match ClientSession::new(url.clone()) {
         Ok(session) => Link { session, unsent: BytesMut::new(), moved: Instant::now(), asked: None },
         Err(error) => return BroadcastEnding::Lost(error.to_string()),
@@ -171,7 +201,25 @@ pub(super) async fn run(
         Err(_) => return BroadcastEnding::Lost("the server does not answer".into()),
     }
     progress.published();
-    let ending = link.publish(&mut socket, broadcast, source, progress, stop).await;
+    let codecs = link.session.server_codecs();
+    if let Some(codec) = source.not_taken(codecs) {
+        return BroadcastEnding::Refused(format!(
+            "the broadcast began with {codec}, which this server does not take"
+        ));
+    }
+    let source = match source.start(Some(codecs), progress) {
+        Ok(source) => source,
+        Err(error) => return BroadcastEnding::Source(error),
+    };
+    // The file may just have been opened.
+    let primed = tokio::select! {
+        primed = broadcast.prime(source) => primed,
+        () = &mut stop => Err(BroadcastEnding::Stopped),
+    };
+    let ending = match primed {
+        Ok(()) => link.publish(&mut socket, broadcast, source, progress, stop).await,
+        Err(ending) => ending,
+    };
     if matches!(ending, BroadcastEnding::Finished | BroadcastEnding::Stopped | BroadcastEnding::Moved(_)) {
         // The publish has ended in any case, so errors of the farewell do not matter.
         let _ = timeout(FAREWELL, link.say_farewell(&mut socket)).await;
@@ -191,10 +239,14 @@ struct Link {
 
 impl Link {
     /// Runs until the server accepts the publish (`None`) or the connection ends.
-    async fn set_up(&mut self, socket: &mut TcpStream) -> Option<BroadcastEnding> {
+    async fn set_up(&mut self, socket: &mut Socket) -> Option<BroadcastEnding> {
         loop {
             let output = self.session.take_output();
-            if let Err(error) = socket.write_all(&output).await {
+            let written = async {
+                socket.writer.write_all(&output).await?;
+                socket.writer.flush().await
+            };
+            if let Err(error) = written.await {
                 return Some(BroadcastEnding::Lost(error.to_string()));
             }
             match self.read(socket).await {
@@ -207,9 +259,9 @@ impl Link {
         }
     }
 
-    async fn read(&mut self, socket: &mut TcpStream) -> Result<Option<ClientEvent>, BroadcastEnding> {
+    async fn read(&mut self, socket: &mut Socket) -> Result<Option<ClientEvent>, BroadcastEnding> {
         let mut buffer = vec![0; READ_BUFFER];
-        match socket.read(&mut buffer).await {
+        match socket.reader.read(&mut buffer).await {
             Ok(0) => Err(BroadcastEnding::Lost("the server closed the connection".into())),
             Ok(len) => self.receive(&buffer[..len]).map_err(lost),
             Err(error) => Err(BroadcastEnding::Lost(error.to_string())),
@@ -232,7 +284,7 @@ impl Link {
 
     async fn publish(
         &mut self,
-        socket: &mut TcpStream,
+        socket: &mut Socket,
         broadcast: &mut Broadcast,
         source: &mut Source,
         progress: &mut ProgressDisplay,
@@ -244,39 +296,41 @@ impl Link {
         }
         let mut ticks = tokio::time::interval(ProgressDisplay::EVERY);
         let mut buffer = vec![0; READ_BUFFER];
+        // Bytes that TLS holds back until it is flushed.
+        let mut unflushed = false;
         loop {
             self.unsent.extend_from_slice(&self.session.take_output());
             if self.unsent.is_empty() {
                 self.moved = Instant::now();
             }
-            // Every branch is cancel-safe: reads and writes are complete or not done at all, and the broadcast keeps
-            // media taken off the queue.
+            // Every branch is cancel-safe: reads and writes are complete or not done at all, a flush is repeated, and the
+            // broadcast keeps media taken off the queue.
             tokio::select! {
                 biased;
                 () = &mut stop => return BroadcastEnding::Stopped,
-                written = socket.writable(), if !self.unsent.is_empty() => {
-                    match written.and_then(|()| socket.try_write(&self.unsent)) {
+                written = write_or_flush(&mut socket.writer, &self.unsent), if !self.unsent.is_empty() || unflushed => {
+                    match written {
+                        Ok(0) if !self.unsent.is_empty() => {
+                            return BroadcastEnding::Lost("the server closed the connection".into());
+                        }
                         Ok(len) => {
+                            unflushed = len > 0;
                             self.unsent.advance(len);
                             progress.sent(len);
                             self.moved = Instant::now();
                         }
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(error) => return BroadcastEnding::Lost(error.to_string()),
                     }
                 }
-                readable = socket.readable() => {
-                    match readable.and_then(|()| socket.try_read(&mut buffer)) {
-                        Ok(0) => return BroadcastEnding::Lost("the server closed the connection".into()),
-                        Ok(len) => match self.receive(&buffer[..len]) {
-                            Ok(Some(ClientEvent::Refused(text) | ClientEvent::SentOff(text))) => return sent_off(&text),
-                            Ok(Some(ClientEvent::Publishing | ClientEvent::ReconnectAsked(_)) | None) => {}
-                            Err(error) => return lost(error),
-                        },
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        Err(error) => return BroadcastEnding::Lost(error.to_string()),
-                    }
-                }
+                read = socket.reader.read(&mut buffer) => match read {
+                    Ok(0) => return BroadcastEnding::Lost("the server closed the connection".into()),
+                    Ok(len) => match self.receive(&buffer[..len]) {
+                        Ok(Some(ClientEvent::Refused(text) | ClientEvent::SentOff(text))) => return sent_off(&text),
+                        Ok(Some(ClientEvent::Publishing | ClientEvent::ReconnectAsked(_)) | None) => {}
+                        Err(error) => return lost(error),
+                    },
+                    Err(error) => return BroadcastEnding::Lost(error.to_string()),
+                },
                 () = sleep_until(self.moved + STALL), if !self.unsent.is_empty() => {
                     return BroadcastEnding::Lost("the server takes nothing any more".into());
                 }
@@ -316,7 +370,9 @@ impl Link {
         self.session.metadata(write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref()))?;
         if let Some(clock) = &broadcast.clock {
             for config in configs {
-                self.session.media(write::tag(&config, clock, broadcast.position))?;
+                if let Some(tag) = broadcast.tags.tag(&config, clock, broadcast.position) {
+                    self.session.media(tag)?;
+                }
             }
         }
         Ok(())
@@ -338,8 +394,10 @@ impl Link {
                 let values = write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
                 self.session.metadata(values)?;
                 // Before the first media there is no clock yet: the configurations are sent with that media.
-                if let Some(clock) = &broadcast.clock {
-                    self.session.media(write::tag(media, clock, broadcast.position))?;
+                if let Some(clock) = &broadcast.clock
+                    && let Some(tag) = broadcast.tags.tag(media, clock, broadcast.position)
+                {
+                    self.session.media(tag)?;
                 }
             }
             Media::Video(unit) | Media::Audio(unit) => {
@@ -350,12 +408,16 @@ impl Link {
                         let clock = RtmpClock::new(unit.dts, broadcast.start_timestamp_ms);
                         broadcast.clock = Some(clock);
                         for config in broadcast.configs() {
-                            self.session.media(write::tag(&config, &clock, unit.dts))?;
+                            if let Some(tag) = broadcast.tags.tag(&config, &clock, unit.dts) {
+                                self.session.media(tag)?;
+                            }
                         }
                         clock
                     }
                 };
-                self.session.media(write::tag(media, &clock, unit.dts))?;
+                if let Some(tag) = broadcast.tags.tag(media, &clock, unit.dts) {
+                    self.session.media(tag)?;
+                }
                 progress.unit(matches!(media, Media::Video(_)), unit.dts);
             }
         }
@@ -364,16 +426,25 @@ impl Link {
 
     /// Sends the remaining output and the end of the publish, then waits for the server to close, so that a reset does
     /// not discard data.
-    async fn say_farewell(&mut self, socket: &mut TcpStream) -> std::io::Result<()> {
+    async fn say_farewell(&mut self, socket: &mut Socket) -> std::io::Result<()> {
         // If the commands cannot be serialized, they are omitted.
         let _ = self.session.finish();
         self.unsent.extend_from_slice(&self.session.take_output());
-        socket.write_all(&self.unsent).await?;
-        socket.shutdown().await?;
+        socket.writer.write_all(&self.unsent).await?;
+        socket.writer.shutdown().await?;
         let mut buffer = [0; 1024];
-        while socket.read(&mut buffer).await? > 0 {}
+        while socket.reader.read(&mut buffer).await? > 0 {}
         Ok(())
     }
+}
+
+/// Writes some of the bytes and returns their number; without bytes, flushes what TLS holds back.
+async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), unsent: &[u8]) -> std::io::Result<usize> {
+    if unsent.is_empty() {
+        writer.flush().await?;
+        return Ok(0);
+    }
+    writer.write(unsent).await
 }
 
 fn sent_off(text: &str) -> BroadcastEnding {

@@ -11,18 +11,20 @@ mod connection;
 mod pacer;
 mod progress;
 mod source;
+mod tls;
 
-pub use args::{PublishArgs, UrlArg};
+pub use args::{EnhancedMode, PublishArgs, UrlArg};
 pub use source::SourceError;
 
 use connection::{Broadcast, BroadcastEnding};
 use media::MediaSpan;
 use pacer::ReconnectBackoff;
 use progress::ProgressDisplay;
-use source::{Input, Source};
+use source::{Input, PendingSource};
 use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
+use tls::Connector;
 
 /// How long attempts to connect are repeated after a server has asked for a new connection.
 const MOVES_WITHIN: Duration = Duration::from_secs(30);
@@ -34,6 +36,8 @@ struct PublishSettings {
     audio: bool,
     /// Video bit rate in bit/s, if video is encoded.
     bitrate: u32,
+    /// Whether other codecs than H.264 and AAC are sent as they are.
+    enhanced: EnhancedMode,
     /// The broadcast ends at this media time.
     duration: MediaSpan,
 }
@@ -89,25 +93,35 @@ pub async fn run(args: PublishArgs) -> Result<(), PublishError> {
 /// Publishes until the source ends or `stop` resolves.
 pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Result<(), PublishError> {
     let (mut url, input, settings) = args.plan().map_err(PublishError::Settings)?;
-    let total = match &input {
-        Input::File { path, looped: false, reader } => {
+    let tls = if url.tls { Some(Connector::new(args.tls_ca.as_deref())) } else { None };
+    let mut tls = tls.transpose().map_err(PublishError::Settings)?;
+    let info = match &input {
+        Input::File { path, reader, .. } => {
             let (path, reader) = (path.clone(), reader.clone());
             let info = tokio::task::spawn_blocking(move || source::probe(&reader, &path)).await;
-            let duration = info.map_err(|error| SourceError::Thread(error.into()))??.duration;
-            duration.map(|duration| duration.min(settings.duration))
+            Some(info.map_err(|error| SourceError::Thread(error.into()))??)
         }
-        Input::File { looped: true, .. } | Input::Pattern(_) => None,
+        Input::Pattern(_) => None,
     };
-    let mut source = Source::start(input, settings)?;
+    let looped = matches!(&input, Input::File { looped: true, .. });
+    let total = info.as_ref().filter(|_| !looped).and_then(|info| info.duration);
+    let total = total.map(|duration| duration.min(settings.duration));
+    let mut source = PendingSource::new(input, settings, info.as_ref());
     let mut broadcast = Broadcast::new(args.start_timestamp);
     let mut progress = ProgressDisplay::new(url.to_string(), total.or(args.duration.map(MediaSpan::from)));
     let mut stop = pin!(stop);
 
-    let primed = tokio::select! {
-        primed = broadcast.prime(&mut source) => primed,
-        () = &mut stop => Err(BroadcastEnding::Stopped),
-    };
-    let mut ending = primed.err();
+    let mut ending = None;
+    if !source.asks_the_server() {
+        let primed = async {
+            let source = source.start(None, &mut progress).map_err(BroadcastEnding::Source)?;
+            broadcast.prime(source).await
+        };
+        ending = tokio::select! {
+            primed = primed => primed.err(),
+            () = &mut stop => Some(BroadcastEnding::Stopped),
+        };
+    }
     let mut backoff = ReconnectBackoff::default();
     let mut ever_published = false;
     let mut moved_at: Option<Instant> = None;
@@ -117,13 +131,18 @@ pub async fn run_until(args: PublishArgs, stop: impl Future<Output = ()>) -> Res
         }
         let published_before = progress.connections();
         let started = Instant::now();
-        let attempt = connection::run(&url, &mut broadcast, &mut source, &mut progress, stop.as_mut()).await;
+        let attempt =
+            connection::run(&url, tls.as_ref(), &mut broadcast, &mut source, &mut progress, stop.as_mut())
+                .await;
         let published = progress.connections() > published_before;
         ever_published |= published;
         let attempt = match attempt {
             BroadcastEnding::Moved(to) => {
                 progress.say(&format!("{url}: the server asks for a new connection"));
                 url = to.and_then(|to| url.moved_to(&to)).unwrap_or(url);
+                if url.tls && tls.is_none() {
+                    tls = Some(Connector::new(args.tls_ca.as_deref()).map_err(PublishError::Settings)?);
+                }
                 moved_at = Some(Instant::now());
                 continue;
             }

@@ -1,18 +1,23 @@
 //! The published source: a file, once or in a loop, or the test pattern. A thread of its own reads it, because libav
 //! blocks. When media is sent is decided by [`super::connection`].
 //!
+//! A file in other codecs than H.264 and AAC is opened when the server has said what it takes: then it is known what has to
+//! be encoded.
+//!
 //! The queue to the sender is bounded in access units. When it is full, a file waits. The test pattern does not wait,
 //! because it shows the current time: it drops media up to the next keyframe and counts it.
 
-use super::PublishSettings;
-use media::{Media, MediaSpan, MediaTime, Unit, WallTime};
+use super::progress::ProgressDisplay;
+use super::{EnhancedMode, PublishSettings};
+use media::{AudioCodec, Media, MediaSpan, MediaTime, Unit, VideoCodec, WallTime};
+use rtmp::client::ServerCodecs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use transcode::demux::{DemuxError, DemuxOptions, FileReader, SourceInfo};
+use transcode::demux::{DemuxError, DemuxOptions, FileReader, PASSABLE, SourceInfo};
 use transcode::pattern::{EncodeError, Pattern, PatternSettings};
 
 /// Capacity of the queue from source to sender in access units: about two seconds of video and audio.
@@ -52,9 +57,90 @@ pub(super) struct Source {
     _stop: std::sync::mpsc::SyncSender<()>,
 }
 
+/// A source that is started before the first connection, or once a server has said what it takes.
+pub(super) struct PendingSource {
+    /// `None` once it is started.
+    input: Option<Input>,
+    settings: PublishSettings,
+    /// libav's names of the file's codecs that can be sent as they are by Enhanced RTMP.
+    enhanced: Vec<String>,
+    /// Those that are sent as they are.
+    passed: Vec<String>,
+    running: Option<Source>,
+}
+
+impl PendingSource {
+    pub(super) fn new(input: Input, settings: PublishSettings, info: Option<&SourceInfo>) -> Self {
+        let tracks = info.into_iter().flat_map(|info| {
+            [info.video.as_ref().filter(|_| settings.video), info.audio.as_ref().filter(|_| settings.audio)]
+        });
+        let codecs = tracks.flatten().map(|track| track.codec.clone());
+        let enhanced = codecs.filter(|codec| PASSABLE.contains(&codec.as_str())).collect();
+        Self { input: Some(input), settings, enhanced, passed: Vec::new(), running: None }
+    }
+
+    /// Whether it depends on the server what is encoded, and the source has not been started.
+    pub(super) fn asks_the_server(&self) -> bool {
+        self.input.is_some() && self.settings.enhanced == EnhancedMode::Auto && !self.enhanced.is_empty()
+    }
+
+    /// The source, which is started if it was not. `server` is what the server takes by Enhanced RTMP; `None` where it was
+    /// not asked.
+    pub(super) fn start(
+        &mut self,
+        server: Option<&ServerCodecs>,
+        progress: &mut ProgressDisplay,
+    ) -> Result<&mut Source, SourceError> {
+        if let Some(input) = self.input.take() {
+            let taken = |codec: &String| match self.settings.enhanced {
+                EnhancedMode::Always => true,
+                EnhancedMode::Never => false,
+                EnhancedMode::Auto => server.is_some_and(|server| takes(server, codec)),
+            };
+            self.passed = self.enhanced.iter().filter(|codec| taken(codec)).cloned().collect();
+            for codec in &self.enhanced {
+                progress.say(&if self.passed.contains(codec) {
+                    format!("{codec} is sent as it is, by Enhanced RTMP")
+                } else if self.settings.enhanced == EnhancedMode::Never {
+                    format!("{codec} is encoded again")
+                } else {
+                    format!("{codec} is encoded again: the server does not say that it takes {codec}")
+                });
+            }
+            self.running = Some(Source::start(input, self.settings, self.passed.clone())?);
+        }
+        self.running.as_mut().ok_or_else(|| SourceError::Thread(std::io::ErrorKind::NotFound.into()))
+    }
+
+    /// A codec in which media is sent and which this server does not take; `None` where it takes all, or need not say so.
+    pub(super) fn not_taken(&self, server: &ServerCodecs) -> Option<&str> {
+        let asked = self.settings.enhanced == EnhancedMode::Auto;
+        self.passed.iter().find(|codec| asked && !takes(server, codec)).map(String::as_str)
+    }
+
+    /// Number of access units dropped because the connection did not take them in time.
+    pub(super) fn dropped(&self) -> u64 {
+        self.running.as_ref().map_or(0, Source::dropped)
+    }
+}
+
+/// Whether a server takes a codec, which has this name in libav.
+fn takes(server: &ServerCodecs, codec: &str) -> bool {
+    match codec {
+        "hevc" => server.video.contains(&VideoCodec::Hevc),
+        "av1" => server.video.contains(&VideoCodec::Av1),
+        "opus" => server.audio.contains(&AudioCodec::Opus),
+        "flac" => server.audio.contains(&AudioCodec::Flac),
+        "ac3" => server.audio.contains(&AudioCodec::Ac3),
+        "eac3" => server.audio.contains(&AudioCodec::Eac3),
+        _ => false,
+    }
+}
+
 impl Source {
-    /// Starts the thread, which opens a file before it delivers the first media.
-    pub(super) fn start(input: Input, settings: PublishSettings) -> Result<Self, SourceError> {
+    /// Starts the thread, which opens a file before it delivers the first media. `pass` has the codecs that are not encoded
+    /// again, beside H.264 and AAC.
+    fn start(input: Input, settings: PublishSettings, pass: Vec<String>) -> Result<Self, SourceError> {
         let (sender, media) = mpsc::channel(QUEUE_UNITS);
         let (stop, stopped) = std::sync::mpsc::sync_channel(0);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -64,7 +150,11 @@ impl Source {
             .name("publish-source".into())
             .spawn(move || {
                 let outcome = match input {
-                    Input::File { path, looped, reader } => play(&reader, &path, looped, &settings, &sender),
+                    Input::File { path, looped, reader } => {
+                        let PublishSettings { video, audio, bitrate, duration, .. } = settings;
+                        let options = DemuxOptions { video, audio, bitrate, pass };
+                        play(&reader, &path, looped, &options, duration, &sender)
+                    }
                     Input::Pattern(pattern) => generate(&pattern, &settings, &sender, &stopped, &counter),
                 };
                 if let Err(error) = outcome {
@@ -102,17 +192,17 @@ fn play(
     reader: &FileReader,
     path: &Path,
     looped: bool,
-    settings: &PublishSettings,
+    options: &DemuxOptions,
+    duration: MediaSpan,
     sender: &mpsc::Sender<Result<Media, SourceError>>,
 ) -> Result<(), SourceError> {
-    let options = DemuxOptions { video: settings.video, audio: settings.audio, bitrate: settings.bitrate };
     let mut axis = LoopAxis::default();
     loop {
-        let file = reader.open(path, &options)?;
+        let file = reader.open(path, options)?;
         axis.next_pass();
         for media in file {
             let media = axis.place(media?);
-            if axis.elapsed() >= settings.duration || sender.blocking_send(Ok(media)).is_err() {
+            if axis.elapsed() >= duration || sender.blocking_send(Ok(media)).is_err() {
                 return Ok(());
             }
         }

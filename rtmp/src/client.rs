@@ -8,9 +8,11 @@ use super::url::RtmpUrl;
 use crate::MessageKind;
 use crate::amf::{self, AmfCommand, AmfError};
 use crate::chunk::{ChunkError, ChunkLimits, ChunkMessage, ChunkReader, message_type};
-use crate::flv::write::OutgoingTag;
+use crate::flv::four_cc;
+use crate::flv::write::{ENHANCED_AUDIO, ENHANCED_VIDEO, OutgoingTag};
 use crate::session::HANDSHAKE_LEN;
 use bytes::Bytes;
+use media::{AudioCodec, VideoCodec};
 use rml_amf0::Amf0Value;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
@@ -35,6 +37,67 @@ const MAX_TEXT: usize = 200;
 /// Transaction numbers of the commands whose answers are read.
 const CONNECT: f64 = 1.0;
 const CREATE_STREAM: f64 = 4.0;
+
+/// Codecs beside H.264 and AAC that a server takes by Enhanced RTMP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerCodecs {
+    /// Video codecs, among those of [`ENHANCED_VIDEO`].
+    pub video: Vec<VideoCodec>,
+    /// Audio codecs, among those of [`ENHANCED_AUDIO`].
+    pub audio: Vec<AudioCodec>,
+}
+
+impl ServerCodecs {
+    /// Every codec that this client sends.
+    pub fn all() -> Self {
+        Self { video: ENHANCED_VIDEO.into(), audio: ENHANCED_AUDIO.into() }
+    }
+
+    /// Reads an object of the answer to `connect`: `fourCcList`, and the codecs that can be decoded or forwarded in
+    /// `videoFourCcInfoMap` and `audioFourCcInfoMap`.
+    fn take(&mut self, object: &Amf0Value) {
+        let Amf0Value::Object(properties) = object else { return };
+        let listed = |code: &str| match properties.get("fourCcList") {
+            Some(Amf0Value::StrictArray(codes)) => codes.iter().any(|known| is_code(known, code)),
+            Some(_) | None => false,
+        };
+        let mapped = |map: &str, code: &str| match properties.get(map) {
+            Some(Amf0Value::Object(codes)) => [code, ANY_CODEC].iter().any(|name| match codes.get(*name) {
+                Some(Amf0Value::Number(bits)) => *bits as u32 & (CAN_DECODE | CAN_FORWARD) != 0,
+                Some(_) | None => false,
+            }),
+            Some(_) | None => false,
+        };
+        self.video.extend(ENHANCED_VIDEO.into_iter().filter(|codec| {
+            let code = four_cc::of(&four_cc::VIDEO, *codec);
+            code.is_some_and(|code| listed(code) || mapped("videoFourCcInfoMap", code))
+        }));
+        self.audio.extend(ENHANCED_AUDIO.into_iter().filter(|codec| {
+            let code = four_cc::of(&four_cc::AUDIO, *codec);
+            // The list of Enhanced RTMP 1 has video alone, so all codecs mean all video codecs.
+            code.is_some_and(|code| {
+                let named = match properties.get("fourCcList") {
+                    Some(Amf0Value::StrictArray(codes)) => codes
+                        .iter()
+                        .any(|known| matches!(known, Amf0Value::Utf8String(known) if known == code)),
+                    Some(_) | None => false,
+                };
+                named || mapped("audioFourCcInfoMap", code)
+            })
+        }));
+    }
+}
+
+/// Stands for every codec in the lists of Enhanced RTMP.
+const ANY_CODEC: &str = "*";
+/// Bits of a codec in `videoFourCcInfoMap` and `audioFourCcInfoMap`.
+const CAN_DECODE: u32 = 1;
+const CAN_ENCODE: f64 = 2.0;
+const CAN_FORWARD: u32 = 4;
+
+fn is_code(value: &Amf0Value, code: &str) -> bool {
+    matches!(value, Amf0Value::Utf8String(known) if known == code || known == ANY_CODEC)
+}
 
 /// What the session reports to its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +156,7 @@ enum ClientState {
 /// A server's command, as far as the state machine uses it.
 enum Reply {
     /// `_result` of a transaction, with the value that follows the command object.
-    Result { transaction: f64, value: Option<Amf0Value> },
+    Result { transaction: f64, value: Option<Amf0Value>, codecs: ServerCodecs },
     /// `_error`, or `onStatus` of level `error`.
     Failure(String),
     /// `onStatus` of another level, by its code.
@@ -111,6 +174,7 @@ pub struct ClientSession {
     reader: ChunkReader,
     serializer: ChunkSerializer,
     output: Vec<u8>,
+    codecs: ServerCodecs,
 }
 
 impl ClientSession {
@@ -124,7 +188,13 @@ impl ClientSession {
             reader: ChunkReader::new(ChunkLimits::BEFORE_PUBLISH),
             serializer: ChunkSerializer::new(),
             output,
+            codecs: ServerCodecs::default(),
         })
+    }
+
+    /// What the server has said that it takes; nothing before it accepts the publish.
+    pub fn server_codecs(&self) -> &ServerCodecs {
+        &self.codecs
     }
 
     /// Takes the output to be sent.
@@ -208,11 +278,12 @@ impl ClientSession {
     /// The session's transition function.
     fn reply(&mut self, reply: Reply) -> Result<Option<ClientEvent>, ClientError> {
         match (&self.state, reply) {
-            (ClientState::Connecting, Reply::Result { transaction: CONNECT, .. }) => {
+            (ClientState::Connecting, Reply::Result { transaction: CONNECT, codecs, .. }) => {
+                self.codecs = codecs;
                 self.ask_for_stream()?;
                 self.state = ClientState::CreatingStream;
             }
-            (ClientState::CreatingStream, Reply::Result { transaction: CREATE_STREAM, value }) => {
+            (ClientState::CreatingStream, Reply::Result { transaction: CREATE_STREAM, value, .. }) => {
                 let stream = match value {
                     Some(Amf0Value::Number(stream)) if (1.0..=f64::from(u32::MAX)).contains(&stream) => {
                         stream as u32
@@ -269,12 +340,23 @@ impl ClientSession {
             .map_err(|_| ClientError::TooLong)?;
         self.output.extend(packet.bytes);
         let text = |value: &str| Amf0Value::Utf8String(value.into());
+        let video: Vec<&str> =
+            ENHANCED_VIDEO.into_iter().filter_map(|codec| four_cc::of(&four_cc::VIDEO, codec)).collect();
+        let audio: Vec<&str> =
+            ENHANCED_AUDIO.into_iter().filter_map(|codec| four_cc::of(&four_cc::AUDIO, codec)).collect();
+        let can_encode = |codes: &[&str]| {
+            let entry = |code: &&str| ((*code).to_owned(), Amf0Value::Number(CAN_ENCODE));
+            Amf0Value::Object(codes.iter().map(entry).collect())
+        };
         let object = HashMap::from([
             ("app".into(), text(&self.url.app)),
             ("type".into(), text("nonprivate")),
             ("flashVer".into(), text(&format!("FMLE/3.0 (compatible; {})", CLIENT_NAME))),
             ("tcUrl".into(), text(&self.url.tc_url())),
             ("capsEx".into(), Amf0Value::Number(CAN_RECONNECT)),
+            ("fourCcList".into(), Amf0Value::StrictArray(video.iter().map(|code| text(code)).collect())),
+            ("videoFourCcInfoMap".into(), can_encode(&video)),
+            ("audioFourCcInfoMap".into(), can_encode(&audio)),
         ]);
         self.command("connect", CONNECT, Amf0Value::Object(object), None)
     }
@@ -334,9 +416,13 @@ fn parse_reply(payload: &[u8]) -> Result<Reply, ClientError> {
     if let Some(error) = cut {
         return Err(error.into());
     }
+    let mut codecs = ServerCodecs::default();
+    if name == "_result" {
+        values.iter().for_each(|object| codecs.take(object));
+    }
     let value = (values.len() > 1).then(|| values.swap_remove(1));
     Ok(match name.as_str() {
-        "_result" => Reply::Result { transaction, value },
+        "_result" => Reply::Result { transaction, value, codecs },
         "_error" => Reply::Failure(status_text(value)),
         "onStatus" => match property(value.as_ref(), "level") {
             Some("error") => Reply::Failure(status_text(value)),

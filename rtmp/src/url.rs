@@ -1,4 +1,4 @@
-//! The publishing URL, `rtmp://HOST[:PORT]/{app}/{key}`. The key is a secret and appears in no rendering of the type.
+//! The publishing URL, `rtmp://HOST[:PORT]/{app}/{key}`, or `rtmps://` for RTMP inside TLS. The key is a secret and appears in no rendering of the type.
 
 use crate::StreamKey;
 use std::fmt;
@@ -6,10 +6,14 @@ use std::str::FromStr;
 
 /// Port if the URL names none (IANA: macromedia-fcs).
 const DEFAULT_PORT: u16 = 1935;
+/// Port of `rtmps://` if the URL names none, as in FFmpeg and OBS.
+const DEFAULT_TLS_PORT: u16 = 443;
 
 /// A publishing URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RtmpUrl {
+    /// Whether the connection is inside TLS (`rtmps://`).
+    pub tls: bool,
     /// Host name or address; IPv6 without brackets.
     pub host: String,
     /// TCP port.
@@ -24,7 +28,7 @@ pub struct RtmpUrl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     /// Another scheme, or none.
-    #[error("the URL must begin with rtmp://")]
+    #[error("the URL must begin with rtmp:// or rtmps://")]
     Scheme,
     /// The host is empty, or contains a user name.
     #[error("the URL names no host")]
@@ -38,17 +42,20 @@ pub enum BadUrl {
 }
 
 impl RtmpUrl {
-    /// The same key at another application, which is given as `connect` names it; `None` if that is no such URL.
+    /// The same key at another application, which is given as `connect` names it; `None` if that is no such URL, or if the
+    /// key would leave TLS.
     pub fn moved_to(&self, tc_url: &str) -> Option<Self> {
-        format!("{}/{}", tc_url.trim_end_matches('/'), self.key.expose()).parse().ok()
+        let moved: Self = format!("{}/{}", tc_url.trim_end_matches('/'), self.key.expose()).parse().ok()?;
+        (moved.tls || !self.tls).then_some(moved)
     }
 
     /// The URL of the application, without the key, as `connect` names it.
     pub(crate) fn tc_url(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let (scheme, usual) = if self.tls { ("rtmps", DEFAULT_TLS_PORT) } else { ("rtmp", DEFAULT_PORT) };
         match self.port {
-            DEFAULT_PORT => format!("rtmp://{host}/{}", self.app),
-            port => format!("rtmp://{host}:{port}/{}", self.app),
+            port if port == usual => format!("{scheme}://{host}/{}", self.app),
+            port => format!("{scheme}://{host}:{port}/{}", self.app),
         }
     }
 }
@@ -57,9 +64,14 @@ impl FromStr for RtmpUrl {
     type Err = BadUrl;
 
     fn from_str(url: &str) -> Result<Self, BadUrl> {
-        let rest = match url.split_at_checked("rtmp://".len()) {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("rtmp://") => rest,
-            _ => return Err(BadUrl::Scheme),
+        let behind = |scheme: &str| {
+            let (head, rest) = url.split_at_checked(scheme.len())?;
+            head.eq_ignore_ascii_case(scheme).then_some(rest)
+        };
+        let (tls, rest) = match (behind("rtmp://"), behind("rtmps://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return Err(BadUrl::Scheme),
         };
         let (authority, path) = rest.split_once('/').ok_or(BadUrl::Path)?;
         let (host, port) = match authority.strip_prefix('[') {
@@ -77,6 +89,7 @@ impl FromStr for RtmpUrl {
             return Err(BadUrl::Host);
         }
         let port = match port.map(str::parse) {
+            None if tls => DEFAULT_TLS_PORT,
             None => DEFAULT_PORT,
             Some(Ok(port)) if port > 0 => port,
             Some(_) => return Err(BadUrl::Port),
@@ -88,7 +101,7 @@ impl FromStr for RtmpUrl {
         if app.is_empty() || key.is_empty() || key.starts_with('?') {
             return Err(BadUrl::Path);
         }
-        Ok(Self { host: host.into(), port, app: app.into(), key: StreamKey::new(key.into()) })
+        Ok(Self { tls, host: host.into(), port, app: app.into(), key: StreamKey::new(key.into()) })
     }
 }
 
@@ -117,6 +130,9 @@ mod tests {
             ("rtmp://[::1]/live/abc", ok("::1", 1935, "live", "abc")),
             ("rtmp://h/live/eu/abc", ok("h", 1935, "live/eu", "abc")),
             ("rtmp://h/live/abc?latency=5&x=a/b", ok("h", 1935, "live", "abc?latency=5&x=a/b")),
+            ("rtmps://h/live/abc", ok("h", 443, "live", "abc")),
+            ("RTMPS://h:1936/live/abc", ok("h", 1936, "live", "abc")),
+            ("rtmpt://h/live/abc", Err(BadUrl::Scheme)),
             ("http://h/live/abc", Err(BadUrl::Scheme)),
             ("live/abc", Err(BadUrl::Scheme)),
             ("rtmp:///live/abc", Err(BadUrl::Host)),
@@ -142,6 +158,9 @@ mod tests {
         assert_eq!((moved.host.as_str(), moved.port, moved.app.as_str()), ("other", 1936, "app"));
         assert_eq!(moved.key, url.key);
         assert_eq!((url.moved_to("other/app"), url.moved_to("rtmp://other")), (None, None));
+        let inside_tls: RtmpUrl = "rtmps://h/live/abc".parse().unwrap();
+        assert_eq!(inside_tls.moved_to("rtmp://other/app"), None, "the key stays inside TLS");
+        assert!(inside_tls.moved_to("rtmps://other/app").is_some_and(|moved| moved.tls));
     }
 
     #[test]
@@ -150,5 +169,7 @@ mod tests {
         assert_eq!(url.to_string(), "rtmp://example.org:1936/live/…");
         assert!(!format!("{url:?}").contains("secret"));
         assert!(!url.tc_url().contains("secret"));
+        let url: RtmpUrl = "rtmps://example.org/live/secret".parse().unwrap();
+        assert_eq!((url.to_string(), url.tls), ("rtmps://example.org/live/…".to_owned(), true));
     }
 }

@@ -1,9 +1,21 @@
 //! Publishers in common use: FFmpeg, and GStreamer's two RTMP sinks.
 
 use crate::process::Program;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+/// The path of an FFmpeg that speaks Enhanced RTMP, which Debian's does not (`fixtures/recent-ffmpeg.sh`).
+///
+/// # Panics
+/// When it cannot be fetched.
+#[track_caller]
+pub fn recent_ffmpeg() -> PathBuf {
+    let script = crate::encoder_process::workspace().join("fixtures/recent-ffmpeg.sh");
+    let made = Command::new(script).output().expect("the script runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).expect("a path in UTF-8").trim().into()
+}
 
 /// FFmpeg publishes the file in real time, in an endless loop.
 pub fn ffmpeg_looped(clip: &Path, url: &str) -> Program {

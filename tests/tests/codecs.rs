@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 use tests::checker::watch::{Watch, report};
 use tests::checker::{Checker, Settings};
-use tests::encoder_process::{Encoder, Options, workspace};
+use tests::encoder_process::{Encoder, Options};
 use tests::patience::eventually;
 use tests::process::Program;
 use tests::sender::{self, Message};
@@ -83,20 +83,17 @@ fn wrong_with(checker: &Checker) -> Vec<String> {
     wrong
 }
 
-fn recent_ffmpeg() -> std::path::PathBuf {
-    let made = Command::new(workspace().join("fixtures/recent-ffmpeg.sh")).output().expect("the script runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8(made.stdout).unwrap().trim().into()
-}
-
 #[test]
 fn video_codecs_of_enhanced_rtmp() {
-    all_come_out(&recent_ffmpeg(), &["hevc", "hevc-10bit", "av1", "vp9"]);
+    all_come_out(&publisher::recent_ffmpeg(), &["hevc", "hevc-10bit", "av1", "vp9"]);
 }
 
 #[test]
 fn audio_codecs_of_enhanced_rtmp() {
-    all_come_out(&recent_ffmpeg(), &["opus", "opus-surround", "flac", "ac3", "ac3-surround", "eac3"]);
+    all_come_out(
+        &publisher::recent_ffmpeg(),
+        &["opus", "opus-surround", "flac", "ac3", "ac3-surround", "eac3"],
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Reads files as media, for `encoder publish FILE` and `encoder transcode FILE`. H.264 and AAC are passed through in
-//! the form in which a publisher sends them; anything else is decoded and encoded again. Files are read as fast as
-//! possible; pacing is left to the caller.
+//! Reads files as media, for `encoder publish FILE` and `encoder transcode FILE`. H.264 and AAC, and what the caller takes
+//! besides, are passed through in the form in which a publisher sends them; anything else is decoded and encoded again.
+//! Files are read as fast as possible; pacing is left to the caller.
 //!
 //! Files come from strangers, and libav's demuxers and decoders are C: [`FileReader`] demuxes a file in a process of
 //! its own that has the file as its stdin and is confined like a worker. `child` is that process, `reader` its other end.
@@ -103,8 +103,8 @@ impl From<AacError> for DemuxError {
     }
 }
 
-/// Which tracks to take from a file.
-#[derive(Clone, Copy, Debug)]
+/// Which tracks to take from a file, and how.
+#[derive(Clone, Debug)]
 pub struct DemuxOptions {
     /// Whether to take the video track.
     pub video: bool,
@@ -112,11 +112,16 @@ pub struct DemuxOptions {
     pub audio: bool,
     /// Bit rate of video that is encoded again, in bits per second.
     pub bitrate: u32,
+    /// Codecs beside H.264 and AAC that are passed through, by libav's names: those of [`PASSABLE`].
+    pub pass: Vec<String>,
 }
+
+/// libav's names of the codecs that [`DemuxOptions::pass`] may name.
+pub const PASSABLE: [&str; 6] = ["hevc", "av1", "opus", "flac", "ac3", "eac3"];
 
 impl Default for DemuxOptions {
     fn default() -> Self {
-        Self { video: true, audio: true, bitrate: 3_000_000 }
+        Self { video: true, audio: true, bitrate: 3_000_000, pass: Vec::new() }
     }
 }
 
@@ -207,7 +212,7 @@ impl FileDemuxer {
         let mut video = None;
         if let Some(stream) = pick(options.video, ff::media::Type::Video) {
             starts.extend(start_of(&stream));
-            let (path, track) = VideoPath::open(&stream, options.bitrate)?;
+            let (path, track) = VideoPath::open(&stream, options)?;
             video =
                 Some(DemuxedTrack { index: stream.index(), time_base: stream.time_base(), path, last: None });
             info.video = Some(track);
@@ -215,7 +220,7 @@ impl FileDemuxer {
         let mut audio = None;
         if let Some(stream) = pick(options.audio, ff::media::Type::Audio) {
             starts.extend(start_of(&stream));
-            let (path, track) = AudioPath::open(&stream)?;
+            let (path, track) = AudioPath::open(&stream, options)?;
             audio =
                 Some(DemuxedTrack { index: stream.index(), time_base: stream.time_base(), path, last: None });
             info.audio = Some(track);
@@ -284,14 +289,19 @@ impl FileDemuxer {
                     }
                     // Without a configuration nothing can be decoded; parameter sets alone are not a picture.
                     if *announced && !converted.data.is_empty() {
-                        let (key, data) = (packet.is_key(), converted.data);
-                        let unit = Unit { pts, dts, key, data };
-                        if packet.dts().is_none() && self.undated.len() < MAX_UNDATED {
-                            self.undated.push(unit);
-                        } else {
-                            out.extend(dated(&mut self.undated, dts, shape.frame_span()).map(Media::Video));
-                            out.push(Media::Video(unit));
-                        }
+                        let unit = Unit { pts, dts, key: packet.is_key(), data: converted.data };
+                        let is_dated = packet.dts().is_some();
+                        picture(&mut self.undated, unit, is_dated, shape.frame_span(), &mut out);
+                    }
+                }
+                VideoPath::Pass { converter, config, frame_span, announced } => {
+                    if !std::mem::replace(announced, true) {
+                        out.push(Media::VideoConfig(config.clone()));
+                    }
+                    if let Some(unit) = converter.convert(data) {
+                        let unit = Unit { pts, dts, key: unit.key, data: unit.data };
+                        let is_dated = packet.dts().is_some();
+                        picture(&mut self.undated, unit, is_dated, *frame_span, &mut out);
                     }
                 }
                 VideoPath::Recode(recoder) => recoder.packet(packet, pts, dts, &mut out)?,
@@ -323,6 +333,18 @@ impl FileDemuxer {
                     let data = Bytes::copy_from_slice(data);
                     out.push(Media::Audio(Unit { pts: dts, dts, key: true, data }));
                 }
+                AudioPath::Pass { codec, given, announced } => {
+                    if !*announced {
+                        // A frame that cannot be read is no beginning.
+                        let config = given.take().or_else(|| path::config_of_frame(*codec, data));
+                        *announced = config.is_some();
+                        out.extend(config.map(Media::AudioConfig));
+                    }
+                    if *announced {
+                        let data = Bytes::copy_from_slice(data);
+                        out.push(Media::Audio(Unit { pts: dts, dts, key: true, data }));
+                    }
+                }
                 AudioPath::Recode(recoder) => recoder.packet(packet, dts, &mut out)?,
             }
         }
@@ -347,6 +369,16 @@ impl FileDemuxer {
             }
             self.ready.push(media);
         }
+    }
+}
+
+/// Adds a picture to `out`, or holds back one whose dts the container does not state.
+fn picture(undated: &mut Vec<Unit>, unit: Unit, is_dated: bool, frame_span: MediaSpan, out: &mut Vec<Media>) {
+    if !is_dated && undated.len() < MAX_UNDATED {
+        undated.push(unit);
+    } else {
+        out.extend(dated(undated, unit.dts, frame_span).map(Media::Video));
+        out.push(Media::Video(unit));
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 #[cfg(feature = "testing")]
 use transcode::confine::Wall;
 use transcode::confine::{ConfineOptions, SandboxMode, WorkerTask};
-use transcode::demux::{DemuxJob, DemuxOptions};
+use transcode::demux::{DemuxJob, DemuxOptions, PASSABLE};
 
 /// Live encoder: RTMP in, adaptive-bitrate HLS out.
 #[derive(Debug, Parser)]
@@ -98,6 +98,9 @@ pub(crate) struct DemuxWorkerArgs {
     /// Bits per second of video that is encoded again
     #[arg(long, default_value_t = DemuxOptions::default().bitrate)]
     pub bitrate: u32,
+    /// Codecs beside H.264 and AAC that are not encoded again
+    #[arg(long = "pass", value_parser = clap::builder::PossibleValuesParser::new(PASSABLE))]
+    pub pass: Vec<String>,
     /// The extension of the file's name
     #[arg(long)]
     pub extension: Option<String>,
@@ -107,7 +110,12 @@ impl DemuxWorkerArgs {
     /// The same as arguments of the process's function.
     pub(crate) fn options(self) -> (ConfineOptions, DemuxJob) {
         let confine = ConfineOptions { task: WorkerTask::Demux, ..self.worker.options() };
-        let options = DemuxOptions { video: !self.no_video, audio: !self.no_audio, bitrate: self.bitrate };
+        let options = DemuxOptions {
+            video: !self.no_video,
+            audio: !self.no_audio,
+            bitrate: self.bitrate,
+            pass: self.pass,
+        };
         (confine, DemuxJob { options, extension: self.extension })
     }
 }
@@ -443,7 +451,7 @@ pub(crate) struct TranscodeArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EncodingArgs {
     /// `auto`, or rungs by their shorter side: `source,720p@2800k,480p@1400k`; `720p60@4500k` sets a frame rate;
-    /// `source` passes the published video through
+    /// `source` passes published H.264 through, `source+hevc+av1` these codecs too, with a rung in H.264 beside them
     #[arg(long, env = "ENCODER_LADDER", value_name = "RUNGS", default_value = "auto")]
     pub ladder: String,
     /// x264 preset, from `ultrafast` to `veryslow`: slower presets trade CPU time for quality

@@ -54,6 +54,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
         assert_eq!(heard, [ClientEvent::Publishing]);
         let [ServerEvent::Publish(request)] = &seen[..] else { panic!("{seen:?}") };
         assert_eq!((request.app.as_str(), request.key.expose()), ("live", "secret"));
+        assert_eq!(client.server_codecs(), &ServerCodecs::all(), "this server says what it takes");
 
         // Bodies longer than a chunk, times above the threshold of extended timestamps, and times across the wrap.
         let times = [0x00ff_fff0, 0x0100_0010, u32::MAX - 5, 30, 63, 96];
@@ -179,5 +180,36 @@ proptest::proptest! {
         converse(&mut client, &mut server, None, 100_000);
         let mut input = &bytes[..];
         while let Ok(Some(_)) = client.handle(&mut input) {}
+    }
+}
+
+#[test]
+fn servers_say_in_several_ways_what_they_take() {
+    use AudioCodec::Opus;
+    use VideoCodec::{Av1, Hevc};
+    let text = |text: &str| Amf0Value::Utf8String(text.into());
+    let object = |entries: Vec<(&str, Amf0Value)>| {
+        Amf0Value::Object(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    };
+    let list = |codes: &[&str]| Amf0Value::StrictArray(codes.iter().map(|code| text(code)).collect());
+    let number = Amf0Value::Number;
+    for (answer, video, audio) in [
+        (object(vec![]), vec![], vec![]),
+        (object(vec![("fourCcList", list(&["av01", "vp09"]))]), vec![Av1], vec![]),
+        (object(vec![("fourCcList", list(&["*"]))]), vec![Hevc, Av1], vec![]),
+        (object(vec![("fourCcList", list(&["Opus"]))]), vec![], vec![Opus]),
+        (
+            object(vec![
+                ("videoFourCcInfoMap", object(vec![("hvc1", number(4.0)), ("av01", number(2.0))])),
+                ("audioFourCcInfoMap", object(vec![("Opus", number(1.0))])),
+            ]),
+            vec![Hevc],
+            vec![Opus],
+        ),
+        (object(vec![("fourCcList", text("hvc1")), ("videoFourCcInfoMap", number(1.0))]), vec![], vec![]),
+    ] {
+        let mut codecs = ServerCodecs::default();
+        codecs.take(&answer);
+        assert_eq!(codecs, ServerCodecs { video, audio }, "{answer:?}");
     }
 }

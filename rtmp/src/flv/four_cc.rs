@@ -25,3 +25,8 @@ pub const AUDIO: [(&str, AudioCodec); 6] = [
 pub(super) fn find<C: Copy>(list: &[(&str, C)], code: &[u8; 4]) -> Option<C> {
     list.iter().find(|(known, _)| known.as_bytes() == code).map(|(_, codec)| *codec)
 }
+
+/// The FourCC of a codec in one of the lists.
+pub(crate) fn of<C: Copy + PartialEq>(list: &[(&'static str, C)], codec: C) -> Option<&'static str> {
+    list.iter().find(|(_, known)| *known == codec).map(|(code, _)| *code)
+}

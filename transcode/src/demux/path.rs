@@ -3,14 +3,15 @@
 
 use super::h264::Framing;
 use super::recode::{AudioRecoder, VideoRecoder};
-use super::{DemuxError, TrackInfo};
+use super::{DemuxError, DemuxOptions, TrackInfo};
 use crate::contribution::ContributionSettings;
 use crate::raw;
 use bytes::Bytes;
 use ff::{Rational, codec, format};
 use ffmpeg_next as ff;
+use media::h264::LengthSize;
 use media::time::{TICKS_PER_SECOND, rescale};
-use media::{MediaSpan, VideoCodec, VideoConfig, aac};
+use media::{AudioCodec, AudioConfig, MediaSpan, VideoCodec, VideoConfig, aac, av1, framing, hevc, sound};
 
 /// How a file's video becomes a publisher's video.
 pub(super) enum VideoPath {
@@ -20,7 +21,46 @@ pub(super) enum VideoPath {
         shape: SourceShape,
         announced: bool,
     },
+    /// HEVC or AV1, passed through.
+    Pass {
+        converter: Converter,
+        config: VideoConfig,
+        /// Duration of one picture.
+        frame_span: MediaSpan,
+        announced: bool,
+    },
     Recode(Box<VideoRecoder>),
+}
+
+/// Brings access units from a container's form into a publisher's.
+pub(super) enum Converter {
+    /// NAL units of HEVC; the size of their lengths in the container, `None` for a byte stream.
+    Hevc(Option<LengthSize>),
+    /// Temporal units of AV1.
+    Av1,
+}
+
+/// An access unit in a publisher's form.
+pub(super) struct PassedUnit {
+    pub(super) key: bool,
+    pub(super) data: Bytes,
+}
+
+impl Converter {
+    /// Converts an access unit; `None` without a picture.
+    pub(super) fn convert(&self, data: &[u8]) -> Option<PassedUnit> {
+        let data = Bytes::copy_from_slice(data);
+        match self {
+            Self::Hevc(size) => {
+                let unit = framing::read_unit(&data, *size, hevc::facts)?;
+                unit.has_picture.then_some(PassedUnit { key: unit.key, data: unit.data })
+            }
+            Self::Av1 => {
+                let key = av1::read_unit(&data)?.key;
+                Some(PassedUnit { key, data: av1::without_delimiters(&data) })
+            }
+        }
+    }
 }
 
 /// How a file's audio becomes a publisher's audio.
@@ -31,6 +71,12 @@ pub(super) enum AudioPath {
         adts: bool,
         record: Bytes,
         output_rate: u32,
+        announced: bool,
+    },
+    /// Another codec, passed through. The configuration is the container's, or that of the first frame.
+    Pass {
+        codec: AudioCodec,
+        given: Option<AudioConfig>,
         announced: bool,
     },
     Recode(Box<AudioRecoder>),
@@ -48,7 +94,7 @@ pub(super) struct SourceShape {
 impl VideoPath {
     pub(super) fn open(
         stream: &format::stream::Stream<'_>,
-        bitrate: u32,
+        options: &DemuxOptions,
     ) -> Result<(Self, TrackInfo), DemuxError> {
         let parameters = stream.parameters();
         let id = parameters.id();
@@ -59,6 +105,12 @@ impl VideoPath {
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
         let rate = stream.avg_frame_rate();
         let shape = SourceShape::new(decoder.width(), decoder.height(), decoder.aspect_ratio(), rate)?;
+        let passed = options.pass.iter().any(|passed| passed == name);
+        if let Some((converter, config)) = passed.then(|| shape.passed(id, &extradata)).flatten() {
+            let frame_span = shape.frame_span();
+            let path = Self::Pass { converter, config, frame_span, announced: false };
+            return Ok((path, TrackInfo { codec: name.to_owned(), recoded: false }));
+        }
         let recoded = id != codec::Id::H264;
         let path = if recoded {
             let settings = ContributionSettings {
@@ -66,7 +118,7 @@ impl VideoPath {
                 height: shape.height & !1,
                 sample_aspect: shape.sample_aspect,
                 frame_rate: shape.frame_rate.unwrap_or((30, 1)),
-                bitrate,
+                bitrate: options.bitrate,
                 preset: "veryfast",
                 zero_latency: false,
             };
@@ -79,7 +131,10 @@ impl VideoPath {
 }
 
 impl AudioPath {
-    pub(super) fn open(stream: &format::stream::Stream<'_>) -> Result<(Self, TrackInfo), DemuxError> {
+    pub(super) fn open(
+        stream: &format::stream::Stream<'_>,
+        options: &DemuxOptions,
+    ) -> Result<(Self, TrackInfo), DemuxError> {
         let parameters = stream.parameters();
         let id = parameters.id();
         let name = id.name();
@@ -87,6 +142,11 @@ impl AudioPath {
         let decoder = codec::Context::from_parameters(parameters)
             .and_then(|context| context.decoder().audio())
             .map_err(|error| DemuxError::Codec { codec: name, error })?;
+        if options.pass.iter().any(|passed| passed == name)
+            && let Some(path) = Self::passed(id, &record)
+        {
+            return Ok((path, TrackInfo { codec: name.to_owned(), recoded: false }));
+        }
         let output_rate = decoder.rate();
         // AAC without a configuration in the container is ADTS. Channels that are named in a program config element
         // alone (configuration 0) are downmixed by encoding again: many players refuse such a configuration.
@@ -102,6 +162,25 @@ impl AudioPath {
         };
         Ok((path, TrackInfo { codec: name.to_owned(), recoded: !copied }))
     }
+}
+
+impl AudioPath {
+    /// The path of audio that is passed through; `None` where the container lacks what the codec needs.
+    fn passed(id: codec::Id, record: &Bytes) -> Option<Self> {
+        let (codec, given) = match id {
+            codec::Id::OPUS => (AudioCodec::Opus, Some(sound::opus(record)?)),
+            codec::Id::FLAC => (AudioCodec::Flac, Some(sound::flac(record)?)),
+            codec::Id::AC3 => (AudioCodec::Ac3, None),
+            codec::Id::EAC3 => (AudioCodec::Eac3, None),
+            _ => return None,
+        };
+        Some(Self::Pass { codec, given, announced: false })
+    }
+}
+
+/// The configuration that a frame of AC-3 or E-AC-3 gives.
+pub(super) fn config_of_frame(codec: AudioCodec, frame: &[u8]) -> Option<AudioConfig> {
+    sound::ac3(frame).filter(|config| config.codec == codec)
 }
 
 impl SourceShape {
@@ -129,6 +208,26 @@ impl SourceShape {
     pub(super) fn frame_span(&self) -> MediaSpan {
         let (num, den) = self.frame_rate.unwrap_or((25, 1));
         MediaSpan::from_ticks_90k(rescale(den.into(), num.into(), TICKS_PER_SECOND))
+    }
+
+    /// How video of this codec is passed through; `None` where the container lacks the configuration.
+    fn passed(&self, id: codec::Id, extradata: &Bytes) -> Option<(Converter, VideoConfig)> {
+        let (converter, config) = match id {
+            codec::Id::HEVC => {
+                let size = (self.width.into(), self.height.into());
+                let (config, length_size) = hevc::read_config(extradata, Some(size)).ok()?;
+                // A record begins with its version, a byte stream with a start code.
+                let is_record = extradata.first() == Some(&1);
+                (Converter::Hevc(is_record.then_some(length_size)), config)
+            }
+            codec::Id::AV1 => (Converter::Av1, av1::read_config(extradata).ok()??),
+            _ => return None,
+        };
+        let Self { sample_aspect, frame_rate, .. } = *self;
+        Some((
+            converter,
+            VideoConfig { sample_aspect, frame_rate: frame_rate.or(config.frame_rate), ..config },
+        ))
     }
 
     pub(super) fn config(&self, record: Bytes) -> VideoConfig {

@@ -4,10 +4,10 @@
 use super::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo, let_dts_grow};
 use crate::NOT_CONFINED;
 use crate::confine::{SandboxMode, confined_command, forbidden_call};
-use crate::wire::file::{FileFailure, FileMessage};
+use crate::wire::file::{FileFailure, FileMessage, is_whole};
 use crate::wire::protocol::{FrameReader, ProtocolError};
 use ffmpeg_next as ff;
-use media::{Media, MediaTime};
+use media::{Media, MediaTime, VideoCodec};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -106,6 +106,7 @@ fn demux_command(program: &Path, arguments: &[OsString], path: &Path, options: &
         .args(["--bitrate", &options.bitrate.to_string()])
         .args((!options.video).then_some("--no-video"))
         .args((!options.audio).then_some("--no-audio"))
+        .args(options.pass.iter().flat_map(|codec| ["--pass", codec]))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let plain =
@@ -127,6 +128,8 @@ struct ConfinedDemuxer {
     chunk: Vec<u8>,
     path: PathBuf,
     info: SourceInfo,
+    /// Codec of the last video configuration.
+    video: Option<VideoCodec>,
     /// Last dts of video and of audio.
     last: (Option<MediaTime>, Option<MediaTime>),
     ended: bool,
@@ -154,6 +157,7 @@ impl ConfinedDemuxer {
             chunk: vec![0; CHUNK],
             path: path.into(),
             info: SourceInfo::default(),
+            video: None,
             last: (None, None),
             ended: false,
         };
@@ -186,8 +190,14 @@ impl ConfinedDemuxer {
         match self.receive()? {
             FileMessage::Media(mut media) => {
                 match &mut media {
-                    Media::VideoConfig(_) | Media::AudioConfig(_) => {}
-                    Media::Video(unit) => let_dts_grow(&mut self.last.0, unit),
+                    Media::VideoConfig(config) => self.video = Some(config.codec),
+                    Media::AudioConfig(_) => {}
+                    Media::Video(unit) => {
+                        if !self.video.is_some_and(|codec| is_whole(codec, unit)) {
+                            return Err(DemuxError::Process("broke the protocol: a damaged picture".into()));
+                        }
+                        let_dts_grow(&mut self.last.0, unit);
+                    }
                     Media::Audio(unit) => let_dts_grow(&mut self.last.1, unit),
                 }
                 Ok(Some(media))

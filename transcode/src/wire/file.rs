@@ -10,7 +10,10 @@ use super::{AUDIO_TRACK, WireUnit};
 use crate::demux::SourceInfo;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::h264::{LengthSize, Record, length_prefixed_units};
-use media::{AudioCodec, AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoCodec, VideoConfig, aac};
+use media::{
+    AudioCodec, AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoCodec, VideoConfig, aac, av1, hevc,
+    sound,
+};
 use serde::{Deserialize, Serialize};
 
 /// Track number of a file's video.
@@ -65,7 +68,11 @@ impl WireMessage for FileMessage {
             Self::Media(Media::AudioConfig(config)) => {
                 out.put_slice(&[kind::FILE_AUDIO, code_of(&AudioCodec::ALL, config.codec)]);
                 out.put_u32_le(config.sample_rate);
-                out.put_slice(&config.record);
+                match config.codec {
+                    // They have no record.
+                    AudioCodec::Ac3 | AudioCodec::Eac3 => out.put_u8(config.channels),
+                    _ => out.put_slice(&config.record),
+                }
             }
             Self::Media(Media::Video(unit)) => write_unit(kind::FILE_UNIT, VIDEO_TRACK, unit, out),
             Self::Media(Media::Audio(unit)) => write_unit(kind::FILE_UNIT, AUDIO_TRACK, unit, out),
@@ -107,8 +114,7 @@ fn write_video(config: &VideoConfig, out: &mut BytesMut) {
 
 fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
     let read = || -> Option<VideoConfig> {
-        // Whatever the file has, H.264 comes from it.
-        let codec = codec_of(&VideoCodec::ALL, &mut body).filter(|codec| *codec == VideoCodec::H264)?;
+        let codec = codec_of(&VideoCodec::ALL, &mut body)?;
         let width = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
         let height = body.try_get_u16_le().ok().filter(|pixels| *pixels >= 2)?;
         let aspect = (body.try_get_u16_le().ok()?, body.try_get_u16_le().ok()?);
@@ -118,8 +124,19 @@ fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
             (num, den) if den > 0 && num >= den && u64::from(num) <= 240 * u64::from(den) => Some((num, den)),
             (_, _) => return None,
         };
-        let whole = Record::read(&body).ok()?;
-        let record = (whole.length_size == LengthSize::Four).then_some(body)?;
+        let readable = match codec {
+            VideoCodec::H264 => {
+                Record::read(&body).is_ok_and(|record| record.length_size == LengthSize::Four)
+            }
+            VideoCodec::Hevc => {
+                let size = Some((width.into(), height.into()));
+                hevc::read_config(&body, size).is_ok_and(|(config, _)| config.record == body)
+            }
+            VideoCodec::Av1 => av1::read_config(&body).is_ok_and(|config| config.is_some()),
+            // Files in these codecs are encoded again.
+            VideoCodec::Vp9 | VideoCodec::Vp8 => false,
+        };
+        let record = readable.then_some(body)?;
         Some(VideoConfig { codec, record, width, height, sample_aspect, frame_rate })
     };
     read().ok_or(ProtocolError::Malformed("video configuration"))
@@ -127,11 +144,28 @@ fn read_video(mut body: Bytes) -> Result<VideoConfig, ProtocolError> {
 
 fn read_audio(mut body: Bytes) -> Result<AudioConfig, ProtocolError> {
     let malformed = ProtocolError::Malformed("audio configuration");
-    // Whatever the file has, AAC comes from it.
-    match (codec_of(&AudioCodec::ALL, &mut body), body.try_get_u32_le()) {
-        (Some(AudioCodec::Aac), Ok(rate)) => aac::read_config(&body, Some(rate)).map_err(|_| malformed),
-        _ => Err(malformed),
-    }
+    let (Some(codec), Ok(rate)) = (codec_of(&AudioCodec::ALL, &mut body), body.try_get_u32_le()) else {
+        return Err(malformed);
+    };
+    let config = match codec {
+        AudioCodec::Aac => aac::read_config(&body, Some(rate)).ok(),
+        AudioCodec::Opus => sound::opus(&body),
+        AudioCodec::Flac => sound::flac(&body).filter(|config| config.record == body),
+        AudioCodec::Ac3 | AudioCodec::Eac3 => {
+            let known = (8_000..=48_000).contains(&rate) && body.len() == 1 && (1..=8).contains(&body[0]);
+            known.then(|| sound::config(codec, rate, body[0], 0))
+        }
+        // Files in these codecs are encoded again.
+        AudioCodec::Mp3
+        | AudioCodec::Speex
+        | AudioCodec::Alaw
+        | AudioCodec::Mulaw
+        | AudioCodec::PcmS16
+        | AudioCodec::PcmU8
+        | AudioCodec::Nellymoser
+        | AudioCodec::AdpcmFlash => None,
+    };
+    config.ok_or(malformed)
 }
 
 fn read_file_unit(body: Bytes) -> Result<Media, ProtocolError> {
@@ -142,15 +176,22 @@ fn read_file_unit(body: Bytes) -> Result<Media, ProtocolError> {
         return malformed;
     }
     match track {
-        VIDEO_TRACK if is_whole(&unit) => Ok(Media::Video(unit)),
+        VIDEO_TRACK => Ok(Media::Video(unit)),
         AUDIO_TRACK => Ok(Media::Audio(unit)),
         _ => malformed,
     }
 }
 
-/// Whether a picture's NAL units fill it exactly.
-fn is_whole(unit: &Unit) -> bool {
-    length_prefixed_units(&unit.data, LengthSize::Four).all(|nal| nal.is_ok())
+/// Whether a picture is as the demuxer writes it: NAL units fill it exactly, or there is a frame of AV1. The receiver asks
+/// this, because a message does not tell its codec.
+pub(crate) fn is_whole(codec: VideoCodec, unit: &Unit) -> bool {
+    match codec {
+        VideoCodec::H264 | VideoCodec::Hevc => {
+            length_prefixed_units(&unit.data, LengthSize::Four).all(|nal| nal.is_ok())
+        }
+        VideoCodec::Av1 => av1::read_unit(&unit.data).is_some(),
+        VideoCodec::Vp9 | VideoCodec::Vp8 => false,
+    }
 }
 
 #[cfg(test)]

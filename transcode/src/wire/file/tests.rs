@@ -5,6 +5,9 @@ use crate::demux::TrackInfo;
 /// A record with one parameter set of each kind; lengths of four bytes.
 const RECORD: [u8; 16] = [1, 66, 0, 30, 0xff, 0xe1, 0, 3, 0x67, 66, 0, 1, 0, 2, 0x68, 1];
 
+/// 320x180, by SVT-AV1.
+const AV1: [u8; 17] = [0x81, 0, 0x0c, 0, 0x0a, 0x0b, 2, 0, 0, 5, 0x61, 0xe7, 0xf6, 0x60, 0x17, 0xc0, 2];
+
 fn unit(pts: i64, dts: i64) -> Unit {
     let data = Bytes::from_static(&[0, 0, 0, 2, 0x65, 1]);
     Unit { pts: MediaTime::from_ticks_90k(pts), dts: MediaTime::from_ticks_90k(dts), key: true, data }
@@ -47,6 +50,13 @@ fn messages_arrive_as_they_were_sent() {
             // SBR that only the frames signal: the decoder's rate is twice the record's.
             aac::read_config(&aac::lc_config(24_000, 2).unwrap().record, Some(48_000)).unwrap(),
         )),
+        FileMessage::Media(Media::VideoConfig(VideoConfig {
+            frame_rate: None,
+            sample_aspect: (1, 1),
+            ..av1::read_config(&Bytes::from_static(&AV1)).unwrap().unwrap()
+        })),
+        FileMessage::Media(Media::AudioConfig(sound::opus_of_packet(&[0]).unwrap())),
+        FileMessage::Media(Media::AudioConfig(sound::config(AudioCodec::Ac3, 48_000, 6, 0))),
         FileMessage::Media(Media::Video(unit(7_200, 3_600))),
         FileMessage::Media(Media::Audio(unit(-5, -5))),
         FileMessage::Failed(FileFailure::Open(-2)),
@@ -68,6 +78,10 @@ fn configurations_and_units_that_no_demuxer_makes_are_refused() {
     };
     let mut cut_short = unit(1, 1);
     cut_short.data = Bytes::from_static(&[0, 0, 0, 9, 0x65]);
+    for codec in VideoCodec::ALL {
+        assert!(!is_whole(codec, &cut_short), "{codec:?}");
+    }
+    assert!(is_whole(VideoCodec::H264, &unit(1, 1)));
     let media = [
         odd(|config| config.width = 1),
         odd(|config| config.height = 0),
@@ -80,7 +94,6 @@ fn configurations_and_units_that_no_demuxer_makes_are_refused() {
         }),
         Media::AudioConfig(AudioConfig { record: Bytes::new(), ..aac::lc_config(48_000, 2).unwrap() }),
         Media::Video(unit(1, 2)),
-        Media::Video(cut_short),
         Media::Audio(unit(1 << 48, 0)),
         Media::Audio(unit(0, -1 << 48)),
     ];
