@@ -74,11 +74,13 @@ struct Sight {
     dark_since: Option<Instant>,
     /// There has been a notice.
     noticed: bool,
+    /// Nothing could be read for [`WARN_AFTER`] and nothing since: why the latest message could not be read.
+    standing: Option<&'static str>,
 }
 
 impl Sight {
     fn readable(&mut self) {
-        *self = Self { seen: true, dark_since: None, ..*self };
+        *self = Self { seen: true, dark_since: None, standing: None, ..*self };
     }
 
     /// How long nothing could be read.
@@ -171,9 +173,11 @@ impl Ingest {
             let reason = format!("no video could be read for {seconds} s: {reason}; {}", taken());
             return Err(IngestError { reason });
         }
-        if !sight.noticed && dark >= WARN_AFTER {
-            sight.noticed = true;
-            self.notice = Some(Notice { kind, reason });
+        if dark >= WARN_AFTER {
+            sight.standing = Some(reason);
+            if !std::mem::replace(&mut sight.noticed, true) {
+                self.notice = Some(Notice { kind, reason });
+            }
         }
         Ok(())
     }
@@ -181,6 +185,13 @@ impl Ingest {
     /// A kind of media of which nothing can be read: once for each kind.
     pub fn take_notice(&mut self) -> Option<Notice> {
         self.notice.take()
+    }
+
+    /// The kinds of media that came for [`WARN_AFTER`] and still cannot be read. A kind leaves this list with its next
+    /// readable message.
+    pub fn standing_notices(&self) -> impl Iterator<Item = Notice> + use<> {
+        let kinds = [(MessageKind::Video, self.video_sight), (MessageKind::Audio, self.audio_sight)];
+        kinds.into_iter().filter_map(|(kind, sight)| sight.standing.map(|reason| Notice { kind, reason }))
     }
 
     /// Places what a message had on the axis.

@@ -120,6 +120,20 @@ fn nobody_is_left_in_the_dark_about_what_cannot_be_read() {
     assert_eq!(sent_for(60, &mut ingest, &[VVC]), Ok(vvc()));
 }
 
+/// A notice stands until something of its kind can be read.
+#[test]
+fn a_notice_stands_while_it_holds() {
+    const VVC: (MessageKind, &str) = (MessageKind::Video, "91 76766331 000000 00");
+    let mut ingest = Ingest::new();
+    sent_for(2, &mut ingest, &[VVC]).unwrap();
+    assert_eq!(ingest.standing_notices().count(), 0, "too early");
+    sent_for(4, &mut ingest, &[VVC]).unwrap();
+    let notice = Notice { kind: MessageKind::Video, reason: "video is VVC (vvc1)" };
+    assert_eq!(ingest.standing_notices().collect::<Vec<_>>(), [notice]);
+    push(&mut ingest, video(5_000, &format!("17 00 000000 {AVCC}"))).unwrap();
+    assert_eq!(ingest.standing_notices().count(), 0, "it can be read again");
+}
+
 /// Frames that come together in a message are placed one behind the other.
 #[test]
 fn several_frames_in_a_message_follow_each_other() {
