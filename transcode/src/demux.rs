@@ -6,7 +6,8 @@
 //! its own that has the file as its stdin and is confined like a worker. `child` is that process, `reader` its other end.
 //!
 //! What belongs here: opening a file, dispatching its packets, and errors. `path` decides how a track is handled,
-//! `times` places tracks on the media axis, `interleave` orders the two tracks, and `recode` encodes again.
+//! `times` places tracks on the media axis, `interleave` orders the two tracks, and `recode` encodes again. `survey` looks
+//! at a file's packets alone, for `encoder inspect FILE`.
 
 mod child;
 pub(super) mod h264;
@@ -14,11 +15,13 @@ mod interleave;
 mod path;
 mod reader;
 mod recode;
+mod survey;
 mod times;
 
 pub use super::contribution::EncodeError;
 pub use child::{DemuxJob, demux_worker_main};
-pub use reader::{FileMedia, FileReader};
+pub use reader::{FileMedia, FileReader, FileSurvey};
+pub use survey::{SurveyInfo, SurveyedAudio, SurveyedPacket, SurveyedVideo};
 
 use bytes::Bytes;
 use ff::{Rational, format};
@@ -43,7 +46,7 @@ const MAX_UNDATED: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum DemuxError {
     /// The file does not exist, is not readable, or has no format that libav knows.
-    #[error("cannot open {}: {error}", path.display())]
+    #[error("cannot open {}: {}", path.display(), why_not_opened(error))]
     Open {
         /// As given.
         path: PathBuf,
@@ -89,6 +92,18 @@ pub enum DemuxError {
     /// Encoding again failed: a fault of this program or of the build.
     #[error("encoding again: {0}")]
     Encode(#[from] EncodeError),
+}
+
+/// Why a file cannot be opened, in words.
+fn why_not_opened(error: &ff::Error) -> String {
+    match error {
+        ff::Error::InvalidData => "there is no media in it that this build of libav can read".to_owned(),
+        ff::Error::Eof => "it is empty, or ends before its first picture and sound".to_owned(),
+        error => {
+            let text = error.to_string();
+            if text.is_empty() { format!("libav's error {}", i32::from(*error)) } else { text }
+        }
+    }
 }
 
 impl From<H264Error> for DemuxError {
@@ -159,6 +174,16 @@ pub struct FileDemuxer {
     state: ReadState,
 }
 
+/// Opens a file in this process.
+fn input_of(path: &Path) -> Result<format::context::Input, DemuxError> {
+    super::quiet();
+    // Allow the file protocol only: a playlist inside the file must not make libav open sockets.
+    let mut protocols = ff::Dictionary::new();
+    protocols.set("protocol_whitelist", "file");
+    format::input_with_dictionary(path, protocols)
+        .map_err(|error| DemuxError::Open { path: path.into(), error })
+}
+
 enum ReadState {
     Reading {
         decode_errors: u32,
@@ -186,13 +211,7 @@ impl FileDemuxer {
     /// Like [`Self::open`], with a choice of tracks.
     pub fn open_with(path: impl AsRef<Path>, options: &DemuxOptions) -> Result<Self, DemuxError> {
         let path = path.as_ref();
-        super::quiet();
-        // Allow the file protocol only: a playlist inside the file must not make libav open sockets.
-        let mut protocols = ff::Dictionary::new();
-        protocols.set("protocol_whitelist", "file");
-        let input = format::input_with_dictionary(path, protocols)
-            .map_err(|error| DemuxError::Open { path: path.into(), error })?;
-        Self::new(input, path, options)
+        Self::new(input_of(path)?, path, options)
     }
 
     /// Picks the tracks of an opened file. `path` is for errors.

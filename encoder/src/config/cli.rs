@@ -104,6 +104,9 @@ pub(crate) struct DemuxWorkerArgs {
     /// The extension of the file's name
     #[arg(long)]
     pub extension: Option<String>,
+    /// Look at the packets alone
+    #[arg(long)]
+    pub survey: bool,
 }
 
 impl DemuxWorkerArgs {
@@ -116,7 +119,7 @@ impl DemuxWorkerArgs {
             bitrate: self.bitrate,
             pass: self.pass,
         };
-        (confine, DemuxJob { options, extension: self.extension })
+        (confine, DemuxJob { options, extension: self.extension, survey: self.survey })
     }
 }
 

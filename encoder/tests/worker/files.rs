@@ -81,6 +81,15 @@ fn a_file_gives_the_same_media_as_in_one_process() {
         let here: Vec<Media> = here.map(Result::unwrap).map(known).collect();
         let there: Vec<Media> = all(&confined(&[]), &file, &options).into_iter().map(known).collect();
         assert!(here == there, "{name}: {} and {} items", here.len(), there.len());
+        // The same for its packets alone, which are as many whether the file is encoded again or not.
+        let survey = |reader: FileReader| {
+            let survey = reader.survey(&file).unwrap();
+            (survey.info().clone(), survey.map(Result::unwrap).collect::<Vec<_>>())
+        };
+        let (info, packets) = survey(FileReader::InThisProcess);
+        assert!(!packets.is_empty() && packets.iter().any(|packet| packet.key), "{name}");
+        assert!(info.video.is_some() || info.audio.is_some(), "{name}: {info:?}");
+        assert!((info, packets) == survey(confined(&[])), "{name}");
     }
     let file = folder.path().join("a.mp4");
     let options = DemuxOptions { audio: false, ..DemuxOptions::default() };

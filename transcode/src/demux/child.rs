@@ -1,6 +1,7 @@
 //! The process that demuxes one file, which is its stdin: the hidden subcommand `demux-worker`. It confines itself
 //! before it reads the first byte, and writes [`FileMessage`]s to stdout. The other end is [`super::reader`].
 
+use super::survey::Survey;
 use super::{DemuxError, DemuxOptions, FileDemuxer};
 use crate::confine::{ConfineOptions, confine};
 use crate::wire::file::{FileFailure, FileMessage};
@@ -38,6 +39,8 @@ pub struct DemuxJob {
     pub options: DemuxOptions,
     /// The extension of the file's name, which helps libav where the content leaves the format open.
     pub extension: Option<String>,
+    /// Whether to look at the packets alone ([`super::SurveyInfo`]) instead of reading media.
+    pub survey: bool,
 }
 
 /// The hidden subcommand `demux-worker`: confines the process, then demuxes the file that is its stdin.
@@ -103,7 +106,10 @@ impl MessageOutput {
 }
 
 fn send_file(job: &DemuxJob, output: &mut MessageOutput) -> Result<(), SendError> {
-    let demuxer = FileDemuxer::open_stdin(job)?;
+    if job.survey {
+        return send_survey(job, output);
+    }
+    let demuxer = open_stdin(job, |input, path| FileDemuxer::new(input, path, &job.options))?;
     output.send(&FileMessage::Opened(demuxer.info()))?;
     for media in demuxer {
         let media = media?;
@@ -112,6 +118,15 @@ fn send_file(job: &DemuxJob, output: &mut MessageOutput) -> Result<(), SendError
             crate::attack::obey(unit);
         }
         output.send(&FileMessage::Media(media))?;
+    }
+    Ok(())
+}
+
+fn send_survey(job: &DemuxJob, output: &mut MessageOutput) -> Result<(), SendError> {
+    let survey = open_stdin(job, Survey::new)?;
+    output.send(&FileMessage::Surveyed(survey.info()))?;
+    for packet in survey {
+        output.send(&FileMessage::Packet(packet?))?;
     }
     Ok(())
 }
@@ -132,23 +147,24 @@ fn failure(error: &DemuxError) -> FileFailure {
     }
 }
 
-impl FileDemuxer {
-    /// Opens the file that is this process's stdin. A pipe is read as well, without seeking.
-    fn open_stdin(job: &DemuxJob) -> Result<Self, DemuxError> {
-        crate::quiet();
-        // The name exists nowhere: libav reads the extension alone.
-        let name = job.extension.as_deref().map(|extension| format!("input.{extension}"));
-        let path = Path::new(name.as_deref().unwrap_or("input"));
-        let input = StdinFile(io::stdin()).into_stream().and_then(|stream| {
-            let mut protocols = ff::Dictionary::new();
-            protocols.set("protocol_whitelist", "file");
-            format::input_from_stream(stream, name.as_deref(), Some(protocols))
-        });
-        input
-            .map_err(|error| DemuxError::Open { path: path.into(), error })
-            .and_then(|input| Self::new(input, path, &job.options))
-            .map_err(|error| if names_files() { DemuxError::Reported(NAMES_FILES.into()) } else { error })
-    }
+/// Opens the file that is this process's stdin. A pipe is read as well, without seeking.
+fn open_stdin<T>(
+    job: &DemuxJob,
+    read: impl FnOnce(format::context::Input, &Path) -> Result<T, DemuxError>,
+) -> Result<T, DemuxError> {
+    crate::quiet();
+    // The name exists nowhere: libav reads the extension alone.
+    let name = job.extension.as_deref().map(|extension| format!("input.{extension}"));
+    let path = Path::new(name.as_deref().unwrap_or("input"));
+    let input = StdinFile(io::stdin()).into_stream().and_then(|stream| {
+        let mut protocols = ff::Dictionary::new();
+        protocols.set("protocol_whitelist", "file");
+        format::input_from_stream(stream, name.as_deref(), Some(protocols))
+    });
+    input
+        .map_err(|error| DemuxError::Open { path: path.into(), error })
+        .and_then(|input| read(input, path))
+        .map_err(|error| if names_files() { DemuxError::Reported(NAMES_FILES.into()) } else { error })
 }
 
 /// Whether the file is a list of other files. A file that cannot be read again is none.

@@ -1,7 +1,8 @@
 //! The end of a file's pipe that trusts nothing: starts the confined process that demuxes the file ([`super::child`])
 //! and reads its messages. Blocking, for a thread of the caller's.
 
-use super::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo, let_dts_grow};
+use super::survey::{Survey, SurveyInfo, SurveyedPacket};
+use super::{DemuxError, DemuxOptions, FileDemuxer, SourceInfo, input_of, let_dts_grow};
 use crate::NOT_CONFINED;
 use crate::confine::{SandboxMode, confined_command, forbidden_call};
 use crate::wire::file::{FileFailure, FileMessage, is_whole};
@@ -22,6 +23,9 @@ const CHUNK: usize = 64 << 10;
 const LAST_WORDS: usize = 4 << 10;
 /// Characters of the process's texts that are shown.
 const SHOWN: usize = 400;
+
+/// The path that stands for standard input.
+const STDIN: &str = "-";
 
 /// How files are read.
 #[derive(Clone, Debug)]
@@ -53,13 +57,14 @@ impl FileReader {
         Ok(Self::Confined { program: std::env::current_exe()?, arguments: arguments.into() })
     }
 
-    /// Opens a file and reads its headers.
+    /// Opens a file and reads its headers. `-` is standard input.
     ///
     /// # Errors
     /// See [`DemuxError`].
     pub fn open(&self, path: &Path, options: &DemuxOptions) -> Result<FileMedia, DemuxError> {
         match self {
             Self::InThisProcess => {
+                let path = in_this_process(path);
                 Ok(FileMedia(DemuxSource::InThisProcess(Box::new(FileDemuxer::open_with(path, options)?))))
             }
             Self::Confined { program, arguments } => {
@@ -68,6 +73,82 @@ impl FileReader {
             }
         }
     }
+
+    /// Opens a file to look at its packets alone. `-` is standard input.
+    ///
+    /// # Errors
+    /// See [`DemuxError`].
+    pub fn survey(&self, path: &Path) -> Result<FileSurvey, DemuxError> {
+        match self {
+            Self::InThisProcess => {
+                let path = in_this_process(path);
+                let survey = Survey::new(input_of(path)?, path)?;
+                Ok(FileSurvey { info: survey.info(), source: SurveySource::InThisProcess(Box::new(survey)) })
+            }
+            Self::Confined { program, arguments } => {
+                let mut command = demux_command(program, arguments, path, &DemuxOptions::default());
+                command.arg("--survey");
+                let mut demuxer = ConfinedDemuxer::spawn(command, path)?;
+                let info = match demuxer.receive()? {
+                    FileMessage::Surveyed(info) => named_plainly(info),
+                    FileMessage::Failed(failure) => return Err(demuxer.reported(failure)),
+                    FileMessage::Opened(_)
+                    | FileMessage::Media(_)
+                    | FileMessage::Packet(_)
+                    | FileMessage::Ended => return Err(demuxer.out_of_order()),
+                };
+                Ok(FileSurvey { info, source: SurveySource::Confined(Box::new(demuxer)) })
+            }
+        }
+    }
+}
+
+/// The same with names that a terminal may show.
+fn named_plainly(mut info: SurveyInfo) -> SurveyInfo {
+    if let Some(video) = &mut info.video {
+        video.codec = printable(&video.codec);
+        video.profile = video.profile.as_deref().map(printable);
+    }
+    if let Some(audio) = &mut info.audio {
+        audio.codec = printable(&audio.codec);
+        audio.profile = audio.profile.as_deref().map(printable);
+    }
+    info
+}
+
+/// A file whose packets alone are looked at, in the order of the file. A confined process that reads the file ends when
+/// this value is dropped.
+pub struct FileSurvey {
+    info: SurveyInfo,
+    source: SurveySource,
+}
+
+enum SurveySource {
+    InThisProcess(Box<Survey>),
+    Confined(Box<ConfinedDemuxer>),
+}
+
+impl FileSurvey {
+    /// What the file's headers say.
+    pub fn info(&self) -> &SurveyInfo {
+        &self.info
+    }
+}
+
+impl Iterator for FileSurvey {
+    type Item = Result<SurveyedPacket, DemuxError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.source {
+            SurveySource::InThisProcess(survey) => survey.next(),
+            SurveySource::Confined(demuxer) => demuxer.next_of(ConfinedDemuxer::packet),
+        }
+    }
+}
+
+/// The path under which this process reads a file.
+fn in_this_process(path: &Path) -> &Path {
+    if path == Path::new(STDIN) { Path::new("/dev/stdin") } else { path }
 }
 
 /// An opened file. Media comes as from [`FileDemuxer`]. A confined process that reads the file ends when this value is
@@ -136,13 +217,32 @@ struct ConfinedDemuxer {
 }
 
 impl ConfinedDemuxer {
-    fn open(mut command: Command, path: &Path) -> Result<Self, DemuxError> {
+    fn open(command: Command, path: &Path) -> Result<Self, DemuxError> {
+        let mut demuxer = Self::spawn(command, path)?;
+        match demuxer.receive()? {
+            FileMessage::Opened(info) => demuxer.info = info,
+            FileMessage::Failed(failure) => return Err(demuxer.reported(failure)),
+            FileMessage::Media(_)
+            | FileMessage::Surveyed(_)
+            | FileMessage::Packet(_)
+            | FileMessage::Ended => return Err(demuxer.out_of_order()),
+        }
+        Ok(demuxer)
+    }
+
+    /// Starts the process.
+    fn spawn(mut command: Command, path: &Path) -> Result<Self, DemuxError> {
         // For the texts of libav's errors.
         crate::quiet();
-        let file = File::open(path).map_err(|error| DemuxError::Open {
-            path: path.into(),
-            error: ff::Error::Other { errno: error.raw_os_error().unwrap_or(libc::EIO) },
-        })?;
+        let (path, file) = if path == Path::new(STDIN) {
+            (Path::new("standard input"), Stdio::inherit())
+        } else {
+            let file = File::open(path).map_err(|error| DemuxError::Open {
+                path: path.into(),
+                error: ff::Error::Other { errno: error.raw_os_error().unwrap_or(libc::EIO) },
+            })?;
+            (path, file.into())
+        };
         let unstarted = |error: io::Error| DemuxError::Process(format!("cannot be started: {error}"));
         let mut child = command.stdin(file).spawn().map_err(unstarted)?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -162,11 +262,6 @@ impl ConfinedDemuxer {
             ended: false,
         };
         demuxer.stderr = Some(stderr.map_err(unstarted)?);
-        match demuxer.receive()? {
-            FileMessage::Opened(info) => demuxer.info = info,
-            FileMessage::Failed(failure) => return Err(demuxer.reported(failure)),
-            FileMessage::Media(_) | FileMessage::Ended => return Err(demuxer.out_of_order()),
-        }
         Ok(demuxer)
     }
 
@@ -204,8 +299,35 @@ impl ConfinedDemuxer {
             }
             FileMessage::Ended => Ok(None),
             FileMessage::Failed(failure) => Err(self.reported(failure)),
-            FileMessage::Opened(_) => Err(self.out_of_order()),
+            FileMessage::Opened(_) | FileMessage::Surveyed(_) | FileMessage::Packet(_) => {
+                Err(self.out_of_order())
+            }
         }
+    }
+
+    /// The next packet of a file whose packets alone are looked at.
+    fn packet(&mut self) -> Result<Option<SurveyedPacket>, DemuxError> {
+        match self.receive()? {
+            FileMessage::Packet(packet) => Ok(Some(packet)),
+            FileMessage::Ended => Ok(None),
+            FileMessage::Failed(failure) => Err(self.reported(failure)),
+            FileMessage::Opened(_) | FileMessage::Surveyed(_) | FileMessage::Media(_) => {
+                Err(self.out_of_order())
+            }
+        }
+    }
+
+    /// The next item, as `step` reads it; none after the end or an error.
+    fn next_of<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<Option<T>, DemuxError>,
+    ) -> Option<Result<T, DemuxError>> {
+        if self.ended {
+            return None;
+        }
+        let next = step(self).transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
     }
 
     fn out_of_order(&self) -> DemuxError {
@@ -281,12 +403,7 @@ impl Iterator for ConfinedDemuxer {
     type Item = Result<Media, DemuxError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.step().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
-        next
+        self.next_of(Self::step)
     }
 }
 

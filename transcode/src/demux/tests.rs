@@ -168,5 +168,7 @@ fn an_error_of_libav_has_a_text() {
     let file = dir.path().join("garbage");
     std::fs::write(&file, b"nothing of the kind").unwrap();
     let error = FileDemuxer::open(&file).map(|_| ()).unwrap_err().to_string();
-    assert!(error.ends_with(": Invalid data found when processing input"), "{error}");
+    assert!(error.ends_with(": there is no media in it that this build of libav can read"), "{error}");
+    let error = FileDemuxer::open(dir.path().join("absent")).map(|_| ()).unwrap_err().to_string();
+    assert!(error.ends_with(": No such file or directory"), "{error}");
 }

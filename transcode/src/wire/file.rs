@@ -7,7 +7,7 @@ use super::protocol::{
     read_unit, write_json, write_unit,
 };
 use super::{AUDIO_TRACK, WireUnit};
-use crate::demux::SourceInfo;
+use crate::demux::{SourceInfo, SurveyInfo, SurveyedPacket};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::h264::{LengthSize, Record, length_prefixed_units};
 use media::{
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 const VIDEO_TRACK: u8 = 0;
 /// Limit of times, in 1/90000 s: 99 years. Sums of such times, over many passes of a loop, do not overflow.
 const LONGEST_90K: u64 = 1 << 48;
+/// Bytes of the facts of a packet: two flags, two times and a size.
+const PACKET_BYTES: usize = 2 + 8 + 8 + 4;
 /// The largest report of a failure, in bytes.
 const MAX_FAILURE: usize = 16 << 10;
 
@@ -42,6 +44,10 @@ pub(crate) enum FileMessage {
     Opened(SourceInfo),
     /// Media, in order.
     Media(Media),
+    /// The first message of a file whose packets alone are looked at.
+    Surveyed(SurveyInfo),
+    /// The facts of a packet of such a file.
+    Packet(SurveyedPacket),
     /// The last message where reading failed.
     Failed(FileFailure),
     /// The last message of a file that was read to its end.
@@ -53,7 +59,10 @@ impl WireMessage for FileMessage {
 
     fn max_body(kind: u8) -> Option<usize> {
         match kind {
-            kind::FILE_OPENED | kind::FILE_VIDEO | kind::FILE_AUDIO => Some(MAX_CONTROL),
+            kind::FILE_OPENED | kind::FILE_VIDEO | kind::FILE_AUDIO | kind::FILE_SURVEYED => {
+                Some(MAX_CONTROL)
+            }
+            kind::FILE_PACKET => Some(PACKET_BYTES),
             kind::FILE_UNIT => Some(UNIT_HEAD + MAX_UNIT),
             kind::FILE_FAILED => Some(MAX_FAILURE),
             kind::FILE_ENDED => Some(0),
@@ -76,6 +85,8 @@ impl WireMessage for FileMessage {
             }
             Self::Media(Media::Video(unit)) => write_unit(kind::FILE_UNIT, VIDEO_TRACK, unit, out),
             Self::Media(Media::Audio(unit)) => write_unit(kind::FILE_UNIT, AUDIO_TRACK, unit, out),
+            Self::Surveyed(info) => write_json(kind::FILE_SURVEYED, info, out)?,
+            Self::Packet(packet) => write_packet(packet, out),
             Self::Failed(failure) => write_json(kind::FILE_FAILED, failure, out)?,
             Self::Ended => out.put_u8(kind::FILE_ENDED),
         }
@@ -87,10 +98,16 @@ impl WireMessage for FileMessage {
             kind::FILE_OPENED => {
                 let what = "information about the file";
                 let info: SourceInfo = read_json(&body, what)?;
-                let far = |duration: MediaSpan| duration.ticks_90k().unsigned_abs() >= LONGEST_90K;
-                let refused = info.duration.is_some_and(far);
+                let refused = info.duration.is_some_and(is_far);
                 if refused { Err(ProtocolError::Malformed(what)) } else { Ok(Self::Opened(info)) }
             }
+            kind::FILE_SURVEYED => {
+                let what = "information about the file";
+                let info: SurveyInfo = read_json(&body, what)?;
+                let refused = info.duration.is_some_and(is_far);
+                if refused { Err(ProtocolError::Malformed(what)) } else { Ok(Self::Surveyed(info)) }
+            }
+            kind::FILE_PACKET => read_packet(body).map(Self::Packet),
             kind::FILE_VIDEO => read_video(body).map(|config| Self::Media(Media::VideoConfig(config))),
             kind::FILE_AUDIO => read_audio(body).map(|config| Self::Media(Media::AudioConfig(config))),
             kind::FILE_UNIT => read_file_unit(body).map(Self::Media),
@@ -99,6 +116,32 @@ impl WireMessage for FileMessage {
             other => Err(ProtocolError::UnknownType(other)),
         }
     }
+}
+
+fn is_far(duration: MediaSpan) -> bool {
+    duration.ticks_90k().unsigned_abs() >= LONGEST_90K
+}
+
+fn write_packet(packet: &SurveyedPacket, out: &mut BytesMut) {
+    out.put_slice(&[kind::FILE_PACKET, u8::from(packet.video), u8::from(packet.key)]);
+    out.put_i64_le(packet.pts.ticks_90k());
+    out.put_i64_le(packet.dts.ticks_90k());
+    out.put_u32_le(packet.bytes);
+}
+
+fn read_packet(mut body: Bytes) -> Result<SurveyedPacket, ProtocolError> {
+    let mut read = || -> Option<SurveyedPacket> {
+        let flag = |byte: u8| (byte <= 1).then_some(byte == 1);
+        let (video, key) = (flag(body.try_get_u8().ok()?)?, flag(body.try_get_u8().ok()?)?);
+        let mut time = || {
+            let ticks = body.try_get_i64_le().ok().filter(|ticks| ticks.unsigned_abs() < LONGEST_90K)?;
+            Some(MediaTime::from_ticks_90k(ticks))
+        };
+        let (pts, dts) = (time()?, time()?);
+        let bytes = body.try_get_u32_le().ok()?;
+        body.is_empty().then_some(SurveyedPacket { video, pts, dts, key, bytes })
+    };
+    read().ok_or(ProtocolError::Malformed("packet of a file"))
 }
 
 fn write_video(config: &VideoConfig, out: &mut BytesMut) {

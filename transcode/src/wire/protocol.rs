@@ -239,6 +239,8 @@ pub(super) mod kind {
     pub(in crate::wire) const FILE_UNIT: u8 = 0x24;
     pub(in crate::wire) const FILE_FAILED: u8 = 0x25;
     pub(in crate::wire) const FILE_ENDED: u8 = 0x26;
+    pub(in crate::wire) const FILE_SURVEYED: u8 = 0x27;
+    pub(in crate::wire) const FILE_PACKET: u8 = 0x28;
 }
 
 impl WireMessage for Request {

@@ -1,6 +1,6 @@
 use super::super::protocol::{FrameReader, FrameWriter};
 use super::*;
-use crate::demux::TrackInfo;
+use crate::demux::{SurveyedAudio, SurveyedVideo, TrackInfo};
 
 /// A record with one parameter set of each kind; lengths of four bytes.
 const RECORD: [u8; 16] = [1, 66, 0, 30, 0xff, 0xe1, 0, 3, 0x67, 66, 0, 1, 0, 2, 0x68, 1];
@@ -11,6 +11,11 @@ const AV1: [u8; 17] = [0x81, 0, 0x0c, 0, 0x0a, 0x0b, 2, 0, 0, 5, 0x61, 0xe7, 0xf
 fn unit(pts: i64, dts: i64) -> Unit {
     let data = Bytes::from_static(&[0, 0, 0, 2, 0x65, 1]);
     Unit { pts: MediaTime::from_ticks_90k(pts), dts: MediaTime::from_ticks_90k(dts), key: true, data }
+}
+
+fn packet(pts: i64, dts: i64) -> SurveyedPacket {
+    let [pts, dts] = [pts, dts].map(MediaTime::from_ticks_90k);
+    SurveyedPacket { video: true, pts, dts, key: false, bytes: u32::MAX }
 }
 
 fn video_config() -> VideoConfig {
@@ -59,6 +64,25 @@ fn messages_arrive_as_they_were_sent() {
         FileMessage::Media(Media::AudioConfig(sound::config(AudioCodec::Ac3, 48_000, 6, 0))),
         FileMessage::Media(Media::Video(unit(7_200, 3_600))),
         FileMessage::Media(Media::Audio(unit(-5, -5))),
+        FileMessage::Surveyed(SurveyInfo {
+            duration: Some(MediaSpan::from_millis(1_500)),
+            video: Some(SurveyedVideo {
+                codec: "hevc".into(),
+                profile: Some("Main10".into()),
+                width: 3_840,
+                height: 2_160,
+                frame_rate: Some(59.94),
+            }),
+            audio: Some(SurveyedAudio {
+                codec: "ac3".into(),
+                profile: None,
+                sample_rate: 48_000,
+                channels: 6,
+            }),
+            other_tracks: true,
+        }),
+        FileMessage::Packet(packet(7_200, 3_600)),
+        FileMessage::Packet(packet(-7_200, 3_600)),
         FileMessage::Failed(FileFailure::Open(-2)),
         FileMessage::Failed(FileFailure::NoMedia),
         FileMessage::Failed(FileFailure::Other("reading failed".into())),
@@ -112,4 +136,12 @@ fn a_long_failure_is_not_sent() {
     let outcome = FrameWriter::new().encode(&failure, &mut bytes);
     assert!(matches!(outcome, Err(ProtocolError::TooLong { .. })), "{outcome:?}");
     assert!(bytes.is_empty());
+}
+
+#[test]
+fn a_packet_far_away_is_refused() {
+    let far = FileMessage::Packet(packet(0, 1 << 48));
+    assert_eq!(received(&far), Err(ProtocolError::Malformed("packet of a file")));
+    let long = SurveyInfo { duration: Some(MediaSpan::from_ticks_90k(1 << 48)), ..SurveyInfo::default() };
+    assert!(received(&FileMessage::Surveyed(long)).is_err());
 }
