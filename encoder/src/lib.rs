@@ -16,6 +16,7 @@ mod fleet;
 mod fuzzing;
 mod identity;
 mod ingest;
+mod inspect;
 mod listener;
 mod logging;
 mod origin;

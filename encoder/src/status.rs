@@ -2,6 +2,7 @@
 //! an interface (the operator's page, dashboards, scripts): rename none. The admin server adds the results of its
 //! probes under `probe`. Where the numbers come from is in [`crate::stream`].
 
+use crate::inspect::PublishReport;
 use crate::stream::core::StreamCounters;
 use crate::stream::latency::Origin;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,10 @@ pub struct StreamStatus {
     pub age_seconds: u64,
     /// The published video; `None` until it is known, and without video.
     pub source: Option<SourceStatus>,
+    /// What the newest publisher sends: formats, rates, keyframes, timestamps, and what to change; `None` before the
+    /// first one.
+    #[serde(default)]
+    pub publish_report: Option<PublishReport>,
     /// Whether a rung `source` is the published video without re-encoding.
     pub passed_through: bool,
     /// The encoded rungs, largest first; `None` until they are chosen.
@@ -253,6 +258,31 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn publish_report() -> Value {
+        json!({
+            "seconds": 60.0, "program": "obs", "other_tracks": true,
+            "video": {
+                "codec": "H.264", "profile": "High, level 3.1", "width": 1280, "height": 720,
+                "format_changes": 0, "pictures": 1798, "frame_rate": 29.97, "stated_frame_rate": 30.0,
+                "steady": true, "step_ms": { "least": 33.3, "median": 33.4, "most": 33.4 },
+                "keyframes": 30, "gop": { "least_seconds": 1.9, "median_seconds": 2.0, "most_seconds": 2.1 },
+                "since_keyframe_seconds": 0.5, "b_frames": 900, "most_b_frames_in_a_row": 2,
+                "bits_per_second": 3_000_000, "peak_bits_per_second": 3_500_000, "captions": false,
+            },
+            "audio": {
+                "codec": "AAC", "profile": "LC", "sample_rate": 48_000, "channels": 2, "format_changes": 0,
+                "frames": 2812, "bits_per_second": 128_000, "peak_bits_per_second": 130_000,
+            },
+            "timing": {
+                "gaps": 1, "longest_gap_seconds": 1.5, "backward_steps": 0, "sound_ahead_ms": -20.5,
+                "drift_ms_per_minute": 0.1, "repairs": { "gaps": 1 },
+            },
+            "passed_over": { "unreadable": 90 },
+            "unreadable": [{ "kind": "audio", "reason": "audio of an unknown sound format" }],
+            "advice": [{ "setting": "codec", "change": "Change it.", "reason": "It cannot be read." }],
+        })
+    }
+
     /// The names are an interface: this document is what operators' tools read.
     #[test]
     fn names_and_shapes_stay() {
@@ -266,6 +296,7 @@ mod tests {
                 "published": true, "age_seconds": 5, "passed_through": false, "picture": true,
                 "viewers": { "360p": 12 },
                 "source": { "width": 1280, "height": 720, "frame_rate": 29.97 },
+                "publish_report": publish_report(),
                 "rungs": [
                     { "name": "360p", "width": 640, "height": 360, "frame_rate": [30, 1], "bitrate": 800_000 },
                 ],
@@ -309,6 +340,7 @@ mod tests {
             published: false,
             age_seconds: 0,
             source: None,
+            publish_report: None,
             passed_through: false,
             rungs: None,
             counters: StreamCounters::default(),
@@ -324,7 +356,7 @@ mod tests {
             viewers: BTreeMap::new(),
         };
         let document = serde_json::to_value(&stream).unwrap();
-        for field in ["source", "rungs", "stored"] {
+        for field in ["source", "publish_report", "rungs", "stored"] {
             assert_eq!(document.get(field), Some(&json!(null)), "{field} is there");
         }
         assert_eq!(serde_json::from_value::<StreamStatus>(document).unwrap(), stream);

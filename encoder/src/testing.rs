@@ -36,6 +36,13 @@ pub mod ingest {
     pub use crate::ingest::{Admission, MediaSink};
 }
 
+/// The report on what a publisher sends.
+pub mod inspect {
+    pub use crate::inspect::{
+        Advice, AudioReport, GopReport, PublishReport, Spread, TimingReport, UnreadableMedia, VideoReport,
+    };
+}
+
 /// The origin's objects.
 pub mod origin {
     pub use crate::origin::cache::{ObjectCache, StreamPath};

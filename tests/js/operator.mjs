@@ -1,5 +1,7 @@
 // Opens the operator's page in headless Chromium and reports what it shows.
-// Standard input: {page, patience, screenshot?}; standard output: one JSON object.
+// Standard input: {page, patience, unreadable, screenshot?}; standard output: one JSON object. With `unreadable` the page is
+// read once it warns of media that cannot be read. `screenshot` is a file; three more stand beside it, for the other color
+// scheme and for a phone.
 import { text } from 'node:stream/consumers';
 import { withPage } from './chromium.mjs';
 
@@ -22,6 +24,9 @@ await withPage(async (page, console) => {
   }, null, { timeout: job.patience * 1000 });
   const first = await page.evaluate(() => window.__status.uptime_seconds);
   await page.waitForFunction((since) => window.__status.uptime_seconds > since + 1, first, { timeout: job.patience * 1000 });
+  if (job.unreadable) {
+    await page.waitForSelector('article .unreadable:not([hidden])', { timeout: job.patience * 1000 });
+  }
   const shown = await page.evaluate(() => ({
     state: document.getElementById('state').textContent,
     why: document.getElementById('why').textContent,
@@ -29,9 +34,21 @@ await withPage(async (page, console) => {
     facts: Object.fromEntries([...document.querySelectorAll('dt')].map((dt) => [dt.textContent, dt.nextElementSibling.textContent])),
     rows: [...document.querySelectorAll('tbody tr')].map((row) => [...row.children].map((cell) => cell.textContent)),
     warnings: [...document.querySelectorAll('#warnings li')].map((item) => item.textContent),
+    unreadable: document.querySelector('article .unreadable').hidden ? '' : document.querySelector('article .unreadable').textContent,
+    advice: [...document.querySelectorAll('article details li')].map((item) => item.firstChild.textContent),
     lost: !document.getElementById('lost').hidden,
     status: window.__status,
   }));
-  if (job.screenshot) await page.screenshot({ path: job.screenshot, fullPage: true });
+  if (job.screenshot) {
+    await page.evaluate(() => document.querySelectorAll('details').forEach((details) => { details.open = true; }));
+    for (const [suffix, width, height] of [['', 1100, 900], ['-phone', 390, 844]]) {
+      await page.setViewportSize({ width, height });
+      for (const scheme of ['dark', 'light']) {
+        await page.emulateMedia({ colorScheme: scheme });
+        const path = scheme === 'dark' && !suffix ? job.screenshot : job.screenshot.replace(/(\.png)?$/, `${suffix}-${scheme}.png`);
+        await page.screenshot({ path, fullPage: true });
+      }
+    }
+  }
   process.stdout.write(JSON.stringify({ ...shown, picture: await seen.jsonValue(), console, foreign }));
 });

@@ -175,6 +175,10 @@ pub struct OperatorPage {
     pub picture: (u32, u32),
     /// The last warnings, newest first.
     pub warnings: Vec<String>,
+    /// The first stream's warning about media that cannot be read; empty without one.
+    pub unreadable: String,
+    /// What the first stream's publisher should change.
+    pub advice: Vec<String>,
     /// Whether the page reports that it lost the process.
     pub lost: bool,
     /// The status document that the page shows.
@@ -188,9 +192,20 @@ pub struct OperatorPage {
 /// Opens the operator's page during a stream and follows it for two seconds. `TEST_SCREENSHOT` names a file for a
 /// screenshot.
 pub fn operator_page(page: &str) -> anyhow::Result<OperatorPage> {
+    read_operator_page(page, false)
+}
+
+/// The same once the page warns of media that cannot be read.
+pub fn operator_page_with_warning(page: &str) -> anyhow::Result<OperatorPage> {
+    read_operator_page(page, true)
+}
+
+fn read_operator_page(page: &str, unreadable: bool) -> anyhow::Result<OperatorPage> {
     let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
     let screenshot = std::env::var("TEST_SCREENSHOT").ok();
-    let job = serde_json::json!({"page": page, "patience": patience, "screenshot": screenshot});
+    let job = serde_json::json!({
+        "page": page, "patience": patience, "unreadable": unreadable, "screenshot": screenshot,
+    });
     let out = node("operator.mjs", &job.to_string())?;
     serde_json::from_str(&out).with_context(|| out)
 }

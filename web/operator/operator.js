@@ -7,6 +7,7 @@ const by = (id) => document.getElementById(id);
 const number = (value, digits = 0) =>
   value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });
 const seconds = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)} s`);
+const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const mebibytes = (bytes) => `${number(bytes / 2 ** 20, 1)} MiB`;
 
 function duration(total) {
@@ -27,6 +28,50 @@ function latencies({ latency, latency_from, next_latency }) {
   return next_latency === latency ? now : `${now}; ${next_latency} s from the next start on`;
 }
 
+/** What the publisher sends, in a few lines of facts. */
+function published(report) {
+  if (!report?.video && !report?.audio) return [];
+  const named = ({ codec, profile }) => (codec || "unknown codec") + (profile ? ` (${profile})` : "");
+  const rates = (track) => `${number(track.bits_per_second / 1000)} kbit/s, fullest second ${number(track.peak_bits_per_second / 1000)}`;
+  const { video, audio, timing } = report;
+  const lines = [];
+  if (video) {
+    const pace = video.frame_rate === null ? "" : `, ${number(video.frame_rate, 2)} frames/s${video.steady ? "" : ", varying"}`;
+    const { gop, most_b_frames_in_a_row: row } = video;
+    const keyframes = gop ? `every ${number(gop.median_seconds, 2)} s, at most ${number(gop.most_seconds, 2)} s` : number(video.keyframes);
+    lines.push(["video sent", `${named(video)}${pace}, ${rates(video)}`]);
+    lines.push(["keyframes sent", `${keyframes}, ${row ? `up to ${counted(row, "B-frame")} in a row` : "no B-frames"}`]);
+  }
+  if (audio) lines.push(["audio sent", `${named(audio)}, ${number(audio.sample_rate)} Hz, ${counted(audio.channels, "channel")}, ${rates(audio)}`]);
+  const repairs = Object.values(timing.repairs).reduce((sum, count) => sum + count, 0);
+  const health = [counted(timing.gaps, "gap"), counted(repairs, "repair")];
+  if (timing.sound_ahead_ms !== null) {
+    health.push(`sound ${number(Math.abs(timing.sound_ahead_ms))} ms ${timing.sound_ahead_ms < 0 ? "behind" : "ahead of"} the picture`);
+  }
+  if (timing.drift_ms_per_minute !== null) health.push(`drift ${number(timing.drift_ms_per_minute, 1)} ms a minute`);
+  lines.push(["timestamps sent", health.join(", ")]);
+  return lines;
+}
+
+/** What viewers do not get, and what the publisher should change. */
+function showAdvice(article, report) {
+  const unreadable = report?.unreadable ?? [];
+  const warning = article.querySelector(".unreadable");
+  const text = unreadable.map(({ kind, reason }) => `The publisher's ${kind} cannot be read, and viewers do not get it: ${reason}.`).join(" ");
+  // Screen readers speak an alert whenever it is written.
+  if (warning.textContent !== text) warning.textContent = text;
+  warning.hidden = !text;
+  const advice = report?.advice ?? [];
+  const details = article.querySelector("details");
+  details.hidden = !advice.length;
+  details.querySelector("summary").textContent = `To change in the publisher: ${advice.length}`;
+  details.querySelector("ul").replaceChildren(...advice.map(({ change, reason }) => {
+    const item = element("li", change);
+    item.append(element("p", reason));
+    return item;
+  }));
+}
+
 /** One line of facts: name, text, and whether it is beyond its budget. */
 function facts(stream) {
   const { counters, packager, worker, delays, source, stored } = stream;
@@ -37,6 +82,7 @@ function facts(stream) {
     ["age", duration(stream.age_seconds)],
     ["latency", latencies(stream)],
     ["source", source ? `${source.width}×${source.height}, ${number(source.frame_rate, 2)} frames/s` : "not known yet"],
+    ...published(stream.publish_report),
     ["in no segment yet", against(stream.lag_seconds, stream.lag_budget_seconds), stream.lag_seconds > stream.lag_budget_seconds],
     ...delays.flatMap(({ stage, budget_seconds, broken, rungs }) => {
       const ages = Object.values(rungs);
@@ -114,6 +160,7 @@ function showStream(stream) {
       return row;
     }),
   );
+  showAdvice(article, stream.publish_report);
   const image = article.querySelector("img");
   if (!stream.picture) image.hidden = true;
   // A new one every few seconds; asking each time that one is due is enough. The old one stays until that is there.

@@ -21,6 +21,7 @@ use crate::edge::Advertised;
 use crate::events::{HealthSigns, StreamEvents};
 use crate::identity::Identity;
 use crate::ingest::ReconnectRequest;
+use crate::inspect::{Arrival, Inspector};
 use crate::logging::rounded;
 use crate::origin::StreamPath;
 use crate::status::{LatencySet, SourceStatus, StreamStatus};
@@ -134,6 +135,8 @@ struct Present {
     asked_at: Option<Instant>,
     /// Who publishes, for operators.
     facts: Option<PublisherFacts>,
+    /// What the newest publisher sends.
+    inspector: Inspector,
 }
 
 impl Registry {
@@ -249,6 +252,7 @@ impl Registry {
     fn stream_status(&self, path: &StreamPath, entry: &StreamEntry) -> StreamStatus {
         let (output, stored) = entry.core.output().status();
         let worker_memory_bytes = entry.core.output().worker_memory_bytes();
+        let publish_report = Some(entry.present().inspector.report());
         entry.core.look(|core| StreamStatus {
             app: path.app.to_string(),
             name: path.name.to_string(),
@@ -262,6 +266,7 @@ impl Registry {
                 height: source.height,
                 frame_rate: source.fps(),
             }),
+            publish_report,
             passed_through: core.plan().is_some_and(|plan| plan.source.is_some()),
             rungs: core.plan().map(|plan| plan.rungs.clone()),
             counters: core.counters(),
@@ -444,6 +449,7 @@ impl Registry {
             present.asked_at = None;
             entry.events.publisher_came();
             present.facts = None;
+            present.inspector = Inspector::new(Arrival::Live);
             (present.number, resume)
         };
         let max_pixels = terms.max_pixels.unwrap_or(self.settings.max_pixels);
@@ -509,6 +515,7 @@ impl Registry {
                 reconnect: None,
                 asked_at: None,
                 facts: None,
+                inspector: Inspector::new(Arrival::Live),
             }),
             published: watch::Sender::new(true),
             events,

@@ -62,12 +62,19 @@ impl MediaSink for Publisher {
             warn_of(&self.path, notice);
         }
         for media in media {
-            let present = self.entry.present();
+            let mut present = self.entry.present();
             if present.number != self.number {
                 return Err(Refusal::AlreadyPublishing);
             }
+            present.inspector.media(&media);
             self.entry.core.with(|core, now| core.media(media, arrived, now));
         }
+        let mut present = self.entry.present();
+        if present.number == self.number {
+            let (repairs, oddities) = (self.ingest.repairs(), self.ingest.oddities());
+            present.inspector.counted(repairs, oddities, self.ingest.standing_notices());
+        }
+        drop(present);
         Ok(readable)
     }
 
@@ -77,6 +84,12 @@ impl MediaSink for Publisher {
 
     fn metadata(&mut self, metadata: Metadata) {
         self.ingest.metadata(&metadata);
+        {
+            let mut present = self.entry.present();
+            if present.number == self.number {
+                present.inspector.metadata(&metadata);
+            }
+        }
         self.entry.core.with(|core, _| core.metadata(metadata));
     }
 
@@ -176,8 +189,9 @@ fn warn_of(path: &StreamPath, Notice { kind, reason }: Notice) {
 impl Drop for Publisher {
     fn drop(&mut self) {
         {
-            let present = self.entry.present();
+            let mut present = self.entry.present();
             if present.number == self.number {
+                present.inspector.publisher_left();
                 let asked = present.asked_at.map(|asked| asked.elapsed());
                 match asked {
                     // Another encoder goes on with the stream.

@@ -352,3 +352,35 @@ async fn a_broadcast_that_has_lasted_long_enough_is_over() {
     // The stream does not wait for its publisher to return.
     registry.count().wait_for(|count| *count == 0).await.unwrap();
 }
+
+/// What cannot be read is in the status while it comes, and the report begins anew with each publisher.
+#[tokio::test]
+async fn the_status_has_what_the_publisher_sends() {
+    let registry = registry("4", None);
+    let mut publisher = publish(&registry, "").await.unwrap();
+    let report = || registry.status()[0].publish_report.clone().unwrap();
+    assert_eq!((report().video, report().audio, report().seconds), (None, None, 0.0));
+    let began = Instant::now();
+    let send = |publisher: &mut Publisher, ms: u64, body: &[u8]| {
+        let message = MediaMessage {
+            kind: rtmp::MessageKind::Audio,
+            timestamp_ms: ms as u32,
+            payload: bytes::Bytes::copy_from_slice(body),
+            arrived: began + Duration::from_millis(ms),
+        };
+        publisher.media(message).unwrap()
+    };
+    for ms in (0..4_000).step_by(100) {
+        assert!(!send(&mut publisher, ms, &[0xd2, 0]), "sound of a format that nobody knows");
+    }
+    assert_eq!(report().unreadable[0].reason, "audio of an unknown sound format");
+    assert_eq!(report().passed_over["unreadable"], 40);
+    assert!(report().advice.iter().any(|advice| advice.setting == "codec"));
+    drop(publisher);
+    assert_eq!(report().unreadable, [], "nothing comes any more");
+    let mut publisher = publish(&registry, "").await.unwrap();
+    assert_eq!(report().passed_over, BTreeMap::new(), "another publisher");
+    assert!(send(&mut publisher, 5_000, &[0x2f, 0xff, 0xfb, 0x94, 0x64, 0, 0]), "MP3");
+    assert_eq!(report().audio.unwrap().codec, "MP3");
+    registry.end_all(&Refusal::Draining);
+}
