@@ -11,6 +11,9 @@ pub(crate) const EXIT_INPUT: u8 = 66;
 /// Exit code for a missing service of the machine: a port, a folder, memory. A retry may help.
 pub(crate) const EXIT_MACHINE: u8 = 71;
 
+/// Exit code after a signal that left nothing to report, as of shells (128 + SIGINT).
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
 /// An error that ends the process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -53,6 +56,12 @@ pub(crate) enum Fault {
         /// The cause.
         why: String,
     },
+    /// A signal came before there was a result.
+    #[error("{what}")]
+    Interrupted {
+        /// What was missing at that time.
+        what: &'static str,
+    },
     /// `publish` failed.
     #[error(transparent)]
     #[cfg(feature = "publish")]
@@ -85,6 +94,7 @@ impl Fault {
         match self {
             Self::Settings(_) => EXIT_USAGE,
             Self::Input { .. } => EXIT_INPUT,
+            Self::Interrupted { .. } => EXIT_INTERRUPTED,
             Self::Listen { .. } | Self::Store { .. } | Self::Machine { .. } => EXIT_MACHINE,
             #[cfg(feature = "publish")]
             Self::Publish(error) => error.exit_code(),

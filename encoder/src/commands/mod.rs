@@ -4,7 +4,10 @@
 mod archive;
 mod bucket;
 mod edge;
+mod inspect;
+mod live_input;
 mod lobby;
+mod progress;
 mod serve;
 mod transcode;
 
@@ -71,8 +74,13 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         Command::Transcode(args) => {
             narrow_new_files();
             logging::start(LogFormat::Text);
-            let (settings, workers) = config::transcode(&args).map_err(Fault::Settings)?;
-            on_runtime(transcode::transcode(args.input, args.output, settings, workers))?;
+            let config = config::transcode(&args).map_err(Fault::Settings)?;
+            on_runtime(transcode::transcode(config))?;
+        }
+        Command::Inspect(args) => {
+            logging::start(LogFormat::Text);
+            let config = config::inspect(&args).map_err(Fault::Settings)?;
+            on_runtime(inspect::inspect(config))?;
         }
         Command::Bucket(BucketCommand::Check(args)) => {
             logging::start(LogFormat::Text);

@@ -32,8 +32,10 @@ pub(crate) enum Command {
     /// Publish a file or a test pattern to an RTMP server, in real time
     #[cfg(feature = "publish")]
     Publish(publisher::PublishArgs),
-    /// Encode a file to HLS in a directory, as fast as it goes
+    /// Encode a file, standard input or one publisher to HLS in a directory
     Transcode(TranscodeArgs),
+    /// Tell what a publisher sends, and what to change
+    Inspect(InspectArgs),
     /// Inspect a Cloud Storage bucket
     #[command(subcommand)]
     Bucket(BucketCommand),
@@ -43,7 +45,7 @@ pub(crate) enum Command {
     /// One stream's libav process; started by `serve` and `transcode`
     #[command(hide = true)]
     TranscodeWorker(WorkerArgs),
-    /// The libav process that demuxes one file, its stdin; started by `transcode` and `publish`
+    /// The libav process that demuxes one file, its stdin; started by `transcode`, `inspect` and `publish`
     #[command(hide = true)]
     DemuxWorker(DemuxWorkerArgs),
 }
@@ -435,10 +437,20 @@ pub(crate) struct EdgeArgs {
 
 /// The settings of `transcode`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 encoded to its end (an interrupted publisher's stream is complete too), 64 bad settings, \
+                  66 the input cannot be read or encoded, 71 a port, the directory or a process failed, 130 \
+                  interrupted before a publisher came.\n\n\
+                  Examples:\n  \
+                  encoder transcode talk.mp4 ./talk\n  \
+                  ffmpeg -i talk.mkv -c copy -f mpegts - | encoder transcode - ./talk\n  \
+                  encoder transcode rtmp://127.0.0.1:1935/live/test ./test"
+)]
 pub(crate) struct TranscodeArgs {
-    /// The media file to encode
+    /// The media file to encode, as fast as it goes; `-` for standard input; or `rtmp://HOST[:PORT]/APP/KEY` to listen
+    /// there for one publisher with this application and stream key, whose stream is encoded as it comes
     #[arg(value_name = "INPUT")]
-    pub input: std::path::PathBuf,
+    pub input: OsString,
     /// The directory for playlists and segments; created if it does not exist
     #[arg(value_name = "OUTDIR")]
     pub output: std::path::PathBuf,
@@ -447,7 +459,56 @@ pub(crate) struct TranscodeArgs {
     pub latency: String,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub awaited: AwaitedArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub encoding: EncodingArgs,
+}
+
+/// Who reaches the address at which a publisher is awaited: a setting of `transcode` and of `inspect`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AwaitedArgs {
+    /// Listen at an address that other machines reach, where whoever knows the application and the key may publish
+    #[arg(long, env = "ENCODER_PUBLISH_ANYONE")]
+    pub publish_anyone: bool,
+}
+
+/// The settings of `inspect`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 there is a report, 64 bad settings, 66 the input has no video or audio that can be read, \
+                  71 a port or a process failed, 130 interrupted before a publisher came.\n\n\
+                  Examples:\n  \
+                  encoder inspect rtmp://127.0.0.1:1935/live/test    # then publish there; Ctrl-C ends\n  \
+                  encoder inspect --json recording.flv\n  \
+                  encoder inspect --json --live --duration 60 rtmp://127.0.0.1/live/test"
+)]
+pub(crate) struct InspectArgs {
+    /// A media file; `-` for standard input; or `rtmp://HOST[:PORT]/APP/KEY` to listen there for one publisher with this
+    /// application and stream key
+    #[arg(value_name = "INPUT")]
+    pub input: OsString,
+    /// Print the report as one JSON document, at the end
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: print the report of a publisher as a line of JSON every second as well; the last line is the final
+    /// report
+    #[arg(long, requires = "json")]
+    pub live: bool,
+    /// End after this many seconds of media
+    #[arg(long, value_name = "SECONDS")]
+    pub duration: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub awaited: AwaitedArgs,
+    /// Pixels of the largest picture that a publisher may send (width times height, before cropping); the default is
+    /// 4096x2304
+    #[arg(long, env = "ENCODER_MAX_PIXELS", value_name = "PIXELS", default_value = "9437184")]
+    pub max_pixels: String,
+    /// How the process is confined that reads a file: `strict`, or it does not start; `best-effort` takes what this
+    /// kernel has; `off` reads the file in this process
+    #[arg(long, env = "ENCODER_WORKER_SANDBOX", value_name = "MODE", default_value = "strict")]
+    pub worker_sandbox: String,
 }
 
 /// Settings of the encoding.

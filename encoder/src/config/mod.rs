@@ -4,12 +4,15 @@
 pub(crate) mod cli;
 pub(crate) mod edge;
 pub(crate) mod file;
+pub(crate) mod input;
 
 use crate::archive;
 use crate::config::cli::{
-    ArchiveArgs, BucketArgs, EncodingArgs, LobbyArgs, PublisherArgs, ServeArgs, TlsArgs, TranscodeArgs,
+    ArchiveArgs, BucketArgs, EncodingArgs, InspectArgs, LobbyArgs, PublisherArgs, ServeArgs, TlsArgs,
+    TranscodeArgs,
 };
 use crate::config::edge::EdgesConfig;
+use crate::config::input::Input;
 use crate::fleet::Engine;
 use crate::identity::FollowedFile;
 use crate::ingest::ReconnectRequest;
@@ -831,15 +834,82 @@ fn latencies(args: &ServeArgs, validator: &mut Validator) -> Option<Latencies> {
     }
 }
 
-/// Validates the settings of `transcode`: the encoding settings, and the worker's memory limit in bytes.
+/// What `transcode` does.
+pub(crate) struct TranscodeConfig {
+    /// Where media comes from.
+    pub input: Input,
+    /// The directory for playlists and segments.
+    pub output: PathBuf,
+    /// Settings of the stream.
+    pub settings: StreamSettings,
+    /// How the processes that call libav are confined.
+    pub workers: ConfineOptions,
+}
+
+/// Validates the settings of `transcode`.
 ///
 /// # Errors
 /// All invalid settings.
-pub(crate) fn transcode(args: &TranscodeArgs) -> Result<(StreamSettings, ConfineOptions), Vec<BadSetting>> {
+pub(crate) fn transcode(args: &TranscodeArgs) -> Result<TranscodeConfig, Vec<BadSetting>> {
     let mut validator = Validator::default();
+    let input = Input::read(&args.input, args.awaited.publish_anyone, &mut validator);
     let latency = validator.take("--latency", &args.latency, args.latency.parse::<Latency>());
-    match encoding(&args.encoding, latency, Duration::ZERO, &mut validator) {
-        Some(settings) if validator.bad.is_empty() => Ok(settings),
+    let encoding = encoding(&args.encoding, latency, Duration::ZERO, &mut validator);
+    match (input, encoding) {
+        (Some(input), Some((settings, workers))) if validator.bad.is_empty() => {
+            Ok(TranscodeConfig { input, output: args.output.clone(), settings, workers })
+        }
+        _ => Err(validator.bad),
+    }
+}
+
+/// What `inspect` does.
+pub(crate) struct InspectConfig {
+    /// Where media comes from.
+    pub input: Input,
+    /// How the report is printed.
+    pub print: PrintReport,
+    /// Media time after which the inspection ends.
+    pub duration: Option<Duration>,
+    /// Pixels of the largest coded picture that is accepted from a publisher.
+    pub max_pixels: u64,
+    /// How the process that reads a file is confined.
+    pub sandbox: SandboxMode,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PrintReport {
+    /// In words: one screen every second on a terminal, and once at the end.
+    Words,
+    /// As one JSON document at the end.
+    Json,
+    /// As a line of JSON every second, and one at the end.
+    JsonLines,
+}
+
+/// Validates the settings of `inspect`.
+///
+/// # Errors
+/// All invalid settings.
+pub(crate) fn inspect(args: &InspectArgs) -> Result<InspectConfig, Vec<BadSetting>> {
+    let mut validator = Validator::default();
+    let input = Input::read(&args.input, args.awaited.publish_anyone, &mut validator);
+    let duration = args.duration.as_ref();
+    let duration = duration.and_then(|text| validator.number("--duration", text, 0.1, 31_536_000.0));
+    let max_pixels = validator.number("--max-pixels", &args.max_pixels, *PIXELS.start(), *PIXELS.end());
+    let sandbox = args.worker_sandbox.parse::<SandboxMode>();
+    let sandbox = validator.take("--worker-sandbox", &args.worker_sandbox, sandbox);
+    let print = match (args.json, args.live) {
+        (false, _) => PrintReport::Words,
+        (true, false) => PrintReport::Json,
+        (true, true) => PrintReport::JsonLines,
+    };
+    match (input, max_pixels, sandbox) {
+        (Some(input), Some(max_pixels), Some(sandbox)) if validator.bad.is_empty() => {
+            let duration = duration.map(Duration::from_secs_f64);
+            Ok(InspectConfig { input, print, duration, max_pixels, sandbox })
+        }
         _ => Err(validator.bad),
     }
 }

@@ -5,6 +5,7 @@
 mod gate;
 mod rate;
 pub(crate) mod server;
+pub(crate) mod single;
 pub(crate) mod tls;
 
 pub(crate) use server::{Publishers, ServerOptions, serve, show_counters};
