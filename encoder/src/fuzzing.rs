@@ -19,7 +19,7 @@ use hls::presentation::Presentation;
 use hls::resume::Past;
 use hls::timing::Latency;
 use listen::proxy::{BadHeader, Header, HeaderReader, MAX_V2_BYTES};
-use media::{MediaTime, aac, av1, framing, h264, hevc, sound, vpx};
+use media::{MediaTime, VideoCodec, aac, av1, captions, framing, h264, hevc, sound, vpx};
 pub use packager::packager;
 use rtmp::chunk::{ChunkLimits, ChunkReader};
 use rtmp::flv::{FlvDemuxer, Tag};
@@ -162,6 +162,13 @@ pub fn codec_facts(input: &[u8]) {
             assert!(is_length_prefixed(&h264::annex_b_to_length_prefixed(bytes)));
         }
         2 => {
+            for codec in VideoCodec::ALL {
+                let found = captions::triplets(codec, bytes);
+                captions::note_services(&found, &mut captions::CaptionServices::default());
+                if let Some(unit) = captions::with_captions_before(codec, &[], &found) {
+                    assert_eq!(captions::triplets(codec, &unit), found, "what is written is read back");
+                }
+            }
             let payload = Bytes::copy_from_slice(bytes);
             for size in
                 [None, Some(h264::LengthSize::One), Some(h264::LengthSize::Two), Some(h264::LengthSize::Four)]
@@ -380,6 +387,7 @@ mod tests {
         assert!(sound::ac3(&facts("ac3-header")).is_some() && sound::ac3(&facts("eac3-header")).is_some());
         let unit = framing::read_unit(&facts("byte-stream-unit"), None, h264::facts);
         assert!(unit.is_some_and(|unit| unit.key && unit.sets.len() == 2));
+        assert_eq!(captions::triplets(VideoCodec::H264, &facts("captions")).len(), 2);
         for name in ["hevc-enhanced", "av1-vp9-vp8", "tracks", "sounds", "sets-in-band"] {
             assert!(flv_units(&seed("flv", name)) >= 2, "{name}");
         }

@@ -125,6 +125,7 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Unit>), Box<dyn Error
                 sample_aspect: (1, 1),
                 frame_rate: 30.0,
                 nominal_bitrate: 600_000,
+                captions: media::captions::CaptionServices::NONE,
             })
         }
         mp4_atom::Codec::Mp4a(mp4a) => {

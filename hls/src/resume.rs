@@ -13,6 +13,7 @@
 use crate::names::{self, RungName, SessionId};
 use crate::segment::SegmentInfo;
 use m3u8_rs::{MasterPlaylist, MediaPlaylist, MediaSegment};
+use media::captions::CaptionServices;
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +68,7 @@ pub struct Past {
     /// Wall-clock end of the last segment.
     ended_at: WallTime,
     next_sequence: u64,
+    captions: CaptionServices,
 }
 
 /// The renditions listed in a multivariant playlist.
@@ -88,6 +90,18 @@ pub fn renditions(text: &str) -> Result<Vec<RungName>, ResumeError> {
         rungs.insert(rung.ok_or(ResumeError::Foreign("name of a rendition"))?);
     }
     Ok(rungs.into_iter().collect())
+}
+
+/// The caption services that a multivariant playlist announces; none where the playlist cannot be read.
+pub fn captions(text: &str) -> CaptionServices {
+    let Some(playlist) =
+        whole(text).ok().and_then(|text| m3u8_rs::parse_master_playlist_res(text.as_bytes()).ok())
+    else {
+        return CaptionServices::NONE;
+    };
+    let names = playlist.alternatives.iter().filter_map(|one| Some(one.instream_id.as_ref()?.to_string()));
+    let names: Vec<String> = names.collect();
+    CaptionServices::named(names.iter().map(String::as_str))
 }
 
 /// Checks that the text ends with a line end: a text truncated within a line does not. Texts truncated between lines
@@ -268,7 +282,19 @@ impl Past {
             discontinuities,
             ended_at,
             next_sequence,
+            captions: CaptionServices::NONE,
         })
+    }
+
+    /// Adds the caption services that the multivariant playlist announced ([`captions`]): they stay announced.
+    #[must_use]
+    pub fn with_captions(self, captions: CaptionServices) -> Self {
+        Self { captions, ..self }
+    }
+
+    /// The caption services that were announced.
+    pub fn captions(&self) -> CaptionServices {
+        self.captions
     }
 
     /// EXT-X-TARGETDURATION in seconds.

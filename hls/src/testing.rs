@@ -47,6 +47,7 @@ pub(crate) fn video(name: &str) -> Track {
         sample_aspect: (1, 1),
         frame_rate: 30.0,
         nominal_bitrate: 800_000,
+        captions: media::captions::CaptionServices::NONE,
     });
     Track { rung: rung(name), kind }
 }
@@ -88,6 +89,7 @@ fn in_codec(name: &str, codec: VideoCodec, record: Vec<u8>, sample_aspect: (u16,
         sample_aspect,
         frame_rate: 30.0,
         nominal_bitrate: 800_000,
+        captions: media::captions::CaptionServices::NONE,
     });
     Track { rung: rung(name), kind }
 }

@@ -5,6 +5,7 @@
 use crate::fmp4::VIDEO_TIMESCALE;
 use crate::names::RungName;
 use bytes::Bytes;
+use media::captions::CaptionServices;
 use media::{AudioCodec, Colour, VideoCodec, aac, av1, h264, hevc, picture_format};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct VideoTrack {
     pub sample_aspect: (u16, u16),
     /// Frames per second, as in FRAME-RATE; the highest rate for variable sources.
     pub frame_rate: f64,
+    /// Caption services in the pictures, as far as they are known. A service that is seen later is added.
+    #[serde(default, skip_serializing_if = "CaptionServices::is_empty")]
+    pub captions: CaptionServices,
 }
 
 /// Parameters of an audio track.
@@ -123,6 +127,26 @@ impl Track {
             TrackKind::Audio(audio) => {
                 (audio.codec == AudioCodec::Aac).then(|| aac::codecs_string(&audio.config))?
             }
+        }
+    }
+
+    /// Adds caption services to a video track. Returns whether one was not known before.
+    pub fn add_captions(&mut self, services: CaptionServices) -> bool {
+        match &mut self.kind {
+            TrackKind::Video(video) => {
+                let before = video.captions;
+                video.captions = before.union(services);
+                before != video.captions
+            }
+            TrackKind::Audio(_) => false,
+        }
+    }
+
+    /// Caption services in the pictures of a video track; none for audio.
+    pub const fn captions(&self) -> CaptionServices {
+        match &self.kind {
+            TrackKind::Video(video) => video.captions,
+            TrackKind::Audio(_) => CaptionServices::NONE,
         }
     }
 

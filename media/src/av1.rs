@@ -16,11 +16,15 @@ const RECORD_HEAD: usize = 4;
 /// Maximum number of OBUs read in a temporal unit; real ones have a handful, and one for each tile group.
 const MAX_OBUS: usize = 1024;
 
+/// metadata_type of ITU-T T.35 messages (6.7.1).
+const ITUT_T35: usize = 4;
+
 /// OBU types (6.2.2) that matter outside a decoder.
 mod obu_type {
     pub(super) const SEQUENCE_HEADER: u32 = 1;
     pub(super) const TEMPORAL_DELIMITER: u32 = 2;
     pub(super) const FRAME_HEADER: u32 = 3;
+    pub(super) const METADATA: u32 = 5;
     pub(super) const FRAME: u32 = 6;
 }
 
@@ -68,6 +72,15 @@ pub fn read_unit(unit: &[u8]) -> Option<TemporalUnit> {
         }
     }
     None
+}
+
+/// The ITU-T T.35 messages (5.8.2) of a temporal unit, from the country code on, with the trailing bits of their OBUs.
+pub(crate) fn t35_metadata(unit: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let metadata = obus(unit).filter(|obu| obu.kind == obu_type::METADATA);
+    metadata
+        .filter_map(|obu| leb128(obu.payload))
+        .filter(|(kind, _)| *kind == ITUT_T35)
+        .map(|(_, rest)| rest)
 }
 
 /// The temporal unit without its temporal delimiters, as a container's sample has it (AV1 in ISOBMFF, 2.4). The unit is

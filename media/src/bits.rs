@@ -77,3 +77,18 @@ pub(crate) fn without_emulation_prevention(nal: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+/// The reverse of [`without_emulation_prevention`].
+pub(crate) fn with_emulation_prevention(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 8);
+    let mut zeros = 0;
+    for &byte in payload {
+        if zeros >= 2 && byte <= 3 {
+            out.push(3);
+            zeros = 0;
+        }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        out.push(byte);
+    }
+    out
+}

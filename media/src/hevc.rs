@@ -34,6 +34,7 @@ mod nal_type {
     pub(super) const PPS: u8 = 34;
     pub(super) const ACCESS_UNIT_DELIMITER: u8 = 35;
     pub(super) const FILLER: u8 = 38;
+    pub(super) const PREFIX_SEI: u8 = 39;
 
     pub(super) fn of(nal: &[u8]) -> Option<u8> {
         (nal.len() >= 2).then(|| nal[0] >> 1 & 0x3f)
@@ -49,6 +50,14 @@ pub fn facts(nal: &[u8]) -> Option<NalFacts> {
         parameter_set: matches!(kind, nal_type::VPS | nal_type::SPS | nal_type::PPS),
         delimiter: matches!(kind, nal_type::ACCESS_UNIT_DELIMITER | nal_type::FILLER),
     })
+}
+
+/// Header of a NAL unit with SEI messages for the picture that follows: the base layer, the lowest temporal layer.
+pub(crate) const PREFIX_SEI_HEADER: [u8; 2] = [nal_type::PREFIX_SEI << 1, 1];
+
+/// Whether a NAL unit has SEI messages for the picture that follows.
+pub(crate) fn is_prefix_sei(nal: &[u8]) -> bool {
+    nal_type::of(nal) == Some(nal_type::PREFIX_SEI)
 }
 
 /// Reads a configuration record, or the parameter sets as a byte stream, which some senders put in its place. Returns the

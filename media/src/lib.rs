@@ -1,5 +1,5 @@
 //! What flows from a publisher to the packager: media time, access units and their configurations, and the facts about
-//! codecs behind them ([`h264`], [`hevc`], [`av1`], [`vpx`], [`aac`], [`sound`]).
+//! codecs behind them ([`h264`], [`hevc`], [`av1`], [`vpx`], [`aac`], [`sound`], [`captions`]).
 //!
 //! What belongs here: types and pure functions that several crates need. What does not: parsing of a protocol or a
 //! container, sockets, clocks, threads, libav, logging.
@@ -11,6 +11,7 @@
 pub mod aac;
 pub mod av1;
 mod bits;
+pub mod captions;
 mod colour;
 mod error;
 pub mod framing;

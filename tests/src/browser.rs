@@ -295,3 +295,26 @@ pub fn watch_file(src: &str, seeks: &[f64]) -> anyhow::Result<WatchedFile> {
     )?;
     serde_json::from_str(&out).with_context(|| out)
 }
+
+/// The captions that a viewer with hls.js got to read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ReadCaptions {
+    /// Texts in the order in which they were shown.
+    pub shown: Vec<String>,
+    /// Heights in pixels of the levels that were played.
+    pub heights: Vec<u32>,
+    /// Kind and label of each text track.
+    pub tracks: Vec<(String, String)>,
+    /// hls.js's fatal errors.
+    pub errors: Vec<String>,
+    /// Console errors and exceptions of the page.
+    pub console: Vec<String>,
+}
+
+/// Plays a page at one level, 0 being the lowest, until `count` captions were shown. The page loads nothing by itself.
+pub fn read_captions(page: &str, level: usize, count: usize) -> anyhow::Result<ReadCaptions> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+    let job = serde_json::json!({ "page": page, "level": level, "count": count, "patience": patience });
+    let out = node("captions.mjs", &job.to_string())?;
+    serde_json::from_str(&out).with_context(|| out)
+}

@@ -8,6 +8,7 @@ pub mod balancer;
 pub mod bench;
 pub mod boxes;
 pub mod browser;
+pub mod captions;
 pub mod certificate;
 pub mod checker;
 pub mod edge_process;

@@ -200,3 +200,27 @@ mod tests {
         assert!(errors[0].abs() < 0.03, "{errors:?}");
     }
 }
+
+/// How many frames of a file's video have closed captions (ATSC A/53) beside their pixels, and how many frames there are.
+pub fn captioned_frames(input: &Path) -> anyhow::Result<(usize, usize)> {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-select_streams", "v", "-show_frames", "-of", "compact"]).arg(input);
+    let (out, _) = run(&mut command)?;
+    let frames = out.lines().filter(|line| line.starts_with("frame|"));
+    let captioned = frames.clone().filter(|line| line.contains("ATSC A53 Part 4 Closed Captions"));
+    Ok((captioned.count(), frames.count()))
+}
+
+/// The lines of text that FFmpeg's CEA-608 decoder reads in a file's video, in order.
+pub fn caption_texts(input: &Path) -> anyhow::Result<Vec<String>> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-hide_banner", "-v", "error", "-f", "lavfi", "-i"]);
+    command.arg(format!("movie={}[out0+subcc]", input.display()));
+    let (out, _) = run(command.args(["-map", "0:s", "-c:s", "webvtt", "-f", "webvtt", "-"]))?;
+    let mut texts = Vec::new();
+    let mut lines = out.lines();
+    while lines.any(|line| line.contains(" --> ")) {
+        texts.extend(lines.by_ref().take_while(|line| !line.is_empty()).map(str::to_owned));
+    }
+    Ok(texts)
+}

@@ -53,6 +53,7 @@ fn tracks() -> Vec<Track> {
             sample_aspect: (1, 1),
             frame_rate: FRAME_RATE as f64,
             nominal_bitrate: bytes as u32 * 80,
+            captions: media::captions::CaptionServices::NONE,
         }),
     };
     let audio = Track {

@@ -11,6 +11,7 @@
 mod attack;
 mod audio;
 mod cadence;
+mod captions;
 pub mod confine;
 mod contribution;
 mod counters;

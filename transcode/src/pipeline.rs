@@ -14,6 +14,7 @@
 
 use super::audio::{AudioFormat, AudioTranscoder};
 use super::cadence::{Decimator, KeyDecider};
+use super::captions::{CaptionCarry, captions_of};
 use super::counters::WorkerCounters;
 use super::decode::{DecodedPicture, VideoDecoder};
 use super::encode::VideoEncoder;
@@ -233,6 +234,7 @@ struct VideoStage {
     decoder: Option<VideoDecoder>,
     keys: KeyDecider,
     decimators: Vec<Decimator>,
+    captions: Vec<CaptionCarry>,
     cascade: Cascade,
     encoders: Option<Encoders>,
     last_pts: Option<MediaTime>,
@@ -249,6 +251,7 @@ impl VideoStage {
             decoder: None,
             keys: KeyDecider::new(job.video.keyframes),
             decimators: job.rungs.iter().map(|r| Decimator::new(r.frame_rate)).collect(),
+            captions: job.rungs.iter().map(|_| CaptionCarry::default()).collect(),
             cascade: Cascade::new(&job.rungs),
             encoders: None,
             last_pts: None,
@@ -323,19 +326,29 @@ impl VideoStage {
 
     fn take_picture(&mut self, picture: DecodedPicture) -> Result<(), TranscodeError> {
         let pts = picture.pts;
+        if pts < self.encode_from {
+            self.last_pts = self.last_pts.max(Some(pts));
+            return Ok(());
+        }
+        let captions = captions_of(&picture.frame);
         // A picture whose time is not later than the previous one cannot be shown; drop it here for all rungs.
         if self.last_pts.is_some_and(|last| pts <= last) {
+            self.captions.iter_mut().for_each(|carry| carry.leave_out(&captions));
             return Ok(());
         }
         self.last_pts = Some(pts);
-        if pts < self.encode_from {
-            return Ok(());
-        }
         // The first picture of an encoder is an IDR regardless of the grid, and every rung needs that picture.
         let key = self.keys.decide(pts) || self.encoders.is_none();
         let wanted: Vec<bool> = self.decimators.iter_mut().map(|d| d.keep(pts, key)).collect();
-        let pictures = self.cascade.scale(&picture.frame, &wanted)?;
+        let mut pictures = self.cascade.scale(&picture.frame, &wanted)?;
         drop(picture);
+        for (carry, frame) in self.captions.iter_mut().zip(&mut pictures) {
+            match frame {
+                Some(frame) => raw::set_captions(frame, carry.encode(&captions).as_flattened())
+                    .map_err(|source| TranscodeError::libav("captions", source))?,
+                None => carry.leave_out(&captions),
+            }
+        }
         if self.encoders.is_none() {
             self.encoders = Some(Encoders::open(&self.context, &pictures)?);
         }

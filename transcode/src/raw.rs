@@ -116,6 +116,26 @@ pub(super) fn share(picture: &frame::Video) -> Result<frame::Video, Error> {
     if result < 0 { Err(Error::from(result)) } else { Ok(shared) }
 }
 
+/// Gives a frame these closed captions (cc_data of ATSC A/53 part 4) in place of those that it has; none if empty. Frames
+/// that share its pixels keep theirs.
+pub(super) fn set_captions(picture: &mut frame::Video, captions: &[u8]) -> Result<(), Error> {
+    picture.remove_side_data(frame::side_data::Type::A53CC);
+    if captions.is_empty() {
+        return Ok(());
+    }
+    let kind = ffi::AVFrameSideDataType::AV_FRAME_DATA_A53_CC;
+    // SAFETY: the frame is live and borrowed exclusively. av_frame_new_side_data returns null, or side data with a new
+    // buffer of `captions.len()` bytes that nothing else refers to; the copy fills exactly this buffer.
+    unsafe {
+        let data = ffi::av_frame_new_side_data(picture.as_mut_ptr(), kind, captions.len());
+        if data.is_null() {
+            return Err(Error::Other { errno: 12 });
+        }
+        ptr::copy_nonoverlapping(captions.as_ptr(), (*data).data, captions.len());
+    }
+    Ok(())
+}
+
 /// Whether this frame holds the only reference to the picture's pixels, so that the pixels may be written.
 pub(super) fn is_unshared(picture: &mut frame::Video) -> bool {
     // SAFETY: only reads the reference counts of a live frame, atomically. A count of one cannot grow concurrently:

@@ -6,6 +6,7 @@ use super::page::{ArchivedEpoch, Page, PageEntry};
 use bytes::Bytes;
 use hls::recording::{Recording, RecordingError, TrackNumber};
 use hls::{ArchivePlaylist, RungName, SegmentInfo, SessionId, Track, archive_multivariant};
+use media::captions::CaptionServices;
 use media::{MediaSpan, MediaTime, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use store::ObjectName;
@@ -17,6 +18,8 @@ pub(crate) struct Contents {
     pub target_duration: u32,
     /// Rungs that get an MP4, the most important first.
     pub recordings: Vec<RungName>,
+    /// Caption services of the broadcast; the epochs' tracks have them too, whenever they were seen.
+    pub captions: CaptionServices,
     /// Epochs in their order.
     pub epochs: Vec<ArchivedEpoch>,
     /// Segments by rendition, in the order of their sequence numbers.
@@ -64,6 +67,10 @@ impl Contents {
             if !self.has_session(&epoch.session) {
                 self.epochs.push(epoch);
             }
+        }
+        self.captions = self.captions.union(page.captions);
+        for track in self.epochs.iter_mut().flat_map(|epoch| &mut epoch.tracks) {
+            track.add_captions(self.captions);
         }
         page.entries.into_iter().for_each(|entry| self.push(entry));
         self.next_page += 1;

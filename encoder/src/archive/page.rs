@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hls::fmp4::index::{FragmentIndex, SampleIndex, SegmentIndex};
 use hls::{RungName, SegmentInfo, SessionId, Track, names};
+use media::captions::CaptionServices;
 use media::{MediaSpan, MediaTime, WallTime};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,8 @@ pub(crate) struct Page {
     pub target_duration: u32,
     /// Rungs that get an MP4.
     pub recordings: Vec<RungName>,
+    /// Caption services seen so far, in any epoch.
+    pub captions: CaptionServices,
     /// Epochs that began.
     pub epochs: Vec<ArchivedEpoch>,
     /// Segments; each rendition's in the order of their sequence numbers.
@@ -71,6 +74,7 @@ impl Page {
             version: VERSION,
             target_duration: self.target_duration,
             recordings: self.recordings.clone(),
+            captions: self.captions,
             epochs: self.epochs.clone(),
             claimed_by: self.claimed_by.clone(),
             segments: self.entries.iter().map(StoredSegment::from).collect(),
@@ -90,6 +94,7 @@ impl Page {
         Ok(Self {
             target_duration: stored.target_duration,
             recordings: stored.recordings,
+            captions: stored.captions,
             epochs: stored.epochs,
             entries: stored.segments.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             claimed_by: stored.claimed_by,
@@ -107,6 +112,8 @@ struct StoredPage {
     version: u32,
     target_duration: u32,
     recordings: Vec<RungName>,
+    #[serde(default, skip_serializing_if = "CaptionServices::is_empty")]
+    captions: CaptionServices,
     epochs: Vec<ArchivedEpoch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claimed_by: Option<String>,
@@ -272,6 +279,7 @@ mod tests {
         let page = Page {
             target_duration: 2,
             recordings: vec![RungName::new("720p").unwrap()],
+            captions: CaptionServices::named(["CC1", "SERVICE2"]),
             epochs: vec![ArchivedEpoch {
                 session: SessionId::new("b-0").unwrap(),
                 start: MediaTime::from_ticks_90k(7),
@@ -286,7 +294,8 @@ mod tests {
         assert_eq!(Page::from_json(&text).unwrap(), page);
         // Names in what is stored: archives of earlier versions stay readable.
         let tracks = String::from_utf8_lossy(&text);
-        for codec in [r#""codec":"h264","width":"#, r#""codec":"aac","sample_rate":"#] {
+        let captions = r#""captions":["CC1","SERVICE2"],"#;
+        for codec in [r#""codec":"h264","width":"#, r#""codec":"aac","sample_rate":"#, captions] {
             assert!(tracks.contains(codec), "{codec} in {tracks}");
         }
         assert!(text.len() < 3_000, "{}", String::from_utf8_lossy(&text));
@@ -341,6 +350,7 @@ mod tests {
         Page {
             target_duration: 2,
             recordings: vec![RungName::new("720p").unwrap()],
+            captions: CaptionServices::NONE,
             epochs: vec![epoch("a-0", 7, 9, 0, Vec::new()), epoch("b-0", 8, 10, -11, tracks)],
             entries: vec![with_samples("720p", 1000, video), gap, with_samples("audio", 70, audio)],
             claimed_by: Some("pod/7".to_owned()),

@@ -38,6 +38,7 @@ pub(crate) fn tracks(rungs: &[&str]) -> Vec<Track> {
                 sample_aspect: (1, 1),
                 frame_rate: 30.0,
                 nominal_bitrate: 800_000,
+                captions: media::captions::CaptionServices::NONE,
             })
         };
         Track { rung: RungName::new(name).unwrap(), kind }
@@ -88,6 +89,7 @@ pub(crate) fn contents(rungs: &[&str], seconds: u64) -> Contents {
     contents.take(Page {
         target_duration: 1,
         recordings: vec![RungName::new(rungs[0]).unwrap()],
+        captions: media::captions::CaptionServices::NONE,
         epochs: vec![ArchivedEpoch {
             session: SessionId::new("a-0").unwrap(),
             start: MediaTime::from_ticks_90k(9_000_000),

@@ -83,6 +83,7 @@ pub(super) fn tracks(rungs: &[&str]) -> Vec<Track> {
             sample_aspect: (1, 1),
             frame_rate: 25.0,
             nominal_bitrate: 2_000_000,
+            captions: media::captions::CaptionServices::NONE,
         }),
     };
     rungs.iter().map(video).collect()

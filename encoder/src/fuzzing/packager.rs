@@ -261,6 +261,7 @@ fn video(rung: &RungName, width: u16, height: u16) -> Track {
         sample_aspect: (1, 1),
         frame_rate: 30.0,
         nominal_bitrate: 800_000,
+        captions: media::captions::CaptionServices::NONE,
     });
     Track { rung: rung.clone(), kind }
 }

@@ -36,11 +36,12 @@ use bytes::Bytes;
 use hls::packager::{Output, Packager};
 use hls::resume::Past;
 use hls::{Timing, Track};
+use media::captions::CaptionServices;
 use media::{Media, MediaSpan, MediaTime};
 use rtmp::Metadata;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use tracing::warn;
+use tracing::{info, warn};
 use transcode::wire::{Job, Request, Response, VideoSettings, WorkerProgress};
 
 /// Name of the published media where statistics are kept by rendition name.
@@ -88,7 +89,7 @@ pub enum Effect {
     StartWorker(RunId, Box<Job>),
     /// Kill a worker immediately; its exit need not be reported.
     StopWorker(RunId),
-    /// An epoch begins with these renditions.
+    /// An epoch begins with these renditions, or the present epoch's renditions have captions that were not known.
     Epoch(Vec<Track>),
     /// An init segment, a part or a media segment.
     Packaged(Output),
@@ -125,7 +126,9 @@ impl StreamCore {
     /// Creates a stream that continues after the segments that an earlier writer of the stream left in the store.
     pub fn resume(settings: StreamSettings, past: &Past, now: Instant) -> Self {
         let packager = Packager::resume(settings.timing.clone(), past);
-        Self::with_packager(settings, packager, now)
+        let mut resumed = Self::with_packager(settings, packager, now);
+        resumed.source.inherit_captions(past.captions());
+        resumed
     }
 
     fn with_packager(settings: StreamSettings, packager: Packager, now: Instant) -> Self {
@@ -176,6 +179,9 @@ impl StreamCore {
             self.packaging.arrived(pts, wall);
             self.passed(Stage::Arrived, PUBLISHED, pts, Now { wall, ..now });
         }
+        if let Some(services) = self.source.watch_captions(&media) {
+            self.announce_captions(services);
+        }
         match &mut self.state {
             StreamState::Published { intake: Intake::Probing(probe), .. } => {
                 probe.push(media);
@@ -185,6 +191,14 @@ impl StreamCore {
             StreamState::Absent { .. } | StreamState::Flushing { .. } | StreamState::Over => {}
         }
         self.pump(now);
+    }
+
+    /// Captions begin: the renditions that viewers have learned of get the services, and so do those of later epochs.
+    fn announce_captions(&mut self, services: CaptionServices) {
+        info!(services = services.names().collect::<Vec<_>>().join(", "), "captions are published");
+        if let Some(tracks) = self.runs.add_captions(services) {
+            self.effects.push_back(Effect::Epoch(tracks));
+        }
     }
 
     /// The publisher disconnected, for any reason.

@@ -492,6 +492,55 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_playlists() {
     assert!(stage.ended);
 }
 
+/// A picture with a pair of CEA-608 in the channel CC1.
+fn captioned(ms: i64, key: bool) -> Media {
+    let sei = [0x06, 0x04, 13, 0xb5, 0, 0x31, b'G', b'A', b'9', b'4', 3, 0x41, 0xff, 0xfc, 0x94, 0x20, 0x80];
+    let unit = unit_at(ms, key);
+    let data = [&[0, 0, 0, sei.len() as u8], &sei[..], &unit.data].concat();
+    Media::Video(Unit { data: data.into(), ..unit })
+}
+
+fn announced(tracks: &[Track]) -> Vec<Vec<&'static str>> {
+    tracks.iter().map(|track| track.captions().names().collect()).collect()
+}
+
+#[test]
+fn captions_from_the_start_are_in_the_first_epoch() {
+    let mut stage = Stage::new("720p,360p");
+    stage.come();
+    stage.configs();
+    stage.send(captioned(0, true));
+    stage.publish(40, 6_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.epochs.len(), 1);
+    assert_eq!(announced(&stage.epochs[0]), [vec!["CC1"], vec!["CC1"], vec![]]);
+}
+
+#[test]
+fn captions_that_begin_later_are_announced_without_a_break_and_stay() {
+    let mut stage = Stage::new("source,360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 6_000, true, true);
+    stage.send(captioned(6_000, true));
+    stage.publish(6_040, 8_000, true, true);
+    assert_eq!(stage.epochs.len(), 2);
+    assert_eq!(announced(&stage.epochs[0]), [[""; 0]; 3]);
+    assert_eq!(announced(&stage.epochs[1]), [vec!["CC1"], vec!["CC1"], vec![]]);
+    assert_eq!(stage.discontinuities(), 0);
+    stage.send(captioned(8_000, true));
+    stage.publish(8_040, 10_000, true, true);
+    stage.go();
+    assert_eq!(stage.epochs.len(), 2, "nothing new");
+    stage.come();
+    stage.configs();
+    stage.publish(10_000, 14_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(announced(&stage.epochs[2]), [vec!["CC1"], vec!["CC1"], vec![]], "what is announced stays");
+}
+
 #[test]
 fn a_publisher_in_place_of_a_silent_one_does_not_end_the_stream() {
     let settings = StreamSettings { reconnect_window: Duration::ZERO, ..settings("source") };

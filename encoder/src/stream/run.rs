@@ -8,6 +8,7 @@ use super::silence::{AudioFiller, silent_config};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
 use hls::{AudioTrack, RungName, Track, TrackKind, VideoTrack};
+use media::captions::CaptionServices;
 use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig, aac};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -136,6 +137,8 @@ pub(super) struct Run {
     /// Frame rate of the published video in frames per second, as a fraction.
     pub frame_rate: (u32, u32),
     video_bitrate: Option<u32>,
+    /// Caption services seen in the published video.
+    captions: CaptionServices,
     /// Source of the audio rendition.
     pub audio: AudioSource,
     /// Video renditions.
@@ -171,6 +174,8 @@ pub(super) struct RunSetup {
     pub frame_rate: (u32, u32),
     /// Bits per second of the published video, measured or else announced.
     pub video_bitrate: Option<u32>,
+    /// Caption services seen in the published video.
+    pub captions: CaptionServices,
     /// Source of the audio rendition.
     pub audio: AudioSource,
     /// Video renditions.
@@ -190,7 +195,8 @@ impl Run {
 
     /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
     pub(super) fn new(setup: RunSetup, now: Instant) -> Self {
-        let RunSetup { id, video, frame_rate, video_bitrate, audio, plan, first_pts, shed_budget } = setup;
+        let RunSetup { id, video, frame_rate, video_bitrate, captions, audio, plan, first_pts, shed_budget } =
+            setup;
         let mut queue = ShedQueue::new(shed_budget);
         let encodes_video = video.is_some() && !plan.rungs.is_empty();
         if encodes_video && let Some(config) = &video {
@@ -211,6 +217,7 @@ impl Run {
             video,
             frame_rate,
             video_bitrate,
+            captions,
             audio,
             plan,
             worker,
@@ -311,6 +318,14 @@ impl Run {
             }
         }
         true
+    }
+
+    /// Caption services were seen in the published video. Returns the renditions if they are known and change by this.
+    pub(super) fn add_captions(&mut self, services: CaptionServices) -> Option<&[Track]> {
+        self.captions = self.captions.union(services);
+        let tracks = self.tracks.as_mut()?;
+        let changed = tracks.iter_mut().fold(false, |changed, track| track.add_captions(services) | changed);
+        changed.then_some(tracks)
     }
 
     /// Number of silent frames inserted, and of published frames dropped as late, since the last call.
@@ -422,7 +437,9 @@ impl Run {
             if self.plan.source.is_some() {
                 let guessed = || self.plan.rungs.first().map_or(3_000_000, |rung| rung.bitrate * 2);
                 let bitrate = self.video_bitrate.unwrap_or_else(guessed);
-                tracks.push(source_track(config, self.frame_rate, bitrate));
+                let mut track = source_track(config, self.frame_rate, bitrate);
+                track.add_captions(self.captions);
+                tracks.push(track);
             }
             for (index, rung) in self.plan.rungs.iter().enumerate() {
                 let kind = TrackKind::Video(VideoTrack {
@@ -433,6 +450,7 @@ impl Run {
                     sample_aspect: (1, 1),
                     frame_rate: rate_of(rung.frame_rate),
                     nominal_bitrate: rung.bitrate,
+                    captions: self.captions,
                 });
                 tracks.push(Track { rung: RungName::new(&rung.name).ok()?, kind });
             }
@@ -478,6 +496,7 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
         sample_aspect: config.sample_aspect,
         frame_rate: rate_of(frame_rate),
         nominal_bitrate,
+        captions: CaptionServices::NONE,
     });
     Track { rung: RungName::source(), kind }
 }
@@ -511,6 +530,7 @@ mod tests {
             video: None,
             frame_rate: (25, 1),
             video_bitrate: None,
+            captions: CaptionServices::NONE,
             audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
             plan: Plan { source: None, rungs: Vec::new(), reasons: Vec::new() },
             first_pts: MediaTime::ZERO,

@@ -1,7 +1,8 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
-use media::{AudioConfig, MediaSpan, UNIT_OVERHEAD, Unit, VideoConfig};
+use media::captions::{self, Triplet};
+use media::{AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoCodec, VideoConfig};
 use std::collections::VecDeque;
 use transcode::wire::protocol::MAX_UNIT;
 use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
@@ -9,6 +10,8 @@ use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
 /// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
 /// bound also holds when timestamps are wrong.
 const MAX_BYTES: usize = 16 << 20;
+/// Maximum number of caption triplets kept of dropped pictures, several seconds' worth; the oldest are dropped.
+const MAX_LOST_CAPTIONS: usize = 1024;
 // Audio units within this bound fit into a request.
 const _: () = assert!(MAX_BYTES <= MAX_UNIT);
 
@@ -18,6 +21,9 @@ const _: () = assert!(MAX_BYTES <= MAX_UNIT);
 /// queued, all queued video and the video up to the next keyframe. Audio is dropped only at the byte bound. A picture
 /// above [`MAX_UNIT`], which no worker can be sent, is dropped with the video up to the next keyframe.
 /// Configurations and the end are never dropped. Every dropped unit is counted.
+///
+/// Captions of dropped pictures are put into the keyframe that follows, in the order of presentation: a viewer then misses
+/// pictures, but no words. AV1 pictures take their captions with them.
 #[derive(Debug)]
 pub(super) struct ShedQueue {
     items: VecDeque<Request>,
@@ -27,6 +33,9 @@ pub(super) struct ShedQueue {
     backlog: MediaSpan,
     until_key: bool,
     shed_units: u64,
+    codec: Option<VideoCodec>,
+    /// Captions of dropped pictures for the next keyframe, with their pictures' times.
+    lost_captions: Vec<(MediaTime, Triplet)>,
 }
 
 impl ShedQueue {
@@ -39,6 +48,8 @@ impl ShedQueue {
             backlog: MediaSpan::ZERO,
             until_key: false,
             shed_units: 0,
+            codec: None,
+            lost_captions: Vec::new(),
         }
     }
 
@@ -49,6 +60,7 @@ impl ShedQueue {
 
     /// Appends a decoder configuration for video.
     pub(super) fn video_config(&mut self, config: &VideoConfig) {
+        self.codec = Some(config.codec);
         self.items.push_back(Request::VideoConfig { codec: config.codec, record: config.record.clone() });
     }
 
@@ -68,6 +80,7 @@ impl ShedQueue {
         if unit.data.len() > MAX_UNIT {
             self.shed_units += 1;
             self.until_key = true;
+            self.keep_captions(unit);
             return;
         }
         self.push(unit, 0);
@@ -86,16 +99,40 @@ impl ShedQueue {
     }
 
     fn push(&mut self, unit: &Unit, track: u8) {
+        let mut unit = unit.clone();
         if track == 0 {
             if unit.key {
                 self.until_key = false;
+                self.return_captions(&mut unit);
             } else if self.until_key {
                 self.shed_units += 1;
+                self.keep_captions(&unit);
                 return;
             }
         }
         self.bytes += unit.data.len() + UNIT_OVERHEAD;
-        self.items.push_back(Request::Unit(WireUnit { track, unit: unit.clone() }));
+        self.items.push_back(Request::Unit(WireUnit { track, unit }));
+    }
+
+    /// A picture is dropped: keeps its captions.
+    fn keep_captions(&mut self, unit: &Unit) {
+        let Some(codec) = self.codec else { return };
+        let said = captions::triplets(codec, &unit.data).into_iter();
+        let said = said.filter(|triplet| !captions::is_padding(*triplet));
+        self.lost_captions.extend(said.map(|triplet| (unit.pts, triplet)));
+        let surplus = self.lost_captions.len().saturating_sub(MAX_LOST_CAPTIONS);
+        self.lost_captions.drain(..surplus);
+    }
+
+    /// Puts the captions of dropped pictures into the keyframe after them.
+    fn return_captions(&mut self, key: &mut Unit) {
+        let Some(codec) = self.codec.filter(|_| !self.lost_captions.is_empty()) else { return };
+        self.lost_captions.sort_by_key(|(at, _)| *at);
+        let lost: Vec<Triplet> = self.lost_captions.drain(..).map(|(_, triplet)| triplet).collect();
+        let whole = captions::with_captions_before(codec, &key.data, &lost);
+        if let Some(data) = whole.filter(|data| data.len() <= MAX_UNIT) {
+            key.data = data;
+        }
     }
 
     /// Takes the next request for the worker.
@@ -152,16 +189,30 @@ impl ShedQueue {
             }
         };
         let mut index = 0;
-        let (bytes, shed) = (&mut self.bytes, &mut self.shed_units);
+        let mut dropped = Vec::new();
         self.items.retain(|request| {
             let drop = index < keep_from && is_video(request);
             index += 1;
             if let (true, Request::Unit(WireUnit { unit, .. })) = (drop, request) {
-                *bytes -= unit.data.len() + UNIT_OVERHEAD;
-                *shed += 1;
+                dropped.push(unit.clone());
             }
             !drop
         });
+        self.shed_units += dropped.len() as u64;
+        for unit in dropped {
+            self.bytes -= unit.data.len() + UNIT_OVERHEAD;
+            self.keep_captions(&unit);
+        }
+        // The first picture that is left is a keyframe.
+        let at = self.items.iter().position(is_video);
+        if let Some(at) = at.filter(|_| !self.lost_captions.is_empty())
+            && let Some(Request::Unit(WireUnit { track, unit })) = self.items.get(at).cloned()
+        {
+            let mut key = unit.clone();
+            self.return_captions(&mut key);
+            self.bytes += key.data.len() - unit.data.len();
+            self.items[at] = Request::Unit(WireUnit { track, unit: key });
+        }
     }
 }
 
@@ -173,7 +224,6 @@ fn is_video(request: &Request) -> bool {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use media::MediaTime;
 
     fn unit(ms: i64, key: bool, size: usize) -> Unit {
         let at = MediaTime::from_ticks_90k(ms * 90);
@@ -224,6 +274,36 @@ mod tests {
         queue.video(&unit(1100, false, 10));
         assert_eq!(waiting(&mut queue), [(1000, true), (1100, false)]);
         assert_eq!(queue.take_shed(), 10);
+    }
+
+    /// Decode order is not presentation order here: each second picture is presented before the one that it follows.
+    #[test]
+    fn captions_of_dropped_pictures_come_in_order_with_the_next_keyframe() {
+        let pair = |number: u8| [0xfc, 0x94, 0x80 | number];
+        let said = |number: u8, key: bool| {
+            let mut unit = unit(i64::from(number) * 100, key, 0);
+            let shift = MediaSpan::from_millis(if number % 2 == 0 { 100 } else { -100 });
+            unit.pts = unit.pts + if key { MediaSpan::ZERO } else { shift };
+            let own = captions::with_captions_before(VideoCodec::H264, &[0, 0, 0, 1, 0x65], &[pair(number)]);
+            Unit { data: own.unwrap(), ..unit }
+        };
+        for (next_key, end) in [(5, 8), (10, 11)] {
+            let mut queue = ShedQueue::new(MediaSpan::from_millis(600));
+            queue.video_config(&crate::stream::tests::video_config(1280, 720));
+            for number in 0..end {
+                queue.video(&said(number, number == 0 || number == next_key));
+            }
+            assert_eq!(queue.take_shed(), u64::from(next_key));
+            assert!(matches!(queue.pop(), Some(Request::VideoConfig { .. })));
+            let Some(Request::Unit(WireUnit { unit, .. })) = queue.pop() else { panic!("a keyframe") };
+            let mut expected: Vec<_> = (0..next_key).map(|number| said(number, number == 0)).collect();
+            expected.sort_by_key(|unit| unit.pts);
+            expected.push(said(next_key, true));
+            let triplets = |unit: &Unit| captions::triplets(VideoCodec::H264, &unit.data);
+            assert_eq!(triplets(&unit), expected.iter().flat_map(triplets).collect::<Vec<_>>());
+            std::iter::from_fn(|| queue.pop()).for_each(drop);
+            assert_eq!(queue.bytes, 0);
+        }
     }
 
     #[test]

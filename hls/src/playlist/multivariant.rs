@@ -4,11 +4,15 @@ use super::VERSION;
 use crate::names::RungName;
 use crate::track::{AudioTrack, Track, TrackKind, VideoRange, VideoTrack};
 use m3u8_rs::{
-    AlternativeMedia, AlternativeMediaType, MasterPlaylist, QuotedOrUnquoted, Resolution, VariantStream,
+    AlternativeMedia, AlternativeMediaType, ClosedCaptionGroupId, InstreamId, MasterPlaylist, QuotedOrUnquoted,
+    Resolution, VariantStream,
 };
+use media::captions::CaptionServices;
 
 /// GROUP-ID of the only audio group.
 const AUDIO_GROUP: &str = "audio";
+/// GROUP-ID of the only group of closed captions.
+const CAPTIONS_GROUP: &str = "captions";
 
 /// Bits per second of one rendition by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +23,10 @@ pub(crate) struct Bandwidth {
 
 /// Renders the playlist: each video rendition is a variant with the audio rendition as its group; without video, the
 /// audio rendition is a variant. `pictures` is a keyframe-only playlist with its URI.
+///
+/// Caption services in any video rendition are announced for all variants. Without them every variant says that there
+/// are none (rfc8216bis 4.4.6.2: `NONE` on all variants or on none), because players otherwise offer a track that stays
+/// empty.
 pub(crate) fn render(
     renditions: &[(&Track, Bandwidth)],
     uri: &dyn Fn(&RungName) -> String,
@@ -52,6 +60,17 @@ pub(crate) fn render(
                 VariantStream { uri: uri(&track.rung), ..variant(track, video, bandwidth, audio) }
             }));
         }
+    }
+    let captions = videos.iter().fold(CaptionServices::NONE, |all, (_, video, _)| all.union(video.captions));
+    playlist
+        .alternatives
+        .extend(captions.names().enumerate().map(|(at, name)| caption_service(name, at == 0)));
+    for variant in &mut playlist.variants {
+        variant.closed_captions = Some(if captions.is_empty() {
+            ClosedCaptionGroupId::None
+        } else {
+            ClosedCaptionGroupId::GroupId(CAPTIONS_GROUP.to_owned())
+        });
     }
     playlist.variants.extend(pictures.and_then(|(track, bandwidth, uri)| i_frames(track, bandwidth, uri)));
     // Without the attribute a variant is SDR (rfc8216bis 4.4.6.2), so it is left out where all are.
@@ -123,6 +142,19 @@ fn alternative(audio: &AudioTrack, uri: String) -> AlternativeMedia {
         default: true,
         autoselect: true,
         channels: Some(audio.channels.to_string()),
+        ..AlternativeMedia::default()
+    }
+}
+
+/// A caption service. Only the first is `first`: of the members that players choose by themselves, two must not be alike
+/// (rfc8216bis 4.4.6.1.1), and languages are not known.
+fn caption_service(name: &str, first: bool) -> AlternativeMedia {
+    AlternativeMedia {
+        media_type: AlternativeMediaType::ClosedCaptions,
+        group_id: CAPTIONS_GROUP.to_owned(),
+        name: name.to_owned(),
+        autoselect: first,
+        instream_id: name.parse::<InstreamId>().ok(),
         ..AlternativeMedia::default()
     }
 }

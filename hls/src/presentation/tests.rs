@@ -5,6 +5,7 @@ use crate::ledger::Ledger;
 use crate::packager::{CutRule, Output};
 use crate::segment::Segment;
 use crate::testing::{self, Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
+use media::captions::CaptionServices;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ fn a_multivariant_playlist_as_players_read_it() {
     let run = broadcast(4.0, 1, 3, &tracks);
     let text = presented(&run, &tracks).multivariant().unwrap();
     let stream = "BANDWIDTH=896000,AVERAGE-BANDWIDTH=896000,CODECS=\"avc1.64001e,mp4a.40.2\",\
-                  RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"";
+                  RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE";
     assert_eq!(
         text,
         format!(
@@ -208,8 +209,37 @@ fn audio_alone_is_a_variant() {
     assert_eq!(
         presented(&run, &[audio()]).multivariant().unwrap(),
         "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-INDEPENDENT-SEGMENTS\n\
-         #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\"\naudio/index.m3u8\n"
+         #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",CLOSED-CAPTIONS=NONE\n\
+         audio/index.m3u8\n"
     );
+}
+
+#[test]
+fn captions_are_announced_for_every_variant_and_may_come_later() {
+    let tracks = [video("720p"), video("360p"), audio()];
+    let run = broadcast(4.0, 1, 3, &tracks);
+    let mut presentation = presented(&run, &tracks);
+    let before = presentation.multivariant().unwrap();
+    let services = CaptionServices::named(["SERVICE1", "CC1", "CC3"]);
+    let captioned = tracks.map(|mut track| {
+        track.add_captions(services);
+        track
+    });
+    presentation.set_tracks(&captioned);
+    let after = presentation.multivariant().unwrap();
+    let media = |name: &str, autoselect: &str| {
+        format!(
+            "#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID=\"captions\",NAME=\"{name}\"{autoselect},INSTREAM-ID=\"{name}\"\n"
+        )
+    };
+    let group = [media("CC1", ",AUTOSELECT=YES"), media("CC3", ""), media("SERVICE1", "")].concat();
+    let (head, variants) = before.split_once("#EXT-X-STREAM-INF").unwrap();
+    let variants = format!("#EXT-X-STREAM-INF{variants}");
+    let expected = head.to_owned() + &group + &variants.replace("CAPTIONS=NONE", "CAPTIONS=\"captions\"");
+    assert_eq!(after, expected);
+    assert_eq!((before.matches("CAPTIONS=NONE").count(), crate::resume::captions(&after)), (2, services));
+    assert_eq!(crate::resume::renditions(&after), crate::resume::renditions(&before));
+    assert!(crate::resume::captions(&before).is_empty() && crate::resume::captions("#EXTM3U").is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use nal::is_sei;
 pub use nal::{
     LengthPrefixedUnits, LengthSize, annex_b, annex_b_to_length_prefixed, annex_b_units, facts,
     length_prefixed_units, nal_type, relength,

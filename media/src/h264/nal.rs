@@ -15,6 +15,8 @@ pub mod nal_type {
     pub const SLICES: std::ops::RangeInclusive<u8> = 1..=5;
     /// Coded slice of an IDR picture.
     pub const IDR: u8 = 5;
+    /// Supplemental enhancement information.
+    pub const SEI: u8 = 6;
     /// Sequence parameter set.
     pub const SPS: u8 = 7;
     /// Picture parameter set.
@@ -173,6 +175,11 @@ pub fn relength(unit: &[u8], size: LengthSize) -> Result<Bytes, H264Error> {
     let units = length_prefixed_units(unit, size);
     units.clone().try_for_each(|unit| unit.map(drop))?;
     Ok(length_prefixed(units.filter_map(Result::ok)))
+}
+
+/// Whether a NAL unit has SEI messages.
+pub(crate) fn is_sei(nal: &[u8]) -> bool {
+    nal_type::of(nal) == Some(nal_type::SEI)
 }
 
 /// What a NAL unit is; `None` for an empty one.

@@ -5,6 +5,7 @@ use crate::boxes;
 use crate::http::Response;
 use crate::playlist::{self, Attributes, Media, Multivariant};
 use chrono::TimeDelta;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const PLAYLIST_TYPES: [&str; 2] = ["application/vnd.apple.mpegurl", "audio/mpegurl"];
@@ -273,6 +274,23 @@ fn findings(list: &Multivariant) -> Vec<(Rule, String)> {
         if media.get("TYPE").is_some_and(|t| t == "AUDIO") && !media.contains_key("CHANNELS") {
             found.push((Rule::RenditionGroup, "audio without CHANNELS".into()));
         }
+        if media.get("TYPE").is_some_and(|t| t == "CLOSED-CAPTIONS")
+            && (!media.contains_key("INSTREAM-ID") || media.contains_key("URI"))
+        {
+            found.push((Rule::RenditionGroup, "captions without INSTREAM-ID, or with URI".into()));
+        }
+    }
+    // Attributes lose their quotes when they are read: a group must not be called NONE here.
+    let captions: BTreeSet<_> = list.variants.iter().map(|v| v.attributes.get("CLOSED-CAPTIONS")).collect();
+    match (captions.len(), captions.first().copied().flatten()) {
+        (1, Some(group)) if group == "NONE" => {}
+        (1, Some(group)) => {
+            let in_group = |m: &&Attributes| m.get("TYPE").is_some_and(|t| t == "CLOSED-CAPTIONS");
+            if !list.media.iter().filter(in_group).any(|m| m.get("GROUP-ID") == Some(group)) {
+                found.push((Rule::RenditionGroup, format!("captions' group {group:?} is not defined")));
+            }
+        }
+        _ => found.push((Rule::RenditionGroup, format!("CLOSED-CAPTIONS of the variants: {captions:?}"))),
     }
     for variant in &list.variants {
         let (uri, a) = (&variant.uri, &variant.attributes);

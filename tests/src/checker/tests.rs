@@ -8,7 +8,7 @@ use std::io::Write as _;
 const MULTIVARIANT: &str = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
     #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"audio\",NAME=\"main\",CHANNELS=\"2\",DEFAULT=YES,URI=\"audio/index.m3u8\"\n\
     #EXT-X-STREAM-INF:BANDWIDTH=3000000,AVERAGE-BANDWIDTH=2500000,CODECS=\"avc1.64001f,mp4a.40.2\",\
-    RESOLUTION=1280x720,FRAME-RATE=30.000,AUDIO=\"audio\"\n720p/index.m3u8\n";
+    RESOLUTION=1280x720,FRAME-RATE=30.000,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE\n720p/index.m3u8\n";
 const VIDEO: &str = "720p/index.m3u8";
 const AUDIO: &str = "audio/index.m3u8";
 
@@ -271,7 +271,7 @@ fn renditions_that_disagree_are_noticed() {
 
 #[test]
 fn every_rule_of_the_multivariant_playlist_is_noticed() {
-    let cases: [(&str, &str, Rule); 14] = [
+    let cases: [(&str, &str, Rule); 17] = [
         ("#EXT-X-VERSION:7", "#EXT-X-VERSION:3", Rule::Version),
         ("#EXT-X-INDEPENDENT-SEGMENTS\n", "", Rule::IndependentSegments),
         ("BANDWIDTH=3000000,", "", Rule::VariantAttributes),
@@ -284,6 +284,9 @@ fn every_rule_of_the_multivariant_playlist_is_noticed() {
         ("AUDIO=\"audio\"", "AUDIO=\"other\"", Rule::RenditionGroup),
         (",NAME=\"main\"", "", Rule::RenditionGroup),
         ("CHANNELS=\"2\",", "", Rule::RenditionGroup),
+        (",CLOSED-CAPTIONS=NONE", "", Rule::RenditionGroup),
+        ("CAPTIONS=NONE", "CAPTIONS=\"cc\"", Rule::RenditionGroup),
+        ("TYPE=AUDIO", "TYPE=CLOSED-CAPTIONS", Rule::RenditionGroup),
         ("720p/index.m3u8", "721p/index.m3u8", Rule::RenditionsChanged),
         ("#EXTM3U", "EXTM3U", Rule::Syntax),
     ];

@@ -1,9 +1,11 @@
 //! Decodes codecs that publishers do not send, and encodes the result again as H.264 and AAC.
 
+use super::super::captions::captions_of;
 use super::super::contribution::{
     ContributionAudio, ContributionSettings, ContributionVideo, EncodeError, FRAME_SAMPLES, SAMPLE_RATE,
     received,
 };
+use super::super::raw;
 use super::DemuxError;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, codec, frame, software};
@@ -20,7 +22,7 @@ const HOLE: i64 = SAMPLE_RATE as i64 / 10;
 /// the audio after such a hole keeps its time.
 const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
 
-/// Encodes decoded video of any codec to H.264.
+/// Encodes decoded video of any codec to H.264. Captions stay.
 pub(super) struct VideoRecoder {
     decoder: codec::decoder::Video,
     scaler: Option<software::scaling::Context>,
@@ -103,6 +105,7 @@ impl VideoRecoder {
         if let Some(scaler) = &mut self.scaler {
             scaler.run(decoded, &mut picture)?;
         }
+        raw::set_captions(&mut picture, captions_of(decoded).as_flattened())?;
         Ok(picture)
     }
 }

@@ -68,7 +68,8 @@ impl IndexPages {
             let next = Page { entries: rest, ..Page::default() };
             let page = std::mem::replace(&mut self.next, next);
             let recordings = renditions.recordings().to_vec();
-            let page = Page { target_duration: settings.target_duration, recordings, ..page };
+            let captions = renditions.captions();
+            let page = Page { target_duration: settings.target_duration, recordings, captions, ..page };
             self.frozen = Some(page.to_json());
         }
         Some((self.number, self.frozen.clone()?))

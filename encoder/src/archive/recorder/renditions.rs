@@ -2,6 +2,7 @@
 
 use super::ArchiveSettings;
 use hls::{RungName, Track};
+use media::captions::CaptionServices;
 
 /// The renditions of an archive.
 #[derive(Debug, Default)]
@@ -20,16 +21,29 @@ impl ArchiveRenditions {
         Self { current: tracks.clone(), all: tracks, recordings }
     }
 
-    /// Sets the renditions from the next epoch on.
+    /// Sets the renditions from the next epoch on. Caption services of the present epoch are added at once: they may be
+    /// seen after its start.
     pub(super) fn set_current(&mut self, tracks: &[Track]) {
         self.current = tracks.to_vec();
+        for known in &mut self.all {
+            known.add_captions(captions_of(tracks));
+        }
+    }
+
+    /// All caption services so far.
+    pub(super) fn captions(&self) -> CaptionServices {
+        captions_of(&self.all)
     }
 
     /// An epoch begins with the current renditions.
     pub(super) fn begin_epoch(&mut self, settings: &ArchiveSettings) {
         for track in &self.current {
             match self.all.iter_mut().find(|known| known.rung == track.rung) {
-                Some(known) => known.clone_from(track),
+                Some(known) => {
+                    let captions = known.captions();
+                    known.clone_from(track);
+                    known.add_captions(captions);
+                }
                 None => self.all.push(track.clone()),
             }
         }
@@ -70,6 +84,10 @@ impl ArchiveRenditions {
         let mut videos = self.current.iter().rev().filter(|track| !track.is_audio());
         videos.next().is_some_and(|track| track.rung == *rung)
     }
+}
+
+fn captions_of(tracks: &[Track]) -> CaptionServices {
+    tracks.iter().fold(CaptionServices::NONE, |all, track| all.union(track.captions()))
 }
 
 /// The rungs to record: of the requested rungs those that exist; without a request the first rung, which is the

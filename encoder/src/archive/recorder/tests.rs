@@ -5,6 +5,7 @@ use crate::archive::page::Page;
 use crate::archive::testing::Studio;
 use crate::delivery::DeliveryEvent;
 use hls::ledger::Ledger;
+use media::captions::CaptionServices;
 use std::ops::{Deref, DerefMut};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -132,6 +133,33 @@ fn a_page_is_written_when_an_epoch_begins_and_every_minute() {
     assert_eq!(page.epochs.len(), 1, "at once when a publisher is back");
     let entries = page.entries.iter().filter(|entry| entry.info.discontinuity).count();
     assert_eq!(entries, 2, "one break in both renditions");
+}
+
+/// Captions begin within an epoch, whose page is written already; and they stay when the next publisher sends none.
+#[test]
+fn captions_that_begin_later_are_in_the_playlist_and_in_later_pages() {
+    let (mut studio, mut recorder) = (Studio::new(), Desk::new(settings()));
+    let mut written = Written::default();
+    tell(&mut recorder, studio.begin(), STORED);
+    tell(&mut recorder, studio.run(20), STORED);
+    written.drain(&mut recorder, SECOND * 20);
+    assert!(written.last("index.m3u8").contains("CLOSED-CAPTIONS=NONE"));
+    let mut tracks = crate::archive::testing::tracks(&["360p", "audio"]);
+    tracks[0].add_captions(CaptionServices::named(["CC1"]));
+    tell(&mut recorder, vec![DeliveryEvent::Tracks(tracks)], STORED);
+    tell(&mut recorder, studio.run(60), STORED);
+    written.drain(&mut recorder, SECOND * 80);
+    assert!(written.last("index.m3u8").contains("INSTREAM-ID=\"CC1\""));
+    tell(&mut recorder, studio.begin(), STORED);
+    tell(&mut recorder, studio.run(2), STORED);
+    written.drain(&mut recorder, SECOND * 90);
+    let mut contents = Contents::default();
+    for (_, text) in written.0.iter().filter(|(name, _)| name.starts_with("index-")) {
+        contents.take(Page::from_json(text.as_bytes()).unwrap());
+    }
+    assert_eq!(contents.epochs.len(), 2);
+    let announced = contents.tracks().into_iter().map(Track::captions).collect::<Vec<_>>();
+    assert_eq!(announced, [CaptionServices::named(["CC1"]), CaptionServices::NONE]);
 }
 
 /// The recorder waits for late segments: an EVENT playlist can only grow at its end.

@@ -417,6 +417,7 @@ async fn made_up(rungs: &[&str], seconds: u64) -> MemoryStore {
         let page = Page {
             target_duration: 1,
             recordings: all.recordings.clone(),
+            captions: all.captions,
             epochs: if number == 0 { all.epochs.clone() } else { Vec::new() },
             entries: entries.cloned().collect(),
             claimed_by: None,

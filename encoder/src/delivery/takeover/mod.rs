@@ -32,9 +32,10 @@ use crate::edge::Advertised;
 use crate::retry::{Attempts, Backoff, retry};
 use bytes::Bytes;
 use hls::RungName;
-use hls::resume::{Past, ResumeError, StoredPlaylist, renditions};
+use hls::resume::{Past, ResumeError, StoredPlaylist, captions, renditions};
 use hls::timing::Latency;
 use media::WallTime;
+use media::captions::CaptionServices;
 use metrics::counter;
 use owner::OwnerRecord;
 pub(crate) use owner::{Claim, Whereabouts, lease_name};
@@ -371,10 +372,14 @@ impl LookUp<'_> {
         if former.as_ref().is_some_and(|owner| owner.keeps_out(&self.record.encoder, self.claim.now)) {
             return Err(Stop::Taken);
         }
+        let mut announced = CaptionServices::NONE;
         let mut found = match index {
             None => Vec::new(),
-            Some(index) => match text(&index).and_then(|text| renditions(&text)) {
-                Ok(rungs) => self.read_all(rungs).await?,
+            Some(index) => match text(&index).and_then(|text| Ok((renditions(&text)?, captions(&text)))) {
+                Ok((rungs, services)) => {
+                    announced = services;
+                    self.read_all(rungs).await?
+                }
                 Err(error) => {
                     info!(stream = self.prefix, %error, "stored multivariant playlist");
                     if self.is_alive_elsewhere(&[], former.as_ref()) {
@@ -405,6 +410,7 @@ impl LookUp<'_> {
                     version: found.version,
                 };
                 let playlists = found.into_iter().map(inherited).collect();
+                let past = past.with_captions(announced);
                 return Ok(Ok(Inheritance { latency, past, playlists }));
             }
             found = self.fence_all(found).await?;

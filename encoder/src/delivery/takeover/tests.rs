@@ -104,6 +104,20 @@ async fn a_name_without_a_past_begins_anew() {
 }
 
 #[tokio::test]
+async fn captions_that_were_announced_stay_announced() {
+    let store = left().await;
+    let captioned = MULTIVARIANT.replace(
+        "#EXT-X-STREAM-INF:",
+        "#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID=\"captions\",NAME=\"CC1\",INSTREAM-ID=\"CC1\"\n\
+         #EXT-X-STREAM-INF:CLOSED-CAPTIONS=\"captions\",",
+    );
+    put(&store, "index.m3u8", captioned).await;
+    let inheritance = taken_over(claim(&store, &LeaseClient::default()).await);
+    assert_eq!(inheritance.past.captions().names().collect::<Vec<_>>(), ["CC1"]);
+    assert_eq!(inheritance.playlists.len(), 2);
+}
+
+#[tokio::test]
 async fn a_stream_that_was_left_goes_on() {
     let store = left().await;
     let inheritance = taken_over(claim(&store, &LeaseClient::default()).await);

@@ -4,7 +4,8 @@
 
 use crate::stream::restart::{Restart, RestartPolicy};
 use crate::stream::run::{Run, RunId, RunSetup, WorkerState};
-use hls::RungName;
+use hls::{RungName, Track};
+use media::captions::CaptionServices;
 use media::{Media, MediaSpan, MediaTime, Unit};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -124,6 +125,18 @@ impl RunRow {
     pub(super) fn append(&mut self, setup: RunSetup, now: Instant) {
         self.fed_until = setup.first_pts;
         self.runs.push_back(Run::new(setup, now));
+    }
+
+    /// Caption services were seen in the published media. Returns the renditions of the epoch that has begun, if they
+    /// change by this.
+    pub(super) fn add_captions(&mut self, services: CaptionServices) -> Option<Vec<Track>> {
+        let mut shown = None;
+        for run in &mut self.runs {
+            let begun = run.begun;
+            let tracks = run.add_captions(services).filter(|_| begun);
+            shown = shown.or(tracks.map(<[Track]>::to_vec));
+        }
+        shown
     }
 
     /// Ends the last run's input.

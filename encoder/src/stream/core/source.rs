@@ -5,7 +5,8 @@ use crate::logging::rounded;
 use crate::stream::ladder::{self, Plan, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::run::{AudioSource, RunId, RunSetup};
-use media::{AudioConfig, MediaTime, VideoCodec, VideoConfig};
+use media::captions::{self, CaptionServices};
+use media::{AudioConfig, Media, MediaTime, VideoCodec, VideoConfig};
 use tracing::info;
 
 /// What is known of the published media.
@@ -28,6 +29,10 @@ pub(super) struct SourceFacts {
     audio: Option<AudioConfig>,
     /// Newest presentation time.
     newest: MediaTime,
+    /// Codec of the newest video configuration, adopted or not.
+    newest_codec: Option<VideoCodec>,
+    /// Caption services announced so far. None is taken back: players that know of a service keep it.
+    captions: CaptionServices,
 }
 
 impl SourceFacts {
@@ -64,6 +69,26 @@ impl SourceFacts {
     /// Published media arrived.
     pub(super) fn arrived(&mut self, media: MediaTime) {
         self.newest = self.newest.max(media);
+    }
+
+    /// Caption services that an earlier writer of the stream announced.
+    pub(super) fn inherit_captions(&mut self, services: CaptionServices) {
+        self.captions = self.captions.union(services);
+    }
+
+    /// Looks for captions in published media. Returns all services if there is one that was not seen before.
+    pub(super) fn watch_captions(&mut self, media: &Media) -> Option<CaptionServices> {
+        let unit = match media {
+            Media::VideoConfig(config) => {
+                self.newest_codec = Some(config.codec);
+                return None;
+            }
+            Media::Video(unit) => unit,
+            Media::AudioConfig(_) | Media::Audio(_) => return None,
+        };
+        let before = self.captions;
+        captions::note_services(&captions::triplets(self.newest_codec?, &unit.data), &mut self.captions);
+        (before != self.captions).then_some(self.captions)
     }
 
     /// Audio of this configuration is published. False if it was before.
@@ -114,6 +139,7 @@ impl SourceFacts {
             video: self.video.clone(),
             frame_rate: self.properties.map_or((30, 1), |source| source.frame_rate),
             video_bitrate: self.video_bitrate.or(self.properties.and_then(|source| source.bitrate)),
+            captions: self.captions,
             audio: self.audio_source(),
             plan: self.plan.clone().filter(|_| self.has_video()).unwrap_or(empty),
             first_pts,

@@ -167,6 +167,7 @@ fn track(rung: &str) -> Track {
             sample_aspect: (1, 1),
             frame_rate: 25.0,
             nominal_bitrate: 2_000_000,
+            captions: media::captions::CaptionServices::NONE,
         }),
     }
 }
