@@ -224,3 +224,14 @@ pub fn caption_texts(input: &Path) -> anyhow::Result<Vec<String>> {
     }
     Ok(texts)
 }
+
+/// Pixel format, range, matrix, transfer function and primaries of a file's video, as ffprobe names them.
+pub fn colours(input: &Path) -> anyhow::Result<Vec<String>> {
+    const FIELDS: [&str; 5] = ["pix_fmt", "color_range", "color_space", "color_transfer", "color_primaries"];
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-select_streams", "v", "-of", "json", "-show_entries"]);
+    let (out, _) = run(command.arg(format!("stream={}", FIELDS.join(","))).arg(input))?;
+    let report: serde_json::Value = serde_json::from_str(&out)?;
+    let stream = report["streams"].get(0).context("no video")?;
+    Ok(FIELDS.map(|field| stream[field].as_str().unwrap_or("unknown").to_owned()).into())
+}

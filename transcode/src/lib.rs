@@ -24,6 +24,7 @@ mod pipeline;
 mod raw;
 mod scale;
 mod thumbnail;
+mod tonemap;
 pub mod wire;
 
 #[cfg(feature = "testing")]

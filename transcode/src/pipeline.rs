@@ -252,7 +252,7 @@ impl VideoStage {
             keys: KeyDecider::new(job.video.keyframes),
             decimators: job.rungs.iter().map(|r| Decimator::new(r.frame_rate)).collect(),
             captions: job.rungs.iter().map(|_| CaptionCarry::default()).collect(),
-            cascade: Cascade::new(&job.rungs),
+            cascade: Cascade::new(&job.rungs, context.processors),
             encoders: None,
             last_pts: None,
             encode_from: MediaTime::from_ticks_90k(job.encode_from_90k),

@@ -172,7 +172,7 @@ pub(super) struct ScalerSetup {
     pub(super) one_field: bool,
     /// Whether source samples use the full range 0..=255.
     pub(super) from_full_range: bool,
-    /// Target pixel format: planar 8-bit 4:2:0.
+    /// Target pixel format: planar 4:2:0 of 8 or 10 bits.
     pub(super) to: format::Pixel,
     /// Size of the target frame, in pixels.
     pub(super) to_size: (u32, u32),
@@ -212,7 +212,8 @@ impl Scaler {
         let rect = setup.to_rect;
         let fits = |at: u32, length: u32, whole: u32| at.checked_add(length).is_some_and(|end| end <= whole);
         let even = [rect.x, rect.y, rect.width, rect.height].iter().all(|v| v % 2 == 0);
-        let planar = matches!(setup.to, format::Pixel::YUV420P | format::Pixel::YUVJ420P);
+        let planar =
+            matches!(setup.to, format::Pixel::YUV420P | format::Pixel::YUVJ420P | format::Pixel::YUV420P10LE);
         if !even
             || !planar
             || !fits(rect.x, rect.width, setup.to_size.0)
@@ -284,10 +285,12 @@ impl Scaler {
         let step = if setup.one_field { 2 } else { 1 };
         let rows = (setup.from_size.1 / step) as c_int;
         let (x, y) = (setup.to_rect.x as usize, setup.to_rect.y as usize);
+        let sample = if setup.to == format::Pixel::YUV420P10LE { 2 } else { 1 };
         // SAFETY: `from` has `from_size` pixels of format `from` (checked above), so libswscale reads `rows` of its
         // lines; with doubled strides it reads every second line and ends inside the picture, because `rows` was
-        // halved. `to` is planar 4:2:0 of size `to_size`, and `new` checked that the rectangle lies inside `to` and is
-        // even. Plane offsets of (y * stride + x), halved for chroma, are therefore the start of the rectangle, and
+        // halved. `to` is planar 4:2:0 of size `to_size` with samples of `sample` bytes, and `new` checked that the
+        // rectangle lies inside `to` and is even. Plane offsets of (y * stride + x * sample), with x and y halved for
+        // chroma, are therefore the start of the rectangle, and
         // all writes stay inside the rectangle, except for the padding that libswscale may use at the right edge:
         // av_frame_get_buffer aligns and pads lines. Inside a frame, that overwrite lands in the bar on the right,
         // which [`super::scale`] only ever keeps wider than none at all. Nothing else reads `to` meanwhile (unshared
@@ -305,7 +308,7 @@ impl Scaler {
             for i in 0..3 {
                 let shift = usize::from(i > 0);
                 let stride = (*target).linesize[i];
-                planes_out[i] = (*target).data[i].add((y >> shift) * stride as usize + (x >> shift));
+                planes_out[i] = (*target).data[i].add((y >> shift) * stride as usize + (x >> shift) * sample);
                 strides_out[i] = stride;
             }
             ffi::sws_scale(

@@ -4,9 +4,13 @@
 //! A rung with the source's own size and format shares the decoded picture without copying it. A source of another
 //! shape than the rung (after a change of resolution within a job) is fitted inside the rung with black bars. Of an
 //! interlaced picture only the upper field is used: half the lines, but no combing.
+//!
+//! HDR pictures are tone-mapped to SDR in BT.709 ([`super::tonemap`]) at the size of the rung that is made from the source,
+//! usually the largest; the other rungs are made from that one. Each picture says itself whether it is HDR.
 
 use super::error::TranscodeError;
 use super::raw::{self, Rect, Scaler, ScalerSetup};
+use super::tonemap::{HdrSource, ToneMapper};
 use crate::wire::VideoRung;
 use ffmpeg_next::{Rational, color, ffi, format, frame, picture};
 
@@ -19,6 +23,13 @@ const ROUNDING: u32 = 2;
 /// ladder's CPU.
 const FILTER: i32 = ffi::SWS_LANCZOS;
 
+/// The most threads that tone-map one picture: four keep up with 60 pictures of 1080p a second.
+const MAPPING_THREADS: usize = 4;
+/// Format of HDR pictures that are tone-mapped.
+const HDR_PIXELS: format::Pixel = format::Pixel::YUV420P10LE;
+/// Black in [`HDR_PIXELS`]: luma, and both chroma values.
+const HDR_BLACK: [u16; 3] = [64, 512, 512];
+
 /// The properties of a source picture that decide how it is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct PictureShape {
@@ -27,6 +38,8 @@ struct PictureShape {
     sample_aspect: (u32, u32),
     full_range: bool,
     interlaced: bool,
+    /// Present if the picture has to be tone-mapped.
+    hdr: Option<HdrSource>,
 }
 
 impl PictureShape {
@@ -46,6 +59,7 @@ impl PictureShape {
                     format::Pixel::YUVJ420P | format::Pixel::YUVJ422P | format::Pixel::YUVJ444P
                 ),
             interlaced: frame.is_interlaced() && frame.height() >= 4,
+            hdr: HdrSource::of(frame),
         }
     }
 
@@ -89,6 +103,8 @@ struct ScaledRung {
     /// Scalers for the feeds used so far: one, or two when the larger rung drops pictures.
     scalers: Vec<(Feed, Scaler)>,
     pool: Pool,
+    /// The HDR picture at the rung's size, before it is tone-mapped.
+    hdr: Option<frame::Video>,
 }
 
 /// Pictures that are reused once no other reference to them exists. The pool grows to the number of pictures that the
@@ -122,16 +138,22 @@ impl Pool {
 pub(super) struct Cascade {
     rungs: Vec<ScaledRung>,
     shape: Option<PictureShape>,
+    mapper: Option<ToneMapper>,
+    /// The largest number of threads that tone-map a picture.
+    threads: usize,
 }
 
 impl Cascade {
-    pub(super) fn new(rungs: &[VideoRung]) -> Self {
+    /// `processors` bounds the threads that share the work on one picture.
+    pub(super) fn new(rungs: &[VideoRung], processors: usize) -> Self {
         let rung = |r: &VideoRung| ScaledRung {
             size: (r.width.into(), r.height.into()),
             scalers: Vec::new(),
             pool: Pool::default(),
+            hdr: None,
         };
-        Self { rungs: rungs.iter().map(rung).collect(), shape: None }
+        let rungs = rungs.iter().map(rung).collect();
+        Self { rungs, shape: None, mapper: None, threads: processors.clamp(1, MAPPING_THREADS) }
     }
 
     /// The picture for each rung that wants it, in the order of the rungs.
@@ -140,13 +162,18 @@ impl Cascade {
         source: &frame::Video,
         wanted: &[bool],
     ) -> Result<Vec<Option<frame::Video>>, TranscodeError> {
-        let shape = PictureShape::of(source);
+        let mut shape = PictureShape::of(source);
+        shape.hdr = shape.hdr.map(|hdr| hdr.like(self.shape.and_then(|former| former.hdr)));
         if self.shape != Some(shape) {
             for rung in &mut self.rungs {
                 rung.scalers.clear();
                 rung.pool = Pool::default();
+                rung.hdr = None;
             }
             self.shape = Some(shape);
+        }
+        if self.mapper.as_ref().map(ToneMapper::source) != shape.hdr {
+            self.mapper = shape.hdr.map(|hdr| ToneMapper::new(hdr, self.threads));
         }
         let failed = |source| TranscodeError::libav("scaling", source);
         let mut made: Vec<Option<frame::Video>> = Vec::with_capacity(self.rungs.len());
@@ -181,9 +208,17 @@ impl Cascade {
         let whole = (rect.width, rect.height) == size;
         let as_it_is = whole
             && (from.width(), from.height()) == size
-            && from.format() == format::Pixel::YUV420P
             && (!from_source || (!shape.full_range && !shape.interlaced));
-        if as_it_is {
+        let to_map = if from_source { self.mapper.as_ref() } else { None };
+        if let Some(mapper) = to_map
+            && as_it_is
+            && from.format() == HDR_PIXELS
+        {
+            let target = self.rungs[index].pool.take(size)?;
+            mapper.map(from, target)?;
+            return finished(target, from, source, shape);
+        }
+        if as_it_is && to_map.is_none() && from.format() == format::Pixel::YUV420P {
             let mut same = raw::share(from)?;
             same.set_kind(picture::Type::None);
             return Ok(same);
@@ -193,7 +228,7 @@ impl Cascade {
             from_size: (from.width(), from.height()),
             one_field: from_source && shape.interlaced,
             from_full_range: from_source && shape.full_range,
-            to: format::Pixel::YUV420P,
+            to: if to_map.is_some() { HDR_PIXELS } else { format::Pixel::YUV420P },
             to_size: size,
             to_rect: rect,
             to_full_range: false,
@@ -209,11 +244,18 @@ impl Cascade {
             }
         };
         let target = rung.pool.take(size)?;
-        scaler.run(from, target)?;
-        let mut scaled = raw::share(target)?;
-        scaled.set_pts(from.pts());
-        copy_colours(source, &mut scaled);
-        Ok(scaled)
+        match to_map {
+            Some(mapper) => {
+                let wide = match &mut rung.hdr {
+                    Some(wide) => wide,
+                    none => none.insert(black_hdr(size)?),
+                };
+                scaler.run(from, wide)?;
+                mapper.map(wide, target)?;
+            }
+            None => scaler.run(from, target)?,
+        }
+        finished(target, from, source, shape)
     }
 
     /// The next larger rung of the same shape that has this picture, or the source if there is none.
@@ -229,6 +271,35 @@ impl Cascade {
             })
             .map_or(Feed::Source, Feed::Rung)
     }
+}
+
+/// Another reference to a picture that was made from `from`, with its time and with the colours of the source.
+fn finished(
+    made: &frame::Video,
+    from: &frame::Video,
+    source: &frame::Video,
+    shape: PictureShape,
+) -> Result<frame::Video, ffmpeg_next::Error> {
+    let mut picture = raw::share(made)?;
+    picture.set_pts(from.pts());
+    if shape.hdr.is_some() {
+        picture.set_color_range(color::Range::MPEG);
+        picture.set_color_space(color::Space::BT709);
+        picture.set_color_primaries(color::Primaries::BT709);
+        picture.set_color_transfer_characteristic(color::TransferCharacteristic::BT709);
+    } else {
+        copy_colours(source, &mut picture);
+    }
+    Ok(picture)
+}
+
+/// A black HDR picture; the scaler writes only the rectangle between the bars.
+fn black_hdr(size: (u32, u32)) -> Result<frame::Video, ffmpeg_next::Error> {
+    let mut picture = raw::allocate(HDR_PIXELS, size.0, size.1)?;
+    for (plane, black) in HDR_BLACK.into_iter().enumerate() {
+        picture.data_mut(plane).as_chunks_mut::<2>().0.fill(black.to_le_bytes());
+    }
+    Ok(picture)
 }
 
 /// Copies the colour properties of the source, except for the range: [`Cascade`] always outputs limited range.

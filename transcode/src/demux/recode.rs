@@ -6,6 +6,7 @@ use super::super::contribution::{
     received,
 };
 use super::super::raw;
+use super::super::tonemap::{HdrSource, ToneMapper};
 use super::DemuxError;
 use ff::format::{Pixel, Sample, sample};
 use ff::{ChannelLayout, codec, frame, software};
@@ -22,10 +23,12 @@ const HOLE: i64 = SAMPLE_RATE as i64 / 10;
 /// the audio after such a hole keeps its time.
 const LONGEST_HOLE: i64 = SAMPLE_RATE as i64 * 10;
 
-/// Encodes decoded video of any codec to H.264. Captions stay.
+/// Encodes decoded video of any codec to H.264, HDR as SDR. Captions stay.
 pub(super) struct VideoRecoder {
     decoder: codec::decoder::Video,
     scaler: Option<software::scaling::Context>,
+    /// Present while the pictures are HDR.
+    mapper: Option<ToneMapper>,
     encoder: ContributionVideo,
     settings: ContributionSettings,
     last: Option<MediaTime>,
@@ -37,7 +40,7 @@ impl VideoRecoder {
         settings: ContributionSettings,
     ) -> Result<Self, EncodeError> {
         let encoder = ContributionVideo::open(settings.clone())?;
-        Ok(Self { decoder, scaler: None, encoder, settings, last: None })
+        Ok(Self { decoder, scaler: None, mapper: None, encoder, settings, last: None })
     }
 
     pub(super) fn packet(
@@ -82,28 +85,33 @@ impl VideoRecoder {
     }
 
     fn scaled(&mut self, decoded: &frame::Video) -> Result<frame::Video, ff::Error> {
+        let former = self.mapper.as_ref().map(ToneMapper::source);
+        let hdr = HdrSource::of(decoded).map(|hdr| hdr.like(former));
+        if former != hdr {
+            self.mapper = hdr.map(|hdr| ToneMapper::new(hdr, 1));
+        }
+        let target = if hdr.is_some() { Pixel::YUV420P10LE } else { Pixel::YUV420P };
         let (format, width, height) = (decoded.format(), decoded.width(), decoded.height());
         let fits = self.scaler.as_ref().is_some_and(|scaler| {
             let input = scaler.input();
             (input.format, input.width, input.height) == (format, width, height)
+                && scaler.output().format == target
         });
         if !fits {
             let (to_width, to_height) = (self.settings.width.into(), self.settings.height.into());
             let flags = software::scaling::Flags::BICUBIC;
-            let scaler = software::scaling::Context::get(
-                format,
-                width,
-                height,
-                Pixel::YUV420P,
-                to_width,
-                to_height,
-                flags,
-            )?;
+            let scaler =
+                software::scaling::Context::get(format, width, height, target, to_width, to_height, flags)?;
             self.scaler = Some(scaler);
         }
         let mut picture = frame::Video::empty();
         if let Some(scaler) = &mut self.scaler {
             scaler.run(decoded, &mut picture)?;
+        }
+        if let Some(mapper) = &self.mapper {
+            let mut mapped = raw::allocate(Pixel::YUV420P, picture.width(), picture.height())?;
+            mapper.map(&picture, &mut mapped)?;
+            picture = mapped;
         }
         raw::set_captions(&mut picture, captions_of(decoded).as_flattened())?;
         Ok(picture)
