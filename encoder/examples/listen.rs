@@ -52,7 +52,7 @@ impl MediaSink for Report {
                     let first = self.first_and_last.map_or(last, |[first, _]| first);
                     self.first_and_last = Some([first, last]);
                 }
-                Media::Audio(_) => {}
+                Media::Audio(_) | Media::TrackConfig(..) | Media::Track(..) => {}
             }
         }
         Ok(true)

@@ -56,6 +56,7 @@ async fn main() -> anyhow::Result<()> {
             vbv_ms: 1000,
         },
         audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
+        sound_tracks: Vec::new(),
         encode_from_90k: 0,
         max_pixels: 0,
         thumbnail_every_ms: 5000,
@@ -134,6 +135,7 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
                 requests.push(unit(0, offset, body[0] >> 4 == 1, &body[5..]));
             }
             (8, Some(0)) => requests.push(Request::AudioConfig {
+                track: AUDIO_TRACK,
                 codec: AudioCodec::Aac,
                 sample_rate: 48_000,
                 channels: 2,

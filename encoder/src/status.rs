@@ -302,7 +302,7 @@ mod tests {
                 ],
                 "counters": {
                     "worker_restarts": 1, "shed_units": 2, "silent_frames": 3, "late_audio_frames": 4,
-                    "decode_errors": 5, "refused_samples": 6, "publishes": 7,
+                    "decode_errors": 5, "refused_samples": 6, "publishes": 7, "passed_over_tracks": 8,
                 },
                 "packager": {
                     "misaligned_cuts": 1, "forced_cuts": 2, "gaps": 3, "rejected_samples": 4, "late_samples": 5,

@@ -79,6 +79,10 @@ pub(crate) fn describe() {
         ("encoder_packager_gaps_total", "Gaps that the packager wrote in place of segments"),
         ("encoder_audio_resyncs_total", "Audio timestamps more than half a frame off the count of samples"),
         ("encoder_silent_frames_total", "Silent audio frames that were inserted into holes"),
+        (
+            "encoder_passed_over_tracks_total",
+            "Sound tracks that came after the renditions were chosen and are passed over",
+        ),
         ("encoder_timestamp_repairs_total", "Repairs of published timestamps, by kind"),
         (
             "encoder_odd_messages_total",

@@ -40,6 +40,7 @@ fn read(path: &Path) -> Read {
                 Media::AudioConfig(config) => assert_eq!(audio_config.replace(config), None),
                 Media::Video(unit) => video.push(unit),
                 Media::Audio(unit) => audio.push(unit),
+                Media::TrackConfig(..) | Media::Track(..) => panic!("the files have one sound track"),
             }
         }
     }

@@ -136,6 +136,8 @@ fn read(rung: RungName, file: &[u8]) -> Result<(Track, Vec<Unit>), Box<dyn Error
                 sample_rate: mp4a.audio.sample_rate.integer().into(),
                 channels: mp4a.audio.channel_count as u8,
                 frame_samples: 1024,
+                name: None,
+                language: None,
                 nominal_bitrate: 96_000,
             })
         }

@@ -31,4 +31,4 @@ pub use presentation::{Expired, Presentation};
 pub use resume::{Past, ResumeError, StoredPlaylist};
 pub use segment::{Part, PartInfo, Segment, SegmentInfo};
 pub use timing::{Latency, Parts, Timing, TimingError};
-pub use track::{AudioTrack, Track, TrackKind, VideoTrack};
+pub use track::{AudioTrack, DEFAULT_AUDIO_NAME, Track, TrackKind, VideoTrack};

@@ -52,7 +52,7 @@ macro_rules! checked_name {
 }
 
 checked_name! {
-    /// The folder of one rendition: `720p`, `480p`, `source`, `audio`.
+    /// The folder of one rendition: `720p`, `480p`, `source`, `audio`, `audio_2`.
     RungName
 }
 
@@ -82,15 +82,27 @@ impl SessionId {
 }
 
 impl RungName {
-    /// The rung of the audio rendition.
+    /// The rung of the main audio rendition.
     pub fn audio() -> Self {
         Self("audio".into())
+    }
+
+    /// The rung of another audio rendition, by its position among the publisher's sound tracks, 2 or higher.
+    pub fn audio_track(position: u16) -> Self {
+        Self(format!("audio_{position}").into())
     }
 
     /// The rung that passes the published video through.
     pub fn source() -> Self {
         Self("source".into())
     }
+}
+
+/// Whether a rung's name is that of an audio rendition: see [`RungName::audio_track`].
+pub fn is_audio(rung: &str) -> bool {
+    let Some(position) = rung.strip_prefix("audio") else { return false };
+    let number = position.strip_prefix('_').unwrap_or_default();
+    position.is_empty() || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// `{session}-init.mp4`
@@ -119,6 +131,16 @@ mod tests {
         }
         assert!(RungName::new("720p").is_ok());
         assert!(RungName::new(&"x".repeat(64)).is_ok());
+    }
+
+    #[test]
+    fn audio_renditions_are_known_by_their_names() {
+        for rung in [RungName::audio(), RungName::audio_track(2), RungName::audio_track(256)] {
+            assert!(is_valid_name(rung.as_str()) && is_audio(rung.as_str()), "{rung}");
+        }
+        for other in ["", "720p", "source", "audio_", "audio2", "audio_x", "audio_2p", "Audio"] {
+            assert!(!is_audio(other), "{other}");
+        }
     }
 
     #[test]

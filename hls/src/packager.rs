@@ -523,10 +523,10 @@ impl OpenEpoch {
     /// Whether a rendition's keyframes may cut segments.
     fn is_reference(&self, index: usize) -> bool {
         match self.epoch.cuts {
-            CutRule::Grid => !self.has_video || self.lanes[index].is_video(),
-            CutRule::SourceKeys => {
-                !self.has_video || self.lanes.iter().position(Lane::is_video) == Some(index)
-            }
+            // Without video, the main audio: the first track.
+            _ if !self.has_video => index == 0,
+            CutRule::Grid => self.lanes[index].is_video(),
+            CutRule::SourceKeys => self.lanes.iter().position(Lane::is_video) == Some(index),
         }
     }
 

@@ -34,6 +34,7 @@ const MOVIE_TIMESCALE: u32 = TICKS_PER_SECOND as u32;
 /// Length of an `mdat` header with a 64-bit size: 1, the type, the size.
 const MDAT_HEADER_BYTES: u64 = 16;
 
+const SOUND: FourCC = FourCC::new(b"soun");
 const ISOM: FourCC = FourCC::new(b"isom");
 const ISO2: FourCC = FourCC::new(b"iso2");
 const AVC1: FourCC = FourCC::new(b"avc1");
@@ -230,8 +231,17 @@ impl Recording {
     }
 
     fn moov(&mut self, origin: i64) -> Moov {
-        let trak: Vec<_> =
+        let mut trak: Vec<_> =
             self.tracks.iter_mut().zip(1..).map(|(table, id)| table.trak(id, origin)).collect();
+        // Of several sounds players play one: the first, until the viewer chooses another (ISO 14496-12 8.3.2.3).
+        let sounds = trak.iter_mut().filter(|trak| trak.mdia.hdlr.handler == SOUND);
+        let sounds: Vec<_> = sounds.collect();
+        if sounds.len() > 1 {
+            for (index, sound) in sounds.into_iter().enumerate() {
+                sound.tkhd.alternate_group = 1;
+                sound.tkhd.enabled = index == 0;
+            }
+        }
         Moov {
             mvhd: Mvhd {
                 timescale: MOVIE_TIMESCALE,

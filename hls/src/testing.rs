@@ -105,9 +105,21 @@ pub(crate) fn audio_at(sample_rate: u32) -> Track {
         sample_rate,
         channels: 2,
         frame_samples: 1024,
+        name: None,
+        language: None,
         nominal_bitrate: 96_000,
     });
     Track { rung: RungName::audio(), kind }
+}
+
+/// The audio of another sound track.
+pub(crate) fn audio_track(position: u16, name: &str, language: Option<&str>) -> Track {
+    let TrackKind::Audio(audio) = audio().kind else { unreachable!() };
+    let (name, language) = (Some(name.to_owned()), language.map(str::to_owned));
+    Track {
+        rung: RungName::audio_track(position),
+        kind: TrackKind::Audio(AudioTrack { name, language, ..audio }),
+    }
 }
 
 /// The wall clock at media time 10 s is 2026-11-22T12:00:00Z.
@@ -363,7 +375,7 @@ impl Run {
         let mut slots: BTreeMap<u64, (&SessionId, bool)> = BTreeMap::new();
         let mut samples = BTreeMap::new();
         for (rung, segments) in by_rung {
-            let audio = rung == RungName::audio();
+            let audio = crate::names::is_audio(rung.as_str());
             let flags = if audio { 0x0200_0000 } else { 0x0101_0000 };
             let (mut last_fragment, mut decoded_to, mut count) = (0, 0, 0);
             let mut session = &segments[0].info().session;

@@ -26,7 +26,7 @@ pub struct Track {
 pub enum TrackKind {
     /// A video rendition.
     Video(VideoTrack),
-    /// The audio rendition.
+    /// An audio rendition.
     Audio(AudioTrack),
 }
 
@@ -71,6 +71,13 @@ pub struct AudioTrack {
     pub channels: u8,
     /// PCM samples in one access unit: 1024 for AAC-LC, 2048 for HE-AAC at its output rate.
     pub frame_samples: u32,
+    /// NAME in the multivariant playlist; `None` stands for [`DEFAULT_AUDIO_NAME`]. No two audio tracks have one name.
+    /// Without control characters and double quotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// LANGUAGE in the multivariant playlist (BCP 47).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
 }
 
 /// VIDEO-RANGE (rfc8216bis 4.4.6.2).
@@ -107,6 +114,8 @@ impl VideoTrack {
         }
     }
 }
+/// NAME of an audio track without one.
+pub const DEFAULT_AUDIO_NAME: &str = "Audio";
 
 impl Track {
     /// Whether this is an audio track.

@@ -77,10 +77,7 @@ pub fn read_unit(unit: &[u8]) -> Option<TemporalUnit> {
 /// The ITU-T T.35 messages (5.8.2) of a temporal unit, from the country code on, with the trailing bits of their OBUs.
 pub(crate) fn t35_metadata(unit: &[u8]) -> impl Iterator<Item = &[u8]> {
     let metadata = obus(unit).filter(|obu| obu.kind == obu_type::METADATA);
-    metadata
-        .filter_map(|obu| leb128(obu.payload))
-        .filter(|(kind, _)| *kind == ITUT_T35)
-        .map(|(_, rest)| rest)
+    metadata.filter_map(|obu| leb128(obu.payload)).filter(|(kind, _)| *kind == ITUT_T35).map(|(_, rest)| rest)
 }
 
 /// The temporal unit without its temporal delimiters, as a container's sample has it (AV1 in ISOBMFF, 2.4). The unit is

@@ -30,7 +30,10 @@ pub use colour::{Colour, PictureFormat, picture_format};
 pub use error::CodecError;
 pub use name::{MAX_NAME_LEN, is_valid_name};
 pub use time::{Anchor, MediaSpan, MediaTime, WallTime};
-pub use unit::{AacExtension, AudioCodec, AudioConfig, Media, UNIT_OVERHEAD, Unit, VideoCodec, VideoConfig};
+pub use unit::{
+    AacExtension, AudioCodec, AudioConfig, MAX_SOUND_TRACKS, Media, SoundTrackId, UNIT_OVERHEAD, Unit,
+    VideoCodec, VideoConfig,
+};
 
 /// The frame rate `frames / per` as a reduced fraction, if it is plausible: 1 to 240 frames per second.
 fn plausible_rate(frames: u64, per: u64) -> Option<(u32, u32)> {

@@ -176,15 +176,39 @@ pub struct Unit {
     pub data: Bytes,
 }
 
+/// Maximum number of sound tracks of a publisher, the main sound included.
+pub const MAX_SOUND_TRACKS: usize = 4;
+
+/// Number of a sound track beside the main sound, as the publisher numbers its tracks: 1 to 255. The main sound is
+/// track 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SoundTrackId(u8);
+
+impl SoundTrackId {
+    /// `None` for 0, the main sound.
+    pub const fn new(number: u8) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number)) }
+    }
+
+    /// The number, 1 to 255.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
 /// Media from a publisher's messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Media {
     /// The configuration of the video that follows.
     VideoConfig(VideoConfig),
-    /// The configuration of the audio that follows.
+    /// The configuration of the main sound that follows.
     AudioConfig(AudioConfig),
     /// A picture.
     Video(Unit),
-    /// An audio frame.
+    /// An audio frame of the main sound.
     Audio(Unit),
+    /// The configuration of a sound track beside the main sound.
+    TrackConfig(SoundTrackId, AudioConfig),
+    /// An audio frame of a sound track beside the main sound.
+    Track(SoundTrackId, Unit),
 }

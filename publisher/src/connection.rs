@@ -82,7 +82,9 @@ impl Broadcast {
         match media {
             Media::Video(unit) => unit.key,
             Media::Audio(_) => self.video.is_none(),
-            Media::VideoConfig(_) | Media::AudioConfig(_) => false,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                false
+            }
         }
     }
 
@@ -104,7 +106,7 @@ impl Broadcast {
         match media {
             Media::VideoConfig(config) => self.video = Some(config.clone()),
             Media::AudioConfig(config) => self.audio = Some(config.clone()),
-            Media::Video(_) | Media::Audio(_) => {}
+            Media::Video(_) | Media::Audio(_) | Media::TrackConfig(..) | Media::Track(..) => {}
         }
     }
 
@@ -390,7 +392,7 @@ impl Link {
             return Ok(());
         }
         match media {
-            Media::VideoConfig(_) | Media::AudioConfig(_) => {
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => {
                 let values = write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
                 self.session.metadata(values)?;
                 // Before the first media there is no clock yet: the configurations are sent with that media.
@@ -400,7 +402,7 @@ impl Link {
                     self.session.media(tag)?;
                 }
             }
-            Media::Video(unit) | Media::Audio(unit) => {
+            Media::Video(unit) | Media::Audio(unit) | Media::Track(_, unit) => {
                 broadcast.position = unit.dts;
                 let clock = match broadcast.clock {
                     Some(clock) => clock,

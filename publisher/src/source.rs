@@ -177,8 +177,8 @@ impl Source {
         let mut configs = Vec::new();
         while let Ok(Ok(media)) = self.media.try_recv() {
             match media {
-                Media::VideoConfig(_) | Media::AudioConfig(_) => configs.push(media),
-                Media::Video(_) | Media::Audio(_) => {
+                Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => configs.push(media),
+                Media::Video(_) | Media::Audio(_) | Media::Track(..) => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -266,14 +266,14 @@ impl Gate {
 
     pub(super) fn admits(&mut self, media: &Media) -> bool {
         match media {
-            Media::VideoConfig(_) | Media::AudioConfig(_) => true,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => true,
             Media::Video(Unit { key: true, .. }) => {
                 self.closed = false;
                 true
             }
             Media::Video(_) => !self.closed,
             // Audio is useful without video, and the source may have no video at all.
-            Media::Audio(_) => true,
+            Media::Audio(_) | Media::Track(..) => true,
         }
     }
 }
@@ -301,7 +301,9 @@ impl LoopAxis {
 
     fn place(&mut self, mut media: Media) -> Media {
         let (unit, last) = match &mut media {
-            Media::VideoConfig(_) | Media::AudioConfig(_) => return media,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                return media;
+            }
             Media::Video(unit) => (unit, &mut self.video),
             Media::Audio(unit) => (unit, &mut self.audio),
         };
@@ -339,8 +341,10 @@ mod tests {
 
     fn placed(axis: &mut LoopAxis, media: Media) -> i64 {
         match axis.place(media) {
-            Media::Video(unit) | Media::Audio(unit) => unit.dts.to_scaled(1000) - 10_000,
-            Media::VideoConfig(_) | Media::AudioConfig(_) => panic!("not a unit"),
+            Media::Video(unit) | Media::Audio(unit) | Media::Track(_, unit) => {
+                unit.dts.to_scaled(1000) - 10_000
+            }
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => panic!("not a unit"),
         }
     }
 

@@ -5,10 +5,12 @@
 //!
 //! Not here: sockets ([`crate`]), and what happens to the media (`encoder::stream`).
 
-use crate::flv::{FlvDemuxer, FlvError, Tag};
+use crate::flv::{FlvDemuxer, FlvError, OtherSound, Tag};
 use crate::timeline::{Repairs, Timeline};
 use crate::{MediaMessage, MessageKind, Metadata, Refusal};
-use media::{AudioConfig, Media, MediaTime, Unit, VideoCodec, VideoConfig, h264, hevc};
+use bytes::Bytes;
+use media::{AudioConfig, Media, MediaTime, SoundTrackId, Unit, VideoCodec, VideoConfig, h264, hevc};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long messages of a kind may come without one that can be read, before that is a [`Notice`].
@@ -35,7 +37,8 @@ impl From<IngestError> for Refusal {
 pub struct Oddities {
     /// Messages that could not be read and were passed over.
     pub unreadable: u64,
-    /// Messages of further tracks, beside the first one of their kind, which were passed over.
+    /// Messages of further tracks that were passed over: of video beside the first track, of sound beyond
+    /// [`media::MAX_SOUND_TRACKS`].
     pub other_tracks: u64,
     /// Pictures whose tag says keyframe but at which decoding cannot start (open GOP, recovery point).
     pub false_keys: u64,
@@ -96,6 +99,8 @@ pub struct Ingest {
     timeline: Timeline,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
+    /// Configurations of the sound tracks beside the main sound; the demuxer bounds their number.
+    tracks: BTreeMap<SoundTrackId, AudioConfig>,
     oddities: Oddities,
     video_sight: Sight,
     audio_sight: Sight,
@@ -141,7 +146,7 @@ impl Ingest {
         let MediaMessage { kind, timestamp_ms, payload, arrived } = message;
         match self.demuxer.read(kind, &payload) {
             Ok(Tag::Nothing | Tag::EndOfSequence(_)) => {}
-            Ok(Tag::OtherTrack) => self.oddities.other_tracks += 1,
+            Ok(Tag::OtherTrack) => self.oddities.other_tracks += u64::from(kind == MessageKind::Video),
             Ok(tag) => {
                 self.sight(kind).readable();
                 self.place(tag, timestamp_ms, arrived, &mut media);
@@ -149,7 +154,54 @@ impl Ingest {
             Err(FlvError::Unsupported(reason)) => return Err(IngestError { reason }),
             Err(FlvError::Unreadable(reason)) => self.unreadable(kind, reason, arrived)?,
         }
+        if kind == MessageKind::Audio {
+            self.other_sound(&payload, timestamp_ms, arrived, &mut media);
+        }
         Ok(media.into_iter())
+    }
+
+    /// Converts what an audio message has for the sound tracks beside the main sound.
+    fn other_sound(&mut self, payload: &Bytes, timestamp_ms: u32, arrived: Instant, media: &mut Vec<Media>) {
+        let OtherSound { tags, passed_over } = self.demuxer.read_other_sound(payload);
+        self.oddities.other_tracks += passed_over;
+        for (id, tag) in tags {
+            match tag {
+                Ok(Tag::AudioConfig(config)) => {
+                    let config = self.track_config(id, config);
+                    self.oddities.repeated_configs += u64::from(config.is_none());
+                    media.extend(config);
+                }
+                Ok(Tag::Audio(audio)) => {
+                    media.extend(audio.config.and_then(|config| self.track_config(id, config)));
+                    let step_ms = self.tracks.get(&id).map_or(0, frame_ms);
+                    for (data, index) in audio.frames.into_iter().zip(0..) {
+                        let at = timestamp_ms.wrapping_add(step_ms.wrapping_mul(index));
+                        let time = self.timeline.track_audio(id, at, arrived);
+                        media.extend(
+                            time.map(|time| Media::Track(id, Unit { pts: time, dts: time, key: true, data })),
+                        );
+                    }
+                }
+                Ok(
+                    Tag::VideoConfig(_)
+                    | Tag::Video(_)
+                    | Tag::EndOfSequence(_)
+                    | Tag::OtherTrack
+                    | Tag::Nothing,
+                ) => {}
+                Err(FlvError::Unsupported(_) | FlvError::Unreadable(_)) => self.oddities.unreadable += 1,
+            }
+        }
+    }
+
+    /// Applies a configuration of a sound track beside the main sound; `None` if it equals the current one.
+    fn track_config(&mut self, id: SoundTrackId, config: AudioConfig) -> Option<Media> {
+        if self.tracks.get(&id) == Some(&config) {
+            return None;
+        }
+        self.timeline.set_track_format(id, config.sample_rate, config.frame_samples);
+        self.tracks.insert(id, config.clone());
+        Some(Media::TrackConfig(id, config))
     }
 
     fn sight(&mut self, kind: MessageKind) -> &mut Sight {
@@ -222,9 +274,7 @@ impl Ingest {
             }
             Tag::Audio(audio) => {
                 media.extend(audio.config.and_then(|config| self.audio_config(config)));
-                let step_ms = self.audio.as_ref().map_or(0, |config| {
-                    config.frame_samples.saturating_mul(1000) / config.sample_rate.max(1)
-                });
+                let step_ms = self.audio.as_ref().map_or(0, frame_ms);
                 for (data, index) in audio.frames.into_iter().zip(0..) {
                     let at = timestamp_ms.wrapping_add(step_ms.wrapping_mul(index));
                     let time = self.timeline.audio(at, arrived);
@@ -269,6 +319,11 @@ impl Ingest {
     pub fn oddities(&self) -> Oddities {
         self.oddities
     }
+}
+
+/// Duration of an audio frame in milliseconds, rounded down.
+fn frame_ms(config: &AudioConfig) -> u32 {
+    config.frame_samples.saturating_mul(1000) / config.sample_rate.max(1)
 }
 
 /// What an encoder takes, as the end of a refusal.

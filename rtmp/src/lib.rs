@@ -222,6 +222,22 @@ pub struct Metadata {
     pub has_audio: Option<bool>,
     /// `encoder`, cut to 64 printable characters.
     pub encoder: Option<String>,
+    /// The sound tracks of `audioTrackIdInfoMap`, in order of their numbers; at most [`MAX_LISTED_TRACKS`].
+    pub sound_tracks: Vec<SoundTrackInfo>,
+}
+
+/// Maximum number of sound tracks taken from `onMetaData`.
+pub const MAX_LISTED_TRACKS: usize = 16;
+
+/// What `onMetaData` says about a sound track.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SoundTrackInfo {
+    /// Number of the track; 0 is the main sound.
+    pub number: u8,
+    /// Name for viewers: 1 to 64 characters without control characters and double quotes.
+    pub name: Option<String>,
+    /// Language tag: 2 to 35 of the characters of a BCP 47 tag.
+    pub language: Option<String>,
 }
 
 /// How a publish ended.

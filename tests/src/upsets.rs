@@ -21,7 +21,7 @@ const STRANGERS: &str = "connections of strangers were refused or closed";
 /// not a whole number of frames long, so every repetition is one), `encoder_streams_ended_total` (what an operator
 /// wants), counters of edges (edges are other processes), `encoder_viewer_stalls_total` (players tell of those, and the
 /// browser's tests count them).
-const UPSETS: [Upset; 28] = [
+const UPSETS: [Upset; 29] = [
     // The processes that encode.
     Upset {
         counter: "encoder_worker_restarts_total",
@@ -47,6 +47,11 @@ const UPSETS: [Upset; 28] = [
     Upset { counter: "encoder_forced_cuts_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_packager_gaps_total", calm: &[], lines: &[] },
     Upset { counter: "encoder_silent_frames_total", calm: &[], lines: &[] },
+    Upset {
+        counter: "encoder_passed_over_tracks_total",
+        calm: &[],
+        lines: &["a sound track comes too late to become a rendition"],
+    },
     Upset {
         counter: "encoder_timestamp_repairs_total",
         // FFmpeg repeats a clip that is not a whole number of pictures long.

@@ -117,7 +117,9 @@ impl Material {
             match media {
                 Media::VideoConfig(config) => avc = config.record,
                 Media::Video(unit) => units.push(unit),
-                Media::Audio(_) | Media::AudioConfig(_) => unreachable!("there is no sound in it"),
+                Media::Audio(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                    unreachable!("there is no sound in it")
+                }
             }
         }
         let zero = units.iter().map(|unit| unit.pts).min().unwrap();

@@ -64,6 +64,8 @@ fn tracks() -> Vec<Track> {
             sample_rate: 48_000,
             channels: 2,
             frame_samples: 1024,
+            name: None,
+            language: None,
             nominal_bitrate: 96_000,
         }),
     };

@@ -3,7 +3,7 @@
 
 use super::error::{TranscodeError, is_memory};
 use super::raw;
-use crate::wire::{AUDIO_TRACK, AudioRung, WireUnit};
+use crate::wire::{AudioRung, WireUnit};
 use bytes::Bytes;
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::software::resampling;
@@ -87,8 +87,10 @@ pub(super) struct AudioFormat {
     pub(super) record: Bytes,
 }
 
-/// The audio rendition.
+/// A sound rendition.
 pub(super) struct AudioTranscoder {
+    /// The track that encoded units are sent as.
+    track: u8,
     /// `None` if libav does not take the configuration: the rendition is silent then.
     decoder: Option<decoder::Audio>,
     resampler: Option<resampling::Context>,
@@ -114,7 +116,11 @@ type Out<'a> = &'a mut dyn FnMut(WireUnit) -> Result<(), TranscodeError>;
 impl AudioTranscoder {
     /// Opens the decoder and the encoder, and returns the encoder's AudioSpecificConfig. A decoder that does not open is
     /// logged, and the rendition is silent: sound that cannot be decoded must not end the pictures.
-    pub(super) fn open(format: &AudioFormat, rung: &AudioRung) -> Result<(Self, Bytes), TranscodeError> {
+    pub(super) fn open(
+        track: u8,
+        format: &AudioFormat,
+        rung: &AudioRung,
+    ) -> Result<(Self, Bytes), TranscodeError> {
         let sound = format.record.is_empty().then(|| (format.sample_rate, format.channels.clamp(1, 8)));
         let decoder =
             raw::parameters(ffmpeg_next::media::Type::Audio, decoder_id(format.codec), &format.record, sound)
@@ -135,6 +141,7 @@ impl AudioTranscoder {
             samples => samples as usize,
         };
         let transcoder = Self {
+            track,
             decoder,
             resampler: None,
             encoder,
@@ -153,15 +160,17 @@ impl AudioTranscoder {
     }
 
     /// Decodes one access unit and passes the encoded units that are ready to `out`. Silence takes the place of what
-    /// cannot be decoded.
+    /// cannot be decoded, and fills the time up to a unit without data.
     pub(super) fn submit(&mut self, unit: &Unit, out: Out<'_>) -> Result<(), TranscodeError> {
+        if unit.data.is_empty() {
+            return self.be_silent_until(unit.pts.ticks_90k(), out);
+        }
         let mut packet = Packet::copy(&unit.data);
         packet.set_pts(Some(unit.pts.ticks_90k()));
         packet.set_dts(Some(unit.pts.ticks_90k()));
-        // An empty packet would end the input.
         let sent = match &mut self.decoder {
-            Some(decoder) if !unit.data.is_empty() => decoder.send_packet(&packet),
-            Some(_) | None => Err(Error::InvalidData),
+            Some(decoder) => decoder.send_packet(&packet),
+            None => Err(Error::InvalidData),
         };
         let errors = self.errors;
         match sent {
@@ -365,7 +374,7 @@ impl AudioTranscoder {
             self.last_pts = Some(pts);
             let pts = MediaTime::from_ticks_90k(pts);
             let unit = Unit { pts, dts: pts, key: true, data: Bytes::copy_from_slice(data) };
-            out(WireUnit { track: AUDIO_TRACK, unit })?;
+            out(WireUnit { track: self.track, unit })?;
         }
     }
 }

@@ -376,7 +376,7 @@ impl FileDemuxer {
     fn queue(&mut self, media: Vec<Media>) {
         for mut media in media {
             let (last, unit) = match &mut media {
-                Media::VideoConfig(_) | Media::AudioConfig(_) => {
+                Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {
                     self.ready.push(media);
                     continue;
                 }

@@ -178,8 +178,8 @@ impl Pattern {
             }
         }
         out.sort_by_key(|media| match media {
-            Media::VideoConfig(_) | Media::AudioConfig(_) => None,
-            Media::Video(unit) | Media::Audio(unit) => Some(unit.dts),
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => None,
+            Media::Video(unit) | Media::Audio(unit) | Media::Track(_, unit) => Some(unit.dts),
         });
         Ok(out)
     }

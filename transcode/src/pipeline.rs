@@ -4,7 +4,7 @@
 //! reader ─┬─► video: decode + scale ─┬─► encode rung 0 ─┐
 //!         │                          ├─► encode rung 1 ─┼─► writer ─► stdout
 //!         │                          └─► thumbnail ─────┤
-//!         └─► audio: decode + encode ───────────────────┘
+//!         └─► audio: decode + encode × sound tracks ────┘
 //! ```
 //!
 //! Every queue is short and blocks when full. The backpressure reaches the pipe, where the supervisor sheds. Only
@@ -22,10 +22,10 @@ use super::error::TranscodeError;
 use super::scale::Cascade;
 use super::thumbnail::{self, Schedule};
 use super::{log, raw};
-use crate::wire::{AUDIO_TRACK, Job, OpenedTrack, Request, Response, WireUnit};
+use crate::wire::{AUDIO_TRACK, AudioRung, Job, OpenedTrack, Request, Response, WireUnit, is_audio_track};
 use bytes::Bytes;
 use ffmpeg_next::frame;
-use media::{MediaTime, Unit, VideoCodec};
+use media::{MAX_SOUND_TRACKS, MediaTime, Unit, VideoCodec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -72,7 +72,8 @@ type Stage = JoinHandle<Result<(), TranscodeError>>;
 /// The decoding and encoding stages. Their output goes to the queue passed to [`Self::start`].
 pub(super) struct Pipeline {
     video: Option<(SyncSender<VideoInput>, Stage)>,
-    audio: Option<(SyncSender<AudioInput>, Stage)>,
+    /// A stage for each sound track that is transcoded.
+    audio: Vec<(u8, SyncSender<AudioInput>, Stage)>,
 }
 
 /// Creates the queue to the writer: all stages send into it, the writer reads from it.
@@ -97,12 +98,15 @@ impl Pipeline {
             let context = context.clone();
             Some((sender, spawn("video", move || VideoStage::new(context).run(&receiver))?))
         };
-        let audio = if context.job.audio.is_none() {
-            None
-        } else {
+        let main = context.job.audio.iter().map(|rung| (AUDIO_TRACK, rung));
+        let others = context.job.sound_tracks.iter().map(|job| (job.track, &job.rung));
+        let mut audio = Vec::new();
+        for (track, rung) in main.chain(others).take(MAX_SOUND_TRACKS) {
             let (sender, receiver) = sync_channel(UNITS);
-            Some((sender, spawn("audio", move || run_audio(&context, &receiver))?))
-        };
+            let (context, rung) = (context.clone(), rung.clone());
+            let stage = spawn("audio", move || run_audio(&context, track, &rung, &receiver))?;
+            audio.push((track, sender, stage));
+        }
         Ok(Self { video, audio })
     }
 
@@ -116,12 +120,12 @@ impl Pipeline {
             Request::VideoConfig { codec, record } => {
                 self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Config(codec, record)).is_ok())
             }
-            Request::AudioConfig { codec, sample_rate, channels, record } => {
+            Request::AudioConfig { track, codec, sample_rate, channels, record } => {
                 let format = AudioFormat { codec, sample_rate, channels, record };
-                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Config(format)).is_ok())
+                self.audio(track).is_none_or(|q| q.send(AudioInput::Config(format)).is_ok())
             }
-            Request::Unit(WireUnit { track: AUDIO_TRACK, unit }) => {
-                self.audio.as_ref().is_none_or(|(q, _)| q.send(AudioInput::Unit(unit)).is_ok())
+            Request::Unit(WireUnit { track, unit }) if is_audio_track(track) => {
+                self.audio(track).is_none_or(|q| q.send(AudioInput::Unit(unit)).is_ok())
             }
             Request::Unit(WireUnit { unit, .. }) => {
                 self.video.as_ref().is_none_or(|(q, _)| q.send(VideoInput::Unit(unit)).is_ok())
@@ -132,14 +136,18 @@ impl Pipeline {
         if sent { Ok(()) } else { Err(TranscodeError::Downstream) }
     }
 
+    fn audio(&self, track: u8) -> Option<&SyncSender<AudioInput>> {
+        self.audio.iter().find(|(of, ..)| *of == track).map(|(_, queue, _)| queue)
+    }
+
     /// Ends the input: waits until every stage is flushed, and returns the first error.
     pub(super) fn finish(self) -> Result<(), TranscodeError> {
-        // Close both queues before waiting for either stage.
+        // Close all queues before waiting for any stage.
         let video = self.video.map(|(_, stage)| stage);
-        let audio = self.audio.map(|(_, stage)| stage);
-        let video = video.map_or(Ok(()), |stage| join("video", stage));
-        let audio = audio.map_or(Ok(()), |stage| join("audio", stage));
-        first_cause([video, audio])
+        let audio: Vec<Stage> = self.audio.into_iter().map(|(.., stage)| stage).collect();
+        let video = video.map(|stage| join("video", stage));
+        let audio: Vec<_> = audio.into_iter().map(|stage| join("audio", stage)).collect();
+        first_cause(video.into_iter().chain(audio))
     }
 }
 
@@ -393,8 +401,12 @@ fn run_thumbnails(context: &Context, pictures: &Receiver<frame::Video>) -> Resul
     Ok(())
 }
 
-fn run_audio(context: &Context, input: &Receiver<AudioInput>) -> Result<(), TranscodeError> {
-    let Some(rung) = &context.job.audio else { return Ok(()) };
+fn run_audio(
+    context: &Context,
+    track: u8,
+    rung: &AudioRung,
+    input: &Receiver<AudioInput>,
+) -> Result<(), TranscodeError> {
     let mut out = |unit| context.send(Response::Unit(unit));
     let mut transcoder: Option<AudioTranscoder> = None;
     for item in input {
@@ -403,10 +415,9 @@ fn run_audio(context: &Context, input: &Receiver<AudioInput>) -> Result<(), Tran
                 if let Some(mut old) = transcoder.take() {
                     old.finish(&mut out)?;
                 }
-                let (new, config) = AudioTranscoder::open(&format, rung)?;
+                let (new, config) = AudioTranscoder::open(track, &format, rung)?;
                 transcoder = Some(new);
-                let track = OpenedTrack { track: AUDIO_TRACK, config: config.to_vec() };
-                context.send(Response::Opened(vec![track]))?;
+                context.send(Response::Opened(vec![OpenedTrack { track, config: config.to_vec() }]))?;
             }
             AudioInput::Unit(unit) => {
                 let Some(transcoder) = &mut transcoder else {

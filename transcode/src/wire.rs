@@ -16,6 +16,9 @@ pub struct Job {
     pub video: VideoSettings,
     /// Present when the worker transcodes the audio; the supervisor copies audio that is suitable as it is.
     pub audio: Option<AudioRung>,
+    /// The sound tracks beside the main sound that the worker transcodes.
+    #[serde(default)]
+    pub sound_tracks: Vec<SoundTrackJob>,
     /// The worker decodes pictures before this media time (in 1/90000 s) but does not encode them: a replacement
     /// worker continues where its predecessor's pictures ended, and starts there with an IDR frame.
     #[serde(default)]
@@ -89,10 +92,19 @@ pub struct AudioRung {
     pub channels: u8,
 }
 
+/// A sound track beside the main sound, to be transcoded to AAC-LC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoundTrackJob {
+    /// Number of the track on the pipes: [`AUDIO_TRACK`] - 1 and lower.
+    pub track: u8,
+    /// What to encode.
+    pub rung: AudioRung,
+}
+
 /// A track as the worker opened it. Sent before the track's first sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenedTrack {
-    /// Index into [`Job::rungs`], or [`AUDIO_TRACK`].
+    /// Index into [`Job::rungs`], [`AUDIO_TRACK`], or [`SoundTrackJob::track`].
     pub track: u8,
     /// Decoder configuration: avcC for video, AudioSpecificConfig for audio.
     pub config: Vec<u8>,
@@ -104,15 +116,22 @@ pub const ENCODED_VIDEO: VideoCodec = VideoCodec::H264;
 /// The codec of the audio track that a worker encodes.
 pub const ENCODED_AUDIO: AudioCodec = AudioCodec::Aac;
 
-/// The track index of transcoded audio.
+/// The track index of the main sound.
 pub const AUDIO_TRACK: u8 = 255;
+
+/// Whether a track index is one of the main sound or another sound track.
+pub const fn is_audio_track(track: u8) -> bool {
+    track > AUDIO_TRACK - media::MAX_SOUND_TRACKS as u8
+}
 
 /// An access unit as it crosses the pipe: the publisher's on the way to the worker, an encoder's on the way back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireUnit {
-    /// To the worker: 0 for video, [`AUDIO_TRACK`] for audio. From the worker: as in [`OpenedTrack::track`].
+    /// To the worker: 0 for video, [`AUDIO_TRACK`] for the main sound, [`SoundTrackJob::track`] for another sound track.
+    /// From the worker: as in [`OpenedTrack::track`].
     pub track: u8,
-    /// The access unit.
+    /// The access unit. To the worker, audio without data is a mark: the rendition is silent up to this time where no
+    /// audio came.
     pub unit: Unit,
 }
 
@@ -131,6 +150,8 @@ pub enum Request {
     },
     /// The audio decoder configuration, sent like [`Self::VideoConfig`].
     AudioConfig {
+        /// The track, as in [`WireUnit::track`].
+        track: u8,
         /// Codec.
         codec: AudioCodec,
         /// Sample rate in Hz, for codecs whose frames do not tell.

@@ -210,17 +210,19 @@ impl Contents {
             .collect()
     }
 
-    /// A rung's segments and the audio segments, in their order in the file.
-    fn recorded(&self, rung: &RungName) -> Vec<(&PageEntry, bool)> {
-        let of = |wanted: &RungName, audio: bool| {
-            let lane = self.lanes.get(wanted).map(Vec::as_slice).unwrap_or_default();
-            let stored = lane.iter().filter(|entry| entry.info.bytes.is_some() && entry.index.is_some());
-            stored.map(move |entry| (entry, audio)).collect::<Vec<_>>()
-        };
-        let mut all = of(rung, self.is_audio(rung));
-        let audio = self.lanes.keys().find(|other| *other != rung && self.is_audio(other));
-        all.extend(audio.into_iter().flat_map(|audio| of(audio, true)));
-        all.sort_by_key(|(entry, audio)| (entry.info.sequence, *audio));
+    /// A rung's segments and those of all audio renditions, in their order in the file. The number is the position of
+    /// the segment's track in the recording: the rung comes first, then the main audio.
+    fn recorded(&self, rung: &RungName) -> Vec<(&PageEntry, usize)> {
+        let sounds = self.tracks().into_iter().filter(|track| track.is_audio() && track.rung != *rung);
+        let rungs: Vec<&RungName> = std::iter::once(rung).chain(sounds.map(|track| &track.rung)).collect();
+        let mut all: Vec<_> = rungs
+            .into_iter()
+            .filter_map(|rung| self.lanes.get(rung))
+            .enumerate()
+            .flat_map(|(position, lane)| lane.iter().map(move |entry| (entry, position)))
+            .filter(|(entry, _)| entry.info.bytes.is_some() && entry.index.is_some())
+            .collect();
+        all.sort_by_key(|(entry, position)| (entry.info.sequence, *position));
         all
     }
 
@@ -240,9 +242,11 @@ impl Contents {
         let mut segments = Vec::new();
         let recorded = self.recorded(rung);
         // Video is the first track even where audio begins before it.
-        let firsts =
-            [false, true].into_iter().filter_map(|audio| recorded.iter().find(|(_, is)| *is == audio));
-        for (PageEntry { info, .. }, _) in firsts {
+        let mut firsts: BTreeMap<usize, &PageEntry> = BTreeMap::new();
+        for (entry, position) in &recorded {
+            firsts.entry(*position).or_insert(entry);
+        }
+        for PageEntry { info, .. } in firsts.into_values() {
             if let Some(body) = init(&info.rung, &info.init) {
                 tracks.insert(&info.rung, (recording.add_track(&body)?, info.init.as_str()));
             }

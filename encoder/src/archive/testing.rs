@@ -27,6 +27,8 @@ pub(crate) fn tracks(rungs: &[&str]) -> Vec<Track> {
                 sample_rate: 48_000,
                 channels: 2,
                 frame_samples: 1024,
+                name: None,
+                language: None,
                 nominal_bitrate: 96_000,
             })
         } else {

@@ -91,7 +91,7 @@ pub(super) fn is_part(path: &str) -> bool {
 fn type_of(path: &str) -> &'static str {
     let (rung, file) = path.split_once('/').unwrap_or_default();
     match (rung, file.ends_with(".mp4")) {
-        ("audio", _) => content_type::AUDIO,
+        (rung, _) if hls::names::is_audio(rung) => content_type::AUDIO,
         (_, true) => content_type::VIDEO_INIT,
         (_, false) => content_type::VIDEO_SEGMENT,
     }

@@ -24,9 +24,6 @@ use std::time::Instant;
 /// Sessions that are counted exactly; beyond them a growing share is left out and the counts are estimates. Each takes
 /// some 50 bytes.
 const MOST_SESSIONS: usize = 200_000;
-/// The rendition of sound alone: a viewer of pictures asks for both.
-const SOUND: &str = "audio";
-
 /// The viewers of an edge. Share it in an `Arc`.
 pub(crate) struct Viewers {
     state: Mutex<ViewersState>,
@@ -90,7 +87,8 @@ impl Viewers {
         let agent = observed.agent.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         let viewer = Viewer { sid: observed.cmcd.sid.as_ref(), address: observed.address, agent };
         let rung = &observed.rung;
-        let asked = if rung == SOUND { Asked::Sound(rung) } else { Asked::Rung(rung) };
+        // A viewer of pictures asks for a rendition of sound as well.
+        let asked = if hls::names::is_audio(rung) { Asked::Sound(rung) } else { Asked::Rung(rung) };
         let samples: Vec<Sample> = {
             let mut state = self.lock();
             let session = state.audience.seen(&observed.stream, asked, &viewer, now);

@@ -273,6 +273,8 @@ fn sound(rung: &RungName, sample_rate: u32, frame_samples: u32) -> Track {
         sample_rate,
         channels: 2,
         frame_samples,
+        name: None,
+        language: None,
         nominal_bitrate: 96_000,
     });
     Track { rung: rung.clone(), kind }

@@ -53,10 +53,8 @@ pub(super) fn of(report: &PublishReport) -> Vec<Advice> {
     if report.other_tracks {
         advice.push(make(
             "tracks",
-            "Send one video track and one audio track (OBS: no multitrack video, no second audio track)."
-                .into(),
-            "Only the first track of each kind is encoded: the bandwidth of the others is spent for nothing."
-                .into(),
+            "Send one video track (OBS: no multitrack video) and at most four audio tracks.".into(),
+            "The bandwidth of further tracks is spent for nothing: they are passed over.".into(),
         ));
     }
     advice

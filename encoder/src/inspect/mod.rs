@@ -185,6 +185,8 @@ impl Inspector {
                 self.video_unit(unit.into());
             }
             Media::Audio(unit) => self.audio_unit(unit.into()),
+            // The report is about the main sound.
+            Media::TrackConfig(..) | Media::Track(..) => {}
         }
     }
 

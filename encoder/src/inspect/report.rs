@@ -16,7 +16,8 @@ pub struct PublishReport {
     pub video: Option<VideoReport>,
     /// The audio; `None` without audio.
     pub audio: Option<AudioReport>,
-    /// Whether there are tracks beside the first one of a kind; they are passed over.
+    /// Whether there are tracks that are passed over: video beside the first track, audio beside the first four, and in a
+    /// file audio beside the first track.
     pub other_tracks: bool,
     /// How healthy the timestamps are.
     pub timing: TimingReport,

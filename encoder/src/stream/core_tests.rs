@@ -8,10 +8,12 @@ use crate::stream::ladder::Ladder;
 use hls::packager::Output;
 use hls::timing::Latency;
 use hls::{Segment, SegmentInfo, Timing, Track};
-use media::{AudioConfig, Media, MediaSpan, Unit, WallTime};
+use media::{AudioConfig, Media, MediaSpan, SoundTrackId, Unit, WallTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use transcode::wire::{AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit};
+use transcode::wire::{
+    AUDIO_TRACK, Job, Keyframes, OpenedTrack, Request, Response, VideoSettings, WireUnit, is_audio_track,
+};
 
 pub(crate) fn settings(ladder: &str) -> StreamSettings {
     let timing = Timing::new(Latency::from_secs_f64(4.0).unwrap());
@@ -58,11 +60,16 @@ impl FakeWorker {
                         .job
                         .audio
                         .iter()
-                        .map(|_| OpenedTrack { track: AUDIO_TRACK, config: vec![0x11, 0x90] });
+                        .map(|_| AUDIO_TRACK)
+                        .chain(self.job.sound_tracks.iter().map(|job| job.track))
+                        .map(|track| OpenedTrack { track, config: vec![0x11, 0x90] });
                     answers.push(Response::Opened(rungs.chain(audio).collect()));
                 }
-                if track == AUDIO_TRACK {
-                    answers.push(Response::Unit(WireUnit { track, unit }));
+                if is_audio_track(track) {
+                    // A mark up to which the track is silent is not a frame.
+                    if !unit.data.is_empty() {
+                        answers.push(Response::Unit(WireUnit { track, unit }));
+                    }
                     return answers;
                 }
                 if unit.pts.ticks_90k() < self.job.encode_from_90k {
@@ -699,6 +706,164 @@ fn surround_sound_is_transcoded_once() {
     stage.check();
     assert_eq!(stage.jobs[0].audio.as_ref().unwrap().channels, 2);
     assert!(stage.rung("audio").len() >= 5);
+}
+
+fn track(number: u8) -> SoundTrackId {
+    SoundTrackId::new(number).unwrap()
+}
+
+impl Stage {
+    /// Publishes video, the main sound and the sound tracks of these numbers.
+    fn publish_tracks(&mut self, from_ms: i64, to_ms: i64, numbers: &[u8]) {
+        for ms in (from_ms..to_ms).step_by(40) {
+            for number in numbers {
+                for part in [0, 20] {
+                    self.send(Media::Track(track(*number), unit_at(ms + part, true)));
+                }
+            }
+            self.publish(ms, ms + 40, true, true);
+        }
+    }
+
+    fn track_configs(&mut self, numbers: &[u8], config: &AudioConfig) {
+        for number in numbers {
+            self.send(Media::TrackConfig(track(*number), config.clone()));
+        }
+    }
+
+    fn names(&self) -> Vec<Vec<String>> {
+        self.epochs.iter().map(|tracks| tracks.iter().map(|track| track.rung.to_string()).collect()).collect()
+    }
+
+    fn seconds(&self, rung: &str) -> f64 {
+        let readable = self.rung(rung).into_iter().filter(|segment| segment.bytes.is_some());
+        readable.map(|segment| segment.duration.as_secs_f64()).sum()
+    }
+}
+
+#[test]
+fn every_sound_track_is_a_rendition_cut_like_the_others() {
+    // Passed through, and transcoded in one worker.
+    for (config, transcoded) in [(audio_config(2, 48_000, 2), 0), (audio_config(2, 48_000, 6), 2)] {
+        let mut stage = Stage::new("360p");
+        stage.come();
+        stage.configs();
+        stage.track_configs(&[1, 4], &config);
+        stage.publish_tracks(0, 10_000, &[1, 4]);
+        stage.go();
+        stage.check();
+        assert_eq!(stage.names(), [["360p", "audio", "audio_2", "audio_5"]]);
+        assert_eq!(stage.jobs.len(), 1);
+        assert_eq!(stage.jobs[0].sound_tracks.len(), transcoded);
+        let sequences = |name: &str| -> Vec<u64> { stage.rung(name).iter().map(|s| s.sequence).collect() };
+        for name in ["audio_2", "audio_5"] {
+            assert_eq!(sequences(name), sequences("audio"));
+            assert!(stage.seconds(name) > 9.8, "{name} {}", stage.seconds(name));
+        }
+        assert_eq!(stage.counters().passed_over_tracks, 0);
+    }
+}
+
+#[test]
+fn a_sound_track_that_comes_after_the_renditions_are_chosen_is_passed_over() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.publish(0, 3_000, true, true);
+    stage.track_configs(&[1], &audio_config(2, 48_000, 2));
+    stage.publish_tracks(3_000, 6_000, &[1]);
+    assert_eq!(stage.counters().passed_over_tracks, 1);
+    stage.go();
+    // With the next publisher, too: viewers have the multivariant playlist.
+    stage.come();
+    stage.configs();
+    stage.track_configs(&[1], &audio_config(2, 48_000, 2));
+    stage.publish_tracks(10_000, 14_000, &[1]);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.counters().passed_over_tracks, 2);
+    assert!(stage.names().iter().all(|names| *names == ["360p", "audio"]), "{:?}", stage.names());
+}
+
+#[test]
+fn a_sound_track_that_pauses_or_ends_is_silent_and_one_that_stays_away_keeps_its_rendition() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.track_configs(&[1], &audio_config(2, 48_000, 2));
+    stage.publish_tracks(0, 4_000, &[1]);
+    stage.publish(4_000, 7_000, true, true);
+    stage.publish_tracks(7_000, 10_000, &[1]);
+    stage.publish(10_000, 14_000, true, true);
+    stage.go();
+    assert_eq!((stage.discontinuities(), stage.jobs.len()), (0, 1));
+    assert!(stage.seconds("audio_2") > 12.5, "{}", stage.seconds("audio_2"));
+    // The next publisher has the main sound alone.
+    stage.come();
+    stage.configs();
+    stage.publish(16_000, 20_000, true, true);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.names(), [["360p", "audio", "audio_2"], ["360p", "audio", "audio_2"]]);
+    assert_eq!(stage.rung("audio_2").len(), stage.rung("audio").len());
+}
+
+#[test]
+fn a_sound_track_s_other_format_costs_one_discontinuity_in_every_rendition() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.track_configs(&[1], &audio_config(2, 48_000, 2));
+    stage.publish_tracks(0, 6_000, &[1]);
+    stage.track_configs(&[1], &audio_config(2, 44_100, 2));
+    stage.publish_tracks(6_000, 12_000, &[1]);
+    stage.go();
+    stage.check();
+    assert_eq!((stage.discontinuities(), stage.jobs.len()), (1, 2));
+}
+
+#[test]
+fn a_dead_worker_costs_every_sound_track_the_same_discontinuity() {
+    let mut stage = Stage::new("360p");
+    stage.come();
+    stage.configs();
+    stage.track_configs(&[1, 2], &audio_config(2, 48_000, 6));
+    stage.publish_tracks(0, 5_000, &[1, 2]);
+    let id = *stage.workers.keys().next().unwrap();
+    stage.workers.remove(&id);
+    let now = stage.now();
+    stage.core.worker_gone(id, now);
+    stage.settle();
+    stage.publish_tracks(5_000, 10_000, &[1, 2]);
+    stage.go();
+    stage.check();
+    assert_eq!((stage.discontinuities(), stage.jobs.len()), (1, 2));
+    assert_eq!(stage.jobs[1].sound_tracks, stage.jobs[0].sound_tracks);
+    assert_eq!(
+        stage.names(),
+        [["360p", "audio", "audio_2", "audio_3"], ["360p", "audio", "audio_2", "audio_3"]]
+    );
+    assert_eq!(stage.rung("audio_3").len(), stage.rung("360p").len());
+}
+
+#[test]
+fn sound_tracks_without_pictures_are_cut_with_the_main_sound() {
+    let mut stage = Stage::new("auto");
+    stage.come();
+    stage.send(Media::AudioConfig(audio_config(2, 48_000, 2)));
+    stage.track_configs(&[1], &audio_config(2, 48_000, 2));
+    for ms in (0..10_000).step_by(40) {
+        if ms < 6_000 {
+            stage.send(Media::Track(track(1), unit_at(ms, true)));
+            stage.send(Media::Track(track(1), unit_at(ms + 20, true)));
+        }
+        stage.publish(ms, ms + 40, false, true);
+    }
+    stage.go();
+    stage.check();
+    assert!(stage.jobs.is_empty());
+    assert_eq!(stage.names(), [["audio", "audio_2"]]);
+    assert!(stage.seconds("audio_2") > 8.8, "{}", stage.seconds("audio_2"));
 }
 
 #[test]

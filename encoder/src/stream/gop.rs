@@ -1,7 +1,7 @@
 //! Media published since the last keyframe, kept so that a new worker can start immediately instead of at the next
 //! keyframe, which may be ten seconds away.
 
-use media::{Media, UNIT_OVERHEAD};
+use media::{Media, SoundTrackId, UNIT_OVERHEAD};
 
 /// Maximum coded bytes kept: ten seconds at 12 Mbit/s. A longer GOP is discarded; the next worker then waits for the
 /// next keyframe.
@@ -19,14 +19,14 @@ impl Gop {
     /// Adds published media. A video keyframe replaces everything kept so far.
     pub(super) fn push(&mut self, media: &Media) {
         let size = match media {
-            Media::VideoConfig(_) | Media::AudioConfig(_) => return,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => return,
             Media::Video(unit) => {
                 if unit.key {
                     self.clear();
                 }
                 unit.data.len()
             }
-            Media::Audio(unit) => unit.data.len(),
+            Media::Audio(unit) | Media::Track(_, unit) => unit.data.len(),
         };
         let starts = matches!(media, Media::Video(unit) if unit.key);
         if self.overflowed || (self.media.is_empty() && !starts) {
@@ -48,15 +48,23 @@ impl Gop {
         self.overflowed = false;
     }
 
-    /// Discards the kept audio, because its format is no longer in force.
-    pub(super) fn forget_audio(&mut self) {
+    /// Discards the kept audio of the main sound (`None`) or another sound track, because its format is no longer in
+    /// force.
+    pub(super) fn forget_audio(&mut self, track: Option<SoundTrackId>) {
         let bytes = &mut self.bytes;
-        self.media.retain(|media| match media {
-            Media::Audio(unit) => {
-                *bytes -= unit.data.len() + UNIT_OVERHEAD;
-                false
-            }
-            Media::Video(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => true,
+        self.media.retain(|media| {
+            let unit = match media {
+                Media::Audio(unit) if track.is_none() => unit,
+                Media::Track(id, unit) if track == Some(*id) => unit,
+                Media::Audio(_)
+                | Media::Track(..)
+                | Media::Video(_)
+                | Media::VideoConfig(_)
+                | Media::AudioConfig(_)
+                | Media::TrackConfig(..) => return true,
+            };
+            *bytes -= unit.data.len() + UNIT_OVERHEAD;
+            false
         });
     }
 
@@ -86,6 +94,24 @@ mod tests {
         gop.push(&Media::Audio(unit_at(0, true)));
         gop.push(&Media::Video(unit_at(0, false)));
         assert!(gop.since_keyframe().is_empty());
+    }
+
+    #[test]
+    fn only_the_audio_whose_format_is_no_longer_in_force_is_forgotten() {
+        let track = |number| SoundTrackId::new(number).unwrap();
+        let mut gop = Gop::default();
+        gop.push(&Media::Video(unit_at(0, true)));
+        gop.push(&Media::Audio(unit_at(0, true)));
+        gop.push(&Media::Track(track(1), unit_at(0, true)));
+        gop.push(&Media::Track(track(2), unit_at(0, true)));
+        gop.forget_audio(Some(track(1)));
+        assert!(
+            matches!(gop.since_keyframe(), [Media::Video(_), Media::Audio(_), Media::Track(id, _)] if *id == track(2))
+        );
+        gop.forget_audio(None);
+        assert!(matches!(gop.since_keyframe(), [Media::Video(_), Media::Track(..)]));
+        gop.forget_audio(Some(track(2)));
+        assert_eq!(gop.bytes, unit_at(0, true).data.len() + UNIT_OVERHEAD);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod restart;
 mod run;
 mod shed;
 mod silence;
+mod sound;
 pub(crate) mod worker;
 
 pub use anchor::Now;

@@ -2,8 +2,12 @@
 //! held, within a bound, and handed back after the verdict; nothing that can be decoded in the final format is lost.
 
 use crate::stream::ladder::SourceVideo;
-use media::{AudioConfig, Media, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig};
-use rtmp::Metadata;
+use media::{
+    AudioConfig, MAX_SOUND_TRACKS, Media, MediaSpan, MediaTime, SoundTrackId, UNIT_OVERHEAD, Unit,
+    VideoConfig,
+};
+use rtmp::{Metadata, SoundTrackInfo};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Maximum coded bytes held: four seconds at 32 Mbit/s.
@@ -42,8 +46,12 @@ pub(super) struct Findings {
     pub video: Option<(VideoConfig, SourceVideo, bool)>,
     /// Bits per second of the video as measured over a second at least; `None` where less was held.
     pub video_bitrate: Option<u32>,
-    /// Audio configuration.
+    /// Configuration of the main sound.
     pub audio: Option<AudioConfig>,
+    /// Configurations of the sound tracks beside the main sound, in order of their numbers.
+    pub tracks: Vec<(SoundTrackId, AudioConfig)>,
+    /// What the publisher says about its sound tracks.
+    pub labels: Vec<SoundTrackInfo>,
 }
 
 /// Gathers media until there is a verdict.
@@ -55,6 +63,8 @@ pub(super) struct SourceProbe {
     since: Instant,
     video: Option<VideoConfig>,
     audio: Option<AudioConfig>,
+    /// Sound tracks beside the main sound, [`MAX_SOUND_TRACKS`] with it.
+    tracks: BTreeMap<SoundTrackId, AudioConfig>,
     metadata: Metadata,
     held: Vec<Media>,
     bytes: usize,
@@ -68,6 +78,7 @@ impl SourceProbe {
             since: now,
             video: None,
             audio: None,
+            tracks: BTreeMap::new(),
             metadata: Metadata::default(),
             held: Vec::new(),
             bytes: 0,
@@ -100,6 +111,20 @@ impl SourceProbe {
             }
             Media::Audio(_) => {
                 if self.audio.is_none() {
+                    return;
+                }
+            }
+            Media::TrackConfig(id, config) => {
+                if !self.tracks.contains_key(id) && self.tracks.len() + 1 >= MAX_SOUND_TRACKS {
+                    return;
+                }
+                self.tracks.insert(*id, config.clone());
+                self.let_go(
+                    |held| matches!(held, Media::Track(of, _) | Media::TrackConfig(of, _) if of == id),
+                );
+            }
+            Media::Track(id, _) => {
+                if !self.tracks.contains_key(id) {
                     return;
                 }
             }
@@ -140,6 +165,9 @@ impl SourceProbe {
         if !self.has_audio() {
             patience = patience.max(wait(self.metadata.has_audio, WAIT_FOR_AUDIO));
         }
+        if self.tracks_to_come() {
+            patience = patience.max(WAIT_FOR_AUDIO);
+        }
         if !self.has_video() {
             let announced = self.video.is_some() || self.metadata.has_video == Some(true);
             let span = if announced { WAIT_FOR_ANNOUNCED_VIDEO } else { WAIT_FOR_VIDEO };
@@ -148,6 +176,14 @@ impl SourceProbe {
             patience = patience.max(WAIT_FOR_AUDIO);
         }
         patience
+    }
+
+    /// Whether a sound track was announced, by `onMetaData` or by its configuration, and has sent nothing.
+    fn tracks_to_come(&self) -> bool {
+        let listed = self.metadata.sound_tracks.iter().filter_map(|track| SoundTrackId::new(track.number));
+        let listed = listed.take(MAX_SOUND_TRACKS - 1);
+        let came = |id| self.held.iter().any(|held| matches!(held, Media::Track(of, _) if *of == id));
+        listed.chain(self.tracks.keys().copied()).any(|id| !came(id))
     }
 
     /// How long to wait for a second keyframe, where keyframe distances have to be measured.
@@ -177,7 +213,13 @@ impl SourceProbe {
             (config, source, fits)
         });
         let audio = self.audio.clone().filter(|_| self.has_audio());
-        Findings { video, video_bitrate: self.measured_bitrate(), audio }
+        Findings {
+            video,
+            video_bitrate: self.measured_bitrate(),
+            audio,
+            tracks: self.tracks.iter().map(|(id, config)| (*id, config.clone())).collect(),
+            labels: self.metadata.sound_tracks.clone(),
+        }
     }
 
     /// Takes the held media, in order of arrival.
@@ -259,8 +301,8 @@ fn cost(media: &Media) -> usize {
     UNIT_OVERHEAD
         + match media {
             Media::VideoConfig(config) => config.record.len(),
-            Media::AudioConfig(config) => config.record.len(),
-            Media::Video(unit) | Media::Audio(unit) => unit.data.len(),
+            Media::AudioConfig(config) | Media::TrackConfig(_, config) => config.record.len(),
+            Media::Video(unit) | Media::Audio(unit) | Media::Track(_, unit) => unit.data.len(),
         }
 }
 
@@ -330,6 +372,54 @@ mod tests {
         assert_eq!(probe.verdict(now), None, "0.96 s");
         probe.push(video(1000, false));
         assert_eq!(probe.verdict(now).unwrap().audio, None);
+    }
+
+    fn track(number: u8) -> SoundTrackId {
+        SoundTrackId::new(number).unwrap()
+    }
+
+    /// A probe that has everything but sound tracks beside the main sound.
+    fn satisfied(now: Instant) -> SourceProbe {
+        let mut probe = SourceProbe::new(None, now);
+        probe.push(Media::VideoConfig(video_config(1280, 720)));
+        probe.push(Media::AudioConfig(audio_config(2, 48_000, 2)));
+        for frame in 0..12 {
+            probe.push(video(frame * 40, frame == 0));
+            probe.push(audio(frame * 40));
+        }
+        probe
+    }
+
+    #[test]
+    fn a_sound_track_that_is_announced_is_waited_for_as_long_as_the_main_sound() {
+        let now = Instant::now();
+        let second = now + Duration::from_secs(1);
+        assert_eq!(satisfied(now).verdict(now).unwrap().tracks, [], "nothing is announced");
+        let listed = |number| SoundTrackInfo { number, ..SoundTrackInfo::default() };
+        let by_metadata = |probe: &mut SourceProbe| {
+            probe.metadata(Metadata { sound_tracks: vec![listed(0), listed(1)], ..Metadata::default() });
+        };
+        let config = audio_config(2, 44_100, 1);
+        let by_config = |probe: &mut SourceProbe| probe.push(Media::TrackConfig(track(1), config.clone()));
+        for announce in [&by_metadata as &dyn Fn(&mut SourceProbe), &by_config] {
+            let mut probe = satisfied(now);
+            announce(&mut probe);
+            assert_eq!(probe.verdict(now), None);
+            assert!(probe.verdict(second).is_some(), "the bound");
+            by_config(&mut probe);
+            probe.push(Media::Track(track(1), unit_at(0, true)));
+            assert_eq!(probe.verdict(now).unwrap().tracks, [(track(1), config.clone())]);
+        }
+    }
+
+    #[test]
+    fn the_number_of_sound_tracks_is_bounded() {
+        let mut probe = satisfied(Instant::now());
+        for number in 1..=200 {
+            probe.push(Media::TrackConfig(track(number), audio_config(2, 48_000, 2)));
+            probe.push(Media::Track(track(number), unit_at(0, true)));
+        }
+        assert_eq!((probe.tracks.len(), probe.held.len()), (3, 2 + 24 + 6));
     }
 
     #[test]
@@ -406,9 +496,10 @@ mod tests {
         for step in 0..1000 {
             probe.push(Media::VideoConfig(video_config(640 + 16 * (step % 2), 480)));
             probe.push(Media::AudioConfig(audio_config(2, 48_000, 1 + (step % 2) as u8)));
+            probe.push(Media::TrackConfig(track(1), audio_config(2, 48_000, 1 + (step % 2) as u8)));
             probe.push(video(i64::from(step), true));
             probe.push(audio(i64::from(step)));
         }
-        assert_eq!(probe.held.len(), 4);
+        assert_eq!(probe.held.len(), 5);
     }
 }

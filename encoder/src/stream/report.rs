@@ -31,6 +31,8 @@ impl MetricsReport {
         counter!("encoder_audio_resyncs_total").increment(packager.audio_resyncs - was.audio_resyncs);
         counter!("encoder_silent_frames_total").increment(stream.silent_frames - old.silent_frames);
         counter!("encoder_decode_errors_total").increment(stream.decode_errors - old.decode_errors);
+        counter!("encoder_passed_over_tracks_total")
+            .increment(stream.passed_over_tracks - old.passed_over_tracks);
         let late = |stream: &StreamCounters, packager: &hls::packager::PackagerCounters| {
             stream.late_audio_frames + packager.late_samples
         };

@@ -4,26 +4,22 @@
 
 use super::core::StreamSettings;
 use super::shed::ShedQueue;
-use super::silence::{AudioFiller, silent_config};
+use super::sound::{Sound, SoundSetup, SoundTrack, TRANSCODED_AUDIO};
 use crate::stream::ladder::Plan;
 use bytes::Bytes;
-use hls::{AudioTrack, RungName, Track, TrackKind, VideoTrack};
+use hls::{RungName, Track, TrackKind, VideoTrack};
 use media::captions::CaptionServices;
-use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig, aac};
+use media::{AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoConfig};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use transcode::wire::{
-    AUDIO_TRACK, AudioRung, ENCODED_AUDIO, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, Request, WireUnit,
-    WorkerProgress, rate_of,
+    AUDIO_TRACK, ENCODED_VIDEO, Job, Keyframes, OpenedTrack, Request, SoundTrackJob, WireUnit,
+    WorkerProgress, is_audio_track, rate_of,
 };
 
 /// Maximum coded bytes held until a run's tracks are known. A worker that has not opened its encoders by then is killed
 /// by the watch on silent workers; this bound also holds when timestamps are wrong.
 const MAX_HELD_BYTES: usize = 48 << 20;
-/// Format of transcoded audio: AAC-LC, stereo, which every player accepts.
-const TRANSCODED_AUDIO: AudioRung = AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 };
-/// Bit/s assumed for AAC-LC that is passed through, until its bitrate is measured.
-const NOMINAL_AUDIO_BITRATE: u32 = 128_000;
 
 /// How long a worker may be silent after the end of its input. A slow encoder takes longer to flush, but sends
 /// responses meanwhile.
@@ -34,68 +30,6 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// Number of a run within its stream; it also identifies the run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u32);
-
-/// Source of the audio rendition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AudioSource {
-    /// Published AAC-LC that every player accepts: passed through.
-    Copy(AudioConfig),
-    /// Any other published audio: transcoded once, in the worker.
-    Transcode(AudioConfig),
-    /// No audio has been published yet: silent frames.
-    Silence,
-}
-
-impl AudioSource {
-    /// How audio of this configuration is handled; `None` if no audio was published.
-    pub(super) fn of(config: Option<AudioConfig>) -> Self {
-        match config {
-            None => Self::Silence,
-            Some(config) if fits(&config) => Self::Copy(config),
-            Some(config) => Self::Transcode(config),
-        }
-    }
-
-    fn copied(&self) -> Option<AudioConfig> {
-        match self {
-            Self::Copy(config) => Some(config.clone()),
-            Self::Silence => Some(silent_config()),
-            Self::Transcode(_) => None,
-        }
-    }
-}
-
-/// AAC-LC with one or two channels at a sample rate that browsers and phones accept, through MSE and natively. Channels
-/// in a program config element (channel configuration 0) do not fit: Chrome's and Firefox's MSE refuse them.
-fn fits(config: &AudioConfig) -> bool {
-    match config.codec {
-        AudioCodec::Aac => {
-            config.core_type == aac::LC
-                && config.extension.is_none()
-                && (1..=2).contains(&config.channel_config)
-                && config.frame_samples == 1024
-                && (22_050..=48_000).contains(&config.sample_rate)
-        }
-        AudioCodec::Mp3
-        | AudioCodec::Opus
-        | AudioCodec::Flac
-        | AudioCodec::Ac3
-        | AudioCodec::Eac3
-        | AudioCodec::Speex
-        | AudioCodec::Alaw
-        | AudioCodec::Mulaw
-        | AudioCodec::PcmS16
-        | AudioCodec::PcmU8
-        | AudioCodec::Nellymoser
-        | AudioCodec::AdpcmFlash => false,
-    }
-}
-
-/// Whether a decoder for one configuration of AAC-LC decodes the frames of the other.
-fn have_one_shape(one: &AudioConfig, other: &AudioConfig) -> bool {
-    (one.codec, one.sample_rate, one.channels, one.frame_samples)
-        == (other.codec, other.sample_rate, other.channels, other.frame_samples)
-}
 
 /// State of a run's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +73,8 @@ pub(super) struct Run {
     video_bitrate: Option<u32>,
     /// Caption services seen in the published video.
     captions: CaptionServices,
-    /// Source of the audio rendition.
-    pub audio: AudioSource,
+    /// The sound renditions, the main sound first.
+    sounds: Vec<Sound>,
     /// Video renditions.
     pub plan: Plan,
     /// State of the worker.
@@ -159,7 +93,6 @@ pub(super) struct Run {
     held_bytes: usize,
     opened: Vec<OpenedTrack>,
     encodes_video: bool,
-    filler: Option<AudioFiller>,
     /// Decode errors that the worker has reported so far.
     decode_errors: u64,
 }
@@ -176,8 +109,8 @@ pub(super) struct RunSetup {
     pub video_bitrate: Option<u32>,
     /// Caption services seen in the published video.
     pub captions: CaptionServices,
-    /// Source of the audio rendition.
-    pub audio: AudioSource,
+    /// The sound renditions, the main sound first.
+    pub sounds: Vec<SoundSetup>,
     /// Video renditions.
     pub plan: Plan,
     /// Presentation time of the first unit.
@@ -195,30 +128,31 @@ impl Run {
 
     /// Creates a run that has not been fed yet; `now` counts as the start of its worker.
     pub(super) fn new(setup: RunSetup, now: Instant) -> Self {
-        let RunSetup { id, video, frame_rate, video_bitrate, captions, audio, plan, first_pts, shed_budget } =
+        let RunSetup { id, video, frame_rate, video_bitrate, captions, sounds, plan, first_pts, shed_budget } =
             setup;
         let mut queue = ShedQueue::new(shed_budget);
         let encodes_video = video.is_some() && !plan.rungs.is_empty();
         if encodes_video && let Some(config) = &video {
             queue.video_config(config);
         }
-        if let AudioSource::Transcode(config) = &audio {
-            queue.audio_config(config);
-        }
-        let needs_worker = encodes_video || matches!(audio, AudioSource::Transcode(_));
+        let sounds: Vec<Sound> = sounds
+            .into_iter()
+            .zip(0..)
+            .map(|(sound, index)| Sound::new(sound, index, video.is_none() && index == 0, &mut queue))
+            .collect();
+        let needs_worker = encodes_video || sounds.iter().any(|sound| sound.source.is_transcoded());
         let worker = if needs_worker {
             WorkerState::Running { started: now, last_response_at: now, overdue_since: Some(now) }
         } else {
             WorkerState::None
         };
-        let filler = audio.copied().filter(|_| video.is_some()).map(|config| AudioFiller::new(&config));
         let mut run = Self {
             id,
             video,
             frame_rate,
             video_bitrate,
             captions,
-            audio,
+            sounds,
             plan,
             worker,
             queue,
@@ -230,7 +164,6 @@ impl Run {
             held_bytes: 0,
             opened: Vec::new(),
             encodes_video,
-            filler,
             decode_errors: 0,
         };
         if !needs_worker {
@@ -250,11 +183,14 @@ impl Run {
         if self.plan.source.is_some() {
             video.keyframes = Keyframes::Source;
         }
-        let audio = matches!(self.audio, AudioSource::Transcode(_)).then_some(TRANSCODED_AUDIO);
+        let encoded: Vec<u8> = self.sounds.iter().filter_map(Sound::encoded_track).collect();
+        let audio = encoded.contains(&AUDIO_TRACK).then_some(TRANSCODED_AUDIO);
+        let others = encoded.into_iter().filter(|track| *track != AUDIO_TRACK);
         Some(Job {
             rungs,
             video,
             audio,
+            sound_tracks: others.map(|track| SoundTrackJob { track, rung: TRANSCODED_AUDIO }).collect(),
             encode_from_90k: encode_from.ticks_90k(),
             max_pixels: settings.max_pixels,
             thumbnail_every_ms: settings.thumbnail_every_ms,
@@ -275,49 +211,36 @@ impl Run {
         if self.plan.source.is_some() {
             out.push((RungName::source(), unit.clone()));
         }
-        if let Some(filler) = &mut self.filler {
-            let has_audio = matches!(self.audio, AudioSource::Copy(_));
-            let mut silence = Vec::new();
-            filler.video_at(self.first_pts, unit.pts, has_audio, &mut silence);
-            out.extend(silence.into_iter().map(|unit| (RungName::audio(), unit)));
+        self.lead_at(unit.pts, out);
+    }
+
+    fn lead_at(&mut self, pts: MediaTime, out: &mut Vec<(RungName, Unit)>) {
+        for sound in &mut self.sounds {
+            sound.lead_at(self.first_pts, pts, &mut self.queue, out);
         }
     }
 
-    /// Takes a published audio frame: queues it for the worker if audio is transcoded, otherwise appends the resulting
-    /// samples to `out`.
-    pub(super) fn audio(&mut self, unit: Unit, out: &mut Vec<(RungName, Unit)>) {
-        match (&self.audio, &mut self.filler) {
-            (AudioSource::Transcode(_), _) => self.queue.audio(&unit),
-            (AudioSource::Copy(_), Some(filler)) => {
-                let mut units = Vec::new();
-                filler.audio(self.first_pts, unit, &mut units);
-                out.extend(units.into_iter().map(|unit| (RungName::audio(), unit)));
-            }
-            (AudioSource::Copy(_), None) => out.push((RungName::audio(), unit)),
-            // Audio without a configuration cannot be packaged.
-            (AudioSource::Silence, _) => {}
+    /// Takes a published audio frame of a sound track: queues it for the worker if the track is transcoded, otherwise
+    /// appends the resulting samples to `out`.
+    pub(super) fn audio(&mut self, track: SoundTrack, unit: Unit, out: &mut Vec<(RungName, Unit)>) {
+        let leads = (self.video.is_none() && track.is_none()).then_some(unit.pts);
+        if let Some(sound) = self.sounds.iter_mut().find(|sound| sound.track == track) {
+            sound.audio(self.first_pts, unit, &mut self.queue, out);
+        }
+        if let Some(pts) = leads {
+            self.lead_at(pts, out);
         }
     }
 
-    /// Published audio comes or changes its format. Returns whether the rendition stays as it is, so that the audio
-    /// continues in the same epoch: it is transcoded anyway, or it is passed through and has the shape of the audio, or of
-    /// the silence, before it.
-    pub(super) fn take_audio_config(&mut self, config: AudioConfig) -> bool {
-        match &self.audio {
-            AudioSource::Transcode(_) => {
-                self.queue.audio_config(&config);
-                self.audio = AudioSource::Transcode(config);
-            }
-            AudioSource::Copy(_) | AudioSource::Silence => {
-                let continues = fits(&config)
-                    && self.audio.copied().is_some_and(|present| have_one_shape(&present, &config));
-                if !continues {
-                    return false;
-                }
-                self.audio = AudioSource::Copy(config);
-            }
-        }
-        true
+    /// Published audio of a sound track comes or changes its format; see [`Sound::take_config`].
+    pub(super) fn take_audio_config(&mut self, track: SoundTrack, config: AudioConfig) -> bool {
+        let sound = self.sounds.iter_mut().find(|sound| sound.track == track);
+        sound.is_none_or(|sound| sound.take_config(config, &mut self.queue))
+    }
+
+    /// Whether the sound renditions have these sources.
+    pub(super) fn plays(&self, sounds: &[SoundSetup]) -> bool {
+        self.sounds.iter().map(|sound| &sound.source).eq(sounds.iter().map(|sound| &sound.source))
     }
 
     /// Caption services were seen in the published video. Returns the renditions if they are known and change by this.
@@ -330,7 +253,8 @@ impl Run {
 
     /// Number of silent frames inserted, and of published frames dropped as late, since the last call.
     pub(super) fn take_audio_repairs(&mut self) -> (u64, u64) {
-        self.filler.as_mut().map_or((0, 0), |filler| (filler.take_filled(), filler.take_late()))
+        let repairs = self.sounds.iter_mut().map(Sound::take_repairs);
+        repairs.fold((0, 0), |(filled, late), more| (filled + more.0, late + more.1))
     }
 
     /// The worker opened encoders. Returns true once all renditions are known.
@@ -347,8 +271,8 @@ impl Run {
 
     /// Pairs an encoded unit with its rendition; `None` for a track that was not requested.
     pub(super) fn encoded(&self, WireUnit { track, unit }: WireUnit) -> Option<(RungName, Unit)> {
-        let rung = if track == AUDIO_TRACK && matches!(self.audio, AudioSource::Transcode(_)) {
-            RungName::audio()
+        let rung = if is_audio_track(track) {
+            self.sounds.iter().find(|sound| sound.encoded_track() == Some(track))?.rung().clone()
         } else {
             RungName::new(&self.plan.rungs.get(usize::from(track))?.name).ok()?
         };
@@ -455,25 +379,9 @@ impl Run {
                 tracks.push(Track { rung: RungName::new(&rung.name).ok()?, kind });
             }
         }
-        let audio = match self.audio.copied() {
-            Some(config) => AudioTrack {
-                codec: config.codec,
-                config: config.record,
-                sample_rate: config.sample_rate,
-                channels: config.channels,
-                frame_samples: config.frame_samples,
-                nominal_bitrate: NOMINAL_AUDIO_BITRATE,
-            },
-            None => AudioTrack {
-                codec: ENCODED_AUDIO,
-                config: self.config_of(AUDIO_TRACK)?,
-                sample_rate: TRANSCODED_AUDIO.sample_rate,
-                channels: TRANSCODED_AUDIO.channels,
-                frame_samples: 1024,
-                nominal_bitrate: TRANSCODED_AUDIO.bitrate,
-            },
-        };
-        tracks.push(Track { rung: RungName::audio(), kind: TrackKind::Audio(audio) });
+        for sound in &self.sounds {
+            tracks.push(sound.rendition(|track| self.config_of(track))?);
+        }
         Some(tracks)
     }
 
@@ -504,24 +412,14 @@ fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::tests::{audio_config, unit_at};
+    use crate::stream::sound::{self, AudioSource};
+    use crate::stream::tests::{audio_config, unit_at, video_config};
+    use media::SoundTrackId;
 
-    #[test]
-    fn only_plain_aac_lc_in_mono_or_stereo_is_copied() {
-        for channels in [1, 2] {
-            assert!(fits(&audio_config(2, 48_000, channels)), "{channels}");
-        }
-        let stereo = audio_config(2, 48_000, 2);
-        let sbr = Some(media::AacExtension::Sbr);
-        for other in [
-            audio_config(1, 48_000, 2),
-            audio_config(2, 48_000, 6),
-            AudioConfig { channel_config: 0, ..stereo.clone() },
-            AudioConfig { extension: sbr, ..stereo.clone() },
-            AudioConfig { frame_samples: 960, ..stereo },
-        ] {
-            assert!(!fits(&other), "{other:?}");
-        }
+    fn sound(track: SoundTrack, source: AudioSource) -> SoundSetup {
+        let labels = sound::labels(track, &[]);
+        let (track, label) = labels.into_iter().next_back().unwrap();
+        SoundSetup { track, label, source }
     }
 
     fn copied_audio() -> Run {
@@ -531,7 +429,7 @@ mod tests {
             frame_rate: (25, 1),
             video_bitrate: None,
             captions: CaptionServices::NONE,
-            audio: AudioSource::Copy(audio_config(2, 48_000, 2)),
+            sounds: vec![sound(None, AudioSource::Copy(audio_config(2, 48_000, 2)))],
             plan: Plan { source: None, rungs: Vec::new(), reasons: Vec::new() },
             first_pts: MediaTime::ZERO,
             shed_budget: MediaSpan::from_millis(1000),
@@ -559,5 +457,87 @@ mod tests {
             let unit = Unit { pts: at, dts: at, key: true, data: Bytes::from_static(&[1]) };
             assert_eq!(run.encoded(WireUnit { track, unit }), None);
         }
+    }
+
+    fn with_tracks(video: bool, sources: [AudioSource; 3]) -> Run {
+        let tracks = [None, SoundTrackId::new(1), SoundTrackId::new(2)];
+        let setup = RunSetup {
+            id: RunId(0),
+            video: video.then(|| video_config(1280, 720)),
+            frame_rate: (25, 1),
+            video_bitrate: None,
+            captions: CaptionServices::NONE,
+            sounds: tracks.into_iter().zip(sources).map(|(track, source)| sound(track, source)).collect(),
+            plan: Plan { source: Some(media::VideoCodec::H264), rungs: Vec::new(), reasons: Vec::new() },
+            first_pts: unit_at(0, true).pts,
+            shed_budget: MediaSpan::from_millis(1000),
+        };
+        Run::new(setup, Instant::now())
+    }
+
+    fn copy() -> AudioSource {
+        AudioSource::Copy(audio_config(2, 48_000, 2))
+    }
+
+    fn end_ms(samples: &[(RungName, Unit)], rung: &str) -> Option<i64> {
+        let of = samples.iter().filter(|(of, _)| of.as_str() == rung);
+        of.map(|(_, unit)| (unit.pts - unit_at(0, true).pts).ticks_90k() / 90).max()
+    }
+
+    /// The second track never comes, the third is not published: with and without video both are silent in time.
+    #[test]
+    fn sound_tracks_are_silent_while_others_play() {
+        for video in [true, false] {
+            let mut run = with_tracks(video, [copy(), copy(), AudioSource::Silence]);
+            assert_eq!(run.worker, WorkerState::None);
+            let mut out = Vec::new();
+            for frame in 0..150 {
+                if video {
+                    run.video(&unit_at(frame * 40, frame == 0), &mut out);
+                }
+                run.audio(None, unit_at(frame * 40, true), &mut out);
+            }
+            let late = end_ms(&out, "audio_2").unwrap();
+            assert!(
+                (4_900..=4_960).contains(&late),
+                "{video} {late}: a track may still come within a second"
+            );
+            let silent = end_ms(&out, "audio_3").unwrap();
+            assert!((5_900..=5_960).contains(&silent), "{video} {silent}");
+            assert_eq!(out.iter().any(|(rung, _)| rung.as_str() == "source"), video);
+        }
+    }
+
+    #[test]
+    fn every_transcoded_sound_track_has_a_place_of_its_own_in_the_worker() {
+        let opus = AudioSource::Transcode(AudioConfig {
+            extension: Some(media::AacExtension::Sbr),
+            ..audio_config(2, 48_000, 2)
+        });
+        let mut run = with_tracks(true, [opus.clone(), copy(), opus]);
+        assert_eq!(run.sounds.iter().filter_map(Sound::encoded_track).collect::<Vec<_>>(), [255, 253]);
+        let unit = |track| WireUnit { track, unit: unit_at(0, true) };
+        let rung = |run: &Run, track| run.encoded(unit(track)).map(|(rung, _)| rung.to_string());
+        assert_eq!(rung(&run, 255).as_deref(), Some("audio"));
+        assert_eq!(rung(&run, 253).as_deref(), Some("audio_3"));
+        assert_eq!((rung(&run, 254), rung(&run, 252)), (None, None));
+        let opened = |track| vec![OpenedTrack { track, config: vec![0x11, 0x90] }];
+        assert!(!run.opened(opened(255)));
+        assert!(run.opened(opened(253)));
+        let names: Vec<_> = run.tracks.iter().flatten().map(|track| track.rung.to_string()).collect();
+        assert_eq!(names, ["source", "audio", "audio_2", "audio_3"]);
+    }
+
+    #[test]
+    fn a_sound_track_changes_by_itself() {
+        let mut run = with_tracks(true, [copy(), copy(), AudioSource::Silence]);
+        let track = SoundTrackId::new(2);
+        assert!(run.take_audio_config(track, audio_config(2, 48_000, 2)), "like the silence before it");
+        assert!(!run.take_audio_config(SoundTrackId::new(1), audio_config(2, 44_100, 2)));
+        assert!(run.take_audio_config(SoundTrackId::new(9), audio_config(2, 44_100, 2)), "not a rendition");
+        let mut out = Vec::new();
+        run.audio(track, unit_at(0, true), &mut out);
+        run.audio(SoundTrackId::new(9), unit_at(0, true), &mut out);
+        assert_eq!(out.iter().map(|(rung, _)| rung.as_str()).collect::<Vec<_>>(), ["audio_3"]);
     }
 }

@@ -1,11 +1,12 @@
 //! The one place where live media is dropped: the queue in front of the worker. What is dropped and when belongs here;
 //! how fast the queue is read does not.
 
+use bytes::Bytes;
 use media::captions::{self, Triplet};
 use media::{AudioConfig, MediaSpan, MediaTime, UNIT_OVERHEAD, Unit, VideoCodec, VideoConfig};
 use std::collections::VecDeque;
 use transcode::wire::protocol::MAX_UNIT;
-use transcode::wire::{AUDIO_TRACK, Request, WireUnit};
+use transcode::wire::{Request, WireUnit};
 
 /// Maximum coded bytes in the queue: eight seconds at 16 Mbit/s. The bound in media time normally acts first; this
 /// bound also holds when timestamps are wrong.
@@ -64,10 +65,10 @@ impl ShedQueue {
         self.items.push_back(Request::VideoConfig { codec: config.codec, record: config.record.clone() });
     }
 
-    /// Appends a decoder configuration for audio.
-    pub(super) fn audio_config(&mut self, config: &AudioConfig) {
+    /// Appends a decoder configuration for an audio track.
+    pub(super) fn audio_config(&mut self, track: u8, config: &AudioConfig) {
         let AudioConfig { codec, sample_rate, channels, record, .. } = config.clone();
-        self.items.push_back(Request::AudioConfig { codec, sample_rate, channels, record });
+        self.items.push_back(Request::AudioConfig { track, codec, sample_rate, channels, record });
     }
 
     /// Appends the end of the input.
@@ -89,13 +90,18 @@ impl ShedQueue {
         }
     }
 
-    /// Appends an audio unit, or drops it at the byte bound.
-    pub(super) fn audio(&mut self, unit: &Unit) {
+    /// Appends the mark up to which an audio track is silent where nothing else was queued for it.
+    pub(super) fn silence(&mut self, track: u8, until: MediaTime) {
+        self.audio(track, &Unit { pts: until, dts: until, key: true, data: Bytes::new() });
+    }
+
+    /// Appends a unit of an audio track, or drops it at the byte bound.
+    pub(super) fn audio(&mut self, track: u8, unit: &Unit) {
         if self.bytes + unit.data.len() + UNIT_OVERHEAD > MAX_BYTES {
             self.shed_units += 1;
             return;
         }
-        self.push(unit, AUDIO_TRACK);
+        self.push(unit, track);
     }
 
     fn push(&mut self, unit: &Unit, track: u8) {
@@ -223,7 +229,7 @@ fn is_video(request: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use transcode::wire::AUDIO_TRACK;
 
     fn unit(ms: i64, key: bool, size: usize) -> Unit {
         let at = MediaTime::from_ticks_90k(ms * 90);
@@ -255,7 +261,7 @@ mod tests {
         let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
         for ms in (0..=1100).step_by(100) {
             queue.video(&unit(ms, ms % 500 == 0, 10));
-            queue.audio(&unit(ms, true, 1));
+            queue.audio(AUDIO_TRACK, &unit(ms, true, 1));
         }
         assert_eq!(queue.take_shed(), 10);
         let audio = queue.items.iter().filter(|request| !is_video(request)).count();
@@ -325,7 +331,7 @@ mod tests {
         let mut queue = ShedQueue::new(MediaSpan::from_millis(1000));
         for _ in 0..40 {
             queue.video(&unit(0, true, 1 << 20));
-            queue.audio(&unit(0, true, 1 << 20));
+            queue.audio(AUDIO_TRACK, &unit(0, true, 1 << 20));
             assert!(queue.bytes <= MAX_BYTES + (1 << 20));
         }
         assert!(queue.take_shed() > 40);

@@ -1,6 +1,7 @@
 //! Silent AAC where a publisher sends no audio: before its audio starts, and in holes. There is always an audio
 //! rendition, because players stall when one rendition has a hole, and a multivariant playlist cannot gain an audio
-//! group later. Used only for copied audio; a worker that transcodes audio fills its own holes.
+//! group later. Silent frames are for copied audio; a worker that transcodes audio fills its own holes, and is told how far
+//! ([`SilenceMarks`]).
 
 use bytes::Bytes;
 use media::{AudioCodec, AudioConfig, MediaSpan, MediaTime, Unit, aac};
@@ -132,6 +133,48 @@ impl AudioFiller {
     }
 }
 
+/// Tells the worker how far a transcoded audio rendition has to be silent. The worker fills up to a mark what no audio
+/// has filled before.
+#[derive(Debug, Default)]
+pub(super) struct SilenceMarks {
+    /// The newest audio or mark; `None` before the first.
+    until: Option<MediaTime>,
+}
+
+impl SilenceMarks {
+    /// Distance of marks: the worker fills two seconds at most at once.
+    const STEP: MediaSpan = MediaSpan::from_millis(500);
+
+    /// A published audio frame with the time `pts` arrived. Returns the mark at which a rendition begins whose first
+    /// frame comes later than `start`.
+    pub(super) fn audio(&mut self, start: MediaTime, pts: MediaTime) -> Option<MediaTime> {
+        let begins = self.until.is_none() && pts > start;
+        self.until = self.until.max(Some(pts));
+        begins.then_some(start)
+    }
+
+    /// The media that leads the run has come to `pts`. Where audio has been missing for longer than `PATIENCE`, returns
+    /// the marks up to `PATIENCE` before `pts`.
+    pub(super) fn lead_at(&mut self, start: MediaTime, pts: MediaTime) -> Vec<MediaTime> {
+        let limit = pts - PATIENCE;
+        let mut marks = Vec::new();
+        let mut until = match self.until {
+            Some(until) => until,
+            None if limit < start => return marks,
+            None => {
+                marks.push(start);
+                start
+            }
+        };
+        while until + Self::STEP <= limit {
+            until += Self::STEP;
+            marks.push(until);
+        }
+        self.until = Some(until);
+        marks
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +238,22 @@ mod tests {
         out.clear();
         before_video.audio(at(1000), unit(at(950)), &mut out);
         assert_eq!(out.len(), 1, "nothing is missing");
+    }
+
+    #[test]
+    fn marks_follow_the_leading_media_where_audio_is_late_or_ends() {
+        let ms =
+            |marks: Vec<MediaTime>| -> Vec<i64> { marks.iter().map(|mark| mark.ticks_90k() / 90).collect() };
+        let mut late = SilenceMarks::default();
+        assert_eq!(ms(late.lead_at(at(1000), at(1990))), [] as [i64; 0]);
+        assert_eq!(ms(late.lead_at(at(1000), at(2600))), [1000, 1500]);
+        assert_eq!(ms(late.lead_at(at(1000), at(2900))), [] as [i64; 0]);
+        assert_eq!(late.audio(at(1000), at(2700)), None, "the rendition has begun");
+        assert_eq!(ms(late.lead_at(at(1000), at(4100))), [] as [i64; 0], "audio came up to here");
+        assert_eq!(ms(late.lead_at(at(1000), at(5000))), [3200, 3700]);
+        let mut soon = SilenceMarks::default();
+        assert_eq!(soon.audio(at(1000), at(1300)), Some(at(1000)));
+        assert_eq!(SilenceMarks::default().audio(at(1000), at(980)), None);
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn a_pipe_is_read_without_seeking() {
         let data = media.iter().filter_map(|media| match media {
             Media::Video(unit) => Some((true, unit.data.clone())),
             Media::Audio(unit) => Some((false, unit.data.clone())),
-            Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => None,
         });
         let (video, audio): (Vec<_>, Vec<_>) = data.partition(|(video, _)| *video);
         [video, audio].concat()

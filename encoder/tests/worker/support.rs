@@ -119,6 +119,7 @@ fn flv_requests(file: &[u8]) -> Vec<Request> {
             (8, Some(0)) => {
                 let record = Bytes::copy_from_slice(&body[2..]);
                 requests.push(Request::AudioConfig {
+                    track: AUDIO_TRACK,
                     codec: AudioCodec::Aac,
                     sample_rate: 48_000,
                     channels: 2,
@@ -156,6 +157,7 @@ pub(crate) fn job(rungs: Vec<VideoRung>) -> Job {
             vbv_ms: 1000,
         },
         audio: None,
+        sound_tracks: Vec::new(),
         encode_from_90k: 0,
         max_pixels: 0,
         thumbnail_every_ms: 0,

@@ -5,7 +5,7 @@ mod properties;
 
 use super::*;
 use crate::testing::{
-    self, AVCC, Run, START_MS, anchor, audio, audio_at, epoch, frames, ms, rung, sound, video,
+    self, AVCC, Run, START_MS, anchor, audio, audio_at, audio_track, epoch, frames, ms, rung, sound, video,
 };
 use crate::track::Track;
 use media::WallTime;
@@ -64,6 +64,31 @@ fn b_frames_keep_their_signed_composition_offsets() {
     for (sample, (duration, offset, ..)) in samples.iter().zip(&parsed.samples) {
         assert_eq!(decode + offset, sample.pts.ticks_90k(), "shown when it should be");
         decode += i64::from(*duration);
+    }
+}
+
+/// Sound tracks whose frames lie elsewhere on the axis, one of them ahead of the main sound and one behind.
+#[test]
+fn without_video_the_main_audio_alone_decides_the_cuts() {
+    let tracks = [audio(), audio_track(2, "b", None), audio_track(3, "c", None)];
+    let mut alone = Run::new(4.0);
+    alone.begin(grid(&[audio()]));
+    alone.push_all(&[("audio", sound(START_MS, 48_000, 300))]);
+    alone.end(None);
+    let mut run = Run::new(4.0);
+    run.begin(grid(&tracks));
+    run.push_all(&[
+        ("audio", sound(START_MS, 48_000, 300)),
+        ("audio_2", sound(START_MS - 10, 48_000, 300)),
+        ("audio_3", sound(START_MS + 7, 48_000, 299)),
+    ]);
+    run.end(None);
+    run.check();
+    let starts = |run: &Run, name: &str| -> Vec<i64> { run.spans(name).iter().map(|span| span.0).collect() };
+    assert_eq!(starts(&run, "audio"), starts(&alone, "audio"));
+    for name in ["audio_2", "audio_3"] {
+        let apart = starts(&run, name).into_iter().zip(starts(&run, "audio")).map(|(a, b)| (a - b).abs());
+        assert!(apart.max().unwrap() <= 22, "{name}: within a frame");
     }
 }
 

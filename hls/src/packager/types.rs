@@ -17,7 +17,8 @@ pub struct Epoch {
     pub start: MediaTime,
     /// Mapping to the wall clock, for PROGRAM-DATE-TIME.
     pub anchor: Anchor,
-    /// All renditions in the order of the multivariant playlist: video from largest to smallest, then audio.
+    /// All renditions in the order of the multivariant playlist: video from largest to smallest, then audio, the main
+    /// audio first.
     pub tracks: Vec<Track>,
     /// Where segments are cut.
     pub cuts: CutRule,
@@ -27,7 +28,7 @@ pub struct Epoch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutRule {
     /// At the multiples of the segment target on the media axis, where every encoder puts an IDR frame. Without video,
-    /// audio is cut there.
+    /// the main audio is cut there.
     Grid,
     /// At keyframes of the first video track, whose positions the publisher chooses; the other tracks have keyframes at
     /// the same times.

@@ -2,10 +2,10 @@
 
 use super::VERSION;
 use crate::names::RungName;
-use crate::track::{AudioTrack, Track, TrackKind, VideoRange, VideoTrack};
+use crate::track::{AudioTrack, DEFAULT_AUDIO_NAME, Track, TrackKind, VideoRange, VideoTrack};
 use m3u8_rs::{
-    AlternativeMedia, AlternativeMediaType, ClosedCaptionGroupId, InstreamId, MasterPlaylist, QuotedOrUnquoted,
-    Resolution, VariantStream,
+    AlternativeMedia, AlternativeMediaType, ClosedCaptionGroupId, InstreamId, MasterPlaylist,
+    QuotedOrUnquoted, Resolution, VariantStream,
 };
 use media::captions::CaptionServices;
 
@@ -21,8 +21,9 @@ pub(crate) struct Bandwidth {
     pub(crate) average: u64,
 }
 
-/// Renders the playlist: each video rendition is a variant with the audio rendition as its group; without video, the
-/// audio rendition is a variant. `pictures` is a keyframe-only playlist with its URI.
+/// Renders the playlist: each video rendition is a variant with the audio renditions as its group, and the audio without
+/// video is the last variant. The first audio rendition is the main one. `pictures` is a keyframe-only playlist with its
+/// URI.
 ///
 /// Caption services in any video rendition are announced for all variants. Without them every variant says that there
 /// are none (rfc8216bis 4.4.6.2: `NONE` on all variants or on none), because players otherwise offer a track that stays
@@ -32,34 +33,47 @@ pub(crate) fn render(
     uri: &dyn Fn(&RungName) -> String,
     pictures: Option<(&Track, Bandwidth, String)>,
 ) -> String {
-    let audio = renditions.iter().find_map(|(track, bandwidth)| match &track.kind {
-        TrackKind::Audio(audio) => Some((*track, audio, *bandwidth)),
-        TrackKind::Video(_) => None,
-    });
-    let videos: Vec<_> = renditions
-        .iter()
-        .filter_map(|(track, bandwidth)| match &track.kind {
-            TrackKind::Video(video) => Some((*track, video, *bandwidth)),
-            TrackKind::Audio(_) => None,
-        })
-        .collect();
     let pictures_range = pictures.as_ref().and_then(|(track, ..)| match &track.kind {
         TrackKind::Video(video) => Some(video.range()),
         TrackKind::Audio(_) => None,
     });
     let mut playlist =
         MasterPlaylist { version: Some(VERSION), independent_segments: true, ..MasterPlaylist::default() };
-    match (videos.as_slice(), audio) {
-        ([], Some((track, _, bandwidth))) => {
-            playlist.variants.push(audio_only(track, bandwidth, uri(&track.rung)))
+    let mut videos = Vec::new();
+    let mut sounds = Vec::new();
+    for (track, bandwidth) in renditions {
+        match &track.kind {
+            TrackKind::Video(video) => videos.push((*track, video, *bandwidth)),
+            TrackKind::Audio(audio) => sounds.push((*track, audio, *bandwidth)),
         }
-        (videos, audio) => {
-            playlist.alternatives.extend(audio.map(|(track, audio, _)| alternative(audio, uri(&track.rung))));
-            playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| {
-                let audio = audio.map(|(track, _, bandwidth)| (track, bandwidth));
-                VariantStream { uri: uri(&track.rung), ..variant(track, video, bandwidth, audio) }
-            }));
-        }
+    }
+    let group = AudioGroup::of(&sounds);
+    // A single rendition that is a variant itself needs no group.
+    if videos.is_empty() && sounds.len() == 1 {
+        let (track, _, bandwidth) = sounds[0];
+        playlist.variants.push(VariantStream {
+            uri: uri(&track.rung),
+            ..stream(bandwidth, track.codecs_string().into_iter().collect())
+        });
+    } else if let Some(group) = &group {
+        let alternatives = sounds.iter().enumerate();
+        playlist.alternatives.extend(
+            alternatives.map(|(index, (track, audio, _))| alternative(audio, index == 0, uri(&track.rung))),
+        );
+        playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| VariantStream {
+            uri: uri(&track.rung),
+            ..variant(track, video, bandwidth, Some(group))
+        }));
+        playlist.variants.push(VariantStream {
+            uri: uri(&sounds[0].0.rung),
+            audio: Some(AUDIO_GROUP.to_owned()),
+            ..stream(group.bandwidth, group.codecs.clone())
+        });
+    } else {
+        playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| VariantStream {
+            uri: uri(&track.rung),
+            ..variant(track, video, bandwidth, None)
+        }));
     }
     let captions = videos.iter().fold(CaptionServices::NONE, |all, (_, video, _)| all.union(video.captions));
     playlist
@@ -75,30 +89,59 @@ pub(crate) fn render(
     playlist.variants.extend(pictures.and_then(|(track, bandwidth, uri)| i_frames(track, bandwidth, uri)));
     // Without the attribute a variant is SDR (rfc8216bis 4.4.6.2), so it is left out where all are.
     if videos.iter().any(|(_, video, _)| video.range() != VideoRange::Sdr) {
-        let ranges = videos.iter().map(|(_, video, _)| video.range());
-        let ranges = ranges.chain(pictures_range);
-        for (variant, range) in playlist.variants.iter_mut().zip(ranges) {
+        let mut ranges = videos.iter().map(|(_, video, _)| video.range());
+        for variant in &mut playlist.variants {
+            let range = match variant.resolution {
+                // The audio without video.
+                None => continue,
+                Some(_) if variant.is_i_frame => pictures_range,
+                Some(_) => ranges.next(),
+            };
+            let Some(range) = range else { continue };
             let value = QuotedOrUnquoted::Unquoted(range.name().to_owned());
             variant.other_attributes = Some([("VIDEO-RANGE".to_owned(), value)].into());
         }
     }
     let mut text = Vec::new();
     playlist.write_to(&mut text).expect("writing to memory does not fail");
-    String::from_utf8(text).expect("names, codecs and numbers are ASCII")
+    // Only NAME may have characters outside ASCII, and m3u8-rs writes strings as they are.
+    String::from_utf8(text).expect("names, codecs and numbers are UTF-8")
+}
+
+/// What the audio renditions add to every variant: players choose any one of them.
+struct AudioGroup {
+    /// The highest bit rates of a rendition (rfc8216bis 4.4.6.2: of any playable combination).
+    bandwidth: Bandwidth,
+    /// The CODECS entries of all renditions, each once.
+    codecs: Vec<String>,
+}
+
+impl AudioGroup {
+    fn of(sounds: &[(&Track, &AudioTrack, Bandwidth)]) -> Option<Self> {
+        let highest =
+            |rate: fn(&Bandwidth) -> u64| sounds.iter().map(|(.., bandwidth)| rate(bandwidth)).max();
+        let bandwidth = Bandwidth { peak: highest(|b| b.peak)?, average: highest(|b| b.average)? };
+        let mut codecs: Vec<String> = Vec::new();
+        for codec in sounds.iter().filter_map(|(track, ..)| track.codecs_string()) {
+            if !codecs.contains(&codec) {
+                codecs.push(codec);
+            }
+        }
+        Some(Self { bandwidth, codecs })
+    }
 }
 
 fn variant(
     track: &Track,
     video: &VideoTrack,
     bandwidth: Bandwidth,
-    audio: Option<(&Track, Bandwidth)>,
+    audio: Option<&AudioGroup>,
 ) -> VariantStream {
-    let total = audio.map_or(bandwidth, |(_, audio)| Bandwidth {
-        peak: bandwidth.peak + audio.peak,
-        average: bandwidth.average + audio.average,
+    let total = audio.map_or(bandwidth, |audio| Bandwidth {
+        peak: bandwidth.peak + audio.bandwidth.peak,
+        average: bandwidth.average + audio.bandwidth.average,
     });
-    let codecs =
-        [Some(track), audio.map(|(track, _)| track)].into_iter().flatten().filter_map(Track::codecs_string);
+    let codecs = track.codecs_string().into_iter().chain(audio.iter().flat_map(|audio| audio.codecs.clone()));
     VariantStream {
         resolution: Some(Resolution { width: video.width.into(), height: video.height.into() }),
         // Rounded to three decimals (rfc8216bis 4.4.6.2); m3u8-rs writes all decimals.
@@ -106,10 +149,6 @@ fn variant(
         audio: audio.map(|_| AUDIO_GROUP.to_owned()),
         ..stream(total, codecs.collect())
     }
-}
-
-fn audio_only(track: &Track, bandwidth: Bandwidth, uri: String) -> VariantStream {
-    VariantStream { uri, ..stream(bandwidth, track.codecs_string().into_iter().collect()) }
 }
 
 /// EXT-X-I-FRAME-STREAM-INF: no FRAME-RATE, and of the groups only VIDEO would be allowed (rfc8216bis 4.4.6.3).
@@ -133,13 +172,16 @@ fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
     }
 }
 
-fn alternative(audio: &AudioTrack, uri: String) -> AlternativeMedia {
+/// EXT-X-MEDIA of an audio rendition. All are AUTOSELECT: players choose by the viewer's language, and the main one where
+/// no other fits.
+fn alternative(audio: &AudioTrack, main: bool, uri: String) -> AlternativeMedia {
     AlternativeMedia {
         media_type: AlternativeMediaType::Audio,
         uri: Some(uri),
         group_id: AUDIO_GROUP.to_owned(),
-        name: "Audio".to_owned(),
-        default: true,
+        name: audio.name.clone().unwrap_or_else(|| DEFAULT_AUDIO_NAME.to_owned()),
+        language: audio.language.clone(),
+        default: main,
         autoselect: true,
         channels: Some(audio.channels.to_string()),
         ..AlternativeMedia::default()

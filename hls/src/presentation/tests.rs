@@ -4,7 +4,9 @@ use super::*;
 use crate::ledger::Ledger;
 use crate::packager::{CutRule, Output};
 use crate::segment::Segment;
-use crate::testing::{self, Run, START_MS, audio, epoch, frames, ms, rung, sound, timing, video};
+use crate::testing::{
+    self, Run, START_MS, audio, audio_track, epoch, frames, ms, rung, sound, timing, video,
+};
 use media::captions::CaptionServices;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -28,7 +30,7 @@ fn broadcast_on(mut run: Run, epochs: usize, seconds: i64, tracks: &[Track]) -> 
                     (t.rung.as_str(), frames(start, FPS, gop, (seconds * 30) as usize, false))
                 }
                 crate::TrackKind::Audio(_) => {
-                    ("audio", sound(start, 48_000, (seconds * 48_000 / 1024) as usize))
+                    (t.rung.as_str(), sound(start, 48_000, (seconds * 48_000 / 1024) as usize))
                 }
             })
             .collect();
@@ -174,7 +176,9 @@ fn a_multivariant_playlist_as_players_read_it() {
              #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,\
              AUTOSELECT=YES,CHANNELS=\"2\"\n\
              #EXT-X-STREAM-INF:{stream}\n720p/index.m3u8\n\
-             #EXT-X-STREAM-INF:{stream}\n360p/index.m3u8\n"
+             #EXT-X-STREAM-INF:{stream}\n360p/index.m3u8\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\"\n\
+             audio/index.m3u8\n"
         )
     );
 }
@@ -201,6 +205,43 @@ fn variants_say_their_codecs_and_where_one_is_not_sdr_their_ranges() {
             "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"",
         ]
     );
+}
+
+#[test]
+fn every_sound_track_is_an_alternative_and_only_the_main_one_is_the_default() {
+    let mono = |track: Track| {
+        let crate::TrackKind::Audio(audio) = track.kind else { unreachable!() };
+        let audio = crate::AudioTrack { channels: 1, nominal_bitrate: 64_000, ..audio };
+        Track { kind: crate::TrackKind::Audio(audio), ..track }
+    };
+    let others = [audio_track(2, "Kommentar", Some("de")), mono(audio_track(5, "日本語", Some("ja")))];
+    for pictures in [true, false] {
+        let mut tracks = if pictures { vec![video("360p")] } else { Vec::new() };
+        tracks.push(audio());
+        tracks.extend(others.clone());
+        let run = broadcast(4.0, 1, 3, &tracks);
+        let presentation = presented(&run, &tracks);
+        let text = presentation.multivariant().unwrap();
+        let media = "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+            #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
+            CHANNELS=\"2\"\n\
+            #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio_2/index.m3u8\",GROUP-ID=\"audio\",LANGUAGE=\"de\",NAME=\"Kommentar\",\
+            AUTOSELECT=YES,CHANNELS=\"2\"\n\
+            #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio_5/index.m3u8\",GROUP-ID=\"audio\",LANGUAGE=\"ja\",NAME=\"日本語\",\
+            AUTOSELECT=YES,CHANNELS=\"1\"\n";
+        // The bandwidth counts the largest of the renditions, of which players play one.
+        let with_pictures = "#EXT-X-STREAM-INF:BANDWIDTH=896000,AVERAGE-BANDWIDTH=896000,\
+            CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"\n360p/index.m3u8\n";
+        let sound = "#EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\"\n\
+            audio/index.m3u8\n";
+        assert_eq!(text, format!("{media}{}{sound}", if pictures { with_pictures } else { "" }));
+        let sequences = |name: &str| -> Vec<u64> { run.of(name).iter().map(|s| s.info().sequence).collect() };
+        for other in ["audio_2", "audio_5"] {
+            assert_eq!(sequences(other), sequences("audio"), "{other}");
+            assert_eq!(run.spans(other), run.spans("audio"), "{other}: cut at the same times");
+            assert!(presentation.media_playlist(&rung(other)).is_some());
+        }
+    }
 }
 
 #[test]

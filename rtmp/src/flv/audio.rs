@@ -3,11 +3,11 @@
 //! What belongs here: which codec a tag has, where its frames begin, and configurations that have to be made because none
 //! was sent. What does not: video; the codecs' own bytes, which are read by the crate `media`.
 
-use super::track::{self, Found};
+use super::track::{self, Found, TrackPacket};
 use super::{CodedAudio, FlvError, Tag, four_cc};
 use crate::{MessageKind, Metadata};
 use bytes::Bytes;
-use media::{AudioCodec, AudioConfig, aac, sound};
+use media::{AudioCodec, AudioConfig, MAX_SOUND_TRACKS, SoundTrackId, aac, sound};
 
 /// Packet types of Enhanced RTMP audio. The first two are also AACPacketType of FLV.
 mod packet {
@@ -17,6 +17,8 @@ mod packet {
     pub(super) const MULTICHANNEL_CONFIG: u8 = 4;
     pub(super) const MULTITRACK: u8 = 5;
 }
+
+const SHORT: &str = "short audio tag";
 
 /// Frames of AAC without a configuration that are passed over before one is assumed: a late configuration is waited for.
 const AAC_WITHOUT_CONFIG: u32 = 10;
@@ -54,7 +56,6 @@ impl AudioReader {
 
     /// Enhanced RTMP: sound format 9, 4 bits of packet type, FourCC.
     fn enhanced(&mut self, body: &Bytes) -> Result<Tag, FlvError> {
-        const SHORT: &str = "short audio tag";
         /// No packet type of audio lacks the FourCC.
         const NONE: u8 = u8::MAX;
         let packet = match track::find(body, packet::MULTITRACK, NONE, SHORT)? {
@@ -62,6 +63,11 @@ impl AudioReader {
             Found::Bare => return Ok(Tag::Nothing),
             Found::OtherTrack => return Ok(Tag::OtherTrack),
         };
+        self.packet(packet)
+    }
+
+    /// Reads a packet of an enhanced message.
+    fn packet(&mut self, packet: TrackPacket) -> Result<Tag, FlvError> {
         let codec = four_cc::find(&four_cc::AUDIO, &packet.four_cc)
             .ok_or(FlvError::Unreadable("audio of an unknown FourCC"))?;
         match packet.packet_type {
@@ -184,6 +190,49 @@ impl AudioReader {
             self.config = Some(config.clone());
         }
         Tag::Audio(CodedAudio { frames, config: changes.then_some(config) })
+    }
+}
+
+/// Reads the sound tracks beside the first one: [`MAX_SOUND_TRACKS`] with the first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OtherTracks {
+    readers: Vec<(SoundTrackId, AudioReader)>,
+}
+
+/// What an audio message has for the tracks beside the first one.
+#[derive(Debug, Default)]
+pub struct OtherSound {
+    /// Tags of the tracks that are read, in the order of the message.
+    pub tags: Vec<(SoundTrackId, Result<Tag, FlvError>)>,
+    /// Number of packets of further tracks, which are passed over.
+    pub passed_over: u64,
+}
+
+impl OtherTracks {
+    /// Reads an audio tag. A track is taken up with its first packet that can be read, if there is room.
+    pub(super) fn read(&mut self, body: &Bytes) -> OtherSound {
+        let mut found = OtherSound::default();
+        if body.first().is_none_or(|first| first >> 4 != 9) {
+            return found;
+        }
+        for (number, packet) in track::others(body, packet::MULTITRACK, SHORT) {
+            let Some(id) = SoundTrackId::new(number) else { continue };
+            if let Some((_, reader)) = self.readers.iter_mut().find(|(known, _)| *known == id) {
+                found.tags.push((id, reader.packet(packet)));
+                continue;
+            }
+            if self.readers.len() + 1 >= MAX_SOUND_TRACKS {
+                found.passed_over += 1;
+                continue;
+            }
+            let mut reader = AudioReader::default();
+            let tag = reader.packet(packet);
+            if matches!(tag, Ok(Tag::AudioConfig(_) | Tag::Audio(_))) {
+                self.readers.push((id, reader));
+            }
+            found.tags.push((id, tag));
+        }
+        found
     }
 }
 

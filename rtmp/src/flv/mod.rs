@@ -16,7 +16,8 @@ mod video;
 pub mod write;
 
 use crate::{MessageKind, Metadata};
-use audio::AudioReader;
+pub use audio::OtherSound;
+use audio::{AudioReader, OtherTracks};
 use bytes::Bytes;
 use media::h264::H264Error;
 use media::{AudioConfig, CodecError, VideoConfig};
@@ -71,7 +72,7 @@ pub enum Tag {
     Audio(CodedAudio),
     /// The publisher signals the end of this kind of media; some publishers send more afterwards.
     EndOfSequence(MessageKind),
-    /// A further track, beside the first one: passed over.
+    /// Only tracks beside the first one; of sound tracks see [`FlvDemuxer::read_other_sound`].
     OtherTrack,
     /// Content without effect: empty bodies, in-band metadata, seek markers.
     Nothing,
@@ -109,6 +110,7 @@ pub struct CodedAudio {
 pub struct FlvDemuxer {
     video: VideoReader,
     audio: AudioReader,
+    other_sound: OtherTracks,
 }
 
 impl FlvDemuxer {
@@ -129,7 +131,12 @@ impl FlvDemuxer {
         self.audio.metadata(metadata);
     }
 
-    /// Reads a tag body.
+    /// Reads what an audio tag body has for sound tracks beside the first one.
+    pub fn read_other_sound(&mut self, body: &Bytes) -> OtherSound {
+        self.other_sound.read(body)
+    }
+
+    /// Reads what a tag body has for the first track.
     ///
     /// # Errors
     /// [`FlvError`].

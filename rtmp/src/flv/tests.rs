@@ -250,6 +250,39 @@ fn the_first_track_goes_on_and_others_are_passed_over() {
     }
 }
 
+#[test]
+fn sound_tracks_beside_the_first_are_read_each_by_itself_up_to_the_limit() {
+    let mut demuxer = FlvDemuxer::new();
+    let mut read = |body: &str| {
+        let OtherSound { tags, passed_over } = demuxer.read_other_sound(&bytes(body));
+        let tags: Vec<_> = tags.into_iter().map(|(id, tag)| (id.number(), tag)).collect();
+        (tags, passed_over)
+    };
+    let config = |tag: &Result<Tag, FlvError>| match tag {
+        Ok(Tag::AudioConfig(config)) => (config.sample_rate, config.channels),
+        other => panic!("{other:?}"),
+    };
+    // Messages of the first track, and messages without tracks, have nothing for the others.
+    for first in
+        ["95 00 6d703461 00 1190", "af 00 1190", "90 6d703461 1190", "", "9", "95", "95 31 6d703461 01"]
+    {
+        assert!(matches!(read(first), (tags, 0) if tags.is_empty()), "{first}");
+    }
+    // A frame before any configuration takes up no track.
+    assert!(matches!(&read("95 01 6d703461 09 2110").0[..], [(9, Err(FlvError::Unreadable(_)))]));
+    // 48 kHz stereo, and two configurations of other rates in one message beside one for the first track.
+    assert_eq!(config(&read("95 00 6d703461 03 1190").0[0].1), (48_000, 2));
+    let (tags, _) = read("95 10 6d703461 00 000002 1190 05 000002 1210 06 000002 1208");
+    let found: Vec<_> = tags.iter().map(|(id, tag)| (*id, config(tag))).collect();
+    assert_eq!(found, [(5, (44_100, 2)), (6, (44_100, 1))]);
+    assert!(matches!(&read("95 01 6d703461 05 2110").0[..], [(5, Ok(Tag::Audio(_)))]));
+    // Three tracks beside the first are enough.
+    assert!(matches!(read("95 00 6d703461 07 1190"), (tags, 1) if tags.is_empty()));
+    assert!(matches!(&read("95 02 6d703461 06").0[..], [(6, Ok(Tag::EndOfSequence(MessageKind::Audio)))]));
+    // A message that is cut: what came before the cut counts.
+    assert_eq!(read("95 11 6d703461 05 000002 2110 06 000009 21").0.len(), 1);
+}
+
 /// Cameras send their parameter sets in front of keyframes, and no sequence header.
 #[test]
 fn a_configuration_is_made_from_parameter_sets_in_band() {

@@ -5,7 +5,7 @@
 use super::four_cc;
 use crate::MessageKind;
 use bytes::{BufMut, Bytes, BytesMut};
-use media::{AudioCodec, AudioConfig, Media, MediaTime, Unit, VideoCodec, VideoConfig};
+use media::{AudioCodec, AudioConfig, Media, MediaTime, SoundTrackId, Unit, VideoCodec, VideoConfig};
 use rml_amf0::Amf0Value;
 use std::collections::HashMap;
 
@@ -14,6 +14,8 @@ const AVC: u8 = 7;
 const AAC: u8 = 10;
 /// AAC tags always say 44 kHz, 16 bits, stereo, whichever format the stream has (E.4.2.1).
 const AAC_HEADER: u8 = AAC << 4 | 0b1111;
+/// Sound format 9: Enhanced RTMP; packet type 5: multitrack. The next byte's upper half, 0, says "one track".
+const ENHANCED_MULTITRACK: u8 = 9 << 4 | 5;
 const KEY_FRAME: u8 = 1 << 4;
 const INTER_FRAME: u8 = 2 << 4;
 /// AVCPacketType and AACPacketType.
@@ -108,6 +110,12 @@ impl TagWriter {
                 (MessageKind::Video, *dts, self.video_body(*key, CODED, offset as i32, data)?)
             }
             Media::Audio(Unit { dts, data, .. }) => (MessageKind::Audio, *dts, self.audio_body(CODED, data)?),
+            Media::TrackConfig(id, config) => {
+                (MessageKind::Audio, now, track_body(*id, SEQUENCE_HEADER, &config.record))
+            }
+            Media::Track(id, Unit { dts, data, .. }) => {
+                (MessageKind::Audio, *dts, track_body(*id, CODED, data))
+            }
         };
         Some(OutgoingTag { kind, timestamp_ms: clock.timestamp(at), body })
     }
@@ -147,6 +155,17 @@ impl TagWriter {
         body.put_slice(data);
         Some(body.freeze())
     }
+}
+
+/// A packet of one sound track beside the main sound, in AAC, as Enhanced RTMP 2 has it.
+fn track_body(id: SoundTrackId, packet_type: u8, data: &[u8]) -> Bytes {
+    let mut body = BytesMut::with_capacity(7 + data.len());
+    body.put_u8(ENHANCED_MULTITRACK);
+    body.put_u8(packet_type);
+    body.put_slice(b"mp4a");
+    body.put_u8(id.number());
+    body.put_slice(data);
+    body.freeze()
 }
 
 /// FLAC's STREAMINFO with the signature and the block header before it, as the beginning of a file.

@@ -180,3 +180,27 @@ fn rates_from_metadata_are_ratios() {
         assert_eq!(as_ratio(rate), ratio, "{rate}");
     }
 }
+
+#[test]
+fn sound_tracks_share_the_clock_and_have_configurations_of_their_own() {
+    let mut ingest = Ingest::new();
+    let track = SoundTrackId::new(1).unwrap();
+    let mut all = |at: u32, body: &str| -> Vec<Media> {
+        ingest.push(message(MessageKind::Audio, at, body)).unwrap().collect()
+    };
+    assert!(matches!(&all(1000, "af 00 1190")[..], [Media::AudioConfig(_)]));
+    assert!(matches!(&all(1000, "95 00 6d703461 01 1210")[..], [Media::TrackConfig(id, _)] if *id == track));
+    assert!(all(1000, "95 00 6d703461 01 1210").is_empty(), "a repeated configuration");
+    let main = all(1000, "af 01 2110");
+    let other = all(1500, "95 01 6d703461 01 2110");
+    let ([Media::Audio(main)], [Media::Track(id, other)]) = (&main[..], &other[..]) else {
+        panic!("{main:?} {other:?}");
+    };
+    assert_eq!((*id, other.pts - main.pts), (track, media::MediaSpan::from_millis(500)));
+    // Both at once in one message.
+    assert_eq!(all(1021, "95 11 6d703461 00 000002 2110 01 000002 2110").len(), 2);
+    for number in 2..6 {
+        all(1600, &format!("95 00 6d703461 {number:02x} 1190"));
+    }
+    assert_eq!(ingest.oddities(), Oddities { other_tracks: 2, repeated_configs: 1, ..Oddities::default() });
+}

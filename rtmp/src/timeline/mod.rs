@@ -1,4 +1,4 @@
-//! Maps the 32-bit RTMP milliseconds of two tracks to one continuous 90 kHz axis, and counts every repair. Pure: the
+//! Maps the 32-bit RTMP milliseconds of several tracks to one continuous 90 kHz axis, and counts every repair. Pure: the
 //! caller passes arrival times in.
 //!
 //! What belongs here: wrap, jumps, strictly growing decode times (`order`), audio times from sample counts ([`audio`]),
@@ -13,7 +13,7 @@
 //!    for a minute and continues a minute later left a gap, not a jump.
 //! 3. A jump is removed: the track continues directly after the newest media, or as much later as the message arrived
 //!    later.
-//! 4. When the other track jumps too, it gets the same correction, so that audio and video stay in sync; until then its
+//! 4. When another track jumps too, it gets the same correction, so that audio and video stay in sync; until then its
 //!    messages are placed with the old correction.
 
 pub mod audio;
@@ -21,7 +21,7 @@ mod order;
 pub mod video;
 
 use audio::SampleCounter;
-use media::{MediaSpan, MediaTime};
+use media::{MediaSpan, MediaTime, SoundTrackId};
 use order::DecodeOrder;
 use std::time::{Duration, Instant};
 use video::FrameGrid;
@@ -141,6 +141,8 @@ impl TimelineTrack {
 enum TimelineKind {
     Video,
     Audio,
+    /// A sound track beside the main sound.
+    Track(SoundTrackId),
 }
 
 /// Where a message is placed on the axis.
@@ -148,6 +150,14 @@ struct Placed {
     axis: i64,
     /// The message does not continue its track: state from earlier messages does not apply.
     broken: bool,
+}
+
+/// A sound track beside the main sound.
+#[derive(Clone, Debug)]
+struct SoundTrack {
+    id: SoundTrackId,
+    place: Option<TimelineTrack>,
+    samples: SampleCounter,
 }
 
 /// One stream's axis.
@@ -158,9 +168,11 @@ pub struct Timeline {
     floor: i64,
     video: Option<TimelineTrack>,
     audio: Option<TimelineTrack>,
+    /// Sound tracks beside the main sound: as many as were placed, which the caller bounds.
+    tracks: Vec<SoundTrack>,
     /// The latest sum of corrections; a track with another sum has not jumped yet.
     correction: i64,
-    /// The newest media of both tracks in ticks, and when it arrived.
+    /// The newest media of all tracks in ticks, and when it arrived.
     head: Option<(i64, Instant)>,
     grid: FrameGrid,
     order: DecodeOrder,
@@ -191,6 +203,7 @@ impl Timeline {
             floor,
             video: None,
             audio: None,
+            tracks: Vec::new(),
             correction: 0,
             head: None,
             grid: FrameGrid::default(),
@@ -246,12 +259,63 @@ impl Timeline {
         self.samples.place(placed.axis, &mut self.repairs).map(MediaTime::from_ticks_90k)
     }
 
+    /// Like [`Self::set_audio_format`], for a sound track beside the main sound.
+    pub fn set_track_format(&mut self, id: SoundTrackId, sample_rate: u32, frame_samples: u32) {
+        self.track(id).samples.set_format(sample_rate, frame_samples);
+    }
+
+    /// Like [`Self::audio`], for a sound track beside the main sound. All tracks share one clock.
+    pub fn track_audio(
+        &mut self,
+        id: SoundTrackId,
+        timestamp_ms: u32,
+        arrived: Instant,
+    ) -> Option<MediaTime> {
+        let placed = self.place(TimelineKind::Track(id), timestamp_ms, arrived);
+        let mut repairs = self.repairs;
+        let floor = self.floor;
+        let samples = &mut self.track(id).samples;
+        if placed.broken {
+            samples.restart();
+        }
+        let time = if placed.axis <= floor {
+            repairs.before_start += 1;
+            None
+        } else {
+            samples.place(placed.axis, &mut repairs).map(MediaTime::from_ticks_90k)
+        };
+        self.repairs = repairs;
+        time
+    }
+
+    fn track(&mut self, id: SoundTrackId) -> &mut SoundTrack {
+        let known = self.tracks.iter().position(|track| track.id == id);
+        let index = known.unwrap_or_else(|| {
+            self.tracks.push(SoundTrack { id, place: None, samples: SampleCounter::behind(self.floor) });
+            self.tracks.len() - 1
+        });
+        &mut self.tracks[index]
+    }
+
+    /// A track's place, and the place of the track that it is compared with: video and the main sound with each other,
+    /// a further track with one of these, and every track with any other where there are no such.
+    fn places(&self, kind: TimelineKind) -> (Option<TimelineTrack>, Option<TimelineTrack>) {
+        let placed = |except: Option<SoundTrackId>| {
+            self.tracks.iter().filter(|track| Some(track.id) != except).find_map(|track| track.place)
+        };
+        match kind {
+            TimelineKind::Video => (self.video, self.audio.or_else(|| placed(None))),
+            TimelineKind::Audio => (self.audio, self.video.or_else(|| placed(None))),
+            TimelineKind::Track(id) => {
+                let own = self.tracks.iter().find(|track| track.id == id).and_then(|track| track.place);
+                (own, self.video.or(self.audio).or_else(|| placed(Some(id))))
+            }
+        }
+    }
+
     /// Steps 1 to 4 of the module's description.
     fn place(&mut self, kind: TimelineKind, timestamp_ms: u32, arrived: Instant) -> Placed {
-        let (own, other) = match kind {
-            TimelineKind::Video => (self.video, self.audio),
-            TimelineKind::Audio => (self.audio, self.video),
-        };
+        let (own, other) = self.places(kind);
         let (track, broken) = match (own, other) {
             (Some(own), other) => self.go_on(own, other, timestamp_ms, arrived),
             (None, Some(other)) => (self.join(other, timestamp_ms, arrived), true),
@@ -264,6 +328,7 @@ impl Timeline {
         match kind {
             TimelineKind::Video => self.video = Some(track),
             TimelineKind::Audio => self.audio = Some(track),
+            TimelineKind::Track(id) => self.track(id).place = Some(track),
         }
         if self.head.is_none_or(|(head, _)| track.axis >= head) {
             self.head = Some((track.axis, arrived));
@@ -271,7 +336,7 @@ impl Timeline {
         Placed { axis: track.axis, broken }
     }
 
-    /// Places the first message of the second track.
+    /// Places the first message of a track that joins another one.
     fn join(&mut self, other: TimelineTrack, timestamp_ms: u32, arrived: Instant) -> TimelineTrack {
         let raw_ms = nearest(other.raw_ms, timestamp_ms);
         let TimelineTrack { base, correction, .. } = other;

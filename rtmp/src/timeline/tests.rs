@@ -337,6 +337,46 @@ fn tracks_that_start_apart() {
     }
 }
 
+/// Four tracks of one publisher jump together: each takes over the first one's correction.
+#[test]
+fn sound_tracks_stay_together_through_a_jump() {
+    let ids = [1, 2].map(|number| SoundTrackId::new(number).unwrap());
+    for jump_ms in [3_600_000_i64, -3_600_000] {
+        let mut timeline = Timeline::new();
+        timeline.set_audio_format(48_000, 1024);
+        ids.iter().for_each(|id| timeline.set_track_format(*id, 48_000, 1024));
+        let start = Instant::now();
+        for frame in 0..1000_u64 {
+            let ms = frame * 64 / 3;
+            let now = start + Duration::from_millis(ms);
+            let clock = (10_000_000 + ms as i64 + if frame < 500 { 0 } else { jump_ms }) as u32;
+            let video = timeline.video(clock, 0, now).unwrap();
+            let audio = timeline.audio(clock, now).unwrap();
+            for id in ids {
+                let apart = (timeline.track_audio(id, clock, now).unwrap() - audio).abs();
+                assert!(apart < MediaSpan::from_millis(25), "{jump_ms} {frame} {apart:?}");
+                assert!((video.pts - audio).abs() < MediaSpan::from_millis(40), "{jump_ms} {frame}");
+            }
+        }
+        let Repairs { jumps_followed, jumps_forward, jumps_backward, .. } = timeline.repairs();
+        assert_eq!((jumps_followed, jumps_forward + jumps_backward), (3, 1));
+    }
+}
+
+#[test]
+fn a_sound_track_begins_on_the_clock_of_the_others_whichever_comes_first() {
+    let id = SoundTrackId::new(3).unwrap();
+    let now = Instant::now();
+    let mut timeline = Timeline::new();
+    let first = timeline.track_audio(id, 5_000, now).unwrap();
+    assert_eq!(ticks(timeline.audio(5_300, now).unwrap()) - ticks(first), 300 * 90);
+    assert_eq!(ticks(timeline.video(5_100, 0, now).unwrap().pts) - ticks(first), 100 * 90);
+    let late = now + Duration::from_secs(60);
+    let other = SoundTrackId::new(4).unwrap();
+    timeline.video(65_100, 0, late).unwrap();
+    assert_eq!(ticks(timeline.track_audio(other, 65_000, late).unwrap()) - ticks(first), 60_000 * 90);
+}
+
 #[test]
 fn decode_times_grow_whatever_is_sent() {
     let now = Instant::now();

@@ -25,7 +25,9 @@ impl Interleaver {
     pub(super) fn push(&mut self, media: Media) {
         match media {
             Media::VideoConfig(_) | Media::Video(_) => self.video.push_back(media),
-            Media::AudioConfig(_) | Media::Audio(_) => self.audio.push_back(media),
+            Media::AudioConfig(_) | Media::Audio(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                self.audio.push_back(media)
+            }
         }
     }
 
@@ -54,8 +56,8 @@ impl Interleaver {
 /// Sort key of media: the dts; configurations sort before all access units.
 fn order(media: &Media) -> Option<MediaTime> {
     match media {
-        Media::VideoConfig(_) | Media::AudioConfig(_) => None,
-        Media::Video(unit) | Media::Audio(unit) => Some(unit.dts),
+        Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => None,
+        Media::Video(unit) | Media::Audio(unit) | Media::Track(_, unit) => Some(unit.dts),
     }
 }
 

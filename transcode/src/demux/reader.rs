@@ -286,7 +286,8 @@ impl ConfinedDemuxer {
             FileMessage::Media(mut media) => {
                 match &mut media {
                     Media::VideoConfig(config) => self.video = Some(config.codec),
-                    Media::AudioConfig(_) => {}
+                    // No file's track becomes a sound track beside the main sound.
+                    Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {}
                     Media::Video(unit) => {
                         if !self.video.is_some_and(|codec| is_whole(codec, unit)) {
                             return Err(DemuxError::Process("broke the protocol: a damaged picture".into()));

@@ -69,7 +69,9 @@ fn all_containers_give_the_same_media() {
             .iter()
             .filter_map(|media| match media {
                 Media::Video(unit) | Media::Audio(unit) => Some(unit.dts),
-                Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+                Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                    None
+                }
             })
             .collect();
         assert!(order.is_sorted(), "{name}: ordered across tracks");
@@ -95,7 +97,9 @@ fn all_containers_give_the_same_media() {
                         "{name}"
                     );
                 }
-                Media::Video(_) | Media::Audio(_) => unreachable!(),
+                Media::Video(_) | Media::Audio(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                    unreachable!()
+                }
             }
         }
         for unit in &video {

@@ -135,7 +135,7 @@ fn encoded_in_order_with_a_key_frame_each_second_and_sound_to_match() {
         .filter_map(|media| match media {
             Media::Video(unit) => Some((true, unit)),
             Media::Audio(unit) => Some((false, unit)),
-            Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) | Media::Track(..) => None,
         })
         .collect();
     assert!(units.windows(2).all(|pair| pair[0].1.dts <= pair[1].1.dts), "ordered across tracks");

@@ -87,6 +87,10 @@ impl WireMessage for FileMessage {
             Self::Media(Media::Audio(unit)) => write_unit(kind::FILE_UNIT, AUDIO_TRACK, unit, out),
             Self::Surveyed(info) => write_json(kind::FILE_SURVEYED, info, out)?,
             Self::Packet(packet) => write_packet(packet, out),
+            // No file's track becomes a sound track beside the main sound.
+            Self::Media(Media::TrackConfig(..) | Media::Track(..)) => {
+                return Err(ProtocolError::Malformed("sound track of a file"));
+            }
             Self::Failed(failure) => write_json(kind::FILE_FAILED, failure, out)?,
             Self::Ended => out.put_u8(kind::FILE_ENDED),
         }

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 /// Protocol version, incremented with every change of the layout. Supervisor and worker are the same binary, so a
 /// mismatch means that the file was replaced while the supervisor was running.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The largest coded access unit or thumbnail, in bytes: several seconds of the highest ladder bitrate in one frame.
 pub const MAX_UNIT: usize = 16 << 20;
@@ -262,8 +262,8 @@ impl WireMessage for Request {
                 out.put_slice(&[kind::VIDEO_CONFIG, code_of(&VideoCodec::ALL, *codec)]);
                 out.put_slice(record);
             }
-            Self::AudioConfig { codec, sample_rate, channels, record } => {
-                out.put_slice(&[kind::AUDIO_CONFIG, code_of(&AudioCodec::ALL, *codec)]);
+            Self::AudioConfig { track, codec, sample_rate, channels, record } => {
+                out.put_slice(&[kind::AUDIO_CONFIG, *track, code_of(&AudioCodec::ALL, *codec)]);
                 out.put_u32_le(*sample_rate);
                 out.put_u8(*channels);
                 out.put_slice(record);
@@ -282,10 +282,11 @@ impl WireMessage for Request {
                 None => Err(ProtocolError::Malformed("video codec")),
             },
             kind::AUDIO_CONFIG => {
+                let track = body.try_get_u8();
                 let codec = codec_of(&AudioCodec::ALL, &mut body);
-                match (codec, body.try_get_u32_le(), body.try_get_u8()) {
-                    (Some(codec), Ok(sample_rate), Ok(channels)) => {
-                        Ok(Self::AudioConfig { codec, sample_rate, channels, record: body })
+                match (track, codec, body.try_get_u32_le(), body.try_get_u8()) {
+                    (Ok(track), Some(codec), Ok(sample_rate), Ok(channels)) => {
+                        Ok(Self::AudioConfig { track, codec, sample_rate, channels, record: body })
                     }
                     _ => Err(ProtocolError::Malformed("audio codec")),
                 }

@@ -27,6 +27,8 @@ pub struct StreamCounters {
     pub refused_samples: u64,
     /// Number of times a publisher connected, reconnects included.
     pub publishes: u64,
+    /// Sound tracks that came too late to become renditions.
+    pub passed_over_tracks: u64,
 }
 
 /// The figures of one stream.
@@ -70,6 +72,11 @@ impl Figures {
         }
         self.counters.silent_frames += fed.silent_frames;
         self.counters.late_audio_frames += fed.late_frames;
+    }
+
+    /// A sound track came too late to become a rendition.
+    pub(super) fn passed_over_track(&mut self) {
+        self.counters.passed_over_tracks += 1;
     }
 
     /// That many samples were not packaged.

@@ -8,7 +8,8 @@ use super::{Now, StreamCore};
 use crate::logging::rounded;
 use crate::stream::probe::Findings;
 use crate::stream::restart::Restart;
-use media::{AudioConfig, Media, MediaSpan, MediaTime, Unit, VideoConfig};
+use crate::stream::sound::SoundTrack;
+use media::{AudioConfig, Media, MediaSpan, MediaTime, SoundTrackId, Unit, VideoConfig};
 use tracing::{info, warn};
 
 /// A hole in the published media longer than this ends the epoch: viewers skip the hole instead of waiting through
@@ -48,10 +49,43 @@ impl StreamCore {
         }
         match media {
             Media::VideoConfig(config) => self.video_config(config),
-            Media::AudioConfig(config) => self.audio_config(config, now),
+            Media::AudioConfig(config) => self.audio_config(None, config, now),
+            Media::TrackConfig(id, config) => {
+                if self.has_rendition(id) {
+                    self.audio_config(Some(id), config, now);
+                }
+            }
             Media::Video(unit) => self.video(unit, now),
             Media::Audio(unit) => self.audio(unit, now),
+            Media::Track(id, unit) => self.track(id, unit, now),
         }
+    }
+
+    /// Whether a sound track beside the main sound has a rendition. A track without one is passed over and counted: a
+    /// multivariant playlist cannot gain an audio rendition while people watch.
+    fn has_rendition(&mut self, id: SoundTrackId) -> bool {
+        if self.source.has_sound(Some(id)) {
+            return true;
+        }
+        if self.state.flow_mut().is_some_and(|flow| flow.pass_over(id)) {
+            warn!(
+                track = id.number(),
+                "a sound track comes too late to become a rendition: it is passed over; publish again with all sound \
+                 tracks from the start"
+            );
+            self.figures.passed_over_track();
+        }
+        false
+    }
+
+    fn track(&mut self, id: SoundTrackId, unit: Unit, now: Now) {
+        // A track far ahead of the others is wrong: its time belongs to no run.
+        let fits = unit.pts - self.runs.fed_until() <= MAX_HOLE;
+        if !self.has_rendition(id) || self.changes() || !fits {
+            return;
+        }
+        self.feed(Media::Track(id, unit));
+        self.restart_if_due(now);
     }
 
     fn video_config(&mut self, config: VideoConfig) {
@@ -78,7 +112,11 @@ impl StreamCore {
                 flow.change_at_keyframe();
             }
             Media::Audio(unit) if self.runs.live().is_some() => self.append_run(unit.pts, now),
-            Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+            Media::Audio(_)
+            | Media::Track(..)
+            | Media::VideoConfig(_)
+            | Media::AudioConfig(_)
+            | Media::TrackConfig(..) => {}
         }
     }
 
@@ -90,25 +128,26 @@ impl StreamCore {
         self.append_run(start, now);
     }
 
-    /// Audio comes, or changes its format. Where the rendition can stay as it is, the run goes on. Otherwise a new run
+    /// Audio of a sound track comes, or changes its format. Where the rendition can stay as it is, the run goes on. Otherwise a new run
     /// starts: at once, from the media since the last keyframe, if the video is encoded anyway; else at the next keyframe.
-    fn audio_config(&mut self, config: AudioConfig, now: Now) {
-        if !self.source.change_audio(&config) {
+    fn audio_config(&mut self, track: SoundTrack, config: AudioConfig, now: Now) {
+        if !self.source.change_audio(track, &config) {
             return;
         }
         let Some(flow) = self.state.flow_mut() else { return };
         let Some(run) = self.runs.live_mut() else {
-            flow.gop.forget_audio();
+            flow.gop.forget_audio(track);
             return;
         };
         info!(
             codec = config.codec.name(),
             sample_rate = config.sample_rate,
             channels = config.channels,
+            track = track.map_or(0, SoundTrackId::number),
             "published audio comes, or changes its format"
         );
-        flow.gop.forget_audio();
-        if run.take_audio_config(config) {
+        flow.gop.forget_audio(track);
+        if run.take_audio_config(track, config) {
             return;
         }
         let passed_through = run.follows_source();
@@ -148,8 +187,8 @@ impl StreamCore {
     fn audio(&mut self, unit: Unit, now: Now) {
         if self.changes() {
             // While announced video has not arrived yet, audio continues alone.
-            let wanted = self.source.audio_source();
-            let changed = self.runs.live().is_some_and(|run| run.audio != wanted);
+            let wanted = self.source.sounds();
+            let changed = self.runs.live().is_some_and(|run| !run.plays(&wanted));
             if self.source.has_video() || (changed && self.runs.is_full()) {
                 return;
             }
@@ -197,6 +236,11 @@ fn first_pts(held: &[Media], has_video: bool) -> Option<MediaTime> {
     held.iter().find_map(|media| match media {
         Media::Video(unit) if has_video && unit.key => Some(unit.pts),
         Media::Audio(unit) if !has_video => Some(unit.pts),
-        Media::Video(_) | Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+        Media::Video(_)
+        | Media::Audio(_)
+        | Media::Track(..)
+        | Media::VideoConfig(_)
+        | Media::AudioConfig(_)
+        | Media::TrackConfig(..) => None,
     })
 }

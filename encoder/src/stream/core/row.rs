@@ -166,8 +166,9 @@ impl RunRow {
         let mut samples = Vec::new();
         match media {
             Media::Video(unit) => run.video(&unit, &mut samples),
-            Media::Audio(unit) => run.audio(unit, &mut samples),
-            Media::VideoConfig(_) | Media::AudioConfig(_) => {}
+            Media::Audio(unit) => run.audio(None, unit, &mut samples),
+            Media::Track(id, unit) => run.audio(Some(id), unit, &mut samples),
+            Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => {}
         }
         let shed_units = run.queue.take_shed();
         let (silent_frames, late_frames) = run.take_audio_repairs();

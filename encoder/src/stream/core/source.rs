@@ -4,7 +4,8 @@ use super::StreamSettings;
 use crate::logging::rounded;
 use crate::stream::ladder::{self, Plan, SourceVideo};
 use crate::stream::probe::Findings;
-use crate::stream::run::{AudioSource, RunId, RunSetup};
+use crate::stream::run::{RunId, RunSetup};
+use crate::stream::sound::{self, AudioSource, SoundLabel, SoundSetup, SoundTrack};
 use media::captions::{self, CaptionServices};
 use media::{AudioConfig, Media, MediaTime, VideoCodec, VideoConfig};
 use tracing::info;
@@ -25,14 +26,23 @@ pub(super) struct SourceFacts {
     video: Option<VideoConfig>,
     /// Measured bits per second of the video.
     video_bitrate: Option<u32>,
-    /// Configuration of the audio; `None` if none is published.
-    audio: Option<AudioConfig>,
+    /// The sound renditions, the main sound first; empty until they are chosen with the first publisher's media.
+    sounds: Vec<SourceSound>,
     /// Newest presentation time.
     newest: MediaTime,
     /// Codec of the newest video configuration, adopted or not.
     newest_codec: Option<VideoCodec>,
     /// Caption services announced so far. None is taken back: players that know of a service keep it.
     captions: CaptionServices,
+}
+
+/// What is known of the sound behind a rendition. The labels outlive a publisher, like the renditions of video.
+#[derive(Debug)]
+struct SourceSound {
+    track: SoundTrack,
+    label: SoundLabel,
+    /// Configuration; `None` if none is published.
+    config: Option<AudioConfig>,
 }
 
 impl SourceFacts {
@@ -56,9 +66,19 @@ impl SourceFacts {
         self.video.is_some()
     }
 
-    /// How the published audio becomes a rendition.
-    pub(super) fn audio_source(&self) -> AudioSource {
-        AudioSource::of(self.audio.clone())
+    /// How the published audio becomes renditions.
+    pub(super) fn sounds(&self) -> Vec<SoundSetup> {
+        let setup = |sound: &SourceSound| SoundSetup {
+            track: sound.track,
+            label: sound.label.clone(),
+            source: AudioSource::of(sound.config.clone()),
+        };
+        self.sounds.iter().map(setup).collect()
+    }
+
+    /// Whether a sound track has a rendition.
+    pub(super) fn has_sound(&self, track: SoundTrack) -> bool {
+        self.sounds.iter().any(|sound| sound.track == track)
     }
 
     /// Newest presentation time.
@@ -84,25 +104,38 @@ impl SourceFacts {
                 return None;
             }
             Media::Video(unit) => unit,
-            Media::AudioConfig(_) | Media::Audio(_) => return None,
+            Media::AudioConfig(_) | Media::Audio(_) | Media::TrackConfig(..) | Media::Track(..) => {
+                return None;
+            }
         };
         let before = self.captions;
         captions::note_services(&captions::triplets(self.newest_codec?, &unit.data), &mut self.captions);
         (before != self.captions).then_some(self.captions)
     }
 
-    /// Audio of this configuration is published. False if it was before.
-    pub(super) fn change_audio(&mut self, config: &AudioConfig) -> bool {
-        let changes = self.audio.as_ref() != Some(config);
-        if changes {
-            self.audio = Some(config.clone());
-        }
-        changes
+    /// Audio of this configuration is published on a sound track. False if it was before, and for a track without a
+    /// rendition.
+    pub(super) fn change_audio(&mut self, track: SoundTrack, config: &AudioConfig) -> bool {
+        let sound = self.sounds.iter_mut().find(|sound| sound.track == track);
+        let Some(sound) = sound.filter(|sound| sound.config.as_ref() != Some(config)) else { return false };
+        sound.config = Some(config.clone());
+        true
     }
 
     /// Adopts what the probe found of a publisher's media.
     pub(super) fn adopt_findings(&mut self, findings: Findings, settings: &StreamSettings) {
-        self.audio = findings.audio;
+        let Findings { audio, tracks, labels, .. } = &findings;
+        if self.sounds.is_empty() {
+            let labels = sound::labels(tracks.iter().map(|(id, _)| *id), labels);
+            let sound = |(track, label)| SourceSound { track, label, config: None };
+            self.sounds = labels.into_iter().map(sound).collect();
+        }
+        for sound in &mut self.sounds {
+            sound.config = match sound.track {
+                None => audio.clone(),
+                Some(id) => tracks.iter().find(|(of, _)| *of == id).map(|(_, config)| config.clone()),
+            };
+        }
         self.video_bitrate = findings.video_bitrate;
         self.video = None;
         if let Some((config, source, fits)) = findings.video {
@@ -140,7 +173,7 @@ impl SourceFacts {
             frame_rate: self.properties.map_or((30, 1), |source| source.frame_rate),
             video_bitrate: self.video_bitrate.or(self.properties.and_then(|source| source.bitrate)),
             captions: self.captions,
-            audio: self.audio_source(),
+            sounds: self.sounds(),
             plan: self.plan.clone().filter(|_| self.has_video()).unwrap_or(empty),
             first_pts,
             shed_budget: settings.timing.shed_queue,

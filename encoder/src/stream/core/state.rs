@@ -6,7 +6,8 @@ use super::source::SourceFacts;
 use crate::stream::gop::Gop;
 use crate::stream::probe::SourceProbe;
 use crate::stream::restart::Restart;
-use media::{Media, MediaTime, VideoConfig};
+use media::{Media, MediaTime, SoundTrackId, VideoConfig};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// State of a stream, by its publisher.
@@ -53,6 +54,8 @@ pub(super) struct Flow {
     pub change: Change,
     /// How the worker after a dead one starts; `None` while the last run receives media.
     pub restart: Option<Restart>,
+    /// Sound tracks without a rendition; their number is bounded by what the publisher's messages are read into.
+    passed_over: BTreeSet<SoundTrackId>,
 }
 
 /// Whether published media continues as before.
@@ -240,6 +243,11 @@ impl Flow {
         }
     }
 
+    /// A sound track without a rendition sends media. Returns whether this is the first time.
+    pub(super) fn pass_over(&mut self, id: SoundTrackId) -> bool {
+        self.passed_over.insert(id)
+    }
+
     /// The keyframe has come: returns the announced video configuration, if any.
     pub(super) fn take_change(&mut self) -> Option<VideoConfig> {
         match std::mem::take(&mut self.change) {
@@ -271,7 +279,11 @@ impl Flow {
         }
         match self.gop.since_keyframe().first().filter(|_| !self.holds_video())? {
             Media::Video(unit) => Some(unit.pts),
-            Media::Audio(_) | Media::VideoConfig(_) | Media::AudioConfig(_) => None,
+            Media::Audio(_)
+            | Media::Track(..)
+            | Media::VideoConfig(_)
+            | Media::AudioConfig(_)
+            | Media::TrackConfig(..) => None,
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{AUDIO_TRACK, AudioRung, Keyframes, RungProgress, VideoRung, VideoSettings};
+use crate::wire::{AUDIO_TRACK, AudioRung, Keyframes, RungProgress, SoundTrackJob, VideoRung, VideoSettings};
 use proptest::prelude::*;
 
 fn job() -> Job {
@@ -20,6 +20,10 @@ fn job() -> Job {
             vbv_ms: 1000,
         },
         audio: Some(AudioRung { bitrate: 128_000, sample_rate: 48_000, channels: 2 }),
+        sound_tracks: vec![SoundTrackJob {
+            track: AUDIO_TRACK - 1,
+            rung: AudioRung { bitrate: 96_000, sample_rate: 44_100, channels: 1 },
+        }],
         encode_from_90k: 0,
         max_pixels: 0,
         thumbnail_every_ms: 5000,
@@ -41,8 +45,9 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::Start(job())),
         (prop::sample::select(&VideoCodec::ALL[..]), bytes())
             .prop_map(|(codec, record)| Request::VideoConfig { codec, record }),
-        (prop::sample::select(&AudioCodec::ALL[..]), any::<(u32, u8)>(), bytes()).prop_map(
-            |(codec, (sample_rate, channels), record)| Request::AudioConfig {
+        (prop::sample::select(&AudioCodec::ALL[..]), any::<(u32, u8, u8)>(), bytes()).prop_map(
+            |(codec, (sample_rate, channels, track), record)| Request::AudioConfig {
+                track,
                 codec,
                 sample_rate,
                 channels,
