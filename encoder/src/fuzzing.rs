@@ -257,12 +257,30 @@ pub fn stored_records(input: &[u8]) {
 pub fn flv(input: &[u8]) {
     let mut demuxer = FlvDemuxer::new();
     let mut rest = input;
+    let mut tracks = std::collections::BTreeSet::new();
     while let [kind, high, low, tail @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(tail.len());
         let (body, behind) = tail.split_at(length);
         rest = behind;
         let kind = if kind & 1 == 0 { MessageKind::Video } else { MessageKind::Audio };
-        match demuxer.read(kind, &Bytes::copy_from_slice(body)) {
+        let body = Bytes::copy_from_slice(body);
+        if kind == MessageKind::Audio {
+            for (track, tag) in demuxer.read_other_sound(&body).tags {
+                match tag {
+                    Ok(Tag::AudioConfig(_)) => {
+                        tracks.insert(track);
+                    }
+                    Ok(Tag::Audio(audio)) => {
+                        tracks.insert(track);
+                        let whole: usize = audio.frames.iter().map(Bytes::len).sum();
+                        assert!(whole <= body.len());
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            assert!(tracks.len() < media::MAX_SOUND_TRACKS, "{tracks:?}");
+        }
+        match demuxer.read(kind, &body) {
             Ok(Tag::VideoConfig(config)) => {
                 assert!((16..=8192).contains(&config.width) && (16..=8192).contains(&config.height));
                 if let Some((num, den)) = config.frame_rate {

@@ -98,11 +98,21 @@ impl RungName {
     }
 }
 
-/// Whether a rung's name is that of an audio rendition: see [`RungName::audio_track`].
+/// Position of an audio rendition among the publisher's sound tracks, by its rung's name: 1 for [`RungName::audio`];
+/// `None` for other renditions. See [`RungName::audio_track`].
+pub fn audio_position(rung: &str) -> Option<u16> {
+    match rung.strip_prefix("audio")? {
+        "" => Some(1),
+        rest => {
+            let number = rest.strip_prefix('_')?;
+            number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+        }
+    }
+}
+
+/// Whether a rung's name is that of an audio rendition.
 pub fn is_audio(rung: &str) -> bool {
-    let Some(position) = rung.strip_prefix("audio") else { return false };
-    let number = position.strip_prefix('_').unwrap_or_default();
-    position.is_empty() || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    audio_position(rung).is_some()
 }
 
 /// `{session}-init.mp4`
@@ -138,7 +148,9 @@ mod tests {
         for rung in [RungName::audio(), RungName::audio_track(2), RungName::audio_track(256)] {
             assert!(is_valid_name(rung.as_str()) && is_audio(rung.as_str()), "{rung}");
         }
-        for other in ["", "720p", "source", "audio_", "audio2", "audio_x", "audio_2p", "Audio"] {
+        assert_eq!((audio_position("audio"), audio_position("audio_256")), (Some(1), Some(256)));
+        for other in ["", "720p", "source", "audio_", "audio2", "audio_x", "audio_2p", "audio_70000", "Audio"]
+        {
             assert!(!is_audio(other), "{other}");
         }
     }

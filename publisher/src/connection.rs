@@ -369,7 +369,7 @@ impl Link {
         if configs.is_empty() {
             return Ok(());
         }
-        self.session.metadata(write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref()))?;
+        self.session.metadata(write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref(), &[]))?;
         if let Some(clock) = &broadcast.clock {
             for config in configs {
                 if let Some(tag) = broadcast.tags.tag(&config, clock, broadcast.position) {
@@ -393,7 +393,7 @@ impl Link {
         }
         match media {
             Media::VideoConfig(_) | Media::AudioConfig(_) | Media::TrackConfig(..) => {
-                let values = write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref());
+                let values = write::metadata(broadcast.video.as_ref(), broadcast.audio.as_ref(), &[]);
                 self.session.metadata(values)?;
                 // Before the first media there is no clock yet: the configurations are sent with that media.
                 if let Some(clock) = &broadcast.clock

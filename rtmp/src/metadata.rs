@@ -200,6 +200,18 @@ mod tests {
     }
 
     #[test]
+    fn what_this_crate_writes_of_sound_tracks_can_be_read() {
+        let track = |number, name: Option<&str>| SoundTrackInfo {
+            number,
+            name: name.map(str::to_owned),
+            language: Some("de".to_owned()),
+        };
+        let tracks = [track(0, None), track(1, Some("Kommentar"))];
+        let values = crate::flv::write::metadata(None, None, &tracks);
+        assert_eq!(read(vec![text("onMetaData"), values]).unwrap().sound_tracks, tracks);
+    }
+
+    #[test]
     fn a_name_fits_a_quoted_string_and_one_line() {
         for (given, shown) in [
             ("English", Some("English")),

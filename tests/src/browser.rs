@@ -123,6 +123,57 @@ pub fn play_with_shaka(page: &str, seconds: f64) -> anyhow::Result<ShakaPlayed> 
     Ok(serde_json::from_str(&node("shaka.mjs", &job.to_string())?)?)
 }
 
+/// The player that switches between audio renditions.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwitchingPlayer {
+    /// hls.js, in `player.html`.
+    Hls,
+    /// shaka-player, in `shaka.html`.
+    Shaka,
+}
+
+/// What a viewer heard who switched between audio renditions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SoundsHeard {
+    /// Names of the audio renditions, in the player's order.
+    pub names: Vec<String>,
+    /// Language tags of the audio renditions.
+    pub languages: Vec<String>,
+    /// Name of the rendition that the player began with.
+    pub first: String,
+    /// After each choice: the name of the rendition, and the tone in Hz that was heard at the end of two seconds.
+    pub heard: Vec<(String, u32)>,
+    /// How often the video waited for data after playback had begun.
+    pub stalls: u32,
+    /// Longest stretch without progress, in seconds.
+    pub longest_freeze: f64,
+    /// Playing time by the wall clock, in seconds.
+    pub watched: f64,
+    /// How far the video's clock advanced in that time, in seconds.
+    pub advanced: f64,
+    /// The player's errors.
+    pub errors: Vec<String>,
+    /// Console errors and exceptions of the page.
+    pub console: Vec<String>,
+}
+
+/// Plays a page, chooses the audio renditions with these names one after another, and listens for the tones (in Hz).
+pub fn switch_sounds(
+    player: SwitchingPlayer,
+    page: &str,
+    choices: &[&str],
+    tones: &[u32],
+) -> anyhow::Result<SoundsHeard> {
+    let patience = crate::patience::patience(std::time::Duration::from_secs(30)).as_secs_f64();
+    let job = serde_json::json!({
+        "player": player, "page": page, "choices": choices, "tones": tones, "patience": patience,
+    });
+    let out = node("tracks.mjs", &job.to_string())?;
+    serde_json::from_str(&out).with_context(|| out)
+}
+
 impl Played {
     /// Everything that went wrong: errors, stalls, a clock that did not advance, level switches that did not happen.
     pub fn complaints(&self, play: &Play) -> Vec<String> {

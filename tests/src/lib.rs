@@ -35,6 +35,7 @@ pub mod request_counter;
 pub mod sender;
 pub mod skip;
 pub mod static_server;
+pub mod tone;
 pub mod turn;
 pub mod upsets;
 pub mod varnish;

@@ -40,6 +40,17 @@ pub fn ffmpeg_at(program: &Path, clip: &Path, url: &str, input: &[&str]) -> Prog
     Program::spawn("ffmpeg (publisher)", &mut command)
 }
 
+/// The recent FFmpeg publishes all tracks of a clip in real time, in an endless loop: further sound tracks by Enhanced
+/// RTMP's multitrack.
+pub fn ffmpeg_all_tracks(clip: &Path, url: &str) -> Program {
+    let mut command = Command::new(recent_ffmpeg());
+    command.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-stream_loop", "-1", "-re"]);
+    // By default the first half second is sent at once, and the dates of later segments then fall back.
+    command.args(["-readrate_initial_burst", "0.001", "-i"]);
+    command.arg(clip).args(["-map", "0", "-c", "copy", "-f", "flv", url]);
+    Program::spawn("ffmpeg (publisher)", &mut command)
+}
+
 /// Which GStreamer sink publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GstSink {

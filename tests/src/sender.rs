@@ -7,9 +7,9 @@ use crate::patience;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use media::{AudioConfig, VideoConfig};
-use rtmp::MessageKind;
 use rtmp::client::{ClientEvent, ClientSession};
 use rtmp::flv::write::{self, OutgoingTag};
+use rtmp::{MessageKind, SoundTrackInfo};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -64,6 +64,8 @@ pub struct Announced {
     pub video: Option<VideoConfig>,
     /// Sample rate, channels and codec of the sound.
     pub audio: Option<AudioConfig>,
+    /// `audioTrackIdInfoMap`: properties of the sound tracks.
+    pub sound_tracks: Vec<SoundTrackInfo>,
 }
 
 /// A publisher at work in a thread of its own; its result is what the server said when it ended the publish, if it did.
@@ -87,7 +89,8 @@ fn run(url: &str, announced: Option<Announced>, messages: &[Message]) -> anyhow:
         None => bail!("the server does not answer"),
     }
     if let Some(announced) = announced {
-        session.metadata(write::metadata(announced.video.as_ref(), announced.audio.as_ref()))?;
+        let Announced { video, audio, sound_tracks } = announced;
+        session.metadata(write::metadata(video.as_ref(), audio.as_ref(), &sound_tracks))?;
     }
     let began = Instant::now();
     let first = messages.first().map_or(0, |message| message.at_ms);

@@ -111,29 +111,33 @@ fn shown_late(piece: &Piece, file: &Path) -> anyhow::Result<f64> {
     Ok(shown - first.pts as f64 / timescale)
 }
 
-/// Checks that the flashes and beeps of the fixtures coincide in every rung; returns the largest distance in seconds.
+/// Checks that the flashes and beeps of the fixtures coincide in every rung and every audio rendition; returns the
+/// largest distance in seconds.
 pub fn sound_in_step(recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
     let mut worst: f64 = 0.0;
-    let Some(audio) = recorded.iter().find(|r| !r.video) else {
+    if recorded.iter().all(|r| r.video) {
         wrong.push("no audio rendition".into());
-        return worst;
-    };
-    let beeps = match probe::beeps(&audio.file) {
-        Ok(beeps) => beeps,
-        Err(error) => {
-            wrong.push(format!("{}: {error:#}", audio.rendition));
-            return worst;
+    }
+    for audio in recorded.iter().filter(|r| !r.video) {
+        match probe::beeps(&audio.file) {
+            Ok(beeps) => worst = worst.max(in_step_with(audio, &beeps, recorded, wrong)),
+            Err(error) => wrong.push(format!("{}: {error:#}", audio.rendition)),
         }
-    };
+    }
+    worst
+}
+
+fn in_step_with(audio: &Recorded, beeps: &[f64], recorded: &[Recorded], wrong: &mut Vec<String>) -> f64 {
+    let mut worst: f64 = 0.0;
     for video in recorded.iter().filter(|r| r.video) {
         match probe::flashes(&video.file) {
             Ok(mut flashes) => {
                 flashes.iter_mut().for_each(|flash| *flash -= video.shown_late - audio.shown_late);
-                let errors = probe::sync_errors(&flashes, &beeps);
+                let errors = probe::sync_errors(&flashes, beeps);
                 let largest = errors.iter().fold(0.0_f64, |a, e| a.max(e.abs()));
                 worst = worst.max(largest);
                 if errors.is_empty() || largest > SYNC_LIMIT {
-                    wrong.push(format!("{}: sound is off by {errors:.3?} s", video.rendition));
+                    wrong.push(format!("{}: {} is off by {errors:.3?} s", video.rendition, audio.rendition));
                 }
             }
             Err(error) => wrong.push(format!("{}: {error:#}", video.rendition)),

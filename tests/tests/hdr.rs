@@ -25,12 +25,6 @@ const REFERENCE: &str = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709
 /// For HLG, FFmpeg's zscale applies the display's gamma to each colour, BT.2100 and the encoder to the luminance.
 const CLIPS: [(&str, f64); 3] = [("hdr10", 2.0), ("hlg", 3.0), ("hdr10-av1", 2.0)];
 
-fn recent_ffmpeg() -> PathBuf {
-    let made = Command::new(workspace().join("fixtures/recent-ffmpeg.sh")).output().expect("the script runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8(made.stdout).unwrap().trim().into()
-}
-
 fn output_of(command: &mut Command) -> String {
     let done = command.output().unwrap();
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
@@ -57,7 +51,7 @@ fn mean(frames: &[[f64; 3]]) -> [f64; 3] {
 
 #[test]
 fn hdr_comes_out_as_sdr_in_every_rung() {
-    let ffmpeg = recent_ffmpeg();
+    let ffmpeg = publisher::recent_ffmpeg();
     let clips = CLIPS.map(|(name, _)| name);
     let _turn = turn::Turn::take();
     let options = Options::default()

@@ -370,7 +370,11 @@ fn wrong_with(clip: &Clip, habits: Vec<Habit>, upsets: &[&'static str]) -> Vec<S
     let encoder = Encoder::start(options);
     let mut running = Vec::new();
     for Habit { name, announced, messages, sound } in habits {
-        let whole = Announced { video: Some(clip.video.clone()), audio: Some(clip.audio.clone()) };
+        let whole = Announced {
+            video: Some(clip.video.clone()),
+            audio: Some(clip.audio.clone()),
+            ..Announced::default()
+        };
         let sending = sender::send(&encoder.rtmp_url(name), announced.then_some(whole), messages);
         running.push((name, sound, sending));
     }

@@ -192,6 +192,36 @@ fn a_publisher_that_is_cut_off_goes_on_elsewhere() {
     assert!(log.contains("goes on with the archive that another encoder began"), "{log}");
 }
 
+/// The renditions of three sound tracks keep their names, and each has its discontinuity at the same segment.
+#[test]
+fn every_sound_track_goes_on_elsewhere() {
+    let tracks = fixtures::clip("sound-tracks");
+    let place = Place::new();
+    let start = || Encoder::start(place.options().set("--ladder", "180p@300k"));
+    let (a, b) = (start(), start());
+    takes_over(&a, &b);
+    let first = publisher::ffmpeg_all_tracks(&tracks, &a.rtmp_url(KEY));
+    let watch = place.watch();
+    let before = watch.checker().multivariant_seen().unwrap().media.clone();
+    assert_eq!(before.len(), 3);
+    watch.checker().expect_outage();
+    cut(first);
+    let second = publisher::ffmpeg_all_tracks(&tracks, &b.rtmp_url(KEY));
+    more_segments(&watch, 5);
+    watch.checker().outage_over();
+    assert_eq!(taken_over(&b), 1.0);
+    let checker = end(watch, second);
+    discontinuities(&checker, 1);
+    assert_eq!(checker.multivariant_seen().unwrap().media, before);
+    let breaks = |list: &String| -> Vec<u64> {
+        checker.listed(list).iter().skip(1).filter(|s| s.discontinuity).map(|s| s.msn).collect()
+    };
+    let all: Vec<_> = checker.multivariant_seen().unwrap().playlists().iter().map(breaks).collect();
+    assert!(all.len() == 4 && all.iter().all(|breaks| *breaks == all[0]), "{all:?}");
+    a.stop();
+    b.stop();
+}
+
 #[test]
 fn whoever_still_publishes_elsewhere_is_sent_off() {
     let place = Place::new();

@@ -58,12 +58,17 @@ impl SampleClock {
     }
 
     fn fix(&self, pts: i64) -> Fix {
+        self.fix_within(pts, TOLERANCE_TICKS)
+    }
+
+    /// Like [`Self::fix`], with another tolerance.
+    fn fix_within(&self, pts: i64, tolerance: i64) -> Fix {
         if self.origin.is_none() {
             return Fix::Resync;
         }
         let late = pts - self.at(self.taken);
         let samples = rescale(late.saturating_abs().min(1 << 40), TICKS_PER_SECOND, self.rate);
-        if late.saturating_abs() <= TOLERANCE_TICKS {
+        if late.saturating_abs() <= tolerance {
             Fix::None
         } else if late.saturating_abs() > LONGEST_SILENCE_TICKS {
             Fix::Resync
@@ -108,6 +113,8 @@ pub(super) struct AudioTranscoder {
     /// Samples sent to the encoder since it was opened.
     encoded: i64,
     last_pts: Option<i64>,
+    /// The newest samples are silence up to a mark: the next frame has its exact place, however near it is.
+    is_marked: bool,
     errors: u64,
 }
 
@@ -154,6 +161,7 @@ impl AudioTranscoder {
             waiting: vec![Vec::new(); layout.channels() as usize],
             encoded: 0,
             last_pts: None,
+            is_marked: false,
             errors: 0,
         };
         Ok((transcoder, config))
@@ -163,6 +171,7 @@ impl AudioTranscoder {
     /// cannot be decoded, and fills the time up to a unit without data.
     pub(super) fn submit(&mut self, unit: &Unit, out: Out<'_>) -> Result<(), TranscodeError> {
         if unit.data.is_empty() {
+            self.is_marked = true;
             return self.be_silent_until(unit.pts.ticks_90k(), out);
         }
         let mut packet = Packet::copy(&unit.data);
@@ -255,7 +264,8 @@ impl AudioTranscoder {
     }
 
     fn take_frame(&mut self, decoded: &frame::Audio, out: Out<'_>) -> Result<(), TranscodeError> {
-        let fix = decoded.pts().map_or(Fix::None, |pts| self.clock.fix(pts));
+        let tolerance = if std::mem::take(&mut self.is_marked) { 0 } else { TOLERANCE_TICKS };
+        let fix = decoded.pts().map_or(Fix::None, |pts| self.clock.fix_within(pts, tolerance));
         match fix {
             Fix::None => self.resample(decoded)?,
             Fix::Silence(samples) => {

@@ -9,6 +9,7 @@ const at = (id) => document.getElementById(id);
 const video = at("video");
 const box = at("player");
 const quality = at("quality");
+const sound = at("sound");
 
 let player = null;
 let leave = () => {};
@@ -38,7 +39,8 @@ function show() {
 function watch(stream) {
   at("title").textContent = stream;
   video.muted = true;
-  player = new Player(video, stream, { onState, onLevels });
+  sound.hidden = true;
+  player = new Player(video, stream, { onState, onLevels, onSounds });
   const timer = setInterval(showFacts, FACTS_EVERY_MS);
   return () => {
     clearInterval(timer);
@@ -62,6 +64,14 @@ function onLevels() {
   const options = [["-1", automatic], ...levels.reverse()].map(([value, text]) => new Option(text, value));
   quality.replaceChildren(...options);
   quality.value = String(hls.autoLevelEnabled ? -1 : hls.loadLevel);
+}
+
+// The menu is there only where there is a choice.
+function onSounds() {
+  const { hls } = player;
+  sound.replaceChildren(...hls.audioTracks.map(({ name }, index) => new Option(name, String(index))));
+  sound.value = String(hls.audioTrack);
+  sound.hidden = hls.audioTracks.length < 2;
 }
 
 function showFacts() {
@@ -124,6 +134,10 @@ quality.addEventListener("change", () => {
   onLevels();
 });
 
+sound.addEventListener("change", () => {
+  if (player?.hls) player.hls.audioTrack = Number(sound.value);
+});
+
 const KEYS = {
   " ": togglePlay,
   k: togglePlay,
@@ -131,6 +145,7 @@ const KEYS = {
   f: toggleFull,
   l: () => player.goLive(),
   q: () => quality.focus(),
+  s: () => sound.focus(),
 };
 
 document.addEventListener("keydown", (event) => {

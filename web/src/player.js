@@ -17,15 +17,17 @@ const CLOCK_PAUSE_MS = 200;
 
 /**
  * States: `connecting`, `waiting` (not started yet), `playing`, `stalled`, `ended`, `lost` (trying again),
- * `unsupported`. `onState(state, words)` is called with every change, `onLevels()` when the choice of quality changed.
+ * `unsupported`. `onState(state, words)` is called with every change, `onLevels()` when the choice of quality changed,
+ * `onSounds()` when the choice of sound changed.
  */
 export class Player {
-  constructor(video, stream, { onState, onLevels }) {
+  constructor(video, stream, { onState, onLevels, onSounds }) {
     this.video = video;
     this.stream = stream;
     this.url = `/${stream}/index.m3u8`;
     this.onState = onState;
     this.onLevels = onLevels;
+    this.onSounds = onSounds;
     this.hls = null;
     this.state = "";
     this.attempt = 0;
@@ -142,6 +144,8 @@ export class Player {
       this.listed().then((stream) => (this.since = stream?.since_unix_ms));
     });
     hls.on(Hls.Events.LEVEL_SWITCHED, () => this.onLevels());
+    hls.on(Hls.Events.AUDIO_TRACKS_UPDATED, () => this.onSounds());
+    hls.on(Hls.Events.AUDIO_TRACK_SWITCHING, () => this.onSounds());
     hls.on(Hls.Events.ERROR, (_, fault) => fault.fatal && this.fault(fault));
     hls.loadSource(this.url);
     hls.attachMedia(this.video);

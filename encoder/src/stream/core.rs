@@ -128,6 +128,9 @@ impl StreamCore {
         let packager = Packager::resume(settings.timing.clone(), past);
         let mut resumed = Self::with_packager(settings, packager, now);
         resumed.source.inherit_captions(past.captions());
+        if !past.ended() {
+            resumed.source.expect_renditions(past.rungs());
+        }
         resumed
     }
 

@@ -808,6 +808,29 @@ fn a_sound_track_that_pauses_or_ends_is_silent_and_one_that_stays_away_keeps_its
     assert_eq!(stage.rung("audio_2").len(), stage.rung("audio").len());
 }
 
+/// After a takeover: the viewers' multivariant playlist has the renditions that the former encoder's publisher had.
+#[test]
+fn the_sound_renditions_of_a_former_writer_stay() {
+    let text = |rung: &str| {
+        let text = "#EXTM3U\n#EXT-X-VERSION:8\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:40\n\
+            #EXT-X-DISCONTINUITY-SEQUENCE:3\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"s-0-init.mp4\"\n\
+            #EXT-X-PROGRAM-DATE-TIME:2026-11-22T11:59:59.000Z\n#EXTINF:1.00000,\ns-0-40.m4s\n";
+        let rung = hls::RungName::new(rung).unwrap();
+        (rung.clone(), hls::StoredPlaylist::parse(&rung, text).unwrap())
+    };
+    let past = hls::Past::new(["360p", "audio", "audio_2", "audio_5"].map(text)).unwrap();
+    let mut stage = Stage::new("360p");
+    stage.core = StreamCore::resume(settings("360p"), &past, stage.origin);
+    stage.come();
+    stage.configs();
+    stage.track_configs(&[4], &audio_config(2, 48_000, 2));
+    stage.publish_tracks(0, 6_000, &[4]);
+    stage.go();
+    stage.check();
+    assert_eq!(stage.names(), [["360p", "audio", "audio_2", "audio_5"]]);
+    assert_eq!(stage.rung("audio_2").len(), stage.rung("audio").len(), "silent");
+}
+
 #[test]
 fn a_sound_track_s_other_format_costs_one_discontinuity_in_every_rendition() {
     let mut stage = Stage::new("360p");

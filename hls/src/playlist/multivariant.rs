@@ -56,10 +56,14 @@ pub(crate) fn render(
             ..stream(bandwidth, track.codecs_string().into_iter().collect())
         });
     } else if let Some(group) = &group {
-        let alternatives = sounds.iter().enumerate();
-        playlist.alternatives.extend(
-            alternatives.map(|(index, (track, audio, _))| alternative(audio, index == 0, uri(&track.rung))),
-        );
+        let mut languages = Vec::new();
+        for (index, (track, audio, _)) in sounds.iter().enumerate() {
+            let (main, uri) = (index == 0, uri(&track.rung));
+            // What players choose by themselves has a language of its own (rfc8216bis 4.4.6.1.1).
+            let autoselect = main || audio.language.is_some() && !languages.contains(&&audio.language);
+            languages.push(&audio.language);
+            playlist.alternatives.push(alternative(audio, main, autoselect, uri));
+        }
         playlist.variants.extend(videos.iter().map(|&(track, video, bandwidth)| VariantStream {
             uri: uri(&track.rung),
             ..variant(track, video, bandwidth, Some(group))
@@ -172,9 +176,9 @@ fn stream(bandwidth: Bandwidth, codecs: Vec<String>) -> VariantStream {
     }
 }
 
-/// EXT-X-MEDIA of an audio rendition. All are AUTOSELECT: players choose by the viewer's language, and the main one where
-/// no other fits.
-fn alternative(audio: &AudioTrack, main: bool, uri: String) -> AlternativeMedia {
+/// EXT-X-MEDIA of an audio rendition. Players begin with the main one, unless the viewer's language is that of another
+/// one with AUTOSELECT.
+fn alternative(audio: &AudioTrack, main: bool, autoselect: bool, uri: String) -> AlternativeMedia {
     AlternativeMedia {
         media_type: AlternativeMediaType::Audio,
         uri: Some(uri),
@@ -182,7 +186,7 @@ fn alternative(audio: &AudioTrack, main: bool, uri: String) -> AlternativeMedia 
         name: audio.name.clone().unwrap_or_else(|| DEFAULT_AUDIO_NAME.to_owned()),
         language: audio.language.clone(),
         default: main,
-        autoselect: true,
+        autoselect,
         channels: Some(audio.channels.to_string()),
         ..AlternativeMedia::default()
     }

@@ -214,7 +214,12 @@ fn every_sound_track_is_an_alternative_and_only_the_main_one_is_the_default() {
         let audio = crate::AudioTrack { channels: 1, nominal_bitrate: 64_000, ..audio };
         Track { kind: crate::TrackKind::Audio(audio), ..track }
     };
-    let others = [audio_track(2, "Kommentar", Some("de")), mono(audio_track(5, "日本語", Some("ja")))];
+    // A second rendition in a language is for viewers to choose.
+    let others = [
+        audio_track(2, "Kommentar", Some("de")),
+        mono(audio_track(5, "日本語", Some("ja"))),
+        audio_track(6, "Stadion", Some("de")),
+    ];
     for pictures in [true, false] {
         let mut tracks = if pictures { vec![video("360p")] } else { Vec::new() };
         tracks.push(audio());
@@ -228,7 +233,9 @@ fn every_sound_track_is_an_alternative_and_only_the_main_one_is_the_default() {
             #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio_2/index.m3u8\",GROUP-ID=\"audio\",LANGUAGE=\"de\",NAME=\"Kommentar\",\
             AUTOSELECT=YES,CHANNELS=\"2\"\n\
             #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio_5/index.m3u8\",GROUP-ID=\"audio\",LANGUAGE=\"ja\",NAME=\"日本語\",\
-            AUTOSELECT=YES,CHANNELS=\"1\"\n";
+            AUTOSELECT=YES,CHANNELS=\"1\"\n\
+            #EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio_6/index.m3u8\",GROUP-ID=\"audio\",LANGUAGE=\"de\",NAME=\"Stadion\",\
+            CHANNELS=\"2\"\n";
         // The bandwidth counts the largest of the renditions, of which players play one.
         let with_pictures = "#EXT-X-STREAM-INF:BANDWIDTH=896000,AVERAGE-BANDWIDTH=896000,\
             CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"\n360p/index.m3u8\n";

@@ -58,7 +58,7 @@ fn a_server_lets_us_publish_and_gets_what_we_send() {
 
         // Bodies longer than a chunk, times above the threshold of extended timestamps, and times across the wrap.
         let times = [0x00ff_fff0, 0x0100_0010, u32::MAX - 5, 30, 63, 96];
-        client.metadata(crate::flv::write::metadata(None, None)).unwrap();
+        client.metadata(crate::flv::write::metadata(None, None, &[])).unwrap();
         for timestamp_ms in times {
             let body = Bytes::from(vec![timestamp_ms as u8; 150_000]);
             client.media(OutgoingTag { kind: MessageKind::Video, timestamp_ms, body }).unwrap();

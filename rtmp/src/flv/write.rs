@@ -3,7 +3,7 @@
 //! [`ENHANCED_AUDIO`] as Enhanced RTMP does. Pure.
 
 use super::four_cc;
-use crate::MessageKind;
+use crate::{MessageKind, SoundTrackInfo};
 use bytes::{BufMut, Bytes, BytesMut};
 use media::{AudioCodec, AudioConfig, Media, MediaTime, SoundTrackId, Unit, VideoCodec, VideoConfig};
 use rml_amf0::Amf0Value;
@@ -176,7 +176,11 @@ fn flac_header(stream_info: &[u8]) -> Bytes {
 }
 
 /// The values of `onMetaData`.
-pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf0Value {
+pub fn metadata(
+    video: Option<&VideoConfig>,
+    audio: Option<&AudioConfig>,
+    sound_tracks: &[SoundTrackInfo],
+) -> Amf0Value {
     let mut values = HashMap::new();
     let mut number = |name: &str, value: f64| values.insert(name.to_owned(), Amf0Value::Number(value));
     if let Some(video) = video {
@@ -194,6 +198,10 @@ pub fn metadata(video: Option<&VideoConfig>, audio: Option<&AudioConfig>) -> Amf
         number("audiochannels", audio.channels.into());
         values.insert("stereo".into(), Amf0Value::Boolean(audio.channels >= 2));
     }
+    if !sound_tracks.is_empty() {
+        let tracks = sound_tracks.iter().map(|track| (track.number.to_string(), track_properties(track)));
+        values.insert("audioTrackIdInfoMap".into(), Amf0Value::Object(tracks.collect()));
+    }
     values.insert("encoder".into(), Amf0Value::Utf8String(crate::client::CLIENT_NAME.into()));
     Amf0Value::Object(values)
 }
@@ -203,6 +211,14 @@ fn codec_id<C: Copy + PartialEq>(plain: u8, list: &[(&'static str, C)], codec: C
     let code = four_cc::of(list, codec).filter(|_| codec != usual);
     let code = code.and_then(|code| code.as_bytes().try_into().ok()).map(u32::from_be_bytes);
     f64::from(code.unwrap_or(plain.into()))
+}
+
+fn track_properties(track: &SoundTrackInfo) -> Amf0Value {
+    let texts = [("name", &track.name), ("language", &track.language)];
+    let given = texts
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.to_owned(), Amf0Value::Utf8String(text.clone()?))));
+    Amf0Value::Object(given.collect())
 }
 
 #[cfg(test)]

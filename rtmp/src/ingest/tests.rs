@@ -198,7 +198,7 @@ fn sound_tracks_share_the_clock_and_have_configurations_of_their_own() {
     };
     assert_eq!((*id, other.pts - main.pts), (track, media::MediaSpan::from_millis(500)));
     // Both at once in one message.
-    assert_eq!(all(1021, "95 11 6d703461 00 000002 2110 01 000002 2110").len(), 2);
+    assert_eq!(all(1521, "95 11 6d703461 00 000002 2110 01 000002 2110").len(), 2);
     for number in 2..6 {
         all(1600, &format!("95 00 6d703461 {number:02x} 1190"));
     }

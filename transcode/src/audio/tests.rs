@@ -19,6 +19,12 @@ fn holes_are_filled_and_overlaps_left_out_up_to_a_bound() {
     assert_eq!(clock.fix(-9000), Fix::Skip(4800));
     assert_eq!(clock.fix(LONGEST_SILENCE_TICKS + 1), Fix::Resync);
     assert_eq!(clock.fix(i64::MIN / 2), Fix::Resync);
+    // Jitter is left as it is, except behind a mark.
+    assert_eq!((clock.fix(1_800), clock.fix(-1_800)), (Fix::None, Fix::None));
+    assert_eq!(
+        (clock.fix_within(1_800, 0), clock.fix_within(-1_800, 0)),
+        (Fix::Silence(960), Fix::Skip(960))
+    );
 }
 
 /// Frames of 1024 samples of a format, none of which can be decoded; returns the number of encoded units.

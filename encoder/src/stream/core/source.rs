@@ -6,8 +6,10 @@ use crate::stream::ladder::{self, Plan, SourceVideo};
 use crate::stream::probe::Findings;
 use crate::stream::run::{RunId, RunSetup};
 use crate::stream::sound::{self, AudioSource, SoundLabel, SoundSetup, SoundTrack};
+use hls::RungName;
 use media::captions::{self, CaptionServices};
-use media::{AudioConfig, Media, MediaTime, VideoCodec, VideoConfig};
+use media::{AudioConfig, MAX_SOUND_TRACKS, Media, MediaTime, SoundTrackId, VideoCodec, VideoConfig};
+use std::collections::BTreeSet;
 use tracing::info;
 
 /// What is known of the published media.
@@ -28,6 +30,8 @@ pub(super) struct SourceFacts {
     video_bitrate: Option<u32>,
     /// The sound renditions, the main sound first; empty until they are chosen with the first publisher's media.
     sounds: Vec<SourceSound>,
+    /// Sound tracks whose renditions an earlier writer of the stream has left.
+    expected: BTreeSet<SoundTrackId>,
     /// Newest presentation time.
     newest: MediaTime,
     /// Codec of the newest video configuration, adopted or not.
@@ -86,6 +90,14 @@ impl SourceFacts {
         self.newest
     }
 
+    /// An earlier writer of the stream has left these renditions: those of sound tracks stay, even if the track is no
+    /// longer published.
+    pub(super) fn expect_renditions<'a>(&mut self, rungs: impl Iterator<Item = &'a RungName>) {
+        let positions = rungs.filter_map(|rung| hls::names::audio_position(rung.as_str()));
+        let numbers = positions.filter_map(|position| u8::try_from(position.checked_sub(1)?).ok());
+        self.expected = numbers.filter_map(SoundTrackId::new).take(MAX_SOUND_TRACKS - 1).collect();
+    }
+
     /// Published media arrived.
     pub(super) fn arrived(&mut self, media: MediaTime) {
         self.newest = self.newest.max(media);
@@ -126,7 +138,10 @@ impl SourceFacts {
     pub(super) fn adopt_findings(&mut self, findings: Findings, settings: &StreamSettings) {
         let Findings { audio, tracks, labels, .. } = &findings;
         if self.sounds.is_empty() {
-            let labels = sound::labels(tracks.iter().map(|(id, _)| *id), labels);
+            let found = tracks.iter().map(|(id, _)| *id).filter(|id| !self.expected.contains(id));
+            let room = MAX_SOUND_TRACKS - 1 - self.expected.len();
+            let ids: BTreeSet<_> = self.expected.iter().copied().chain(found.take(room)).collect();
+            let labels = sound::labels(ids, labels);
             let sound = |(track, label)| SourceSound { track, label, config: None };
             self.sounds = labels.into_iter().map(sound).collect();
         }
