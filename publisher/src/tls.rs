@@ -91,7 +91,7 @@ fn reason(error: &io::Error) -> String {
         Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS at this port".into(),
         Some(other) => format!("TLS: {other}"),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "it closed the connection during the TLS handshake".into()
+            "it closed the connection during the TLS handshake: it may not speak TLS at this port".into()
         }
         None => error.to_string(),
     }

@@ -7,12 +7,12 @@
     reason = "tests fail by panicking and may say what they measured"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tests::checker::Settings;
 use tests::checker::watch::{Watch, report};
-use tests::encoder_process::{Encoder, Options, workspace};
+use tests::encoder_process::{Encoder, Options};
 use tests::patience::eventually;
 use tests::{fixtures, probe, publisher, turn, verdict};
 

@@ -395,7 +395,8 @@ fn size(sample: &Unit) -> usize {
     sample.data.len() + UNIT_OVERHEAD
 }
 
-fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u32) -> Track {
+/// The track of video that is passed through. `nominal_bitrate` in bits per second.
+pub(super) fn source_track(config: &VideoConfig, frame_rate: (u32, u32), nominal_bitrate: u32) -> Track {
     let kind = TrackKind::Video(VideoTrack {
         codec: config.codec,
         config: config.record.clone(),

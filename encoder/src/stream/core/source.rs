@@ -4,9 +4,10 @@ use super::StreamSettings;
 use crate::logging::rounded;
 use crate::stream::ladder::{self, Plan, SourceVideo};
 use crate::stream::probe::Findings;
-use crate::stream::run::{RunId, RunSetup};
+use crate::stream::run::{RunId, RunSetup, source_track};
 use crate::stream::sound::{self, AudioSource, SoundLabel, SoundSetup, SoundTrack};
 use hls::RungName;
+use hls::fmp4::init_segment;
 use media::captions::{self, CaptionServices};
 use media::{AudioConfig, MAX_SOUND_TRACKS, Media, MediaTime, SoundTrackId, VideoCodec, VideoConfig};
 use std::collections::BTreeSet;
@@ -197,7 +198,7 @@ impl SourceFacts {
 
     /// Adopts a video configuration: chooses renditions, or fits the renditions already chosen to the new source.
     fn adopt(&mut self, config: VideoConfig, source: SourceVideo, fits: bool, settings: &StreamSettings) {
-        let fits = fits && can_be_packaged(&config);
+        let fits = fits && can_be_packaged(&config, &source);
         let plan = match &self.plan {
             Some(former) => ladder::replan(former, &source, fits && former.source.is_some()),
             None => ladder::plan(&settings.ladder, &source, fits, settings.cores),
@@ -210,12 +211,15 @@ impl SourceFacts {
     }
 }
 
-/// Whether init segments can be made of the configuration. The worker decodes more than players can be told of: streams
+/// Whether an init segment can be made of the configuration. The worker decodes more than players can be told of: streams
 /// whose headers cannot be read as a whole.
-fn can_be_packaged(config: &VideoConfig) -> bool {
+fn can_be_packaged(config: &VideoConfig, source: &SourceVideo) -> bool {
     match config.codec {
         VideoCodec::H264 => true,
-        VideoCodec::Hevc | VideoCodec::Av1 => config.picture_format().is_some(),
+        VideoCodec::Hevc | VideoCodec::Av1 => {
+            let track = source_track(config, source.frame_rate, 0);
+            config.picture_format().is_some() && init_segment(&track).is_ok()
+        }
         VideoCodec::Vp9 | VideoCodec::Vp8 => false,
     }
 }
