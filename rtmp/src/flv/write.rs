@@ -266,7 +266,7 @@ mod tests {
             assert_eq!((read.key, read.composition_ms, read.data), (true, offset as i32, picture.data));
         }
         let opus = media::sound::opus(&hex("4f707573486561640102380180bb0000000000")).unwrap();
-        let flac = hex("100010000000000000000bb802f000000000000000000000000000000000000000000");
+        let flac = hex("100010000000000000000bb802f00000000000000000000000000000000000000000");
         let flac = media::sound::flac(&flac).unwrap();
         for (config, frame) in [(opus, "fc7e"), (flac, "fff8")] {
             let (mut writer, mut reader) = (TagWriter::default(), FlvDemuxer::new());
