@@ -38,7 +38,7 @@ pub mod ingest {
 
 /// The report on what a publisher sends.
 pub mod inspect {
-    pub use crate::inspect::{
+    pub use crate::inspect::report::{
         Advice, AudioReport, GopReport, PublishReport, Spread, TimingReport, UnreadableMedia, VideoReport,
     };
 }

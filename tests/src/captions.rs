@@ -12,7 +12,7 @@ const NULLS: [u8; 2] = [0x80, 0x80];
 
 /// A byte with odd parity.
 fn with_parity(byte: u8) -> u8 {
-    byte & 0x7f | u8::from(byte.count_ones() % 2 == 0) << 7
+    byte & 0x7f | u8::from(byte.count_ones().is_multiple_of(2)) << 7
 }
 
 /// The pairs that show `text` as a pop-on caption in channel CC1, in place of the caption before: load, address the last

@@ -14,4 +14,3 @@ pub fn clip(name: &str) -> PathBuf {
         std::env::var_os("ENCODER_FIXTURES").map_or_else(|| root.join(".cache/fixtures"), PathBuf::from);
     folder.join(format!("{name}.flv"))
 }
-

@@ -179,28 +179,6 @@ pub fn brightness(video: &Path, frames: usize) -> anyhow::Result<Vec<f64>> {
     Ok(per_frame(video, "-vf", &filter, key)?.into_iter().map(|(_, value)| value).collect())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_are_matched_with_their_nearest_partner() {
-        let errors = sync_errors(&[1.0, 3.0, 5.0, 7.0], &[1.02, 3.01, 4.98]);
-        assert_eq!(errors.len(), 3);
-        assert!((errors[0] - 0.02).abs() < 1e-9 && (errors[2] + 0.02).abs() < 1e-9);
-        assert!(sync_errors(&[1.0], &[]).is_empty());
-    }
-
-    #[test]
-    fn marks_of_a_fixture_are_in_step() {
-        let clip = crate::fixtures::clip("short");
-        let (flashes, beeps) = (flashes(&clip).unwrap(), beeps(&clip).unwrap());
-        assert_eq!((flashes.len(), beeps.len()), (1, 1), "{flashes:?} {beeps:?}");
-        let errors = sync_errors(&flashes, &beeps);
-        assert!(errors[0].abs() < 0.03, "{errors:?}");
-    }
-}
-
 /// How many frames of a file's video have closed captions (ATSC A/53) beside their pixels, and how many frames there are.
 pub fn captioned_frames(input: &Path) -> anyhow::Result<(usize, usize)> {
     let mut command = Command::new("ffprobe");
@@ -234,4 +212,26 @@ pub fn colours(input: &Path) -> anyhow::Result<Vec<String>> {
     let report: serde_json::Value = serde_json::from_str(&out)?;
     let stream = report["streams"].get(0).context("no video")?;
     Ok(FIELDS.map(|field| stream[field].as_str().unwrap_or("unknown").to_owned()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_matched_with_their_nearest_partner() {
+        let errors = sync_errors(&[1.0, 3.0, 5.0, 7.0], &[1.02, 3.01, 4.98]);
+        assert_eq!(errors.len(), 3);
+        assert!((errors[0] - 0.02).abs() < 1e-9 && (errors[2] + 0.02).abs() < 1e-9);
+        assert!(sync_errors(&[1.0], &[]).is_empty());
+    }
+
+    #[test]
+    fn marks_of_a_fixture_are_in_step() {
+        let clip = crate::fixtures::clip("short");
+        let (flashes, beeps) = (flashes(&clip).unwrap(), beeps(&clip).unwrap());
+        assert_eq!((flashes.len(), beeps.len()), (1, 1), "{flashes:?} {beeps:?}");
+        let errors = sync_errors(&flashes, &beeps);
+        assert!(errors[0].abs() < 0.03, "{errors:?}");
+    }
 }

@@ -23,7 +23,7 @@ const REFERENCE: &str = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709
 
 /// Clips, and for each the largest distance of its mean luma and mean chroma from the reference, in steps of 8-bit values.
 /// For HLG, FFmpeg's zscale applies the display's gamma to each colour, BT.2100 and the encoder to the luminance.
-const CLIPS: [(&str, f64); 3] = [("hdr10", 2.0), ("hlg", 3.0), ("hdr10-av1", 2.0)];
+const CLIPS: [(&str, f64); 3] = [("hdr10", 1.0), ("hlg", 3.0), ("hdr10-av1", 1.0)];
 
 fn output_of(command: &mut Command) -> String {
     let done = command.output().unwrap();

@@ -142,15 +142,13 @@ impl Gamut {
         match self {
             Self::Bt709 => [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
             Self::Bt2020 => [
-                [1.6604910, -0.5876411, -0.0728499],
-                [-0.1245505, 1.1328999, -0.0083494],
-                [-0.0181508, -0.1005789, 1.1187297],
+                [1.660_49, -0.587_64, -0.072_85],
+                [-0.124_55, 1.132_90, -0.008_35],
+                [-0.018_15, -0.100_58, 1.118_73],
             ],
-            Self::DisplayP3 => [
-                [1.2249402, -0.2249402, 0.0],
-                [-0.0420570, 1.0420570, 0.0],
-                [-0.0196376, -0.0786361, 1.0982737],
-            ],
+            Self::DisplayP3 => {
+                [[1.224_94, -0.224_94, 0.0], [-0.042_06, 1.042_06, 0.0], [-0.019_64, -0.078_63, 1.098_27]]
+            }
         }
     }
 }
@@ -174,7 +172,7 @@ fn pq_light(value: f32) -> f32 {
 fn hlg_light(value: f32) -> f32 {
     const A: f32 = 0.178_832_77;
     const B: f32 = 1.0 - 4.0 * A;
-    const C: f32 = 0.559_910_73;
+    const C: f32 = 0.559_910_7;
     let value = value.clamp(0.0, 1.0);
     if value <= 0.5 { value * value / 3.0 } else { (((value - C) / A).exp() + B) / 12.0 }
 }
@@ -253,11 +251,13 @@ impl Conversion {
     }
 }
 
-/// Distance of the grid's nodes in 10-bit chroma, as a power of two.
-const STEP_BITS: u32 = 5;
-const STEP: usize = 1 << STEP_BITS;
+/// The grid's steps in 10-bit chroma, from the lowest value on, as (number of steps, size): finest near grey, where colours
+/// change most.
+const STEPS: [(usize, usize); 5] = [(12, 32), (6, 16), (8, 8), (6, 16), (12, 32)];
 /// Nodes along one chroma value, from 0 to 1024.
-const NODES: usize = 1024 / STEP + 1;
+const NODES: usize = 45;
+/// A share of the way between two nodes has this many binary places.
+const SHARE_BITS: u32 = 5;
 /// Values of luma.
 const LUMAS: usize = 1024;
 /// Luma values between two entries of the table of chroma, as a power of two.
@@ -266,17 +266,37 @@ const CHROMA_LUMAS: usize = LUMAS >> CHROMA_LUMA_BITS;
 /// The tables have this many binary places.
 const PLACES: u32 = 6;
 
-/// Makes SDR pictures of one kind of HDR pictures. Its tables take 3.3 MB.
+/// Makes SDR pictures of one kind of HDR pictures. Its tables take 6.2 MB.
 pub(super) struct ToneMapper {
     source: HdrSource,
     /// For each node a curve over luma.
     luma: Vec<u16>,
     /// For each node a curve over luma in coarser steps, of both chroma values.
     chroma: Vec<[u16; 2]>,
+    /// See [`places`].
+    places: Vec<(u16, u16)>,
     threads: usize,
 }
 
-/// The four nodes around a pair of chroma values, and their weights, whose sum is `STEP * STEP`.
+/// The chroma values of all nodes.
+fn nodes() -> Vec<u16> {
+    let mut at = 0;
+    let mut nodes = vec![0];
+    for size in STEPS.into_iter().flat_map(|(count, size)| std::iter::repeat_n(size, count)) {
+        at += size as u16;
+        nodes.push(at);
+    }
+    nodes
+}
+
+/// For each chroma value the number of the node below it, and the share of the way to the next node.
+fn places() -> Vec<(u16, u16)> {
+    let steps = STEPS.into_iter().flat_map(|(count, size)| std::iter::repeat_n(size, count)).enumerate();
+    let share = |at: usize, size: usize| ((at << SHARE_BITS) / size) as u16;
+    steps.flat_map(|(node, size)| (0..size).map(move |at| (node as u16, share(at, size)))).collect()
+}
+
+/// The four nodes around a pair of chroma values, and their weights, which add up to 1 with twice [`SHARE_BITS`].
 #[derive(Clone, Copy)]
 struct Corners {
     nodes: [usize; 4],
@@ -284,17 +304,6 @@ struct Corners {
 }
 
 impl Corners {
-    fn of(u: u16, v: u16) -> Self {
-        let (u, v) = (usize::from(u.min(1023)), usize::from(v.min(1023)));
-        let node = (v >> STEP_BITS) * NODES + (u >> STEP_BITS);
-        let (across, down) = ((u % STEP) as u32, (v % STEP) as u32);
-        let (left, above) = (STEP as u32 - across, STEP as u32 - down);
-        Self {
-            nodes: [node, node + 1, node + NODES, node + NODES + 1],
-            weights: [left * above, across * above, left * down, across * down],
-        }
-    }
-
     /// The weighted value, rounded to a byte.
     fn mix(self, value: impl Fn(usize) -> u16) -> u8 {
         let sum: u32 = self
@@ -303,7 +312,7 @@ impl Corners {
             .zip(self.weights)
             .map(|(node, weight)| u32::from(value(node)) * weight)
             .sum();
-        let places = PLACES + 2 * STEP_BITS;
+        let places = PLACES + 2 * SHARE_BITS;
         ((sum + (1 << (places - 1))) >> places).min(255) as u8
     }
 }
@@ -316,9 +325,9 @@ impl ToneMapper {
         let (mut luma, mut chroma) = (Vec::new(), Vec::new());
         luma.reserve_exact(NODES * NODES * LUMAS);
         chroma.reserve_exact(NODES * NODES * CHROMA_LUMAS);
-        let coarse = 1 << CHROMA_LUMA_BITS;
+        let (coarse, nodes) = (1 << CHROMA_LUMA_BITS, nodes());
         for node in 0..NODES * NODES {
-            let (u, v) = ((node % NODES * STEP) as u16, (node / NODES * STEP) as u16);
+            let (u, v) = (nodes[node % NODES], nodes[node / NODES]);
             let colours: Vec<Triple> =
                 (0..=CHROMA_LUMAS).map(|at| conversion.convert((at * coarse) as u16, u, v)).collect();
             for pair in colours.windows(2) {
@@ -327,7 +336,7 @@ impl ToneMapper {
                 chroma.push([fixed((pair[0][1] + pair[1][1]) / 2.0), fixed((pair[0][2] + pair[1][2]) / 2.0)]);
             }
         }
-        Self { source, luma, chroma, threads: threads.max(1) }
+        Self { source, luma, chroma, places: places(), threads: threads.max(1) }
     }
 
     /// The pictures that this is for.
@@ -378,10 +387,22 @@ impl ToneMapper {
         Ok(())
     }
 
+    fn corners(&self, u: [u8; 2], v: [u8; 2]) -> Corners {
+        let place = |value| self.places[usize::from(u16::from_le_bytes(value).min(1023))];
+        let ((column, right), (row, below)) = (place(u), place(v));
+        let node = usize::from(row) * NODES + usize::from(column);
+        let (right, below) = (u32::from(right), u32::from(below));
+        let (left, above) = ((1 << SHARE_BITS) - right, (1 << SHARE_BITS) - below);
+        Corners {
+            nodes: [node, node + 1, node + NODES, node + NODES + 1],
+            weights: [left * above, right * above, left * below, right * below],
+        }
+    }
+
     fn luma_row(&self, luma: &[[u8; 2]], [u, v]: [&[[u8; 2]]; 2], out: &mut [u8]) {
         let blocks = out.chunks_mut(2).zip(luma.chunks(2)).zip(u.iter().zip(v));
         for ((out, luma), (u, v)) in blocks {
-            let corners = Corners::of(u16::from_le_bytes(*u), u16::from_le_bytes(*v));
+            let corners = self.corners(*u, *v);
             for (out, luma) in out.iter_mut().zip(luma) {
                 let luma = usize::from(u16::from_le_bytes(*luma).min(1023));
                 *out = corners.mix(|node| self.luma[node * LUMAS + luma]);
@@ -392,7 +413,7 @@ impl ToneMapper {
     fn chroma_row(&self, luma: [&[[u8; 2]]; 2], [u, v]: [&[[u8; 2]]; 2], which: usize, out: &mut [u8]) {
         let pairs = luma[0].chunks(2).zip(luma[1].chunks(2));
         for ((out, (upper, lower)), (u, v)) in out.iter_mut().zip(pairs).zip(u.iter().zip(v)) {
-            let corners = Corners::of(u16::from_le_bytes(*u), u16::from_le_bytes(*v));
+            let corners = self.corners(*u, *v);
             let all = upper.iter().chain(lower);
             let sum: usize = all.map(|luma| usize::from(u16::from_le_bytes(*luma).min(1023))).sum();
             let luma = (sum / (upper.len() + lower.len())) >> CHROMA_LUMA_BITS;

@@ -41,9 +41,10 @@ const FOR_EVER: MediaSpan = MediaSpan::from_millis(1_000 * 86_400 * 365);
 /// The input cannot be read, the output cannot be written, or the worker died.
 pub(super) async fn transcode(config: TranscodeConfig) -> Result<(), Fault> {
     let TranscodeConfig { input, output, settings, workers } = config;
+    // On the heap: everything that is opened here makes large futures.
     match input {
-        Input::File(file) => of_file(file, output, settings, workers).await,
-        Input::Publisher(awaited) => of_publisher(awaited, output, settings, workers).await,
+        Input::File(file) => Box::pin(of_file(file, output, settings, workers)).await,
+        Input::Publisher(awaited) => Box::pin(of_publisher(awaited, output, settings, workers)).await,
     }
 }
 

@@ -31,9 +31,12 @@ pub(super) fn of(report: &PublishReport) -> Vec<Advice> {
             format!("The {kind} that comes cannot be read ({reason}): viewers do not get it."),
         ));
     }
+    // What comes and cannot be read is not missing.
+    let comes = |kind: &str| report.unreadable.iter().any(|unreadable| unreadable.kind == kind);
+    let is_missing = |kind: &str| report.seconds >= SETTLED && !comes(kind);
     match &report.video {
         Some(video) => of_video(video, report.seconds >= SETTLED, &mut advice),
-        None if report.seconds >= SETTLED => advice.push(make(
+        None if is_missing("video") => advice.push(make(
             "video",
             "Send video, unless this is meant to be a stream of sound alone.".into(),
             "No picture came.".into(),
@@ -42,7 +45,7 @@ pub(super) fn of(report: &PublishReport) -> Vec<Advice> {
     }
     match &report.audio {
         Some(audio) => of_audio(audio, &mut advice),
-        None if report.seconds >= SETTLED => advice.push(make(
+        None if is_missing("audio") => advice.push(make(
             "audio",
             "Send sound, even silence (OBS: an audio track of the output, not muted in every source).".into(),
             "No sound came: the encoder inserts silence, and a microphone that is added later may start late.".into(),

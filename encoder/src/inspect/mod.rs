@@ -11,18 +11,17 @@
 //! the audio, less than 8 KiB, however long the stream is and whatever is sent.
 
 mod advice;
-mod report;
+pub(crate) mod report;
 mod track;
 mod words;
 
-pub use report::{
-    Advice, AudioReport, GopReport, PublishReport, Spread, TimingReport, UnreadableMedia, VideoReport,
-};
+pub(crate) use report::PublishReport;
 pub(crate) use words::{brief, screen};
 
 use crate::logging::rounded;
 use media::h264::{LengthSize, length_prefixed_units};
 use media::{AacExtension, AudioCodec, AudioConfig, Media, MediaTime, Unit, VideoCodec, VideoConfig};
+use report::{AudioReport, GopReport, TimingReport, UnreadableMedia, VideoReport};
 use rtmp::ingest::{Notice, Oddities};
 use rtmp::timeline::Repairs;
 use rtmp::{MessageKind, Metadata};

@@ -287,6 +287,7 @@ fn the_report_has_what_the_ingest_repairs_and_cannot_read() {
     assert_eq!(report.timing.repairs.get("jumps_forward"), Some(&1), "{report:?}");
     assert_eq!(report.passed_over.get("unreadable"), Some(&200));
     assert_eq!(report.unreadable.first().map(|unreadable| unreadable.kind.as_str()), Some("video"));
+    assert!(!settings(&report).contains(&"video"), "it comes: {report:?}");
     assert!(["codec", "timestamps"].iter().all(|setting| settings(&report).contains(setting)), "{report:?}");
     assert!(inspector.repairs() >= 1);
 }

@@ -167,7 +167,7 @@ fn bitrate(average: u64, peak: u64) -> String {
 }
 
 fn kbits(bits: u64) -> u64 {
-    (bits + 500) / 1_000
+    bits.saturating_add(500) / 1_000
 }
 
 fn timing(timing: &TimingReport) -> String {

@@ -24,7 +24,8 @@ const _: () = assert!(MAX_BYTES <= MAX_UNIT);
 /// Configurations and the end are never dropped. Every dropped unit is counted.
 ///
 /// Captions of dropped pictures are put into the keyframe that follows, in the order of presentation: a viewer then misses
-/// pictures, but no words. AV1 pictures take their captions with them.
+/// pictures, but no words. Where a cut separates B-frames from the later picture that precedes them in decode order, the
+/// captions of these few pictures come after that picture's. AV1 pictures take their captions with them.
 #[derive(Debug)]
 pub(super) struct ShedQueue {
     items: VecDeque<Request>,
@@ -288,8 +289,8 @@ mod tests {
         let pair = |number: u8| [0xfc, 0x94, 0x80 | number];
         let said = |number: u8, key: bool| {
             let mut unit = unit(i64::from(number) * 100, key, 0);
-            let shift = MediaSpan::from_millis(if number % 2 == 0 { 100 } else { -100 });
-            unit.pts = unit.pts + if key { MediaSpan::ZERO } else { shift };
+            let shift = MediaSpan::from_millis(if number.is_multiple_of(2) { 100 } else { -100 });
+            unit.pts += if key { MediaSpan::ZERO } else { shift };
             let own = captions::with_captions_before(VideoCodec::H264, &[0, 0, 0, 1, 0x65], &[pair(number)]);
             Unit { data: own.unwrap(), ..unit }
         };

@@ -116,7 +116,6 @@ impl Survey {
         let tracks =
             (video.as_ref().map(|stream| stream.index()), audio.as_ref().map(|stream| stream.index()));
         let start_90k = starts.min();
-        drop((video, audio));
         let rate = info.video.as_ref().and_then(|video| video.frame_rate).unwrap_or(25.0).max(1.0);
         Ok(Self {
             input,
