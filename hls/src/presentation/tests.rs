@@ -177,7 +177,8 @@ fn a_multivariant_playlist_as_players_read_it() {
              AUTOSELECT=YES,CHANNELS=\"2\"\n\
              #EXT-X-STREAM-INF:{stream}\n720p/index.m3u8\n\
              #EXT-X-STREAM-INF:{stream}\n360p/index.m3u8\n\
-             #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\"\n\
+             #EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\",\
+             CLOSED-CAPTIONS=NONE\n\
              audio/index.m3u8\n"
         )
     );
@@ -194,15 +195,17 @@ fn variants_say_their_codecs_and_where_one_is_not_sdr_their_ranges() {
     assert_eq!(
         streams(&[testing::hevc("source"), video("360p"), audio()]),
         [
-            "\"hvc1.2.4.L60.90,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,VIDEO-RANGE=PQ,AUDIO=\"audio\"",
-            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,VIDEO-RANGE=SDR,AUDIO=\"audio\"",
+            "\"hvc1.2.4.L60.90,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,VIDEO-RANGE=PQ,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
+            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,VIDEO-RANGE=SDR,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
+            "\"mp4a.40.2\",AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
         ]
     );
     assert_eq!(
         streams(&[testing::av1("source"), video("360p"), audio()]),
         [
-            "\"av01.0.00M.10.0.110.02.02.09.0,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,AUDIO=\"audio\"",
-            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"",
+            "\"av01.0.00M.10.0.110.02.02.09.0,mp4a.40.2\",RESOLUTION=320x180,FRAME-RATE=30,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
+            "\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
+            "\"mp4a.40.2\",AUDIO=\"audio\",CLOSED-CAPTIONS=NONE",
         ]
     );
 }
@@ -238,9 +241,10 @@ fn every_sound_track_is_an_alternative_and_only_the_main_one_is_the_default() {
             CHANNELS=\"2\"\n";
         // The bandwidth counts the largest of the renditions, of which players play one.
         let with_pictures = "#EXT-X-STREAM-INF:BANDWIDTH=896000,AVERAGE-BANDWIDTH=896000,\
-            CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\"\n360p/index.m3u8\n";
-        let sound = "#EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\"\n\
-            audio/index.m3u8\n";
+            CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,FRAME-RATE=30,AUDIO=\"audio\",\
+            CLOSED-CAPTIONS=NONE\n360p/index.m3u8\n";
+        let sound = "#EXT-X-STREAM-INF:BANDWIDTH=96000,AVERAGE-BANDWIDTH=96000,CODECS=\"mp4a.40.2\",AUDIO=\"audio\",\
+            CLOSED-CAPTIONS=NONE\naudio/index.m3u8\n";
         assert_eq!(text, format!("{media}{}{sound}", if pictures { with_pictures } else { "" }));
         let sequences = |name: &str| -> Vec<u64> { run.of(name).iter().map(|s| s.info().sequence).collect() };
         for other in ["audio_2", "audio_5"] {
@@ -285,7 +289,7 @@ fn captions_are_announced_for_every_variant_and_may_come_later() {
     let variants = format!("#EXT-X-STREAM-INF{variants}");
     let expected = head.to_owned() + &group + &variants.replace("CAPTIONS=NONE", "CAPTIONS=\"captions\"");
     assert_eq!(after, expected);
-    assert_eq!((before.matches("CAPTIONS=NONE").count(), crate::resume::captions(&after)), (2, services));
+    assert_eq!((before.matches("CAPTIONS=NONE").count(), crate::resume::captions(&after)), (3, services));
     assert_eq!(crate::resume::renditions(&after), crate::resume::renditions(&before));
     assert!(crate::resume::captions(&before).is_empty() && crate::resume::captions("#EXTM3U").is_empty());
 }
