@@ -82,10 +82,13 @@ bench-edge: setup-bench web ## measure 10,000 viewers at an edge, at Varnish and
 simulate: ## print the tables of docs/scale.md: free encoders, edges, costs; INTO=docs/scale.md writes them there
 	@cargo run --package capacity --locked --quiet --bin simulate $(if $(INTO),-- tables --into $(INTO))
 
-fuzz: ## run each fuzz target for FUZZ_SECONDS (default 60)
+fuzz: ## run each fuzz target for FUZZ_SECONDS (default 60) and keep the inputs that reach something new
 	@scripts/fuzz.sh run
 
-.PHONY: fuzz-build
+fuzz-coverage: ## say which lines of their modules the fuzz targets' inputs reach (tests/fuzz/README.md)
+	@scripts/fuzz.sh coverage
+
+.PHONY: fuzz-build fuzz-coverage
 fuzz-build:
 	@scripts/fuzz.sh build
 

@@ -3,7 +3,7 @@
 #   build     checks that the targets build; needs nightly Rust
 #   run       runs each target for FUZZ_SECONDS, guided by coverage, and keeps the inputs that reach something new;
 #             without nightly Rust, runs FUZZ_INPUTS random mutations of each corpus instead
-#   coverage  says which lines of its modules each target's corpus reaches (docs/fuzzing.md); needs no nightly
+#   coverage  says which lines of its modules each target's corpus reaches (tests/fuzz/README.md); needs no nightly
 # TARGETS names the targets to run; all of them without it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

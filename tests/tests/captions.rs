@@ -93,7 +93,7 @@ fn captions_reach_viewers_from_every_rung_and_the_recording() {
     }
     let announced = "CLOSED-CAPTIONS=\"captions\"";
     let live = encoder.client.get(&url).unwrap().text().unwrap();
-    assert_eq!(live.matches(announced).count(), 3, "{live}");
+    assert_eq!(live.matches(announced).count(), 4, "{live}");
     assert_eq!(live.matches("INSTREAM-ID=\"CC1\"").count(), 1, "{live}");
     assert_eq!(browser::strict(&[("index.m3u8".to_owned(), live)]).unwrap(), [""; 0]);
 
@@ -106,7 +106,7 @@ fn captions_reach_viewers_from_every_rung_and_the_recording() {
     }
     reads_well("recording", &archived.recording());
     let kept = archived.text("index.m3u8").unwrap();
-    assert_eq!(kept.matches(announced).count(), 3, "{kept}");
+    assert_eq!(kept.matches(announced).count(), 4, "{kept}");
     encoder.stop();
 }
 

@@ -31,14 +31,18 @@ fn options() -> Options {
         .allowing(&["encoder_dropped_units_total", "encoder_silent_frames_total"])
 }
 
+/// A recent FFmpeg sends half a second at once by default; the dates of a publisher that comes back then fall back.
+const STEADY: [&str; 2] = ["-readrate_initial_burst", "0.001"];
+
 fn once(encoder: &Encoder, clip: &str, name: &str) -> Program {
     let url = encoder.rtmp_url(name);
-    publisher::ffmpeg_at(&publisher::recent_ffmpeg(), &fixtures::clip(clip), &url, &[])
+    publisher::ffmpeg_at(&publisher::recent_ffmpeg(), &fixtures::clip(clip), &url, &STEADY)
 }
 
 fn looped(encoder: &Encoder, clip: &str, name: &str) -> Program {
     let url = encoder.rtmp_url(name);
-    publisher::ffmpeg_at(&publisher::recent_ffmpeg(), &fixtures::clip(clip), &url, &["-stream_loop", "-1"])
+    let input = [&STEADY[..], &["-stream_loop", "-1"]].concat();
+    publisher::ffmpeg_at(&publisher::recent_ffmpeg(), &fixtures::clip(clip), &url, &input)
 }
 
 /// The attributes of each variant by its rung.
@@ -154,9 +158,9 @@ fn chromium_plays_av1_and_switches_to_h264_and_back() {
 
 #[test]
 fn chromium_plays_av1_in_parts() {
-    let played = played("av1-gop1s", true, vec![(0.5, 1)]);
+    let played = played("av1-gop1s", true, Vec::new());
     assert!(played.requests.iter().any(|(url, _)| url.contains("_HLS_part")), "{played:?}");
-    assert!(played.heights.contains(&180), "{played:?}");
+    assert!(played.levels.iter().any(|(_, height)| *height == 180), "{played:?}");
 }
 
 /// Debian's Chromium does not decode HEVC: hls.js takes the other rung.
