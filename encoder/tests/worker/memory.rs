@@ -123,7 +123,7 @@ impl Bits {
     /// The `count` lowest bits of `value`, the highest first.
     fn fixed(&mut self, count: u32, value: u32) -> &mut Self {
         for shift in (0..count).rev() {
-            if self.length % 8 == 0 {
+            if self.length.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let bit = (value >> shift & 1) as u8;
