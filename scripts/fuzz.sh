@@ -53,33 +53,33 @@ unpack() {
     done <"$found/$1"
 }
 
-# Of all found inputs, those that reach something which neither the seeds nor another kept input reaches.
+# Of all found inputs, those that reach something which neither the seeds nor another kept input reaches; those of more
+# than 1 KiB (1,368 characters) are left out, so that the corpus stays small.
 keep() {
     cp -r "$root/fixtures/corpus/$1" "$2/seeds"
     cargo +nightly fuzz run --sanitizer none --fuzz-dir . "$1" "$2/kept" "$2/seeds" "$2/all" -- -merge=1 -max_len=4096
     local file
     for file in "$2"/kept/*; do
         [ ! -s "$file" ] || { base64 -w0 "$file" && echo; }
-    done | LC_ALL=C sort -u >"$found/$1"
+    done | awk 'length($0) <= 1368' | LC_ALL=C sort -u >"$found/$1"
     echo "fuzz: $1: $(wc -l <"$found/$1") found inputs kept, $(wc -c <"$found/$1") bytes"
 }
 
-# One build with counters (rustc -C instrument-coverage) that replays each corpus by itself.
+# A build with counters in the workspace's own crates (rustc -C instrument-coverage), which replays each corpus by itself.
 coverage() {
-    local tools
+    local tools folder=$root/target/coverage program=$root/target/debug/examples/mutate
     rustup component add llvm-tools >/dev/null 2>&1 || missing llvm-tools "measuring what the corpora reach (rustup)"
     tools=$(dirname "$(find "$(rustc --print sysroot)" -name llvm-profdata)")
-    local folder=$root/target/coverage
     mkdir -p "$folder"
-    RUSTFLAGS="-C instrument-coverage" LLVM_PROFILE_FILE=/dev/null \
-        cargo build --quiet --locked --package encoder --example mutate --target-dir "$folder"
+    RUSTC_WORKSPACE_WRAPPER=$root/scripts/rustc_with_counters.sh LLVM_PROFILE_FILE=/dev/null \
+        cargo build --quiet --locked --workspace --example mutate
     local target
     for target in $targets; do
         rm -f "$folder/$target".*
-        LLVM_PROFILE_FILE=$folder/$target.profraw "$folder/debug/examples/mutate" "$target" 0
+        LLVM_PROFILE_FILE=$folder/$target.profraw "$program" "$target" 0
         "$tools/llvm-profdata" merge --sparse "$folder/$target.profraw" -o "$folder/$target.profdata"
         "$tools/llvm-cov" export --format=lcov --instr-profile "$folder/$target.profdata" \
-            "$folder/debug/examples/mutate" >"$folder/$target.lcov"
+            "$program" >"$folder/$target.lcov"
     done
     python3 scripts/fuzz_coverage.py "$folder" $targets
 }
